@@ -1,0 +1,55 @@
+# make run    play the embedded default scenario          make build  compile in place, for iterating
+# make test   lint, types, tests compiled and interpreted  make clean  remove all that make made
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
+
+.PHONY: run test build clean
+
+run: $(VENV)/.installed
+	$(BIN)/shadowmmu run
+
+test: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n $(JOBS)
+	SHADOWMMU_INTERPRETED=1 $(BIN)/python -m pytest -n $(JOBS)
+
+build: $(VENV)/.compiled
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src -name '*.so' -delete
+
+# The install is editable: the modules are compiled beside their sources, which the interpreted mode reads.
+$(VENV)/.installed: $(SOURCES) pyproject.toml setup.py | $(VENV)/.created
+	@$(call has_compiler) || echo "warning: $(needs_compiler); without one all runs interpreted (once it is there: make clean)" >&2
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml setup.py | $(VENV)/.created
+	@$(call has_compiler) || { echo "$(needs_compiler)" >&2; exit 1; }
+	SHADOWMMU_REQUIRE_NATIVE=1 $(PIP) install --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.compiled: $(VENV)/.dev $(SOURCES)
+	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.created:
+	@$(PYTHON) -c '' 2>/dev/null || { echo "needs Python 3.11 or newer: no $(PYTHON) found" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "needs Python 3.11 or newer: $$($(PYTHON) --version) found; try make PYTHON=python3.x" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "needs the venv module of $(PYTHON): install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+needs_compiler := needs a C compiler and the headers of Python: install gcc and python3-dev
+has_compiler = echo '\#include <Python.h>' | $(or $(CC),cc) -fsyntax-only -x c \
+    -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null

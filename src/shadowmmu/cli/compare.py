@@ -1,0 +1,328 @@
+"""`shadowmmu compare`: replay recordings of real KVM on the model and tell where the two differ."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import SequenceMatcher
+from pathlib import Path
+from traceback import extract_tb
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shadowmmu.cli.run import event_line, outcome_line
+
+if TYPE_CHECKING:
+    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.trace.compare import Comparison
+    from shadowmmu.trace.recording import Recording, Row
+
+__all__ = ["compare"]
+
+_CONTEXT = 3
+_NOTHING = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What came out of one recording; plain values, for other processes and for JSON."""
+
+    recording: str
+    not_covered: str | None = None
+    ops: int = 0
+    equal: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
+    first: Mapping[str, Any] | None = None
+    """op, do, line, context (ops before), failure, parts: {part: [[what, expected, got]...]}."""
+
+
+@click.command(short_help="Compare recordings of real KVM with the model.")
+@click.argument(
+    "recordings", metavar="RECORDING...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--scenarios",
+    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Where the recorded scenarios are: DIR/NAME.txt (default: ../scenarios, seen from the recording). "
+    "They supply `ac` and `watch` lines, which a recording does not contain.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("-j", "--jobs", metavar="N", type=click.IntRange(1), help="Processes (default: one per CPU).")
+def compare(*, recordings: tuple[Path, ...], scenarios: Path | None, as_json: bool, jobs: int | None) -> None:
+    """Replay RECORDINGs (files or folders) on the model and compare op by op.
+
+    Exit status 0: all equal, 1: something differs, 2: there was nothing to compare.
+    """
+    from shadowmmu.guest.scenario import ScenarioError
+    from shadowmmu.trace.recording import RecordingError
+
+    tasks = [(path, scenarios) for path in _files(recordings)]
+    verdicts = []
+    try:
+        for verdict in _verdicts(tasks, jobs):
+            verdicts.append(verdict)
+            if not as_json:
+                click.echo(_text(verdict))
+    except (RecordingError, ScenarioError) as error:
+        raise click.ClickException(str(error)) from None
+    total = _total(verdicts)
+    if as_json:
+        click.echo(json.dumps({"recordings": [asdict(verdict) for verdict in verdicts], "total": total}))
+    else:
+        click.echo(_total_text(total))
+    if not total["recordings"]:
+        raise click.ClickException("none of the recordings is covered; give one of kernel 6.12 with npt=0")
+    if total["equal"] != total["ops"]:
+        click.get_current_context().exit(1)
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+        if not inside:
+            raise click.ClickException(f"{path}: no recording (*.jsonl) in this folder; give another")
+        found += inside
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- playing
+
+
+def _verdicts(tasks: Sequence[tuple[Path, Path | None]], jobs: int | None) -> Iterator[_Verdict]:
+    """The verdicts in order of the tasks."""
+    jobs = min(jobs or os.cpu_count() or 1, len(tasks))
+    if jobs == 1:
+        yield from _with_progress(map(_judge, tasks), len(tasks))
+        return
+    from multiprocessing import Pool
+
+    with Pool(jobs, initializer=_ignore_interrupts) as pool:
+        yield from _with_progress(pool.imap(_judge, tasks), len(tasks))
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C is for the parent, which ends its workers."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdict]:
+    """The verdicts; while waiting for one, a line on stderr if that is a terminal."""
+    if total == 1 or not sys.stderr.isatty():
+        yield from verdicts
+        return
+    for done in range(total):
+        click.echo(f"{done} of {total} recordings", nl=False, err=True)
+        try:
+            verdict = next(verdicts)
+        finally:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        yield verdict
+
+
+def _judge(task: tuple[Path, Path | None]) -> _Verdict:
+    """Replay one recording."""
+    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.trace.compare import compare as compare_rows
+    from shadowmmu.trace.recording import Recording
+
+    path, scenarios = task
+    recording = Recording.read(path)
+    reason = _not_covered(recording)
+    if reason:
+        return _Verdict(str(path), not_covered=reason)
+    text = _scenario_file(path, scenarios)
+    scenario = Scenario.from_recording(recording, text=Scenario.load(text) if text else None)
+    got, failure = _replay(scenario)
+    comparison = compare_rows(recording.rows, got)
+    return _Verdict(
+        str(path),
+        ops=comparison.ops,
+        equal=comparison.equal,
+        parts=dict(comparison.parts),
+        first=_first(recording, comparison, got, failure),
+    )
+
+
+def _not_covered(recording: Recording) -> str | None:
+    kernel, npt = recording.header["kernel"], recording.header["params"].get("kvm_amd.npt")
+    if npt != "N":
+        return "npt=1"
+    return None if kernel.startswith("6.12.") else f"kernel {kernel.split()[0] if kernel else 'unknown'}"
+
+
+def _scenario_file(recording: Path, folder: Path | None) -> Path | None:
+    """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`."""
+    recording = recording.absolute()
+    for depth in range(len(recording.parents) - 1):
+        inside = recording.relative_to(recording.parents[depth]).with_suffix(".txt")
+        candidate = (folder or recording.parents[depth + 1] / "scenarios") / inside
+        if candidate.is_file():
+            return candidate
+        if depth == 2:
+            break
+    return None
+
+
+def _replay(scenario: Scenario) -> tuple[list[Row], str | None]:
+    """The rows the model makes of a scenario, and how it failed if it did."""
+    from shadowmmu.guest.player import Player
+    from shadowmmu.guest.scenario import resolve
+    from shadowmmu.trace.events import EventLog
+    from shadowmmu.trace.recording import Recorder
+    from shadowmmu.trace.snapshot import snapshot
+
+    rows: list[Row] = []
+    setup = resolve(scenario)
+    try:
+        player = Player(setup, EventLog(), snapshot)
+        recorder = Recorder(scenario, player.areas)
+        rows.append(recorder.row(player.start()))
+        rows.extend(recorder.row(played) for played in player.play(scenario.ops))
+    except Exception as error:  # a model that fails differs like one that is wrong
+        where = extract_tb(error.__traceback__)[-1]
+        return rows, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+    return rows, None
+
+
+# ------------------------------------------------------------------------------------------------- difference
+
+
+def _first(
+    recording: Recording, comparison: Comparison, got: Sequence[Row], failure: str | None
+) -> dict[str, Any] | None:
+    first = comparison.first
+    if first is None:
+        return None
+    row = recording.rows[first.index]
+    before = recording.rows[max(first.index - _CONTEXT, 0) : first.index]
+    return {
+        "op": row["op"],
+        "do": row["do"],
+        "line": first.index + 2,
+        "context": [f"{r['op']} {r['do']}  {_plain_outcome(r)}" for r in before],
+        "failure": failure if first.index >= len(got) else None,
+        "parts": {part: list(_lines(part, *values)) for part, values in first.parts.items()},
+    }
+
+
+def _plain_outcome(row: Row) -> str:
+    return click.unstyle(outcome_line(row["result"])) if "result" in row else ""
+
+
+def _lines(part: str, expected: Any, got: Any) -> Iterator[tuple[str, str, str]]:
+    """What differs in a part: (what, expected, got), one line each."""
+    if part == "events":
+        yield from _aligned([event_line(e) for e in expected or ()], [event_line(e) for e in got or ()])
+    elif part == "gptes":
+        yield from _aligned([" ".join(c) for c in expected or ()], [" ".join(c) for c in got or ()])
+    else:
+        a, b = (dict(_leaves(value, "") if part != "state" else _changes(value)) for value in (expected, got))
+        differing = [path for path in dict.fromkeys([*a, *b]) if a.get(path) != b.get(path)]
+        for path in differing:
+            yield path, a.get(path, _NOTHING), b.get(path, _NOTHING)
+        if not differing:  # the same changes in another order, or no change against no state
+            yield "as recorded", json.dumps(expected), json.dumps(got)
+
+
+def _changes(delta: Any) -> Iterator[tuple[str, str]]:
+    """A delta by path."""
+    for path in (delta or {}).get("del", ()):
+        yield path, "deleted"
+    for path, value in (delta or {}).get("set", {}).items():
+        yield from _leaves(value, path)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, held in value.items():
+            yield from _leaves(held, f"{path}:{key}" if path else key)
+    elif value is not None:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _aligned(expected: Sequence[str], got: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """The stretches in which two lists differ, side by side, with their positions."""
+    for kind, a, a_end, b, b_end in SequenceMatcher(None, expected, got, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        for n in range(max(a_end - a, b_end - b)):
+            left = expected[a + n] if a + n < a_end else _NOTHING
+            right = got[b + n] if b + n < b_end else _NOTHING
+            yield f"#{a + n if a + n < a_end else b + n}", left, right
+
+
+# ------------------------------------------------------------------------------------------------------- text
+
+
+def _text(verdict: _Verdict) -> str:
+    if verdict.not_covered:
+        return f"{verdict.recording}: not covered ({verdict.not_covered})"
+    whole = verdict.equal == verdict.ops
+    counts = click.style(f"{verdict.equal}/{verdict.ops}", fg="green" if whole else "red")
+    parts = " ".join(f"{part} {n}" for part, n in verdict.parts.items())
+    lines = [f"{verdict.recording}: {counts} ops equal  ({parts})"]
+    if verdict.first is not None:
+        lines += _first_text(verdict.first)
+    return "\n".join(lines)
+
+
+def _first_text(first: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"      {before}" for before in first["context"])
+    op = click.style(f"{first['op']} {first['do']}", bold=True)
+    yield f"    > {op}  differs first (line {first['line']})"
+    if first["failure"]:
+        yield f"      {click.style('the model failed', fg='red')}: {first['failure']}"
+        return
+    width = (max(shutil.get_terminal_size((160, 24)).columns, 80) - 12) // 2
+    for part, differing in first["parts"].items():
+        yield f"      {click.style(part, fg='cyan')}"
+        yield from _columns("expected", "got", width)
+        for what, expected, got in differing:
+            yield from _columns(f"{what} {expected}", got, width)
+
+
+def _columns(left: str, right: str, width: int) -> Iterator[str]:
+    cells = [
+        textwrap.wrap(cell, width, subsequent_indent="  ", break_on_hyphens=False) for cell in (left, right)
+    ]
+    for n in range(max(map(len, cells))):
+        a, b = (cell[n] if n < len(cell) else "" for cell in cells)
+        yield f"        {a:<{width}} | {b}"
+
+
+def _total(verdicts: Sequence[_Verdict]) -> dict[str, Any]:
+    covered = [verdict for verdict in verdicts if verdict.not_covered is None]
+    parts: Counter[str] = Counter()
+    for verdict in covered:
+        parts.update(verdict.parts)
+    return {
+        "ops": sum(verdict.ops for verdict in covered),
+        "equal": sum(verdict.equal for verdict in covered),
+        "recordings": len(covered),
+        "whole": sum(verdict.ops == verdict.equal for verdict in covered),
+        "parts": dict(parts),
+        "not_covered": {v.recording: v.not_covered for v in verdicts if v.not_covered is not None},
+    }
+
+
+def _total_text(total: Mapping[str, Any]) -> str:
+    parts = " ".join(f"{part} {n}" for part, n in total["parts"].items())
+    text = (
+        f"total: {total['equal']}/{total['ops']} ops equal, "
+        f"{total['whole']}/{total['recordings']} recordings whole  ({parts})"
+    )
+    if total["not_covered"]:
+        names = ", ".join(Path(name).stem for name in total["not_covered"])
+        text += f"\nnot covered: {len(total['not_covered'])} ({names})"
+    return text

@@ -1,0 +1,204 @@
+"""Runs guest code on a vCPU, instruction by instruction, as the processor does, with KVM behind its exits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..kvm.emulate import Emulator, MmioAccess
+from ..kvm.exits import cr0_exit_reason, intercept, page_fault_exit
+from ..kvm.run import vcpu_enter_guest
+from ..kvm.vcpu import QueuedException, Vcpu
+from ..x86.bits import CR0_MP, CR0_TS, FAULT, FETCH, PF_VECTOR, READ, WRITE
+from ..x86.insn import Insn, Op
+from .stubs import Step, Stubs
+
+INTERCEPTED = (Op.INVLPG, Op.MOV_CR3, Op.MOV_CR4, Op.WRMSR)
+KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
+
+
+class AccessFault(Exception):
+    """An access of the processor faulted; vcpu.cpu says how."""
+
+
+@dataclass(slots=True)
+class Delivered:
+    """An exception that the guest got."""
+
+    vector: int
+    error_code: int | None
+    rip: int
+
+
+class GuestCpu:
+    """One vCPU with the guest code in `stubs`; `mmio` answers accesses to what is no memory."""
+
+    def __init__(self, vcpu: Vcpu, mmio: Callable[[MmioAccess], int], stubs: Stubs | None = None) -> None:
+        self.vcpu = vcpu
+        self.cpu = vcpu.cpu
+        self.stubs = stubs
+        self.emulator = Emulator(vcpu, mmio)
+        self.in_guest = False
+
+    # -- running --------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """KVM_RUN has ended: the next instruction starts with an entry."""
+        self.in_guest = False
+
+    def execute(self, step: Step) -> Delivered | None:
+        """Run one instruction to its end; the exception it caused, once that is delivered, else None."""
+        vcpu = self.vcpu
+        self._set_context(step.rip, user=step.user)
+        soft: Delivered | None = None
+        while True:
+            if not self.in_guest:
+                vcpu_enter_guest(vcpu)
+                self.in_guest = True
+            try:
+                if vcpu.exception is not None:
+                    return self._deliver_pending()
+                done = self._attempt(step.insn)
+                if step.insn.op is Op.INT:
+                    soft = self._deliver(step.insn.value, None)
+            except AccessFault:
+                done = self._fault(step.insn)
+            if done:
+                return soft
+
+    def _set_context(self, rip: int, *, user: bool) -> None:
+        self.vcpu.rip = rip
+        self.vcpu.cpl = 3 if user else 0
+        self.cpu.user = user
+        self.cpu.eflags_ac = self.vcpu.eflags_ac
+
+    def _fault(self, insn: Insn) -> bool:
+        """An access faulted: #GP goes to the guest at once, #PF exits to KVM."""
+        vcpu, cpu = self.vcpu, self.cpu
+        if cpu.fault_vector != PF_VECTOR:
+            vcpu.exception = QueuedException(cpu.fault_vector, 0, None)
+            return False
+        self.in_guest = False
+        vcpu.cr2 = cpu.fault_gva
+        return page_fault_exit(vcpu, self.emulator, insn, cpu.fault_gva, cpu.fault_error_code)
+
+    def _attempt(self, insn: Insn) -> bool:
+        """Execute the instruction on the processor; whether it completed there or in an exit."""
+        self._fetch(len(insn.code))
+        if insn.op in INTERCEPTED:
+            self.in_guest = False
+            return intercept(self.vcpu, self.emulator, insn)
+        if insn.op is Op.MOV_CR0:
+            return self._move_to_cr0(insn)
+        if insn.op is Op.IRET:
+            self._iret()
+        elif insn.address or insn.size:
+            self._data(insn)
+        return True
+
+    def _move_to_cr0(self, insn: Insn) -> bool:
+        if cr0_exit_reason(self.vcpu, insn.value) is None:
+            keep = ~(CR0_TS | CR0_MP)
+            self.vcpu.cr0 = (self.vcpu.cr0 & keep) | (insn.value & ~keep)
+            return True
+        self.in_guest = False
+        return intercept(self.vcpu, self.emulator, insn)
+
+    # -- memory -----------------------------------------------------------------------------------------------
+
+    def _translate(self, gva: int, kind: int) -> int:
+        hpa = self.cpu.access(gva, kind)
+        if hpa == FAULT:
+            raise AccessFault
+        return hpa
+
+    def _system(self, gva: int, kind: int) -> None:
+        """An access that the processor makes for itself, with supervisor rights."""
+        if self.cpu.implicit_access(gva, kind) == FAULT:
+            raise AccessFault
+
+    def _parts(self, gva: int, size: int, kind: int) -> list[tuple[int, int]]:
+        """(hpa, size) of an access, one or two pages; faults in address order before anything is done."""
+        first = min(size, 0x1000 - (gva & 0xFFF))
+        parts = [(self._translate(gva, kind), first)]
+        if first < size:
+            limit = (1 << 64 if self.vcpu.is_long_mode() else 1 << 32) - 1
+            parts.append((self._translate((gva + first) & limit, kind), size - first))
+        return parts
+
+    def _fetch(self, length: int) -> None:
+        rip = self.vcpu.rip
+        self._translate(rip, FETCH)
+        if length and (rip & 0xFFF) + length > 0x1000:
+            self._translate(rip + length - 1 & ~0xFFF, FETCH)
+
+    def _load(self, gva: int, size: int) -> int:
+        value, shift = 0, 0
+        for hpa, length in self._parts(gva, size, READ):
+            value |= self.vcpu.kvm.arena.load(hpa, length) << shift
+            shift += 8 * length
+        return value
+
+    def _store(self, gva: int, size: int, value: int) -> None:
+        for hpa, length in self._parts(gva, size, WRITE):
+            self.vcpu.kvm.arena.store(hpa, length, value & ((1 << (8 * length)) - 1))
+            value >>= 8 * length
+
+    def _data(self, insn: Insn) -> None:
+        gva, size = insn.address, insn.size
+        match insn.op:
+            case Op.LOAD:
+                insn.result = self._load(gva, size)
+            case Op.STORE:
+                self._store(gva, size, insn.value)
+            case Op.STOS:
+                while insn.count:
+                    self._store(insn.address, size, insn.value)
+                    insn.address += size
+                    insn.count -= 1
+            case Op.ADD:
+                self._store(gva, size, self._load(gva, size) + insn.value)
+            case Op.XCHG:
+                old = self._load(gva, size)
+                self._store(gva, size, insn.value)
+                insn.result = old
+            case Op.CMPXCHG | Op.CMPXCHG8B:
+                old = self._load(gva, size)
+                equal = old == insn.expected & ((1 << (8 * size)) - 1)
+                self._store(gva, size, insn.value if equal else old)
+                insn.result = old
+            case _:
+                pass
+
+    # -- control transfers ------------------------------------------------------------------------------------------
+
+    def _iret(self) -> None:
+        stubs = self._need_stubs()
+        self._system(stubs.iret_frame(), READ)
+        self._system(stubs.gdt_entry(USER_CODE), READ)
+        self._system(stubs.gdt_entry(USER_DATA), READ)
+
+    def _deliver(self, vector: int, error_code: int | None) -> Delivered:
+        """Read the gate, switch stacks if the guest runs at CPL 3, push the frame."""
+        stubs = self._need_stubs()
+        self._system(stubs.idt_entry(vector), READ)
+        self._system(stubs.gdt_entry(KERNEL_CODE), READ)
+        if self.vcpu.cpl == 3:
+            self._system(stubs.stack_pointer_in_tss(), READ)
+            if not self.vcpu.is_long_mode():
+                self._system(stubs.gdt_entry(KERNEL_DATA), READ)
+        self._system(stubs.stack_top() - 8, WRITE)
+        return Delivered(vector, error_code, self.vcpu.rip)
+
+    def _deliver_pending(self) -> Delivered:
+        exception = self.vcpu.exception
+        assert exception is not None
+        if exception.cr2 is not None:
+            self.vcpu.cr2 = exception.cr2
+        exception.reinjected = True
+        delivered = self._deliver(exception.vector, exception.error_code)
+        self.vcpu.exception = None
+        return delivered
+
+    def _need_stubs(self) -> Stubs:
+        if self.stubs is None:
+            raise NotImplementedError("a guest without its own code cannot take exceptions")
+        return self.stubs

@@ -1,0 +1,107 @@
+"""A machine: host memory, a VM on it, and the user-space side that owns the VM's memory slots."""
+
+from ..host.mapping import AddressSpace, HostError, Kind, Mapping
+from ..host.memory import Arena
+from ..kvm.memory_region import kvm_set_memory_region
+from ..kvm.notifier import MmuNotifier
+from ..kvm.vcpu import Vcpu
+from ..kvm.vm import Kvm, Parameters
+from ..x86.processor import Processor
+
+
+class UserSlot:
+    """What user space knows of a slot: it may differ from what KVM accepted."""
+
+    def __init__(self, gpa: int, size: int, flags: int, mapping: Mapping) -> None:
+        self.gpa = gpa
+        self.size = size
+        self.flags = flags
+        self.mapping = mapping
+        self.used = True
+
+
+class Machine:
+    """A VM with its host.
+
+    host_maxphyaddr is the width of a physical address on the host; tlb=False lets every access walk.
+    """
+
+    def __init__(
+        self, parameters: Parameters | None = None, *, host_maxphyaddr: int = 46, tlb: bool = True
+    ) -> None:
+        self.arena = Arena()
+        self.host = AddressSpace(self.arena)
+        self.kvm = Kvm(self.arena, self.host, parameters or Parameters())
+        self.host.notifiers.append(MmuNotifier(self.kvm))
+        self.host_maxphyaddr = host_maxphyaddr
+        self.tlb = tlb
+        self.slots: dict[int, UserSlot] = {}
+
+    def add_vcpu(self, maxphyaddr: int) -> Vcpu:
+        """A vCPU as it is after reset; maxphyaddr is the guest's."""
+        cpu = Processor(self.arena.view(), tlb=self.tlb)
+        vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
+        vcpu.maxphyaddr = maxphyaddr
+        vcpu.host_maxphyaddr = self.host_maxphyaddr
+        return vcpu
+
+    # -- slots -------------------------------------------------------------------------------------------
+
+    def set_slot(
+        self,
+        id: int,
+        gpa: int,
+        size: int,
+        flags: int = 0,
+        *,
+        kind: Kind = Kind.ANON,
+        populated: bool = True,
+        skew: int = 0,
+        keep: bool = False,
+    ) -> None:
+        """Give slot `id` memory and tell KVM; `keep`: the memory it had, if the size is the same.
+
+        Raises RegionError if KVM refuses; user space has changed its mind all the same.
+        """
+        old = self.slots.get(id)
+        if keep and old is not None and old.size == size:
+            mapping = old.mapping
+        else:
+            mapping = self.host.map(size >> 12, kind, offset=gpa + skew, populated=populated)
+        self.slots[id] = UserSlot(gpa, size, flags, mapping)
+        self.set_region(id)
+
+    def set_region(self, id: int) -> None:
+        """KVM_SET_USER_MEMORY_REGION for a slot as user space has it. Raises RegionError."""
+        slot = self.slots[id]
+        size = slot.size if slot.used else 0
+        kvm_set_memory_region(self.kvm, id, slot.gpa, size, slot.flags, slot.mapping)
+
+    # -- the host's own accesses to guest memory -----------------------------------------------------------
+
+    def hva(self, gpa: int) -> int:
+        """Host address of a guest address. Raises HostError if no slot has it."""
+        for slot in self.slots.values():
+            if slot.used and slot.gpa <= gpa < slot.gpa + slot.size:
+                return slot.mapping.hva + gpa - slot.gpa
+        raise HostError(14, f"no slot has guest address {gpa:#x}")
+
+    def host_read(self, gpa: int, size: int) -> int:
+        """Read `size` bytes of guest memory from user space. Raises HostError."""
+        hva = self.hva(gpa)
+        return self.arena.load(self.host.touch(hva, write=False) | (hva & 0xFFF), size)
+
+    def host_write(self, gpa: int, size: int, value: int) -> None:
+        """Write `size` bytes of guest memory from user space. Raises HostError."""
+        hva = self.hva(gpa)
+        self.arena.store(self.host.touch(hva, write=True) | (hva & 0xFFF), size, value)
+
+    def peek(self, gpa: int) -> bytes | None:
+        """The page at gpa as it is, without touching it; None if no slot has it."""
+        try:
+            hva = self.hva(gpa & ~0xFFF)
+        except HostError:
+            return None
+        mapping, index = self.host.find(hva)
+        word = mapping.page(index)
+        return self.arena.page_bytes(word >> 12 << 12) if word else bytes(4096)

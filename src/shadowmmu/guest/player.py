@@ -1,0 +1,464 @@
+"""Plays a scenario on the model and says for every operation what happened.
+
+The counterpart of the recorder that drives real KVM (lab/exerciser): the same user-space side, the same guest
+code, the same results.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
+from ..kvm.dirty_log import kvm_clear_dirty_log, kvm_get_dirty_log
+from ..kvm.emulate import EmulationError, MmioAccess
+from ..kvm.exits import KvmRunError, TripleFault
+from ..kvm.guest_walk import gva_to_gpa
+from ..kvm.memory_region import RegionError, id_to_memslot, kvm_set_nr_mmu_pages
+from ..kvm.memslots import MemSlot
+from ..kvm.nx_recovery import set_nx_huge_pages
+from ..kvm.regs import set_sregs
+from ..kvm.roots import NoShadowPages, kvm_mmu_load
+from ..kvm.vm import Parameters
+from ..x86.bits import PF_VECTOR
+from ..x86.insn import Insn, Op
+from . import scenario as sc
+from .cpu import Delivered, GuestCpu
+from .machine import Machine
+from .stubs import SOFT_INTERRUPT, Step, Stubs
+
+HOST_MAXPHYADDR = 40
+MMIO_ANSWER = 0x1122334455667788
+KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 8, 17
+KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168
+MAX_MMIO_RECORDED = 16
+INVALID_GPA = (1 << 64) - 1
+
+
+@dataclass(slots=True)
+class OpResult:
+    """What one operation did. `op` is its number, -1 for the state before the first."""
+
+    op: int
+    text: str
+    vcpu: int
+    result: dict[str, Any]
+    stats: dict[str, dict[str, int]]
+    gptes: list[list[str]]
+    events: list[Any]
+    state: dict[str, Any] | None
+
+
+class Log(Protocol):
+    """A tracer that keeps events until they are taken (trace.events.EventLog)."""
+
+    def take(self) -> Sequence[Any]: ...
+
+
+@dataclass(slots=True)
+class _Counters:
+    vm: dict[str, int]
+    vcpus: list[dict[str, int]] = field(default_factory=list)
+
+
+def _errno_result(number: int) -> dict[str, Any]:
+    return {"outcome": "error", "errno": errno.errorcode.get(number, str(number))}
+
+
+class Player:
+    """A machine built from a resolved scenario, ready to play its operations.
+
+    `log` is given every event, `snapshot` makes the state after each operation. `areas` tells the recorder which host addresses belong to which slot: id -> (hva, size, gpa).
+    """
+
+    def __init__(
+        self,
+        setup: sc.Setup,
+        log: Log,
+        snapshot: Callable[[Machine], dict[str, Any]],
+        *,
+        tlb: bool = False,
+    ) -> None:
+        self.setup = setup
+        self.log = log
+        self.snapshot = snapshot
+        self.mode = sc.MODES[setup.mode]
+        parameters = Parameters()
+        parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
+        parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
+        self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb)
+        self.kvm = self.machine.kvm
+        self.kvm.tracer = log
+        self.stubs = Stubs(self.mode.tramp_gva, is64=self.mode.is64)
+        self.areas: dict[int, tuple[int, int, int]] = {}
+        self.cpus: list[GuestCpu] = []
+        self.mmio: list[dict[str, Any]] = []
+        self.watched: dict[int, bytes] = {}
+        self.dump = True
+        self.op_number = 0
+        for action in setup.actions:
+            self._set_up(action)
+        for page in setup.watched_pages:
+            self._watch(page)
+        self.kvm.tracing = True
+
+    # -- building -----------------------------------------------------------------------------------------
+
+    def _set_up(self, action: sc.SetupAction) -> None:
+        match action:
+            case sc.SlotSetup():
+                self._set_slot(action, keep=False)
+                if action.options == "trampoline":
+                    for offset, code in self.stubs.image.items():
+                        self._write_bytes(action.gpa + offset, code)
+            case sc.Pt():
+                self.machine.host_write(action.gpa, action.size, action.value)
+            case sc.Poke():
+                self.machine.host_write(action.gpa, 8, action.value)
+            case sc.Code():
+                self._write_bytes(action.gpa, b"\xcd\x20")
+            case sc.Cap():
+                self._enable_cap(action.cap, action.arg)
+            case sc.Vcpu():
+                self._add_vcpu(action)
+            case sc.Watch():
+                pass
+
+    def _write_bytes(self, gpa: int, data: bytes) -> None:
+        for i, byte in enumerate(data):
+            self.machine.host_write(gpa + i, 1, byte)
+
+    def _set_slot(self, slot: sc.SlotSetup, *, keep: bool) -> None:
+        kind = (
+            Kind.HUGE2M
+            if slot.huge2m
+            else Kind.HUGE1G
+            if slot.huge1g
+            else Kind.MEMFD
+            if slot.memfd
+            else Kind.THP
+            if slot.thp
+            else Kind.ANON
+        )
+        try:
+            self.machine.set_slot(
+                slot.id,
+                slot.gpa,
+                slot.size,
+                slot.flags,
+                kind=kind,
+                populated=not slot.lazy,
+                skew=slot.skew,
+                keep=keep,
+            )
+        finally:
+            hva = self.machine.slots[slot.id].mapping.hva
+            self.areas[slot.id] = (hva, slot.size, slot.gpa)
+
+    def _add_vcpu(self, registers: sc.Vcpu) -> None:
+        vcpu = self.machine.add_vcpu(self.setup.maxphyaddr)
+        set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
+        self.cpus.append(GuestCpu(vcpu, self._complete_mmio, self.stubs))
+
+    def _complete_mmio(self, access: MmioAccess) -> int:
+        if len(self.mmio) < MAX_MMIO_RECORDED:
+            data = access.data if access.write else MMIO_ANSWER
+            self.mmio.append(
+                {
+                    "gpa": f"{access.gpa:#x}",
+                    "len": access.length,
+                    "write": access.write,
+                    "data": f"{data:#x}",
+                }
+            )
+        return MMIO_ANSWER
+
+    # -- playing -------------------------------------------------------------------------------------------
+
+    def start(self) -> OpResult:
+        """The state before the first operation."""
+        self.log.take()
+        return OpResult(-1, "start", 0, {}, {}, [], [], self.snapshot(self.machine))
+
+    def play(self, ops: Iterable[sc.Op]) -> Iterator[OpResult]:
+        """Carry the operations out, one after the other."""
+        for op in ops:
+            match op:
+                case sc.SetAc():
+                    self.cpus[op.vcpu].vcpu.eflags_ac = op.on
+                case sc.SetDump():
+                    self.dump = op.on
+                case sc.WatchPage():
+                    self._watch(op.gpa)
+                case _:
+                    yield self._play_one(op)
+
+    def _play_one(self, op: sc.Op) -> OpResult:
+        before = self._counters()
+        result = self._carry_out(op)
+        after = self._counters()
+        played = OpResult(
+            op=self.op_number,
+            text=op.text,
+            vcpu=op.vcpu,
+            result=result,
+            stats=_differences(before, after),
+            gptes=self._changed_gptes(),
+            events=list(self.log.take()),
+            state=self.snapshot(self.machine) if self.dump else None,
+        )
+        self.op_number += 1
+        return played
+
+    def _counters(self) -> _Counters:
+        return _Counters(self.kvm.stat.as_dict(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
+
+    def _carry_out(self, op: sc.Op) -> dict[str, Any]:
+        match op:
+            case sc.Access() | sc.Nop() | sc.Exec() | sc.Invlpg() | sc.WriteCr() | sc.WriteMsr():
+                return self._run(op)
+            case sc.GetDirty():
+                return self._get_dirty(op)
+            case sc.HostRead():
+                return self._host_read(op)
+            case sc.Translate():
+                return self._translate(op)
+            case sc.SetSlot():
+                return self._host(lambda: self._set_slot(op.slot, keep=op.keep))
+            case _:
+                return self._host(lambda: self._host_op(op))
+
+    # -- the guest --------------------------------------------------------------------------------------------
+
+    def _steps(self, op: sc.Op) -> list[Step]:
+        stubs = self.stubs
+        match op:
+            case sc.Nop():
+                return stubs.routine("nop", 0, Insn(Op.NOP), user=op.user)
+            case sc.Exec():
+                return stubs.jump(op.gva, user=op.user)
+            case sc.Invlpg():
+                return stubs.routine("invlpg", 0, Insn(Op.NOP, address=op.gva), user=False)
+            case sc.WriteCr():
+                return stubs.routine(f"cr{op.cr}", 0, Insn(Op.NOP, value=op.value), user=False)
+            case sc.WriteMsr():
+                return stubs.routine("wrmsr", 0, Insn(Op.NOP, count=op.index, value=op.value), user=False)
+            case sc.Access():
+                operands = Insn(
+                    Op.NOP,
+                    address=op.gva,
+                    size=op.size,
+                    value=op.value,
+                    expected=op.expected,
+                    count=op.count,
+                )
+                return stubs.routine(op.kind, op.size, operands, user=op.user)
+        raise NotImplementedError(type(op).__name__)
+
+    def _run(self, op: sc.Op) -> dict[str, Any]:
+        cpu = self.cpus[op.vcpu]
+        steps = self._steps(op)
+        self.mmio.clear()
+        pending = cpu.vcpu.exception
+        if pending is not None and not pending.reinjected:
+            cpu.vcpu.exception = None
+        try:
+            outcome = self._run_steps(cpu, steps)
+        except KvmRunError as error:
+            outcome = _errno_result(error.errno or 0)
+        except NoShadowPages:
+            outcome = _errno_result(errno.ENOSPC)
+        except TripleFault:
+            outcome = {"outcome": "exit", "reason": KVM_EXIT_SHUTDOWN}
+        except EmulationError:
+            outcome = {"outcome": "exit", "reason": KVM_EXIT_INTERNAL_ERROR, "suberror": 1}
+        finally:
+            cpu.leave()
+        if self.mmio:
+            outcome = {"mmio": list(self.mmio), **outcome}
+        return outcome
+
+    def _run_steps(self, cpu: GuestCpu, steps: list[Step]) -> dict[str, Any]:
+        for step in steps:
+            delivered = cpu.execute(step)
+            if delivered is not None:
+                return self._gate(cpu, delivered, steps)
+        return {"outcome": "ok", **self._value(steps)}
+
+    def _gate(self, cpu: GuestCpu, delivered: Delivered, steps: list[Step]) -> dict[str, Any]:
+        """Run the gate of an exception or of the soft interrupt; how the op ended."""
+        again = cpu.execute(self.stubs.gate(delivered.vector))
+        if again is not None:
+            return self._gate(cpu, again, steps)
+        if delivered.vector == SOFT_INTERRUPT:
+            return {"outcome": "ok", **self._value(steps)}
+        outcome: dict[str, Any] = {"outcome": "exception", "vector": delivered.vector}
+        if delivered.error_code is not None:
+            outcome["error_code"] = f"{delivered.error_code:#x}"
+        outcome["rip"] = f"{delivered.rip:#x}"
+        if delivered.vector == PF_VECTOR:
+            outcome["cr2"] = f"{cpu.vcpu.cr2:#x}"
+        return outcome
+
+    def _value(self, steps: list[Step]) -> dict[str, Any]:
+        for step in steps:
+            if step.insn.op in (Op.LOAD, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B):
+                return {"value": f"{step.insn.result:#x}"}
+        return {}
+
+    # -- the host ------------------------------------------------------------------------------------------------
+
+    def _host(self, call: Callable[[], None]) -> dict[str, Any]:
+        try:
+            call()
+        except (HostError, RegionError) as error:
+            return _errno_result(error.errno or 0)
+        return {"outcome": "ok"}
+
+    def _host_op(self, op: sc.Op) -> None:
+        machine, host = self.machine, self.machine.host
+        match op:
+            case sc.DeleteSlot():
+                machine.slots[op.slot].used = False
+                machine.set_region(op.slot)
+            case sc.MoveSlot():
+                machine.slots[op.slot].gpa = op.gpa
+                machine.set_region(op.slot)
+            case sc.SetSlotFlag():
+                slot = machine.slots[op.slot]
+                slot.flags = slot.flags | op.flag if op.on else slot.flags & ~op.flag
+                machine.set_region(op.slot)
+            case sc.ClearDirty():
+                self._clear_dirty(op)
+            case sc.EnableCap():
+                self._enable_cap(op.cap, op.arg)
+            case sc.SetMmuPages():
+                kvm_set_nr_mmu_pages(self.kvm, op.pages)
+            case sc.Madvise():
+                host.madvise(machine.hva(op.gpa), op.length, op.advice)
+            case sc.Mprotect():
+                protections = {"none": PROT_NONE, "ro": PROT_READ, "rw": PROT_RW}
+                host.mprotect(machine.hva(op.gpa), op.length, protections[op.protection])
+            case sc.Remap():
+                host.remap(machine.hva(op.gpa), op.length)
+            case sc.HostTouch():
+                for offset in range(0, op.length, 0x1000):
+                    host.touch(machine.hva(op.gpa + offset), write=False)
+                    host.touch(machine.hva(op.gpa + offset), write=True)
+            case sc.HostWrite() | sc.SetGpte():
+                machine.host_write(op.gpa, op.size, op.value)
+                if isinstance(op, sc.SetGpte):
+                    self._watch(op.gpa)
+            case sc.ModParam():
+                self._set_parameter(op)
+            case sc.HostSregs():
+                self._set_sregs(op)
+            case sc.Prefault():
+                self._prefault(op)
+            case sc.Sysfs() | sc.Sleep():
+                pass
+            case _:
+                raise NotImplementedError(type(op).__name__)
+
+    def _enable_cap(self, cap: int, arg: int) -> None:
+        if cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 or arg & ~3 or arg == 2:
+            raise RegionError(errno.EINVAL, f"capability {cap} with argument {arg}")
+        self.kvm.parameters.manual_dirty_log_protect = bool(arg & 1)
+        self.kvm.parameters.dirty_log_initially_set = bool(arg & 2)
+
+    def _set_parameter(self, op: sc.ModParam) -> None:
+        if (op.module, op.name) == ("kvm", "nx_huge_pages"):
+            if not set_nx_huge_pages(self.kvm, op.value):
+                raise RegionError(errno.EINVAL, f"{op.name}={op.value}")
+        elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
+            self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
+
+    def _set_sregs(self, op: sc.HostSregs) -> None:
+        vcpu = self.cpus[op.vcpu].vcpu
+        cr0, cr3, cr4, efer = (
+            current if new is None else new
+            for new, current in (
+                (op.cr0, vcpu.cr0),
+                (op.cr3, vcpu.cr3),
+                (op.cr4, vcpu.cr4),
+                (op.efer, vcpu.efer),
+            )
+        )
+        if not set_sregs(vcpu, cr0, cr3, cr4, efer):
+            raise RegionError(errno.EINVAL, "registers do not go together")
+
+    def _prefault(self, op: sc.Prefault) -> None:
+        vcpu = self.cpus[op.vcpu].vcpu
+        if vcpu.mmu.root_hpa == INVALID_GPA:
+            kvm_mmu_load(vcpu)
+        raise RegionError(errno.EOPNOTSUPP, "pre-faulting needs two-dimensional paging")
+
+    def _logging_slot(self, id: int) -> MemSlot:
+        slot = id_to_memslot(self.kvm, id)
+        if slot is None or not slot.logs_dirty():
+            raise RegionError(errno.ENOENT, f"slot {id} does not log")
+        return slot
+
+    def _get_dirty(self, op: sc.GetDirty) -> dict[str, Any]:
+        gpa = self.machine.slots[op.slot].gpa
+        try:
+            pages = kvm_get_dirty_log(self.kvm, self._logging_slot(op.slot))
+        except RegionError as error:
+            return {**_errno_result(error.errno or 0), "dirty": []}
+        return {"outcome": "ok", "dirty": [f"{gpa + (page << 12):#x}" for page in pages]}
+
+    def _clear_dirty(self, op: sc.ClearDirty) -> None:
+        slot = id_to_memslot(self.kvm, op.slot)
+        if slot is None or not slot.logs_dirty():
+            raise RegionError(errno.ENOENT, f"slot {op.slot} does not log")
+        end = op.first + op.pages
+        if op.first % 64 or op.first > slot.npages or end > slot.npages:
+            raise RegionError(errno.EINVAL, "range outside the slot")
+        if op.pages % 64 and end != slot.npages:
+            raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
+        kvm_clear_dirty_log(self.kvm, slot, op.first, op.pages)
+
+    def _host_read(self, op: sc.HostRead) -> dict[str, Any]:
+        try:
+            return {"outcome": "ok", "value": f"{self.machine.host_read(op.gpa, op.size):#x}"}
+        except HostError as error:
+            return _errno_result(error.errno or 0)
+
+    def _translate(self, op: sc.Translate) -> dict[str, Any]:
+        gpa = gva_to_gpa(self.cpus[op.vcpu].vcpu, op.gva, 0)
+        return {"outcome": "ok", "gpa": f"{gpa:#x}", "valid": int(gpa != INVALID_GPA)}
+
+    # -- what changed ------------------------------------------------------------------------------------------------
+
+    def _watch(self, gpa: int) -> None:
+        page = gpa & ~0xFFF
+        contents = self.machine.peek(page)
+        if page not in self.watched and contents is not None:
+            self.watched[page] = contents
+
+    def _changed_gptes(self) -> list[list[str]]:
+        changed = []
+        size = self.mode.entry_size
+        for page, before in self.watched.items():
+            now = self.machine.peek(page)
+            if now is None or now == before or page == sc.TRAMP_GPA:
+                continue
+            for offset in range(0, 4096, size):
+                old, new = before[offset : offset + size], now[offset : offset + size]
+                if old != new:
+                    numbers = (page + offset, int.from_bytes(old, "little"), int.from_bytes(new, "little"))
+                    changed.append([f"{number:#x}" for number in numbers])
+            self.watched[page] = now
+        return changed
+
+
+def _differences(before: _Counters, after: _Counters) -> dict[str, dict[str, int]]:
+    def delta(old: dict[str, int], new: dict[str, int]) -> dict[str, int]:
+        return {name: new[name] - old[name] for name in new if new[name] != old[name]}
+
+    stats = {"vm": delta(before.vm, after.vm)}
+    for i, (old, new) in enumerate(zip(before.vcpus, after.vcpus, strict=True)):
+        stats[f"vcpu{i}"] = delta(old, new)
+    return stats

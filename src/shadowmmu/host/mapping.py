@@ -1,0 +1,348 @@
+"""What backs guest memory: the host process's mappings, page by page.
+
+A `Mapping` is one mmap() of the hypervisor's user space. Its page table is one word a page:
+
+    0                       as the mapping was made: present and writable, or absent if it is lazy
+    KNOWN | ...             set by what happened since: PRESENT, WRITABLE, ZERO (the shared zero page), pfn << 12
+
+plus one byte per aligned 2 MiB for the level at which the host maps it, and the protection of each VMA.
+`AddressSpace` holds the mappings of a process and tells its notifiers (KVM's mmu_notifier) about every
+page that is taken away, in the order Linux 6.12 does (mm/memory.c, mm/huge_memory.c, mm/mprotect.c).
+"""
+
+import errno
+from enum import Enum
+from typing import Protocol
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
+from .memory import Arena, sparse_words
+
+PAGES_2M, PAGES_1G = 512, 512 * 512
+SIZE_2M = 2 << 20
+KNOWN, PRESENT, WRITABLE, ZERO = 1, 2, 4, 8
+PROT_NONE, PROT_READ, PROT_RW = 0, 1, 3
+
+
+class Kind(Enum):
+    """What the memory is made of; HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory without huge pages."""
+
+    ANON = "anon"
+    THP = "thp"
+    HUGE2M = "huge2m"
+    HUGE1G = "huge1g"
+    MEMFD = "memfd"
+
+
+class Notifier(Protocol):
+    """An mmu_notifier: told about [start, end) before and after the host takes pages of that range away."""
+
+    def invalidate_range_start(self, start: int, end: int) -> None: ...
+    def invalidate_range_end(self, start: int, end: int) -> None: ...
+
+
+class HostError(OSError):
+    """A host call that failed; `errno` says how."""
+
+
+class Mapping:
+    """`npages` pages of user memory at host virtual address `hva`."""
+
+    def __init__(
+        self, arena: Arena, hva: int, npages: int, kind: Kind, populated: bool, notifiers: list[Notifier]
+    ) -> None:
+        self.arena = arena
+        self.hva = hva
+        self.npages = npages
+        self.kind = kind
+        self.populated = populated
+        self.base_pfn = arena.reserve(npages, PAGES_1G, hva >> PAGE_SHIFT)
+        self.pages = sparse_words(npages)
+        self.first_2m = hva >> 21
+        self.regions = ((hva + (npages << PAGE_SHIFT) - 1) >> 21) - self.first_2m + 1
+        self.uniform_level = {Kind.HUGE2M: 2, Kind.HUGE1G: 3}.get(kind, 0)
+        self.thp = kind is Kind.THP
+        self.huge = bytearray(self.regions if not self.uniform_level else 1)
+        if self.thp and populated:
+            self.huge[:] = bytes(int(self.region_fits(region)) for region in range(self.regions))
+        self.notifiers = notifiers
+        self.moved: dict[int, int] = {}
+        self.vmas = [(0, npages, PROT_RW)]
+        self.protected = False
+
+    def region_fits(self, region: int) -> bool:
+        """Whether the aligned 2 MiB number `region` lies inside the mapping."""
+        start = ((self.first_2m + region) << 21) - self.hva
+        return start >= 0 and start + SIZE_2M <= self.npages << PAGE_SHIFT
+
+    def page(self, index: u64) -> u64:
+        """PRESENT, WRITABLE, ZERO and pfn << 12 of page `index`; 0 if the host maps nothing there."""
+        word: u64 = self.pages[index]
+        if word == 0:
+            return ((self.base_pfn + index) << 12) | 6 if self.populated else 0
+        return word & ~1 if word & 2 else 0
+
+    def protection(self, index: int) -> int:
+        """PROT_NONE, PROT_READ or PROT_RW of the VMA that holds page `index`."""
+        return next(prot for start, end, prot in self.vmas if start <= index < end)
+
+    def fast_page(self, index: u64, write: u64) -> u64:
+        """The page without faulting it in, or 0 (get_user_pages_fast_only; write: FOLL_WRITE)."""
+        word: u64 = self.page(index)
+        if write and not word & 4:
+            return 0
+        if self.protected and self.protection(index) & (3 if write else 1) != (3 if write else 1):
+            return 0
+        return word
+
+    def level(self, index: u64) -> u32:
+        """Level of the host page-table entry that maps page `index`: 1, 2 or 3; 1 if nothing does."""
+        if self.uniform_level:
+            return self.uniform_level if self.page(index) else 1
+        region: u64 = ((self.hva + (index << 12)) >> 21) - self.first_2m
+        return 2 if self.huge[region] else 1
+
+    def install(self, index: int, pfn: int, flags: int) -> None:
+        if pfn and pfn != self.base_pfn + index:
+            self.moved[pfn] = index
+        self.pages[index] = KNOWN | PRESENT | flags | (pfn << PAGE_SHIFT)
+
+    def clear(self, index: int) -> None:
+        self.pages[index] = KNOWN
+
+    def index_of(self, pfn: int) -> int | None:
+        """Number of the page that frame pfn backs now, or None."""
+        index = self.moved.get(pfn, pfn - self.base_pfn)
+        if 0 <= index < self.npages and self.page(index) >> PAGE_SHIFT == pfn:
+            return index
+        return None
+
+    def new_frame(self, index: int) -> int:
+        """A frame for page `index`: its own one, or a fresh one once that has been given away."""
+        if self.pages[index] == 0:
+            return self.base_pfn + index
+        return self.arena.reserve(1, 1, 0)
+
+    # -- notifiers ---------------------------------------------------------------------------------
+
+    def invalidate_start(self, first: int, last: int) -> tuple[int, int]:
+        """Tell the notifiers that pages [first, last) are about to change; the range as addresses."""
+        start, end = self.hva + (first << PAGE_SHIFT), self.hva + (last << PAGE_SHIFT)
+        for notifier in self.notifiers:
+            notifier.invalidate_range_start(start, end)
+        return start, end
+
+    def invalidate_end(self, span: tuple[int, int]) -> None:
+        for notifier in self.notifiers:
+            notifier.invalidate_range_end(*span)
+
+    # -- faults ------------------------------------------------------------------------------------
+
+    def fault(self, index: int, write: bool) -> int:
+        """Fault a page in as the host's handle_mm_fault does; its word, or 0 if the access is not allowed."""
+        needed = PROT_RW if write else PROT_READ
+        if self.protected and self.protection(index) & needed != needed:
+            return 0
+        word = self.page(index)
+        if word & PRESENT and (word & WRITABLE or not write):
+            return word
+        if not word & PRESENT:
+            self._populate(index, write=write)
+        elif word & ZERO:
+            span = self.invalidate_start(index, index + 1)
+            self.install(index, self.new_frame(index), WRITABLE)
+            self.invalidate_end(span)
+        else:
+            self.install(index, word >> PAGE_SHIFT, WRITABLE)
+        return self.page(index)
+
+    def _populate(self, index: int, *, write: bool) -> None:
+        if self.kind in (Kind.HUGE2M, Kind.HUGE1G):
+            pages = PAGES_2M if self.kind is Kind.HUGE2M else PAGES_1G
+            first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
+            for i in range(max(first, 0), min(first + pages, self.npages)):
+                self.install(i, self.new_frame(i), WRITABLE)
+            return
+        region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
+        if self.thp and self.region_fits(region) and self._region_absent(region) and write:
+            first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
+            self._map_huge(region, first)
+        elif write or self.kind is Kind.MEMFD:
+            self.install(index, self.new_frame(index), WRITABLE)
+        else:
+            self.install(index, 0, ZERO)
+
+    def _region_absent(self, region: int) -> bool:
+        first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
+        return not any(self.page(i) for i in range(first, first + PAGES_2M))
+
+    def _map_huge(self, region: int, first: int) -> None:
+        fresh = any(self.pages[i] for i in range(first, first + PAGES_2M))
+        base = self.arena.reserve(PAGES_2M, PAGES_2M, 0) if fresh else self.base_pfn + first
+        for i in range(PAGES_2M):
+            self.install(first + i, base + i, WRITABLE)
+        self.huge[region] = 1
+
+
+class AddressSpace:
+    """The mappings of the hypervisor's process and who watches them."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.mappings: list[Mapping] = []
+        self.notifiers: list[Notifier] = []
+        self.next_hva = 0x7F00_0000_0000
+
+    def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
+        """New memory at an address congruent to `offset` (bytes) modulo 1 GiB."""
+        size = npages << PAGE_SHIFT
+        hva = self.next_hva - size
+        hva -= (hva - offset) % (1 << 30)
+        self.next_hva = hva - (1 << 30)
+        mapping = Mapping(self.arena, hva, npages, kind, populated, self.notifiers)
+        self.mappings.append(mapping)
+        return mapping
+
+    def find(self, hva: int) -> tuple[Mapping, int]:
+        """The mapping that holds hva and the page number in it. Raises HostError(EFAULT)."""
+        for mapping in self.mappings:
+            index = (hva - mapping.hva) >> PAGE_SHIFT
+            if 0 <= index < mapping.npages:
+                return mapping, index
+        raise HostError(errno.EFAULT, f"no host mapping at {hva:#x}")
+
+    # -- what user space does to its memory -------------------------------------------------------------
+
+    def _check(self, hva: int, size: int) -> tuple[Mapping, int, int]:
+        if hva % PAGE_SIZE:
+            raise HostError(errno.EINVAL, f"address {hva:#x} is not page aligned")
+        mapping, first = self.find(hva)
+        last = first + ((size + PAGE_SIZE - 1) >> PAGE_SHIFT)
+        if last > mapping.npages:
+            raise HostError(errno.ENOMEM, f"range ends outside the mapping at {mapping.hva:#x}")
+        return mapping, first, last
+
+    def _split_huge(self, mapping: Mapping, edge: int) -> None:
+        """Map the 2 MiB around page `edge` by small pages, if it is mapped huge and edge is inside it."""
+        region = ((mapping.hva + (edge << PAGE_SHIFT)) >> 21) - mapping.first_2m
+        start = (((mapping.first_2m + region) << 21) - mapping.hva) >> PAGE_SHIFT
+        if mapping.uniform_level or edge == start or not mapping.huge[region]:
+            return
+        span = mapping.invalidate_start(start, start + PAGES_2M)
+        mapping.huge[region] = 0
+        mapping.invalidate_end(span)
+
+    def madvise_dontneed(self, hva: int, size: int) -> None:
+        """MADV_DONTNEED: the pages are gone; the next touch finds zeros."""
+        mapping, first, last = self._check(hva, size)
+        span = mapping.invalidate_start(first, last)
+        for edge in (first, last):
+            self._split_huge(mapping, edge) if edge < mapping.npages else None
+        for i in range(first, last):
+            self._drop(mapping, i)
+        mapping.invalidate_end(span)
+
+    def _drop(self, mapping: Mapping, index: int) -> None:
+        if not mapping.uniform_level:
+            region = ((mapping.hva + (index << PAGE_SHIFT)) >> 21) - mapping.first_2m
+            mapping.huge[region] = 0
+        if mapping.kind is Kind.MEMFD:
+            word = mapping.page(index)
+            mapping.install(index, word >> PAGE_SHIFT, WRITABLE) if word else None
+        else:
+            mapping.clear(index)
+
+    def madvise(self, hva: int, size: int, advice: int) -> None:
+        """madvise() by number: 4 DONTNEED, 14 HUGEPAGE, 15 NOHUGEPAGE, 25 COLLAPSE; others have no effect."""
+        if advice == 4:
+            self.madvise_dontneed(hva, size)
+            return
+        mapping, first, last = self._check(hva, size)
+        if advice in (14, 15):
+            mapping.thp = advice == 14
+        elif advice == 25:
+            self._collapse(mapping, first, last)
+
+    def _collapse(self, mapping: Mapping, first: int, last: int) -> None:
+        for region in range(mapping.regions):
+            start = (((mapping.first_2m + region) << 21) - mapping.hva) >> PAGE_SHIFT
+            if start < first or start + PAGES_2M > last or mapping.uniform_level or mapping.huge[region]:
+                continue
+            span = mapping.invalidate_start(start, start + PAGES_2M)
+            base = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
+            for i in range(start, start + PAGES_2M):
+                word = mapping.page(i)
+                if word & PRESENT and not word & ZERO:
+                    self.arena.copy_page(word >> PAGE_SHIFT << PAGE_SHIFT, (base + i - start) << PAGE_SHIFT)
+                mapping.install(i, base + i - start, WRITABLE)
+            mapping.huge[region] = 1
+            mapping.invalidate_end(span)
+
+    def mprotect(self, hva: int, size: int, prot: int) -> None:
+        """Change the protection of a range; PROT_NONE, PROT_READ or PROT_RW."""
+        mapping, first, last = self._check(hva, size)
+        if all(p == prot for s, e, p in mapping.vmas if s < last and e > first):
+            return
+        self._split_vmas(mapping, first, last, prot)
+        span = mapping.invalidate_start(first, last)
+        for i in range(first, last):
+            word = mapping.page(i)
+            if word & PRESENT:
+                writable = prot == PROT_RW and not word & ZERO
+                mapping.install(i, word >> PAGE_SHIFT, WRITABLE if writable else word & ZERO)
+        mapping.protected = any(p != PROT_RW for _, _, p in mapping.vmas)
+        mapping.invalidate_end(span)
+
+    def _split_vmas(self, mapping: Mapping, first: int, last: int, prot: int) -> None:
+        """Give [first, last) its own VMA; splitting one inside 2 MiB splits the huge page that may be there."""
+        for edge in (first, last):
+            for n, (start, end, old) in enumerate(mapping.vmas):
+                if start < edge < end and not self._merges(mapping, first, last, prot):
+                    self._split_edge(mapping, start, end, edge)
+                    mapping.vmas[n : n + 1] = [(start, edge, old), (edge, end, old)]
+                    break
+        pieces = [(s, e, p) for s, e, p in mapping.vmas if e <= first or s >= last]
+        merged: list[tuple[int, int, int]] = []
+        for start, end, p in sorted([*pieces, (first, last, prot)]):
+            before = merged.pop() if merged else (0, 0, -1)
+            if before[2] == p and before[1] == start:
+                merged.append((before[0], end, p))
+            elif before[2] >= 0:
+                merged += [before, (start, end, p)]
+            else:
+                merged.append((start, end, p))
+        mapping.vmas = merged
+
+    def _merges(self, mapping: Mapping, first: int, last: int, prot: int) -> bool:
+        """Whether the range is exactly one VMA, so that no VMA has to be split."""
+        return any(s == first and e == last for s, e, _ in mapping.vmas)
+
+    def _split_edge(self, mapping: Mapping, start: int, end: int, edge: int) -> None:
+        region = (mapping.hva + (edge << PAGE_SHIFT)) >> 21
+        low = ((region << 21) - mapping.hva) >> PAGE_SHIFT
+        if edge != low and start <= low and low + PAGES_2M <= end:
+            span = mapping.invalidate_start(low, low + PAGES_2M)
+            if not mapping.uniform_level:
+                mapping.huge[region - mapping.first_2m] = 0
+            mapping.invalidate_end(span)
+
+    def remap(self, hva: int, size: int) -> None:
+        """Fresh anonymous memory in place of the range (mmap with MAP_FIXED)."""
+        mapping, first, last = self._check(hva, size)
+        for edge in (first, last):
+            if 0 < edge < mapping.npages:
+                self._split_edge(mapping, 0, mapping.npages, edge)
+        span = mapping.invalidate_start(first, last)
+        for i in range(first, last):
+            mapping.clear(i)
+        mapping.invalidate_end(span)
+
+    def touch(self, hva: int, *, write: bool) -> int:
+        """The host accesses a byte; the hpa of the page. Raises HostError(EFAULT) if it is not allowed to."""
+        mapping, index = self.find(hva)
+        word = mapping.fault(index, write)
+        if not word:
+            raise HostError(errno.EFAULT, f"host access to {hva:#x} is not allowed")
+        return word >> PAGE_SHIFT << PAGE_SHIFT

@@ -1,0 +1,108 @@
+"""Physical memory of the host: one sparse arena of 4 KiB frames.
+
+A host physical address (hpa) is a byte address in the arena, so a frame, a shadow table and an SPTE are all
+places in the same bytes. The arena is reserved, not touched: a frame costs memory when it is first written.
+
+    0                    the host's zero page: never allocated, never written
+    4 KiB .. table_end   tables, translation arrays and descriptors of the hypervisor, handed out one by one
+    table_end .. end     user memory, reserved in contiguous runs by the mappings of host/mapping.py
+"""
+
+import mmap
+from collections import deque
+
+from cython import ulonglong as u64
+
+from ..x86.bits import MASK64, PAGE_SHIFT, PAGE_SIZE
+
+MAP_NORESERVE = 0x4000  # Linux; the mmap module has no name for it before Python 3.13
+
+
+class OutOfFrames(MemoryError):
+    """The arena has no frame left of the wanted kind."""
+
+
+def sparse_words(count: int) -> memoryview:
+    """An array of `count` zero words (u64) that costs memory only where it is written."""
+    size = max(count * 8, PAGE_SIZE)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    return memoryview(mmap.mmap(-1, size, flags=flags)).cast("B").cast("Q")[:count]
+
+
+class Arena:
+    """All frames of the host.
+
+    size        bytes of physical memory (multiple of 4 KiB); only reserved
+    table_size  how many of them, from the start, are for the hypervisor's tables
+    """
+
+    def __init__(self, size: int = 1 << 42, table_size: int = 1 << 36) -> None:
+        self.buffer = sparse_words(size >> 3)
+        self.words = self.buffer
+        self.size = size
+        self.next_table = PAGE_SIZE
+        self.table_end = table_size
+        self.next_user = table_size
+        self.free_tables: deque[int] = deque()
+
+    def alloc_table(self) -> int:
+        """hpa of a frame for the hypervisor; its contents are undefined. Raises OutOfFrames.
+
+        Freed frames are handed out oldest first, so that an address is not reused at once.
+        """
+        if self.free_tables:
+            return self.free_tables.popleft()
+        hpa: u64 = self.next_table
+        if hpa >= self.table_end:
+            raise OutOfFrames(f"no table frame left: all {self.table_end >> PAGE_SHIFT} are in use")
+        self.next_table = hpa + PAGE_SIZE
+        return hpa
+
+    def free_table(self, hpa: int) -> None:
+        self.free_tables.append(hpa)
+
+    def reserve(self, npages: int, align: int, offset: int) -> int:
+        """First pfn of `npages` contiguous user frames with pfn % align == offset % align (align: pages)."""
+        pfn = self.next_user >> PAGE_SHIFT
+        pfn += (offset - pfn) % align
+        if (pfn + npages) << PAGE_SHIFT > self.size:
+            raise OutOfFrames(f"no {npages} contiguous frames left in an arena of {self.size >> 30} GiB")
+        self.next_user = (pfn + npages) << PAGE_SHIFT
+        return pfn
+
+    def view(self) -> memoryview:
+        """All of memory as 64-bit words."""
+        return self.buffer
+
+    def page_bytes(self, hpa: int) -> bytes:
+        """The 4 KiB at hpa."""
+        return self.buffer[hpa >> 3 : (hpa + PAGE_SIZE) >> 3].tobytes()
+
+    def load(self, hpa: u64, size: u64) -> u64:
+        """Little-endian value of `size` (1..8) bytes at hpa."""
+        shift: u64 = (hpa & 7) * 8
+        value: u64 = self.words[hpa >> 3] >> shift
+        if shift + size * 8 > 64:
+            value |= (self.words[(hpa >> 3) + 1] << (64 - shift)) & MASK64
+        if size < 8:
+            value &= (1 << (size * 8)) - 1
+        return value
+
+    def store(self, hpa: u64, size: u64, value: u64) -> None:
+        """Write the low `size` (1..8) bytes of value at hpa."""
+        shift: u64 = (hpa & 7) * 8
+        mask: u64 = MASK64 if size == 8 else (1 << (size * 8)) - 1
+        value &= mask
+        word: u64 = self.words[hpa >> 3]
+        self.words[hpa >> 3] = (word & ~((mask << shift) & MASK64) & MASK64) | ((value << shift) & MASK64)
+        if shift + size * 8 > 64:
+            word = self.words[(hpa >> 3) + 1]
+            self.words[(hpa >> 3) + 1] = (word & ~(mask >> (64 - shift)) & MASK64) | (value >> (64 - shift))
+
+    def copy_page(self, source: u64, target: u64) -> None:
+        """Copy the 4 KiB at hpa `source` to hpa `target`."""
+        a: u64 = source >> 3
+        b: u64 = target >> 3
+        i: u64
+        for i in range(512):
+            self.words[b + i] = self.words[a + i]

@@ -1,0 +1,11 @@
+from ..x86.bits cimport MASK64, i64, u64
+from .bits cimport ROLE_LEVEL
+from .flush cimport kvm_flush_remote_tlbs
+from .memslots cimport MemSlot
+from .rmap cimport kvm_mmu_slot_gfn_write_protect
+from .shadow_page cimport ShadowPage
+from .vm cimport Kvm
+
+cpdef void account_shadowed(Kvm kvm, ShadowPage sp) except *
+cpdef void unaccount_shadowed(Kvm kvm, ShadowPage sp) except *
+cdef void _write_track(MemSlot slot, u64 gfn, i64 delta) except *

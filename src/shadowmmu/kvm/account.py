@@ -1,0 +1,41 @@
+"""Guest tables that are shadowed: write tracking of upper levels, no huge pages over them, write protection."""
+
+from cython import longlong as i64
+from cython import ulonglong as u64
+
+from ..x86.bits import MASK64
+from .bits import ROLE_LEVEL
+from .flush import kvm_flush_remote_tlbs
+from .memslots import MemSlot
+from .rmap import kvm_mmu_slot_gfn_write_protect
+from .shadow_page import ShadowPage
+from .vm import Kvm
+
+
+def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
+    """A new page shadows the guest table at its gfn (6.12.111).
+
+    An upper-level table is write-tracked: every write to it is emulated from now on. A leaf table is only
+    write-protected; the first write makes it unsync.
+    """
+    kvm.indirect_shadow_pages += 1
+    slot: MemSlot = kvm.gfn_to_memslot(sp.gfn)
+    if sp.role & ROLE_LEVEL > 1:
+        _write_track(slot, sp.gfn, 1)
+    slot.count_disallow_lpage(sp.gfn, 1)
+    if kvm_mmu_slot_gfn_write_protect(kvm, slot, sp.gfn, 1):
+        kvm_flush_remote_tlbs(kvm)
+
+
+def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
+    """The page goes. Nothing becomes writable by this: the next write fault does that."""
+    kvm.indirect_shadow_pages -= 1
+    slot: MemSlot = kvm.gfn_to_memslot(sp.gfn)
+    if sp.role & ROLE_LEVEL > 1:
+        _write_track(slot, sp.gfn, -1)
+    slot.count_disallow_lpage(sp.gfn, -1)
+
+
+def _write_track(slot: MemSlot, gfn: u64, delta: i64) -> None:
+    index: u64 = gfn - slot.base_gfn
+    slot.write_track[index] = (slot.write_track[index] + delta) & MASK64

@@ -1,0 +1,51 @@
+"""Mapping for a guest without paging: a direct shadow of guest-physical memory (direct_map, 6.12.111)."""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ACC_ALL, ADDR
+from .bits import RET_PF_SPURIOUS
+from .fault import PageFault
+from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep, trace_spte_requested
+from .huge_page import (
+    account_nx_huge_page,
+    disallowed_hugepage_adjust,
+    gfn_round_for_level,
+    kvm_mmu_hugepage_adjust,
+)
+from .page_cache import kvm_mmu_get_child_sp, link_shadow_page
+from .prefetch import direct_pte_prefetch
+from .set_spte import mmu_set_spte
+from .shadow_page import ShadowPage
+from .vcpu import Vcpu
+from .vm import Kvm
+
+
+def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
+    """Make the direct pages on the way and map the page; a RET_PF_* code."""
+    kvm: Kvm = vcpu.kvm
+    kvm_mmu_hugepage_adjust(kvm, fault)
+    if kvm.tracing:
+        trace_spte_requested(kvm, fault)
+    table: u64 = shadow_walk_root(vcpu, fault.addr)
+    level: u32 = shadow_walk_level(vcpu)
+    sptep: u64 = shadow_walk_sptep(table, fault.addr, level)
+    sp: ShadowPage
+    while True:
+        if fault.nx_huge_page_workaround_enabled:
+            disallowed_hugepage_adjust(kvm, fault, kvm.words[sptep >> 3], level)
+        if level == fault.goal_level:
+            break
+        sp = kvm_mmu_get_child_sp(vcpu, sptep, gfn_round_for_level(fault.gfn, level), 1, ACC_ALL)
+        if sp is not None:
+            link_shadow_page(kvm, sptep, sp)
+            if fault.huge_page_disallowed:
+                account_nx_huge_page(kvm, sp, fault.req_level >= level)
+        table = kvm.words[sptep >> 3] & ADDR
+        level -= 1
+        sptep = shadow_walk_sptep(table, fault.addr, level)
+    base_gfn: u64 = gfn_round_for_level(fault.gfn, level)
+    result: u32 = mmu_set_spte(vcpu, fault.slot, sptep, ACC_ALL, base_gfn, fault.pfn, fault)
+    if result != RET_PF_SPURIOUS and level == 1 and not kvm.mmu_invalidate_in_progress:
+        direct_pte_prefetch(vcpu, kvm.sptep_to_sp(sptep), sptep)
+    return result

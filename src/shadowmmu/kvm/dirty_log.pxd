@@ -1,0 +1,23 @@
+cimport cython
+from ..x86.bits cimport u32, u64
+from .bits cimport ROLE_DIRECT, ROLE_LEVEL
+from .flush cimport kvm_flush_remote_tlbs
+from .huge_page cimport kvm_mmu_max_mapping_level
+from .memslots cimport MemSlot
+from .rmap cimport RmapIterator, drop_spte, rmap_write_protect
+from .shadow_page cimport ShadowPage
+from .vm cimport Kvm
+
+@cython.locals(heads=u64[::1])
+cpdef void kvm_mmu_slot_remove_write_access(Kvm kvm, MemSlot slot) except *
+cpdef void kvm_mmu_slot_enable_log(Kvm kvm, MemSlot slot) except *
+@cython.locals(heads=u64[::1])
+cpdef void kvm_mmu_zap_collapsible_sptes(Kvm kvm, MemSlot slot) except *
+@cython.locals(heads=u64[::1])
+cdef bint _zap_collapsible(Kvm kvm, MemSlot slot, u32 level, u64 index) except -1
+cpdef void kvm_arch_mmu_enable_log_dirty_pt_masked(Kvm kvm, MemSlot slot, u64 first, u64 mask) except *
+cdef void _protect_huge(Kvm kvm, MemSlot slot, u64 gfn) except *
+@cython.locals(words=u64[::1])
+cpdef list kvm_get_dirty_log(Kvm kvm, MemSlot slot)
+@cython.locals(words=u64[::1])
+cpdef void kvm_clear_dirty_log(Kvm kvm, MemSlot slot, u64 first, u64 count) except *

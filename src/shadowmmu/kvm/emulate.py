@@ -1,0 +1,279 @@
+"""The instruction emulator, as far as memory is concerned (emulate.c, x86.c, 6.12.111).
+
+Operands are found by walks of the guest's tables, memory is written and then reported to the MMU; what is no
+memory goes to user space. Bytes are not decoded: the vCPU's runner says what the instruction is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..x86.bits import GP_VECTOR, PFERR_F, PFERR_U, PFERR_W
+from ..x86.insn import Insn, Op
+from .bits import EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_WRITE_PF_TO_SP, INVALID_PAGE
+from .guest_memory import read_guest, write_guest
+from .guest_walk import gva_to_gpa, permission_fault
+from .inject import kvm_inject_page_fault
+from .invlpg import kvm_mmu_invlpg
+from .mmio import vcpu_match_mmio_gpa, vcpu_match_mmio_gva
+from .regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
+from .track_write import kvm_mmu_track_write
+from .unprotect import kvm_mmu_unprotect_gfn_and_retry
+from .vcpu import QueuedException, Vcpu
+
+APIC_DEFAULT_PHYS_BASE = 0xFEE00000
+MMIO_READ_UNSATISFIED, MMIO_READ, MMIO_WRITE = 0, 1, 2
+STOS_BATCH = 0x3FF
+
+
+class EmulationError(Exception):
+    """KVM cannot emulate the instruction: KVM_RUN ends with an internal error."""
+
+
+class _Fault(Exception):
+    """An operand faulted: the guest gets a #PF."""
+
+    def __init__(self, address: int, error_code: int) -> None:
+        super().__init__(address, error_code)
+        self.address = address
+        self.error_code = error_code
+
+
+@dataclass(slots=True)
+class MmioAccess:
+    """An access that user space must complete; `data` of a read is what it answers."""
+
+    gpa: int
+    length: int
+    write: bool
+    data: int
+
+
+class Emulator:
+    """Emulates instructions of one vCPU. `mmio` completes accesses to what is no memory.
+
+    emulate() returns whether the instruction is done; if not, the guest is to be entered again as it is.
+    """
+
+    def __init__(self, vcpu: Vcpu, mmio: Callable[[MmioAccess], int]) -> None:
+        self.vcpu = vcpu
+        self.mmio = mmio
+        self.gpa_hint: int | None = None
+
+    # -- memory ----------------------------------------------------------------------------------------
+
+    def _access_bits(self, write: bool) -> int:
+        return (PFERR_W if write else 0) | (PFERR_U if self.vcpu.cpl == 3 else 0)
+
+    def _translate(self, address: int, access: int) -> int:
+        gpa = gva_to_gpa(self.vcpu, address, access)
+        if gpa == INVALID_PAGE:
+            raise _Fault(address, self.vcpu.walker.error_code)
+        return gpa
+
+    def _is_mmio_gpa(self, address: int, gpa: int, write: bool) -> bool:
+        vcpu = self.vcpu
+        if gpa & ~0xFFF == APIC_DEFAULT_PHYS_BASE:
+            return True
+        if not vcpu_match_mmio_gpa(vcpu, gpa):
+            return False
+        if vcpu.kvm.tracing:
+            vcpu.kvm.tracer.vcpu_match_mmio(address, gpa, write, True)
+        return True
+
+    def _operand(self, address: int, write: bool) -> tuple[int, bool]:
+        """(gpa, known to be MMIO) of an operand within one page."""
+        vcpu = self.vcpu
+        access = self._access_bits(write)
+        if self.gpa_hint is not None and (address ^ self.gpa_hint) & 0xFFF == 0:
+            return self.gpa_hint, self._is_mmio_gpa(address, self.gpa_hint, write)
+        if vcpu_match_mmio_gva(vcpu, address) and (
+            not vcpu.is_paging() or not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access)
+        ):
+            gpa = vcpu.mmio_gfn << 12 | (address & 0xFFF)
+            if vcpu.kvm.tracing:
+                vcpu.kvm.tracer.vcpu_match_mmio(address, gpa, write, False)
+            return gpa, True
+        gpa = self._translate(address, access)
+        return gpa, self._is_mmio_gpa(address, gpa, write)
+
+    def _trace_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
+        if self.vcpu.kvm.tracing:
+            self.vcpu.kvm.tracer.kvm_mmio(kind, length, gpa, value)
+
+    def _pieces(self, address: int, size: int) -> list[tuple[int, int, int]]:
+        """(address, size, offset) of the parts of an operand in each page."""
+        first = min(size, 0x1000 - (address & 0xFFF))
+        pieces = [(address, first, 0)]
+        if first < size:
+            limit = (1 << 64 if self.vcpu.is_long_mode() else 1 << 32) - 1
+            pieces.append(((address + first) & limit, size - first, first))
+        return pieces
+
+    def read(self, address: int, size: int) -> int:
+        """Read an operand."""
+        value = 0
+        fragments: list[tuple[int, int, int]] = []
+        for part, length, offset in self._pieces(address, size):
+            gpa, mmio = self._operand(part, write=False)
+            data = None if mmio else read_guest(self.vcpu.kvm, gpa, length)
+            if data is None:
+                fragments.append((gpa, length, offset))
+            else:
+                value |= data << (8 * offset)
+        if not fragments:
+            return value
+        self._trace_mmio(MMIO_READ_UNSATISFIED, fragments[-1][1], fragments[0][0], 0)
+        self.vcpu.stat.mmio_exits += 1
+        for gpa, length, offset in fragments:
+            data = self.mmio(MmioAccess(gpa, length, write=False, data=0)) & ((1 << (8 * length)) - 1)
+            value |= data << (8 * offset)
+        self._trace_mmio(MMIO_READ, size, fragments[0][0], value)
+        return value
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Write an operand and let the MMU know."""
+        fragments: list[MmioAccess] = []
+        for part, length, offset in self._pieces(address, size):
+            data = value >> (8 * offset) & ((1 << (8 * length)) - 1)
+            gpa, mmio = self._operand(part, write=True)
+            if not mmio and write_guest(self.vcpu.kvm, gpa, length, data):
+                kvm_mmu_track_write(self.vcpu, gpa, length)
+                continue
+            self._trace_mmio(MMIO_WRITE, length, gpa, data)
+            fragments.append(MmioAccess(gpa, length, write=True, data=data))
+        if fragments:
+            self.vcpu.stat.mmio_exits += 1
+            for fragment in fragments:
+                self.mmio(fragment)
+
+    def cmpxchg(self, address: int, size: int, value: int) -> None:
+        """Write back an operand that was read before, atomically; across pages and to MMIO as a plain write."""
+        kvm = self.vcpu.kvm
+        gpa = gva_to_gpa(self.vcpu, address, self._access_bits(write=True))
+        crosses = (gpa & 0xFFF) + size > 0x1000
+        if gpa == INVALID_PAGE or gpa & ~0xFFF == APIC_DEFAULT_PHYS_BASE or crosses:
+            self.write(address, size, value)
+        elif write_guest(kvm, gpa, size, value):
+            kvm_mmu_track_write(self.vcpu, gpa, size)
+        else:
+            self.write(address, size, value)
+
+    # -- instructions ----------------------------------------------------------------------------------
+
+    def _fetch(self) -> bool:
+        """Read the instruction's bytes at RIP; whether they can be read."""
+        rip = self.vcpu.rip
+        gpa = self._translate(rip, PFERR_F | (PFERR_U if self.vcpu.cpl == 3 else 0))
+        return read_guest(self.vcpu.kvm, gpa, 1) is not None
+
+    def _read_modify(self, insn: Insn) -> int:
+        try:
+            return self.read(insn.address, insn.size)
+        except _Fault as fault:
+            raise _Fault(fault.address, fault.error_code | PFERR_W) from None
+
+    def _execute(self, insn: Insn) -> bool:
+        mask = (1 << (8 * insn.size)) - 1
+        match insn.op:
+            case Op.LOAD:
+                insn.result = self.read(insn.address, insn.size)
+            case Op.STORE:
+                self.write(insn.address, insn.size, insn.value)
+            case Op.XCHG:
+                insn.result = self._read_modify(insn)
+                self.cmpxchg(insn.address, insn.size, insn.value)
+            case Op.ADD:
+                self.write(insn.address, insn.size, (self._read_modify(insn) + insn.value) & mask)
+            case Op.CMPXCHG | Op.CMPXCHG8B:
+                insn.result = self._read_modify(insn)
+                equal = insn.result == insn.expected & mask
+                self.cmpxchg(insn.address, insn.size, insn.value if equal else insn.result)
+            case Op.STOS:
+                return self._stos(insn)
+            case Op.INVLPG:
+                kvm_mmu_invlpg(self.vcpu, insn.address)
+            case Op.MOV_CR0 | Op.MOV_CR3 | Op.MOV_CR4:
+                self._move_to_cr(insn)
+            case _:
+                pass
+        return True
+
+    def _stos(self, insn: Insn) -> bool:
+        while insn.count:
+            self.write(insn.address, insn.size, insn.value)
+            insn.address += insn.size
+            insn.count -= 1
+            if insn.count and not insn.count & STOS_BATCH:
+                return False
+        return True
+
+    def _move_to_cr(self, insn: Insn) -> None:
+        setter = {Op.MOV_CR0: kvm_set_cr0, Op.MOV_CR3: kvm_set_cr3, Op.MOV_CR4: kvm_set_cr4}[insn.op]
+        if not setter(self.vcpu, insn.value):
+            self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+
+    def _fail(self) -> None:
+        vcpu = self.vcpu
+        vcpu.stat.insn_emulation_fail += 1
+        self._trace_insn(b"", failed=True)
+        vcpu.exception = QueuedException(6, None, None)
+        if vcpu.cpl == 0:
+            raise EmulationError(f"instruction at {vcpu.rip:#x} cannot be read")
+
+    def _trace_insn(self, code: bytes, *, failed: bool) -> None:
+        vcpu = self.vcpu
+        if vcpu.kvm.tracing:
+            mode = "prot64" if vcpu.is_long_mode() else "prot32"
+            vcpu.kvm.tracer.kvm_emulate_insn(vcpu.rip, 0, code, mode, failed)
+
+    def _decode(self, insn: Insn, address: int, emulation_type: int) -> bool:
+        """Fetch the instruction; False if emulation ends here."""
+        vcpu = self.vcpu
+        fault: _Fault | None = None
+        try:
+            readable = self._fetch()
+        except _Fault as error:
+            readable, fault = False, error
+        self._trace_insn(insn.code, failed=False)
+        vcpu.stat.insn_emulation += 1
+        if readable:
+            return True
+        if self._retry_on_failure(address, emulation_type):
+            return False
+        if fault is not None:
+            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+        else:
+            self._fail()
+        return False
+
+    def _retry_on_failure(self, address: int, emulation_type: int) -> bool:
+        if not emulation_type & EMULTYPE_ALLOW_RETRY_PF or emulation_type & EMULTYPE_WRITE_PF_TO_SP:
+            return False
+        kvm_mmu_unprotect_gfn_and_retry(self.vcpu, address, always_retry=True)
+        return True
+
+    def emulate(self, insn: Insn, address: int = 0, emulation_type: int = 0) -> bool:
+        """Emulate `insn`, which faulted at `address` if emulation_type says so (x86_emulate_instruction).
+
+        An exception it causes is queued. Raises EmulationError if user space has to be told of a failure.
+        """
+        vcpu = self.vcpu
+        vcpu.exception = None
+        self.gpa_hint = None
+        if not self._decode(insn, address, emulation_type):
+            return False
+        retry = emulation_type & EMULTYPE_ALLOW_RETRY_PF and not insn.op.writes_page_tables
+        if retry and kvm_mmu_unprotect_gfn_and_retry(vcpu, address):
+            return False
+        if emulation_type and vcpu.mmu.direct() and insn.op is not Op.STOS:
+            self.gpa_hint = address
+        try:
+            done = self._execute(insn)
+        except _Fault as fault:
+            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+            return False
+        return done and vcpu.exception is None
+
+    def skip(self, insn: Insn) -> None:
+        """Move RIP past an instruction that needed no emulation; a processor without nRIP has to fetch it."""
+        self._decode(insn, 0, 0)

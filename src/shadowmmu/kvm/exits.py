@@ -1,0 +1,104 @@
+"""VM exits of an AMD processor without nested paging and decode assists (svm.c, 6.12.111)."""
+
+import errno
+
+from ..x86.bits import CR0_MP, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR, PF_VECTOR
+from ..x86.insn import Insn, Op
+from .bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from .emulate import Emulator
+from .page_fault import kvm_mmu_page_fault
+from .regs import set_efer
+from .vcpu import QueuedException, Vcpu
+
+SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR3, SVM_EXIT_WRITE_CR4 = 0x10, 0x13, 0x14
+SVM_EXIT_EXCP_PF = 0x4E
+SVM_EXIT_CR0_SEL_WRITE = 0x65
+SVM_EXIT_INVLPG = 0x79
+SVM_EXIT_MSR = 0x7C
+DF_VECTOR = 8
+MSR_EFER = 0xC0000080
+CONTRIBUTORY = (0, 10, 11, 12, 13)
+
+
+class KvmRunError(OSError):
+    """KVM_RUN failed; `errno` says how."""
+
+
+class TripleFault(Exception):
+    """The guest could not even take a double fault: KVM_RUN ends with KVM_EXIT_SHUTDOWN."""
+
+
+def _trace_exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2)
+
+
+def merge_exceptions(first: QueuedException, second: QueuedException) -> QueuedException:
+    """What the guest gets when `second` happens while `first` is delivered. Raises TripleFault."""
+    if first.vector == DF_VECTOR:
+        raise TripleFault
+    if first.vector == PF_VECTOR:
+        double = second.vector == PF_VECTOR or second.vector in CONTRIBUTORY
+    else:
+        double = first.vector in CONTRIBUTORY and second.vector in CONTRIBUTORY
+    return QueuedException(DF_VECTOR, 0, None) if double else second
+
+
+def page_fault_exit(vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int) -> bool:
+    """An intercepted #PF; whether the instruction was completed by emulation.
+
+    Raises KvmRunError, TripleFault or EmulationError when KVM_RUN ends.
+    """
+    _trace_exit(vcpu, SVM_EXIT_EXCP_PF, error_code, address)
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
+    before = vcpu.exception
+    result = kvm_mmu_page_fault(vcpu, address, error_code)
+    if before is not None and vcpu.exception is not None and vcpu.exception is not before:
+        vcpu.exception = merge_exceptions(before, vcpu.exception)
+    if result == RET_PF_EFAULT:
+        raise KvmRunError(errno.EFAULT, f"the host refuses the page behind {address:#x}")
+    if result == RET_PF_ENOSPC:
+        raise KvmRunError(errno.ENOSPC, "no shadow page left")
+    if result != RET_PF_EMULATE:
+        return False
+    return emulator.emulate(insn, address, vcpu.emulation_type)
+
+
+def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
+    """Why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more than
+    TS and MP; None if it does not exit."""
+    if vcpu.cr0 | CR0_PG | CR0_WP != vcpu.cr0:
+        return SVM_EXIT_WRITE_CR0
+    if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP):
+        return SVM_EXIT_CR0_SEL_WRITE
+    return None
+
+
+def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    """An instruction that always exits: INVLPG and MOV to CR3 or CR4 are emulated, WRMSR is handled.
+
+    Whether it is completed; if not, an exception is pending.
+    """
+    reason = {
+        Op.INVLPG: SVM_EXIT_INVLPG,
+        Op.MOV_CR0: cr0_exit_reason(vcpu, insn.value) or 0,
+        Op.MOV_CR3: SVM_EXIT_WRITE_CR3,
+        Op.MOV_CR4: SVM_EXIT_WRITE_CR4,
+    }
+    if insn.op in reason:
+        _trace_exit(vcpu, reason[insn.op], 0, 0)
+        return emulator.emulate(insn)
+    _trace_exit(vcpu, SVM_EXIT_MSR, 1, 0)
+    return _write_msr(vcpu, emulator, insn)
+
+
+def _write_msr(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    accepted = insn.count == MSR_EFER and set_efer(vcpu, insn.value)
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_msr(True, insn.count, insn.value, not accepted)
+    if not accepted:
+        vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+        return False
+    emulator.skip(insn)
+    return True

@@ -1,0 +1,56 @@
+"""What is known about a page fault on its way through the MMU."""
+
+from .memslots import MemSlot
+
+
+class GuestWalker:
+    """What a walk of the guest's tables found (struct guest_walker, 6.12.111).
+
+    Arrays are indexed by level - 1. `pt_access` is the access inherited into the table of that level,
+    `pte_access` the access of the page itself; `pte_hpa` is where the gpte is in host memory.
+    """
+
+    def __init__(self) -> None:
+        self.level = 0
+        self.max_level = 0
+        self.gfn = 0
+        self.pte_access = 0
+        self.table_gfn = [0] * 5
+        self.ptes = [0] * 5
+        self.pte_gpa = [0] * 5
+        self.pte_hpa = [0] * 5
+        self.pt_access = [0] * 5
+        self.prefetch_ptes = [0] * 8
+        self.error_code = 0
+
+
+class PageFault:
+    """One page fault (struct kvm_page_fault, 6.12.111). Levels are 1..3; gfn and pfn in 4 KiB frames."""
+
+    def __init__(self) -> None:
+        self.addr = 0
+        self.error_code = 0
+        self.exec = False
+        self.write = False
+        self.present = False
+        self.rsvd = False
+        self.user = False
+        self.nx_huge_page_workaround_enabled = False
+        self.huge_page_disallowed = False
+        self.write_fault_to_shadow_pgtable = False
+        self.map_writable = False
+        self.max_level = 0
+        self.req_level = 0
+        self.goal_level = 0
+        self.gfn = 0
+        self.pfn = 0
+        self.mmu_seq = 0
+        self.slot: MemSlot | None = None
+
+
+class LeafSpte:
+    """What make_spte built: the SPTE, and whether W was withheld because gfn is shadowed."""
+
+    def __init__(self) -> None:
+        self.spte = 0
+        self.wrprot = False

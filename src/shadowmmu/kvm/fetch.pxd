@@ -1,0 +1,24 @@
+from ..x86.bits cimport ADDR, P, PS, u32, u64
+from .bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_RETRY,
+                    RET_PF_SPURIOUS, ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_MMU_PRESENT)
+from .fault cimport GuestWalker, PageFault
+from .flush cimport kvm_flush_remote_tlbs
+from .guest_walk cimport gpte_changed
+from .huge_page cimport (account_nx_huge_page, disallowed_hugepage_adjust, gfn_round_for_level,
+                         kvm_mmu_hugepage_adjust, pages_per_hpage)
+from .mmu cimport KvmMmu
+from .page_cache cimport kvm_mmu_get_child_sp, link_shadow_page
+from .prefetch cimport pte_prefetch
+from .set_spte cimport mmu_set_spte
+from .shadow_page cimport ShadowPage
+from .sync cimport mmu_sync_children
+from .vcpu cimport Vcpu
+from .vm cimport Kvm
+from .zap cimport drop_parent_pte
+
+cpdef u64 shadow_walk_root(Vcpu vcpu, u64 addr) except? 1
+cpdef u32 shadow_walk_level(Vcpu vcpu) except? 0xdead
+cpdef u64 shadow_walk_sptep(u64 table, u64 addr, u32 level) except? 0xdead
+cpdef void trace_spte_requested(Kvm kvm, PageFault fault) except *
+cdef void _validate_direct_spte(Kvm kvm, u64 sptep, u32 direct_access) except *
+cpdef u32 fetch(Vcpu vcpu, PageFault fault, GuestWalker w) except? 77

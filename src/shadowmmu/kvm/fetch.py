@@ -1,0 +1,135 @@
+"""Building the shadow of what the guest's tables say for one address (FNAME(fetch), 6.12.111)."""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ADDR, PS, P
+from .bits import (
+    INVALID_PAGE,
+    PT32_ROOT_LEVEL,
+    PT32E_ROOT_LEVEL,
+    REQ_MMU_FREE_OBSOLETE_ROOTS,
+    RET_PF_RETRY,
+    RET_PF_SPURIOUS,
+    ROLE_ACCESS,
+    ROLE_ACCESS_SHIFT,
+    SPTE_MMU_PRESENT,
+)
+from .fault import GuestWalker, PageFault
+from .flush import kvm_flush_remote_tlbs
+from .guest_walk import gpte_changed
+from .huge_page import (
+    account_nx_huge_page,
+    disallowed_hugepage_adjust,
+    gfn_round_for_level,
+    kvm_mmu_hugepage_adjust,
+    pages_per_hpage,
+)
+from .mmu import KvmMmu
+from .page_cache import kvm_mmu_get_child_sp, link_shadow_page
+from .prefetch import pte_prefetch
+from .set_spte import mmu_set_spte
+from .shadow_page import ShadowPage
+from .sync import mmu_sync_children
+from .vcpu import Vcpu
+from .vm import Kvm
+from .zap import drop_parent_pte
+
+
+def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
+    """Where a walk of the shadow tables for addr starts: the address of a table, 0 if there is none.
+
+    With a three-level shadow that is one of the four directories in pae_root.
+    """
+    mmu: KvmMmu = vcpu.mmu
+    if not mmu.root_is_pae():
+        return mmu.root_hpa
+    entry: u64 = vcpu.kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
+    return entry & ADDR if entry & P else 0
+
+
+def shadow_walk_level(vcpu: Vcpu) -> u32:
+    """Level of the table at shadow_walk_root."""
+    return PT32_ROOT_LEVEL if vcpu.mmu.root_is_pae() else vcpu.mmu.shadow_level()
+
+
+def shadow_walk_sptep(table: u64, addr: u64, level: u32) -> u64:
+    """Address of the SPTE for addr in a table of `level`."""
+    return table + ((addr >> (12 + 9 * (level - 1))) & 511) * 8
+
+
+def trace_spte_requested(kvm: Kvm, fault: PageFault) -> None:
+    low: u64 = fault.gfn & (pages_per_hpage(fault.goal_level) - 1)
+    kvm.tracer.kvm_mmu_spte_requested(fault.gfn, fault.pfn | low, fault.goal_level)
+
+
+def _validate_direct_spte(kvm: Kvm, sptep: u64, direct_access: u32) -> None:
+    """Unlink a direct page of other rights than the guest's huge page has now."""
+    spte: u64 = kvm.words[sptep >> 3]
+    if spte & SPTE_MMU_PRESENT and not spte & PS:
+        child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
+        if (child.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT != direct_access:
+            drop_parent_pte(kvm, child, sptep)
+            kvm_flush_remote_tlbs(kvm)
+
+
+def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
+    """Make the shadow pages on the way and map the page; a RET_PF_* code.
+
+    First the tables that shadow guest tables, down to the level of the guest's page; each is checked against
+    the gpte that the walk saw. Then, if the page must be mapped smaller than the guest maps it, direct pages.
+    """
+    kvm: Kvm = vcpu.kvm
+    mmu: KvmMmu = vcpu.mmu
+    direct_access: u32 = w.pte_access
+    top_level: u32 = mmu.guest_level()
+    if top_level == PT32E_ROOT_LEVEL:
+        top_level = PT32_ROOT_LEVEL
+    if gpte_changed(vcpu, w, top_level) or mmu.root_hpa == INVALID_PAGE:
+        return RET_PF_RETRY
+    if mmu.root_hpa == 0:
+        vcpu.requests |= REQ_MMU_FREE_OBSOLETE_ROOTS
+        return RET_PF_RETRY
+    table: u64 = shadow_walk_root(vcpu, fault.addr)
+    level: u32 = shadow_walk_level(vcpu)
+    sptep: u64 = 0
+    sp: ShadowPage
+    while table:
+        sptep = shadow_walk_sptep(table, fault.addr, level)
+        kvm.sptep_to_sp(table).write_flooding_count = 0
+        if level == w.level:
+            break
+        table_gfn: u64 = w.table_gfn[level - 2]
+        sp = kvm_mmu_get_child_sp(vcpu, sptep, table_gfn, 0, w.pt_access[level - 2])
+        if sp is not None and sp.unsync_children:
+            mmu_sync_children(vcpu, sp)
+        if gpte_changed(vcpu, w, level - 1):
+            return RET_PF_RETRY
+        if sp is not None:
+            link_shadow_page(kvm, sptep, sp)
+        if fault.write and table_gfn == fault.gfn:
+            fault.write_fault_to_shadow_pgtable = True
+        table = kvm.words[sptep >> 3] & ADDR
+        level -= 1
+    kvm_mmu_hugepage_adjust(kvm, fault)
+    if kvm.tracing:
+        trace_spte_requested(kvm, fault)
+    while table:
+        if fault.nx_huge_page_workaround_enabled:
+            disallowed_hugepage_adjust(kvm, fault, kvm.words[sptep >> 3], level)
+        if level == fault.goal_level:
+            break
+        _validate_direct_spte(kvm, sptep, direct_access)
+        sp = kvm_mmu_get_child_sp(vcpu, sptep, gfn_round_for_level(fault.gfn, level), 1, direct_access)
+        if sp is not None:
+            link_shadow_page(kvm, sptep, sp)
+            if fault.huge_page_disallowed:
+                account_nx_huge_page(kvm, sp, fault.req_level >= level)
+        table = kvm.words[sptep >> 3] & ADDR
+        level -= 1
+        sptep = shadow_walk_sptep(table, fault.addr, level)
+    base_gfn: u64 = gfn_round_for_level(fault.gfn, level)
+    result: u32 = mmu_set_spte(vcpu, fault.slot, sptep, w.pte_access, base_gfn, fault.pfn, fault)
+    if result != RET_PF_SPURIOUS:
+        pte_prefetch(vcpu, w, sptep)
+    return result

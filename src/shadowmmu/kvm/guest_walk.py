@@ -1,0 +1,251 @@
+"""The software walk of the guest's page tables (arch/x86/kvm/mmu/paging_tmpl.h, 6.12.111).
+
+One walk for 4-byte gptes (two levels, PSE, PSE36) and 8-byte ones (PAE, four and five levels).
+"""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import (
+    ACC_W,
+    ADDR,
+
+    D,
+    MASK64,
+    NX,
+    PFERR_F,
+    PFERR_P,
+    PFERR_RSVD,
+    PFERR_U,
+    PFERR_W,
+    PS,
+    A,
+    P,
+)
+from .bits import (
+    EXT_CR4_PSE,
+    EXT_CR4_SMEP,
+    INVALID_PAGE,
+    PREFETCH_NUM,
+    PT32E_ROOT_LEVEL,
+    ROLE_4BYTE_GPTE,
+    ROLE_EFER_NX,
+    ROLE_LEVEL,
+    WALK_AGAIN,
+    WALK_FAULT,
+    WALK_MAPPED,
+)
+from .fault import GuestWalker
+from .guest_memory import read_page, read_page_atomic, write_page
+from .memslots import MemSlot
+from .mmu import KvmMmu
+from .vcpu import Vcpu
+from .vm import Kvm
+
+
+def gpte_access(gpte: u64) -> u32:
+    """ACC bits of a gpte: U and W as they are, X is the inverse of NX (a 4-byte gpte has none)."""
+    return (gpte & 7) ^ (gpte >> 63)
+
+
+def is_rsvd_bits_set(mmu: KvmMmu, gpte: u64, level: u32) -> bool:
+    return gpte & mmu.rsvd_bits[(5 if gpte & PS else 0) + level - 1] != 0
+
+
+def is_last_gpte(vcpu: Vcpu, four_byte: u32, level: u32, gpte: u64) -> bool:
+    if level == 1:
+        return True
+    if not gpte & PS:
+        return False
+    return not four_byte or vcpu.mmu.cpu_ext & EXT_CR4_PSE != 0
+
+
+def permission_fault(vcpu: Vcpu, mmu: KvmMmu, pte_access: u32, access: u64) -> bool:
+    """Whether an access with these error-code bits faults on a page with the rights pte_access."""
+    index: u64 = (access & (PFERR_W | PFERR_U | PFERR_F)) >> 1
+    if vcpu.eflags_ac:
+        index |= PFERR_RSVD >> 1
+    return (mmu.permissions[index] >> pte_access) & 1 != 0
+
+
+def _entry(kvm: Kvm, hpa: u64, four_byte: u32) -> u64:
+    word: u64 = kvm.words[hpa >> 3]
+    if four_byte:
+        word = (word >> ((hpa & 4) * 8)) & 0xFFFFFFFF
+    return word
+
+
+def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
+    kvm: Kvm = vcpu.kvm
+    mmu: KvmMmu = vcpu.mmu
+    four_byte: u32 = mmu.cpu_role & ROLE_4BYTE_GPTE
+    bits: u32 = 10 if four_byte else 9
+    size: u64 = 4 if four_byte else 8
+    level: u32 = mmu.cpu_role & ROLE_LEVEL
+    pte: u64 = vcpu.cr3
+    slot: MemSlot
+    w.error_code = 0
+    if level == PT32E_ROOT_LEVEL:
+        pte = mmu.pdptrs[(addr >> 30) & 3]
+        if kvm.tracing:
+            kvm.tracer.kvm_mmu_paging_element(pte, level)
+        if not pte & P:
+            return WALK_FAULT
+        level -= 1
+    w.max_level = level
+    nx: u64 = 0 if four_byte else NX
+    combined: u64 = MASK64
+    inherited: u64
+    while True:
+        inherited = combined
+        index: u64 = (addr >> (12 + bits * (level - 1))) & ((1 << bits) - 1)
+        table_gfn: u64 = (pte & ADDR) >> 12
+        w.level = level
+        w.table_gfn[level - 1] = table_gfn
+        w.pte_gpa[level - 1] = (table_gfn << 12) + index * size
+        slot = kvm.visible_memslot(table_gfn)
+        if slot is None:
+            return WALK_FAULT
+        page: u64 = read_page(slot, table_gfn)
+        if page == INVALID_PAGE:
+            return WALK_FAULT
+        w.pte_hpa[level - 1] = page + index * size
+        pte = _entry(kvm, page + index * size, four_byte)
+        if kvm.tracing:
+            kvm.tracer.kvm_mmu_paging_element(pte, level)
+        combined = inherited & (pte ^ nx)
+        if not pte & P:
+            return WALK_FAULT
+        if is_rsvd_bits_set(mmu, pte, level):
+            w.error_code = PFERR_RSVD | PFERR_P
+            return WALK_FAULT
+        w.ptes[level - 1] = pte
+        w.pt_access[level - 1] = gpte_access(inherited ^ nx)
+        if is_last_gpte(vcpu, four_byte, level, pte):
+            break
+        level -= 1
+    w.pte_access = gpte_access(combined ^ nx)
+    if permission_fault(vcpu, mmu, w.pte_access, access):
+        w.error_code = PFERR_P
+        return WALK_FAULT
+    offset: u64 = (1 << (12 + bits * (level - 1))) - 1
+    w.gfn = ((pte & ADDR & ~offset) + (addr & offset)) >> 12
+    if four_byte and level > 1:
+        w.gfn += ((pte >> 13) & 0xF) << 20
+    accessed_dirty: u64 = combined & A
+    if not access & PFERR_W:
+        if not pte & D:
+            w.pte_access &= ~ACC_W
+    else:
+        accessed_dirty &= pte >> 1
+    if accessed_dirty:
+        return WALK_MAPPED
+    return update_accessed_dirty_bits(vcpu, w, access)
+
+
+def update_accessed_dirty_bits(vcpu: Vcpu, w: GuestWalker, access: u64) -> u32:
+    """Set Accessed on the way, and Dirty in the last gpte for a write, by compare-and-exchange in guest memory.
+
+    WALK_MAPPED, WALK_FAULT if a gpte cannot be written, or WALK_AGAIN if one changed meanwhile.
+    """
+    kvm: Kvm = vcpu.kvm
+    four_byte: u32 = vcpu.mmu.cpu_role & ROLE_4BYTE_GPTE
+    level: u32 = w.max_level
+    while level >= w.level:
+        old: u64 = w.ptes[level - 1]
+        new: u64 = old
+        gpa: u64 = w.pte_gpa[level - 1]
+        if not old & A:
+            if kvm.tracing:
+                kvm.tracer.kvm_mmu_set_accessed_bit(gpa)
+            new |= A
+        if level == w.level and access & PFERR_W and not old & D:
+            if kvm.tracing:
+                kvm.tracer.kvm_mmu_set_dirty_bit(gpa)
+            new |= D
+        if new != old:
+            written: u32 = _exchange_gpte(kvm, w, level, four_byte, old, new)
+            if written != WALK_MAPPED:
+                return written
+        level -= 1
+    return WALK_MAPPED
+
+
+def _exchange_gpte(kvm: Kvm, w: GuestWalker, level: u32, four_byte: u32, old: u64, new: u64) -> u32:
+    gfn: u64 = w.table_gfn[level - 1]
+    slot: MemSlot = kvm.visible_memslot(gfn)
+    if not slot.writable():
+        return WALK_MAPPED
+    page: u64 = write_page(slot, gfn)
+    if page == INVALID_PAGE:
+        return WALK_FAULT
+    hpa: u64 = page | (w.pte_gpa[level - 1] & 0xFFF)
+    if _entry(kvm, hpa, four_byte) != old:
+        return WALK_AGAIN
+    if four_byte:
+        kvm.arena.store(hpa, 4, new)
+    else:
+        kvm.words[hpa >> 3] = new
+    slot.mark_page_dirty(gfn)
+    w.ptes[level - 1] = new
+    w.pte_hpa[level - 1] = hpa
+    return WALK_MAPPED
+
+
+def walk_addr(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> bool:
+    """Walk the guest's tables for addr with the error-code bits `access` (W, U, F); whether it is mapped.
+
+    If it is not, w.error_code is the error code of the guest's page fault. Sets Accessed and Dirty.
+    """
+    kvm: Kvm = vcpu.kvm
+    if kvm.tracing:
+        kvm.tracer.kvm_mmu_pagetable_walk(addr, access & 0xFFFFFFFF)
+    result: u32 = WALK_AGAIN
+    while result == WALK_AGAIN:
+        result = _walk_once(vcpu, w, addr, access)
+    if result == WALK_MAPPED:
+        return True
+    w.error_code |= access & (PFERR_W | PFERR_U)
+    if access & PFERR_F and (vcpu.mmu.cpu_role & ROLE_EFER_NX or vcpu.mmu.cpu_ext & EXT_CR4_SMEP):
+        w.error_code |= PFERR_F
+    if kvm.tracing:
+        kvm.tracer.kvm_mmu_walker_error(w.error_code)
+    return False
+
+
+def gva_to_gpa(vcpu: Vcpu, gva: u64, access: u64) -> u64:
+    """Translate for the emulator; INVALID_PAGE if it faults (error code in vcpu.walker.error_code)."""
+    if not vcpu.mmu.cpu_role & ROLE_LEVEL:
+        return gva
+    if not walk_addr(vcpu, vcpu.walker, gva, access):
+        return INVALID_PAGE
+    return (vcpu.walker.gfn << 12) | (gva & 0xFFF)
+
+
+def gpte_changed(vcpu: Vcpu, w: GuestWalker, level: u32) -> bool:
+    """Whether the gpte that the walk used at `level` is another one now.
+
+    At level 1 the aligned eight gptes around it are read and kept for prefetching.
+    """
+    kvm: Kvm = vcpu.kvm
+    four_byte: u32 = vcpu.mmu.cpu_role & ROLE_4BYTE_GPTE
+    page: u64 = read_page_atomic(kvm, w.table_gfn[level - 1])
+    if page == INVALID_PAGE:
+        return True
+    offset: u64 = w.pte_gpa[level - 1] & 0xFFF
+    if level == 1:
+        size: u64 = 4 if four_byte else 8
+        first: u64 = page | (offset & ~(size * PREFETCH_NUM - 1))
+        i: u64
+        for i in range(PREFETCH_NUM):
+            w.prefetch_ptes[i] = _entry(kvm, first + i * size, four_byte)
+    return _entry(kvm, page | offset, four_byte) != w.ptes[level - 1]
+
+
+def read_gpte_atomic(kvm: Kvm, gpa: u64, four_byte: u32, w: GuestWalker) -> bool:
+    """Read one gpte into w.prefetch_ptes[0] without sleeping; False if that is not possible."""
+    page: u64 = read_page_atomic(kvm, gpa >> 12)
+    if page == INVALID_PAGE:
+        return False
+    w.prefetch_ptes[0] = _entry(kvm, page | (gpa & 0xFFF), four_byte)
+    return True

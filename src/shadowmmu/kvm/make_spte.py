@@ -1,0 +1,61 @@
+"""Building a leaf SPTE (make_spte, arch/x86/kvm/mmu/spte.c, 6.12.111)."""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ACC_U, ACC_W, ACC_X, NX, PS, A, D, P, U, W
+from .bits import (
+    MAKE_CAN_UNSYNC,
+    MAKE_HOST_WRITABLE,
+    MAKE_PREFETCH,
+    ROLE_LEVEL,
+    SPTE_HOST_WRITABLE,
+    SPTE_MMU_PRESENT,
+    SPTE_MMU_WRITABLE,
+)
+from .fault import LeafSpte
+from .memslots import MemSlot
+from .shadow_page import ShadowPage
+from .spte import is_last_spte
+from .unsync import mmu_try_to_unsync_pages
+from .vm import Kvm
+
+
+def make_spte(
+    kvm: Kvm, leaf: LeafSpte, sp: ShadowPage, slot: MemSlot, access: u32, gfn: u64, pfn: u64, old: u64, flags: u32
+) -> None:
+    """Fill `leaf` for mapping pfn at gfn in `sp` with the guest's `access`, replacing the SPTE `old`.
+
+    A writable SPTE makes the leaf tables that shadow gfn unsync, unless the SPTE it replaces was writable
+    already; that short cut also leaves out the Dirty bit. A logging slot's page gets dirty. `flags`: MAKE_*.
+    """
+    level: u32 = sp.role & ROLE_LEVEL
+    spte: u64 = SPTE_MMU_PRESENT | P
+    leaf.wrprot = False
+    if not flags & MAKE_PREFETCH:
+        spte |= A
+    if level > 1 and access & ACC_X and kvm.parameters.nx_huge_pages:
+        access &= ~ACC_X
+    if not access & ACC_X:
+        spte |= NX
+    if access & ACC_U:
+        spte |= U
+    if level > 1:
+        spte |= PS
+    if flags & MAKE_HOST_WRITABLE:
+        spte |= SPTE_HOST_WRITABLE
+    else:
+        access &= ~ACC_W
+    spte |= pfn << 12
+    if access & ACC_W:
+        if is_last_spte(old, level) and old & W:
+            spte |= W | SPTE_MMU_WRITABLE
+        elif mmu_try_to_unsync_pages(kvm, slot, gfn, flags & MAKE_CAN_UNSYNC, flags & MAKE_PREFETCH):
+            leaf.wrprot = True
+        else:
+            spte |= W | SPTE_MMU_WRITABLE | D
+    if flags & MAKE_PREFETCH:
+        spte &= ~A
+    if spte & W:
+        slot.mark_page_dirty(gfn)
+    leaf.spte = spte

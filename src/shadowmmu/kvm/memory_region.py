@@ -1,0 +1,124 @@
+"""KVM_SET_USER_MEMORY_REGION and what follows from it (kvm_set_memslot, 6.12.111)."""
+
+import errno
+
+from ..host.mapping import Mapping
+from .bits import (
+    ADDRESS_SPACES,
+    GEN_UPDATE_IN_PROGRESS,
+    MEM_LOG_DIRTY_PAGES,
+    MEM_READONLY,
+    MEMSLOT_INVALID,
+    MIN_ALLOC_MMU_PAGES,
+    MMIO_GEN_MASK,
+)
+from .dirty_log import kvm_mmu_slot_enable_log, kvm_mmu_zap_collapsible_sptes
+from .memslots import MemSlot
+from .vm import Kvm
+from .zap import kvm_mmu_change_mmu_pages, kvm_mmu_zap_all_fast
+
+PAGES_PER_MMU_PAGE = 50
+
+
+class RegionError(OSError):
+    """KVM refused the ioctl; `errno` says why."""
+
+
+def id_to_memslot(kvm: Kvm, id: int) -> MemSlot | None:
+    return next((slot for slot in kvm.memslots if slot.id == id), None)
+
+
+def activate_memslots(kvm: Kvm, slots: list[MemSlot]) -> None:
+    """Publish a new set of slots: a new generation; when its 19 bits wrap, all shadow pages go."""
+    generation = kvm.memslots_generation
+    kvm.memslots_generation = generation | GEN_UPDATE_IN_PROGRESS
+    kvm.memslots = sorted(slots, key=lambda slot: slot.base_gfn)
+    kvm.last_used_slot = None
+    generation += ADDRESS_SPACES
+    if not generation & MMIO_GEN_MASK & ~(ADDRESS_SPACES - 1):
+        kvm_mmu_zap_all_fast(kvm)
+    kvm.memslots_generation = generation
+
+
+def _recompute_mmu_pages(kvm: Kvm) -> None:
+    if not kvm.n_requested_mmu_pages:
+        pages = sum(slot.npages for slot in kvm.memslots)
+        kvm_mmu_change_mmu_pages(kvm, max(pages // PAGES_PER_MMU_PAGE, MIN_ALLOC_MMU_PAGES))
+
+
+def _check_overlap(kvm: Kvm, id: int, base_gfn: int, npages: int) -> None:
+    for slot in kvm.memslots:
+        if slot.id != id and slot.base_gfn < base_gfn + npages and base_gfn < slot.base_gfn + slot.npages:
+            raise RegionError(errno.EEXIST, f"slot {id} would overlap slot {slot.id}")
+
+
+def _create(
+    kvm: Kvm, id: int, base_gfn: int, npages: int, flags: int, mapping: Mapping, first_page: int
+) -> None:
+    _check_overlap(kvm, id, base_gfn, npages)
+    slot = MemSlot(id, base_gfn, npages, flags & ~MEM_LOG_DIRTY_PAGES, mapping, first_page)
+    if flags & MEM_LOG_DIRTY_PAGES:
+        slot.set_logging(True, kvm.parameters.dirty_log_initially_set)
+    activate_memslots(kvm, [*kvm.memslots, slot])
+    _recompute_mmu_pages(kvm)
+
+
+def _replace(kvm: Kvm, old: MemSlot, new: MemSlot | None) -> None:
+    """Delete or move: first no mapping of the old slot may be left, then the new set of slots holds."""
+    old.flags |= MEMSLOT_INVALID
+    activate_memslots(kvm, kvm.memslots)
+    kvm_mmu_zap_all_fast(kvm)
+    others = [slot for slot in kvm.memslots if slot is not old]
+    activate_memslots(kvm, others if new is None else [*others, new])
+
+
+def _move(kvm: Kvm, old: MemSlot, base_gfn: int) -> None:
+    _check_overlap(kvm, old.id, base_gfn, old.npages)
+    new = MemSlot(old.id, base_gfn, old.npages, old.flags, old.mapping, old.first_page)
+    new.adopt_log(old)
+    _replace(kvm, old, new)
+
+
+def _change_flags(kvm: Kvm, slot: MemSlot, flags: int) -> None:
+    log = bool(flags & MEM_LOG_DIRTY_PAGES)
+    slot.set_logging(log, kvm.parameters.dirty_log_initially_set)
+    activate_memslots(kvm, kvm.memslots)
+    if flags & MEM_READONLY:
+        return
+    if log:
+        kvm_mmu_slot_enable_log(kvm, slot)
+    else:
+        kvm_mmu_zap_collapsible_sptes(kvm, slot)
+
+
+def kvm_set_memory_region(
+    kvm: Kvm, id: int, gpa: int, size: int, flags: int, mapping: Mapping, first_page: int = 0
+) -> None:
+    """Create, move or delete (size 0) slot `id`, or change its flags. Raises RegionError."""
+    if gpa % 4096 or size % 4096 or flags & ~(MEM_LOG_DIRTY_PAGES | MEM_READONLY) or gpa + size >= 1 << 64:
+        raise RegionError(errno.EINVAL, f"slot {id}: bad address, size or flags")
+    old = id_to_memslot(kvm, id)
+    base_gfn, npages = gpa >> 12, size >> 12
+    if not size:
+        if old is None:
+            raise RegionError(errno.EINVAL, f"slot {id} does not exist")
+        _replace(kvm, old, None)
+        _recompute_mmu_pages(kvm)
+    elif old is None:
+        if base_gfn + npages > 1 << 40:
+            raise RegionError(errno.EINVAL, f"slot {id} ends above 52 address bits")
+        _create(kvm, id, base_gfn, npages, flags, mapping, first_page)
+    elif old.npages != npages or old.mapping is not mapping or (old.flags ^ flags) & MEM_READONLY:
+        raise RegionError(errno.EINVAL, f"slot {id}: size, memory and KVM_MEM_READONLY cannot change")
+    elif old.base_gfn != base_gfn:
+        _move(kvm, old, base_gfn)
+    elif old.flags != flags:
+        _change_flags(kvm, old, flags)
+
+
+def kvm_set_nr_mmu_pages(kvm: Kvm, count: int) -> None:
+    """KVM_SET_NR_MMU_PAGES. Raises RegionError below 64."""
+    if count < MIN_ALLOC_MMU_PAGES:
+        raise RegionError(errno.EINVAL, f"at least {MIN_ALLOC_MMU_PAGES} shadow pages")
+    kvm_mmu_change_mmu_pages(kvm, count)
+    kvm.n_requested_mmu_pages = kvm.n_max_mmu_pages

@@ -1,0 +1,92 @@
+"""MMIO: SPTEs that stand for addresses without memory, and the vCPU's record of the last such access.
+
+An MMIO SPTE is not present to the MMU but has a reserved bit set, so that the processor faults with RSVD and
+the access can be emulated without a walk. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52.
+(make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111; MAXPHYADDR below 52, no L1TF.)
+"""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ACC_U, ACC_W, ADDR
+from .bits import GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, SPTE_MMIO_VALUE
+from .vcpu import Vcpu
+from .vm import Kvm
+
+MMIO_GVA_ANY = (1 << 64) - 1
+
+
+def is_mmio_spte(spte: u64) -> bool:
+    return spte & SPTE_MMIO_VALUE == SPTE_MMIO_VALUE
+
+
+def make_mmio_spte(generation: u64, gfn: u64, access: u32) -> u64:
+    gen: u64 = generation & MMIO_GEN_MASK
+    return (
+        ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | SPTE_MMIO_VALUE | (access & (ACC_W | ACC_U)) | (gfn << 12)
+    )
+
+
+def get_mmio_spte_gfn(spte: u64) -> u64:
+    return ((spte & ADDR) & ~(SPTE_MMIO_VALUE & ADDR)) >> 12
+
+
+def get_mmio_spte_access(spte: u64) -> u32:
+    return spte & (ACC_W | ACC_U)
+
+
+def get_mmio_spte_generation(spte: u64) -> u64:
+    return ((spte >> 3) & 0xFF) | (((spte >> 52) & 0x7FF) << 8)
+
+
+def mark_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> None:
+    """Write an MMIO SPTE of the current generation."""
+    spte: u64 = make_mmio_spte(kvm.memslots_generation, gfn, access)
+    if kvm.tracing:
+        kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(spte))
+    kvm.words[sptep >> 3] = spte
+
+
+def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
+    """Whether the SPTE is of the current generation; never while the memslots are being changed."""
+    if kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
+        return False
+    kvm_gen: u64 = kvm.memslots_generation & MMIO_GEN_MASK
+    spte_gen: u64 = get_mmio_spte_generation(spte)
+    if kvm.tracing:
+        kvm.tracer.check_mmio_spte(spte, kvm_gen, spte_gen)
+    return kvm_gen == spte_gen
+
+
+def vcpu_cache_mmio_info(vcpu: Vcpu, gva: u64, gfn: u64, access: u32) -> None:
+    if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
+        return
+    vcpu.mmio_gva = gva & ~0xFFF
+    vcpu.mmio_access = access
+    vcpu.mmio_gfn = gfn
+    vcpu.mmio_gen = vcpu.kvm.memslots_generation
+
+
+def vcpu_clear_mmio_info(vcpu: Vcpu, gva: u64) -> None:
+    """Forget the record if it is for gva's page; MMIO_GVA_ANY: whatever it is for."""
+    if gva == MMIO_GVA_ANY or vcpu.mmio_gva == gva & ~0xFFF:
+        vcpu.mmio_gva = 0
+
+
+def vcpu_match_mmio_gva(vcpu: Vcpu, gva: u64) -> bool:
+    return (
+        vcpu.mmio_gen == vcpu.kvm.memslots_generation and vcpu.mmio_gva != 0 and vcpu.mmio_gva == gva & ~0xFFF
+    )
+
+
+def vcpu_match_mmio_gpa(vcpu: Vcpu, gpa: u64) -> bool:
+    return (
+        vcpu.mmio_gen == vcpu.kvm.memslots_generation and vcpu.mmio_gfn != 0 and vcpu.mmio_gfn == gpa >> 12
+    )
+
+
+def mmio_info_in_cache(vcpu: Vcpu, addr: u64) -> bool:
+    """Whether a fault at addr (a gpa for a direct MMU) is for the page of the last MMIO access."""
+    if vcpu.mmu.direct():
+        return vcpu_match_mmio_gpa(vcpu, addr)
+    return vcpu_match_mmio_gva(vcpu, addr)

@@ -1,0 +1,68 @@
+"""KVM as an mmu_notifier: the host takes memory away (virt/kvm/kvm_main.c, 6.12.111)."""
+
+from .flush import kvm_flush_remote_tlbs
+from .huge_page import gfn_round_for_level, pages_per_hpage
+from .memslots import MemSlot
+from .rmap import kvm_zap_all_rmap_sptes
+from .vm import Kvm
+
+
+class MmuNotifier:
+    """Zaps what maps a range before the host changes it; a fault that overlaps in time is retried."""
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = kvm
+
+    def _slots(self, start: int, end: int) -> list[tuple[MemSlot, int, int]]:
+        """(slot, first gfn, end gfn) of every slot backed by host addresses [start, end)."""
+        found = []
+        for slot in self.kvm.memslots:
+            hva = slot.mapping.hva + (slot.first_page << 12)
+            low, high = max(start, hva), min(end, hva + (slot.npages << 12))
+            if low < high:
+                first = slot.base_gfn + ((low - hva) >> 12)
+                found.append((slot, first, slot.base_gfn + ((high - hva + 4095) >> 12)))
+        return sorted(found, key=lambda item: item[0].mapping.hva + (item[0].first_page << 12))
+
+    def invalidate_range_start(self, start: int, end: int) -> None:
+        kvm = self.kvm
+        if kvm.tracing and kvm.tracer is not None:
+            kvm.tracer.kvm_unmap_hva_range(start, end)
+        slots = self._slots(start, end)
+        if not slots:
+            return
+        kvm.mmu_invalidate_in_progress += 1
+        flush = False
+        for slot, first, last in slots:
+            self._extend_range(first, last)
+            flush |= _unmap_gfn_range(kvm, slot, first, last)
+        if flush:
+            kvm_flush_remote_tlbs(kvm)
+
+    def _extend_range(self, first: int, last: int) -> None:
+        kvm = self.kvm
+        if kvm.mmu_invalidate_in_progress == 1 and not kvm.mmu_invalidate_end:
+            kvm.mmu_invalidate_start, kvm.mmu_invalidate_end = first, last
+        else:
+            kvm.mmu_invalidate_start = min(kvm.mmu_invalidate_start, first)
+            kvm.mmu_invalidate_end = max(kvm.mmu_invalidate_end, last)
+
+    def invalidate_range_end(self, start: int, end: int) -> None:
+        kvm = self.kvm
+        if not self._slots(start, end):
+            return
+        kvm.mmu_invalidate_seq += 1
+        kvm.mmu_invalidate_in_progress -= 1
+        if not kvm.mmu_invalidate_in_progress:
+            kvm.mmu_invalidate_start = kvm.mmu_invalidate_end = 0
+
+
+def _unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:
+    """Empty every SPTE that maps a part of [first, last), at all levels; whether there was one."""
+    zapped = False
+    for level in (1, 2, 3):
+        gfn = gfn_round_for_level(first, level)
+        while gfn < last:
+            zapped |= kvm_zap_all_rmap_sptes(kvm, slot, max(gfn, slot.base_gfn), level)
+            gfn += pages_per_hpage(level)
+    return zapped

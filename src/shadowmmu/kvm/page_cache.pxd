@@ -1,0 +1,23 @@
+from ..x86.bits cimport ADDR, PS, i64, u32, u64
+from .account cimport account_shadowed
+from .bits cimport (ROLE_4BYTE_GPTE, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL,
+                    ROLE_PASSTHROUGH, ROLE_QUADRANT, ROLE_QUADRANT_SHIFT, SPTE_MMU_PRESENT)
+from .flush cimport kvm_flush_remote_tlbs
+from .rmap cimport pte_list_add
+from .shadow_page cimport ShadowPage
+from .spte cimport make_nonleaf_spte, mmu_spte_update, spte_index
+from .sync cimport kvm_sync_page
+from .unsync cimport mark_unsync
+from .vcpu cimport Vcpu
+from .vm cimport Kvm
+from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
+
+cpdef u32 kvm_mmu_child_role(Kvm kvm, u64 sptep, u32 direct, u32 access) except? 0xdead
+cdef ShadowPage _find(Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
+cpdef bint _refresh(Vcpu vcpu, ShadowPage sp, list[ShadowPage] invalid_list) except -1
+cdef u64[::1] EMPTY_TABLE, NO_TRANSLATIONS
+cdef void _clear_page(Kvm kvm, u64 hpa, u32 spt) except *
+cdef ShadowPage _alloc(Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
+cpdef ShadowPage kvm_mmu_get_shadow_page(Vcpu vcpu, u64 gfn, u32 role)
+cpdef ShadowPage kvm_mmu_get_child_sp(Vcpu vcpu, u64 sptep, u64 gfn, u32 direct, u32 access)
+cpdef void link_shadow_page(Kvm kvm, u64 sptep, ShadowPage sp) except *

@@ -1,0 +1,155 @@
+"""Finding and making shadow pages (find/alloc/get of arch/x86/kvm/mmu/mmu.c, 6.12.111).
+
+Pages are found by gfn and role in a hash of 4096 buckets, newest first.
+"""
+
+from cython import longlong as i64
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ADDR, PS
+from .account import account_shadowed
+from .bits import (
+    ROLE_4BYTE_GPTE,
+    ROLE_ACCESS,
+    ROLE_ACCESS_SHIFT,
+    ROLE_DIRECT,
+    ROLE_INVALID,
+    ROLE_LEVEL,
+    ROLE_PASSTHROUGH,
+    ROLE_QUADRANT,
+    ROLE_QUADRANT_SHIFT,
+    SPTE_EMPTY,
+    SPTE_MMU_PRESENT,
+)
+from .flush import kvm_flush_remote_tlbs
+from .rmap import pte_list_add
+from .shadow_page import ShadowPage
+from .spte import make_nonleaf_spte, mmu_spte_update, spte_index
+from .sync import kvm_sync_page
+from .unsync import mark_unsync
+from .vcpu import Vcpu
+from .vm import Kvm
+from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
+
+
+def kvm_mmu_child_role(kvm: Kvm, sptep: u64, direct: u32, access: u32) -> u32:
+    """The role of the page that the SPTE at sptep should point to."""
+    parent: ShadowPage = kvm.sptep_to_sp(sptep)
+    role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH | ROLE_INVALID)
+    role |= (parent.role & ROLE_LEVEL) - 1
+    role |= access << ROLE_ACCESS_SHIFT
+    if direct:
+        role |= ROLE_DIRECT
+    if role & ROLE_4BYTE_GPTE:
+        role &= ~ROLE_QUADRANT
+        role |= (spte_index(sptep) & 1) << ROLE_QUADRANT_SHIFT
+    return role
+
+
+def _find(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage | None:
+    kvm: Kvm = vcpu.kvm
+    collisions: i64 = 0
+    invalid_list: list[ShadowPage] = []
+    found: ShadowPage = None
+    sp: ShadowPage = kvm.page_hash[bucket]
+    while sp is not None:
+        if kvm.is_obsolete(sp):
+            pass
+        elif sp.gfn != gfn:
+            collisions += 1
+        elif sp.role != role:
+            if role & ROLE_LEVEL > 1 and sp.unsync:
+                kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
+        else:
+            if role & ROLE_DIRECT or _refresh(vcpu, sp, invalid_list):
+                found = sp
+            break
+        sp = sp.hash_next
+    if found is None:
+        kvm.stat.mmu_cache_miss += 1
+    kvm_mmu_commit_zap_page(kvm, invalid_list)
+    if collisions > kvm.stat.max_mmu_page_hash_collisions:
+        kvm.stat.max_mmu_page_hash_collisions = collisions
+    return found
+
+
+def _refresh(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) -> bool:
+    """Bring an unsync page that is about to be used up to date; False if it had to be zapped.
+
+    It stays unsync and its guest table writable.
+    """
+    if sp.unsync:
+        result: i64 = kvm_sync_page(vcpu, sp, invalid_list)
+        if result < 0:
+            return False
+        if result > 0:
+            kvm_flush_remote_tlbs(vcpu.kvm)
+    sp.write_flooding_count = 0
+    return True
+
+
+EMPTY_TABLE = memoryview(bytearray(SPTE_EMPTY.to_bytes(8, "little") * 512)).cast("Q")
+NO_TRANSLATIONS = memoryview(bytearray(4096)).cast("Q")
+
+
+def _clear_page(kvm: Kvm, hpa: u64, spt: u32) -> None:
+    """Give a frame the contents of a table of empty SPTEs, or of no translations."""
+    start: u64 = hpa >> 3
+    kvm.words[start : start + 512] = EMPTY_TABLE if spt else NO_TRANSLATIONS
+
+
+def _alloc(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage:
+    kvm: Kvm = vcpu.kvm
+    spt: u64 = vcpu.shadow_page_cache.take()
+    _clear_page(kvm, spt, 1)
+    translations: u64 = 0
+    if not role & ROLE_DIRECT and role & ROLE_LEVEL <= 3:
+        translations = vcpu.translation_cache.take()
+        _clear_page(kvm, translations, 0)
+    sp: ShadowPage = ShadowPage(gfn, role, spt, translations)
+    sp.mmu_valid_gen = kvm.mmu_valid_gen
+    kvm.set_owner(spt, sp)
+    kvm.active_mmu_pages.add(sp)
+    kvm.n_used_mmu_pages += 1
+    sp.hash_next = kvm.page_hash[bucket]
+    kvm.page_hash[bucket] = sp
+    if sp.has_gptes():
+        account_shadowed(kvm, sp)
+    return sp
+
+
+def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
+    """The shadow page for gfn with that role, found or new."""
+    kvm: Kvm = vcpu.kvm
+    bucket: u64 = kvm.hash_bucket(gfn)
+    sp: ShadowPage = _find(vcpu, gfn, bucket, role)
+    created: bool = sp is None
+    if created:
+        sp = _alloc(vcpu, gfn, bucket, role)
+    if kvm.tracing:
+        kvm.tracer.kvm_mmu_get_page(sp, created)
+    return sp
+
+
+def kvm_mmu_get_child_sp(vcpu: Vcpu, sptep: u64, gfn: u64, direct: u32, access: u32) -> ShadowPage | None:
+    """The page that sptep should point to; None if it does already."""
+    kvm: Kvm = vcpu.kvm
+    role: u32 = kvm_mmu_child_role(kvm, sptep, direct, access)
+    spte: u64 = kvm.words[sptep >> 3]
+    if spte & SPTE_MMU_PRESENT and not spte & PS:
+        child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
+        if child.gfn == gfn and child.role == role:
+            return None
+    return kvm_mmu_get_shadow_page(vcpu, gfn, role)
+
+
+def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
+    """Let the SPTE at sptep point to `sp`; what was there is zapped and always flushed."""
+    if kvm.words[sptep >> 3] & SPTE_MMU_PRESENT:
+        mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep)
+        kvm_flush_remote_tlbs(kvm)
+    mmu_spte_update(kvm, sptep, make_nonleaf_spte(sp))
+    sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
+    if sp.unsync or sp.unsync_children:
+        mark_unsync(kvm, sptep)

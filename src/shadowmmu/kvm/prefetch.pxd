@@ -1,0 +1,18 @@
+from ..x86.bits cimport ACC_W, ADDR, u32, u64
+from .bits cimport (MEM_LOG_DIRTY_PAGES, MEM_READONLY, PREFETCH_NUM, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT,
+                    ROLE_LEVEL, SPTE_MMU_PRESENT)
+from .fault cimport GuestWalker
+from .memslots cimport MemSlot
+from .set_spte cimport mmu_set_spte
+from .shadow_page cimport ShadowPage
+from .spte cimport page_gfn, spte_index
+from .sync cimport prefetch_invalid_gpte, shadowed_access
+from .vcpu cimport Vcpu
+from .vm cimport Kvm
+
+cdef MemSlot _slot_without_dirty_log(Kvm kvm, u64 gfn, u32 access)
+cdef u64 _atomic_page(MemSlot slot, u64 gfn) except? 1
+cdef bint _prefetch_gpte(Vcpu vcpu, ShadowPage sp, u64 sptep, u64 gpte) except -1
+cpdef void pte_prefetch(Vcpu vcpu, GuestWalker w, u64 sptep) except *
+cdef bint _direct_prefetch_run(Vcpu vcpu, ShadowPage sp, u64 start, u64 end) except -1
+cpdef void direct_pte_prefetch(Vcpu vcpu, ShadowPage sp, u64 sptep) except *

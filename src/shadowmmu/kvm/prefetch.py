@@ -1,0 +1,117 @@
+"""Mapping the neighbours of a faulting page: the aligned group of eight SPTEs around it, at level 1 only.
+
+pte_prefetch and __direct_pte_prefetch, arch/x86/kvm/mmu, 6.12.111.
+"""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ACC_W, ADDR
+from .bits import (
+    MEM_LOG_DIRTY_PAGES,
+    MEM_READONLY,
+    PREFETCH_NUM,
+    ROLE_ACCESS,
+    ROLE_ACCESS_SHIFT,
+    ROLE_DIRECT,
+    ROLE_LEVEL,
+    SPTE_MMU_PRESENT,
+)
+from .fault import GuestWalker
+from .memslots import MemSlot
+from .set_spte import mmu_set_spte
+from .shadow_page import ShadowPage
+from .spte import page_gfn, spte_index
+from .sync import prefetch_invalid_gpte, shadowed_access
+from .vcpu import Vcpu
+from .vm import Kvm
+
+
+def _slot_without_dirty_log(kvm: Kvm, gfn: u64, access: u32) -> MemSlot | None:
+    """gfn_to_memslot_dirty_bitmap: the slot, unless the page would be written behind the dirty log's back."""
+    slot: MemSlot = kvm.visible_memslot(gfn)
+    if slot is None or (access & ACC_W and slot.flags & MEM_LOG_DIRTY_PAGES):
+        return None
+    return slot
+
+
+def _atomic_page(slot: MemSlot, gfn: u64) -> u64:
+    """A writable page, without sleeping; 0 if there is none."""
+    if slot.flags & MEM_READONLY:
+        return 0
+    return slot.mapping.fast_page(slot.page_index(gfn), 1)
+
+
+def _prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64) -> bool:
+    kvm: Kvm = vcpu.kvm
+    if prefetch_invalid_gpte(kvm, vcpu.mmu, sptep, gpte):
+        return False
+    gfn: u64 = (gpte & ADDR) >> 12
+    access: u32 = shadowed_access(sp, gpte)
+    slot: MemSlot = _slot_without_dirty_log(kvm, gfn, access)
+    if slot is None:
+        return False
+    page: u64 = _atomic_page(slot, gfn)
+    if page == 0:
+        return False
+    mmu_set_spte(vcpu, slot, sptep, access, gfn, (page & ADDR) >> 12, None)
+    return True
+
+
+def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sptep: u64) -> None:
+    """After a fault of a paging guest: map the neighbours whose gptes allow it, up to the first that does not.
+
+    The gptes are those read when the faulting one was checked. Skipped while the host invalidates memory.
+    """
+    kvm: Kvm = vcpu.kvm
+    sp: ShadowPage = kvm.sptep_to_sp(sptep)
+    if sp.role & ROLE_LEVEL > 1 or kvm.mmu_invalidate_in_progress:
+        return
+    if sp.role & ROLE_DIRECT:
+        direct_pte_prefetch(vcpu, sp, sptep)
+        return
+    first: u64 = sptep & ~(PREFETCH_NUM * 8 - 1)
+    i: u64
+    for i in range(PREFETCH_NUM):
+        if first + i * 8 == sptep or kvm.words[(first >> 3) + i] & SPTE_MMU_PRESENT:
+            continue
+        if not _prefetch_gpte(vcpu, sp, first + i * 8, w.prefetch_ptes[i]):
+            return
+
+
+def _direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bool:
+    """Map the SPTEs at addresses start..end-8 of a direct page; False if nothing could be mapped."""
+    kvm: Kvm = vcpu.kvm
+    access: u32 = (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
+    gfn: u64 = page_gfn(kvm, sp, spte_index(start))
+    slot: MemSlot = _slot_without_dirty_log(kvm, gfn, access)
+    if slot is None or gfn + ((end - start) >> 3) > slot.base_gfn + slot.npages:
+        return False
+    page: u64 = _atomic_page(slot, gfn)
+    if page == 0:
+        return False
+    sptep: u64 = start
+    while sptep < end and page:
+        mmu_set_spte(vcpu, slot, sptep, access, gfn, (page & ADDR) >> 12, None)
+        gfn += 1
+        sptep += 8
+        if sptep < end:
+            page = _atomic_page(slot, gfn)
+    return True
+
+
+def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
+    """Map the empty neighbours in a direct page, run by run, until a run maps nothing."""
+    kvm: Kvm = vcpu.kvm
+    first: u64 = sptep & ~(PREFETCH_NUM * 8 - 1)
+    start: u64 = 0
+    at: u64
+    for at in range(first, first + PREFETCH_NUM * 8, 8):
+        if kvm.words[at >> 3] & SPTE_MMU_PRESENT or at == sptep:
+            if start and not _direct_prefetch_run(vcpu, sp, start, at):
+                return
+            start = 0
+        elif start == 0:
+            start = at
+    if start:
+        _direct_prefetch_run(vcpu, sp, start, first + PREFETCH_NUM * 8)

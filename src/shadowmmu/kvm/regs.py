@@ -1,0 +1,192 @@
+"""Writes of the guest to the registers that control paging (arch/x86/kvm/regs.c, 6.12.111).
+
+The functions return whether the value was accepted; if not the guest gets #GP.
+"""
+
+from ..x86.bits import (
+    ADDR,
+    CR0_CD,
+    CR0_ET,
+    CR0_NW,
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PCIDE,
+    CR4_PGE,
+    CR4_PKE,
+    CR4_PSE,
+    CR4_SMAP,
+    CR4_SMEP,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NX,
+    EFER_SCE,
+    P,
+)
+from .bits import NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST
+from .guest_memory import read_guest
+from .roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context, kvm_mmu_unload
+from .vcpu import Vcpu
+
+CR0_ROLE_BITS = CR0_PG | CR0_WP
+CR4_ROLE_BITS = CR4_PSE | CR4_PAE | CR4_LA57 | CR4_SMEP | CR4_SMAP | CR4_PKE
+CR0_PDPTR_BITS = CR0_CD | CR0_NW | CR0_PG
+CR4_PDPTR_BITS = CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP
+CR0_RESERVED = ~0xE005003F
+CR4_KNOWN = 0x3F1FFF | CR4_PKE
+CR3_NOFLUSH = 1 << 63
+PCID_MASK = 0xFFF
+EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | 1 << 14
+
+
+def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
+    """Read the four PDPTEs at CR3; if one of them changed, the current root is freed. False if one is bad."""
+    base = cr3 & ~31 & 0xFFFFFFFF
+    values = [read_guest(vcpu.kvm, base + 8 * i, 8) for i in range(4)]
+    reserved = ADDR & ~((1 << vcpu.maxphyaddr) - 1) | 0xFFF << 52 | 0x1E6
+    pdptrs = [value for value in values if value is not None]
+    if len(pdptrs) != 4 or any(value & P and value & reserved for value in pdptrs):
+        return False
+    if pdptrs != [vcpu.mmu.pdptr(i) for i in range(4)]:
+        kvm_mmu_free_roots(vcpu, 1)
+    vcpu.mmu.set_pdptrs(pdptrs)
+    vcpu.make_request(REQ_LOAD_MMU_PGD)
+    return True
+
+
+def _is_valid_cr0(cr0: int) -> bool:
+    if cr0 >> 32 or (cr0 & CR0_NW and not cr0 & CR0_CD):
+        return False
+    return not cr0 & CR0_PG or bool(cr0 & CR0_PE)
+
+
+def _store_cr0(vcpu: Vcpu, cr0: int) -> None:
+    """svm_set_cr0: with EFER.LME, switching paging on and off enters and leaves long mode."""
+    if vcpu.efer & EFER_LME and bool(cr0 & CR0_PG) != vcpu.is_paging():
+        vcpu.efer ^= EFER_LMA
+    vcpu.cr0 = cr0
+
+
+def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
+    old = vcpu.cr0
+    cr0 = (old & ~0xFFFFFFFF) | (value & 0xFFFFFFFF)
+    if not _is_valid_cr0(cr0):
+        return False
+    cr0 = (cr0 | CR0_ET) & ~CR0_RESERVED
+    if vcpu.efer & EFER_LME and not vcpu.is_paging() and cr0 & CR0_PG and not vcpu.is_pae():
+        return False
+    pae = not vcpu.efer & EFER_LME and cr0 & CR0_PG and vcpu.is_pae()
+    if pae and (cr0 ^ old) & CR0_PDPTR_BITS and not load_pdptrs(vcpu, vcpu.cr3):
+        return False
+    if not cr0 & CR0_PG and (vcpu.is_long_mode() or vcpu.cr4 & CR4_PCIDE):
+        return False
+    _store_cr0(vcpu, cr0)
+    if cr0 ^ old == CR0_WP and not cr0 & CR0_PG:
+        return True
+    if (cr0 ^ old) & CR0_PG and not cr0 & CR0_PG:
+        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+    if (cr0 ^ old) & CR0_ROLE_BITS:
+        kvm_mmu_reset_context(vcpu)
+    return True
+
+
+def _active_pcid(vcpu: Vcpu) -> int:
+    return vcpu.cr3 & PCID_MASK if vcpu.cr4 & CR4_PCIDE else 0
+
+
+def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
+    """A flush of one PCID: of the active one as requests, of others by freeing their roots."""
+    if _active_pcid(vcpu) == pcid:
+        vcpu.make_request(REQ_MMU_SYNC)
+        vcpu.make_request(REQ_TLB_FLUSH_CURRENT)
+    if not vcpu.cr4 & CR4_PCIDE:
+        return
+    roots = 0
+    for i in range(NUM_PREV_ROOTS):
+        if vcpu.mmu.prev_root(i)[0] & PCID_MASK == pcid:
+            roots |= 2 << i
+    kvm_mmu_free_roots(vcpu, roots)
+
+
+def kvm_set_cr3(vcpu: Vcpu, cr3: int) -> bool:
+    pcid, flush = 0, True
+    if vcpu.cr4 & CR4_PCIDE:
+        flush = not cr3 & CR3_NOFLUSH
+        cr3 &= ~CR3_NOFLUSH
+        pcid = cr3 & PCID_MASK
+    if cr3 != vcpu.cr3 or vcpu.is_pae_paging():
+        if cr3 >> vcpu.maxphyaddr:
+            return False
+        if vcpu.is_pae_paging() and not load_pdptrs(vcpu, cr3):
+            return False
+        if cr3 != vcpu.cr3:
+            kvm_mmu_new_pgd(vcpu, cr3)
+        vcpu.cr3 = cr3
+    if flush:
+        kvm_invalidate_pcid(vcpu, pcid)
+    return True
+
+
+def _is_valid_cr4_change(vcpu: Vcpu, cr4: int) -> bool:
+    old = vcpu.cr4
+    if cr4 & ~CR4_KNOWN:
+        return False
+    if vcpu.is_long_mode():
+        if not cr4 & CR4_PAE or (cr4 ^ old) & CR4_LA57:
+            return False
+    elif vcpu.is_paging() and cr4 & CR4_PAE and (cr4 ^ old) & CR4_PDPTR_BITS:
+        if not load_pdptrs(vcpu, vcpu.cr3):
+            return False
+    enabling_pcid = cr4 & CR4_PCIDE and not old & CR4_PCIDE
+    return not enabling_pcid or (not vcpu.cr3 & PCID_MASK and vcpu.is_long_mode())
+
+
+def kvm_set_cr4(vcpu: Vcpu, value: int) -> bool:
+    old = vcpu.cr4
+    cr4 = (old & ~0xFFFFFFFF) | (value & 0xFFFFFFFF)
+    if not _is_valid_cr4_change(vcpu, cr4):
+        return False
+    vcpu.cr4 = cr4
+    if (cr4 ^ old) & CR4_ROLE_BITS:
+        kvm_mmu_reset_context(vcpu)
+    if cr4 & CR4_PCIDE and not old & CR4_PCIDE:
+        kvm_mmu_unload(vcpu)
+    if (cr4 ^ old) & CR4_PGE or (old & CR4_PCIDE and not cr4 & CR4_PCIDE):
+        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+    elif (cr4 ^ old) & CR4_PAE or (cr4 & CR4_SMEP and not old & CR4_SMEP):
+        vcpu.make_request(REQ_TLB_FLUSH_CURRENT)
+    return True
+
+
+def set_efer(vcpu: Vcpu, efer: int) -> bool:
+    """A write of the guest to EFER. LMA is not the guest's to change."""
+    old = vcpu.efer
+    if efer & ~EFER_KNOWN or (vcpu.is_paging() and (efer ^ old) & EFER_LME):
+        return False
+    vcpu.efer = (efer & ~EFER_LMA) | (old & EFER_LMA)
+    if (vcpu.efer ^ old) & EFER_NX:
+        kvm_mmu_reset_context(vcpu)
+    return True
+
+
+def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int) -> bool:
+    """KVM_SET_SREGS from user space; False for values that do not go together (EINVAL)."""
+    if efer & EFER_LME and cr0 & CR0_PG:
+        if not cr4 & CR4_PAE or not efer & EFER_LMA or cr3 >> vcpu.maxphyaddr:
+            return False
+    elif efer & EFER_LMA:
+        return False
+    if cr4 & ~CR4_KNOWN or not _is_valid_cr0(cr0) or efer & ~EFER_KNOWN:
+        return False
+    reset = (cr3, efer, cr0, cr4) != (vcpu.cr3, vcpu.efer, vcpu.cr0, vcpu.cr4)
+    vcpu.cr3, vcpu.efer, vcpu.cr4 = cr3, efer, cr4
+    vcpu.cr0 = cr0
+    if vcpu.is_pae_paging():
+        load_pdptrs(vcpu, cr3)
+        reset = True
+    if reset:
+        kvm_mmu_reset_context(vcpu)
+        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+    return True

@@ -1,0 +1,258 @@
+"""Reverse maps: from a guest frame to the SPTEs that map it, and from a shadow page to those that point to it.
+
+A head is one word, as in KVM 6.12: 0 for none; the address of the only SPTE; or the address of a descriptor
+with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a frame of the arena:
+
+    0  address of the next descriptor     1  number of SPTEs here | number in all that follow << 32
+    2..15  addresses of SPTEs
+
+Only the head descriptor may be partly filled. A free descriptor links to the next free one through word 0.
+"""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import PAGE_SIZE, W
+from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
+from .flush import kvm_flush_remote_tlbs
+from .memslots import MemSlot
+from .shadow_page import ShadowPage
+from .spte import (
+    count_pages,
+    mmu_spte_clear_track_bits,
+    mmu_spte_update,
+    page_gfn,
+    set_page_translation,
+    spte_index,
+)
+from .vm import Kvm
+
+
+class RmapIterator:
+    """Walks a head from its newest descriptor to its oldest, slot 0 to 13 (rmap_get_first, rmap_get_next).
+
+    The list must not change while it is walked; after a removal start again.
+    """
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = kvm
+        self.desc = 0
+        self.pos = 0
+
+    def first(self, head: u64) -> u64:
+        """Address of the first SPTE, or 0."""
+        if not head & 1:
+            self.desc = 0
+            return head
+        self.desc = head & ~1
+        self.pos = 0
+        return self.kvm.words[(self.desc >> 3) + 2]
+
+    def next(self) -> u64:
+        """Address of the next SPTE, or 0."""
+        if self.desc == 0:
+            return 0
+        self.pos += 1
+        if self.pos < (self.kvm.words[(self.desc >> 3) + 1] & 0xFFFFFFFF):
+            return self.kvm.words[(self.desc >> 3) + 2 + self.pos]
+        self.desc = self.kvm.words[self.desc >> 3]
+        self.pos = 0
+        return self.kvm.words[(self.desc >> 3) + 2] if self.desc else 0
+
+
+def _alloc_desc(kvm: Kvm) -> u64:
+    desc: u64 = kvm.free_pte_list_desc
+    if desc == 0:
+        frame: u64 = kvm.arena.alloc_table()
+        i: u64
+        for i in range(0, PAGE_SIZE, 128):
+            kvm.words[(frame + i) >> 3] = frame + i + 128 if i + 128 < PAGE_SIZE else 0
+        desc = frame
+    kvm.free_pte_list_desc = kvm.words[desc >> 3]
+    return desc
+
+
+def _free_desc(kvm: Kvm, desc: u64) -> None:
+    kvm.words[desc >> 3] = kvm.free_pte_list_desc
+    kvm.free_pte_list_desc = desc
+
+
+def pte_list_count(kvm: Kvm, head: u64) -> u64:
+    """Number of SPTEs behind a head."""
+    if not head & 1:
+        return 1 if head else 0
+    counts: u64 = kvm.words[((head & ~1) >> 3) + 1]
+    return (counts & 0xFFFFFFFF) + (counts >> 32)
+
+
+def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
+    """Add an SPTE; the new head."""
+    if head == 0:
+        return sptep
+    if not head & 1:
+        desc: u64 = _alloc_desc(kvm)
+        kvm.words[desc >> 3] = 0
+        kvm.words[(desc >> 3) + 1] = 2
+        kvm.words[(desc >> 3) + 2] = head
+        kvm.words[(desc >> 3) + 3] = sptep
+        return desc | 1
+    desc = head & ~1
+    count: u64 = kvm.words[(desc >> 3) + 1] & 0xFFFFFFFF
+    if count == PTE_LIST_EXT:
+        more: u64 = desc
+        tail: u64 = pte_list_count(kvm, head)
+        desc = _alloc_desc(kvm)
+        kvm.words[desc >> 3] = more
+        kvm.words[(desc >> 3) + 1] = tail << 32
+        count = 0
+    kvm.words[(desc >> 3) + 2 + count] = sptep
+    kvm.words[(desc >> 3) + 1] += 1
+    return desc | 1
+
+
+def pte_list_remove(kvm: Kvm, head: u64, sptep: u64) -> u64:
+    """Remove an SPTE; the new head. Raises LookupError if it is not there: the structures are corrupt."""
+    if not head & 1:
+        if head != sptep:
+            raise LookupError(f"rmap holds {head:#x}, not SPTE {sptep:#x}")
+        return 0
+    first: u64 = head & ~1
+    desc: u64 = first
+    while desc:
+        count: u64 = kvm.words[(desc >> 3) + 1] & 0xFFFFFFFF
+        i: u64
+        for i in range(count):
+            if kvm.words[(desc >> 3) + 2 + i] == sptep:
+                return _pte_list_fill_hole(kvm, first, (desc >> 3) + 2 + i)
+        desc = kvm.words[desc >> 3]
+    raise LookupError(f"rmap does not hold SPTE {sptep:#x}")
+
+
+def _pte_list_fill_hole(kvm: Kvm, first: u64, hole: u64) -> u64:
+    """Move the head descriptor's last entry into the hole; a head descriptor left empty goes away."""
+    counts: u64 = kvm.words[(first >> 3) + 1] - 1
+    last: u64 = counts & 0xFFFFFFFF
+    kvm.words[hole] = kvm.words[(first >> 3) + 2 + last]
+    kvm.words[(first >> 3) + 1] = counts
+    if last:
+        return first | 1
+    more: u64 = kvm.words[first >> 3]
+    _free_desc(kvm, first)
+    return more | 1 if more else 0
+
+
+def pte_list_free(kvm: Kvm, head: u64) -> None:
+    """Give the descriptors of a head back."""
+    if head & 1:
+        desc: u64 = head & ~1
+        while desc:
+            more: u64 = kvm.words[desc >> 3]
+            _free_desc(kvm, desc)
+            desc = more
+
+
+def pte_list(kvm: Kvm, head: u64) -> list[int]:
+    """The SPTEs behind a head, in stored order."""
+    found = []
+    it: RmapIterator = RmapIterator(kvm)
+    sptep: u64 = it.first(head)
+    while sptep:
+        found.append(sptep)
+        sptep = it.next()
+    return found
+
+
+# -- the rmap of a slot's frames ---------------------------------------------------------------------
+
+
+def rmap_add(kvm: Kvm, slot: MemSlot, sptep: u64, gfn: u64, access: u32) -> None:
+    """Record that the leaf SPTE at sptep maps gfn with the guest's `access` (6.12.111).
+
+    More than 1000 SPTEs for one frame zap them all, the new one too.
+    """
+    sp: ShadowPage = kvm.sptep_to_sp(sptep)
+    level: u32 = sp.level()
+    set_page_translation(kvm, sp, spte_index(sptep), gfn, access)
+    count_pages(kvm, level, 1)
+    head: u64 = slot.rmap_head(gfn, level)
+    count: u64 = 0
+    if head:
+        count = pte_list_count(kvm, head)
+        head = pte_list_add(kvm, head, sptep)
+    else:
+        head = sptep
+    slot.set_rmap_head(gfn, level, head)
+    _record_rmap_size(kvm, count)
+    if count > RMAP_RECYCLE_THRESHOLD:
+        kvm_zap_all_rmap_sptes(kvm, slot, gfn, level)
+        kvm_flush_remote_tlbs(kvm)
+
+
+def _record_rmap_size(kvm: Kvm, count: u64) -> None:
+    if count > kvm.stat.max_mmu_rmap_size:
+        kvm.stat.max_mmu_rmap_size = count
+
+
+def rmap_remove(kvm: Kvm, sptep: u64) -> None:
+    """Forget the leaf SPTE at sptep."""
+    sp: ShadowPage = kvm.sptep_to_sp(sptep)
+    gfn: u64 = page_gfn(kvm, sp, spte_index(sptep))
+    slot: MemSlot = kvm.gfn_to_memslot(gfn)
+    level: u32 = sp.level()
+    slot.set_rmap_head(gfn, level, pte_list_remove(kvm, slot.rmap_head(gfn, level), sptep))
+
+
+def drop_spte(kvm: Kvm, sptep: u64) -> None:
+    """Empty a leaf SPTE and forget it; an MMIO SPTE is just emptied."""
+    if mmu_spte_clear_track_bits(kvm, sptep):
+        rmap_remove(kvm, sptep)
+
+
+def kvm_zap_all_rmap_sptes(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32) -> bool:
+    """Empty every SPTE that maps gfn at `level`; whether there was one."""
+    head: u64 = slot.rmap_head(gfn, level)
+    if head == 0:
+        return False
+    it: RmapIterator = RmapIterator(kvm)
+    sptep: u64 = it.first(head)
+    while sptep:
+        mmu_spte_clear_track_bits(kvm, sptep)
+        sptep = it.next()
+    pte_list_free(kvm, head)
+    slot.set_rmap_head(gfn, level, 0)
+    return True
+
+
+def spte_write_protect(kvm: Kvm, sptep: u64, pt_protect: u32) -> bool:
+    """Take W from an SPTE, for page-table protection MMU-writable too; whether a flush is needed."""
+    spte: u64 = kvm.words[sptep >> 3]
+    if not spte & W and not (pt_protect and spte & SPTE_MMU_WRITABLE):
+        return False
+    if pt_protect:
+        spte &= ~SPTE_MMU_WRITABLE
+    return mmu_spte_update(kvm, sptep, spte & ~W)
+
+
+def rmap_write_protect(kvm: Kvm, head: u64, pt_protect: u32) -> bool:
+    """spte_write_protect for every SPTE of a head."""
+    if head == 0:
+        return False
+    if not head & 1:
+        return spte_write_protect(kvm, head, pt_protect)
+    flush: u32 = 0
+    it: RmapIterator = RmapIterator(kvm)
+    sptep: u64 = it.first(head)
+    while sptep:
+        flush |= spte_write_protect(kvm, sptep, pt_protect)
+        sptep = it.next()
+    return flush != 0
+
+
+def kvm_mmu_slot_gfn_write_protect(kvm: Kvm, slot: MemSlot, gfn: u64, min_level: u32) -> bool:
+    """Protect gfn because its contents are shadowed, at min_level..1G; whether a flush is needed."""
+    protected: u32 = 0
+    level: u32
+    for level in range(min_level, 4):
+        protected |= rmap_write_protect(kvm, slot.rmap_head(gfn, level), 1)
+    return protected != 0
+

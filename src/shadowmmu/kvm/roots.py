@@ -1,0 +1,256 @@
+"""Roots: loading them, the cache of previous ones, and letting go of them (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ADDR, P
+from .bits import (
+    INVALID_PAGE,
+    NUM_PREV_ROOTS,
+    REQ_LOAD_MMU_PGD,
+    REQ_MMU_SYNC,
+    REQ_TLB_FLUSH_CURRENT,
+    ROLE_4BYTE_GPTE,
+    ROLE_DIRECT,
+    ROLE_INVALID,
+    ROLE_LEVEL,
+    ROLE_QUADRANT_SHIFT,
+    ROOTS_ALL,
+)
+from .mmio import MMIO_GVA_ANY, vcpu_clear_mmio_info
+from .mmu import KvmMmu
+from .page_cache import kvm_mmu_get_shadow_page
+from .role import kvm_init_mmu
+from .shadow_page import ShadowPage
+from .sync import kvm_mmu_sync_roots
+from .vcpu import Vcpu
+from .vm import Kvm
+from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, make_mmu_pages_available
+
+ROOT_CURRENT = 1
+
+
+class NoShadowPages(MemoryError):
+    """No shadow page may be made for a root: KVM_RUN fails with ENOSPC."""
+
+
+def root_to_sp(vcpu: Vcpu, hpa: u64) -> ShadowPage | None:
+    """The shadow page of a root; None for the PAE root, the dummy root and no root."""
+    if hpa == INVALID_PAGE or hpa == 0 or hpa == vcpu.mmu.pae_root:
+        return None
+    return vcpu.kvm.sptep_to_sp(hpa)
+
+
+# -- loading -----------------------------------------------------------------------------------------
+
+
+def _alloc_root(vcpu: Vcpu, gfn: u64, role: u32) -> u64:
+    sp: ShadowPage = kvm_mmu_get_shadow_page(vcpu, gfn, role)
+    sp.root_count += 1
+    return sp.spt
+
+
+def _directory_role(mmu: KvmMmu, quadrant: u32) -> u32:
+    """The role of one of the four directories of a three-level shadow."""
+    role: u32 = (mmu.root_role & ~ROLE_LEVEL) | 2
+    return role | quadrant << ROLE_QUADRANT_SHIFT if role & ROLE_4BYTE_GPTE else role
+
+
+def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
+    """Roots of a guest without paging: four directories for the first 4 GiB."""
+    mmu: KvmMmu = vcpu.mmu
+    i: u64
+    for i in range(4):
+        root: u64 = _alloc_root(vcpu, i << 18, _directory_role(mmu, 0))
+        vcpu.kvm.words[(mmu.pae_root >> 3) + i] = root | P
+    mmu.root_hpa = mmu.pae_root
+    mmu.root_pgd = 0
+
+
+def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
+    """Roots of a paging guest: one page for four and five levels, else the four directories.
+
+    A root outside memory gets the dummy root (the zero page): every walk ends at once.
+    """
+    kvm: Kvm = vcpu.kvm
+    mmu: KvmMmu = vcpu.mmu
+    root_gfn: u64 = (vcpu.cr3 & ADDR) >> 12
+    if kvm.visible_memslot(root_gfn) is None:
+        mmu.root_hpa = 0
+        return
+    if not make_mmu_pages_available(kvm):
+        raise NoShadowPages("no shadow page left for the root")
+    if mmu.guest_level() >= 4:
+        mmu.root_hpa = _alloc_root(vcpu, root_gfn, mmu.root_role)
+        mmu.root_pgd = vcpu.cr3
+        return
+    i: u32
+    for i in range(4):
+        gfn: u64 = root_gfn
+        if mmu.guest_level() == 3:
+            gfn = (mmu.pdptrs[i] & ADDR) >> 12
+            if not mmu.pdptrs[i] & P or kvm.visible_memslot(gfn) is None:
+                kvm.words[(mmu.pae_root >> 3) + i] = 0
+                continue
+        kvm.words[(mmu.pae_root >> 3) + i] = _alloc_root(vcpu, gfn, _directory_role(mmu, i)) | P
+    mmu.root_hpa = mmu.pae_root
+    mmu.root_pgd = vcpu.cr3
+
+
+def kvm_mmu_load(vcpu: Vcpu) -> None:
+    """Get a root, sync what it reaches, and give it to the processor with a clean TLB."""
+    vcpu.shadow_page_cache.top_up(5)
+    if vcpu.mmu.direct():
+        if not make_mmu_pages_available(vcpu.kvm):
+            raise NoShadowPages("no shadow page left for the roots")
+        mmu_alloc_direct_roots(vcpu)
+    else:
+        vcpu.translation_cache.top_up(5)
+        mmu_alloc_shadow_roots(vcpu)
+    kvm_mmu_sync_roots(vcpu)
+    kvm_mmu_load_pgd(vcpu)
+    vcpu.cpu.flush_current()
+
+
+def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
+    """Point the processor at the current root."""
+    if vcpu.mmu.root_hpa != INVALID_PAGE:
+        vcpu.cpu.root = vcpu.mmu.root_hpa
+
+
+# -- letting go --------------------------------------------------------------------------------------
+
+
+def _free_root_page(kvm: Kvm, hpa: u64, invalid_list: list[ShadowPage]) -> None:
+    sp: ShadowPage = kvm.sptep_to_sp(hpa)
+    sp.root_count -= 1
+    if not sp.root_count and sp.role & ROLE_INVALID:
+        kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
+
+
+def kvm_mmu_free_roots(vcpu: Vcpu, roots: u32) -> None:
+    """Let go of roots: bit 0 the current one, bit 1 + i previous root i.
+
+    A root that was zapped while it was in use goes now; a valid one stays cached in the hash.
+    """
+    kvm: Kvm = vcpu.kvm
+    mmu: KvmMmu = vcpu.mmu
+    invalid_list: list[ShadowPage] = []
+    i: u32
+    for i in range(NUM_PREV_ROOTS):
+        if roots & (2 << i) and mmu.prev_hpa[i] != INVALID_PAGE:
+            _free_root_page(kvm, mmu.prev_hpa[i], invalid_list)
+            mmu.prev_hpa[i] = INVALID_PAGE
+    if roots & ROOT_CURRENT and mmu.root_hpa != INVALID_PAGE:
+        if mmu.root_is_pae():
+            for i in range(4):
+                entry: u64 = kvm.words[(mmu.pae_root >> 3) + i]
+                if entry & P:
+                    _free_root_page(kvm, entry & ADDR, invalid_list)
+                    kvm.words[(mmu.pae_root >> 3) + i] = 0
+        elif mmu.root_hpa:
+            _free_root_page(kvm, mmu.root_hpa, invalid_list)
+        mmu.root_hpa = INVALID_PAGE
+        mmu.root_pgd = 0
+    kvm_mmu_commit_zap_page(kvm, invalid_list)
+
+
+def _is_obsolete_root(vcpu: Vcpu, hpa: u64) -> bool:
+    if hpa == INVALID_PAGE:
+        return False
+    sp: ShadowPage = root_to_sp(vcpu, hpa)
+    return sp is None or vcpu.kvm.is_obsolete(sp)
+
+
+def kvm_mmu_free_obsolete_roots(vcpu: Vcpu) -> None:
+    """Free the roots that a zap made obsolete; special and dummy roots always go."""
+    mmu: KvmMmu = vcpu.mmu
+    mask: u32 = ROOT_CURRENT if _is_obsolete_root(vcpu, mmu.root_hpa) else 0
+    i: u32
+    for i in range(NUM_PREV_ROOTS):
+        if _is_obsolete_root(vcpu, mmu.prev_hpa[i]):
+            mask |= 2 << i
+    kvm_mmu_free_roots(vcpu, mask)
+
+
+def kvm_mmu_unload(vcpu: Vcpu) -> None:
+    """Free all roots and forget the last MMIO access."""
+    kvm_mmu_free_roots(vcpu, ROOTS_ALL)
+    vcpu_clear_mmio_info(vcpu, MMIO_GVA_ANY)
+
+
+def kvm_mmu_reset_context(vcpu: Vcpu) -> None:
+    """A register that is part of the role changed: unload and compute the roles anew."""
+    kvm_mmu_unload(vcpu)
+    kvm_init_mmu(vcpu)
+
+
+# -- another CR3 -------------------------------------------------------------------------------------
+
+
+def _is_root_usable(vcpu: Vcpu, hpa: u64, pgd: u64, new_pgd: u64) -> bool:
+    if hpa == INVALID_PAGE:
+        return False
+    sp: ShadowPage = root_to_sp(vcpu, hpa)
+    if sp is None or sp.role != vcpu.mmu.root_role:
+        return False
+    return vcpu.mmu.root_role & ROLE_DIRECT != 0 or pgd == new_pgd
+
+
+def _swap_with_prev(mmu: KvmMmu, i: u32) -> None:
+    hpa: u64 = mmu.root_hpa
+    pgd: u64 = mmu.root_pgd
+    mmu.root_hpa = mmu.prev_hpa[i]
+    mmu.root_pgd = mmu.prev_pgd[i]
+    mmu.prev_hpa[i] = hpa
+    mmu.prev_pgd[i] = pgd
+
+
+def _find_and_keep_current(vcpu: Vcpu, new_pgd: u64) -> bool:
+    mmu: KvmMmu = vcpu.mmu
+    if _is_root_usable(vcpu, mmu.root_hpa, mmu.root_pgd, new_pgd):
+        return True
+    i: u32
+    for i in range(NUM_PREV_ROOTS):
+        _swap_with_prev(mmu, i)
+        if _is_root_usable(vcpu, mmu.root_hpa, mmu.root_pgd, new_pgd):
+            return True
+    kvm_mmu_free_roots(vcpu, ROOT_CURRENT)
+    return False
+
+
+def _find_without_current(vcpu: Vcpu, new_pgd: u64) -> bool:
+    mmu: KvmMmu = vcpu.mmu
+    i: u32
+    j: u32
+    for i in range(NUM_PREV_ROOTS):
+        if _is_root_usable(vcpu, mmu.prev_hpa[i], mmu.prev_pgd[i], new_pgd):
+            _swap_with_prev(mmu, i)
+            for j in range(i, NUM_PREV_ROOTS - 1):
+                mmu.prev_hpa[j] = mmu.prev_hpa[j + 1]
+                mmu.prev_pgd[j] = mmu.prev_pgd[j + 1]
+            mmu.prev_hpa[NUM_PREV_ROOTS - 1] = INVALID_PAGE
+            return True
+    return False
+
+
+def fast_pgd_switch(vcpu: Vcpu, new_pgd: u64) -> bool:
+    """Make a cached root for new_pgd current; False if there is none. PAE and dummy roots are not cached."""
+    mmu: KvmMmu = vcpu.mmu
+    if mmu.root_hpa != INVALID_PAGE and root_to_sp(vcpu, mmu.root_hpa) is None:
+        kvm_mmu_free_roots(vcpu, ROOT_CURRENT)
+    if mmu.root_hpa != INVALID_PAGE:
+        return _find_and_keep_current(vcpu, new_pgd)
+    return _find_without_current(vcpu, new_pgd)
+
+
+def kvm_mmu_new_pgd(vcpu: Vcpu, new_pgd: u64) -> None:
+    """The guest switches to another CR3; without a cached root the next entry loads one."""
+    if not fast_pgd_switch(vcpu, new_pgd):
+        return
+    vcpu.requests |= REQ_LOAD_MMU_PGD
+    if vcpu.kvm.parameters.flush_on_reuse:
+        vcpu.requests |= REQ_MMU_SYNC | REQ_TLB_FLUSH_CURRENT
+    vcpu_clear_mmio_info(vcpu, MMIO_GVA_ANY)
+    if not vcpu.mmu.direct():
+        vcpu.kvm.sptep_to_sp(vcpu.mmu.root_hpa).write_flooding_count = 0

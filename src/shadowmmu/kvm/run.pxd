@@ -1,0 +1,12 @@
+from ..x86.bits cimport CR4_SMAP, CR4_SMEP, u32
+from .bits cimport (INVALID_PAGE, REQ_LOAD_MMU_PGD, REQ_MMU_FREE_OBSOLETE_ROOTS, REQ_MMU_SYNC, REQ_TLB_FLUSH,
+                    REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST)
+from .roots cimport kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
+from .sync cimport kvm_mmu_sync_roots, unsync_prev_roots
+from .vcpu cimport Vcpu
+
+cdef bint _take(Vcpu vcpu, u32 request) except -1
+cpdef void kvm_vcpu_flush_tlb_guest(Vcpu vcpu) except *
+cpdef void service_requests(Vcpu vcpu) except *
+cpdef void configure_cpu(Vcpu vcpu) except *
+cpdef void vcpu_enter_guest(Vcpu vcpu) except *

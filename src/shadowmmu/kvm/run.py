@@ -1,0 +1,87 @@
+"""Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, 6.12.111, and svm.c for the processor's registers).
+
+Requests are served in KVM's order: obsolete roots, sync, load root, flush all, flush current, flush guest;
+then a pending exception is injected and the MMU loaded if it has no root.
+"""
+
+from cython import uint as u32
+
+from ..x86.bits import CR4_SMAP, CR4_SMEP
+from .bits import (
+    INVALID_PAGE,
+    REQ_LOAD_MMU_PGD,
+    REQ_MMU_FREE_OBSOLETE_ROOTS,
+    REQ_MMU_SYNC,
+    REQ_TLB_FLUSH,
+    REQ_TLB_FLUSH_CURRENT,
+    REQ_TLB_FLUSH_GUEST,
+)
+from .roots import kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
+from .sync import kvm_mmu_sync_roots, unsync_prev_roots
+from .vcpu import Vcpu
+
+
+def _take(vcpu: Vcpu, request: u32) -> bool:
+    if not vcpu.requests & request:
+        return False
+    vcpu.requests &= ~request
+    return True
+
+
+def kvm_vcpu_flush_tlb_guest(vcpu: Vcpu) -> None:
+    """A flush that the guest asked for: also of the shadow, as far as it is unsync."""
+    vcpu.stat.tlb_flush += 1
+    kvm_mmu_sync_roots(vcpu)
+    kvm_mmu_free_roots(vcpu, unsync_prev_roots(vcpu))
+    vcpu.cpu.flush_all()
+
+
+def service_requests(vcpu: Vcpu) -> None:
+    """Serve all pending requests."""
+    if _take(vcpu, REQ_MMU_FREE_OBSOLETE_ROOTS):
+        kvm_mmu_free_obsolete_roots(vcpu)
+    if _take(vcpu, REQ_MMU_SYNC):
+        kvm_mmu_sync_roots(vcpu)
+    if _take(vcpu, REQ_LOAD_MMU_PGD):
+        kvm_mmu_load_pgd(vcpu)
+    if _take(vcpu, REQ_TLB_FLUSH):
+        vcpu.stat.tlb_flush += 1
+        vcpu.cpu.flush_all()
+        vcpu.requests &= ~REQ_TLB_FLUSH_CURRENT
+    if _take(vcpu, REQ_TLB_FLUSH_CURRENT):
+        vcpu.stat.tlb_flush += 1
+        vcpu.cpu.flush_current()
+    if _take(vcpu, REQ_TLB_FLUSH_GUEST):
+        kvm_vcpu_flush_tlb_guest(vcpu)
+
+
+def configure_cpu(vcpu: Vcpu) -> None:
+    """Give the processor the registers that the guest runs with: the shadow's mode, WP and NX always on."""
+    paging = vcpu.is_paging()
+    vcpu.cpu.set_paging(
+        levels=vcpu.mmu.shadow_level(),
+        cr0_wp=True,
+        efer_nx=True,
+        cr4_smep=paging and bool(vcpu.cr4 & CR4_SMEP),
+        cr4_smap=paging and bool(vcpu.cr4 & CR4_SMAP),
+        maxphyaddr=vcpu.host_maxphyaddr,
+    )
+    vcpu.configured_role = vcpu.mmu.combined_cpu_role()
+
+
+def vcpu_enter_guest(vcpu: Vcpu) -> None:
+    """Everything before VM entry. Raises NoShadowPages if the root cannot be made."""
+    if vcpu.requests:
+        service_requests(vcpu)
+    if vcpu.exception is not None and vcpu.kvm.tracing:
+        exception = vcpu.exception
+        vcpu.kvm.tracer.kvm_inj_exception(
+            exception.vector,
+            exception.error_code is not None,
+            exception.error_code or 0,
+            exception.reinjected,
+        )
+    if vcpu.mmu.root_hpa == INVALID_PAGE:
+        kvm_mmu_load(vcpu)
+    if vcpu.configured_role != vcpu.mmu.combined_cpu_role():
+        configure_cpu(vcpu)

@@ -1,0 +1,17 @@
+from ..x86.bits cimport ADDR, PS, u32, u64
+from .bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, NO_PFN, RET_PF_EMULATE, RET_PF_FIXED,
+                    RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_LEVEL, SPTE_MMU_PRESENT)
+from .fault cimport LeafSpte, PageFault
+from .flush cimport kvm_flush_remote_tlbs
+from .make_spte cimport make_spte
+from .memslots cimport MemSlot
+from .mmio cimport mark_mmio_spte
+from .rmap cimport drop_spte, rmap_add
+from .shadow_page cimport ShadowPage
+from .spte cimport mmu_spte_update, page_gfn, set_page_translation, spte_index, spte_to_pfn
+from .vcpu cimport Vcpu
+from .vm cimport Kvm
+from .zap cimport drop_parent_pte
+
+cpdef u32 mmu_set_spte(Vcpu vcpu, MemSlot slot, u64 sptep, u32 access, u64 gfn, u64 pfn,
+                       PageFault fault) except? 77

@@ -1,0 +1,92 @@
+"""The shadow page (struct kvm_mmu_page) and the list of active ones.
+
+A shadow page is identified by its gfn and its role. `spt` is the frame of its 512 SPTEs; indirect pages up to
+level 3 have a second frame, `translations`, with the gfn and access behind each SPTE as (gfn << 12) | ACC.
+"""
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from .bits import ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
+
+
+class ShadowPage:
+    """struct kvm_mmu_page, 6.12.111."""
+
+    def __init__(self, gfn: u64, role: u32, spt: u64, translations: u64) -> None:
+        self.gfn = gfn
+        self.role = role
+        self.spt = spt
+        self.translations = translations
+        self.mmu_valid_gen = 0
+        self.root_count = 0
+        self.unsync = False
+        self.unsync_children = 0
+        self.unsync_child_bitmap = [0] * 8
+        self.parent_ptes = 0
+        self.write_flooding_count = 0
+        self.nx_huge_page_disallowed = False
+        self.tracked_nx_huge_page = False
+        self.on_list = False
+        self.newer: ShadowPage | None = None
+        self.older: ShadowPage | None = None
+        self.hash_next: ShadowPage | None = None
+
+    @property
+    def hpa(self) -> int:
+        """Address of the 512 SPTEs."""
+        return self.spt
+
+    def level(self) -> u32:
+        return self.role & ROLE_LEVEL
+
+    def direct(self) -> bool:
+        return self.role & ROLE_DIRECT != 0
+
+    def has_gptes(self) -> bool:
+        """Whether the page shadows a guest table (sp_has_gptes)."""
+        return self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH) == 0
+
+    def __repr__(self) -> str:
+        return f"<ShadowPage gfn={self.gfn:#x} level={self.role & ROLE_LEVEL} role={self.role:#x}>"
+
+
+class PageList:
+    """A list of shadow pages, newest first; intrusive, as KVM's active_mmu_pages."""
+
+    def __init__(self) -> None:
+        self.newest: ShadowPage | None = None
+        self.oldest: ShadowPage | None = None
+
+    def add(self, sp: ShadowPage) -> None:
+        """Put a page at the newest end."""
+        sp.older = self.newest
+        sp.newer = None
+        if self.newest is not None:
+            self.newest.newer = sp
+        else:
+            self.oldest = sp
+        self.newest = sp
+        sp.on_list = True
+
+    def remove(self, sp: ShadowPage) -> None:
+        if sp.newer is not None:
+            sp.newer.older = sp.older
+        else:
+            self.newest = sp.older
+        if sp.older is not None:
+            sp.older.newer = sp.newer
+        else:
+            self.oldest = sp.newer
+        sp.newer = None
+        sp.older = None
+        sp.on_list = False
+
+    def pages(self) -> list[ShadowPage]:
+        """All pages, newest first."""
+        found = []
+        sp = self.newest
+        while sp is not None:
+            found.append(sp)
+            sp = sp.older
+        return found

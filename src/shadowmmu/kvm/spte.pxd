@@ -1,0 +1,19 @@
+from ..x86.bits cimport A, ADDR, D, NX, P, PS, U, W, i64, u32, u64
+from .bits cimport ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from .shadow_page cimport ShadowPage
+from .vm cimport Kvm
+
+cpdef bint is_shadow_present(u64 spte) except -1
+cpdef bint is_last_spte(u64 spte, u32 level) except -1
+cpdef u32 spte_index(u64 sptep) except? 0xdead
+cpdef u64 make_nonleaf_spte(ShadowPage child) except? 0xdead
+cpdef u64 page_gfn(Kvm kvm, ShadowPage sp, u32 index) except? 0xdead
+cpdef u32 page_access(Kvm kvm, ShadowPage sp, u32 index) except? 77
+cpdef void set_page_translation(Kvm kvm, ShadowPage sp, u32 index, u64 gfn, u32 access) except *
+cpdef bint spte_has_volatile_bits(u64 spte) except -1
+cpdef bint mmu_spte_update(Kvm kvm, u64 sptep, u64 new) except -1
+cpdef void mmu_spte_clear_no_track(Kvm kvm, u64 sptep) except *
+cpdef void count_pages(Kvm kvm, u32 level, i64 delta) except *
+cpdef bint mmu_spte_clear_track_bits(Kvm kvm, u64 sptep) except -1
+cpdef u64 spte_to_pfn(u64 spte) except? 0xdead
+cpdef bint is_executable(u64 spte) except -1

@@ -1,0 +1,104 @@
+"""SPTEs: what their bits mean and the three ways of writing one (arch/x86/kvm/mmu/spte.h, mmu.c, 6.12.111).
+
+Format of legacy shadow paging: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writable, 10 MMU-writable,
+11 MMU-present, 51:12 frame, 63 NX. An empty SPTE is 1 << 63. `sptep` is the address of an SPTE.
+"""
+
+from cython import longlong as i64
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..x86.bits import ADDR, D, NX, PS, A, P, U, W
+from .bits import ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from .shadow_page import ShadowPage
+from .vm import Kvm
+
+
+def is_shadow_present(spte: u64) -> bool:
+    return spte & SPTE_MMU_PRESENT != 0
+
+
+def is_last_spte(spte: u64, level: u32) -> bool:
+    return level == 1 or spte & PS != 0
+
+
+def spte_index(sptep: u64) -> u32:
+    """Which of the 512 SPTEs of its table sptep is."""
+    return (sptep >> 3) & 511
+
+
+def make_nonleaf_spte(child: ShadowPage) -> u64:
+    """An SPTE that points to a table: all rights, Accessed."""
+    return child.spt | SPTE_MMU_PRESENT | P | W | U | A
+
+
+def page_gfn(kvm: Kvm, sp: ShadowPage, index: u32) -> u64:
+    """The gfn behind SPTE `index` (kvm_mmu_page_get_gfn)."""
+    if sp.translations:
+        return kvm.words[(sp.translations >> 3) + index] >> 12
+    wide: u64 = index
+    return sp.gfn + (wide << (9 * (sp.level() - 1)))
+
+
+def page_access(kvm: Kvm, sp: ShadowPage, index: u32) -> u32:
+    """The access the guest grants through SPTE `index` (kvm_mmu_page_get_access)."""
+    if sp.translations:
+        return kvm.words[(sp.translations >> 3) + index] & 7
+    return (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
+
+
+def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access: u32) -> None:
+    """kvm_mmu_page_set_translation."""
+    if sp.translations:
+        kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | access
+
+
+def spte_has_volatile_bits(spte: u64) -> bool:
+    """Whether somebody else may change bits of a present SPTE without mmu_lock: the CPU (A, D), a fast fault (W)."""
+    if not spte & W and spte & SPTE_MMU_WRITABLE:
+        return True
+    return not spte & A or (spte & (W | D)) == W
+
+
+def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
+    """Change a present SPTE, or set an empty one; whether a TLB flush is needed before others rely on it."""
+    old: u64 = kvm.words[sptep >> 3]
+    kvm.words[sptep >> 3] = new
+    if not old & SPTE_MMU_PRESENT:
+        return False
+    if old & SPTE_MMU_WRITABLE and not new & W:
+        return True
+    return old & ~new & (A | D) != 0
+
+
+def mmu_spte_clear_no_track(kvm: Kvm, sptep: u64) -> None:
+    """Empty a non-leaf or MMIO SPTE."""
+    kvm.words[sptep >> 3] = SPTE_EMPTY
+
+
+def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
+    """kvm_update_page_stats."""
+    if level == 1:
+        kvm.stat.pages_4k += delta
+    elif level == 2:
+        kvm.stat.pages_2m += delta
+    else:
+        kvm.stat.pages_1g += delta
+
+
+def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
+    """Empty a leaf SPTE; whether it was present. Its page leaves the page statistics."""
+    old: u64 = kvm.words[sptep >> 3]
+    kvm.words[sptep >> 3] = SPTE_EMPTY
+    if not old & SPTE_MMU_PRESENT:
+        return False
+    count_pages(kvm, kvm.sptep_to_sp(sptep).level(), -1)
+    return True
+
+
+def spte_to_pfn(spte: u64) -> u64:
+    return (spte & ADDR) >> 12
+
+
+def is_executable(spte: u64) -> bool:
+    return spte & NX == 0

@@ -1,0 +1,81 @@
+"""Guest writes to shadowed page tables that KVM emulates (kvm_mmu_track_write, 6.12.111)."""
+
+from .bits import (
+    PT32_ROOT_LEVEL,
+    ROLE_4BYTE_GPTE,
+    ROLE_LEVEL,
+    ROLE_QUADRANT,
+    ROLE_QUADRANT_SHIFT,
+    WRITE_FLOODING_LIMIT,
+)
+from .guest_memory import read_guest
+from .shadow_page import ShadowPage
+from .spte import is_shadow_present
+from .vcpu import Vcpu
+from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
+
+
+def detect_write_misaligned(sp: ShadowPage, gpa: int, size: int) -> bool:
+    """Whether a write cannot be one of a single gpte: it covers parts of two, or less than 4 bytes.
+
+    One byte at the start of a gpte passes: guests update status bits so.
+    """
+    entry = 4 if sp.role & ROLE_4BYTE_GPTE else 8
+    offset = gpa & 0xFFF
+    if offset % entry == 0 and size == 1:
+        return False
+    return bool((offset ^ (offset + size - 1)) & ~(entry - 1)) or size < 4
+
+
+def detect_write_flooding(sp: ShadowPage) -> bool:
+    """Whether this is the third write to an upper-level table since a walk last used it."""
+    if sp.level() == 1:
+        return False
+    sp.write_flooding_count += 1
+    return sp.write_flooding_count >= WRITE_FLOODING_LIMIT
+
+
+def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:
+    """Addresses of the SPTEs that shadow the gpte at gpa: one, two for a 4-byte directory entry, or none."""
+    offset = gpa & 0xFFF
+    count = 1
+    if sp.role & ROLE_4BYTE_GPTE:
+        offset <<= 1
+        if sp.role & ROLE_LEVEL == PT32_ROOT_LEVEL:
+            offset = (offset & ~7) << 1
+            count = 2
+        quadrant = offset >> 12
+        offset &= 0xFFF
+        if quadrant != (sp.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT:
+            return []
+    first = sp.hpa + (offset & ~7)
+    return [first + 8 * i for i in range(count)]
+
+
+def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
+    """Guest memory at gpa was written by `size` bytes: drop what shadows it.
+
+    A page that is written again and again, or in odd ways, is taken for no page table any more and zapped.
+    """
+    kvm = vcpu.kvm
+    if not kvm.indirect_shadow_pages:
+        return
+    pages = kvm.sps_with_gptes(gpa >> 12)
+    if vcpu.is_pae() and size == 4:
+        gpa &= ~7
+        size = 8
+    gentry = read_guest(kvm, gpa, size) if size in (4, 8) else 0
+    kvm.stat.mmu_pte_write += 1
+    invalid_list: list[ShadowPage] = []
+    flush = False
+    for sp in pages:
+        if detect_write_misaligned(sp, gpa, size) or detect_write_flooding(sp):
+            kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
+            kvm.stat.mmu_flooded += 1
+            continue
+        for sptep in get_written_sptes(sp, gpa):
+            flush |= is_shadow_present(kvm.read_spte(sptep))
+            mmu_page_zap_pte(kvm, sp, sptep)
+            if gentry and sp.level() > 1:
+                kvm.stat.mmu_pde_zapped += 1
+    kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)

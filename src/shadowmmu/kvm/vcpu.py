@@ -1,0 +1,99 @@
+"""A vCPU: the guest's registers, its MMU, its pending requests and what it remembers (struct kvm_vcpu)."""
+
+from dataclasses import dataclass
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..host.memory import Arena
+from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA
+from ..x86.processor import Processor
+from .bits import REQ_TLB_FLUSH_GUEST
+from .fault import GuestWalker, LeafSpte, PageFault
+from .mmu import KvmMmu
+from .stats import VcpuStat
+from .vm import Kvm
+
+CACHE_CAPACITY = 40
+
+
+class MemoryCache:
+    """Frames set aside before mmu_lock is taken (struct kvm_mmu_memory_cache, capacity 40)."""
+
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
+        self.objects: list[int] = []
+
+    def top_up(self, minimum: u32) -> None:
+        """Fill the cache if it holds fewer than `minimum` frames. Raises OutOfFrames."""
+        if len(self.objects) < minimum:
+            while len(self.objects) < CACHE_CAPACITY:
+                self.objects.append(self.arena.alloc_table())
+
+    def take(self) -> u64:
+        if not self.objects:
+            return self.arena.alloc_table()
+        return self.objects.pop()
+
+
+@dataclass(slots=True)
+class QueuedException:
+    """An exception for the guest: pending, or to be injected again after its delivery faulted."""
+
+    vector: int
+    error_code: int | None
+    cr2: int | None
+    reinjected: bool = False
+
+
+class Vcpu:
+    """vCPU number `id`; `cpu` is the processor that it runs on."""
+
+    def __init__(self, kvm: Kvm, id: int, cpu: Processor) -> None:
+        self.kvm = kvm
+        self.id = id
+        self.cpu = cpu
+        self.stat = VcpuStat()
+        self.mmu = KvmMmu(kvm.arena.alloc_table())
+        self.walker = GuestWalker()
+        self.fault = PageFault()
+        self.leaf = LeafSpte()
+        self.shadow_page_cache = MemoryCache(kvm.arena)
+        self.translation_cache = MemoryCache(kvm.arena)
+        self.requests = REQ_TLB_FLUSH_GUEST
+        self.cr0 = self.cr2 = self.cr3 = self.cr4 = self.efer = 0
+        self.rip = 0
+        self.cpl = 0
+        self.eflags_ac = False
+        self.maxphyaddr = 40
+        self.host_maxphyaddr = 46
+        self.configured_role = 0
+        self.exception: QueuedException | None = None
+        self.mmio_gva = 0
+        self.mmio_gfn = 0
+        self.mmio_access = 0
+        self.mmio_gen = 0
+        self.emulation_type = 0
+        self.last_retry_rip = 0
+        self.last_retry_addr = 0
+        kvm.vcpus.append(self)
+
+    def is_paging(self) -> bool:
+        return self.cr0 & CR0_PG != 0
+
+    def is_pae(self) -> bool:
+        """CR4.PAE, also set in long mode."""
+        return self.cr4 & CR4_PAE != 0
+
+    def is_long_mode(self) -> bool:
+        return self.efer & EFER_LMA != 0
+
+    def is_pae_paging(self) -> bool:
+        return self.cr0 & CR0_PG != 0 and self.cr4 & CR4_PAE != 0 and self.efer & EFER_LMA == 0
+
+    def make_request(self, request: u32) -> None:
+        self.requests |= request
+
+    def needs_reinjection(self) -> bool:
+        """Whether the delivery of an event faulted (kvm_event_needs_reinjection)."""
+        return self.exception is not None and self.exception.reinjected

@@ -1,0 +1,44 @@
+cimport cython
+from ..host.memory cimport Arena
+from ..x86.bits cimport MASK64, u32, u64
+from .bits cimport (GOLDEN_RATIO_64, MEMSLOT_INVALID, MMU_HASH_SHIFT, ROLE_DIRECT, ROLE_INVALID,
+                    ROLE_PASSTHROUGH)
+from .memslots cimport MemSlot
+from .shadow_page cimport PageList, ShadowPage
+from .stats cimport VmStat
+
+@cython.final
+cdef class Parameters:
+    cdef public bint nx_huge_pages, flush_on_reuse, manual_dirty_log_protect, dirty_log_initially_set
+    cdef public u32 nx_huge_pages_recovery_ratio, max_huge_page_level
+
+@cython.final
+cdef class Kvm:
+    cdef readonly Arena arena
+    cdef u64[::1] words
+    cdef readonly object host
+    cdef readonly Parameters parameters
+    cdef readonly VmStat stat
+    cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages
+    cdef public bint tracing
+    cdef public object tracer
+    cdef public list memslots
+    cdef public u64 memslots_generation
+    cdef public MemSlot last_used_slot
+    cdef readonly PageList active_mmu_pages
+    cdef public u64 n_used_mmu_pages, n_max_mmu_pages, n_requested_mmu_pages, indirect_shadow_pages
+    cdef public u32 mmu_valid_gen
+    cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
+    cdef u64 free_pte_list_desc
+    cpdef MemSlot gfn_to_memslot(self, u64 gfn)
+    cpdef MemSlot visible_memslot(self, u64 gfn)
+    cpdef u64 hash_bucket(self, u64 gfn)
+    cpdef bint is_obsolete(self, ShadowPage sp)
+    cdef ShadowPage next_sp_with_gptes(self, ShadowPage sp, u64 gfn)
+    cpdef ShadowPage first_sp_with_gptes(self, u64 gfn)
+    cpdef u64 read_spte(self, u64 sptep) except? 0xdead
+    cpdef list read_table(self, u64 hpa)
+    cpdef ShadowPage sptep_to_sp(self, u64 sptep)
+    cpdef void set_owner(self, u64 spt, ShadowPage sp) except *
+    cpdef bint write_tracked(self, MemSlot slot, u64 gfn) except -1
+    cpdef u32 max_level(self)

@@ -1,0 +1,146 @@
+"""The VM: what all vCPUs share (struct kvm with struct kvm_arch)."""
+
+from typing import TYPE_CHECKING
+
+from cython import uint as u32
+from cython import ulonglong as u64
+
+from ..host.mapping import AddressSpace
+from ..host.memory import Arena
+from ..x86.bits import MASK64
+from .bits import (
+    GOLDEN_RATIO_64,
+    MEMSLOT_INVALID,
+    MMU_HASH_SHIFT,
+    ROLE_DIRECT,
+    ROLE_INVALID,
+    ROLE_PASSTHROUGH,
+)
+from .memslots import MemSlot
+from .shadow_page import PageList, ShadowPage
+from .stats import VmStat
+
+if TYPE_CHECKING:
+    from ..trace.tracer import Tracer
+    from .vcpu import Vcpu
+
+
+class Parameters:
+    """Module parameters and VM capabilities that the MMU looks at."""
+
+    def __init__(self) -> None:
+        self.nx_huge_pages = False
+        self.nx_huge_pages_recovery_ratio = 60
+        self.flush_on_reuse = False
+        self.manual_dirty_log_protect = False
+        self.dirty_log_initially_set = False
+        self.max_huge_page_level = 3
+
+
+class Kvm:
+    """A VM without vCPUs and memory slots yet.
+
+    `tracer` gets every tracepoint while `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in
+    frame n. `page_hash` holds the newest shadow page of each bucket.
+    """
+
+    def __init__(self, arena: Arena, host: AddressSpace, parameters: Parameters) -> None:
+        self.arena = arena
+        self.words = arena.words
+        self.host = host
+        self.parameters = parameters
+        self.stat = VmStat()
+        self.vcpus: list[Vcpu] = []
+        self.tracing = False
+        self.tracer: Tracer | None = None
+        self.memslots: list[MemSlot] = []
+        self.memslots_generation = 0
+        self.last_used_slot: MemSlot | None = None
+        self.owners: list[ShadowPage | None] = []
+        self.page_hash: list[ShadowPage | None] = [None] * (1 << MMU_HASH_SHIFT)
+        self.active_mmu_pages = PageList()
+        self.possible_nx_huge_pages: list[ShadowPage] = []
+        self.n_used_mmu_pages = 0
+        self.n_max_mmu_pages = 0
+        self.n_requested_mmu_pages = 0
+        self.indirect_shadow_pages = 0
+        self.mmu_valid_gen = 0
+        self.mmu_invalidate_seq = 0
+        self.mmu_invalidate_in_progress = 0
+        self.mmu_invalidate_start = 0
+        self.mmu_invalidate_end = 0
+        self.free_pte_list_desc = 0
+
+    def gfn_to_memslot(self, gfn: u64) -> MemSlot | None:
+        """The slot that holds gfn, also if it is flagged INVALID."""
+        slot = self.last_used_slot
+        if slot is not None and slot.base_gfn <= gfn < slot.base_gfn + slot.npages:
+            return slot
+        for slot in self.memslots:
+            if slot.base_gfn <= gfn < slot.base_gfn + slot.npages:
+                self.last_used_slot = slot
+                return slot
+        return None
+
+    def visible_memslot(self, gfn: u64) -> MemSlot | None:
+        """The slot that holds gfn if page walks may use it (kvm_is_visible_memslot)."""
+        slot = self.gfn_to_memslot(gfn)
+        return None if slot is None or slot.flags & MEMSLOT_INVALID else slot
+
+    def hash_bucket(self, gfn: u64) -> u64:
+        """kvm_page_table_hashfn: 12 bits of the 64-bit golden-ratio hash."""
+        return ((gfn * GOLDEN_RATIO_64) & MASK64) >> (64 - MMU_HASH_SHIFT)
+
+    def is_obsolete(self, sp: ShadowPage) -> bool:
+        """is_obsolete_sp: zapped, or of the generation before the last zap-all."""
+        return sp.role & ROLE_INVALID != 0 or sp.mmu_valid_gen != self.mmu_valid_gen
+
+    def next_sp_with_gptes(self, sp: ShadowPage | None, gfn: u64) -> ShadowPage | None:
+        """From `sp` on along its bucket: the first valid page that shadows the guest table at gfn."""
+        while sp is not None:
+            if (
+                sp.gfn == gfn
+                and sp.role & (ROLE_INVALID | ROLE_DIRECT | ROLE_PASSTHROUGH) == 0
+                and sp.mmu_valid_gen == self.mmu_valid_gen
+            ):
+                return sp
+            sp = sp.hash_next
+        return None
+
+    def first_sp_with_gptes(self, gfn: u64) -> ShadowPage | None:
+        """The newest valid page that shadows the guest table at gfn (for_each_gfn_valid_sp_with_gptes)."""
+        return self.next_sp_with_gptes(self.page_hash[self.hash_bucket(gfn)], gfn)
+
+    def sps_with_gptes(self, gfn: u64) -> list[ShadowPage]:
+        """All valid pages that shadow the guest table at gfn, newest first, as they are now."""
+        found = []
+        sp = self.first_sp_with_gptes(gfn)
+        while sp is not None:
+            found.append(sp)
+            sp = self.next_sp_with_gptes(sp.hash_next, gfn)
+        return found
+
+    def read_spte(self, sptep: u64) -> u64:
+        return self.words[sptep >> 3]
+
+    def read_table(self, hpa: u64) -> list[int]:
+        """The 512 words of the frame at hpa."""
+        i: u64
+        return [self.words[(hpa >> 3) + i] for i in range(512)]
+
+    def sptep_to_sp(self, sptep: u64) -> ShadowPage:
+        """The shadow page that holds the SPTE at address sptep (also: the child at an SPTE's address)."""
+        return self.owners[sptep >> 12]
+
+    def set_owner(self, spt: u64, sp: ShadowPage | None) -> None:
+        frame: u64 = spt >> 12
+        while len(self.owners) <= frame:
+            self.owners.append(None)
+        self.owners[frame] = sp
+
+    def write_tracked(self, slot: MemSlot, gfn: u64) -> bool:
+        """kvm_gfn_is_write_tracked: an upper-level table at gfn is shadowed."""
+        return slot.write_track[gfn - slot.base_gfn] != 0
+
+    def max_level(self) -> u32:
+        return self.parameters.max_huge_page_level

@@ -1,0 +1,123 @@
+"""The yardstick: whether two recordings are the same, op by op and part by part.
+
+What belongs to the recorder's own guest code is left out, because a player may have other code: instruction
+pointers, the guest walks that only fetch that code, the bytes of emulated instructions; and an address inside
+its pages counts as the start of its page. Leading zeros and counters of zero mean nothing. All else counts,
+down to the order of events and of the entries of an rmap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shadowmmu.guest.scenario import MODES, TRAMP_SIZE
+
+__all__ = ["PARTS", "Comparison", "OpDifference", "comparable", "compare"]
+
+PARTS = ("result", "stats", "gptes", "events", "state")
+"""The parts of an op that are compared, in this order."""
+
+_STORED_AS = {"state": "delta"}
+_CODE_PAGES = sorted({mode.tramp_gva for mode in MODES.values() if mode.name != "nopaging"})
+_LEFT_OUT = frozenset({"rip", "tramp"})
+_BARE_ADDRESSES = frozenset({"addr", "info1", "info2"})
+_NAME_ONLY = frozenset({"kvm_emulate_insn"})
+_RIP = re.compile(r" rip 0x[0-9a-f]+")
+_HEX = re.compile(r"0x[0-9a-f]+")
+_BARE_HEX = re.compile(r"(0x)?[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class OpDifference:
+    """An op that is not the same."""
+
+    index: int
+    """Row of the recording, 0 for op -1."""
+    parts: Mapping[str, tuple[Any, Any]]
+    """Part -> (expected, got) in comparable form, for the parts that differ; got is None for a missing op."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How much of a recording another one reproduces."""
+
+    ops: int
+    equal: int
+    """Ops with all parts equal."""
+    parts: Mapping[str, int]
+    """Part -> ops in which it is equal."""
+    first: OpDifference | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all is equal."""
+        return self.ops == self.equal
+
+
+def compare(expected: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]]) -> Comparison:
+    """Compare the rows of two recordings; rows of `got` beyond the expected ones do not count."""
+    equal = 0
+    parts = dict.fromkeys(PARTS, 0)
+    first: OpDifference | None = None
+    for index, row in enumerate(expected):
+        other = got[index] if index < len(got) else None
+        differing: dict[str, tuple[Any, Any]] = {}
+        for part in PARTS:
+            wanted = comparable(row, part)
+            seen = None if other is None else comparable(other, part)
+            if other is None or wanted != seen:
+                differing[part] = wanted, seen
+            else:
+                parts[part] += 1
+        if not differing:
+            equal += 1
+        elif first is None:
+            first = OpDifference(index, differing)
+    return Comparison(len(expected), equal, parts, first)
+
+
+def comparable(row: Mapping[str, Any], part: str) -> Any:
+    """A part of a row without what does not count; None if nothing is left."""
+    value = row.get(_STORED_AS.get(part, part))
+    if part == "events" and value is not None:
+        value = [
+            {"e": event["e"]} if event["e"] in _NAME_ONLY else event for event in value if _counts(event)
+        ]
+    value = _comparable(value)
+    if part == "stats" and value:
+        counters = {group: {name: n for name, n in held.items() if n} for group, held in value.items()}
+        value = {group: held for group, held in counters.items() if held}
+    return value or None
+
+
+def _counts(value: Any) -> bool:
+    return not (isinstance(value, dict) and value.get("tramp"))
+
+
+def _comparable(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _field(key, held) for key, held in value.items() if key not in _LEFT_OUT}
+        case list() | tuple():
+            return [_comparable(held) for held in value if _counts(held)]
+        case str():
+            return _HEX.sub(lambda match: _number(match[0]), _RIP.sub("", value))
+        case _:
+            return value
+
+
+def _field(key: str, value: Any) -> Any:
+    held = _comparable(value)
+    bare = key in _BARE_ADDRESSES and isinstance(held, str) and _BARE_HEX.fullmatch(held)
+    return _number(held) if bare else held
+
+
+def _number(digits: str) -> str:
+    value = int(digits, 16)
+    for page in _CODE_PAGES:
+        if page <= value < page + TRAMP_SIZE:
+            value &= ~0xFFF
+    return f"{value:#x}"

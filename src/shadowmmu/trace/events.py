@@ -1,0 +1,571 @@
+"""What each tracepoint reports, as values, and the log that collects them.
+
+One class per tracepoint, raw integers as fields. `text()` is the body the kernel's ftrace prints (6.12.111).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shadowmmu.trace.tracer import ShadowPage, Tracer
+
+__all__ = [
+    "ACCESS_NAMES",
+    "PAGE_OFFSET",
+    "CheckMmioSpte",
+    "EmulateInsn",
+    "Event",
+    "EventLog",
+    "Exit",
+    "FastPageFault",
+    "GetPage",
+    "HandleMmioPageFault",
+    "InjException",
+    "MarkMmioSpte",
+    "Mmio",
+    "Msr",
+    "PageEvent",
+    "PageFault",
+    "PagetableWalk",
+    "PagingElement",
+    "PrepareZapPage",
+    "SetAccessedBit",
+    "SetDirtyBit",
+    "SetSpte",
+    "SpteRequested",
+    "SyncPage",
+    "UnmapHvaRange",
+    "UnsyncPage",
+    "VcpuMatchMmio",
+    "WalkerError",
+    "ZapAllFast",
+    "exit_reason",
+    "pferr_flags",
+]
+
+PAGE_OFFSET = 0xFFFF888000000000
+"""Where the kernel maps physical memory without KASLR: pointers in event texts are physical + this."""
+
+ACCESS_NAMES = ("---", "--x", "w--", "w-x", "-u-", "-ux", "wu-", "wux")
+"""role.access as the events print it."""
+
+_PFERR = ((0x1, "P"), (0x2, "W"), (0x4, "U"), (0x8, "RSVD"), (0x10, "F"))
+_VECTORS = {
+    0: "#DE", 1: "#DB", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",
+    12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC",
+}  # fmt: skip
+_SVM_EXITS = {
+    **{base + n: f"{verb}_{kind}{n}" for base, verb, kind, registers in (
+        (0x00, "read", "cr", (0, 2, 3, 4, 8)), (0x10, "write", "cr", (0, 2, 3, 4, 8)),
+        (0x20, "read", "dr", range(8)), (0x30, "write", "dr", range(8)),
+    ) for n in registers},
+    **{0x40 + vector: f"{name[1:]} excp" for vector, name in _VECTORS.items()},
+    0x60: "interrupt", 0x61: "nmi", 0x62: "smi", 0x63: "init", 0x64: "vintr", 0x65: "cr0_sel_write",
+    0x66: "read_idtr", 0x67: "read_gdtr", 0x68: "read_ldtr", 0x69: "read_rt", 0x6A: "write_idtr",
+    0x6B: "write_gdtr", 0x6C: "write_ldtr", 0x6D: "write_rt", 0x6E: "rdtsc", 0x6F: "rdpmc", 0x70: "pushf",
+    0x71: "popf", 0x72: "cpuid", 0x73: "rsm", 0x74: "iret", 0x75: "swint", 0x76: "invd", 0x77: "pause",
+    0x78: "hlt", 0x79: "invlpg", 0x7A: "invlpga", 0x7B: "io", 0x7C: "msr", 0x7D: "task_switch",
+    0x7E: "ferr_freeze", 0x7F: "shutdown", 0x80: "vmrun", 0x81: "hypercall", 0x82: "vmload", 0x83: "vmsave",
+    0x84: "stgi", 0x85: "clgi", 0x86: "skinit", 0x87: "rdtscp", 0x89: "wbinvd", 0x8A: "monitor",
+    0x8B: "mwait", 0x8D: "xsetbv", 0xA2: "invpcid", 0x400: "npf",
+}  # fmt: skip
+_MMIO_KINDS = ("unsatisfied-read", "read", "write")
+_SPTE_W = 1 << 1
+_SPTE_U = 1 << 2
+_SPTE_NX = 1 << 63
+_U32 = (1 << 32) - 1
+
+
+def pferr_flags(error_code: int) -> str:
+    """Names of a page fault's error bits, the rest in hexadecimal (`P|W|0x100000000`)."""
+    names = [name for bit, name in _PFERR if error_code & bit]
+    rest = error_code & ~0x1F
+    return "|".join([*names, f"{rest:#x}"] if rest else names)
+
+
+def exit_reason(code: int) -> str:
+    """Name of an SVM exit code (kernel SVM_EXIT_REASONS)."""
+    return _SVM_EXITS.get(code, f"{code:#x}")
+
+
+def _alternate(value: int) -> str:
+    """C's %#llx: no prefix for 0."""
+    return f"{value:#x}" if value else "0"
+
+
+def _padded(value: int) -> str:
+    """C's %#016lx: 16 characters with the prefix, which 0 does not have."""
+    return f"{value:#016x}" if value else "0" * 16
+
+
+def _pointer(physical: int) -> str:
+    """C's %p of a pointer into the direct map; the null pointer stays null."""
+    return f"{PAGE_OFFSET + physical if physical else 0:016x}"
+
+
+class Event(ABC):
+    """One tracepoint that fired."""
+
+    __slots__ = ()
+    name: ClassVar[str]
+
+    @abstractmethod
+    def text(self) -> str:
+        """The body of the kernel's line for it, after `name: `."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageEvent(Event):
+    """Base of the events about a shadow page: its state when the event fired."""
+
+    gen: int
+    gfn: int
+    role: int
+    root_count: int
+    unsync: int
+
+    @property
+    def level(self) -> int:
+        """Level of the page."""
+        return self.role & 15
+
+    @property
+    def quadrant(self) -> int:
+        """Which part of a 4-byte table it shadows."""
+        return self.role >> 5 & 3
+
+    @property
+    def access(self) -> str:
+        """Access of its parents, three letters in order w, u, x."""
+        return ACCESS_NAMES[self.role >> 8 & 7]
+
+    def text(self) -> str:
+        role = self.role
+        return (
+            f"sp gen {self.gen} gfn {self.gfn:x} l{self.level}"
+            f" {4 if role & 1 << 4 else 8}-byte q{self.quadrant}{' direct' if role & 1 << 7 else ''}"
+            f" {self.access}{' invalid' if role & 1 << 11 else ''}"
+            f" {'' if role & 1 << 12 else '!'}nxe {'!' if role & 1 << 16 else ''}ad"
+            f" root {self.root_count} {'unsync' if self.unsync else 'sync'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GetPage(PageEvent):
+    """kvm_mmu_get_page."""
+
+    name: ClassVar[str] = "kvm_mmu_get_page"
+    created: int
+
+    def text(self) -> str:
+        return f"{PageEvent.text(self)} {'new' if self.created else 'existing'}"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncPage(PageEvent):
+    """kvm_mmu_sync_page."""
+
+    name: ClassVar[str] = "kvm_mmu_sync_page"
+
+
+@dataclass(frozen=True, slots=True)
+class UnsyncPage(PageEvent):
+    """kvm_mmu_unsync_page."""
+
+    name: ClassVar[str] = "kvm_mmu_unsync_page"
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareZapPage(PageEvent):
+    """kvm_mmu_prepare_zap_page."""
+
+    name: ClassVar[str] = "kvm_mmu_prepare_zap_page"
+
+
+@dataclass(frozen=True, slots=True)
+class PagetableWalk(Event):
+    """kvm_mmu_pagetable_walk."""
+
+    name: ClassVar[str] = "kvm_mmu_pagetable_walk"
+    addr: int
+    pferr: int
+
+    def text(self) -> str:
+        return f"addr {self.addr:x} pferr {self.pferr & _U32:x} {pferr_flags(self.pferr & _U32)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PagingElement(Event):
+    """kvm_mmu_paging_element."""
+
+    name: ClassVar[str] = "kvm_mmu_paging_element"
+    pte: int
+    level: int
+
+    def text(self) -> str:
+        return f"pte {self.pte:x} level {self.level}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetAccessedBit(Event):
+    """kvm_mmu_set_accessed_bit."""
+
+    name: ClassVar[str] = "kvm_mmu_set_accessed_bit"
+    gpa: int
+
+    def text(self) -> str:
+        return f"gpa {self.gpa:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetDirtyBit(Event):
+    """kvm_mmu_set_dirty_bit."""
+
+    name: ClassVar[str] = "kvm_mmu_set_dirty_bit"
+    gpa: int
+
+    def text(self) -> str:
+        return f"gpa {self.gpa:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class WalkerError(Event):
+    """kvm_mmu_walker_error."""
+
+    name: ClassVar[str] = "kvm_mmu_walker_error"
+    pferr: int
+
+    def text(self) -> str:
+        return f"pferr {self.pferr & _U32:x} {pferr_flags(self.pferr & _U32)}"
+
+
+@dataclass(frozen=True, slots=True)
+class MarkMmioSpte(Event):
+    """mark_mmio_spte."""
+
+    name: ClassVar[str] = "mark_mmio_spte"
+    sptep: int
+    gfn: int
+    access: int
+    gen: int
+
+    def text(self) -> str:
+        return f"sptep:{_pointer(self.sptep)} gfn {self.gfn:x} access {self.access:x} gen {self.gen:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class HandleMmioPageFault(Event):
+    """handle_mmio_page_fault."""
+
+    name: ClassVar[str] = "handle_mmio_page_fault"
+    addr: int
+    gfn: int
+    access: int
+
+    def text(self) -> str:
+        return f"addr:{self.addr:x} gfn {self.gfn:x} access {self.access:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckMmioSpte(Event):
+    """check_mmio_spte."""
+
+    name: ClassVar[str] = "check_mmio_spte"
+    spte: int
+    kvm_gen: int
+    spte_gen: int
+
+    def text(self) -> str:
+        valid = int(self.kvm_gen == self.spte_gen)
+        return f"spte {self.spte:x} kvm_gen {self.kvm_gen:x} spte-gen {self.spte_gen:x} valid {valid}"
+
+
+@dataclass(frozen=True, slots=True)
+class ZapAllFast(Event):
+    """kvm_mmu_zap_all_fast."""
+
+    name: ClassVar[str] = "kvm_mmu_zap_all_fast"
+    mmu_valid_gen: int
+    used_pages: int
+
+    def text(self) -> str:
+        return f"kvm-mmu-valid-gen {self.mmu_valid_gen} used_pages {self.used_pages:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class FastPageFault(Event):
+    """fast_page_fault."""
+
+    name: ClassVar[str] = "fast_page_fault"
+    vcpu_id: int
+    gva: int
+    error_code: int
+    sptep: int
+    old_spte: int
+    new_spte: int
+    spurious: int
+    fixed: int
+
+    def text(self) -> str:
+        return (
+            f"vcpu {self.vcpu_id} gva {self.gva:x} error_code {pferr_flags(self.error_code)}"
+            f" sptep {_pointer(self.sptep)} old {_alternate(self.old_spte)} new {self.new_spte:x}"
+            f" spurious {int(self.spurious)} fixed {int(self.fixed)}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SetSpte(Event):
+    """kvm_mmu_set_spte."""
+
+    name: ClassVar[str] = "kvm_mmu_set_spte"
+    gfn: int
+    spte: int
+    sptep: int
+    level: int
+
+    @property
+    def permissions(self) -> str:
+        """`rwxu` with `-` for what the SPTE does not allow; r always shows (shadow_present_mask is not 0)."""
+        write = "w" if self.spte & _SPTE_W else "-"
+        execute = "-" if self.spte & _SPTE_NX else "x"
+        user = "u" if self.spte & _SPTE_U else "-"
+        return f"r{write}{execute}{user}"
+
+    def text(self) -> str:
+        return (
+            f"gfn {self.gfn:x} spte {self.spte:x} ({self.permissions}) level {self.level} at {self.sptep:x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SpteRequested(Event):
+    """kvm_mmu_spte_requested."""
+
+    name: ClassVar[str] = "kvm_mmu_spte_requested"
+    gfn: int
+    pfn: int
+    level: int
+
+    def text(self) -> str:
+        return f"gfn {self.gfn:x} pfn {self.pfn:x} level {self.level}"
+
+
+@dataclass(frozen=True, slots=True)
+class PageFault(Event):
+    """kvm_page_fault."""
+
+    name: ClassVar[str] = "kvm_page_fault"
+    vcpu_id: int
+    rip: int
+    address: int
+    error_code: int
+
+    def text(self) -> str:
+        where = f"rip {self.rip:#x} address {self.address:#018x}"
+        return f"vcpu {self.vcpu_id} {where} error_code {self.error_code:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit(Event):
+    """kvm_exit."""
+
+    name: ClassVar[str] = "kvm_exit"
+    vcpu_id: int
+    reason: int
+    rip: int
+    info1: int
+    info2: int
+
+    def text(self) -> str:
+        return (
+            f"vcpu {self.vcpu_id} reason {exit_reason(self.reason)} rip {self.rip:#x}"
+            f" info1 {self.info1:#018x} info2 {self.info2:#018x} intr_info 0x00000000 error_code 0x00000000"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mmio(Event):
+    """kvm_mmio."""
+
+    name: ClassVar[str] = "kvm_mmio"
+    kind: int
+    length: int
+    gpa: int
+    value: int
+
+    def text(self) -> str:
+        return f"mmio {_MMIO_KINDS[self.kind]} len {self.length} gpa {self.gpa:#x} val {self.value:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuMatchMmio(Event):
+    """vcpu_match_mmio."""
+
+    name: ClassVar[str] = "vcpu_match_mmio"
+    gva: int
+    gpa: int
+    write: int
+    gpa_match: int
+
+    def text(self) -> str:
+        direction, by = "Write" if self.write else "Read", "GPA" if self.gpa_match else "GVA"
+        return f"gva {_alternate(self.gva)} gpa {_alternate(self.gpa)} {direction} {by}"
+
+
+@dataclass(frozen=True, slots=True)
+class EmulateInsn(Event):
+    """kvm_emulate_insn."""
+
+    name: ClassVar[str] = "kvm_emulate_insn"
+    rip: int
+    csbase: int
+    insn: bytes
+    mode: str
+    failed: int
+
+    def text(self) -> str:
+        failed = " failed" if self.failed else ""
+        return f"{self.csbase:x}:{self.rip:x}:{self.insn.hex(' ')} ({self.mode}){failed}"
+
+
+@dataclass(frozen=True, slots=True)
+class InjException(Event):
+    """kvm_inj_exception."""
+
+    name: ClassVar[str] = "kvm_inj_exception"
+    vector: int
+    has_error: int
+    error_code: int
+    reinjected: int
+
+    def text(self) -> str:
+        error = f" ({self.error_code:#x})" if self.has_error else ""
+        again = " [reinjected]" if self.reinjected else ""
+        return f"{_VECTORS.get(self.vector, f'{self.vector:#x}')}{error}{again}"
+
+
+@dataclass(frozen=True, slots=True)
+class Msr(Event):
+    """kvm_msr."""
+
+    name: ClassVar[str] = "kvm_msr"
+    write: int
+    index: int
+    data: int
+    exception: int
+
+    def text(self) -> str:
+        fault = " (#GP)" if self.exception else ""
+        return f"msr_{'write' if self.write else 'read'} {self.index:x} = {self.data:#x}{fault}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnmapHvaRange(Event):
+    """kvm_unmap_hva_range."""
+
+    name: ClassVar[str] = "kvm_unmap_hva_range"
+    start: int
+    end: int
+
+    def text(self) -> str:
+        return f"mmu notifier unmap range: {_padded(self.start)} -- {_padded(self.end)}"
+
+
+class EventLog(Tracer):
+    """Collects every event in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def take(self) -> Sequence[Event]:
+        """The events since the last call."""
+        taken, self.events = self.events, []
+        return taken
+
+    def kvm_mmu_pagetable_walk(self, addr: int, pferr: int) -> None:
+        self.events.append(PagetableWalk(addr, pferr))
+
+    def kvm_mmu_paging_element(self, pte: int, level: int) -> None:
+        self.events.append(PagingElement(pte, level))
+
+    def kvm_mmu_set_accessed_bit(self, gpa: int) -> None:
+        self.events.append(SetAccessedBit(gpa))
+
+    def kvm_mmu_set_dirty_bit(self, gpa: int) -> None:
+        self.events.append(SetDirtyBit(gpa))
+
+    def kvm_mmu_walker_error(self, pferr: int) -> None:
+        self.events.append(WalkerError(pferr))
+
+    def kvm_mmu_get_page(self, sp: ShadowPage, created: int) -> None:
+        self.events.append(GetPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync, created))
+
+    def kvm_mmu_sync_page(self, sp: ShadowPage) -> None:
+        self.events.append(SyncPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync))
+
+    def kvm_mmu_unsync_page(self, sp: ShadowPage) -> None:
+        self.events.append(UnsyncPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync))
+
+    def kvm_mmu_prepare_zap_page(self, sp: ShadowPage) -> None:
+        self.events.append(PrepareZapPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync))
+
+    def mark_mmio_spte(self, sptep: int, gfn: int, access: int, gen: int) -> None:
+        self.events.append(MarkMmioSpte(sptep, gfn, access, gen))
+
+    def handle_mmio_page_fault(self, addr: int, gfn: int, access: int) -> None:
+        self.events.append(HandleMmioPageFault(addr, gfn, access))
+
+    def check_mmio_spte(self, spte: int, kvm_gen: int, spte_gen: int) -> None:
+        self.events.append(CheckMmioSpte(spte, kvm_gen, spte_gen))
+
+    def kvm_mmu_zap_all_fast(self, mmu_valid_gen: int, used_pages: int) -> None:
+        self.events.append(ZapAllFast(mmu_valid_gen, used_pages))
+
+    def fast_page_fault(
+        self,
+        vcpu_id: int,
+        gva: int,
+        error_code: int,
+        sptep: int,
+        old_spte: int,
+        new_spte: int,
+        spurious: int,
+        fixed: int,
+    ) -> None:
+        self.events.append(
+            FastPageFault(vcpu_id, gva, error_code, sptep, old_spte, new_spte, spurious, fixed)
+        )
+
+    def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int) -> None:
+        self.events.append(SetSpte(gfn, spte, sptep, level))
+
+    def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int) -> None:
+        self.events.append(SpteRequested(gfn, pfn, level))
+
+    def kvm_page_fault(self, vcpu_id: int, rip: int, address: int, error_code: int) -> None:
+        self.events.append(PageFault(vcpu_id, rip, address, error_code))
+
+    def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
+        self.events.append(Exit(vcpu_id, reason, rip, info1, info2))
+
+    def kvm_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
+        self.events.append(Mmio(kind, length, gpa, value))
+
+    def vcpu_match_mmio(self, gva: int, gpa: int, write: int, gpa_match: int) -> None:
+        self.events.append(VcpuMatchMmio(gva, gpa, write, gpa_match))
+
+    def kvm_emulate_insn(self, rip: int, csbase: int, insn: bytes, mode: str, failed: int) -> None:
+        self.events.append(EmulateInsn(rip, csbase, insn, mode, failed))
+
+    def kvm_inj_exception(self, vector: int, has_error: int, error_code: int, reinjected: int) -> None:
+        self.events.append(InjException(vector, has_error, error_code, reinjected))
+
+    def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
+        self.events.append(Msr(write, index, data, exception))
+
+    def kvm_unmap_hva_range(self, start: int, end: int) -> None:
+        self.events.append(UnmapHvaRange(start, end))

@@ -1,0 +1,449 @@
+"""Recordings: what every op of a scenario did, as lines of JSON.
+
+The first line is a header (scenario, kernel, parameters, the setup as single entries), then there is one
+object per op: its text, result, statistics, changed guest entries, events, and the change of the MMU's state.
+All host addresses have names (trace.names). `Recorder` makes the lines, `Recording.read` reads them, `replay`
+follows the state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TextIO
+
+from shadowmmu.guest.scenario import (
+    TRAMP_SLOT,
+    Cap,
+    Code,
+    Poke,
+    Pt,
+    Scenario,
+    Setup,
+    SetupAction,
+    SlotSetup,
+    Vcpu,
+    Watch,
+    resolve,
+)
+from shadowmmu.trace import events
+from shadowmmu.trace.events import Event
+from shadowmmu.trace.names import Area, Names, RawState, State
+
+__all__ = [
+    "PlayedOp",
+    "Recorder",
+    "Recording",
+    "RecordingError",
+    "Row",
+    "apply_delta",
+    "atomic_writer",
+    "difference",
+    "json_line",
+    "replay",
+]
+
+Row = dict[str, Any]
+"""One line of a recording."""
+
+_NOT_RECORDED_EXITS = {"interrupt", "nmi", "io", "vintr"}
+_NOT_RECORDED_STATS = {
+    "irq_exits", "host_state_reload", "fpu_reload", "req_event", "preemption_reported", "preemption_other",
+    "exits", "io_exits", "signal_exits", "halt_poll_fail_ns", "blocking",
+}  # fmt: skip
+_TRAMP_CODE = 0x2000
+
+
+class RecordingError(ValueError):
+    """A file that is not a whole recording; the text is `file:line: what is wrong; how to mend it`."""
+
+
+class PlayedOp(Protocol):
+    """What a player tells of one op (op -1: the machine after `start`)."""
+
+    @property
+    def op(self) -> int:
+        """Number of the op."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The line as written."""
+        ...
+
+    @property
+    def vcpu(self) -> int:
+        """The vCPU selected."""
+        ...
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """Outcome and values, as recorded."""
+        ...
+
+    @property
+    def stats(self) -> Mapping[str, Mapping[str, int]]:
+        """Differences of the statistics, per `vm`, `vcpu0`, ..."""
+        ...
+
+    @property
+    def gptes(self) -> Sequence[Sequence[str]]:
+        """Guest entries that changed: [gpa, old, new]."""
+        ...
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The tracepoints that fired."""
+        ...
+
+    @property
+    def state(self) -> RawState | None:
+        """The MMU's state afterwards, None when dumping is off."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------------- recording
+
+
+class Recorder:
+    """Turns the ops of one play into the lines of a recording. Give it every op, in order."""
+
+    def __init__(self, scenario: Scenario, areas: Mapping[int, Area]) -> None:
+        """`areas` is the player's live view of the memory made for slots (see `Names`)."""
+        self._scenario = scenario
+        self._setup = resolve(scenario)
+        self._names = Names(areas)
+        self._state: State = {}
+
+    @property
+    def state(self) -> State:
+        """The named state after the last op that had one."""
+        return self._state
+
+    def header(self) -> Row:
+        """The first line."""
+        scenario = self._scenario
+        return {
+            "scenario": scenario.name,
+            "title": scenario.title,
+            "kernel": scenario.kernel,
+            "params": dict(scenario.params),
+            "tramp_gva": f"{self._setup.tramp_gva:#x}",
+            "setup": _header_setup(self._setup),
+        }
+
+    def row(self, played: PlayedOp) -> Row:
+        """The line of one op."""
+        state = None if played.state is None else self._names.state(played.state, played.events)
+        row: Row = {"op": played.op, "do": played.text}
+        if played.op >= 0:
+            row["vcpu"] = played.vcpu
+            row["result"] = dict(played.result)
+            row["stats"] = {
+                group: {name: n for name, n in counters.items() if n and name not in _NOT_RECORDED_STATS}
+                for group, counters in played.stats.items()
+            }
+            row["gptes"] = [list(change) for change in played.gptes]
+            row["events"] = self._events(played.events)
+        if state is not None:
+            row["delta"] = difference(self._state, state)
+            self._state = state
+        return row
+
+    def _events(self, fired: Iterable[Event]) -> list[Row]:
+        named = [entry for event in fired if (entry := _named_event(self._names, event)) is not None]
+        first = self._setup.tramp_gva
+        tramp = False
+        for entry in named:
+            if entry["e"] == events.PagetableWalk.name:
+                tramp = first <= int(entry["addr"], 16) < first + _TRAMP_CODE
+            elif entry["e"] not in (events.PagingElement.name, events.WalkerError.name):
+                tramp = False
+            if tramp:
+                entry["tramp"] = True
+        return named
+
+
+def _header_setup(setup: Setup) -> list[Row]:
+    machine = [_header_entry(action) for action in setup.actions if not isinstance(action, Vcpu | Watch)]
+    cpuid = {"setup": "cpuid", "maxphyaddr": setup.maxphyaddr}
+    return [{"setup": "mode", "mode": setup.mode}, *machine, cpuid, *map(_header_entry, setup.vcpus)]
+
+
+def _header_entry(action: SetupAction) -> Row:
+    match action:
+        case SlotSetup():
+            entry = {
+                "setup": "slot",
+                "id": action.id,
+                "gpa": f"{action.gpa:#x}",
+                "size": f"{action.size:#x}",
+                "flags": action.flags,
+                "opts": action.options,
+            }
+            return entry if action.id == TRAMP_SLOT else {**entry, "result": 0}
+        case Pt():
+            return {
+                "setup": "pt",
+                "gpa": f"{action.gpa:#x}",
+                "size": action.size,
+                "val": f"{action.value:#x}",
+            }
+        case Poke():
+            return {"setup": "poke", "gpa": f"{action.gpa:#x}", "val": f"{action.value:#x}"}
+        case Code():
+            return {"setup": "code", "gpa": f"{action.gpa:#x}"}
+        case Cap():
+            return {"setup": "cap", "cap": action.cap, "arg": action.arg, "result": 0}
+        case Vcpu():
+            registers = {name: f"{getattr(action, name):#x}" for name in ("cr0", "cr3", "cr4", "efer")}
+            return {"setup": "vcpu", "id": action.id, **registers}
+        case Watch():
+            raise AssertionError("watched pages are not in the header")
+
+
+def _named_event(names: Names, event: Event) -> Row | None:
+    """The event as recorded, None if recordings leave it out."""
+    entry: Row = {"e": event.name}
+    match event:
+        case events.PageEvent():
+            _describe_page(entry, event)
+        case events.SetSpte():
+            entry["gfn"] = f"{event.gfn:x}"
+            entry["spte"] = names.spte(event.spte, leaf=True)
+            entry["perm"] = event.permissions
+            entry["level"] = event.level
+            entry["at"] = names.sptep(event.sptep)
+        case events.SpteRequested():
+            entry["gfn"] = f"{event.gfn:x}"
+            entry["pfn"] = names.pfn(event.pfn)
+            entry["level"] = event.level
+        case events.PagetableWalk():
+            entry["addr"] = f"{event.addr:x}"
+            entry["pferr"] = f"{event.pferr & 0xFFFFFFFF:x}"
+        case events.PagingElement():
+            entry["pte"] = f"{event.pte:x}"
+            entry["level"] = event.level
+        case events.FastPageFault():
+            entry["gva"] = f"{event.gva:x}"
+            entry["error_code"] = events.pferr_flags(event.error_code)
+            entry["at"] = names.pointer(event.sptep)
+            entry["old"] = names.spte(event.old_spte)
+            entry["new"] = names.spte(event.new_spte)
+            entry["spurious"] = int(event.spurious)
+            entry["fixed"] = int(event.fixed)
+        case events.MarkMmioSpte():
+            entry["at"] = names.pointer(event.sptep)
+            entry["gfn"] = f"{event.gfn:x}"
+            entry["access"] = f"{event.access:x}"
+            entry["gen"] = f"{event.gen:x}"
+        case events.UnmapHvaRange():
+            entry["start"] = names.hva(event.start)
+            entry["end"] = names.hva(event.end)
+        case events.Exit():
+            entry["reason"] = events.exit_reason(event.reason)
+            if entry["reason"] in _NOT_RECORDED_EXITS:
+                return None
+            entry["rip"] = f"{event.rip:#x}"
+            entry["info1"] = f"{event.info1:x}"
+            entry["info2"] = f"{event.info2:x}"
+        case _:
+            entry["t"] = event.text().strip()
+    return entry
+
+
+def _describe_page(entry: Row, event: events.PageEvent) -> None:
+    role = event.role
+    entry["gen"] = event.gen
+    entry["gfn"] = f"{event.gfn:x}"
+    entry["level"] = event.level
+    four_byte = role & 1 << 4
+    if four_byte:
+        entry["4byte"] = 1
+    if four_byte or event.quadrant:
+        entry["q"] = event.quadrant
+    if role & 1 << 7:
+        entry["direct"] = 1
+    entry["access"] = event.access
+    if role & 1 << 11:
+        entry["invalid"] = 1
+    if not role & 1 << 12:
+        entry["nxe"] = 0
+    if role & 1 << 16:
+        entry["ad"] = 0
+    entry["root"] = event.root_count
+    entry["sync"] = "unsync" if event.unsync else "sync"
+    if isinstance(event, events.GetPage):
+        entry["created"] = bool(event.created)
+
+
+def json_line(row: Row) -> str:
+    """A line of a recording, with its end."""
+    return json.dumps(row, separators=(",", ":")) + "\n"
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name only when all is written; a device is written in place.
+
+    Raises OSError when it cannot be written; nothing is left behind then.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("w") as file:
+            yield file
+        return
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    try:
+        with os.fdopen(handle, "w") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+# ------------------------------------------------------------------------------------------------------ delta
+
+
+def difference(before: State, after: State) -> Row:
+    """What has to be set and deleted to come from one state to the next, by path (`sps:S7:sptes:3`)."""
+    to_set: Row = {}
+    to_delete: list[str] = []
+    _differences(before, after, "", to_set, to_delete)
+    return {"set": to_set, "del": to_delete} if to_delete else {"set": to_set}
+
+
+def _differences(before: State, after: State, path: str, to_set: Row, to_delete: list[str]) -> None:
+    to_delete += [path + key for key in before if key not in after]
+    for key, value in after.items():
+        if key not in before:
+            to_set[path + key] = value
+        elif isinstance(value, dict) and isinstance(before[key], dict):
+            _differences(before[key], value, f"{path}{key}:", to_set, to_delete)
+        elif before[key] != value:
+            to_set[path + key] = value
+
+
+def apply_delta(state: State, delta: Mapping[str, Any]) -> None:
+    """Carry a delta out on `state`. Raises KeyError or TypeError when it does not fit the state."""
+    for path in delta.get("del", ()):
+        *parents, last = path.split(":")
+        del _descend(state, parents)[last]
+    for path, value in delta["set"].items():
+        *parents, last = path.split(":")
+        _descend(state, parents)[last] = deepcopy(value)
+
+
+def _descend(state: State, parents: Iterable[str]) -> State:
+    for key in parents:
+        state = state[key]
+    return state
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+_HEADER = {"scenario": str, "title": str, "kernel": str, "params": dict, "tramp_gva": str, "setup": list}
+_ROW = {"op": int, "do": str}
+_OP_ROW = {"vcpu": int, "result": dict, "stats": dict, "gptes": list, "events": list}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recording in memory: row n is line n + 2, the first row is op -1."""
+
+    path: Path
+    header: Row
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recording:
+        """Read and check a recording.
+
+        Raises RecordingError for a file that is truncated, malformed or no recording, OSError if it cannot be
+        read.
+        """
+        path = Path(path)
+        lines = path.read_bytes().split(b"\n")
+        if lines[-1] == b"":
+            lines.pop()
+        if not lines:
+            _fail(path, 1, "the file is empty", "give a recording")
+        header = _parse(path, 1, lines[0], last=len(lines) == 1)
+        if not isinstance(header, dict) or any(
+            not isinstance(header.get(key), kind) for key, kind in _HEADER.items()
+        ):
+            _fail(path, 1, "this is not the header of a recording", "give a file that was made by recording")
+        rows = []
+        for number, line in enumerate(lines[1:], 2):
+            row = _parse(path, number, line, last=number == len(lines))
+            _check_row(path, number, row)
+            rows.append(row)
+        if not rows:
+            _fail(path, 1, "there is nothing after the header", "record it again")
+        return cls(path, header, tuple(rows))
+
+
+def _fail(path: Path, line: int, what: str, mend: str) -> NoReturn:
+    raise RecordingError(f"{path}:{line}: {what}; {mend}")
+
+
+def _parse(path: Path, number: int, line: bytes, *, last: bool) -> Any:
+    try:
+        return json.loads(line)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        if last and number > 1:
+            _fail(path, number, "the last line is cut off", "record it again, or remove the line")
+        _fail(path, number, "this is not JSON", "give a recording: JSON, one object per line")
+
+
+def _check_row(path: Path, number: int, row: Any) -> None:
+    def malformed(what: str) -> NoReturn:
+        _fail(path, number, what, "record it again")
+
+    if not isinstance(row, dict):
+        malformed("this line is no object")
+    expected = number - 3
+    required = _ROW if expected < 0 else _ROW | _OP_ROW
+    for key, kind in required.items():
+        if not isinstance(row.get(key), kind):
+            malformed(f"`{key}` is missing or of the wrong type")
+    if row["op"] != expected:
+        malformed(f"this is op {row['op']}, but op {expected} is due: lines are missing or in disorder")
+    if not all(
+        isinstance(event, dict) and isinstance(event.get("e"), str) for event in row.get("events", ())
+    ):
+        malformed("an event has no name")
+    if not all(isinstance(counters, dict) for counters in row.get("stats", {}).values()):
+        malformed("`stats` has no counters")
+    delta = row.get("delta", {"set": {}})
+    if not isinstance(delta, dict) or not isinstance(delta.get("set"), dict):
+        malformed("`delta` has no `set`")
+    if not all(isinstance(path, str) for path in delta.get("del", ())):
+        malformed("`delta` has a `del` that is no list of paths")
+
+
+def replay(recording: Recording) -> Iterator[tuple[Row, State]]:
+    """Every row with the full state after it; the state is the same object, changed from op to op.
+
+    Raises RecordingError when a delta does not fit the state before it.
+    """
+    state: State = {}
+    for number, row in enumerate(recording.rows, 2):
+        try:
+            apply_delta(state, row.get("delta", {"set": {}}))
+        except (KeyError, TypeError):
+            _fail(recording.path, number, "`delta` does not fit the state before it", "record it again")
+        yield row, state

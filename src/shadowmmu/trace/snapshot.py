@@ -1,0 +1,143 @@
+"""The complete state of the MMU as plain data: every shadow page, root, reverse map and count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..kvm.bits import INVALID_PAGE, ROLE_LEVEL, SPTE_EMPTY
+from ..kvm.rmap import pte_list
+from ..x86.bits import ADDR, PS
+
+if TYPE_CHECKING:
+    from ..guest.machine import Machine
+    from ..kvm.memslots import MemSlot
+    from ..kvm.shadow_page import ShadowPage
+    from ..kvm.vcpu import Vcpu
+    from ..kvm.vm import Kvm
+
+__all__ = ["snapshot"]
+
+RawState = dict[str, Any]
+
+
+def snapshot(machine: Machine) -> RawState:
+    """The state between two operations. All numbers as they are; names are trace.names' work.
+
+    `sps` are the active pages, newest first, then roots that were zapped while in use (`off_list`); `rmap`,
+    `lpage` and `wtrack` hold what is not empty; `pfns` says what each frame in a leaf SPTE backs now.
+    """
+    kvm = machine.kvm
+    pages = kvm.active_mmu_pages.pages()
+    listed = {sp.hpa for sp in pages}
+    extra = [sp for sp in _roots(kvm) if sp.hpa not in listed]
+    sps = [_page(kvm, sp, off_list=False) for sp in pages] + [_page(kvm, sp, off_list=True) for sp in extra]
+    frames = {
+        (value & ADDR) >> 12
+        for sp in sps
+        for value in sp["sptes"].values()
+        if sp["role"] & ROLE_LEVEL == 1 or value & PS
+    }
+    slots = kvm.memslots
+    return {
+        "used": kvm.n_used_mmu_pages,
+        "max": kvm.n_max_mmu_pages,
+        "gen": kvm.mmu_valid_gen,
+        "indirect": kvm.indirect_shadow_pages,
+        "slots_gen": kvm.memslots_generation,
+        "vcpus": [_vcpu(kvm, vcpu) for vcpu in kvm.vcpus],
+        "sps": sps,
+        "slots": [
+            {"id": slot.id, "gfn": slot.base_gfn, "npages": slot.npages, "flags": slot.flags} for slot in slots
+        ],
+        "rmap": [entry for slot in slots for entry in _rmaps(kvm, slot)],
+        "lpage": [
+            (slot.id, level, gfn, count)
+            for slot in slots
+            for level in (2, 3)
+            for gfn, count in slot.lpage_entries(level)
+        ],
+        "wtrack": [(slot.id, gfn, count) for slot in slots for gfn, count in slot.tracked()],
+        "pfns": _backed(machine, frames),
+    }
+
+
+def _roots(kvm: Kvm) -> list[ShadowPage]:
+    """Pages in use as roots, each once, in the order of vCPUs: previous roots, then the current one."""
+    found: dict[int, ShadowPage] = {}
+    for vcpu in kvm.vcpus:
+        mmu = vcpu.mmu
+        hpas = [mmu.prev_root(i)[1] for i in range(3)]
+        if mmu.root_is_pae():
+            hpas += [word & ADDR for word in _pae_root(kvm, vcpu) if word & 1]
+        else:
+            hpas.append(mmu.root_hpa)
+        for hpa in hpas:
+            if hpa not in (0, INVALID_PAGE):
+                found.setdefault(hpa, kvm.sptep_to_sp(hpa))
+    return list(found.values())
+
+
+def _pae_root(kvm: Kvm, vcpu: Vcpu) -> list[int]:
+    return [kvm.read_spte(vcpu.mmu.pae_root + 8 * i) for i in range(4)]
+
+
+def _vcpu(kvm: Kvm, vcpu: Vcpu) -> RawState:
+    mmu = vcpu.mmu
+    state: RawState = {
+        "id": vcpu.id,
+        "root": mmu.root_hpa,
+        "pgd": mmu.root_pgd,
+        "cpu_role": mmu.combined_cpu_role(),
+        "root_role": mmu.root_role,
+        "prev": [mmu.prev_root(i) for i in range(3)],
+    }
+    if mmu.root_is_pae():
+        state["pae_root"] = _pae_root(kvm, vcpu)
+    return state
+
+
+def _page(kvm: Kvm, sp: ShadowPage, *, off_list: bool) -> RawState:
+    values = kvm.read_table(sp.hpa)
+    sptes = {i: value for i, value in enumerate(values) if value not in (0, SPTE_EMPTY)}
+    translations: dict[int, int] | None = None
+    if sp.translations:
+        words = kvm.read_table(sp.translations)
+        translations = {i: words[i] for i in sptes}
+    return {
+        "hpa": sp.hpa,
+        "gfn": sp.gfn,
+        "role": sp.role,
+        "unsync": int(sp.unsync),
+        "unsync_children": sp.unsync_children,
+        "gen": sp.mmu_valid_gen,
+        "root_count": sp.root_count,
+        "flood": sp.write_flooding_count,
+        "nxd": int(sp.nx_huge_page_disallowed),
+        "off_list": off_list,
+        "parents": pte_list(kvm, sp.parent_ptes),
+        "sptes": sptes,
+        "translations": translations,
+        "none63": values.count(SPTE_EMPTY),
+    }
+
+
+def _rmaps(kvm: Kvm, slot: MemSlot) -> Iterable[tuple[int, int, int, list[int]]]:
+    for level in (1, 2, 3):
+        for gfn, head in slot.rmap_entries(level):
+            yield slot.id, level, gfn, pte_list(kvm, head)
+
+
+def _backed(machine: Machine, frames: set[int]) -> dict[int, int | str]:
+    """Guest address (or "zero") behind each of the frames that back guest memory now."""
+    found: dict[int, int | str] = {}
+    for pfn in frames:
+        if pfn == 0:
+            found[pfn] = "zero"
+            continue
+        for _, slot in sorted(machine.slots.items()):
+            index = slot.mapping.index_of(pfn)
+            if index is not None and index < slot.size >> 12:
+                found[pfn] = slot.gpa + (index << 12)
+                break
+    return found

@@ -1,0 +1,129 @@
+"""The hooks through which the core tells what happens: one method per tracepoint of KVM.
+
+The core calls them at the moment the kernel's tracepoint would fire, with raw integers, and only while
+`kvm.tracing` is true. A recorder derives from `Tracer` and overrides the methods it wants.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["ShadowPage", "Tracer"]
+
+
+class ShadowPage(Protocol):
+    """What the tracepoints show of a shadow page (`struct kvm_mmu_page`). Copy the values."""
+
+    @property
+    def gfn(self) -> int:
+        """First guest frame the page translates, or the frame of the guest table it shadows."""
+        ...
+
+    @property
+    def role(self) -> int:
+        """`union kvm_mmu_page_role` as a 32-bit word."""
+        ...
+
+    @property
+    def mmu_valid_gen(self) -> int:
+        """Generation in which it was made, 0 or 1."""
+        ...
+
+    @property
+    def root_count(self) -> int:
+        """How many vCPUs use it as a root."""
+        ...
+
+    @property
+    def unsync(self) -> int:
+        """True while the guest may write the shadowed table unseen."""
+        ...
+
+
+class Tracer:
+    """Listens to nothing. Method names are the tracepoints' (kernel 6.12.111, mmutrace.h, trace.h, kvm.h).
+
+    Addresses are in bytes, gfn and pfn in 4 KiB frames; `sptep` is the physical address of an SPTE.
+    """
+
+    def kvm_mmu_pagetable_walk(self, addr: int, pferr: int) -> None:
+        """A guest page-table walk begins; not again when it restarts because an A/D update lost."""
+
+    def kvm_mmu_paging_element(self, pte: int, level: int) -> None:
+        """A guest entry was read, before any check; the PDPTE of a PAE walk comes first, as level 3."""
+
+    def kvm_mmu_set_accessed_bit(self, gpa: int) -> None:
+        """The walk is about to set A in the guest entry at `gpa`."""
+
+    def kvm_mmu_set_dirty_bit(self, gpa: int) -> None:
+        """The walk is about to set D in the leaf entry at `gpa`, after its A."""
+
+    def kvm_mmu_walker_error(self, pferr: int) -> None:
+        """The guest walk failed: not present, reserved bit, permission, or a table outside memory."""
+
+    def kvm_mmu_get_page(self, sp: ShadowPage, created: int) -> None:
+        """A shadow page was looked up: found, or made and write-protected."""
+
+    def kvm_mmu_sync_page(self, sp: ShadowPage) -> None:
+        """An unsync page is about to become sync (also when it is zapped)."""
+
+    def kvm_mmu_unsync_page(self, sp: ShadowPage) -> None:
+        """A page is about to become unsync."""
+
+    def kvm_mmu_prepare_zap_page(self, sp: ShadowPage) -> None:
+        """A page is about to be zapped, before children, parents and its role change."""
+
+    def mark_mmio_spte(self, sptep: int, gfn: int, access: int, gen: int) -> None:
+        """An MMIO SPTE is about to be stored; `gen` is its 19-bit memslot generation."""
+
+    def handle_mmio_page_fault(self, addr: int, gfn: int, access: int) -> None:
+        """A reserved-bit fault met a valid MMIO SPTE; `addr` is 0 for direct MMUs."""
+
+    def check_mmio_spte(self, spte: int, kvm_gen: int, spte_gen: int) -> None:
+        """The generation of an MMIO SPTE is about to be compared."""
+
+    def kvm_mmu_zap_all_fast(self, mmu_valid_gen: int, used_pages: int) -> None:
+        """All pages are about to become obsolete; `mmu_valid_gen` is still the old one."""
+
+    def fast_page_fault(
+        self,
+        vcpu_id: int,
+        gva: int,
+        error_code: int,
+        sptep: int,
+        old_spte: int,
+        new_spte: int,
+        spurious: int,
+        fixed: int,
+    ) -> None:
+        """A lockless fix was tried; `sptep` is 0 when there was no SPTE, `new_spte` is read again."""
+
+    def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int) -> None:
+        """A leaf SPTE was installed with a changed value, by a fault or by prefetch."""
+
+    def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int) -> None:
+        """A fault knows the level it maps at; `pfn` is the exact 4 KiB frame, 1 << 63 without a slot."""
+
+    def kvm_page_fault(self, vcpu_id: int, rip: int, address: int, error_code: int) -> None:
+        """An intercepted #PF reached KVM, before anything is done about it."""
+
+    def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
+        """The guest left hardware; `reason` is the SVM exit code (0x4e is #PF)."""
+
+    def kvm_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
+        """Emulated MMIO: kind 0 a read that needs userspace, 1 a read completed, 2 a write."""
+
+    def vcpu_match_mmio(self, gva: int, gpa: int, write: int, gpa_match: int) -> None:
+        """The emulator hit the vCPU's last-MMIO record, by gpa or by gva."""
+
+    def kvm_emulate_insn(self, rip: int, csbase: int, insn: bytes, mode: str, failed: int) -> None:
+        """An instruction is about to be emulated, or could not be; `mode` is `prot64` or `prot32`."""
+
+    def kvm_inj_exception(self, vector: int, has_error: int, error_code: int, reinjected: int) -> None:
+        """An exception goes to the guest."""
+
+    def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
+        """An intercepted RDMSR or WRMSR was carried out, or faulted."""
+
+    def kvm_unmap_hva_range(self, start: int, end: int) -> None:
+        """The host is about to change its mappings of [start, end), host virtual addresses."""

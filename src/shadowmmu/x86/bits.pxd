@@ -1,0 +1,142 @@
+# The C view of bits.py: the same names with the same values, as unsigned 64-bit words.
+ctypedef unsigned char u8
+ctypedef unsigned short u16
+ctypedef unsigned int u32
+ctypedef unsigned long long u64
+ctypedef long long i64
+
+cdef extern from *:
+    """
+    #define SHADOWMMU_PAGE_SHIFT 12ULL
+    #define SHADOWMMU_PAGE_SIZE 4096ULL
+    #define SHADOWMMU_P (1ULL << 0)
+    #define SHADOWMMU_W (1ULL << 1)
+    #define SHADOWMMU_U (1ULL << 2)
+    #define SHADOWMMU_PWT (1ULL << 3)
+    #define SHADOWMMU_PCD (1ULL << 4)
+    #define SHADOWMMU_A (1ULL << 5)
+    #define SHADOWMMU_D (1ULL << 6)
+    #define SHADOWMMU_PS (1ULL << 7)
+    #define SHADOWMMU_G (1ULL << 8)
+    #define SHADOWMMU_NX (1ULL << 63)
+    #define SHADOWMMU_ADDR 0x000FFFFFFFFFF000ULL
+    #define SHADOWMMU_MASK64 0xFFFFFFFFFFFFFFFFULL
+    #define SHADOWMMU_FAULT 0xFFFFFFFFFFFFFFFFULL
+    #define SHADOWMMU_PFERR_P (1ULL << 0)
+    #define SHADOWMMU_PFERR_W (1ULL << 1)
+    #define SHADOWMMU_PFERR_U (1ULL << 2)
+    #define SHADOWMMU_PFERR_RSVD (1ULL << 3)
+    #define SHADOWMMU_PFERR_F (1ULL << 4)
+    #define SHADOWMMU_PFERR_PK (1ULL << 5)
+    #define SHADOWMMU_CR0_PE (1ULL << 0)
+    #define SHADOWMMU_CR0_MP (1ULL << 1)
+    #define SHADOWMMU_CR0_EM (1ULL << 2)
+    #define SHADOWMMU_CR0_TS (1ULL << 3)
+    #define SHADOWMMU_CR0_ET (1ULL << 4)
+    #define SHADOWMMU_CR0_NE (1ULL << 5)
+    #define SHADOWMMU_CR0_WP (1ULL << 16)
+    #define SHADOWMMU_CR0_AM (1ULL << 18)
+    #define SHADOWMMU_CR0_NW (1ULL << 29)
+    #define SHADOWMMU_CR0_CD (1ULL << 30)
+    #define SHADOWMMU_CR0_PG (1ULL << 31)
+    #define SHADOWMMU_CR4_VME (1ULL << 0)
+    #define SHADOWMMU_CR4_PVI (1ULL << 1)
+    #define SHADOWMMU_CR4_TSD (1ULL << 2)
+    #define SHADOWMMU_CR4_DE (1ULL << 3)
+    #define SHADOWMMU_CR4_PSE (1ULL << 4)
+    #define SHADOWMMU_CR4_PAE (1ULL << 5)
+    #define SHADOWMMU_CR4_MCE (1ULL << 6)
+    #define SHADOWMMU_CR4_PGE (1ULL << 7)
+    #define SHADOWMMU_CR4_PCE (1ULL << 8)
+    #define SHADOWMMU_CR4_OSFXSR (1ULL << 9)
+    #define SHADOWMMU_CR4_OSXMMEXCPT (1ULL << 10)
+    #define SHADOWMMU_CR4_UMIP (1ULL << 11)
+    #define SHADOWMMU_CR4_LA57 (1ULL << 12)
+    #define SHADOWMMU_CR4_FSGSBASE (1ULL << 16)
+    #define SHADOWMMU_CR4_PCIDE (1ULL << 17)
+    #define SHADOWMMU_CR4_OSXSAVE (1ULL << 18)
+    #define SHADOWMMU_CR4_SMEP (1ULL << 20)
+    #define SHADOWMMU_CR4_SMAP (1ULL << 21)
+    #define SHADOWMMU_CR4_PKE (1ULL << 22)
+    #define SHADOWMMU_EFER_SCE (1ULL << 0)
+    #define SHADOWMMU_EFER_LME (1ULL << 8)
+    #define SHADOWMMU_EFER_LMA (1ULL << 10)
+    #define SHADOWMMU_EFER_NX (1ULL << 11)
+    #define SHADOWMMU_EFER_SVME (1ULL << 12)
+    #define SHADOWMMU_EFLAGS_AC (1ULL << 18)
+    #define SHADOWMMU_ACC_X 1ULL
+    #define SHADOWMMU_ACC_W 2ULL
+    #define SHADOWMMU_ACC_U 4ULL
+    #define SHADOWMMU_ACC_ALL 7ULL
+    #define SHADOWMMU_READ 0ULL
+    #define SHADOWMMU_WRITE 1ULL
+    #define SHADOWMMU_FETCH 2ULL
+    #define SHADOWMMU_GP_VECTOR 13ULL
+    #define SHADOWMMU_PF_VECTOR 14ULL
+    """
+    const u64 PAGE_SHIFT "SHADOWMMU_PAGE_SHIFT"
+    const u64 PAGE_SIZE "SHADOWMMU_PAGE_SIZE"
+    const u64 P "SHADOWMMU_P"
+    const u64 W "SHADOWMMU_W"
+    const u64 U "SHADOWMMU_U"
+    const u64 PWT "SHADOWMMU_PWT"
+    const u64 PCD "SHADOWMMU_PCD"
+    const u64 A "SHADOWMMU_A"
+    const u64 D "SHADOWMMU_D"
+    const u64 PS "SHADOWMMU_PS"
+    const u64 G "SHADOWMMU_G"
+    const u64 NX "SHADOWMMU_NX"
+    const u64 ADDR "SHADOWMMU_ADDR"
+    const u64 MASK64 "SHADOWMMU_MASK64"
+    const u64 FAULT "SHADOWMMU_FAULT"
+    const u64 PFERR_P "SHADOWMMU_PFERR_P"
+    const u64 PFERR_W "SHADOWMMU_PFERR_W"
+    const u64 PFERR_U "SHADOWMMU_PFERR_U"
+    const u64 PFERR_RSVD "SHADOWMMU_PFERR_RSVD"
+    const u64 PFERR_F "SHADOWMMU_PFERR_F"
+    const u64 PFERR_PK "SHADOWMMU_PFERR_PK"
+    const u64 CR0_PE "SHADOWMMU_CR0_PE"
+    const u64 CR0_MP "SHADOWMMU_CR0_MP"
+    const u64 CR0_EM "SHADOWMMU_CR0_EM"
+    const u64 CR0_TS "SHADOWMMU_CR0_TS"
+    const u64 CR0_ET "SHADOWMMU_CR0_ET"
+    const u64 CR0_NE "SHADOWMMU_CR0_NE"
+    const u64 CR0_WP "SHADOWMMU_CR0_WP"
+    const u64 CR0_AM "SHADOWMMU_CR0_AM"
+    const u64 CR0_NW "SHADOWMMU_CR0_NW"
+    const u64 CR0_CD "SHADOWMMU_CR0_CD"
+    const u64 CR0_PG "SHADOWMMU_CR0_PG"
+    const u64 CR4_VME "SHADOWMMU_CR4_VME"
+    const u64 CR4_PVI "SHADOWMMU_CR4_PVI"
+    const u64 CR4_TSD "SHADOWMMU_CR4_TSD"
+    const u64 CR4_DE "SHADOWMMU_CR4_DE"
+    const u64 CR4_PSE "SHADOWMMU_CR4_PSE"
+    const u64 CR4_PAE "SHADOWMMU_CR4_PAE"
+    const u64 CR4_MCE "SHADOWMMU_CR4_MCE"
+    const u64 CR4_PGE "SHADOWMMU_CR4_PGE"
+    const u64 CR4_PCE "SHADOWMMU_CR4_PCE"
+    const u64 CR4_OSFXSR "SHADOWMMU_CR4_OSFXSR"
+    const u64 CR4_OSXMMEXCPT "SHADOWMMU_CR4_OSXMMEXCPT"
+    const u64 CR4_UMIP "SHADOWMMU_CR4_UMIP"
+    const u64 CR4_LA57 "SHADOWMMU_CR4_LA57"
+    const u64 CR4_FSGSBASE "SHADOWMMU_CR4_FSGSBASE"
+    const u64 CR4_PCIDE "SHADOWMMU_CR4_PCIDE"
+    const u64 CR4_OSXSAVE "SHADOWMMU_CR4_OSXSAVE"
+    const u64 CR4_SMEP "SHADOWMMU_CR4_SMEP"
+    const u64 CR4_SMAP "SHADOWMMU_CR4_SMAP"
+    const u64 CR4_PKE "SHADOWMMU_CR4_PKE"
+    const u64 EFER_SCE "SHADOWMMU_EFER_SCE"
+    const u64 EFER_LME "SHADOWMMU_EFER_LME"
+    const u64 EFER_LMA "SHADOWMMU_EFER_LMA"
+    const u64 EFER_NX "SHADOWMMU_EFER_NX"
+    const u64 EFER_SVME "SHADOWMMU_EFER_SVME"
+    const u64 EFLAGS_AC "SHADOWMMU_EFLAGS_AC"
+    const u64 ACC_X "SHADOWMMU_ACC_X"
+    const u64 ACC_W "SHADOWMMU_ACC_W"
+    const u64 ACC_U "SHADOWMMU_ACC_U"
+    const u64 ACC_ALL "SHADOWMMU_ACC_ALL"
+    const u64 READ "SHADOWMMU_READ"
+    const u64 WRITE "SHADOWMMU_WRITE"
+    const u64 FETCH "SHADOWMMU_FETCH"
+    const u64 GP_VECTOR "SHADOWMMU_GP_VECTOR"
+    const u64 PF_VECTOR "SHADOWMMU_PF_VECTOR"

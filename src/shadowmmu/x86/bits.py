@@ -1,0 +1,94 @@
+"""Architectural constants: plain integers.
+
+Never compiled; `bits.pxd` gives the same names to C. Sections are those of AMD's APM, volume 2.
+"""
+
+# entries of a page table (AMD APM vol. 2, 5.3 and 5.4; PS, G: leaf entries)
+P = 1 << 0
+W = 1 << 1
+U = 1 << 2
+PWT = 1 << 3
+PCD = 1 << 4
+A = 1 << 5
+D = 1 << 6
+PS = 1 << 7
+G = 1 << 8
+NX = 1 << 63
+
+# the physical address in an 8-byte entry, and a full 64-bit word
+ADDR = 0x000F_FFFF_FFFF_F000
+MASK64 = 0xFFFF_FFFF_FFFF_FFFF
+
+# no address: what an access that faulted returns
+FAULT = 0xFFFF_FFFF_FFFF_FFFF
+
+# error code of a page fault (AMD APM vol. 2, 8.2.15)
+PFERR_P = 1 << 0
+PFERR_W = 1 << 1
+PFERR_U = 1 << 2
+PFERR_RSVD = 1 << 3
+PFERR_F = 1 << 4
+PFERR_PK = 1 << 5
+
+# CR0 (3.1.1)
+CR0_PE = 1 << 0
+CR0_MP = 1 << 1
+CR0_EM = 1 << 2
+CR0_TS = 1 << 3
+CR0_ET = 1 << 4
+CR0_NE = 1 << 5
+CR0_WP = 1 << 16
+CR0_AM = 1 << 18
+CR0_NW = 1 << 29
+CR0_CD = 1 << 30
+CR0_PG = 1 << 31
+
+# CR4 (3.1.3)
+CR4_VME = 1 << 0
+CR4_PVI = 1 << 1
+CR4_TSD = 1 << 2
+CR4_DE = 1 << 3
+CR4_PSE = 1 << 4
+CR4_PAE = 1 << 5
+CR4_MCE = 1 << 6
+CR4_PGE = 1 << 7
+CR4_PCE = 1 << 8
+CR4_OSFXSR = 1 << 9
+CR4_OSXMMEXCPT = 1 << 10
+CR4_UMIP = 1 << 11
+CR4_LA57 = 1 << 12
+CR4_FSGSBASE = 1 << 16
+CR4_PCIDE = 1 << 17
+CR4_OSXSAVE = 1 << 18
+CR4_SMEP = 1 << 20
+CR4_SMAP = 1 << 21
+CR4_PKE = 1 << 22
+
+# EFER (3.1.7)
+EFER_SCE = 1 << 0
+EFER_LME = 1 << 8
+EFER_LMA = 1 << 10
+EFER_NX = 1 << 11
+EFER_SVME = 1 << 12
+
+# RFLAGS (3.1.6)
+EFLAGS_AC = 1 << 18
+
+# rights, as KVM combines them (ACC_* in arch/x86/kvm/mmu.h, 6.12.111)
+ACC_X = 1
+ACC_W = 2
+ACC_U = 4
+ACC_ALL = 7
+
+# kinds of access
+READ = 0
+WRITE = 1
+FETCH = 2
+
+# vectors of the exceptions an access can raise (8.1)
+GP_VECTOR = 13
+PF_VECTOR = 14
+
+# the smallest page
+PAGE_SHIFT = 12
+PAGE_SIZE = 1 << PAGE_SHIFT

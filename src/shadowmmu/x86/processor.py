@@ -1,0 +1,181 @@
+"""One processor's view of memory: paging registers, TLB and walker behind one `access`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cython
+from cython import uint as u32, ulonglong as u64
+
+from .bits import ADDR, FAULT, GP_VECTOR, MASK64, PF_VECTOR
+from .paging import paging_format
+from .tlb import ZEN, Tlb, TlbGeometry
+from .walker import Walker
+
+__all__ = ["Processor"]
+
+
+class Processor:
+    """A processor on the physical memory `words` (64-bit words; a physical address is a byte address).
+
+    `root` (the physical address in CR3, without its low control bits), `pcid` (0 to 4095), `user` (CPL 3) and
+    `eflags_ac` may be set at any time; all other registers by `set_paging`. It starts with paging off.
+    Setting a register flushes nothing: whoever plays MOV to CR, VMRUN or an exit asks for the flush, and a
+    missing one shows.
+
+    With `tlb=False` neither TLB nor paging-structure caches are used and every access walks.
+    """
+
+    def __init__(self, words: memoryview, *, tlb: bool = True, geometry: TlbGeometry = ZEN) -> None:
+        self.limit = len(words) << 3
+        self.tlb = Tlb(geometry)
+        self.tlb.enabled = tlb
+        self.walker = Walker(words)
+        self.walker.caches_enabled = tlb
+        self.root = 0
+        self.pcid = 0
+        self.user = False
+        self.eflags_ac = False
+        self.fault_gva = 0
+        self.fault_error_code = 0
+        self.fault_vector = 0
+        self.set_paging(levels=0)
+
+    def set_paging(
+        self,
+        *,
+        levels: int,
+        cr0_wp: bool = True,
+        efer_nx: bool = True,
+        cr4_smep: bool = False,
+        cr4_smap: bool = False,
+        cr4_pse: bool = True,
+        cr4_pge: bool = True,
+        maxphyaddr: int = 48,
+        gbpages: bool = True,
+        amd: bool = True,
+    ) -> None:
+        """Enter a paging mode: `levels` 0 (off: addresses are physical), 2, 3 (PAE), 4 or 5.
+
+        `efer_nx` has no effect on 2-level tables. Raises `ValueError` for
+        another number of levels.
+        """
+        self.walker.set_mode(
+            levels=levels,
+            cr0_wp=cr0_wp,
+            efer_nx=efer_nx,
+            cr4_smep=cr4_smep,
+            cr4_smap=cr4_smap,
+            cr4_pse=cr4_pse,
+            cr4_pge=cr4_pge,
+            maxphyaddr=maxphyaddr,
+            gbpages=gbpages,
+            amd=amd,
+        )
+        form = paging_format(levels)
+        self.virtual_bits = form.virtual_bits
+        self.virtual_half = 0 if form.virtual_bits == 32 else 1 << form.virtual_bits - 1
+        self.levels = levels
+        self.cr0_wp = cr0_wp
+        self.efer_nx = efer_nx
+        self.cr4_smep = cr4_smep
+        self.cr4_smap = cr4_smap
+        self.cr4_pse = cr4_pse
+        self.cr4_pge = cr4_pge
+        self.maxphyaddr = maxphyaddr
+        self.gbpages = gbpages
+        self.amd = amd
+
+    def access(self, gva: u64, kind: u32) -> u64:
+        """The physical address of an access of that kind (READ, WRITE, FETCH) at the current CPL, or `FAULT`.
+
+        After a fault `fault_vector`, `fault_gva` and `fault_error_code` describe it: #PF, or #GP with error
+        code 0 for an address that is not canonical (32-bit modes: above 4 GiB). Raises `MachineCheck` if
+        the tables lead outside memory.
+        """
+        return self.translate(gva, kind & 3 | self.user << 2 | self.eflags_ac << 3)
+
+    def implicit_access(self, gva: u64, kind: u32) -> u64:
+        """The same for an access the processor makes by itself (IDT, GDT, TSS, stack of an event's delivery).
+
+        It has supervisor rights at any CPL and EFLAGS.AC does not lift SMAP for it (AMD APM vol. 2, 5.6.6).
+        """
+        return self.translate(gva, kind & 3)
+
+    def run(self, gvas: Sequence[int], kinds: Sequence[int], start: u64) -> u64:
+        """Make the accesses from index `start` on; the index of the first that faults, or `len(gvas)`.
+
+        Format 'Q' and 'B': an element of `kinds` is a kind, plus 4 for an access at CPL 3 (whatever `user`
+        says).
+        """
+        i: u64 = start
+        n: u64 = len(gvas)
+        with cython.nogil:
+            while i < n:
+                if self.translate(gvas[i], kinds[i] & 7 | self.eflags_ac << 3) == FAULT:
+                    break
+                i += 1
+        return i
+
+    def translate(self, gva: u64, mode: u32) -> u64:
+        """The physical address of an access of `mode` (as `Walker` counts them), or `FAULT`."""
+        if (gva + self.virtual_half & MASK64) >> self.virtual_bits:
+            self.fault_vector = GP_VECTOR
+            self.fault_gva = gva
+            self.fault_error_code = 0
+            return FAULT
+        hpa: u64 = FAULT
+        entry: u64 = 0
+        if self.tlb.enabled:
+            need: u64 = self.walker.need[mode]
+            deny: u64 = self.walker.deny[mode]
+            entry = self.tlb.l1_4k.lookup(gva, self.pcid, need, deny)
+            if entry:
+                self.tlb.l1_hits += 1
+                hpa = entry & ADDR | gva & 0xFFF
+            else:
+                hpa = self.tlb.lookup_beyond(gva, self.pcid, need, deny)
+        if hpa == FAULT:
+            entry = self.walker.walk(self.root, gva, self.pcid, mode)
+            if not entry:
+                self.tlb.flush_page(gva, self.pcid)
+                self.walker.flush_address(gva, self.pcid)
+                self.fault_vector = PF_VECTOR
+                self.fault_gva = gva
+                self.fault_error_code = self.walker.error_code
+                return FAULT
+            if self.tlb.enabled:
+                self.tlb.insert(gva, self.pcid, entry, self.walker.level)
+            offset: u64 = gva & (1 << 3 + 9 * self.walker.level) - 1
+            hpa = entry & ADDR | offset
+        if hpa >= self.limit:
+            self.walker.machine_check(hpa)
+        return hpa
+
+    def flush_all(self) -> int:
+        """Drop all cached translations, global ones and all PCIDs."""
+        self.tlb.flush_all()
+        self.walker.flush_all()
+        return 0
+
+    def flush_current(self) -> int:
+        """Drop the current PCID's translations, but for global ones (MOV to CR3)."""
+        self.tlb.flush_nonglobal(self.pcid)
+        self.walker.flush_pcid(self.pcid)
+        return 0
+
+    def flush_gva(self, gva: u64) -> int:
+        """Drop the translations of one address, global ones too, and the PCID's upper levels (INVLPG)."""
+        self.tlb.flush_page(gva, self.pcid)
+        self.walker.flush_pcid(self.pcid)
+        return 0
+
+    def counters(self) -> dict[str, int]:
+        """Since the start: hits in each TLB level, walks, loads of table entries, entries given A or D."""
+        return {
+            "l1_hits": self.tlb.l1_hits,
+            "l2_hits": self.tlb.l2_hits,
+            "walks": self.walker.walks,
+            "loads": self.walker.loads,
+            "ad_sets": self.walker.ad_sets,
+        }

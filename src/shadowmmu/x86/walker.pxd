@@ -1,0 +1,25 @@
+# cython: language_level=3
+cimport cython
+from .bits cimport (A, ADDR, D, FETCH, G, NX, P, PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, PS, U, W, WRITE,
+                    u32, u64)
+from .tlb cimport TranslationCache
+
+@cython.final
+cdef class Walker:
+    cdef u64[::1] words
+    cdef public bint caches_enabled
+    cdef public u64 walks, loads, ad_sets
+    cdef readonly u64 level, error_code
+    cdef readonly TranslationCache pde, pdpte, pml4e, pml5e
+    cdef u64 limit, levels, root_mask, entry_bytes, entry_mask, index_bits, leaf_bit, global_bit, fetch_error
+    cdef u64 reserved[12]
+    cdef u64 need[16]
+    cdef u64 deny[16]
+    cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
+    cdef u64 cached(self, u64 level, u64 gva, u64 pcid) except? 2 nogil
+    cdef int remember(self, u64 level, u64 gva, u64 pcid, u64 entry) except -1 nogil
+    cdef u64 fault(self, u64 cause, u32 mode) except? 2 nogil
+    cdef int machine_check(self, u64 hpa) except -1 with gil
+    cpdef int flush_all(self) except -1 nogil
+    cpdef int flush_pcid(self, u64 pcid) except -1 nogil
+    cpdef int flush_address(self, u64 gva, u64 pcid) except -1 nogil

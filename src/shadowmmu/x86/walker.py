@@ -1,0 +1,248 @@
+"""The hardware walker: from a linear address to a frame by the tables in memory (AMD APM vol. 2, 5.3 to 5.6).
+
+At each level the walker checks present, then reserved bits; it sets A in each entry it passes and, once the
+rights at the leaf suffice, A and for a write D there. Setting is a read of the entry and a later write: two
+steps, as whoever stands between processor and memory must see them. Upper levels are skipped by the
+paging-structure caches.
+"""
+
+from __future__ import annotations
+
+from cython import uint as u32, ulonglong as u64
+
+from .bits import (
+    ACC_ALL,
+    ACC_U,
+    ACC_W,
+    ACC_X,
+    ADDR,
+    FETCH,
+    NX,
+    PFERR_F,
+    PFERR_P,
+    PFERR_RSVD,
+    PFERR_U,
+    PFERR_W,
+    PS,
+    WRITE,
+    A,
+    D,
+    G,
+    P,
+    U,
+    W,
+)
+from .paging import paging_format, permission_bitmask, reserved_bits
+from .tlb import TranslationCache
+
+__all__ = ["MachineCheck", "Walker"]
+
+
+class MachineCheck(IndexError):
+    """The tables sent the processor to a physical address without memory: they are wrong, not the access."""
+
+
+class Walker:
+    """Walks tables in `words`, host physical memory as 64-bit words, in the mode of the last `set_mode`.
+
+    An access is described by its mode: bits 1:0 the kind, bit 2 user, bit 3 EFLAGS.AC (clear for an
+    implicit supervisor access). `need[mode]` and `deny[mode]` are the bits a translation must and must not
+    have to serve it.
+    """
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+        self.limit = len(words) << 3
+        self.caches_enabled = True
+        self.walks = 0
+        self.loads = 0
+        self.ad_sets = 0
+        self.level = 0
+        self.error_code = 0
+        self.pde = TranslationCache(21, 8, 4)
+        self.pdpte = TranslationCache(30, 2, 4)
+        self.pml4e = TranslationCache(39, 1, 4)
+        self.pml5e = TranslationCache(48, 1, 4)
+        self.reserved = [0] * 12
+        self.need = [0] * 16
+        self.deny = [0] * 16
+        self.levels = 0
+
+    def set_mode(
+        self,
+        *,
+        levels: int,
+        cr0_wp: bool,
+        efer_nx: bool,
+        cr4_smep: bool,
+        cr4_smap: bool,
+        cr4_pse: bool,
+        cr4_pge: bool,
+        maxphyaddr: int,
+        gbpages: bool,
+        amd: bool,
+    ) -> None:
+        """Compute the masks of a paging mode; the caches keep what they hold."""
+        form = paging_format(levels)
+        self.levels = levels
+        self.root_mask = ADDR | 0xFE0 if levels == 3 else ADDR
+        self.entry_bytes = form.entry_bytes
+        self.entry_mask = (1 << 8 * form.entry_bytes) - 1
+        self.index_bits = form.index_bits
+        self.leaf_bit = PS if levels != 2 or cr4_pse else 0
+        self.global_bit = G if cr4_pge else 0
+        self.fetch_error = PFERR_F if cr4_smep or (efer_nx and levels != 2) else 0
+        rows = reserved_bits(levels, maxphyaddr, nx=efer_nx, pse=cr4_pse, gbpages=gbpages, amd=amd)
+        for level in range(1, levels + 1):
+            self.reserved[level] = rows[0][level - 1]
+            self.reserved[6 + level] = rows[1][level - 1]
+        if levels == 3:
+            self.reserved[9] = self.reserved[3]
+        faulting = permission_bitmask(wp=cr0_wp, nx=efer_nx, smep=cr4_smep, smap=cr4_smap)
+        for mode in range(16):
+            self._set_rights(mode, faulting)
+
+    def _set_rights(self, mode: int, faulting: bytes) -> None:
+        """Derive need and deny of one mode from the rights that fault."""
+        kind = mode & 3
+        row = faulting[(kind == WRITE) | mode >> 1 & 2 | mode >> 1 & 4 | (kind == FETCH) << 3]
+        denies_user = row >> ACC_ALL & 1
+        full = ACC_ALL & ~ACC_U if denies_user else ACC_ALL
+        need = P
+        deny = U if denies_user else 0
+        if row >> (full & ~ACC_W) & 1:
+            need |= W
+        if not denies_user and row >> (full & ~ACC_U) & 1:
+            need |= U
+        if row >> (full & ~ACC_X) & 1:
+            deny |= NX
+        if kind == WRITE:
+            need |= D
+        self.need[mode] = need
+        self.deny[mode] = deny
+
+    def walk(self, root: u64, gva: u64, pcid: u64, mode: u32) -> u64:
+        """The translation of `gva` as the TLB keeps it, and its page level in `level`; 0 is a page fault.
+
+        The error code of a fault is in `error_code`. Raises `MachineCheck` if a table is outside memory.
+        """
+        self.walks += 1
+        if self.levels == 0:
+            self.level = 1
+            return gva & ADDR | P | W | U | D
+        level: u64 = self.levels
+        table: u64 = root & self.root_mask
+        rights: u64 = W | U
+        nx: u64 = 0
+        if self.caches_enabled:
+            skip: u64
+            for skip in range(2, self.levels + 1):
+                upper: u64 = self.cached(skip, gva, pcid)
+                if upper:
+                    level = skip - 1
+                    table = upper & ADDR
+                    rights = upper
+                    nx = upper & NX
+                    break
+        while True:
+            shift: u64 = 12 + self.index_bits * (level - 1)
+            hpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
+            if hpa >= self.limit:
+                self.machine_check(hpa)
+            word: u64 = self.words[hpa >> 3]
+            lane: u64 = (hpa & 4) << 3
+            entry: u64 = word >> lane & self.entry_mask
+            self.loads += 1
+            if not entry & P:
+                return self.fault(0, mode)
+            if entry & self.reserved[level + 6 if entry & PS else level]:
+                return self.fault(PFERR_P | PFERR_RSVD, mode)
+            if level == 3 and self.levels == 3:
+                rights = W | U
+            else:
+                rights &= entry
+                nx |= entry & NX
+                if level == 1 or entry & self.leaf_bit:
+                    break
+                if not entry & A:
+                    self.words[hpa >> 3] = word | A << lane
+                    self.ad_sets += 1
+            table = entry & ADDR
+            if self.caches_enabled:
+                self.remember(level, gva, pcid, table | rights & (W | U) | nx | P)
+            level -= 1
+        translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D
+        if translation & self.need[mode] != self.need[mode] or translation & self.deny[mode]:
+            return self.fault(PFERR_P, mode)
+        new: u64 = entry | A
+        if mode & 3 == WRITE:
+            new |= D
+        if new != entry:
+            self.words[hpa >> 3] = word | new << lane
+            self.ad_sets += 1
+        self.level = level
+        frame: u64 = (entry & ADDR) >> shift << shift
+        if shift == 22:
+            frame |= (entry >> 13 & 0xF) << 32 | gva & 0x20_0000
+        if not new & D:
+            translation ^= D
+        return translation | frame
+
+    def fault(self, cause: u64, mode: u32) -> u64:
+        """Record the error code of a page fault in an access of that mode; 0."""
+        if mode & 3 == WRITE:
+            cause |= PFERR_W
+        elif mode & 3 == FETCH:
+            cause |= self.fetch_error
+        if mode & 4:
+            cause |= PFERR_U
+        self.error_code = cause
+        return 0
+
+    def machine_check(self, hpa: u64) -> int:
+        """Raise `MachineCheck` for an access to `hpa`, where no memory is."""
+        raise MachineCheck(f"no memory at physical address {hpa:#x}")
+
+    def cached(self, level: u64, gva: u64, pcid: u64) -> u64:
+        """The cached entry of `level` on the way to `gva`: its table and the rights so far; else 0."""
+        if level == 2:
+            return self.pde.lookup(gva, pcid, P, 0)
+        if level == 3:
+            return self.pdpte.lookup(gva, pcid, P, 0)
+        if level == 4:
+            return self.pml4e.lookup(gva, pcid, P, 0)
+        return self.pml5e.lookup(gva, pcid, P, 0)
+
+    def remember(self, level: u64, gva: u64, pcid: u64, entry: u64) -> int:
+        """Keep an upper-level entry in the format of `cached`."""
+        if level == 2:
+            return self.pde.insert(gva, pcid, entry)
+        if level == 3:
+            return self.pdpte.insert(gva, pcid, entry)
+        if level == 4:
+            return self.pml4e.insert(gva, pcid, entry)
+        return self.pml5e.insert(gva, pcid, entry)
+
+    def flush_all(self) -> int:
+        """Empty the paging-structure caches."""
+        self.pde.flush_all()
+        self.pdpte.flush_all()
+        self.pml4e.flush_all()
+        self.pml5e.flush_all()
+        return 0
+
+    def flush_pcid(self, pcid: u64) -> int:
+        """Empty the paging-structure caches of a PCID, whatever the address: also what INVLPG does."""
+        self.pde.flush_nonglobal(pcid)
+        self.pdpte.flush_nonglobal(pcid)
+        self.pml4e.flush_nonglobal(pcid)
+        self.pml5e.flush_nonglobal(pcid)
+        return 0
+
+    def flush_address(self, gva: u64, pcid: u64) -> int:
+        """Drop the upper-level entries on the way to `gva`: what a page fault does."""
+        self.pde.flush_page(gva, pcid)
+        self.pdpte.flush_page(gva, pcid)
+        self.pml4e.flush_page(gva, pcid)
+        self.pml5e.flush_page(gva, pcid)
+        return 0

@@ -1,0 +1,149 @@
+"""`shadowmmu run` and its files."""
+
+import json
+import re
+
+import pytest
+
+from shadowmmu.guest.scenario import Scenario
+from shadowmmu.trace.recording import Recording, json_line
+
+
+def test_tells_every_op_and_a_summary(invoke, fixtures):
+    path = fixtures.scenarios / "e-nonpae.txt"
+    result = invoke("run", path)
+    assert result.exit_code == 0
+    scenario = Scenario.load(path)
+    lines = result.output.splitlines()
+    assert lines[0] == f"e-nonpae: {scenario.title} (mode 32)"
+    for number, op in enumerate(scenario.recorded_ops):
+        assert any(line.startswith(f"{number:5} {op.text.strip()}  ") for line in lines)
+    for expected in (
+        "   23 read 0x900000  exception #14 error_code 0x0 cr2 0x900000",
+        "        page fault at 500004 (W)",
+        "        walk 500004 pferr 2: 2027 2067",
+        "        unsync_page gfn 2 level 1 wux quadrant 1",
+        "        S6[256] = gpa:2000|e67 (rwxu) level 1, gfn 2",
+        "      guest entry at 0x2004: 0x801067 -> 0x805067",
+        "      S7 unsync",
+        "      S6 [256]=gpa:2000|e67 [257]=gpa:1000|a05",
+        "      S12 new: level 2, of guest table 1, gfn 1, wux",
+        "      S4 gone",
+        "e-nonpae: 24 ops (1 exception, 23 ok)",
+        "  shadow pages left                   11  (4 of level 2, 7 of level 1)",
+    ):
+        assert expected in lines
+    recording = Recording.read(fixtures.recordings / "e-nonpae.jsonl")
+    faults = sum(row["stats"]["vcpu0"].get("pf_taken", 0) for row in recording.rows[1:])
+    assert re.search(rf"^  page faults +{faults}$", result.output, re.M)
+    assert "\x1b" not in result.output
+
+
+def test_records(invoke, fixtures, tmp_path):
+    target = tmp_path / "out.jsonl"
+    assert invoke("run", fixtures.scenarios / "m-access.txt", "--record", target).exit_code == 0
+    made, real = Recording.read(target), Recording.read(fixtures.recordings / "m-access.jsonl")
+    assert made.rows == real.rows
+    assert made.header["setup"] == real.header["setup"]
+    assert made.header["kernel"].startswith("6.12.111")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_records_several_into_a_folder(invoke, fixtures, tmp_path):
+    paths = [fixtures.scenarios / f"{name}.txt" for name in ("m-access", "f-pae")]
+    result = invoke("run", *paths, "--record", tmp_path / "new" / "folder")
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
+        "f-pae.jsonl",
+        "m-access.jsonl",
+    ]
+    assert "all 2 scenarios: " in result.output
+    again = invoke("run", paths[0], paths[0], "--record", tmp_path)
+    assert again.exit_code == 2
+    assert "two scenarios are named m-access" in again.output
+
+
+def test_json(invoke, fixtures):
+    result = invoke("run", fixtures.scenarios / "f-pae.txt", "--json")
+    *lines, totals = result.output.splitlines(keepends=True)
+    real = Recording.read(fixtures.recordings / "f-pae.jsonl")
+    assert lines[1:] == [json_line(row) for row in real.rows]
+    assert json.loads(totals)["totals"]["ops"] == len(real.rows) - 1
+
+
+def test_events(invoke, fixtures, tmp_path):
+    target = tmp_path / "trace.txt"
+    invoke("run", fixtures.scenarios / "f-pae.txt", "--events", target)
+    text = target.read_text()
+    real = Recording.read(fixtures.recordings / "f-pae.jsonl")
+    assert text.count(": kvm_mmu_set_spte: gfn ") == sum(
+        event["e"] == "kvm_mmu_set_spte" for row in real.rows[1:] for event in row["events"]
+    )
+    assert "tracing_mark_write: op 0: nop" in text
+
+
+def test_tlb_is_off_unless_asked_for(invoke, fixtures, player, monkeypatch):
+    seen = []
+    original = player.__init__
+
+    def watched(self, setup, *, tlb=False):
+        seen.append(tlb)
+        original(self, setup, tlb=tlb)
+
+    monkeypatch.setattr(player, "__init__", watched)
+    invoke("run", fixtures.scenarios / "f-pae.txt")
+    invoke("run", fixtures.scenarios / "f-pae.txt", "--tlb")
+    assert seen == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "mode long4\nslot 0 0x0 1M\nstart\nread\n",
+            ":4: `read` lacks an argument; write `read GVA [size=N]`",
+        ),
+        (
+            "mode long4\nslot 0 0x0 1M\nstart\nparam kvm_amd npt=1",
+            ":1: nested paging (npt=1) is not modelled; ",
+        ),
+        ("mode long4\nnested\n", ":2: nested scenarios are not supported yet; leave this scenario out"),
+    ],
+)
+def test_bad_scenarios_are_one_line(command, tmp_path, text, message):
+    path = tmp_path / "x.txt"
+    path.write_text(text)
+    done = command("run", path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = [line for line in done.stderr.splitlines() if "not compiled" not in line]
+    assert line.startswith(f"shadowmmu: {path}{message}")
+
+
+def test_no_file(command, tmp_path):
+    done = command("run", tmp_path / "none.txt")
+    assert done.returncode == 2
+    assert f"shadowmmu: {tmp_path}/none.txt: No such file or directory" in done.stderr.splitlines()
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_file(invoke, fixtures, tmp_path):
+    result = invoke("run", fixtures.scenarios / "f-pae.txt", "--record", "/dev/full")
+    assert isinstance(result.exception, OSError)
+    missing = tmp_path / "none" / "out.jsonl"
+    result = invoke("run", fixtures.scenarios / "f-pae.txt", "--record", missing)
+    assert isinstance(result.exception, FileNotFoundError)
+    assert result.exception.filename == str(missing)
+
+
+def test_failing_half_way_leaves_the_old_recording(invoke, fixtures, player, tmp_path):
+    target = tmp_path / "out.jsonl"
+    target.write_text("old")
+
+    def fail(played):
+        if played.op == 5:
+            raise KeyboardInterrupt
+
+    player.spoil = fail
+    assert invoke("run", fixtures.scenarios / "f-pae.txt", "--record", target).exit_code != 0
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]

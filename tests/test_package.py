@@ -1,0 +1,128 @@
+"""The package as a user gets it: what is installed, which mode it runs in, how fast it starts."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import shadowmmu
+from shadowmmu._native import hot_modules
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "shadowmmu"
+MODE_LINE = "shadowmmu: not compiled, runs interpreted"
+
+
+def run(*arguments: str, home: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run python with `home` (if given) first on its path and only `environment` to choose the mode."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHADOWMMU_")}
+    if home is not None:
+        inherited["PYTHONPATH"] = str(home)
+    return subprocess.run(
+        [sys.executable, *arguments], env=inherited | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def uncompiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package as pip installs it where no C compiler works."""
+    tree, home = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("home")
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE"):
+        shutil.copy2(ROOT / name, tree)
+    for name in ("src", "build/cython"):  # with the generated C, so that Cython has nothing to do
+        if (ROOT / name).exists():
+            shutil.copytree(
+                ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.so", "*.egg-info", "__pycache__")
+            )
+    command = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--target",
+    ]
+    installed = run(*command, str(home), str(tree), CC="false", LDSHARED="false")
+    assert installed.returncode == 0, installed.stderr
+    return home / "shadowmmu"
+
+
+def test_mode_is_the_requested_one() -> None:
+    asked = os.environ.get("SHADOWMMU_INTERPRETED", "") not in ("", "0")
+    assert shadowmmu.native != asked
+
+
+def test_hot_modules_come_from_where_the_mode_says() -> None:
+    for source in hot_modules(SOURCE):
+        name = ".".join(("shadowmmu", *source.relative_to(SOURCE).with_suffix("").parts))
+        module = __import__(name, fromlist=["__file__"])
+        assert module.__file__ is not None
+        assert Path(module.__file__).suffix == (".so" if shadowmmu.native else ".py"), name
+
+
+def test_install_has_every_source_file(uncompiled: Path) -> None:
+    def files(package: Path) -> set[str]:
+        return {
+            str(path.relative_to(package))
+            for path in package.rglob("*")
+            if path.is_file() and path.suffix not in (".so", ".pyc")
+        }
+
+    assert files(uncompiled) == files(SOURCE)
+
+
+def test_uncompiled_install_says_so_once(uncompiled: Path) -> None:
+    done = run("-c", "import shadowmmu; print(shadowmmu.native, shadowmmu.Vm)", home=uncompiled.parent)
+    assert done.stdout.startswith("False <class"), done.stderr
+    assert done.stderr.startswith(MODE_LINE)
+    assert done.stderr.count("\n") == 1
+
+
+def test_asking_for_interpreted_runs_is_silent(uncompiled: Path) -> None:
+    done = run("-c", "import shadowmmu", home=uncompiled.parent, SHADOWMMU_INTERPRETED="1")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_required_native_is_an_error_where_it_is_missing(uncompiled: Path) -> None:
+    done = run("-c", "import shadowmmu", home=uncompiled.parent, SHADOWMMU_REQUIRE_NATIVE="1")
+    assert done.returncode == 1
+    assert "ImportError: shadowmmu: SHADOWMMU_REQUIRE_NATIVE is set, but" in done.stderr
+
+
+def test_required_native_contradicts_interpreted() -> None:
+    done = run("-c", "import shadowmmu", SHADOWMMU_REQUIRE_NATIVE="1", SHADOWMMU_INTERPRETED="1")
+    assert done.returncode == 1
+    assert "but SHADOWMMU_INTERPRETED is set" in done.stderr
+
+
+def test_import_loads_no_room() -> None:
+    done = run("-c", "import sys, shadowmmu; print(*sorted(sys.modules))", SHADOWMMU_INTERPRETED="1")
+    loaded = [name for name in done.stdout.split() if name.startswith(("shadowmmu.", "cython", "Cython"))]
+    assert loaded == ["shadowmmu._native"]
+
+
+def test_import_is_fast() -> None:
+    done = run("-X", "importtime", "-c", "import shadowmmu", SHADOWMMU_INTERPRETED="1")
+    times = re.findall(r"\| +(\d+) \| shadowmmu$", done.stderr, re.MULTILINE)
+    assert int(times[0]) < 100_000, "microseconds"
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Guest'"):
+        shadowmmu.Guest  # noqa: B018
+
+
+def test_cython_floor_is_the_same_for_building_and_running() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    floors = [
+        next(line for line in lines if line.startswith("cython"))
+        for lines in (project["build-system"]["requires"], project["project"]["dependencies"])
+    ]
+    assert floors[0] == floors[1]

@@ -1,0 +1,256 @@
+"""Turns a recording back into what a player would have reported, so that it can be recorded again."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shadowmmu.trace import events
+from shadowmmu.trace.events import ACCESS_NAMES, Event
+from shadowmmu.trace.recording import Recording, Row, replay
+
+LAB = Path("/work/shared/lab")
+CONFORMANCE = Path(__file__).parents[1] / "conformance"
+
+
+@dataclass
+class Played:
+    op: int
+    text: str
+    vcpu: int
+    result: dict[str, Any]
+    stats: dict[str, dict[str, int]]
+    gptes: list[list[str]]
+    events: list[Event]
+    state: dict[str, Any] | None
+
+
+def covered(path: Path) -> bool:
+    header = Recording.read(path).header
+    return header["params"]["kvm_amd.npt"] == "N" and header["kernel"].startswith("6.12.")
+
+
+FIXTURES = sorted((CONFORMANCE / "recordings").glob("*.jsonl"))
+LAB_RECORDINGS = [path for path in sorted((LAB / "recordings").rglob("*.jsonl")) if covered(path)]
+RECORDINGS = LAB_RECORDINGS or FIXTURES
+
+
+def number(text: str) -> int:
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    return int(text[:-1], 0) * units[text[-1]] if text[-1] in units else int(text, 0)
+
+
+class Machine:
+    """Invents host addresses for a recording's names; `areas` and `played` are what a player offers."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.areas: dict[int, tuple[int, int, int]] = {}
+        self.pages: dict[str, int] = {}
+        self.free: list[int] = []
+        self.top = 0x10_0000_0000
+        for entry in recording.header["setup"]:
+            if entry["setup"] == "slot":
+                self.area(entry["id"], int(entry["gpa"], 16), int(entry["size"], 16))
+
+    def area(self, slot: int, gpa: int, size: int) -> None:
+        self.areas[slot] = (0x7000_0000_0000 + (slot << 38) + gpa, size, gpa)
+
+    def played(self) -> Iterator[Played]:
+        dying: list[str] = []
+        for row, state in replay(self.recording):
+            for name in dying:
+                self.free.append(self.pages.pop(name))
+            words = row["do"].split()
+            if words[0] == "slot" and row["result"]["outcome"] == "ok":
+                self.area(int(words[1]), number(words[2]), number(words[3]))
+            for name in sorted(state["sps"], key=lambda name: int(name[1:])):
+                if name not in self.pages:
+                    self.pages[name] = self.free.pop(0) if self.free else self.top
+                    self.top += 0x1000 * (self.pages[name] == self.top)
+            dying = [name for name in self.pages if name not in state["sps"]]
+            yield Played(
+                row["op"],
+                row["do"],
+                row.get("vcpu", 0),
+                row.get("result", {}),
+                row.get("stats", {}),
+                row.get("gptes", []),
+                [self.event(event) for event in row.get("events", [])],
+                self.state(state) if "delta" in row else None,
+            )
+
+    # -- names back to addresses
+
+    def sptep(self, name: str) -> int:
+        if name == "null":
+            return 0
+        match = re.fullmatch(r"(S\d+)\[(\d+)\]", name)
+        assert match, name
+        return self.pages[match[1]] + 8 * int(match[2])
+
+    def pfn(self, name: str) -> int:
+        if name == "noslot":
+            return 1 << 63
+        return 0 if name == "zero" else 0x400_0000 + (int(name.removeprefix("gpa:"), 16) >> 12)
+
+    def spte(self, name: str) -> int:
+        if name in ("none", "none63"):
+            return 1 << 63 if name == "none63" else 0
+        if name.startswith("mmio:"):
+            return int(name[5:], 16)
+        target, rest = name.split("|")
+        where = self.pages[target] if target in self.pages else self.pfn(target) << 12
+        return where | int(rest, 16)
+
+    def hva(self, name: str) -> int:
+        gpa = int(name.removeprefix("gpa:"), 16)
+        return next(hva + gpa - at for hva, size, at in self.areas.values() if at <= gpa <= at + size)
+
+    def event(self, e: Row) -> Event:
+        kinds = {kind.name: kind for kind in every(events.Event) if hasattr(kind, "name")}
+        kind, text = kinds[e["e"]], e.get("t", "")
+        hexes = [int(word, 16) for word in re.findall(r"\b(?:0x)?([0-9a-f]+)\b", text)]
+        if "sync" in e:
+            role = (
+                e["level"] | bool(e.get("4byte")) << 4 | e.get("q", 0) << 5 | bool(e.get("direct")) << 7
+                | ACCESS_NAMES.index(e["access"]) << 8 | bool(e.get("invalid")) << 11
+                | e.get("nxe", 1) << 12 | (1 - e.get("ad", 1)) << 16
+            )  # fmt: skip
+            made = [e["created"]] if "created" in e else []
+            return kind(e["gen"], int(e["gfn"], 16), role, e["root"], e["sync"] == "unsync", *made)
+        if kind is events.SetSpte:
+            return kind(int(e["gfn"], 16), self.spte(e["spte"]), self.sptep(e["at"]), e["level"])
+        if kind is events.SpteRequested:
+            return kind(int(e["gfn"], 16), self.pfn(e["pfn"]), e["level"])
+        if kind is events.PagetableWalk:
+            return kind(int(e["addr"], 16), int(e["pferr"], 16))
+        if kind is events.PagingElement:
+            return kind(int(e["pte"], 16), e["level"])
+        if kind is events.FastPageFault:
+            error = sum(
+                {"P": 1, "W": 2, "U": 4, "RSVD": 8, "F": 16}[flag] for flag in e["error_code"].split("|")
+            )
+            old, new = self.spte(e["old"]), self.spte(e["new"])
+            return kind(0, int(e["gva"], 16), error, self.sptep(e["at"]), old, new, e["spurious"], e["fixed"])
+        if kind is events.MarkMmioSpte:
+            return kind(self.sptep(e["at"]), *(int(e[key], 16) for key in ("gfn", "access", "gen")))
+        if kind is events.UnmapHvaRange:
+            return kind(self.hva(e["start"]), self.hva(e["end"]))
+        if kind is events.Exit:
+            codes = {events.exit_reason(code): code for code in range(0x404)}
+            return kind(0, codes[e["reason"]], *(int(e[key], 16) for key in ("rip", "info1", "info2")))
+        if kind is events.EmulateInsn:
+            base, rip, insn, mode = re.fullmatch(r"(\w+):(\w+):([0-9a-f ]*) \((\w+)\)", text).groups()
+            return kind(int(rip, 16), int(base, 16), bytes.fromhex(insn), mode, False)
+        if kind is events.InjException:
+            vector = {"#PF": 14, "#GP": 13, "#DF": 8, "#UD": 6}[text[:3]]
+            return kind(vector, "(" in text, hexes[0] if hexes else 0, "reinjected" in text)
+        if kind is events.Mmio:
+            what, length = re.match(r"mmio (\S+) len (\d+)", text).groups()
+            gpa, value = (int(word, 16) for word in re.findall("0x([0-9a-f]+)", text))
+            return kind(("unsatisfied-read", "read", "write").index(what), int(length), gpa, value)
+        if kind is events.VcpuMatchMmio:
+            return kind(*(int(word, 16) for word in re.findall("0x([0-9a-f]+)", text)),
+                        "Write" in text, text.endswith("GPA"))  # fmt: skip
+        if kind is events.Msr:
+            return kind(
+                "write" in text, *(int(word, 16) for word in re.findall(r" (?:0x)?([0-9a-f]+)", text)), 0
+            )
+        words = "vcpu|rip|address|error_code|gpa|pferr|addr:|gfn|access|spte|kvm_gen|spte-gen|"
+        words += "kvm-mmu-valid-gen|used_pages"
+        values = re.findall(rf"(?:{words}) ?(?:0x)?([0-9a-f]+)", text)
+        return kind(*(int(value, 16) for value in values))
+
+    # -- named state back to a raw one
+
+    def root(self, name: str) -> int:
+        return (1 << 64) - 1 if name == "invalid" else self.pages.get(name, 0x5000)
+
+    def state(self, state: dict[str, Any]) -> dict[str, Any]:
+        gfns = {slot: int(gfn, 16) for slot, (gfn, _, _) in state["slots"].items()}
+        sps = state["sps"]
+        roots = [  # the order in which the lab looks for roots that are on no list any more
+            root
+            for vcpu in state["vcpus"].values()
+            for root in [*(name for _, name in vcpu["prev"]), vcpu["root"], *vcpu.get("pae_root", ())]
+        ]
+        off_list = [name for name in (root.split("|")[0] for root in roots) if name in sps]
+        listed = list(dict.fromkeys(state["order"] + off_list))
+        assert set(listed) == set(sps)
+        leaves = [
+            name
+            for sp in sps.values()
+            for name in sp["sptes"].values()
+            if re.match("gpa:|zero", name) and (sp["level"] == 1 or int(name.split("|")[1], 16) & 0x80)
+        ]
+        counters = ("unsync", "unsync_children", "gen", "root_count", "flood", "nxd", "none63")
+        unused = [(0, (1 << 64) - 1)] * 3
+        pfns = {self.pfn(name.split("|")[0]): name.split("|")[0] for name in leaves}
+
+        def keyed(part: str) -> list[tuple[list[int], Any]]:
+            split = [(key.split("/"), value) for key, value in state[part].items()]
+            numbered = [
+                ([int(slot), *map(int, level), int(gfn, 16)], value) for (slot, *level, gfn), value in split
+            ]
+            return sorted(numbered, key=lambda item: (gfns[str(item[0][0])], item[0][1:]))
+
+        return {
+            **{key: state["kvm"][key] for key in ("used", "max", "gen", "indirect")},
+            "slots_gen": int(state["kvm"]["slots_gen"], 16),
+            "vcpus": [
+                {
+                    "id": int(number),
+                    "root": self.root(vcpu["root"]),
+                    "pgd": 0 if vcpu["pgd"] == "-" else int(vcpu["pgd"], 16),
+                    "cpu_role": int(vcpu["cpu_role"], 16),
+                    "root_role": int(vcpu["root_role"], 16),
+                    "prev": [*((int(pgd, 16), self.root(root)) for pgd, root in vcpu["prev"]), *unused][:3],
+                    **{key: list(map(self.spte, vcpu[key])) for key in ("pae_root",) if key in vcpu},
+                }
+                for number, vcpu in state["vcpus"].items()
+            ],
+            "sps": [
+                {
+                    "hpa": self.pages[name],
+                    "gfn": int(sp["gfn"], 16),
+                    "role": int(sp["role"], 16),
+                    **{key: sp[key] for key in counters},
+                    "off_list": bool(sp.get("off_list")),
+                    "parents": [self.sptep(parent) for parent in sp["parents"]],
+                    "sptes": {int(index): self.spte(spte) for index, spte in sp["sptes"].items()},
+                    "translations": {int(k): int(v, 16) for k, v in sp["st"].items()} if "st" in sp else None,
+                }
+                for name, sp in ((name, sps[name]) for name in listed)
+            ],
+            "slots": [
+                {"id": int(slot), "gfn": gfns[slot], "npages": pages, "flags": flags}
+                for slot, (_, pages, flags) in sorted(state["slots"].items(), key=lambda item: gfns[item[0]])
+            ],
+            "rmap": [(*key, [self.sptep(spte) for spte in sptes]) for key, sptes in keyed("rmap")],
+            "lpage": [(*key, count) for key, count in keyed("lpage")],
+            "wtrack": [(*key, count) for key, count in keyed("wtrack")],
+            "pfns": {pfn: name if name == "zero" else int(name[4:], 16) for pfn, name in pfns.items()},
+        }  # fmt: skip
+
+
+def every(kind: type) -> Iterator[type]:
+    for sub in kind.__subclasses__():
+        yield sub
+        yield from every(sub)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "recording_path" in metafunc.fixturenames:
+        metafunc.parametrize("recording_path", RECORDINGS, ids=lambda path: path.stem)
+    if "fixture_path" in metafunc.fixturenames:
+        metafunc.parametrize("fixture_path", FIXTURES, ids=lambda path: path.stem)
+
+
+@pytest.fixture
+def machine_of():
+    """Recording -> Machine."""
+    return Machine
