@@ -1,11 +1,14 @@
 """A machine: host memory, a VM on it, and the user-space side that owns the VM's memory slots."""
 
+import errno
+
 from ..host.mapping import AddressSpace, HostError, Kind, Mapping
 from ..host.memory import Arena
-from ..kvm.memory_region import kvm_set_memory_region
+from ..kvm.memory_region import RegionError, kvm_set_memory_region
 from ..kvm.notifier import MmuNotifier
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Kvm, Parameters
+from ..x86.implementation import MANUAL, Implementation
 from ..x86.processor import Processor
 
 
@@ -27,7 +30,12 @@ class Machine:
     """
 
     def __init__(
-        self, parameters: Parameters | None = None, *, host_maxphyaddr: int = 46, tlb: bool = True
+        self,
+        parameters: Parameters | None = None,
+        *,
+        host_maxphyaddr: int = 46,
+        tlb: bool = True,
+        implementation: Implementation = MANUAL,
     ) -> None:
         self.arena = Arena()
         self.host = AddressSpace(self.arena)
@@ -35,11 +43,12 @@ class Machine:
         self.host.notifiers.append(MmuNotifier(self.kvm))
         self.host_maxphyaddr = host_maxphyaddr
         self.tlb = tlb
+        self.implementation = implementation
         self.slots: dict[int, UserSlot] = {}
 
     def add_vcpu(self, maxphyaddr: int) -> Vcpu:
         """A vCPU as it is after reset; maxphyaddr is the guest's."""
-        cpu = Processor(self.arena.view(), tlb=self.tlb)
+        cpu = Processor(self.arena.view(), tlb=self.tlb, implementation=self.implementation)
         vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
         vcpu.maxphyaddr = maxphyaddr
         vcpu.host_maxphyaddr = self.host_maxphyaddr
@@ -77,6 +86,13 @@ class Machine:
         size = slot.size if slot.used else 0
         kvm_set_memory_region(self.kvm, id, slot.gpa, size, slot.flags, slot.mapping)
 
+    def delete_slot(self, id: int) -> None:
+        """Delete slot `id`; its memory stays. Raises RegionError if KVM has no such slot."""
+        if id not in self.slots:
+            raise RegionError(errno.EINVAL, f"slot {id} does not exist")
+        self.slots[id].used = False
+        self.set_region(id)
+
     # -- the host's own accesses to guest memory -----------------------------------------------------------
 
     def hva(self, gpa: int) -> int:
@@ -84,7 +100,7 @@ class Machine:
         for slot in self.slots.values():
             if slot.used and slot.gpa <= gpa < slot.gpa + slot.size:
                 return slot.mapping.hva + gpa - slot.gpa
-        raise HostError(14, f"no slot has guest address {gpa:#x}")
+        raise HostError(errno.EFAULT, f"no slot has guest address {gpa:#x}")
 
     def host_read(self, gpa: int, size: int) -> int:
         """Read `size` bytes of guest memory from user space. Raises HostError."""

@@ -23,6 +23,7 @@ from ..kvm.regs import set_sregs
 from ..kvm.roots import NoShadowPages, kvm_mmu_load
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
+from ..x86.implementation import TCG
 from ..x86.insn import Insn, Op
 from . import scenario as sc
 from .cpu import Delivered, GuestCpu
@@ -88,7 +89,7 @@ class Player:
         parameters = Parameters()
         parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
-        self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb)
+        self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb, implementation=TCG)
         self.kvm = self.machine.kvm
         self.kvm.tracer = log
         self.stubs = Stubs(self.mode.tramp_gva, is64=self.mode.is64)
@@ -321,8 +322,7 @@ class Player:
         machine, host = self.machine, self.machine.host
         match op:
             case sc.DeleteSlot():
-                machine.slots[op.slot].used = False
-                machine.set_region(op.slot)
+                machine.delete_slot(op.slot)
             case sc.MoveSlot():
                 machine.slots[op.slot].gpa = op.gpa
                 machine.set_region(op.slot)

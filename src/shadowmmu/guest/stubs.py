@@ -14,6 +14,7 @@ PORT_DONE, PORT_EXCEPTION = 0xE0, 0x40
 SOFT_INTERRUPT = 0x20
 
 _MOV_SI_AX32, _MOV_SI_AX64 = Insn(Op.NOP, b"\x89\xf0"), Insn(Op.NOP, b"\x48\x89\xf0")
+HLT = b"\xf4"
 _CLD = Insn(Op.NOP, b"\xfc")
 _OUT_DONE = Insn(Op.OUT, b"\xe6\xe0", value=PORT_DONE)
 _INT = Insn(Op.INT, b"\xcd\x20", value=SOFT_INTERRUPT)
@@ -74,7 +75,7 @@ class Stubs:
         self._iret = self._next
         self._put(self._iret, iret.code)
         self._iret_insn = iret
-        self._gates = (self._iret + 0x1F) & ~0xF
+        self._gates = self._iret + len(iret.code)
         for vector in range(33):
             port = PORT_DONE if vector == SOFT_INTERRUPT else PORT_EXCEPTION + vector
             self._put(self._gates + 4 * vector, bytes([0xE6, port, 0xF4, 0x90]))
@@ -91,6 +92,9 @@ class Stubs:
             for insn in (*body, end):
                 self._put(offset, insn.code)
                 offset += len(insn.code)
+            if end.op is Op.OUT:
+                self._put(offset, HLT)
+                offset += 1
         if offset < U_PAGE:
             self._next = offset
         return placed

@@ -13,7 +13,7 @@ from .bits import EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_WRITE_PF_TO_SP, INVALID_PAGE
 from .guest_memory import read_guest, write_guest
 from .guest_walk import gva_to_gpa, permission_fault
 from .inject import kvm_inject_page_fault
-from .invlpg import kvm_mmu_invlpg
+from .invlpg import is_noncanonical, kvm_mmu_invlpg
 from .mmio import vcpu_match_mmio_gpa, vcpu_match_mmio_gva
 from .regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
 from .track_write import kvm_mmu_track_write
@@ -191,7 +191,8 @@ class Emulator:
             case Op.STOS:
                 return self._stos(insn)
             case Op.INVLPG:
-                kvm_mmu_invlpg(self.vcpu, insn.address)
+                if not is_noncanonical(self.vcpu, insn.address):
+                    kvm_mmu_invlpg(self.vcpu, insn.address)
             case Op.MOV_CR0 | Op.MOV_CR3 | Op.MOV_CR4:
                 self._move_to_cr(insn)
             case _:

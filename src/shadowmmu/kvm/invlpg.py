@@ -7,7 +7,8 @@ from .vcpu import Vcpu
 HOST_VIRTUAL_BITS = 48
 
 
-def _is_noncanonical(vcpu: Vcpu, addr: int) -> bool:
+def is_noncanonical(vcpu: Vcpu, addr: int) -> bool:
+    """Whether no linear address of the guest looks like that."""
     bits = HOST_VIRTUAL_BITS if vcpu.mmu.guest_level() < 5 else 57
     top = addr >> (bits - 1)
     return top not in (0, (1 << (65 - bits)) - 1)
@@ -15,8 +16,6 @@ def _is_noncanonical(vcpu: Vcpu, addr: int) -> bool:
 
 def kvm_mmu_invalidate_addr(vcpu: Vcpu, addr: int) -> None:
     """Flush one address and sync its SPTE, for the current and all previous roots."""
-    if _is_noncanonical(vcpu, addr):
-        return
     vcpu.cpu.flush_gva(addr)
     if vcpu.mmu.direct():
         return

@@ -70,7 +70,18 @@ def configure_cpu(vcpu: Vcpu) -> None:
 
 
 def vcpu_enter_guest(vcpu: Vcpu) -> None:
-    """Everything before VM entry. Raises NoShadowPages if the root cannot be made."""
+    """Everything before VM entry; anew if preparing it made requests. Raises NoShadowPages if the root cannot be made."""
+    while True:
+        _prepare_entry(vcpu)
+        if not vcpu.requests:
+            break
+        if vcpu.exception is not None:
+            vcpu.exception.reinjected = True
+    if vcpu.configured_role != vcpu.mmu.combined_cpu_role():
+        configure_cpu(vcpu)
+
+
+def _prepare_entry(vcpu: Vcpu) -> None:
     if vcpu.requests:
         service_requests(vcpu)
     if vcpu.exception is not None and vcpu.kvm.tracing:
@@ -83,5 +94,3 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
         )
     if vcpu.mmu.root_hpa == INVALID_PAGE:
         kvm_mmu_load(vcpu)
-    if vcpu.configured_role != vcpu.mmu.combined_cpu_role():
-        configure_cpu(vcpu)

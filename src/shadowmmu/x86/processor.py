@@ -8,6 +8,7 @@ import cython
 from cython import uint as u32, ulonglong as u64
 
 from .bits import ADDR, FAULT, GP_VECTOR, MASK64, PF_VECTOR
+from .implementation import MANUAL, Implementation
 from .paging import paging_format
 from .tlb import ZEN, Tlb, TlbGeometry
 from .walker import Walker
@@ -26,11 +27,18 @@ class Processor:
     With `tlb=False` neither TLB nor paging-structure caches are used and every access walks.
     """
 
-    def __init__(self, words: memoryview, *, tlb: bool = True, geometry: TlbGeometry = ZEN) -> None:
+    def __init__(
+        self,
+        words: memoryview,
+        *,
+        tlb: bool = True,
+        geometry: TlbGeometry = ZEN,
+        implementation: Implementation = MANUAL,
+    ) -> None:
         self.limit = len(words) << 3
         self.tlb = Tlb(geometry)
         self.tlb.enabled = tlb
-        self.walker = Walker(words)
+        self.walker = Walker(words, implementation)
         self.walker.caches_enabled = tlb
         self.root = 0
         self.pcid = 0

@@ -11,6 +11,8 @@ cdef class Walker:
     cdef public u64 walks, loads, ad_sets
     cdef readonly u64 level, error_code
     cdef readonly TranslationCache pde, pdpte, pml4e, pml5e
+    cdef object implementation
+    cdef u64 pdpte_accessed, reserved_error
     cdef u64 limit, levels, root_mask, entry_bytes, entry_mask, index_bits, leaf_bit, global_bit, fetch_error
     cdef u64 reserved[12]
     cdef u64 need[16]

@@ -32,6 +32,7 @@ from .bits import (
     U,
     W,
 )
+from .implementation import MANUAL, Implementation
 from .paging import paging_format, permission_bitmask, reserved_bits
 from .tlb import TranslationCache
 
@@ -50,13 +51,16 @@ class Walker:
     have to serve it.
     """
 
-    def __init__(self, words: memoryview) -> None:
+    def __init__(self, words: memoryview, implementation: Implementation = MANUAL) -> None:
         self.words = words
         self.limit = len(words) << 3
         self.caches_enabled = True
         self.walks = 0
         self.loads = 0
         self.ad_sets = 0
+        self.implementation = implementation
+        self.pdpte_accessed = A if implementation.pdpte_accessed else 0
+        self.reserved_error = PFERR_RSVD if implementation.rsvd_without_p else PFERR_P | PFERR_RSVD
         self.level = 0
         self.error_code = 0
         self.pde = TranslationCache(21, 8, 4)
@@ -97,6 +101,7 @@ class Walker:
             self.reserved[level] = rows[0][level - 1]
             self.reserved[6 + level] = rows[1][level - 1]
         if levels == 3:
+            self.reserved[3] &= ~self.pdpte_accessed
             self.reserved[9] = self.reserved[3]
         faulting = permission_bitmask(wp=cr0_wp, nx=efer_nx, smep=cr4_smep, smap=cr4_smap)
         for mode in range(16):
@@ -156,9 +161,12 @@ class Walker:
             if not entry & P:
                 return self.fault(0, mode)
             if entry & self.reserved[level + 6 if entry & PS else level]:
-                return self.fault(PFERR_P | PFERR_RSVD, mode)
+                return self.fault(self.reserved_error, mode)
             if level == 3 and self.levels == 3:
                 rights = W | U
+                if self.pdpte_accessed and not entry & A:
+                    self.words[hpa >> 3] = word | A
+                    self.ad_sets += 1
             else:
                 rights &= entry
                 nx |= entry & NX
