@@ -66,7 +66,8 @@ class Mapping:
         self.thp = kind is Kind.THP
         self.huge = bytearray(self.regions if not self.uniform_level else 1)
         if self.thp and populated:
-            self.huge[:] = bytes(int(self.region_fits(region)) for region in range(self.regions))
+            for region in range(self.regions):
+                self.huge[region] = self.region_fits(region)
         self.notifiers = notifiers
         self.moved: dict[int, int] = {}
         self.vmas = [(0, npages, PROT_RW)]

@@ -1,6 +1,8 @@
 cimport cython
 from ..x86.bits cimport MASK64, PAGE_SHIFT, PAGE_SIZE, u64
 
+cdef u64 _low_bytes(u64 size) except? 0xdead
+
 @cython.final
 cdef class Arena:
     cdef u64[::1] words

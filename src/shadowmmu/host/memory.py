@@ -29,6 +29,12 @@ def sparse_words(count: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size, flags=flags)).cast("B").cast("Q")[:count]
 
 
+def _low_bytes(size: u64) -> u64:
+    """Mask of the low `size` (1..8) bytes."""
+    mask: u64 = MASK64
+    return mask >> (64 - size * 8)
+
+
 class Arena:
     """All frames of the host.
 
@@ -84,14 +90,12 @@ class Arena:
         value: u64 = self.words[hpa >> 3] >> shift
         if shift + size * 8 > 64:
             value |= (self.words[(hpa >> 3) + 1] << (64 - shift)) & MASK64
-        if size < 8:
-            value &= (1 << (size * 8)) - 1
-        return value
+        return value & _low_bytes(size)
 
     def store(self, hpa: u64, size: u64, value: u64) -> None:
         """Write the low `size` (1..8) bytes of value at hpa."""
         shift: u64 = (hpa & 7) * 8
-        mask: u64 = MASK64 if size == 8 else (1 << (size * 8)) - 1
+        mask: u64 = _low_bytes(size)
         value &= mask
         word: u64 = self.words[hpa >> 3]
         self.words[hpa >> 3] = (word & ~((mask << shift) & MASK64) & MASK64) | ((value << shift) & MASK64)

@@ -128,7 +128,8 @@ def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
     if permission_fault(vcpu, mmu, w.pte_access, access):
         w.error_code = PFERR_P
         return WALK_FAULT
-    offset: u64 = (1 << (12 + bits * (level - 1))) - 1
+    one: u64 = 1
+    offset: u64 = (one << (12 + bits * (level - 1))) - 1
     w.gfn = ((pte & ADDR & ~offset) + (addr & offset)) >> 12
     if four_byte and level > 1:
         w.gfn += ((pte >> 13) & 0xF) << 20

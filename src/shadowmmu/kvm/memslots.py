@@ -105,8 +105,13 @@ class MemSlot:
         """All heads of a level, by index()."""
         return self.rmap1 if level == 1 else self.rmap2 if level == 2 else self.rmap3
 
-    def _nonzero(self, words: memoryview, level: u32) -> list[tuple[int, int]]:
-        """(first gfn, word) of every word that is not zero, of an array of `level`."""
+    def _nonzero(self, kind: u32, level: u32) -> list[tuple[int, int]]:
+        """(first gfn, word) of every word that is not zero; kind 0: rmaps, 1: disallow_lpage, 2: tracking."""
+        words: memoryview = self.write_track
+        if kind == 0:
+            words = self.rmap_heads(level)
+        elif kind == 1:
+            words = self.lpage2 if level == 2 else self.lpage3
         found = []
         i: u64
         first: u64 = self.base_gfn >> (9 * (level - 1))
@@ -118,15 +123,15 @@ class MemSlot:
 
     def rmap_entries(self, level: u32) -> list[tuple[int, int]]:
         """(gfn, head) of every frame that is mapped at `level`."""
-        return self._nonzero(self.rmap_heads(level), level)
+        return self._nonzero(0, level)
 
     def lpage_entries(self, level: u32) -> list[tuple[int, int]]:
         """(gfn, disallow_lpage) of every huge page of `level` (2 or 3) that is not allowed."""
-        return self._nonzero(self.lpage2 if level == 2 else self.lpage3, level)
+        return self._nonzero(1, level)
 
     def tracked(self) -> list[tuple[int, int]]:
         """(gfn, count) of every write-tracked frame."""
-        return self._nonzero(self.write_track, 1)
+        return self._nonzero(2, 1)
 
     def log_words(self) -> memoryview:
         """The live dirty bitmap, a bit a page. The slot must log."""
@@ -144,7 +149,7 @@ class MemSlot:
             for i in range(len(bitmap)):
                 bitmap[i] = MASK64
             if self.npages & 63:
-                bitmap[len(bitmap) - 1] = (1 << (self.npages & 63)) - 1
+                bitmap[len(bitmap) - 1] = MASK64 >> (64 - (self.npages & 63))
         self.dirty_bitmap = bitmap
 
     def adopt_log(self, other: MemSlot) -> None:

@@ -1,5 +1,5 @@
 from ..x86.bits cimport ACC_U, ACC_W, ADDR, u32, u64
-from .bits cimport GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, SPTE_MMIO_VALUE
+from .bits cimport GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, MMIO_GVA_ANY, SPTE_MMIO_VALUE
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 

@@ -9,11 +9,9 @@ from cython import uint as u32
 from cython import ulonglong as u64
 
 from ..x86.bits import ACC_U, ACC_W, ADDR
-from .bits import GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, SPTE_MMIO_VALUE
+from .bits import GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, MMIO_GVA_ANY, SPTE_MMIO_VALUE
 from .vcpu import Vcpu
 from .vm import Kvm
-
-MMIO_GVA_ANY = (1 << 64) - 1
 
 
 def is_mmio_spte(spte: u64) -> bool:

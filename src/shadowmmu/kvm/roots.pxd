@@ -1,5 +1,5 @@
 from ..x86.bits cimport ADDR, P, u32, u64
-from .bits cimport (INVALID_PAGE, NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT,
+from .bits cimport (INVALID_PAGE, MMIO_GVA_ANY, NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT,
                     ROLE_4BYTE_GPTE, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL, ROLE_QUADRANT_SHIFT, ROOTS_ALL)
 from .mmio cimport vcpu_clear_mmio_info
 from .mmu cimport KvmMmu

@@ -6,6 +6,7 @@ from cython import ulonglong as u64
 from ..x86.bits import ADDR, P
 from .bits import (
     INVALID_PAGE,
+    MMIO_GVA_ANY,
     NUM_PREV_ROOTS,
     REQ_LOAD_MMU_PGD,
     REQ_MMU_SYNC,
@@ -17,7 +18,7 @@ from .bits import (
     ROLE_QUADRANT_SHIFT,
     ROOTS_ALL,
 )
-from .mmio import MMIO_GVA_ANY, vcpu_clear_mmio_info
+from .mmio import vcpu_clear_mmio_info
 from .mmu import KvmMmu
 from .page_cache import kvm_mmu_get_shadow_page
 from .role import kvm_init_mmu

@@ -7,6 +7,7 @@ from cython import ulonglong as u64
 from ..x86.bits import ACC_W, ADDR, D, PS, A, P
 from .bits import (
     INVALID_PAGE,
+    MMIO_GVA_ANY,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
     NUM_PREV_ROOTS,
@@ -27,7 +28,7 @@ from .flush import kvm_flush_remote_tlbs
 from .guest_walk import gpte_access, is_rsvd_bits_set, read_gpte_atomic
 from .make_spte import make_spte
 from .memslots import MemSlot
-from .mmio import MMIO_GVA_ANY, get_mmio_spte_gfn, is_mmio_spte, mark_mmio_spte, vcpu_clear_mmio_info
+from .mmio import get_mmio_spte_gfn, is_mmio_spte, mark_mmio_spte, vcpu_clear_mmio_info
 from .mmu import KvmMmu
 from .rmap import drop_spte, kvm_mmu_slot_gfn_write_protect
 from .shadow_page import ShadowPage

@@ -92,13 +92,13 @@ def exit_reason(code: int) -> str:
 
 
 def _alternate(value: int) -> str:
-    """C's %#llx: no prefix for 0."""
-    return f"{value:#x}" if value else "0"
+    """The kernel's %#llx; unlike C's it has a prefix for 0 too."""
+    return f"{value:#x}"
 
 
 def _padded(value: int) -> str:
-    """C's %#016lx: 16 characters with the prefix, which 0 does not have."""
-    return f"{value:#016x}" if value else "0" * 16
+    """The kernel's %#016lx: 16 characters with the prefix."""
+    return f"{value:#016x}"
 
 
 def _pointer(physical: int) -> str:
