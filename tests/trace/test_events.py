@@ -4,9 +4,9 @@ import inspect
 
 import pytest
 
+from shadowmmu.kvm.tracepoints import Tracer
 from shadowmmu.trace import events
 from shadowmmu.trace.events import EventLog
-from shadowmmu.trace.tracer import Tracer
 
 
 class Page:

@@ -35,12 +35,12 @@ def test_a_global_entry_serves_every_pcid(cache: TranslationCache) -> None:
     assert cache.entries() == [(0x7000, 9, ENTRY)], "the new translation takes the place of the global one"
 
 
-def test_the_least_recently_used_way_is_replaced(cache: TranslationCache) -> None:
+def test_the_oldest_way_is_replaced(cache: TranslationCache) -> None:
     cache.insert(0x0000, 0, 0x1000 | P)
     cache.insert(0x2000, 0, 0x2000 | P)
     cache.lookup(0x0000, 0, P, 0)
     cache.insert(0x4000, 0, 0x3000 | P)
-    assert [gva for gva, _, _ in cache.entries()] == [0x0000, 0x4000]
+    assert sorted(gva for gva, _, _ in cache.entries()) == [0x2000, 0x4000]
 
 
 def test_a_flushed_way_is_used_before_a_live_one(cache: TranslationCache) -> None:

@@ -44,6 +44,8 @@ def main() -> NoReturn:
         status = _complain("interrupted")
     except (BrokenPipeError, SystemExit):  # click exits by itself when nobody reads the output any more
         status = _drop_output()
+    except MemoryError as error:
+        status = _complain(f"out of memory: {error}" if str(error) else "out of memory")
     except OSError as error:
         _drop_output()
         status = _complain(f"{error.filename or 'cannot write'}: {error.strerror or error}")

@@ -1,0 +1,1 @@
+"""What can run: scenarios, traces, and the player that carries them out."""

@@ -102,7 +102,7 @@ class GuestCpu:
         self.in_guest = False
         return intercept(self.vcpu, self.emulator, insn)
 
-    # -- memory -----------------------------------------------------------------------------------------------
+    # -- memory --------------------------------------------------------------------------------------------
 
     def _translate(self, gva: int, kind: int) -> int:
         hpa = self.cpu.access(gva, kind)
@@ -168,7 +168,7 @@ class GuestCpu:
             case _:
                 pass
 
-    # -- control transfers ------------------------------------------------------------------------------------------
+    # -- control transfers ---------------------------------------------------------------------------------
 
     def _iret(self) -> None:
         stubs = self._need_stubs()

@@ -12,6 +12,9 @@ from ..x86.implementation import MANUAL, Implementation
 from ..x86.processor import Processor
 
 
+LARGEST_ARENA = 1 << 42
+
+
 class UserSlot:
     """What user space knows of a slot: it may differ from what KVM accepted."""
 
@@ -37,7 +40,7 @@ class Machine:
         tlb: bool = True,
         implementation: Implementation = MANUAL,
     ) -> None:
-        self.arena = Arena()
+        self.arena = Arena(min(LARGEST_ARENA, 1 << host_maxphyaddr))
         self.host = AddressSpace(self.arena)
         self.kvm = Kvm(self.arena, self.host, parameters or Parameters())
         self.host.notifiers.append(MmuNotifier(self.kvm))

@@ -7,9 +7,9 @@ code, the same results.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
 from ..kvm.dirty_log import kvm_clear_dirty_log, kvm_get_dirty_log
@@ -21,6 +21,7 @@ from ..kvm.memslots import MemSlot
 from ..kvm.nx_recovery import set_nx_huge_pages
 from ..kvm.regs import set_sregs
 from ..kvm.roots import NoShadowPages, kvm_mmu_load
+from ..kvm.tracepoints import Log
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
 from ..x86.implementation import TCG
@@ -52,12 +53,6 @@ class OpResult:
     state: dict[str, Any] | None
 
 
-class Log(Protocol):
-    """A tracer that keeps events until they are taken (trace.events.EventLog)."""
-
-    def take(self) -> Sequence[Any]: ...
-
-
 @dataclass(slots=True)
 class _Counters:
     vm: dict[str, int]
@@ -71,7 +66,8 @@ def _errno_result(number: int) -> dict[str, Any]:
 class Player:
     """A machine built from a resolved scenario, ready to play its operations.
 
-    `log` is given every event, `snapshot` makes the state after each operation. `areas` tells the recorder which host addresses belong to which slot: id -> (hva, size, gpa).
+    `log` is given every event, `snapshot` makes the state after each operation. `areas` tells the recorder
+    which host addresses belong to which slot: id -> (hva, size, gpa).
     """
 
     def __init__(
@@ -231,7 +227,7 @@ class Player:
             case _:
                 return self._host(lambda: self._host_op(op))
 
-    # -- the guest --------------------------------------------------------------------------------------------
+    # -- the guest -------------------------------------------------------------------------------------------
 
     def _steps(self, op: sc.Op) -> list[Step]:
         stubs = self.stubs
@@ -309,7 +305,7 @@ class Player:
                 return {"value": f"{step.insn.result:#x}"}
         return {}
 
-    # -- the host ------------------------------------------------------------------------------------------------
+    # -- the host --------------------------------------------------------------------------------------------
 
     def _host(self, call: Callable[[], None]) -> dict[str, Any]:
         try:
@@ -430,7 +426,7 @@ class Player:
         gpa = gva_to_gpa(self.cpus[op.vcpu].vcpu, op.gva, 0)
         return {"outcome": "ok", "gpa": f"{gpa:#x}", "valid": int(gpa != INVALID_GPA)}
 
-    # -- what changed ------------------------------------------------------------------------------------------------
+    # -- what changed ----------------------------------------------------------------------------------------
 
     def _watch(self, gpa: int) -> None:
         page = gpa & ~0xFFF

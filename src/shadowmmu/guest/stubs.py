@@ -125,7 +125,7 @@ class Stubs:
         rip = self.tramp_gva + self._gates + 4 * vector
         return Step(rip, False, Insn(Op.OUT, bytes([0xE6, port]), value=port))
 
-    # -- what the processor itself reads and writes ------------------------------------------------------------
+    # -- what the processor itself reads and writes ----------------------------------------------------------
 
     def idt_entry(self, vector: int) -> int:
         """Address of an entry of the interrupt descriptor table."""

@@ -1,0 +1,1 @@
+"""The hypervisor's machine: frames in one arena, and what backs guest memory."""

@@ -2,8 +2,8 @@
 
 A `Mapping` is one mmap() of the hypervisor's user space. Its page table is one word a page:
 
-    0                       as the mapping was made: present and writable, or absent if it is lazy
-    KNOWN | ...             set by what happened since: PRESENT, WRITABLE, ZERO (the shared zero page), pfn << 12
+    0             as the mapping was made: present and writable, or absent if it is lazy
+    KNOWN | ...   set by what happened since: PRESENT, WRITABLE, ZERO (the shared zero page), pfn << 12
 
 plus one byte per aligned 2 MiB for the level at which the host maps it, and the protection of each VMA.
 `AddressSpace` holds the mappings of a process and tells its notifiers (KVM's mmu_notifier) about every
@@ -14,8 +14,7 @@ import errno
 from enum import Enum
 from typing import Protocol
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
 from .memory import Arena, sparse_words
@@ -27,7 +26,7 @@ PROT_NONE, PROT_READ, PROT_RW = 0, 1, 3
 
 
 class Kind(Enum):
-    """What the memory is made of; HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory without huge pages."""
+    """What the memory is made of. HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory in small pages."""
 
     ANON = "anon"
     THP = "thp"
@@ -51,7 +50,14 @@ class Mapping:
     """`npages` pages of user memory at host virtual address `hva`."""
 
     def __init__(
-        self, arena: Arena, hva: int, npages: int, kind: Kind, populated: bool, notifiers: list[Notifier]
+        self,
+        arena: Arena,
+        hva: int,
+        npages: int,
+        kind: Kind,
+        *,
+        populated: bool,
+        notifiers: list[Notifier],
     ) -> None:
         self.arena = arena
         self.hva = hva
@@ -141,7 +147,7 @@ class Mapping:
 
     # -- faults ------------------------------------------------------------------------------------
 
-    def fault(self, index: int, write: bool) -> int:
+    def fault(self, index: u64, write: u64) -> int:
         """Fault a page in as the host's handle_mm_fault does; its word, or 0 if the access is not allowed."""
         needed = PROT_RW if write else PROT_READ
         if self.protected and self.protection(index) & needed != needed:
@@ -150,7 +156,7 @@ class Mapping:
         if word & PRESENT and (word & WRITABLE or not write):
             return word
         if not word & PRESENT:
-            self._populate(index, write=write)
+            self._populate(index, write=write != 0)
         elif word & ZERO:
             span = self.invalidate_start(index, index + 1)
             self.install(index, self.new_frame(index), WRITABLE)
@@ -202,7 +208,7 @@ class AddressSpace:
         hva = self.next_hva - size
         hva -= (hva - offset) % (1 << 30)
         self.next_hva = hva - (1 << 30)
-        mapping = Mapping(self.arena, hva, npages, kind, populated, self.notifiers)
+        mapping = Mapping(self.arena, hva, npages, kind, populated=populated, notifiers=self.notifiers)
         self.mappings.append(mapping)
         return mapping
 
@@ -297,7 +303,7 @@ class AddressSpace:
         mapping.invalidate_end(span)
 
     def _split_vmas(self, mapping: Mapping, first: int, last: int, prot: int) -> None:
-        """Give [first, last) its own VMA; splitting one inside 2 MiB splits the huge page that may be there."""
+        """Give [first, last) its own VMA; splitting one inside 2 MiB splits a huge page that is there."""
         for edge in (first, last):
             for n, (start, end, old) in enumerate(mapping.vmas):
                 if start < edge < end and not self._merges(mapping, first, last, prot):

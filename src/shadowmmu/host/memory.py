@@ -15,6 +15,7 @@ from cython import ulonglong as u64
 
 from ..x86.bits import MASK64, PAGE_SHIFT, PAGE_SIZE
 
+SMALLEST_ARENA = 1 << 34
 MAP_NORESERVE = 0x4000  # Linux; the mmap module has no name for it before Python 3.13
 
 
@@ -29,6 +30,17 @@ def sparse_words(count: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size, flags=flags)).cast("B").cast("Q")[:count]
 
 
+def _reserve_most(size: int) -> memoryview:
+    """sparse_words of `size` bytes, or of as large a part of it as there is address space for."""
+    while True:
+        try:
+            return sparse_words(size >> 3)
+        except OSError:
+            if size <= SMALLEST_ARENA:
+                raise
+            size >>= 1
+
+
 def _low_bytes(size: u64) -> u64:
     """Mask of the low `size` (1..8) bytes."""
     mask: u64 = MASK64
@@ -38,17 +50,17 @@ def _low_bytes(size: u64) -> u64:
 class Arena:
     """All frames of the host.
 
-    size        bytes of physical memory (multiple of 4 KiB); only reserved
-    table_size  how many of them, from the start, are for the hypervisor's tables
+    At most `size` bytes (a power of two) of physical memory, less where the process may not reserve as much
+    address space; the first 64th of it is for the hypervisor's tables.
     """
 
-    def __init__(self, size: int = 1 << 42, table_size: int = 1 << 36) -> None:
-        self.buffer = sparse_words(size >> 3)
+    def __init__(self, size: int = 1 << 42) -> None:
+        self.buffer = _reserve_most(size)
         self.words = self.buffer
-        self.size = size
+        self.size = len(self.buffer) << 3
         self.next_table = PAGE_SIZE
-        self.table_end = table_size
-        self.next_user = table_size
+        self.table_end = self.size >> 6
+        self.next_user = self.size >> 6
         self.free_tables: deque[int] = deque()
 
     def alloc_table(self) -> int:

@@ -1,0 +1,1 @@
+"""KVM's shadow MMU, one file per mechanism under KVM's own word."""

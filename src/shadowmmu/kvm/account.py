@@ -1,7 +1,9 @@
-"""Guest tables that are shadowed: write tracking of upper levels, no huge pages over them, write protection."""
+"""Guest tables that are shadowed: write tracking of upper levels, write protection, no huge pages over them.
 
-from cython import longlong as i64
-from cython import ulonglong as u64
+account_shadowed, unaccount_shadowed, arch/x86/kvm/mmu/mmu.c, 6.12.111.
+"""
+
+from cython import longlong as i64, ulonglong as u64
 
 from ..x86.bits import MASK64
 from .bits import ROLE_LEVEL
@@ -19,7 +21,7 @@ def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
     write-protected; the first write makes it unsync.
     """
     kvm.indirect_shadow_pages += 1
-    slot: MemSlot = kvm.gfn_to_memslot(sp.gfn)
+    slot: MemSlot = kvm.memslot_of(sp.gfn)
     if sp.role & ROLE_LEVEL > 1:
         _write_track(slot, sp.gfn, 1)
     slot.count_disallow_lpage(sp.gfn, 1)
@@ -30,7 +32,7 @@ def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
 def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
     """The page goes. Nothing becomes writable by this: the next write fault does that."""
     kvm.indirect_shadow_pages -= 1
-    slot: MemSlot = kvm.gfn_to_memslot(sp.gfn)
+    slot: MemSlot = kvm.memslot_of(sp.gfn)
     if sp.role & ROLE_LEVEL > 1:
         _write_track(slot, sp.gfn, -1)
     slot.count_disallow_lpage(sp.gfn, -1)

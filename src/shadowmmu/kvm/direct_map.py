@@ -1,7 +1,6 @@
 """Mapping for a guest without paging: a direct shadow of guest-physical memory (direct_map, 6.12.111)."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_ALL, ADDR
 from .bits import RET_PF_SPURIOUS
@@ -30,7 +29,7 @@ def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
     table: u64 = shadow_walk_root(vcpu, fault.addr)
     level: u32 = shadow_walk_level(vcpu)
     sptep: u64 = shadow_walk_sptep(table, fault.addr, level)
-    sp: ShadowPage
+    sp: ShadowPage | None
     while True:
         if fault.nx_huge_page_workaround_enabled:
             disallowed_hugepage_adjust(kvm, fault, kvm.words[sptep >> 3], level)

@@ -4,8 +4,7 @@ Without PML every page is write-protected; the write fault that follows marks it
 set, so that whoever protects the page for another reason knows that a flush is due.
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from .bits import ROLE_DIRECT, ROLE_LEVEL
 from .flush import kvm_flush_remote_tlbs
@@ -56,13 +55,16 @@ def _zap_collapsible(kvm: Kvm, slot: MemSlot, level: u32, index: u64) -> bool:
     sptep: u64 = it.first(heads[index])
     while sptep:
         sp: ShadowPage = kvm.sptep_to_sp(sptep)
-        if sp.role & ROLE_DIRECT and slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages:
-            if sp.role & ROLE_LEVEL < kvm_mmu_max_mapping_level(kvm, slot, sp.gfn, 3):
-                drop_spte(kvm, sptep)
-                zapped = 1
-                sptep = it.first(heads[index])
-                continue
-        sptep = it.next()
+        if (
+            sp.role & ROLE_DIRECT
+            and slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages
+            and sp.role & ROLE_LEVEL < kvm_mmu_max_mapping_level(kvm, slot, sp.gfn, 3)
+        ):
+            drop_spte(kvm, sptep)
+            zapped = 1
+            sptep = it.first(heads[index])
+        else:
+            sptep = it.next()
     return zapped != 0
 
 
@@ -134,4 +136,3 @@ def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, count: u64) -> None
             kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, i * 64, mask)
     if flush:
         kvm_flush_remote_tlbs(kvm)
-

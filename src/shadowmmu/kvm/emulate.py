@@ -61,7 +61,7 @@ class Emulator:
 
     # -- memory ----------------------------------------------------------------------------------------
 
-    def _access_bits(self, write: bool) -> int:
+    def _access_bits(self, *, write: bool) -> int:
         return (PFERR_W if write else 0) | (PFERR_U if self.vcpu.cpl == 3 else 0)
 
     def _translate(self, address: int, access: int) -> int:
@@ -70,7 +70,7 @@ class Emulator:
             raise _Fault(address, self.vcpu.walker.error_code)
         return gpa
 
-    def _is_mmio_gpa(self, address: int, gpa: int, write: bool) -> bool:
+    def _is_mmio_gpa(self, address: int, gpa: int, *, write: bool) -> bool:
         vcpu = self.vcpu
         if gpa & ~0xFFF == APIC_DEFAULT_PHYS_BASE:
             return True
@@ -80,12 +80,12 @@ class Emulator:
             vcpu.kvm.tracer.vcpu_match_mmio(address, gpa, write, True)
         return True
 
-    def _operand(self, address: int, write: bool) -> tuple[int, bool]:
+    def _operand(self, address: int, *, write: bool) -> tuple[int, bool]:
         """(gpa, known to be MMIO) of an operand within one page."""
         vcpu = self.vcpu
-        access = self._access_bits(write)
+        access = self._access_bits(write=write)
         if self.gpa_hint is not None and (address ^ self.gpa_hint) & 0xFFF == 0:
-            return self.gpa_hint, self._is_mmio_gpa(address, self.gpa_hint, write)
+            return self.gpa_hint, self._is_mmio_gpa(address, self.gpa_hint, write=write)
         if vcpu_match_mmio_gva(vcpu, address) and (
             not vcpu.is_paging() or not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access)
         ):
@@ -94,7 +94,7 @@ class Emulator:
                 vcpu.kvm.tracer.vcpu_match_mmio(address, gpa, write, False)
             return gpa, True
         gpa = self._translate(address, access)
-        return gpa, self._is_mmio_gpa(address, gpa, write)
+        return gpa, self._is_mmio_gpa(address, gpa, write=write)
 
     def _trace_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
         if self.vcpu.kvm.tracing:
@@ -147,7 +147,7 @@ class Emulator:
                 self.mmio(fragment)
 
     def cmpxchg(self, address: int, size: int, value: int) -> None:
-        """Write back an operand that was read before, atomically; across pages and to MMIO as a plain write."""
+        """Write an operand back that was read before, atomically; across pages and to MMIO plainly."""
         kvm = self.vcpu.kvm
         gpa = gva_to_gpa(self.vcpu, address, self._access_bits(write=True))
         crosses = (gpa & 0xFFF) + size > 0x1000

@@ -67,7 +67,8 @@ def page_fault_exit(vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, er
 
 def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
     """Why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more than
-    TS and MP; None if it does not exit."""
+    TS and MP; None if it does not exit.
+    """
     if vcpu.cr0 | CR0_PG | CR0_WP != vcpu.cr0:
         return SVM_EXIT_WRITE_CR0
     if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP):

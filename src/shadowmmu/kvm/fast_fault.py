@@ -3,8 +3,7 @@
 Direct MMUs only: the gfn behind an indirect SPTE is not stable (fast_page_fault, 6.12.111).
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, W
 from .bits import (
@@ -17,6 +16,7 @@ from .bits import (
 )
 from .fault import PageFault
 from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from .memslots import MemSlot
 from .spte import is_executable, is_last_spte
 from .vcpu import Vcpu
 from .vm import Kvm
@@ -41,6 +41,7 @@ def last_sptep_lockless(vcpu: Vcpu, addr: u64) -> u64:
 
 
 def is_access_allowed(fault: PageFault, spte: u64) -> bool:
+    """Whether a leaf SPTE allows what faulted: somebody else has fixed it."""
     if fault.exec:
         return is_executable(spte)
     return not fault.write or spte & W != 0
@@ -51,23 +52,24 @@ def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     if fault.rsvd or not fault.present or not fault.write:
         return RET_PF_INVALID
     kvm: Kvm = vcpu.kvm
+    slot: MemSlot | None = fault.slot
     result: u32 = RET_PF_INVALID
     sptep: u64 = 0
     spte: u64 = 0
-    attempt: u32
-    for attempt in range(ATTEMPTS):
+    _attempt: u32
+    for _attempt in range(ATTEMPTS):
         sptep = last_sptep_lockless(vcpu, fault.addr)
         spte = kvm.words[sptep >> 3]
         level: u32 = kvm.sptep_to_sp(sptep).level()
-        if not spte & SPTE_MMU_PRESENT or not is_last_spte(spte, level):
+        if slot is None or not spte & SPTE_MMU_PRESENT or not is_last_spte(spte, level):
             break
         if is_access_allowed(fault, spte):
             result = RET_PF_SPURIOUS
             break
-        if not spte & SPTE_MMU_WRITABLE or (level > 1 and fault.slot.flags & MEM_LOG_DIRTY_PAGES):
+        if not spte & SPTE_MMU_WRITABLE or (level > 1 and slot.flags & MEM_LOG_DIRTY_PAGES):
             break
         if _fix_spte(kvm, sptep, spte, spte | W):
-            fault.slot.mark_page_dirty(fault.gfn)
+            slot.mark_page_dirty(fault.gfn)
             result = RET_PF_FIXED
             break
     if kvm.tracing:

@@ -1,7 +1,6 @@
 """Building the shadow of what the guest's tables say for one address (FNAME(fetch), 6.12.111)."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS, P
 from .bits import (
@@ -59,6 +58,7 @@ def shadow_walk_sptep(table: u64, addr: u64, level: u32) -> u64:
 
 
 def trace_spte_requested(kvm: Kvm, fault: PageFault) -> None:
+    """The tracepoint, with the 4 KiB frame that faulted also where it is mapped by a huge page."""
     low: u64 = fault.gfn & (pages_per_hpage(fault.goal_level) - 1)
     kvm.tracer.kvm_mmu_spte_requested(fault.gfn, fault.pfn | low, fault.goal_level)
 
@@ -93,7 +93,7 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
     table: u64 = shadow_walk_root(vcpu, fault.addr)
     level: u32 = shadow_walk_level(vcpu)
     sptep: u64 = 0
-    sp: ShadowPage
+    sp: ShadowPage | None
     while table:
         sptep = shadow_walk_sptep(table, fault.addr, level)
         kvm.sptep_to_sp(table).write_flooding_count = 0

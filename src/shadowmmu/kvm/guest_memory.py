@@ -37,12 +37,12 @@ def write_page(slot: MemSlot, gfn: u64) -> u64:
 
 def fault_in_page(slot: MemSlot, index: u64, write: u64) -> u64:
     """Let the host fault a page of the slot's mapping in; its page word, 0 if it may not be accessed so."""
-    return slot.mapping.fault(index, write != 0)
+    return slot.mapping.fault(index, write)
 
 
 def read_page_atomic(kvm: Kvm, gfn: u64) -> u64:
     """A page that can be read without sleeping (kvm_vcpu_read_guest_atomic)."""
-    slot: MemSlot = kvm.visible_memslot(gfn)
+    slot: MemSlot | None = kvm.visible_memslot(gfn)
     if slot is None:
         return INVALID_PAGE
     page: u64 = slot.mapping.fast_page(slot.page_index(gfn), 0)

@@ -3,14 +3,11 @@
 One walk for 4-byte gptes (two levels, PSE, PSE36) and 8-byte ones (PAE, four and five levels).
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import (
     ACC_W,
     ADDR,
-
-    D,
     MASK64,
     NX,
     PFERR_F,
@@ -20,6 +17,7 @@ from ..x86.bits import (
     PFERR_W,
     PS,
     A,
+    D,
     P,
 )
 from .bits import (
@@ -49,10 +47,12 @@ def gpte_access(gpte: u64) -> u32:
 
 
 def is_rsvd_bits_set(mmu: KvmMmu, gpte: u64, level: u32) -> bool:
+    """Whether a present gpte of `level` has a bit set that the guest's mode reserves."""
     return gpte & mmu.rsvd_bits[(5 if gpte & PS else 0) + level - 1] != 0
 
 
 def is_last_gpte(vcpu: Vcpu, four_byte: u32, level: u32, gpte: u64) -> bool:
+    """Whether a gpte maps a page: PS counts above level 1, with 4-byte gptes only under CR4.PSE."""
     if level == 1:
         return True
     if not gpte & PS:
@@ -83,7 +83,7 @@ def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
     size: u64 = 4 if four_byte else 8
     level: u32 = mmu.cpu_role & ROLE_LEVEL
     pte: u64 = vcpu.cr3
-    slot: MemSlot
+    slot: MemSlot | None
     w.error_code = 0
     if level == PT32E_ROOT_LEVEL:
         pte = mmu.pdptrs[(addr >> 30) & 3]
@@ -145,7 +145,7 @@ def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
 
 
 def update_accessed_dirty_bits(vcpu: Vcpu, w: GuestWalker, access: u64) -> u32:
-    """Set Accessed on the way, and Dirty in the last gpte for a write, by compare-and-exchange in guest memory.
+    """Set Accessed on the way, for a write Dirty in the last gpte, by compare-and-exchange in guest memory.
 
     WALK_MAPPED, WALK_FAULT if a gpte cannot be written, or WALK_AGAIN if one changed meanwhile.
     """
@@ -174,7 +174,7 @@ def update_accessed_dirty_bits(vcpu: Vcpu, w: GuestWalker, access: u64) -> u32:
 
 def _exchange_gpte(kvm: Kvm, w: GuestWalker, level: u32, four_byte: u32, old: u64, new: u64) -> u32:
     gfn: u64 = w.table_gfn[level - 1]
-    slot: MemSlot = kvm.visible_memslot(gfn)
+    slot: MemSlot = kvm.memslot_of(gfn)
     if not slot.writable():
         return WALK_MAPPED
     page: u64 = write_page(slot, gfn)

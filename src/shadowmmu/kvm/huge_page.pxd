@@ -1,5 +1,5 @@
 from ..x86.bits cimport ADDR, PS, u32, u64
-from .bits cimport MEM_LOG_DIRTY_PAGES, NO_PFN, SPTE_MMU_PRESENT
+from .bits cimport MEM_LOG_DIRTY_PAGES, SPTE_MMU_PRESENT
 from .fault cimport PageFault
 from .memslots cimport MemSlot
 from .shadow_page cimport ShadowPage

@@ -1,10 +1,9 @@
 """At which level a fault is mapped, and the NX huge page mitigation (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS
-from .bits import MEM_LOG_DIRTY_PAGES, NO_PFN, SPTE_MMU_PRESENT
+from .bits import MEM_LOG_DIRTY_PAGES, SPTE_MMU_PRESENT
 from .fault import PageFault
 from .memslots import MemSlot
 from .shadow_page import ShadowPage
@@ -18,6 +17,7 @@ def pages_per_hpage(level: u32) -> u64:
 
 
 def gfn_round_for_level(gfn: u64, level: u32) -> u64:
+    """The first gfn of the page of `level` that holds gfn."""
     return gfn & ~(pages_per_hpage(level) - 1)
 
 
@@ -37,9 +37,10 @@ def kvm_mmu_max_mapping_level(kvm: Kvm, slot: MemSlot, gfn: u64, max_level: u32)
 def kvm_mmu_hugepage_adjust(kvm: Kvm, fault: PageFault) -> None:
     """Choose fault.goal_level and round fault.pfn to it."""
     fault.huge_page_disallowed = fault.exec and fault.nx_huge_page_workaround_enabled
-    if fault.max_level == 1 or fault.pfn == NO_PFN or fault.slot.flags & MEM_LOG_DIRTY_PAGES:
+    slot: MemSlot | None = fault.slot
+    if fault.max_level == 1 or slot is None or slot.flags & MEM_LOG_DIRTY_PAGES:
         return
-    fault.req_level = kvm_mmu_max_mapping_level(kvm, fault.slot, fault.gfn, fault.max_level)
+    fault.req_level = kvm_mmu_max_mapping_level(kvm, slot, fault.gfn, fault.max_level)
     if fault.req_level == 1 or fault.huge_page_disallowed:
         return
     fault.goal_level = fault.req_level
@@ -47,7 +48,7 @@ def kvm_mmu_hugepage_adjust(kvm: Kvm, fault: PageFault) -> None:
 
 
 def disallowed_hugepage_adjust(kvm: Kvm, fault: PageFault, spte: u64, level: u32) -> None:
-    """Do not replace a table that exists for an executable small page by an NX huge page: go a level down."""
+    """Go a level down where a table serves an executable small page: an NX huge page must not replace it."""
     if level == 1 or level != fault.goal_level or not spte & SPTE_MMU_PRESENT or spte & PS:
         return
     child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
@@ -57,7 +58,7 @@ def disallowed_hugepage_adjust(kvm: Kvm, fault: PageFault, spte: u64, level: u32
 
 
 def account_nx_huge_page(kvm: Kvm, sp: ShadowPage, possible: u32) -> None:
-    """`sp` exists because an executable page forbids a huge one; `possible`: without it there could be one."""
+    """`sp` exists because an executable page forbids a huge one; `possible`: else there could be one."""
     sp.nx_huge_page_disallowed = True
     if possible and not sp.tracked_nx_huge_page:
         sp.tracked_nx_huge_page = True

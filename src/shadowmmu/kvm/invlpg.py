@@ -25,5 +25,6 @@ def kvm_mmu_invalidate_addr(vcpu: Vcpu, addr: int) -> None:
 
 
 def kvm_mmu_invlpg(vcpu: Vcpu, addr: int) -> None:
+    """The instruction itself, which counts."""
     kvm_mmu_invalidate_addr(vcpu, addr)
     vcpu.stat.invlpg += 1

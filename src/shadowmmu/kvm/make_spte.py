@@ -1,7 +1,6 @@
 """Building a leaf SPTE (make_spte, arch/x86/kvm/mmu/spte.c, 6.12.111)."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_U, ACC_W, ACC_X, NX, PS, A, D, P, U, W
 from .bits import (
@@ -22,7 +21,15 @@ from .vm import Kvm
 
 
 def make_spte(
-    kvm: Kvm, leaf: LeafSpte, sp: ShadowPage, slot: MemSlot, access: u32, gfn: u64, pfn: u64, old: u64, flags: u32
+    kvm: Kvm,
+    leaf: LeafSpte,
+    sp: ShadowPage,
+    slot: MemSlot,
+    access: u32,
+    gfn: u64,
+    pfn: u64,
+    old: u64,
+    flags: u32,
 ) -> None:
     """Fill `leaf` for mapping pfn at gfn in `sp` with the guest's `access`, replacing the SPTE `old`.
 

@@ -25,6 +25,7 @@ class RegionError(OSError):
 
 
 def id_to_memslot(kvm: Kvm, id: int) -> MemSlot | None:
+    """The slot with that number."""
     return next((slot for slot in kvm.memslots if slot.id == id), None)
 
 
@@ -58,7 +59,7 @@ def _create(
     _check_overlap(kvm, id, base_gfn, npages)
     slot = MemSlot(id, base_gfn, npages, flags & ~MEM_LOG_DIRTY_PAGES, mapping, first_page)
     if flags & MEM_LOG_DIRTY_PAGES:
-        slot.set_logging(True, kvm.parameters.dirty_log_initially_set)
+        slot.set_logging(on=True, initially_set=kvm.parameters.dirty_log_initially_set)
     activate_memslots(kvm, [*kvm.memslots, slot])
     _recompute_mmu_pages(kvm)
 
@@ -81,7 +82,7 @@ def _move(kvm: Kvm, old: MemSlot, base_gfn: int) -> None:
 
 def _change_flags(kvm: Kvm, slot: MemSlot, flags: int) -> None:
     log = bool(flags & MEM_LOG_DIRTY_PAGES)
-    slot.set_logging(log, kvm.parameters.dirty_log_initially_set)
+    slot.set_logging(on=log, initially_set=kvm.parameters.dirty_log_initially_set)
     activate_memslots(kvm, kvm.memslots)
     if flags & MEM_READONLY:
         return

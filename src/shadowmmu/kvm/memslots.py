@@ -7,9 +7,7 @@ a slot of 1 TiB costs what is touched.
 
 from __future__ import annotations
 
-from cython import longlong as i64
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..host.mapping import Mapping
 from ..host.memory import sparse_words
@@ -23,7 +21,9 @@ class MemSlot:
     `mapping` is the host memory behind it and `first_page` the number of the slot's first page in it.
     """
 
-    def __init__(self, id: int, base_gfn: int, npages: int, flags: int, mapping: Mapping, first_page: int) -> None:
+    def __init__(
+        self, id: int, base_gfn: int, npages: int, flags: int, mapping: Mapping, first_page: int
+    ) -> None:
         self.id = id
         self.base_gfn = base_gfn
         self.npages = npages
@@ -134,10 +134,12 @@ class MemSlot:
         return self._nonzero(2, 1)
 
     def log_words(self) -> memoryview:
-        """The live dirty bitmap, a bit a page. The slot must log."""
+        """The live dirty bitmap, a bit a page. Raises LookupError if the slot does not log."""
+        if self.dirty_bitmap is None:
+            raise LookupError(f"slot {self.id} does not log")
         return self.dirty_bitmap
 
-    def set_logging(self, on: bool, initially_set: bool) -> None:
+    def set_logging(self, *, on: bool, initially_set: bool) -> None:
         """Switch the flag and give the slot a bitmap, or take it."""
         if not on:
             self.flags &= ~MEM_LOG_DIRTY_PAGES

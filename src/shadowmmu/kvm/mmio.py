@@ -5,8 +5,7 @@ the access can be emulated without a walk. It carries the memslot generation: 8 
 (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111; MAXPHYADDR below 52, no L1TF.)
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_U, ACC_W, ADDR
 from .bits import GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, MMIO_GVA_ANY, SPTE_MMIO_VALUE
@@ -15,10 +14,12 @@ from .vm import Kvm
 
 
 def is_mmio_spte(spte: u64) -> bool:
+    """Whether an SPTE stands for an address without memory."""
     return spte & SPTE_MMIO_VALUE == SPTE_MMIO_VALUE
 
 
 def make_mmio_spte(generation: u64, gfn: u64, access: u32) -> u64:
+    """An MMIO SPTE; of the generation it keeps 19 bits, of the access W and U."""
     gen: u64 = generation & MMIO_GEN_MASK
     return (
         ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | SPTE_MMIO_VALUE | (access & (ACC_W | ACC_U)) | (gfn << 12)
@@ -26,14 +27,17 @@ def make_mmio_spte(generation: u64, gfn: u64, access: u32) -> u64:
 
 
 def get_mmio_spte_gfn(spte: u64) -> u64:
+    """The frame without memory."""
     return ((spte & ADDR) & ~(SPTE_MMIO_VALUE & ADDR)) >> 12
 
 
 def get_mmio_spte_access(spte: u64) -> u32:
+    """What the guest's tables grant: W and U."""
     return spte & (ACC_W | ACC_U)
 
 
 def get_mmio_spte_generation(spte: u64) -> u64:
+    """The 19 bits of the memslot generation that it was made in."""
     return ((spte >> 3) & 0xFF) | (((spte >> 52) & 0x7FF) << 8)
 
 
@@ -57,6 +61,7 @@ def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
 
 
 def vcpu_cache_mmio_info(vcpu: Vcpu, gva: u64, gfn: u64, access: u32) -> None:
+    """Record an MMIO access, so that the next one to its page needs no walk; not during a change of slots."""
     if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
         return
     vcpu.mmio_gva = gva & ~0xFFF
@@ -72,15 +77,15 @@ def vcpu_clear_mmio_info(vcpu: Vcpu, gva: u64) -> None:
 
 
 def vcpu_match_mmio_gva(vcpu: Vcpu, gva: u64) -> bool:
+    """Whether the record is for gva's page, and of the current generation."""
     return (
         vcpu.mmio_gen == vcpu.kvm.memslots_generation and vcpu.mmio_gva != 0 and vcpu.mmio_gva == gva & ~0xFFF
     )
 
 
 def vcpu_match_mmio_gpa(vcpu: Vcpu, gpa: u64) -> bool:
-    return (
-        vcpu.mmio_gen == vcpu.kvm.memslots_generation and vcpu.mmio_gfn != 0 and vcpu.mmio_gfn == gpa >> 12
-    )
+    """Whether the record is for gpa's frame, and of the current generation."""
+    return vcpu.mmio_gen == vcpu.kvm.memslots_generation and vcpu.mmio_gfn != 0 and vcpu.mmio_gfn == gpa >> 12
 
 
 def mmio_info_in_cache(vcpu: Vcpu, addr: u64) -> bool:

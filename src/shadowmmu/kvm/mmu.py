@@ -1,7 +1,6 @@
 """One MMU of a vCPU (struct kvm_mmu): its roots, its roles and the rules they imply."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from .bits import INVALID_PAGE, ROLE_4BYTE_GPTE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_LEVEL
 

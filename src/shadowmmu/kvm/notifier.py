@@ -26,7 +26,7 @@ class MmuNotifier:
 
     def invalidate_range_start(self, start: int, end: int) -> None:
         kvm = self.kvm
-        if kvm.tracing and kvm.tracer is not None:
+        if kvm.tracing:
             kvm.tracer.kvm_unmap_hva_range(start, end)
         slots = self._slots(start, end)
         if not slots:

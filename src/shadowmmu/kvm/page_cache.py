@@ -3,9 +3,7 @@
 Pages are found by gfn and role in a hash of 4096 buckets, newest first.
 """
 
-from cython import longlong as i64
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS
 from .account import account_shadowed
@@ -51,8 +49,8 @@ def _find(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage | None:
     kvm: Kvm = vcpu.kvm
     collisions: i64 = 0
     invalid_list: list[ShadowPage] = []
-    found: ShadowPage = None
-    sp: ShadowPage = kvm.page_hash[bucket]
+    found: ShadowPage | None = None
+    sp: ShadowPage | None = kvm.page_hash[bucket]
     while sp is not None:
         if kvm.is_obsolete(sp):
             pass
@@ -123,12 +121,10 @@ def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
     """The shadow page for gfn with that role, found or new."""
     kvm: Kvm = vcpu.kvm
     bucket: u64 = kvm.hash_bucket(gfn)
-    sp: ShadowPage = _find(vcpu, gfn, bucket, role)
-    created: bool = sp is None
-    if created:
-        sp = _alloc(vcpu, gfn, bucket, role)
+    found: ShadowPage | None = _find(vcpu, gfn, bucket, role)
+    sp: ShadowPage = _alloc(vcpu, gfn, bucket, role) if found is None else found
     if kvm.tracing:
-        kvm.tracer.kvm_mmu_get_page(sp, created)
+        kvm.tracer.kvm_mmu_get_page(sp, found is None)
     return sp
 
 

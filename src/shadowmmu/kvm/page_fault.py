@@ -1,7 +1,6 @@
 """From an intercepted page fault to its handling (kvm_mmu_page_fault, arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import (
     ACC_ALL,
@@ -123,9 +122,9 @@ def kvm_handle_noslot_fault(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
 
 
 def kvm_faultin_pfn(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
-    """Find the host page of fault.gfn: RET_PF_CONTINUE with fault.pfn and map_writable set, or how it ends."""
+    """Find the host page of fault.gfn: RET_PF_CONTINUE with pfn and map_writable set, or how it ends."""
     kvm: Kvm = vcpu.kvm
-    slot: MemSlot = fault.slot
+    slot: MemSlot | None = fault.slot
     fault.mmu_seq = kvm.mmu_invalidate_seq
     if slot is None:
         return kvm_handle_noslot_fault(vcpu, fault, access)
@@ -160,6 +159,7 @@ def is_page_fault_stale(vcpu: Vcpu, fault: PageFault) -> bool:
 
 
 def mmu_topup_memory_caches(vcpu: Vcpu, maybe_indirect: u32) -> None:
+    """Set frames aside for what one fault may need."""
     vcpu.shadow_page_cache.top_up(5)
     if maybe_indirect:
         vcpu.translation_cache.top_up(5)

@@ -3,8 +3,7 @@
 pte_prefetch and __direct_pte_prefetch, arch/x86/kvm/mmu, 6.12.111.
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_W, ADDR
 from .bits import (
@@ -29,7 +28,7 @@ from .vm import Kvm
 
 def _slot_without_dirty_log(kvm: Kvm, gfn: u64, access: u32) -> MemSlot | None:
     """gfn_to_memslot_dirty_bitmap: the slot, unless the page would be written behind the dirty log's back."""
-    slot: MemSlot = kvm.visible_memslot(gfn)
+    slot: MemSlot | None = kvm.visible_memslot(gfn)
     if slot is None or (access & ACC_W and slot.flags & MEM_LOG_DIRTY_PAGES):
         return None
     return slot
@@ -48,7 +47,7 @@ def _prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64) -> bool:
         return False
     gfn: u64 = (gpte & ADDR) >> 12
     access: u32 = shadowed_access(sp, gpte)
-    slot: MemSlot = _slot_without_dirty_log(kvm, gfn, access)
+    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, access)
     if slot is None:
         return False
     page: u64 = _atomic_page(slot, gfn)
@@ -59,7 +58,8 @@ def _prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64) -> bool:
 
 
 def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sptep: u64) -> None:
-    """After a fault of a paging guest: map the neighbours whose gptes allow it, up to the first that does not.
+    """After a fault of a paging guest: map the neighbours whose gptes allow it, up to the first that does
+    not.
 
     The gptes are those read when the faulting one was checked. Skipped while the host invalidates memory.
     """
@@ -84,7 +84,7 @@ def _direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bo
     kvm: Kvm = vcpu.kvm
     access: u32 = (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
     gfn: u64 = page_gfn(kvm, sp, spte_index(start))
-    slot: MemSlot = _slot_without_dirty_log(kvm, gfn, access)
+    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, access)
     if slot is None or gfn + ((end - start) >> 3) > slot.base_gfn + slot.npages:
         return False
     page: u64 = _atomic_page(slot, gfn)

@@ -70,6 +70,7 @@ def _store_cr0(vcpu: Vcpu, cr0: int) -> None:
 
 
 def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
+    """A write to CR0: PG also enters and leaves long mode, PG and WP are part of the role."""
     old = vcpu.cr0
     cr0 = (old & ~0xFFFFFFFF) | (value & 0xFFFFFFFF)
     if not _is_valid_cr0(cr0):
@@ -111,6 +112,7 @@ def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
 
 
 def kvm_set_cr3(vcpu: Vcpu, cr3: int) -> bool:
+    """A write to CR3: another root if the value changes, and a flush unless bit 63 forbids it under PCIDE."""
     pcid, flush = 0, True
     if vcpu.cr4 & CR4_PCIDE:
         flush = not cr3 & CR3_NOFLUSH
@@ -136,14 +138,19 @@ def _is_valid_cr4_change(vcpu: Vcpu, cr4: int) -> bool:
     if vcpu.is_long_mode():
         if not cr4 & CR4_PAE or (cr4 ^ old) & CR4_LA57:
             return False
-    elif vcpu.is_paging() and cr4 & CR4_PAE and (cr4 ^ old) & CR4_PDPTR_BITS:
-        if not load_pdptrs(vcpu, vcpu.cr3):
-            return False
+    elif (
+        vcpu.is_paging()
+        and cr4 & CR4_PAE
+        and (cr4 ^ old) & CR4_PDPTR_BITS
+        and not load_pdptrs(vcpu, vcpu.cr3)
+    ):
+        return False
     enabling_pcid = cr4 & CR4_PCIDE and not old & CR4_PCIDE
     return not enabling_pcid or (not vcpu.cr3 & PCID_MASK and vcpu.is_long_mode())
 
 
 def kvm_set_cr4(vcpu: Vcpu, value: int) -> bool:
+    """A write to CR4: a new context if a bit of the role changes, and the flush that other bits ask for."""
     old = vcpu.cr4
     cr4 = (old & ~0xFFFFFFFF) | (value & 0xFFFFFFFF)
     if not _is_valid_cr4_change(vcpu, cr4):

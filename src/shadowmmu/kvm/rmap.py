@@ -1,4 +1,4 @@
-"""Reverse maps: from a guest frame to the SPTEs that map it, and from a shadow page to those that point to it.
+"""Reverse maps: from a guest frame to the SPTEs that map it, from a shadow page to those that point to it.
 
 A head is one word, as in KVM 6.12: 0 for none; the address of the only SPTE; or the address of a descriptor
 with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a frame of the arena:
@@ -9,8 +9,7 @@ with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a 
 Only the head descriptor may be partly filled. A free descriptor links to the next free one through word 0.
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import PAGE_SIZE, W
 from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
@@ -197,7 +196,7 @@ def rmap_remove(kvm: Kvm, sptep: u64) -> None:
     """Forget the leaf SPTE at sptep."""
     sp: ShadowPage = kvm.sptep_to_sp(sptep)
     gfn: u64 = page_gfn(kvm, sp, spte_index(sptep))
-    slot: MemSlot = kvm.gfn_to_memslot(gfn)
+    slot: MemSlot = kvm.memslot_of(gfn)
     level: u32 = sp.level()
     slot.set_rmap_head(gfn, level, pte_list_remove(kvm, slot.rmap_head(gfn, level), sptep))
 
@@ -255,4 +254,3 @@ def kvm_mmu_slot_gfn_write_protect(kvm: Kvm, slot: MemSlot, gfn: u64, min_level:
     for level in range(min_level, 4):
         protected |= rmap_write_protect(kvm, slot.rmap_head(gfn, level), 1)
     return protected != 0
-

@@ -1,7 +1,6 @@
-"""Roots: loading them, the cache of previous ones, and letting go of them (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""Roots: loading them, the cache of previous ones, letting go of them (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, P
 from .bits import (
@@ -159,7 +158,7 @@ def kvm_mmu_free_roots(vcpu: Vcpu, roots: u32) -> None:
 def _is_obsolete_root(vcpu: Vcpu, hpa: u64) -> bool:
     if hpa == INVALID_PAGE:
         return False
-    sp: ShadowPage = root_to_sp(vcpu, hpa)
+    sp: ShadowPage | None = root_to_sp(vcpu, hpa)
     return sp is None or vcpu.kvm.is_obsolete(sp)
 
 
@@ -192,7 +191,7 @@ def kvm_mmu_reset_context(vcpu: Vcpu) -> None:
 def _is_root_usable(vcpu: Vcpu, hpa: u64, pgd: u64, new_pgd: u64) -> bool:
     if hpa == INVALID_PAGE:
         return False
-    sp: ShadowPage = root_to_sp(vcpu, hpa)
+    sp: ShadowPage | None = root_to_sp(vcpu, hpa)
     if sp is None or sp.role != vcpu.mmu.root_role:
         return False
     return vcpu.mmu.root_role & ROLE_DIRECT != 0 or pgd == new_pgd

@@ -1,4 +1,4 @@
-"""Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, 6.12.111, and svm.c for the processor's registers).
+"""Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, and svm.c for the registers, 6.12.111).
 
 Requests are served in KVM's order: obsolete roots, sync, load root, flush all, flush current, flush guest;
 then a pending exception is injected and the MMU loaded if it has no root.
@@ -70,7 +70,7 @@ def configure_cpu(vcpu: Vcpu) -> None:
 
 
 def vcpu_enter_guest(vcpu: Vcpu) -> None:
-    """Everything before VM entry; anew if preparing it made requests. Raises NoShadowPages if the root cannot be made."""
+    """Everything before VM entry; anew if preparing it made requests. Raises NoShadowPages."""
     while True:
         _prepare_entry(vcpu)
         if not vcpu.requests:

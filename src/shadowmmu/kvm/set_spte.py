@@ -1,14 +1,12 @@
 """Installing a leaf SPTE (mmu_set_spte, arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS
 from .bits import (
     MAKE_CAN_UNSYNC,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
-    NO_PFN,
     RET_PF_EMULATE,
     RET_PF_FIXED,
     RET_PF_SPURIOUS,
@@ -30,11 +28,12 @@ from .zap import drop_parent_pte
 
 
 def mmu_set_spte(
-    vcpu: Vcpu, slot: MemSlot, sptep: u64, access: u32, gfn: u64, pfn: u64, fault: PageFault | None
+    vcpu: Vcpu, slot: MemSlot | None, sptep: u64, access: u32, gfn: u64, pfn: u64, fault: PageFault | None
 ) -> u32:
     """Map pfn at gfn with the guest's `access` through the SPTE at sptep; a RET_PF_* code.
 
-    Without a fault it is a prefetch, which always has a writable pfn. NO_PFN makes an MMIO SPTE.
+    Without a fault it is a prefetch, which always has a writable pfn. Without a slot (then pfn is NO_PFN) it
+    makes an MMIO SPTE.
     """
     kvm: Kvm = vcpu.kvm
     sp: ShadowPage = kvm.sptep_to_sp(sptep)
@@ -53,7 +52,7 @@ def mmu_set_spte(
         else:
             was_rmapped = 1
         old = kvm.words[sptep >> 3]
-    if pfn == NO_PFN:
+    if slot is None:
         vcpu.stat.pf_mmio_spte_created += 1
         mark_mmio_spte(kvm, sptep, gfn, access)
         if flush:

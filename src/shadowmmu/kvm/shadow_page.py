@@ -4,8 +4,7 @@ A shadow page is identified by its gfn and its role. `spt` is the frame of its 5
 level 3 have a second frame, `translations`, with the gfn and access behind each SPTE as (gfn << 12) | ACC.
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from .bits import ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
 

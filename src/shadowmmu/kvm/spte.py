@@ -4,21 +4,21 @@ Format of legacy shadow paging: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writable
 11 MMU-present, 51:12 frame, 63 NX. An empty SPTE is 1 << 63. `sptep` is the address of an SPTE.
 """
 
-from cython import longlong as i64
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import longlong as i64, uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR, D, NX, PS, A, P, U, W
+from ..x86.bits import ADDR, NX, PS, A, D, P, U, W
 from .bits import ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
 from .shadow_page import ShadowPage
 from .vm import Kvm
 
 
 def is_shadow_present(spte: u64) -> bool:
+    """Whether an SPTE maps something; not an empty and not an MMIO one."""
     return spte & SPTE_MMU_PRESENT != 0
 
 
 def is_last_spte(spte: u64, level: u32) -> bool:
+    """Whether a present SPTE maps a page, not a table."""
     return level == 1 or spte & PS != 0
 
 
@@ -54,7 +54,7 @@ def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access:
 
 
 def spte_has_volatile_bits(spte: u64) -> bool:
-    """Whether somebody else may change bits of a present SPTE without mmu_lock: the CPU (A, D), a fast fault (W)."""
+    """Whether a present SPTE may change without mmu_lock: the CPU sets A and D, a fast fault W."""
     if not spte & W and spte & SPTE_MMU_WRITABLE:
         return True
     return not spte & A or (spte & (W | D)) == W
@@ -97,8 +97,10 @@ def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
 
 
 def spte_to_pfn(spte: u64) -> u64:
+    """The host frame a present SPTE maps."""
     return (spte & ADDR) >> 12
 
 
 def is_executable(spte: u64) -> bool:
+    """Whether a leaf SPTE allows fetches."""
     return spte & NX == 0

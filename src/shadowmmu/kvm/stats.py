@@ -1,4 +1,4 @@
-"""KVM's binary statistics of the MMU, under KVM's names (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c, 6.12.111)."""
+"""KVM's binary statistics of the MMU, by KVM's names (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c, 6.12.111)."""
 
 VM_STATS = (
     "remote_tlb_flush",

@@ -1,15 +1,13 @@
-"""Bringing shadow pages back in line with the guest's tables (arch/x86/kvm/mmu/mmu.c, paging_tmpl.h, 6.12.111)."""
+"""Bringing shadow pages back in line with the guest's tables (mmu.c, paging_tmpl.h, 6.12.111)."""
 
-from cython import longlong as i64
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import longlong as i64, uint as u32, ulonglong as u64
 
-from ..x86.bits import ACC_W, ADDR, D, PS, A, P
+from ..x86.bits import ACC_W, ADDR, PS, A, D, P
 from .bits import (
     INVALID_PAGE,
-    MMIO_GVA_ANY,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
+    MMIO_GVA_ANY,
     NUM_PREV_ROOTS,
     ROLE_4BYTE_GPTE,
     ROLE_ACCESS,
@@ -32,7 +30,14 @@ from .mmio import get_mmio_spte_gfn, is_mmio_spte, mark_mmio_spte, vcpu_clear_mm
 from .mmu import KvmMmu
 from .rmap import drop_spte, kvm_mmu_slot_gfn_write_protect
 from .shadow_page import ShadowPage
-from .spte import mmu_spte_clear_no_track, mmu_spte_update, page_access, page_gfn, set_page_translation, spte_to_pfn
+from .spte import (
+    mmu_spte_clear_no_track,
+    mmu_spte_update,
+    page_access,
+    page_gfn,
+    set_page_translation,
+    spte_to_pfn,
+)
 from .unsync import UnsyncWalk, kvm_unlink_unsync_page
 from .vcpu import Vcpu
 from .vm import Kvm
@@ -100,7 +105,7 @@ def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
     if page_access(kvm, sp, index) == access:
         return 0
     set_page_translation(kvm, sp, index, gfn, access)
-    slot: MemSlot = kvm.gfn_to_memslot(gfn)
+    slot: MemSlot = kvm.memslot_of(gfn)
     flags: u32 = MAKE_PREFETCH
     if spte & SPTE_HOST_WRITABLE:
         flags |= MAKE_HOST_WRITABLE
@@ -134,8 +139,8 @@ def kvm_sync_page(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) ->
 
 
 def kvm_vcpu_write_protect_gfn(kvm: Kvm, gfn: u64) -> bool:
-    slot: MemSlot = kvm.gfn_to_memslot(gfn)
-    return kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn, 1)
+    """Write-protect a shadowed guest table; whether a flush is needed."""
+    return kvm_mmu_slot_gfn_write_protect(kvm, kvm.memslot_of(gfn), gfn, 1)
 
 
 def mmu_sync_children(vcpu: Vcpu, parent: ShadowPage) -> None:
@@ -147,7 +152,7 @@ def mmu_sync_children(vcpu: Vcpu, parent: ShadowPage) -> None:
     invalid_list: list[ShadowPage] = []
     flush: u32 = 0
     walk: UnsyncWalk = UnsyncWalk(kvm)
-    sp: ShadowPage
+    sp: ShadowPage | None
     while walk.collect(parent):
         protected: u32 = 0
         sp = walk.first_leaf()

@@ -1,4 +1,7 @@
-"""Giving up the shadow of a guest table so that the guest may write it (kvm_mmu_unprotect_gfn_and_retry, 6.12.111)."""
+"""Giving up the shadow of a guest table so that the guest may write it.
+
+kvm_mmu_unprotect_gfn_and_retry, arch/x86/kvm/mmu/mmu.c, 6.12.111.
+"""
 
 from ..x86.bits import PFERR_U, PFERR_W
 from .bits import INVALID_PAGE
@@ -25,7 +28,7 @@ def _zap_gfn(vcpu: Vcpu, addr: int) -> bool:
     return zapped
 
 
-def kvm_mmu_unprotect_gfn_and_retry(vcpu: Vcpu, addr: int, always_retry: bool = False) -> bool:
+def kvm_mmu_unprotect_gfn_and_retry(vcpu: Vcpu, addr: int, *, always_retry: bool = False) -> bool:
     """Zap every page that shadows the table at addr (a gva; a gpa for a direct MMU); whether one was.
 
     Then, or if `always_retry`, the vCPU remembers instruction and address, so as not to retry it for ever.

@@ -1,12 +1,11 @@
 """Unsync pages: leaf tables whose guest copy may have been written without KVM seeing it.
 
 An unsync page marks the way from every root down to it: bit i of a page's bitmap says that SPTE i leads to a
-page that is unsync or has unsync children. The marks are a superset, cleaned by the walk that finds the pages.
+page that is unsync or has unsync children. There may be marks too many; the walk that finds the pages drops
+them.
 """
 
-from cython import longlong as i64
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS
 from .bits import ROLE_LEVEL, SPTE_MMU_PRESENT, UNSYNC_WALK_PAGES
@@ -35,6 +34,7 @@ def mark_unsync(kvm: Kvm, sptep: u64) -> None:
 
 
 def kvm_mmu_mark_parents_unsync(kvm: Kvm, sp: ShadowPage) -> None:
+    """Note in every parent that it leads to an unsync page."""
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(sp.parent_ptes)
     while sptep:
@@ -43,6 +43,7 @@ def kvm_mmu_mark_parents_unsync(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def clear_unsync_child_bit(sp: ShadowPage, index: u64) -> None:
+    """Take one mark back."""
     bit: u64 = 1
     sp.unsync_child_bitmap[index >> 6] &= ~(bit << (index & 63))
     sp.unsync_children -= 1
@@ -134,7 +135,7 @@ class UnsyncWalk:
         """Take back the marks on the path of the current leaf, as far up as nothing else is marked."""
         level: u32 = 0
         while level < 6:
-            sp: ShadowPage = self.parent[level]
+            sp: ShadowPage | None = self.parent[level]
             if sp is None:
                 return
             clear_unsync_child_bit(sp, self.index[level])
@@ -151,7 +152,7 @@ def mmu_try_to_unsync_pages(kvm: Kvm, slot: MemSlot, gfn: u64, can_unsync: u32, 
     """
     if kvm.write_tracked(slot, gfn):
         return EPERM
-    sp: ShadowPage = kvm.first_sp_with_gptes(gfn)
+    sp: ShadowPage | None = kvm.first_sp_with_gptes(gfn)
     while sp is not None:
         if not can_unsync:
             return EPERM

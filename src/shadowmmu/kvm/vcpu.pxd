@@ -33,7 +33,7 @@ cdef class Vcpu:
     cdef public bint eflags_ac
     cdef public object exception
     cdef public u64 mmio_gva, mmio_gfn, mmio_gen, last_retry_rip, last_retry_addr
-    cdef public u32 mmio_access, emulation_type
+    cdef public u32 mmio_access, emulation_type, last_result
     cpdef bint is_paging(self)
     cpdef bint is_pae(self)
     cpdef bint is_long_mode(self)

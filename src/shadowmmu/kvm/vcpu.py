@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..host.memory import Arena
 from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA
@@ -74,6 +73,7 @@ class Vcpu:
         self.mmio_access = 0
         self.mmio_gen = 0
         self.emulation_type = 0
+        self.last_result = 0
         self.last_retry_rip = 0
         self.last_retry_addr = 0
         kvm.vcpus.append(self)

@@ -31,6 +31,7 @@ cdef class Kvm:
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
     cdef u64 free_pte_list_desc
     cpdef MemSlot gfn_to_memslot(self, u64 gfn)
+    cpdef MemSlot memslot_of(self, u64 gfn)
     cpdef MemSlot visible_memslot(self, u64 gfn)
     cpdef u64 hash_bucket(self, u64 gfn)
     cpdef bint is_obsolete(self, ShadowPage sp)

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..host.mapping import AddressSpace
 from ..host.memory import Arena
@@ -19,9 +18,9 @@ from .bits import (
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
 from .stats import VmStat
+from .tracepoints import Tracer
 
 if TYPE_CHECKING:
-    from ..trace.tracer import Tracer
     from .vcpu import Vcpu
 
 
@@ -52,7 +51,7 @@ class Kvm:
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
         self.tracing = False
-        self.tracer: Tracer | None = None
+        self.tracer = Tracer()
         self.memslots: list[MemSlot] = []
         self.memslots_generation = 0
         self.last_used_slot: MemSlot | None = None
@@ -73,7 +72,7 @@ class Kvm:
 
     def gfn_to_memslot(self, gfn: u64) -> MemSlot | None:
         """The slot that holds gfn, also if it is flagged INVALID."""
-        slot = self.last_used_slot
+        slot: MemSlot | None = self.last_used_slot
         if slot is not None and slot.base_gfn <= gfn < slot.base_gfn + slot.npages:
             return slot
         for slot in self.memslots:
@@ -82,9 +81,16 @@ class Kvm:
                 return slot
         return None
 
+    def memslot_of(self, gfn: u64) -> MemSlot:
+        """The slot of a frame that is mapped or shadowed. Raises LookupError: the structures are corrupt."""
+        slot: MemSlot | None = self.gfn_to_memslot(gfn)
+        if slot is None:
+            raise LookupError(f"no memory slot holds gfn {gfn:#x}")
+        return slot
+
     def visible_memslot(self, gfn: u64) -> MemSlot | None:
         """The slot that holds gfn if page walks may use it (kvm_is_visible_memslot)."""
-        slot = self.gfn_to_memslot(gfn)
+        slot: MemSlot | None = self.gfn_to_memslot(gfn)
         return None if slot is None or slot.flags & MEMSLOT_INVALID else slot
 
     def hash_bucket(self, gfn: u64) -> u64:
@@ -125,12 +131,21 @@ class Kvm:
 
     def read_table(self, hpa: u64) -> list[int]:
         """The 512 words of the frame at hpa."""
+        words = []
         i: u64
-        return [self.words[(hpa >> 3) + i] for i in range(512)]
+        for i in range(512):
+            words.append(self.words[(hpa >> 3) + i])
+        return words
 
     def sptep_to_sp(self, sptep: u64) -> ShadowPage:
-        """The shadow page that holds the SPTE at address sptep (also: the child at an SPTE's address)."""
-        return self.owners[sptep >> 12]
+        """The shadow page that holds the SPTE at address sptep (also: the child at an SPTE's address).
+
+        Raises LookupError if no shadow page is there: the structures are corrupt.
+        """
+        sp: ShadowPage | None = self.owners[sptep >> 12]
+        if sp is None:
+            raise LookupError(f"no shadow page at {sptep:#x}")
+        return sp
 
     def set_owner(self, spt: u64, sp: ShadowPage | None) -> None:
         frame: u64 = spt >> 12

@@ -4,8 +4,7 @@ A page is prepared (emptied, unlinked, marked invalid) into a list; committing t
 its pages. A page in use as a root is only emptied; it is freed when its last user lets go of it.
 """
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR
 from .account import unaccount_shadowed
@@ -20,7 +19,7 @@ from .bits import (
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
-from .rmap import drop_spte, pte_list_free, pte_list_remove, RmapIterator
+from .rmap import RmapIterator, drop_spte, pte_list_free, pte_list_remove
 from .shadow_page import ShadowPage
 from .spte import is_last_spte, mmu_spte_clear_no_track
 from .unsync import UnsyncWalk, kvm_unlink_unsync_page
@@ -51,7 +50,7 @@ def _zap_unsync_children(kvm: Kvm, parent: ShadowPage, invalid_list: list[Shadow
         return 0
     walk: UnsyncWalk = UnsyncWalk(kvm)
     while walk.collect(parent):
-        sp: ShadowPage = walk.first_leaf()
+        sp: ShadowPage | None = walk.first_leaf()
         while sp is not None:
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
             walk.clear_parents()
@@ -132,12 +131,14 @@ def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: list[ShadowPage]) -> None:
 
 def _free_shadow_page(kvm: Kvm, sp: ShadowPage) -> None:
     bucket: u64 = kvm.hash_bucket(sp.gfn)
-    other: ShadowPage = kvm.page_hash[bucket]
+    other: ShadowPage | None = kvm.page_hash[bucket]
     if other is sp:
         kvm.page_hash[bucket] = sp.hash_next
     else:
-        while other.hash_next is not sp:
+        while other is not None and other.hash_next is not sp:
             other = other.hash_next
+        if other is None:
+            raise LookupError(f"{sp!r} is not in its bucket")
         other.hash_next = sp.hash_next
     sp.hash_next = None
     kvm.owners[sp.spt >> 12] = None
@@ -163,9 +164,9 @@ def kvm_mmu_zap_oldest_mmu_pages(kvm: Kvm, count: u64) -> u64:
         return 0
     invalid_list: list[ShadowPage] = []
     total: u64 = 0
-    sp: ShadowPage = kvm.active_mmu_pages.oldest
+    sp: ShadowPage | None = kvm.active_mmu_pages.oldest
     while sp is not None:
-        following: ShadowPage = sp.newer
+        following: ShadowPage | None = sp.newer
         if sp.root_count:
             sp = following
             continue
@@ -180,6 +181,7 @@ def kvm_mmu_zap_oldest_mmu_pages(kvm: Kvm, count: u64) -> u64:
 
 
 def available_mmu_pages(kvm: Kvm) -> u64:
+    """How many shadow pages may still be made."""
     if kvm.n_max_mmu_pages > kvm.n_used_mmu_pages:
         return kvm.n_max_mmu_pages - kvm.n_used_mmu_pages
     return 0
@@ -216,11 +218,11 @@ class ZapObsoletePages:
 
     def step(self) -> bool:
         batch: u64 = 0
-        sp: ShadowPage = self.kvm.active_mmu_pages.oldest
+        sp: ShadowPage | None = self.kvm.active_mmu_pages.oldest
         while sp is not None and self.kvm.is_obsolete(sp):
             if batch >= BATCH_ZAP_PAGES:
                 return True
-            following: ShadowPage = sp.newer
+            following: ShadowPage | None = sp.newer
             itself: u64 = 0 if sp.root_count else 1
             zapped: u64 = kvm_mmu_prepare_zap_page(self.kvm, sp, self.zapped)
             batch += zapped

@@ -1,0 +1,1 @@
+"""Listening: events, recordings, statistics names and the formats they are written in."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shadowmmu.trace.tracer import ShadowPage, Tracer
+from shadowmmu.kvm.shadow_page import ShadowPage
+from shadowmmu.kvm.tracepoints import Log
 
 __all__ = [
     "ACCESS_NAMES",
@@ -475,7 +476,7 @@ class UnmapHvaRange(Event):
         return f"mmu notifier unmap range: {_padded(self.start)} -- {_padded(self.end)}"
 
 
-class EventLog(Tracer):
+class EventLog(Log):
     """Collects every event in order."""
 
     def __init__(self) -> None:

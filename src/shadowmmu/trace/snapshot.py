@@ -48,7 +48,8 @@ def snapshot(machine: Machine) -> RawState:
         "vcpus": [_vcpu(kvm, vcpu) for vcpu in kvm.vcpus],
         "sps": sps,
         "slots": [
-            {"id": slot.id, "gfn": slot.base_gfn, "npages": slot.npages, "flags": slot.flags} for slot in slots
+            {"id": slot.id, "gfn": slot.base_gfn, "npages": slot.npages, "flags": slot.flags}
+            for slot in slots
         ],
         "rmap": [entry for slot in slots for entry in _rmaps(kvm, slot)],
         "lpage": [

@@ -1,0 +1,1 @@
+"""What the processor manual says about paging. Knows nothing of a hypervisor."""

@@ -9,28 +9,32 @@ from enum import Enum
 
 
 class Op(Enum):
-    """Kinds of instructions. The second value says whether KVM takes it for one that edits page tables."""
+    """Kinds of instructions."""
 
-    LOAD = ("mov reg, mem", True)
-    STORE = ("mov mem, reg", True)
-    XCHG = ("xchg", True)
-    CMPXCHG = ("lock cmpxchg", True)
-    CMPXCHG8B = ("lock cmpxchg8b", True)
-    ADD = ("add mem, reg", False)
-    STOS = ("rep stosd", False)
-    INVLPG = ("invlpg", False)
-    MOV_CR0 = ("mov cr0, reg", False)
-    MOV_CR3 = ("mov cr3, reg", False)
-    MOV_CR4 = ("mov cr4, reg", False)
-    WRMSR = ("wrmsr", False)
-    NOP = ("nop", False)
-    IRET = ("iret", False)
-    INT = ("int", False)
-    OUT = ("out", False)
+    LOAD = "mov reg, mem"
+    STORE = "mov mem, reg"
+    XCHG = "xchg"
+    CMPXCHG = "lock cmpxchg"
+    CMPXCHG8B = "lock cmpxchg8b"
+    ADD = "add mem, reg"
+    STOS = "rep stosd"
+    INVLPG = "invlpg"
+    MOV_CR0 = "mov cr0, reg"
+    MOV_CR3 = "mov cr3, reg"
+    MOV_CR4 = "mov cr4, reg"
+    WRMSR = "wrmsr"
+    NOP = "nop"
+    IRET = "iret"
+    INT = "int"
+    OUT = "out"
 
-    def __init__(self, text: str, writes_page_tables: bool) -> None:
-        self.text = text
-        self.writes_page_tables = writes_page_tables
+    @property
+    def writes_page_tables(self) -> bool:
+        """Whether KVM takes it for one that edits page tables."""
+        return self in _WRITES_PAGE_TABLES
+
+
+_WRITES_PAGE_TABLES = frozenset((Op.LOAD, Op.STORE, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B))
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cython
 from cython import uint as u32, ulonglong as u64
 
 from .bits import ADDR, FAULT, GP_VECTOR, MASK64, PF_VECTOR
@@ -118,11 +117,10 @@ class Processor:
         """
         i: u64 = start
         n: u64 = len(gvas)
-        with cython.nogil:
-            while i < n:
-                if self.translate(gvas[i], kinds[i] & 7 | self.eflags_ac << 3) == FAULT:
-                    break
-                i += 1
+        while i < n:
+            if self.translate(gvas[i], kinds[i] & 7 | self.eflags_ac << 3) == FAULT:
+                break
+            i += 1
         return i
 
     def translate(self, gva: u64, mode: u32) -> u64:
@@ -144,10 +142,8 @@ class Processor:
             else:
                 hpa = self.tlb.lookup_beyond(gva, self.pcid, need, deny)
         if hpa == FAULT:
-            entry = self.walker.walk(self.root, gva, self.pcid, mode)
+            entry = self.walker.translate(self.root, gva, self.pcid, mode)
             if not entry:
-                self.tlb.flush_page(gva, self.pcid)
-                self.walker.flush_address(gva, self.pcid)
                 self.fault_vector = PF_VECTOR
                 self.fault_gva = gva
                 self.fault_error_code = self.walker.error_code

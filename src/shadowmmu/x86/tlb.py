@@ -40,10 +40,10 @@ ZEN = TlbGeometry(l1_4k=(16, 4), l1_2m=(8, 4), l1_1g=(1, 4), l2_4k=(128, 12), l2
 
 
 class TranslationCache:
-    """One set-associative array with true LRU replacement, for regions of `1 << page_shift` bytes.
+    """One set-associative array, replaced first in first out, for regions of `1 << page_shift` bytes.
 
-    An entry belongs to a PCID (0 to 4095), or to all of them if it has G. It is live while its last use is
-    younger than the last full flush, which therefore costs nothing.
+    An entry belongs to a PCID (0 to 4095), or to all of them if it has G. A way without an entry holds 0. A
+    set is empty unless it was filled since the last full flush (its epoch), which therefore costs nothing.
     """
 
     def __init__(self, page_shift: int, sets: int, ways: int) -> None:
@@ -53,60 +53,85 @@ class TranslationCache:
         self.page_mask = MASK64 & ~((1 << page_shift) - 1)
         self.set_mask = sets - 1
         self.ways = ways
-        self.tick = 0
-        self.flushed = 0
+        self.epoch = 1
+        self.filled = False
         self.owner = 0
         self.mixed = False
         self.tag = memoryview(array("Q", bytes(8 * sets * ways)))
         self.entry = memoryview(array("Q", bytes(8 * sets * ways)))
-        self.used = memoryview(array("Q", bytes(8 * sets * ways)))
+        self.set_epoch = memoryview(array("Q", bytes(8 * sets)))
+        self.hand = memoryview(array("Q", bytes(8 * sets)))
 
     def lookup(self, gva: u64, pcid: u64, need: u64, deny: u64) -> u64:
-        """The entry for `gva` that has all bits of `need` and none of `deny`, else 0."""
-        if self.tick == self.flushed:
+        """The entry for `gva` that has all bits of `need` and none of `deny`, else 0.
+
+        An entry of the PCID that does not suffice is dropped: the walk that follows brings a better one or a
+        page fault, which drops it too (AMD APM vol. 2, 5.5.2).
+        """
+        if not self.filled:
+            return 0
+        which: u64 = gva >> self.page_shift & self.set_mask
+        if self.set_epoch[which] != self.epoch:
             return 0
         tag: u64 = gva & self.page_mask | pcid
-        first: u64 = (gva >> self.page_shift & self.set_mask) * self.ways
+        first: u64 = which * self.ways
         i: u64
+        entry: u64
         for i in range(first, first + self.ways):
-            difference: u64 = self.tag[i] ^ tag
-            if difference <= 0xFFF and self.used[i] > self.flushed:
-                entry: u64 = self.entry[i]
-                if entry & need == need and not entry & deny and (difference == 0 or entry & G):
-                    self.tick += 1
-                    self.used[i] = self.tick
+            if self.tag[i] == tag:
+                entry = self.entry[i]
+                if entry & need == need and not entry & deny:
+                    return entry
+                self.entry[i] = 0
+        if self.mixed:
+            for i in range(first, first + self.ways):
+                entry = self.entry[i]
+                if self.tag[i] ^ tag <= 0xFFF and entry & G and entry & need == need and not entry & deny:
                     return entry
         return 0
 
     def insert(self, gva: u64, pcid: u64, entry: u64) -> int:
-        """Keep `entry` for `gva`, in place of what was known of it or else of the least recently used."""
-        if self.tick == self.flushed:
+        """Keep `entry` for `gva`, in place of what was known of it or else of the oldest in its set."""
+        if not self.filled:
+            self.filled = True
             self.owner = pcid
             self.mixed = False
         if pcid != self.owner or entry & G:
             self.mixed = True
-        tag: u64 = gva & self.page_mask | pcid
-        first: u64 = (gva >> self.page_shift & self.set_mask) * self.ways
-        victim: u64 = first
+        which: u64 = gva >> self.page_shift & self.set_mask
+        first: u64 = which * self.ways
         i: u64
-        for i in range(first, first + self.ways):
-            difference: u64 = self.tag[i] ^ tag
-            if self.used[i] > self.flushed and (
-                difference == 0 or (difference <= 0xFFF and self.entry[i] & G)
-            ):
-                victim = i
-                break
-            if self.used[i] < self.used[victim]:
-                victim = i
-        self.tick += 1
-        self.tag[victim] = tag
-        self.entry[victim] = entry
-        self.used[victim] = self.tick
+        if self.set_epoch[which] != self.epoch:
+            self.set_epoch[which] = self.epoch
+            self.hand[which] = 0
+            for i in range(first, first + self.ways):
+                self.entry[i] = 0
+        tag: u64 = gva & self.page_mask | pcid
+        victim: u64 = self.way_of(tag, first)
+        if victim == self.ways:
+            victim = self.hand[which]
+            self.hand[which] = victim + 1 if victim + 1 < self.ways else 0
+        self.tag[first + victim] = tag
+        self.entry[first + victim] = entry
         return 0
+
+    def way_of(self, tag: u64, first: u64) -> u64:
+        """The way of the set at `first` that has an entry for `tag`, else one without entry, else `ways`."""
+        free: u64 = self.ways
+        i: u64
+        for i in range(self.ways):
+            if self.entry[first + i] == 0:
+                free = min(free, i)
+            elif self.tag[first + i] == tag:
+                return i
+            elif self.mixed and self.tag[first + i] ^ tag <= 0xFFF and self.entry[first + i] & G:
+                return i
+        return free
 
     def flush_all(self) -> int:
         """Drop everything, global entries too."""
-        self.flushed = self.tick
+        self.epoch += 1
+        self.filled = False
         return 0
 
     def flush_nonglobal(self, pcid: u64) -> int:
@@ -116,18 +141,22 @@ class TranslationCache:
         i: u64
         for i in range((self.set_mask + 1) * self.ways):
             if self.tag[i] & 0xFFF == pcid and not self.entry[i] & G:
-                self.used[i] = 0
+                self.entry[i] = 0
         return 0
 
     def flush_page(self, gva: u64, pcid: u64) -> int:
         """Drop what translates `gva` for `pcid`, global entries too."""
+        if not self.filled:
+            return 0
+        which: u64 = gva >> self.page_shift & self.set_mask
+        if self.set_epoch[which] != self.epoch:
+            return 0
         tag: u64 = gva & self.page_mask | pcid
-        first: u64 = (gva >> self.page_shift & self.set_mask) * self.ways
+        first: u64 = which * self.ways
         i: u64
         for i in range(first, first + self.ways):
-            difference: u64 = self.tag[i] ^ tag
-            if difference == 0 or (difference <= 0xFFF and self.entry[i] & G):
-                self.used[i] = 0
+            if self.tag[i] == tag or (self.mixed and self.tag[i] ^ tag <= 0xFFF and self.entry[i] & G):
+                self.entry[i] = 0
         return 0
 
     def entries(self) -> list[tuple[int, int, int]]:
@@ -135,7 +164,7 @@ class TranslationCache:
         return [
             (self.tag[i] & self.page_mask, self.tag[i] & 0xFFF, self.entry[i])
             for i in range((self.set_mask + 1) * self.ways)
-            if self.used[i] > self.flushed
+            if self.set_epoch[i // self.ways] == self.epoch and self.entry[i]
         ]
 
 

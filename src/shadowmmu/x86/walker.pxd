@@ -17,7 +17,9 @@ cdef class Walker:
     cdef u64 reserved[12]
     cdef u64 need[16]
     cdef u64 deny[16]
-    cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
+    cdef bint shortened
+    cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
+    cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil
     cdef u64 cached(self, u64 level, u64 gva, u64 pcid) except? 2 nogil
     cdef int remember(self, u64 level, u64 gva, u64 pcid, u64 entry) except -1 nogil
     cdef u64 fault(self, u64 cause, u32 mode) except? 2 nogil

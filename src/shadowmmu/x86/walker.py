@@ -61,6 +61,7 @@ class Walker:
         self.implementation = implementation
         self.pdpte_accessed = A if implementation.pdpte_accessed else 0
         self.reserved_error = PFERR_RSVD if implementation.rsvd_without_p else PFERR_P | PFERR_RSVD
+        self.shortened = False
         self.level = 0
         self.error_code = 0
         self.pde = TranslationCache(21, 8, 4)
@@ -126,12 +127,24 @@ class Walker:
         self.need[mode] = need
         self.deny[mode] = deny
 
-    def walk(self, root: u64, gva: u64, pcid: u64, mode: u32) -> u64:
+    def translate(self, root: u64, gva: u64, pcid: u64, mode: u32) -> u64:
         """The translation of `gva` as the TLB keeps it, and its page level in `level`; 0 is a page fault.
 
-        The error code of a fault is in `error_code`. Raises `MachineCheck` if a table is outside memory.
+        The error code of a fault is in `error_code`. A fault found through the paging-structure caches is
+        confirmed by a walk from the root; if that does not fault, what is cached on the way was stale and
+        goes. Raises `MachineCheck` if a table is outside memory.
         """
         self.walks += 1
+        entry: u64 = self.walk(root, gva, pcid, mode, self.caches_enabled)
+        if entry == 0 and self.shortened:
+            entry = self.walk(root, gva, pcid, mode, 0)
+            if entry:
+                self.flush_address(gva, pcid)
+        return entry
+
+    def walk(self, root: u64, gva: u64, pcid: u64, mode: u32, use_caches: u32) -> u64:
+        """Go down the tables, from the root or from where the paging-structure caches lead."""
+        self.shortened = False
         if self.levels == 0:
             self.level = 1
             return gva & ADDR | P | W | U | D
@@ -139,7 +152,7 @@ class Walker:
         table: u64 = root & self.root_mask
         rights: u64 = W | U
         nx: u64 = 0
-        if self.caches_enabled:
+        if use_caches:
             skip: u64
             for skip in range(2, self.levels + 1):
                 upper: u64 = self.cached(skip, gva, pcid)
@@ -148,6 +161,7 @@ class Walker:
                     table = upper & ADDR
                     rights = upper
                     nx = upper & NX
+                    self.shortened = True
                     break
         while True:
             shift: u64 = 12 + self.index_bits * (level - 1)
@@ -176,7 +190,7 @@ class Walker:
                     self.words[hpa >> 3] = word | A << lane
                     self.ad_sets += 1
             table = entry & ADDR
-            if self.caches_enabled:
+            if use_caches:
                 self.remember(level, gva, pcid, table | rights & (W | U) | nx | P)
             level -= 1
         translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D

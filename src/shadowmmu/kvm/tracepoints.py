@@ -1,49 +1,21 @@
-"""The hooks through which the core tells what happens: one method per tracepoint of KVM.
+"""The tracepoints of KVM's MMU: one method each, called at the moment the kernel's tracepoint would fire.
 
-The core calls them at the moment the kernel's tracepoint would fire, with raw integers, and only while
-`kvm.tracing` is true. A recorder derives from `Tracer` and overrides the methods it wants.
+The core calls them with raw integers, and only while `kvm.tracing` is true. Who listens derives from `Tracer`
+and overrides the methods it wants.
 """
 
-from __future__ import annotations
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
-from typing import Protocol
-
-__all__ = ["ShadowPage", "Tracer"]
-
-
-class ShadowPage(Protocol):
-    """What the tracepoints show of a shadow page (`struct kvm_mmu_page`). Copy the values."""
-
-    @property
-    def gfn(self) -> int:
-        """First guest frame the page translates, or the frame of the guest table it shadows."""
-        ...
-
-    @property
-    def role(self) -> int:
-        """`union kvm_mmu_page_role` as a 32-bit word."""
-        ...
-
-    @property
-    def mmu_valid_gen(self) -> int:
-        """Generation in which it was made, 0 or 1."""
-        ...
-
-    @property
-    def root_count(self) -> int:
-        """How many vCPUs use it as a root."""
-        ...
-
-    @property
-    def unsync(self) -> int:
-        """True while the guest may write the shadowed table unseen."""
-        ...
+from .shadow_page import ShadowPage
 
 
 class Tracer:
     """Listens to nothing. Method names are the tracepoints' (kernel 6.12.111, mmutrace.h, trace.h, kvm.h).
 
-    Addresses are in bytes, gfn and pfn in 4 KiB frames; `sptep` is the physical address of an SPTE.
+    Addresses are in bytes, gfn and pfn in 4 KiB frames; `sptep` is the physical address of an SPTE. What is
+    needed of a shadow page must be copied: the page changes.
     """
 
     def kvm_mmu_pagetable_walk(self, addr: int, pferr: int) -> None:
@@ -127,3 +99,11 @@ class Tracer:
 
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         """The host is about to change its mappings of [start, end), host virtual addresses."""
+
+
+class Log(Tracer):
+    """A tracer that keeps what it hears until it is asked."""
+
+    @abstractmethod
+    def take(self) -> Sequence[Any]:
+        """The events since the last call."""

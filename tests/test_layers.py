@@ -1,0 +1,66 @@
+"""The rooms of the package: imports go only backwards along the way of the data."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shadowmmu
+
+PACKAGE = Path(shadowmmu.__file__).parent
+ROOMS = ("x86", "host", "kvm", "guest", "trace", "cli")
+
+
+def imported(source: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import of the package in a file, also those in functions and for types only."""
+    folder = ("shadowmmu", *source.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(folder[: len(folder) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            yield node.lineno, module
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+
+
+def room(module: str) -> str | None:
+    """The room a module of the package is in; None for other packages and the package's own root."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "shadowmmu" and len(parts) > 1 and parts[1] in ROOMS else None
+
+
+def test_every_folder_is_a_room() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_imports_go_only_backwards(name: str) -> None:
+    sources = list((PACKAGE / name).rglob("*.py"))
+    assert sources
+    forward = {
+        f"{source.relative_to(PACKAGE)}:{line} imports {module}"
+        for source in sources
+        for line, module in imported(source)
+        if (target := room(module)) is not None and ROOMS.index(target) > ROOMS.index(name)
+    }
+    assert not forward
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_cimports_go_only_backwards(name: str) -> None:
+    forward = {
+        f"{source.relative_to(PACKAGE)}: {line}"
+        for source in (PACKAGE / name).rglob("*.pxd")
+        for line in source.read_text().splitlines()
+        if line.startswith("from ..") and ROOMS.index(line[7:].split(".")[0]) > ROOMS.index(name)
+    }
+    assert not forward
+
+
+def test_the_root_imports_only_its_public_class() -> None:
+    modules = {module for _, module in imported(PACKAGE / "__init__.py") if room(module) is not None}
+    assert modules <= {"shadowmmu.guest.vm", "shadowmmu.guest.vm.Vm"}
