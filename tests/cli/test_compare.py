@@ -134,12 +134,12 @@ def test_scenarios_of_the_lab_s_layout_are_found(invoke, fixtures, tmp_path, tex
     recordings, scenarios = tmp_path / "recordings" / inside, tmp_path / "scenarios" / inside
     recordings.mkdir(parents=True)
     scenarios.mkdir(parents=True)
-    shutil.copy(fixtures.recordings / "m-access.jsonl", recordings)
+    shutil.copy(fixtures.recordings / "f-pae.jsonl", recordings)
     assert invoke("compare", tmp_path / "recordings").exit_code == 0
     assert texts_used == []
-    shutil.copy(fixtures.scenarios / "m-access.txt", scenarios)
+    shutil.copy(fixtures.scenarios / "f-pae.txt", scenarios)
     assert invoke("compare", tmp_path / "recordings").exit_code == 0
-    assert [path.resolve() for path in texts_used] == [(scenarios / "m-access.txt").resolve()]
+    assert [path.resolve() for path in texts_used] == [(scenarios / "f-pae.txt").resolve()]
 
 
 def test_scenarios_from_a_folder(invoke, fixtures, tmp_path, texts_used):
@@ -157,7 +157,7 @@ def test_another_scenario_of_the_same_name_is_refused(invoke, fixtures, tmp_path
 
 
 @pytest.mark.skipif(
-    multiprocessing.get_start_method() != "fork", reason="the fake player is in this process only"
+    multiprocessing.get_start_method() != "fork", reason="the spoiled player is in this process only"
 )
 def test_processes(invoke, fixtures, player):
     player.spoil = spoil

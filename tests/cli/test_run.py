@@ -86,9 +86,9 @@ def test_tlb_is_off_unless_asked_for(invoke, fixtures, player, monkeypatch):
     seen = []
     original = player.__init__
 
-    def watched(self, setup, *, tlb=False):
+    def watched(self, *args, tlb=False):
         seen.append(tlb)
-        original(self, setup, tlb=tlb)
+        original(self, *args, tlb=tlb)
 
     monkeypatch.setattr(player, "__init__", watched)
     invoke("run", fixtures.scenarios / "f-pae.txt")

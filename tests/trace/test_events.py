@@ -37,7 +37,7 @@ PAGE = "sp gen 1 gfn 12 l1 8-byte q0 wux nxe ad root 2 sync"
         (
             "fast_page_fault",
             (1, 0x1000, 3, 0x5008, 0, 0xE67, False, True),
-            "vcpu 1 gva 1000 error_code P|W sptep ffff888000005008 old 0 new e67 spurious 0 fixed 1",
+            "vcpu 1 gva 1000 error_code P|W sptep ffff888000005008 old 0x0 new e67 spurious 0 fixed 1",
         ),
         (
             "fast_page_fault",
@@ -65,7 +65,7 @@ PAGE = "sp gen 1 gfn 12 l1 8-byte q0 wux nxe ad root 2 sync"
         ("kvm_mmio", (0, 8, 0xD0000000, 0), "mmio unsatisfied-read len 8 gpa 0xd0000000 val 0x0"),
         ("kvm_mmio", (2, 4, 0xD0000000, 9), "mmio write len 4 gpa 0xd0000000 val 0x9"),
         ("vcpu_match_mmio", (0x400000, 0xD0000000, 0, 0), "gva 0x400000 gpa 0xd0000000 Read GVA"),
-        ("vcpu_match_mmio", (0, 0xD0000000, 1, 1), "gva 0 gpa 0xd0000000 Write GPA"),
+        ("vcpu_match_mmio", (0, 0xD0000000, 1, 1), "gva 0x0 gpa 0xd0000000 Write GPA"),
         ("kvm_emulate_insn", (0x1F, 0, b"\x0f\x01\x3f", "prot64", 0), "0:1f:0f 01 3f (prot64)"),
         ("kvm_emulate_insn", (0x1F, 0, b"\xcc", "prot32", 1), "0:1f:cc (prot32) failed"),
         ("kvm_inj_exception", (14, 1, 2, 0), "#PF (0x2)"),
@@ -76,7 +76,7 @@ PAGE = "sp gen 1 gfn 12 l1 8-byte q0 wux nxe ad root 2 sync"
         (
             "kvm_unmap_hva_range",
             (0x7F0000000000, 0),
-            "mmu notifier unmap range: 0x007f0000000000 -- 0000000000000000",
+            "mmu notifier unmap range: 0x007f0000000000 -- 0x00000000000000",
         ),
     ],
 )

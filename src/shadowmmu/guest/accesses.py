@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from cython import uint as u32
-from cython import ulonglong as u64
+from cython import uint as u32, ulonglong as u64
 
 from ..kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from ..kvm.page_fault import kvm_mmu_page_fault
@@ -34,7 +33,7 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
             trace_page_fault_exit(vcpu)
         result = kvm_mmu_page_fault(vcpu, vcpu.cpu.fault_gva, vcpu.cpu.fault_error_code)
         vcpu.last_result = result
-        if result == RET_PF_EMULATE or result == RET_PF_EFAULT or result == RET_PF_ENOSPC:
+        if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC):
             return i
         if vcpu.exception is not None:
             return i

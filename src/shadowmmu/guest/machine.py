@@ -11,7 +11,6 @@ from ..kvm.vm import Kvm, Parameters
 from ..x86.implementation import MANUAL, Implementation
 from ..x86.processor import Processor
 
-
 LARGEST_ARENA = 1 << 42
 
 

@@ -1,5 +1,5 @@
 cimport cython
-from ..x86.bits cimport PAGE_SHIFT, PAGE_SIZE, u8, u32, u64
+from ..x86.bits cimport MASK64, PAGE_SHIFT, PAGE_SIZE, u8, u32, u64
 from .memory cimport Arena
 
 @cython.final
@@ -15,6 +15,7 @@ cdef class Mapping:
     cdef public list vmas
     cdef readonly list notifiers
     cdef dict moved
+    cpdef u64 untouched_page(self, u64 index) except? 1
     cpdef u64 page(self, u64 index) except? 1
     cpdef u64 fast_page(self, u64 index, u64 write) except? 1
     cpdef u32 level(self, u64 index) except? 77

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
+from ..x86.bits import MASK64, PAGE_SHIFT, PAGE_SIZE
 from .memory import Arena, sparse_words
 
 PAGES_2M, PAGES_1G = 512, 512 * 512
@@ -90,6 +90,12 @@ class Mapping:
         if word == 0:
             return ((self.base_pfn + index) << 12) | 6 if self.populated else 0
         return word & ~1 if word & 2 else 0
+
+    def untouched_page(self, index: u64) -> u64:
+        """hpa of a page that is still as the mapping was made, present and writable; else all ones."""
+        if self.pages[index] or not self.populated or self.protected:
+            return MASK64
+        return (self.base_pfn + index) << 12
 
     def protection(self, index: int) -> int:
         """PROT_NONE, PROT_READ or PROT_RW of the VMA that holds page `index`."""

@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ACC_ALL, ADDR
+from ..x86.bits import ACC_ALL
 from .bits import RET_PF_SPURIOUS
 from .fault import PageFault
 from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep, trace_spte_requested
@@ -12,7 +12,7 @@ from .huge_page import (
     gfn_round_for_level,
     kvm_mmu_hugepage_adjust,
 )
-from .page_cache import kvm_mmu_get_child_sp, link_shadow_page
+from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import direct_pte_prefetch
 from .set_spte import mmu_set_spte
 from .shadow_page import ShadowPage
@@ -28,23 +28,25 @@ def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
         trace_spte_requested(kvm, fault)
     table: u64 = shadow_walk_root(vcpu, fault.addr)
     level: u32 = shadow_walk_level(vcpu)
+    parent: ShadowPage = kvm.sptep_to_sp(table)
     sptep: u64 = shadow_walk_sptep(table, fault.addr, level)
-    sp: ShadowPage | None
+    sp: ShadowPage
     while True:
         if fault.nx_huge_page_workaround_enabled:
             disallowed_hugepage_adjust(kvm, fault, kvm.words[sptep >> 3], level)
         if level == fault.goal_level:
             break
-        sp = kvm_mmu_get_child_sp(vcpu, sptep, gfn_round_for_level(fault.gfn, level), 1, ACC_ALL)
-        if sp is not None:
+        base_gfn: u64 = gfn_round_for_level(fault.gfn, level)
+        sp = kvm_mmu_get_child_sp(vcpu, parent, sptep, base_gfn, 1, ACC_ALL)
+        if not is_linked(kvm, sptep, sp):
             link_shadow_page(kvm, sptep, sp)
             if fault.huge_page_disallowed:
                 account_nx_huge_page(kvm, sp, fault.req_level >= level)
-        table = kvm.words[sptep >> 3] & ADDR
+        parent = sp
         level -= 1
-        sptep = shadow_walk_sptep(table, fault.addr, level)
-    base_gfn: u64 = gfn_round_for_level(fault.gfn, level)
-    result: u32 = mmu_set_spte(vcpu, fault.slot, sptep, ACC_ALL, base_gfn, fault.pfn, fault)
+        sptep = shadow_walk_sptep(sp.spt, fault.addr, level)
+    base_gfn = gfn_round_for_level(fault.gfn, level)
+    result: u32 = mmu_set_spte(vcpu, fault.slot, parent, sptep, ACC_ALL, base_gfn, fault.pfn, fault)
     if result != RET_PF_SPURIOUS and level == 1 and not kvm.mmu_invalidate_in_progress:
-        direct_pte_prefetch(vcpu, kvm.sptep_to_sp(sptep), sptep)
+        direct_pte_prefetch(vcpu, parent, sptep)
     return result

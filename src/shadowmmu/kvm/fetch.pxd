@@ -1,5 +1,5 @@
 from ..x86.bits cimport ADDR, P, PS, u32, u64
-from .bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_RETRY,
+from .bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_EFAULT, RET_PF_RETRY,
                     RET_PF_SPURIOUS, ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_MMU_PRESENT)
 from .fault cimport GuestWalker, PageFault
 from .flush cimport kvm_flush_remote_tlbs
@@ -7,7 +7,7 @@ from .guest_walk cimport gpte_changed
 from .huge_page cimport (account_nx_huge_page, disallowed_hugepage_adjust, gfn_round_for_level,
                          kvm_mmu_hugepage_adjust, pages_per_hpage)
 from .mmu cimport KvmMmu
-from .page_cache cimport kvm_mmu_get_child_sp, link_shadow_page
+from .page_cache cimport is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch cimport pte_prefetch
 from .set_spte cimport mmu_set_spte
 from .shadow_page cimport ShadowPage

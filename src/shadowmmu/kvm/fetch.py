@@ -8,6 +8,7 @@ from .bits import (
     PT32_ROOT_LEVEL,
     PT32E_ROOT_LEVEL,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
+    RET_PF_EFAULT,
     RET_PF_RETRY,
     RET_PF_SPURIOUS,
     ROLE_ACCESS,
@@ -25,7 +26,7 @@ from .huge_page import (
     pages_per_hpage,
 )
 from .mmu import KvmMmu
-from .page_cache import kvm_mmu_get_child_sp, link_shadow_page
+from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import pte_prefetch
 from .set_spte import mmu_set_spte
 from .shadow_page import ShadowPage
@@ -77,7 +78,8 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
     """Make the shadow pages on the way and map the page; a RET_PF_* code.
 
     First the tables that shadow guest tables, down to the level of the guest's page; each is checked against
-    the gpte that the walk saw. Then, if the page must be mapped smaller than the guest maps it, direct pages.
+    the gpte that the walk saw. A walk without a root directory fails: it was not visible when the root was
+    loaded. Then, if the page must be mapped smaller than the guest maps it, direct pages.
     """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
@@ -91,45 +93,54 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
         vcpu.requests |= REQ_MMU_FREE_OBSOLETE_ROOTS
         return RET_PF_RETRY
     table: u64 = shadow_walk_root(vcpu, fault.addr)
+    if table == 0:
+        kvm_mmu_hugepage_adjust(kvm, fault)
+        if kvm.tracing:
+            trace_spte_requested(kvm, fault)
+        return RET_PF_EFAULT
     level: u32 = shadow_walk_level(vcpu)
-    sptep: u64 = 0
-    sp: ShadowPage | None
-    while table:
-        sptep = shadow_walk_sptep(table, fault.addr, level)
-        kvm.sptep_to_sp(table).write_flooding_count = 0
+    parent: ShadowPage = kvm.sptep_to_sp(table)
+    sptep: u64 = shadow_walk_sptep(table, fault.addr, level)
+    sp: ShadowPage
+    linked: bool
+    while True:
+        parent.write_flooding_count = 0
         if level == w.level:
             break
         table_gfn: u64 = w.table_gfn[level - 2]
-        sp = kvm_mmu_get_child_sp(vcpu, sptep, table_gfn, 0, w.pt_access[level - 2])
-        if sp is not None and sp.unsync_children:
+        sp = kvm_mmu_get_child_sp(vcpu, parent, sptep, table_gfn, 0, w.pt_access[level - 2])
+        linked = is_linked(kvm, sptep, sp)
+        if not linked and sp.unsync_children:
             mmu_sync_children(vcpu, sp)
         if gpte_changed(vcpu, w, level - 1):
             return RET_PF_RETRY
-        if sp is not None:
+        if not linked:
             link_shadow_page(kvm, sptep, sp)
         if fault.write and table_gfn == fault.gfn:
             fault.write_fault_to_shadow_pgtable = True
-        table = kvm.words[sptep >> 3] & ADDR
+        parent = sp
         level -= 1
+        sptep = shadow_walk_sptep(sp.spt, fault.addr, level)
     kvm_mmu_hugepage_adjust(kvm, fault)
     if kvm.tracing:
         trace_spte_requested(kvm, fault)
-    while table:
+    while True:
         if fault.nx_huge_page_workaround_enabled:
             disallowed_hugepage_adjust(kvm, fault, kvm.words[sptep >> 3], level)
         if level == fault.goal_level:
             break
         _validate_direct_spte(kvm, sptep, direct_access)
-        sp = kvm_mmu_get_child_sp(vcpu, sptep, gfn_round_for_level(fault.gfn, level), 1, direct_access)
-        if sp is not None:
+        base_gfn: u64 = gfn_round_for_level(fault.gfn, level)
+        sp = kvm_mmu_get_child_sp(vcpu, parent, sptep, base_gfn, 1, direct_access)
+        if not is_linked(kvm, sptep, sp):
             link_shadow_page(kvm, sptep, sp)
             if fault.huge_page_disallowed:
                 account_nx_huge_page(kvm, sp, fault.req_level >= level)
-        table = kvm.words[sptep >> 3] & ADDR
+        parent = sp
         level -= 1
-        sptep = shadow_walk_sptep(table, fault.addr, level)
-    base_gfn: u64 = gfn_round_for_level(fault.gfn, level)
-    result: u32 = mmu_set_spte(vcpu, fault.slot, sptep, w.pte_access, base_gfn, fault.pfn, fault)
+        sptep = shadow_walk_sptep(sp.spt, fault.addr, level)
+    base_gfn = gfn_round_for_level(fault.gfn, level)
+    result: u32 = mmu_set_spte(vcpu, fault.slot, parent, sptep, w.pte_access, base_gfn, fault.pfn, fault)
     if result != RET_PF_SPURIOUS:
-        pte_prefetch(vcpu, w, sptep)
+        pte_prefetch(vcpu, w, parent, sptep)
     return result

@@ -22,6 +22,15 @@ def read_page(slot: MemSlot, gfn: u64) -> u64:
     return page & ADDR
 
 
+def table_page(kvm: Kvm, gfn: u64) -> u64:
+    """A page of a guest page table to read from; INVALID_PAGE too if no visible slot has it."""
+    page: u64 = kvm.mapped_page(gfn)
+    if page != INVALID_PAGE:
+        return page
+    slot: MemSlot | None = kvm.visible_memslot(gfn)
+    return INVALID_PAGE if slot is None else read_page(slot, gfn)
+
+
 def write_page(slot: MemSlot, gfn: u64) -> u64:
     """A page to write to; the host faults it in. Fails for a read-only slot."""
     if slot.flags & MEM_READONLY:
@@ -42,10 +51,13 @@ def fault_in_page(slot: MemSlot, index: u64, write: u64) -> u64:
 
 def read_page_atomic(kvm: Kvm, gfn: u64) -> u64:
     """A page that can be read without sleeping (kvm_vcpu_read_guest_atomic)."""
+    page: u64 = kvm.mapped_page(gfn)
+    if page != INVALID_PAGE:
+        return page
     slot: MemSlot | None = kvm.visible_memslot(gfn)
     if slot is None:
         return INVALID_PAGE
-    page: u64 = slot.mapping.fast_page(slot.page_index(gfn), 0)
+    page = slot.mapping.fast_page(slot.page_index(gfn), 0)
     return page & ADDR if page else INVALID_PAGE
 
 

@@ -3,7 +3,7 @@ from ..x86.bits cimport (A, ACC_W, ADDR, D, MASK64, NX, P, PFERR_F, PFERR_P, PFE
 from .bits cimport (EXT_CR4_PSE, EXT_CR4_SMEP, INVALID_PAGE, PREFETCH_NUM, PT32E_ROOT_LEVEL, ROLE_4BYTE_GPTE, ROLE_EFER_NX,
                     ROLE_LEVEL, WALK_AGAIN, WALK_FAULT, WALK_MAPPED)
 from .fault cimport GuestWalker
-from .guest_memory cimport read_page, read_page_atomic, write_page
+from .guest_memory cimport read_page_atomic, table_page, write_page
 from .memslots cimport MemSlot
 from .mmu cimport KvmMmu
 from .vcpu cimport Vcpu

@@ -34,7 +34,7 @@ from .bits import (
     WALK_MAPPED,
 )
 from .fault import GuestWalker
-from .guest_memory import read_page, read_page_atomic, write_page
+from .guest_memory import read_page_atomic, table_page, write_page
 from .memslots import MemSlot
 from .mmu import KvmMmu
 from .vcpu import Vcpu
@@ -83,7 +83,6 @@ def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
     size: u64 = 4 if four_byte else 8
     level: u32 = mmu.cpu_role & ROLE_LEVEL
     pte: u64 = vcpu.cr3
-    slot: MemSlot | None
     w.error_code = 0
     if level == PT32E_ROOT_LEVEL:
         pte = mmu.pdptrs[(addr >> 30) & 3]
@@ -103,14 +102,14 @@ def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
         w.level = level
         w.table_gfn[level - 1] = table_gfn
         w.pte_gpa[level - 1] = (table_gfn << 12) + index * size
-        slot = kvm.visible_memslot(table_gfn)
-        if slot is None:
-            return WALK_FAULT
-        page: u64 = read_page(slot, table_gfn)
+        page: u64 = table_page(kvm, table_gfn)
         if page == INVALID_PAGE:
             return WALK_FAULT
-        w.pte_hpa[level - 1] = page + index * size
-        pte = _entry(kvm, page + index * size, four_byte)
+        pte_hpa: u64 = page + index * size
+        w.pte_hpa[level - 1] = pte_hpa
+        pte = kvm.words[pte_hpa >> 3]
+        if four_byte:
+            pte = (pte >> ((pte_hpa & 4) * 8)) & 0xFFFFFFFF
         if kvm.tracing:
             kvm.tracer.kvm_mmu_paging_element(pte, level)
         combined = inherited & (pte ^ nx)
@@ -236,10 +235,15 @@ def gpte_changed(vcpu: Vcpu, w: GuestWalker, level: u32) -> bool:
     offset: u64 = w.pte_gpa[level - 1] & 0xFFF
     if level == 1:
         size: u64 = 4 if four_byte else 8
-        first: u64 = page | (offset & ~(size * PREFETCH_NUM - 1))
+        first: u64 = (page | (offset & ~(size * PREFETCH_NUM - 1))) >> 3
+        word: u64
         i: u64
         for i in range(PREFETCH_NUM):
-            w.prefetch_ptes[i] = _entry(kvm, first + i * size, four_byte)
+            if four_byte:
+                word = kvm.words[first + (i >> 1)]
+                w.prefetch_ptes[i] = word >> 32 if i & 1 else word & 0xFFFFFFFF
+            else:
+                w.prefetch_ptes[i] = kvm.words[first + i]
     return _entry(kvm, page | offset, four_byte) != w.ptes[level - 1]
 
 

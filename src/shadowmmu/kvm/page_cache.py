@@ -31,9 +31,8 @@ from .vm import Kvm
 from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
 
 
-def kvm_mmu_child_role(kvm: Kvm, sptep: u64, direct: u32, access: u32) -> u32:
-    """The role of the page that the SPTE at sptep should point to."""
-    parent: ShadowPage = kvm.sptep_to_sp(sptep)
+def kvm_mmu_child_role(parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
+    """The role of the page that the SPTE at sptep, in `parent`, should point to."""
     role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH | ROLE_INVALID)
     role |= (parent.role & ROLE_LEVEL) - 1
     role |= access << ROLE_ACCESS_SHIFT
@@ -128,16 +127,24 @@ def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
     return sp
 
 
-def kvm_mmu_get_child_sp(vcpu: Vcpu, sptep: u64, gfn: u64, direct: u32, access: u32) -> ShadowPage | None:
-    """The page that sptep should point to; None if it does already."""
+def kvm_mmu_get_child_sp(
+    vcpu: Vcpu, parent: ShadowPage, sptep: u64, gfn: u64, direct: u32, access: u32
+) -> ShadowPage:
+    """The page that the SPTE at sptep, in `parent`, should point to; it may do so already (see is_linked)."""
     kvm: Kvm = vcpu.kvm
-    role: u32 = kvm_mmu_child_role(kvm, sptep, direct, access)
+    role: u32 = kvm_mmu_child_role(parent, sptep, direct, access)
     spte: u64 = kvm.words[sptep >> 3]
     if spte & SPTE_MMU_PRESENT and not spte & PS:
         child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
         if child.gfn == gfn and child.role == role:
-            return None
+            return child
     return kvm_mmu_get_shadow_page(vcpu, gfn, role)
+
+
+def is_linked(kvm: Kvm, sptep: u64, child: ShadowPage) -> bool:
+    """Whether the SPTE at sptep points to `child`."""
+    spte: u64 = kvm.words[sptep >> 3]
+    return spte & SPTE_MMU_PRESENT != 0 and not spte & PS and spte & ADDR == child.spt
 
 
 def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:

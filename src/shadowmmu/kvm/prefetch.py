@@ -53,18 +53,17 @@ def _prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64) -> bool:
     page: u64 = _atomic_page(slot, gfn)
     if page == 0:
         return False
-    mmu_set_spte(vcpu, slot, sptep, access, gfn, (page & ADDR) >> 12, None)
+    mmu_set_spte(vcpu, slot, sp, sptep, access, gfn, (page & ADDR) >> 12, None)
     return True
 
 
-def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sptep: u64) -> None:
+def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None:
     """After a fault of a paging guest: map the neighbours whose gptes allow it, up to the first that does
     not.
 
     The gptes are those read when the faulting one was checked. Skipped while the host invalidates memory.
     """
     kvm: Kvm = vcpu.kvm
-    sp: ShadowPage = kvm.sptep_to_sp(sptep)
     if sp.role & ROLE_LEVEL > 1 or kvm.mmu_invalidate_in_progress:
         return
     if sp.role & ROLE_DIRECT:
@@ -92,7 +91,7 @@ def _direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bo
         return False
     sptep: u64 = start
     while sptep < end and page:
-        mmu_set_spte(vcpu, slot, sptep, access, gfn, (page & ADDR) >> 12, None)
+        mmu_set_spte(vcpu, slot, sp, sptep, access, gfn, (page & ADDR) >> 12, None)
         gfn += 1
         sptep += 8
         if sptep < end:

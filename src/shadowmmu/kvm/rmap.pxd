@@ -23,7 +23,7 @@ cpdef u64 pte_list_remove(Kvm kvm, u64 head, u64 sptep) except? 1
 cdef u64 _pte_list_fill_hole(Kvm kvm, u64 first, u64 hole) except? 1
 cpdef void pte_list_free(Kvm kvm, u64 head) except *
 cpdef list pte_list(Kvm kvm, u64 head)
-cpdef void rmap_add(Kvm kvm, MemSlot slot, u64 sptep, u64 gfn, u32 access) except *
+cpdef void rmap_add(Kvm kvm, MemSlot slot, ShadowPage sp, u64 sptep, u64 gfn, u32 access) except *
 cdef void _record_rmap_size(Kvm kvm, u64 count) except *
 cpdef void rmap_remove(Kvm kvm, u64 sptep) except *
 cpdef void drop_spte(Kvm kvm, u64 sptep) except *

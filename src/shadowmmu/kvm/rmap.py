@@ -164,12 +164,11 @@ def pte_list(kvm: Kvm, head: u64) -> list[int]:
 # -- the rmap of a slot's frames ---------------------------------------------------------------------
 
 
-def rmap_add(kvm: Kvm, slot: MemSlot, sptep: u64, gfn: u64, access: u32) -> None:
-    """Record that the leaf SPTE at sptep maps gfn with the guest's `access` (6.12.111).
+def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, access: u32) -> None:
+    """Record that the leaf SPTE at sptep, in `sp`, maps gfn with the guest's `access` (6.12.111).
 
     More than 1000 SPTEs for one frame zap them all, the new one too.
     """
-    sp: ShadowPage = kvm.sptep_to_sp(sptep)
     level: u32 = sp.level()
     set_page_translation(kvm, sp, spte_index(sptep), gfn, access)
     count_pages(kvm, level, 1)

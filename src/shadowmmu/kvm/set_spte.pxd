@@ -13,5 +13,5 @@ from .vcpu cimport Vcpu
 from .vm cimport Kvm
 from .zap cimport drop_parent_pte
 
-cpdef u32 mmu_set_spte(Vcpu vcpu, MemSlot slot, u64 sptep, u32 access, u64 gfn, u64 pfn,
+cpdef u32 mmu_set_spte(Vcpu vcpu, MemSlot slot, ShadowPage sp, u64 sptep, u32 access, u64 gfn, u64 pfn,
                        PageFault fault) except? 77

@@ -28,15 +28,21 @@ from .zap import drop_parent_pte
 
 
 def mmu_set_spte(
-    vcpu: Vcpu, slot: MemSlot | None, sptep: u64, access: u32, gfn: u64, pfn: u64, fault: PageFault | None
+    vcpu: Vcpu,
+    slot: MemSlot | None,
+    sp: ShadowPage,
+    sptep: u64,
+    access: u32,
+    gfn: u64,
+    pfn: u64,
+    fault: PageFault | None,
 ) -> u32:
-    """Map pfn at gfn with the guest's `access` through the SPTE at sptep; a RET_PF_* code.
+    """Map pfn at gfn with the guest's `access` through the SPTE at sptep, in `sp`; a RET_PF_* code.
 
     Without a fault it is a prefetch, which always has a writable pfn. Without a slot (then pfn is NO_PFN) it
     makes an MMIO SPTE.
     """
     kvm: Kvm = vcpu.kvm
-    sp: ShadowPage = kvm.sptep_to_sp(sptep)
     level: u32 = sp.role & ROLE_LEVEL
     old: u64 = kvm.words[sptep >> 3]
     flush: u32 = 0
@@ -78,5 +84,5 @@ def mmu_set_spte(
     if was_rmapped:
         set_page_translation(kvm, sp, spte_index(sptep), page_gfn(kvm, sp, spte_index(sptep)), access)
     else:
-        rmap_add(kvm, slot, sptep, gfn, access)
+        rmap_add(kvm, slot, sp, sptep, gfn, access)
     return result

@@ -1,7 +1,7 @@
 cimport cython
 from ..host.memory cimport Arena
 from ..x86.bits cimport MASK64, u32, u64
-from .bits cimport (GOLDEN_RATIO_64, MEMSLOT_INVALID, MMU_HASH_SHIFT, ROLE_DIRECT, ROLE_INVALID,
+from .bits cimport (GOLDEN_RATIO_64, INVALID_PAGE, MEMSLOT_INVALID, MMU_HASH_SHIFT, ROLE_DIRECT, ROLE_INVALID,
                     ROLE_PASSTHROUGH)
 from .memslots cimport MemSlot
 from .shadow_page cimport PageList, ShadowPage
@@ -33,6 +33,7 @@ cdef class Kvm:
     cpdef MemSlot gfn_to_memslot(self, u64 gfn)
     cpdef MemSlot memslot_of(self, u64 gfn)
     cpdef MemSlot visible_memslot(self, u64 gfn)
+    cpdef u64 mapped_page(self, u64 gfn) except? 1
     cpdef u64 hash_bucket(self, u64 gfn)
     cpdef bint is_obsolete(self, ShadowPage sp)
     cdef ShadowPage next_sp_with_gptes(self, ShadowPage sp, u64 gfn)

@@ -9,6 +9,7 @@ from ..host.memory import Arena
 from ..x86.bits import MASK64
 from .bits import (
     GOLDEN_RATIO_64,
+    INVALID_PAGE,
     MEMSLOT_INVALID,
     MMU_HASH_SHIFT,
     ROLE_DIRECT,
@@ -92,6 +93,18 @@ class Kvm:
         """The slot that holds gfn if page walks may use it (kvm_is_visible_memslot)."""
         slot: MemSlot | None = self.gfn_to_memslot(gfn)
         return None if slot is None or slot.flags & MEMSLOT_INVALID else slot
+
+    def mapped_page(self, gfn: u64) -> u64:
+        """hpa of a page of the last used slot that is mapped as its memory was made; else INVALID_PAGE.
+
+        The short cut of guest_memory's functions: most pages are, and most walks stay in one slot.
+        """
+        slot: MemSlot | None = self.last_used_slot
+        if slot is None or gfn < slot.base_gfn or gfn >= slot.base_gfn + slot.npages:
+            return INVALID_PAGE
+        if slot.flags & MEMSLOT_INVALID:
+            return INVALID_PAGE
+        return slot.mapping.untouched_page(gfn - slot.base_gfn + slot.first_page)
 
     def hash_bucket(self, gfn: u64) -> u64:
         """kvm_page_table_hashfn: 12 bits of the 64-bit golden-ratio hash."""

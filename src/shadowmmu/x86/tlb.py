@@ -122,9 +122,12 @@ class TranslationCache:
         for i in range(self.ways):
             if self.entry[first + i] == 0:
                 free = min(free, i)
-            elif self.tag[first + i] == tag:
-                return i
-            elif self.mixed and self.tag[first + i] ^ tag <= 0xFFF and self.entry[first + i] & G:
+            elif (
+                self.tag[first + i] == tag
+                or self.mixed
+                and self.tag[first + i] ^ tag <= 0xFFF
+                and self.entry[first + i] & G
+            ):
                 return i
         return free
 
