@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from shadowmmu._native import choose_mode
 
 if TYPE_CHECKING:
-    from shadowmmu.guest.vm import Vm
+    from shadowmmu.vm import Vm
 
 __all__ = ["Vm", "__version__", "native"]
 
@@ -22,7 +22,7 @@ native: bool = choose_mode()
 def __getattr__(name: str) -> object:
     """Import `Vm` at its first use, so that `import shadowmmu` stays fast."""
     if name == "Vm":
-        from shadowmmu.guest.vm import Vm
+        from shadowmmu.vm import Vm
 
         globals()["Vm"] = Vm
         return Vm

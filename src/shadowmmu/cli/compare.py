@@ -61,7 +61,7 @@ def compare(*, recordings: tuple[Path, ...], scenarios: Path | None, as_json: bo
 
     Exit status 0: all equal, 1: something differs, 2: there was nothing to compare.
     """
-    from shadowmmu.guest.scenario import ScenarioError
+    from shadowmmu.guest.setup import ScenarioError
     from shadowmmu.trace.recording import RecordingError
 
     tasks = [(path, scenarios) for path in _files(recordings)]
@@ -177,7 +177,7 @@ def _scenario_file(recording: Path, folder: Path | None) -> Path | None:
 def _replay(scenario: Scenario) -> tuple[list[Row], str | None]:
     """The rows the model makes of a scenario, and how it failed if it did."""
     from shadowmmu.guest.player import Player
-    from shadowmmu.guest.scenario import resolve
+    from shadowmmu.guest.setup import resolve
     from shadowmmu.trace.events import EventLog
     from shadowmmu.trace.recording import Recorder
     from shadowmmu.trace.snapshot import snapshot

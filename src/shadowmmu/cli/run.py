@@ -66,7 +66,7 @@ def run(
     *, scenarios: tuple[Path, ...], record: Path | None, events: Path | None, as_json: bool, tlb: bool
 ) -> None:
     """Play SCENARIOs op by op; without any, two that come with the program."""
-    from shadowmmu.guest.scenario import ScenarioError
+    from shadowmmu.guest.setup import ScenarioError
     from shadowmmu.trace.ftrace import FtraceWriter
     from shadowmmu.trace.recording import atomic_writer, json_line
 
@@ -102,7 +102,8 @@ def run(
 def _load(paths: Sequence[Path]) -> list[Scenario]:
     from importlib.resources import as_file, files
 
-    from shadowmmu.guest.scenario import Scenario, ScenarioError
+    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.setup import ScenarioError
 
     with as_file(files("shadowmmu.guest") / "scenarios") as embedded:
         loaded = [Scenario.load(path) for path in paths or [embedded / name for name in _EMBEDDED]]
@@ -132,7 +133,7 @@ def _targets(record: Path | None, scenarios: Sequence[Scenario]) -> list[Path | 
 def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, Row]]:
     """The header, then every op and its row."""
     from shadowmmu.guest.player import Player
-    from shadowmmu.guest.scenario import resolve
+    from shadowmmu.guest.setup import resolve
     from shadowmmu.trace.events import EventLog
     from shadowmmu.trace.recording import Recorder
     from shadowmmu.trace.snapshot import snapshot

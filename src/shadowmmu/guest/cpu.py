@@ -29,13 +29,16 @@ class Delivered:
 
 
 class GuestCpu:
-    """One vCPU with the guest code in `stubs`; `mmio` answers accesses to what is no memory."""
+    """One vCPU with the guest code in `stubs`; `mmio` answers accesses to what is no memory.
+
+    Without stubs the guest has no code in memory: nothing is fetched, and exceptions are only reported.
+    """
 
     def __init__(self, vcpu: Vcpu, mmio: Callable[[MmioAccess], int], stubs: Stubs | None = None) -> None:
         self.vcpu = vcpu
         self.cpu = vcpu.cpu
         self.stubs = stubs
-        self.emulator = Emulator(vcpu, mmio)
+        self.emulator = Emulator(vcpu, mmio, has_code=stubs is not None)
         self.in_guest = False
 
     # -- running --------------------------------------------------------------------------------------------
@@ -82,7 +85,8 @@ class GuestCpu:
 
     def _attempt(self, insn: Insn) -> bool:
         """Execute the instruction on the processor; whether it completed there or in an exit."""
-        self._fetch(len(insn.code))
+        if self.stubs is not None:
+            self._fetch(len(insn.code))
         if insn.op in INTERCEPTED:
             self.in_guest = False
             return intercept(self.vcpu, self.emulator, insn)
@@ -178,7 +182,9 @@ class GuestCpu:
 
     def _deliver(self, vector: int, error_code: int | None) -> Delivered:
         """Read the gate, switch stacks if the guest runs at CPL 3, push the frame."""
-        stubs = self._need_stubs()
+        if self.stubs is None:
+            return Delivered(vector, error_code, self.vcpu.rip)
+        stubs = self.stubs
         self._system(stubs.idt_entry(vector), READ)
         self._system(stubs.gdt_entry(KERNEL_CODE), READ)
         if self.vcpu.cpl == 3:

@@ -26,9 +26,10 @@ from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
 from ..x86.implementation import TCG
 from ..x86.insn import Insn, Op
-from . import scenario as sc
+from . import ops as kinds, setup as statements
 from .cpu import Delivered, GuestCpu
 from .machine import Machine
+from .setup import MODES, TRAMP_GPA, Setup, SetupAction
 from .stubs import SOFT_INTERRUPT, Step, Stubs
 
 HOST_MAXPHYADDR = 40
@@ -72,7 +73,7 @@ class Player:
 
     def __init__(
         self,
-        setup: sc.Setup,
+        setup: Setup,
         log: Log,
         snapshot: Callable[[Machine], dict[str, Any]],
         *,
@@ -81,7 +82,7 @@ class Player:
         self.setup = setup
         self.log = log
         self.snapshot = snapshot
-        self.mode = sc.MODES[setup.mode]
+        self.mode = MODES[setup.mode]
         parameters = Parameters()
         parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
@@ -103,31 +104,31 @@ class Player:
 
     # -- building -----------------------------------------------------------------------------------------
 
-    def _set_up(self, action: sc.SetupAction) -> None:
+    def _set_up(self, action: SetupAction) -> None:
         match action:
-            case sc.SlotSetup():
+            case statements.SlotSetup():
                 self._set_slot(action, keep=False)
                 if action.options == "trampoline":
                     for offset, code in self.stubs.image.items():
                         self._write_bytes(action.gpa + offset, code)
-            case sc.Pt():
+            case statements.Pt():
                 self.machine.host_write(action.gpa, action.size, action.value)
-            case sc.Poke():
+            case statements.Poke():
                 self.machine.host_write(action.gpa, 8, action.value)
-            case sc.Code():
+            case statements.Code():
                 self._write_bytes(action.gpa, b"\xcd\x20")
-            case sc.Cap():
+            case statements.Cap():
                 self._enable_cap(action.cap, action.arg)
-            case sc.Vcpu():
+            case statements.Vcpu():
                 self._add_vcpu(action)
-            case sc.Watch():
+            case statements.Watch():
                 pass
 
     def _write_bytes(self, gpa: int, data: bytes) -> None:
         for i, byte in enumerate(data):
             self.machine.host_write(gpa + i, 1, byte)
 
-    def _set_slot(self, slot: sc.SlotSetup, *, keep: bool) -> None:
+    def _set_slot(self, slot: statements.SlotSetup, *, keep: bool) -> None:
         kind = (
             Kind.HUGE2M
             if slot.huge2m
@@ -154,7 +155,7 @@ class Player:
             hva = self.machine.slots[slot.id].mapping.hva
             self.areas[slot.id] = (hva, slot.size, slot.gpa)
 
-    def _add_vcpu(self, registers: sc.Vcpu) -> None:
+    def _add_vcpu(self, registers: statements.Vcpu) -> None:
         vcpu = self.machine.add_vcpu(self.setup.maxphyaddr)
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
         self.cpus.append(GuestCpu(vcpu, self._complete_mmio, self.stubs))
@@ -179,20 +180,20 @@ class Player:
         self.log.take()
         return OpResult(-1, "start", 0, {}, {}, [], [], self.snapshot(self.machine))
 
-    def play(self, ops: Iterable[sc.Op]) -> Iterator[OpResult]:
+    def play(self, ops: Iterable[kinds.Op]) -> Iterator[OpResult]:
         """Carry the operations out, one after the other."""
         for op in ops:
             match op:
-                case sc.SetAc():
+                case kinds.SetAc():
                     self.cpus[op.vcpu].vcpu.eflags_ac = op.on
-                case sc.SetDump():
+                case kinds.SetDump():
                     self.dump = op.on
-                case sc.WatchPage():
+                case kinds.WatchPage():
                     self._watch(op.gpa)
                 case _:
                     yield self._play_one(op)
 
-    def _play_one(self, op: sc.Op) -> OpResult:
+    def _play_one(self, op: kinds.Op) -> OpResult:
         before = self._counters()
         result = self._carry_out(op)
         after = self._counters()
@@ -212,37 +213,44 @@ class Player:
     def _counters(self) -> _Counters:
         return _Counters(self.kvm.stat.as_dict(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
 
-    def _carry_out(self, op: sc.Op) -> dict[str, Any]:
+    def _carry_out(self, op: kinds.Op) -> dict[str, Any]:
         match op:
-            case sc.Access() | sc.Nop() | sc.Exec() | sc.Invlpg() | sc.WriteCr() | sc.WriteMsr():
+            case (
+                kinds.Access()
+                | kinds.Nop()
+                | kinds.Exec()
+                | kinds.Invlpg()
+                | kinds.WriteCr()
+                | kinds.WriteMsr()
+            ):
                 return self._run(op)
-            case sc.GetDirty():
+            case kinds.GetDirty():
                 return self._get_dirty(op)
-            case sc.HostRead():
+            case kinds.HostRead():
                 return self._host_read(op)
-            case sc.Translate():
+            case kinds.Translate():
                 return self._translate(op)
-            case sc.SetSlot():
+            case kinds.SetSlot():
                 return self._host(lambda: self._set_slot(op.slot, keep=op.keep))
             case _:
                 return self._host(lambda: self._host_op(op))
 
     # -- the guest -------------------------------------------------------------------------------------------
 
-    def _steps(self, op: sc.Op) -> list[Step]:
+    def _steps(self, op: kinds.Op) -> list[Step]:
         stubs = self.stubs
         match op:
-            case sc.Nop():
+            case kinds.Nop():
                 return stubs.routine("nop", 0, Insn(Op.NOP), user=op.user)
-            case sc.Exec():
+            case kinds.Exec():
                 return stubs.jump(op.gva, user=op.user)
-            case sc.Invlpg():
+            case kinds.Invlpg():
                 return stubs.routine("invlpg", 0, Insn(Op.NOP, address=op.gva), user=False)
-            case sc.WriteCr():
+            case kinds.WriteCr():
                 return stubs.routine(f"cr{op.cr}", 0, Insn(Op.NOP, value=op.value), user=False)
-            case sc.WriteMsr():
+            case kinds.WriteMsr():
                 return stubs.routine("wrmsr", 0, Insn(Op.NOP, count=op.index, value=op.value), user=False)
-            case sc.Access():
+            case kinds.Access():
                 operands = Insn(
                     Op.NOP,
                     address=op.gva,
@@ -254,7 +262,7 @@ class Player:
                 return stubs.routine(op.kind, op.size, operands, user=op.user)
         raise NotImplementedError(type(op).__name__)
 
-    def _run(self, op: sc.Op) -> dict[str, Any]:
+    def _run(self, op: kinds.Op) -> dict[str, Any]:
         cpu = self.cpus[op.vcpu]
         steps = self._steps(op)
         self.mmio.clear()
@@ -314,46 +322,46 @@ class Player:
             return _errno_result(error.errno or 0)
         return {"outcome": "ok"}
 
-    def _host_op(self, op: sc.Op) -> None:
+    def _host_op(self, op: kinds.Op) -> None:
         machine, host = self.machine, self.machine.host
         match op:
-            case sc.DeleteSlot():
+            case kinds.DeleteSlot():
                 machine.delete_slot(op.slot)
-            case sc.MoveSlot():
+            case kinds.MoveSlot():
                 machine.slots[op.slot].gpa = op.gpa
                 machine.set_region(op.slot)
-            case sc.SetSlotFlag():
+            case kinds.SetSlotFlag():
                 slot = machine.slots[op.slot]
                 slot.flags = slot.flags | op.flag if op.on else slot.flags & ~op.flag
                 machine.set_region(op.slot)
-            case sc.ClearDirty():
+            case kinds.ClearDirty():
                 self._clear_dirty(op)
-            case sc.EnableCap():
+            case kinds.EnableCap():
                 self._enable_cap(op.cap, op.arg)
-            case sc.SetMmuPages():
+            case kinds.SetMmuPages():
                 kvm_set_nr_mmu_pages(self.kvm, op.pages)
-            case sc.Madvise():
+            case kinds.Madvise():
                 host.madvise(machine.hva(op.gpa), op.length, op.advice)
-            case sc.Mprotect():
+            case kinds.Mprotect():
                 protections = {"none": PROT_NONE, "ro": PROT_READ, "rw": PROT_RW}
                 host.mprotect(machine.hva(op.gpa), op.length, protections[op.protection])
-            case sc.Remap():
+            case kinds.Remap():
                 host.remap(machine.hva(op.gpa), op.length)
-            case sc.HostTouch():
+            case kinds.HostTouch():
                 for offset in range(0, op.length, 0x1000):
                     host.touch(machine.hva(op.gpa + offset), write=False)
                     host.touch(machine.hva(op.gpa + offset), write=True)
-            case sc.HostWrite() | sc.SetGpte():
+            case kinds.HostWrite() | kinds.SetGpte():
                 machine.host_write(op.gpa, op.size, op.value)
-                if isinstance(op, sc.SetGpte):
+                if isinstance(op, kinds.SetGpte):
                     self._watch(op.gpa)
-            case sc.ModParam():
+            case kinds.ModParam():
                 self._set_parameter(op)
-            case sc.HostSregs():
+            case kinds.HostSregs():
                 self._set_sregs(op)
-            case sc.Prefault():
+            case kinds.Prefault():
                 self._prefault(op)
-            case sc.Sysfs() | sc.Sleep():
+            case kinds.Sysfs() | kinds.Sleep():
                 pass
             case _:
                 raise NotImplementedError(type(op).__name__)
@@ -364,14 +372,14 @@ class Player:
         self.kvm.parameters.manual_dirty_log_protect = bool(arg & 1)
         self.kvm.parameters.dirty_log_initially_set = bool(arg & 2)
 
-    def _set_parameter(self, op: sc.ModParam) -> None:
+    def _set_parameter(self, op: kinds.ModParam) -> None:
         if (op.module, op.name) == ("kvm", "nx_huge_pages"):
             if not set_nx_huge_pages(self.kvm, op.value):
                 raise RegionError(errno.EINVAL, f"{op.name}={op.value}")
         elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
             self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
 
-    def _set_sregs(self, op: sc.HostSregs) -> None:
+    def _set_sregs(self, op: kinds.HostSregs) -> None:
         vcpu = self.cpus[op.vcpu].vcpu
         cr0, cr3, cr4, efer = (
             current if new is None else new
@@ -385,7 +393,7 @@ class Player:
         if not set_sregs(vcpu, cr0, cr3, cr4, efer):
             raise RegionError(errno.EINVAL, "registers do not go together")
 
-    def _prefault(self, op: sc.Prefault) -> None:
+    def _prefault(self, op: kinds.Prefault) -> None:
         vcpu = self.cpus[op.vcpu].vcpu
         if vcpu.mmu.root_hpa == INVALID_GPA:
             kvm_mmu_load(vcpu)
@@ -397,7 +405,7 @@ class Player:
             raise RegionError(errno.ENOENT, f"slot {id} does not log")
         return slot
 
-    def _get_dirty(self, op: sc.GetDirty) -> dict[str, Any]:
+    def _get_dirty(self, op: kinds.GetDirty) -> dict[str, Any]:
         gpa = self.machine.slots[op.slot].gpa
         try:
             pages = kvm_get_dirty_log(self.kvm, self._logging_slot(op.slot))
@@ -405,7 +413,7 @@ class Player:
             return {**_errno_result(error.errno or 0), "dirty": []}
         return {"outcome": "ok", "dirty": [f"{gpa + (page << 12):#x}" for page in pages]}
 
-    def _clear_dirty(self, op: sc.ClearDirty) -> None:
+    def _clear_dirty(self, op: kinds.ClearDirty) -> None:
         slot = id_to_memslot(self.kvm, op.slot)
         if slot is None or not slot.logs_dirty():
             raise RegionError(errno.ENOENT, f"slot {op.slot} does not log")
@@ -416,13 +424,13 @@ class Player:
             raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
         kvm_clear_dirty_log(self.kvm, slot, op.first, op.pages)
 
-    def _host_read(self, op: sc.HostRead) -> dict[str, Any]:
+    def _host_read(self, op: kinds.HostRead) -> dict[str, Any]:
         try:
             return {"outcome": "ok", "value": f"{self.machine.host_read(op.gpa, op.size):#x}"}
         except HostError as error:
             return _errno_result(error.errno or 0)
 
-    def _translate(self, op: sc.Translate) -> dict[str, Any]:
+    def _translate(self, op: kinds.Translate) -> dict[str, Any]:
         gpa = gva_to_gpa(self.cpus[op.vcpu].vcpu, op.gva, 0)
         return {"outcome": "ok", "gpa": f"{gpa:#x}", "valid": int(gpa != INVALID_GPA)}
 
@@ -439,7 +447,7 @@ class Player:
         size = self.mode.entry_size
         for page, before in self.watched.items():
             now = self.machine.peek(page)
-            if now is None or now == before or page == sc.TRAMP_GPA:
+            if now is None or now == before or page == TRAMP_GPA:
                 continue
             for offset in range(0, 4096, size):
                 old, new = before[offset : offset + size], now[offset : offset + size]

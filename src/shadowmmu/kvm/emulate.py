@@ -54,9 +54,10 @@ class Emulator:
     emulate() returns whether the instruction is done; if not, the guest is to be entered again as it is.
     """
 
-    def __init__(self, vcpu: Vcpu, mmio: Callable[[MmioAccess], int]) -> None:
+    def __init__(self, vcpu: Vcpu, mmio: Callable[[MmioAccess], int], *, has_code: bool = True) -> None:
         self.vcpu = vcpu
         self.mmio = mmio
+        self.has_code = has_code
         self.gpa_hint: int | None = None
 
     # -- memory ----------------------------------------------------------------------------------------
@@ -130,6 +131,11 @@ class Emulator:
         self._trace_mmio(MMIO_READ, size, fragments[0][0], value)
         return value
 
+    def peek(self, address: int, size: int) -> int:
+        """What is in memory at an operand, without any trace or effect but Accessed bits; 0 if it is none."""
+        gpa = gva_to_gpa(self.vcpu, address, 0)
+        return 0 if gpa == INVALID_PAGE else read_guest(self.vcpu.kvm, gpa, size) or 0
+
     def write(self, address: int, size: int, value: int) -> None:
         """Write an operand and let the MMU know."""
         fragments: list[MmioAccess] = []
@@ -161,7 +167,9 @@ class Emulator:
     # -- instructions ----------------------------------------------------------------------------------
 
     def _fetch(self) -> bool:
-        """Read the instruction's bytes at RIP; whether they can be read."""
+        """Read the instruction's bytes at RIP; whether they can be read. A guest may have none in memory."""
+        if not self.has_code:
+            return True
         rip = self.vcpu.rip
         gpa = self._translate(rip, PFERR_F | (PFERR_U if self.vcpu.cpl == 3 else 0))
         return read_guest(self.vcpu.kvm, gpa, 1) is not None

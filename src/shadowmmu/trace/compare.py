@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadowmmu.guest.scenario import MODES, TRAMP_SIZE
+from shadowmmu.guest.setup import MODES, TRAMP_SIZE
 
 __all__ = ["PARTS", "Comparison", "OpDifference", "comparable", "compare"]
 

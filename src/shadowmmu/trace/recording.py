@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
-from shadowmmu.guest.scenario import (
+from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.setup import (
     TRAMP_SLOT,
     Cap,
     Code,
     Poke,
     Pt,
-    Scenario,
     Setup,
     SetupAction,
     SlotSetup,

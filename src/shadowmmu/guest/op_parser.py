@@ -1,0 +1,576 @@
+"""The lines of the scenario language, and those after `start`: operations.
+
+Numbers are written as in C (`0x1f`, `017`, `31`), positional ones may end in K, M or G. Everything that is
+not understood raises `ScenarioError` with file, line, what is wrong and how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NoReturn
+
+from .ops import (
+    Access,
+    ClearDirty,
+    DeleteSlot,
+    EnableCap,
+    Exec,
+    GetDirty,
+    HostRead,
+    HostSregs,
+    HostTouch,
+    HostWrite,
+    Invlpg,
+    Madvise,
+    ModParam,
+    MoveSlot,
+    Mprotect,
+    Nop,
+    Op,
+    Prefault,
+    Remap,
+    SetAc,
+    SetDump,
+    SetGpte,
+    SetMmuPages,
+    SetSlot,
+    SetSlotFlag,
+    Sleep,
+    Sysfs,
+    Translate,
+    WatchPage,
+    WriteCr,
+    WriteMsr,
+)
+from .setup import (
+    KVM_MEM_LOG_DIRTY_PAGES,
+    KVM_MEM_READONLY,
+    MODES,
+    PAGE,
+    PDPT_MASK,
+    TRAMP_SLOT,
+    Pt,
+    ScenarioError,
+    SlotSetup,
+)
+
+__all__ = ["GPA_LIMIT", "MAX_COUNT", "NESTED", "U32", "U64", "Line", "OpParser", "split_words", "suggestion"]
+
+U32 = (1 << 32) - 1
+U64 = (1 << 64) - 1
+GPA_LIMIT = 1 << 52
+MAX_COUNT = 1 << 20
+_MSR_EFER = 0xC0000080
+_MADV_DONTNEED = 4
+_NSLOTS = 64
+
+_Common = dict[str, Any]
+_ON_OFF = ("on", "off")
+_SLOT_FLAGS = {
+    "dirty": KVM_MEM_LOG_DIRTY_PAGES, "ro": KVM_MEM_READONLY, "lazy": 0, "thp": 0, "huge2m": 0, "huge1g": 0,
+    "memfd": 0,
+}  # fmt: skip
+_BACKINGS = ("thp", "huge2m", "huge1g", "memfd")
+
+_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)([KMG]?)", re.ASCII)
+_LONGEST_NUMBER = 80
+"""Digits beyond these make no difference: the number is out of range."""
+_SUFFIX = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+_SIZES64 = {"read": (1, 2, 4, 8), "write": (1, 2, 4, 8), "xchg": (4, 8), "add": (4, 8), "cmpxchg": (4, 8)}
+_SIZES32 = {"read": (1, 2, 4), "write": (1, 2, 4), "xchg": (4,), "add": (4,), "cmpxchg": (4, 8)}
+
+_USAGE = {
+    "title": "title TEXT",
+    "param": "param kvm|kvm_amd NAME=VALUE",
+    "mode": "mode long4|long5|pae|32|nopaging",
+    "vcpus": "vcpus N (1 to 8)",
+    "physbits": "physbits N (32 to 52)",
+    "slot": "slot ID GPA SIZE [dirty] [ro] [lazy] [thp|huge2m|huge1g|memfd] [keep] [skew=N]",
+    "cap": "cap CAP ARG",
+    "alloc": "alloc GPA",
+    "nonleaf": "nonleaf FLAGS",
+    "tramp": "tramp [CR3]",
+    "map": "map CR3 GVA GPA FLAGS [level=L] [n=N] [stride=S] [gstride=S]",
+    "pt": "pt TABLE INDEX VALUE",
+    "poke": "poke GPA VALUE",
+    "code": "code GPA",
+    "watch": "watch GPA",
+    "nodump": "nodump",
+    "start": "start [cr3=GPA] [cr3@N=GPA] [cr0=V] [cr4=V] [efer=V]",
+    "read": "read GVA [size=N]",
+    "write": "write GVA [VALUE] [size=N]",
+    "xchg": "xchg GVA [VALUE] [size=N]",
+    "add": "add GVA [VALUE] [size=N]",
+    "cmpxchg": "cmpxchg GVA NEW EXPECTED [size=N]",
+    "stos": "stos GVA [VALUE] [n=COUNT]",
+    "nop": "nop",
+    "exec": "exec GVA",
+    "invlpg": "invlpg GVA",
+    "cr0": "cr0 VALUE",
+    "cr3": "cr3 VALUE",
+    "cr4": "cr4 VALUE",
+    "efer": "efer VALUE",
+    "wrmsr": "wrmsr MSR VALUE",
+    "ac": "ac on|off",
+    "delslot": "delslot ID",
+    "movslot": "movslot ID GPA",
+    "dirtylog": "dirtylog on|off ID",
+    "roflag": "roflag on|off ID",
+    "getdirty": "getdirty ID",
+    "cleardirty": "cleardirty ID FIRST N",
+    "nrmmu": "nrmmu N",
+    "madvise_dontneed": "madvise_dontneed GPA LEN",
+    "madvise": "madvise GPA LEN ADVICE",
+    "mprotect": "mprotect GPA LEN ro|rw|none",
+    "remap": "remap GPA LEN",
+    "hosttouch": "hosttouch GPA LEN",
+    "hostread": "hostread GPA [size=4|8]",
+    "hostwrite": "hostwrite GPA VALUE [size=4|8]",
+    "modparam": "modparam MODULE NAME VALUE",
+    "sysfs": "sysfs PATH VALUE",
+    "sleep_ms": "sleep_ms N",
+    "hostsregs": "hostsregs [cr0=V] [cr3=V] [cr4=V] [efer=V]",
+    "translate": "translate GVA",
+    "prefault": "prefault GPA LEN",
+    "dump": "dump on|off",
+    "end": "end",
+}
+NESTED = {
+    "nested", "npt", "ntramp", "l2code", "l2read", "l2write", "l2xchg", "l2add", "l2cmpxchg", "l2stos",
+    "l2nop", "l2exec", "l2exit", "ncr3", "vmcb", "l1invlpga",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Line:
+    """One line's words, taken apart; every failure names file and line."""
+
+    path: str
+    number: int
+    text: str
+    word: str = ""
+    args: list[str] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
+
+    def fail(self, what: str, mend: str) -> NoReturn:
+        raise ScenarioError(f"{self.path}:{self.number}: {what}; {mend}")
+
+    def usage(self) -> str:
+        return f"write `{_USAGE[self.word]}`"
+
+    def split(
+        self, rest: Sequence[str], *, least: int, most: int | None = None, keys: Iterable[str] = (),
+        flags: Iterable[str] = (),
+    ) -> None:  # fmt: skip
+        """Sort the words after the first into positional arguments, `key=value` pairs and bare options."""
+        known_keys, known_flags = set(keys), set(flags)
+        self.args, self.keys, self.flags = [], {}, []
+        for token in rest:
+            key, equals, value = token.partition("=")
+            if equals:
+                if key not in known_keys:
+                    self.fail(f"`{self.word}` has no option `{key}=`", self.usage())
+                if key in self.keys:
+                    self.fail(f"`{key}=` is given twice", "keep one of them")
+                self.keys[key] = value
+            elif token in known_flags:
+                if token in self.flags:
+                    self.fail(f"`{token}` is given twice", "keep one of them")
+                self.flags.append(token)
+            elif self.keys or self.flags or len(self.args) == (least if most is None else most):
+                self.fail(f"`{token}` is not understood after `{self.word}`", self.usage())
+            else:
+                self.args.append(token)
+        if len(self.args) < least:
+            self.fail(f"`{self.word}` lacks an argument", self.usage())
+
+    def parse_number(self, text: str, what: str, top: int, least: int = 0, *, suffix: bool = True) -> int:
+        match = _NUMBER.fullmatch(text)
+        if match is None or (match[2] and not suffix):
+            how = "write it as 0x1f, 31 or 64K" if suffix else "write it as 0x1f or 31, without K, M or G"
+            self.fail(f"{what} `{text}` is not a number", how)
+        digits = match[1]
+        octal = digits[0] == "0" and digits.isdigit()
+        value = int(digits[:_LONGEST_NUMBER], 8 if octal else 0) * _SUFFIX[match[2]]
+        if not least <= value <= top:
+            self.fail(f"{what} {text} is out of range", f"use {_show(least)} to {_show(top)}")
+        return value
+
+    def num(self, index: int, what: str, top: int = U64, least: int = 0) -> int:
+        return self.parse_number(self.args[index], what, top, least)
+
+    def key(self, name: str, default: int, top: int = U64, least: int = 0) -> int:
+        given = self.keys.get(name)
+        return default if given is None else self.parse_number(given, f"{name}=", top, least, suffix=False)
+
+    def choice(self, index: int, words: Sequence[str]) -> str:
+        if self.args[index] not in words:
+            self.fail(f"`{self.args[index]}` is not one of {', '.join(words)}", self.usage())
+        return self.args[index]
+
+    def page_number(self, index: int, what: str, top: int = GPA_LIMIT - 1, least: int = 0) -> int:
+        if self.num(index, what) % PAGE:
+            self.fail(f"{what} {self.args[index]} is not a multiple of 4K", "round it to whole pages")
+        return self.num(index, what, top, least)
+
+
+def _show(value: int) -> str:
+    return str(value) if value < 1000 else f"{value:#x}"
+
+
+class OpParser:
+    """Parses the lines after `start`; keeps track of which slots there are."""
+
+    def __init__(self) -> None:
+        self.mode = MODES["long4"]
+        self.nvcpus = 1
+        self.slots: dict[int, tuple[int, int]] = {}
+        self._ops: dict[str, Callable[[Line, list[str], _Common], Op]] = {
+            "invlpg": self._invlpg,
+            "cr0": self._cr,
+            "cr3": self._cr,
+            "cr4": self._cr,
+            "efer": self._efer,
+            "wrmsr": self._wrmsr,
+            "ac": self._ac,
+            "dump": self._dump,
+            "watch": self._watch,
+            "slot": self._slot,
+            "delslot": self._delslot,
+            "movslot": self._movslot,
+            "dirtylog": self._slot_flag,
+            "roflag": self._slot_flag,
+            "getdirty": self._getdirty,
+            "cleardirty": self._cleardirty,
+            "cap": self._cap,
+            "nrmmu": self._nrmmu,
+            "madvise_dontneed": self._madvise_dontneed,
+            "madvise": self._madvise,
+            "mprotect": self._mprotect,
+            "remap": self._remap,
+            "hosttouch": self._hosttouch,
+            "hostread": self._hostread,
+            "hostwrite": self._hostwrite,
+            "pt": self._pt,
+            "modparam": self._modparam,
+            "sysfs": self._sysfs,
+            "sleep_ms": self._sleep,
+            "hostsregs": self._hostsregs,
+            "translate": self._translate,
+            "prefault": self._prefault,
+        }
+        for user, prefix in ((False, ""), (True, "u")):
+            self._ops[f"{prefix}nop"] = partial(self._nop, user=user)
+            self._ops[f"{prefix}exec"] = partial(self._exec, user=user)
+            for kind in (*_SIZES64, "stos"):
+                self._ops[prefix + kind] = partial(self._access, user=user)
+
+    def knows(self, word: str) -> bool:
+        """Whether there is an operation of this name."""
+        return word in self._ops
+
+    def op(self, line: Line, tokens: list[str]) -> Op:
+        """Parse one line; `tokens` are its words."""
+        vcpu, word = 0, tokens[0]
+        if word.startswith("@"):
+            digits = word[1:]
+            if not re.fullmatch("[0-9]{1,4}", digits) or len(tokens) == 1:
+                line.fail(f"`{line.text.strip()}` selects no vCPU", "write `@N OP`, for example `@1 nop`")
+            vcpu, tokens = int(digits), tokens[1:]
+            word = tokens[0]
+            if vcpu >= self.nvcpus:
+                line.fail(f"there is no vCPU {vcpu}", f"use 0 to {self.nvcpus - 1} or more `vcpus`")
+            if word == "dump":
+                line.fail("`dump` belongs to no vCPU", "leave the `@N` out")
+        parse = self._ops.get(word)
+        if parse is None:
+            self._refuse(line, word)
+        line.word = word if word in _USAGE else word[1:]
+        return parse(line, tokens[1:], {"line": line.number, "text": line.text, "vcpu": vcpu})
+
+    def _refuse(self, line: Line, word: str) -> NoReturn:
+        if word in NESTED:
+            line.fail("nested scenarios are not supported yet", "leave this scenario out")
+        if word in _USAGE:
+            line.fail(f"`{word}` is not an operation", "put it before `start`")
+        line.fail(f"unknown word `{word}`", suggestion(word, [*self._ops, "end"]))
+
+    # -- helpers
+
+    def _gva(self, line: Line, index: int) -> int:
+        return line.num(index, "address", U64 if self.mode.is64 else U32)
+
+    def _slot_id(self, line: Line, index: int) -> int:
+        slot = line.num(index, "slot", _NSLOTS - 1)
+        if slot not in self.slots:
+            have = ", ".join(map(str, sorted(self.slots))) or "none"
+            line.fail(f"there is no slot {slot} at this point", f"use one of: {have}")
+        return slot
+
+    def _own_slot(self, line: Line, slot: int) -> int:
+        if slot == TRAMP_SLOT:
+            line.fail(f"slot {TRAMP_SLOT} holds the guest's own code", "use 0 to 62")
+        return slot
+
+    def inside(self, line: Line, gpa: int, length: int) -> None:
+        """Fail unless one slot has all of `length` bytes at `gpa`."""
+        for start, size in self.slots.values():
+            if start <= gpa < start + size:
+                if gpa + length > start + size:
+                    line.fail(f"{gpa:#x} + {length:#x} is beyond the slot", f"it ends at {start + size:#x}")
+                return
+        line.fail(f"no slot has guest address {gpa:#x} at this point", "add a `slot` line that covers it")
+
+    def _range(self, line: Line) -> tuple[int, int]:
+        gpa = line.page_number(0, "address")
+        length = line.page_number(1, "length", GPA_LIMIT, PAGE)
+        self.inside(line, gpa, length)
+        return gpa, length
+
+    def slot_spec(self, line: Line, rest: list[str], *, extra: Sequence[str] = ()) -> SlotSetup:
+        """`slot`'s arguments, in the setup and as an op; `line.flags` has its bare options afterwards."""
+        line.split(rest, least=3, keys=["skew"], flags=[*_SLOT_FLAGS, *extra])
+        slot = self._own_slot(line, line.num(0, "slot", _NSLOTS - 1))
+        gpa = line.page_number(1, "address")
+        size = line.page_number(2, "size", GPA_LIMIT, PAGE)
+        skew = line.key("skew", 0, (1 << 30) - 1)
+        given = line.flags
+        if skew % PAGE:
+            line.fail(f"skew={line.keys['skew']} is not a multiple of 4K", "round it to whole pages")
+        if gpa + size > GPA_LIMIT:
+            line.fail(f"the slot ends at {gpa + size:#x}", f"guest addresses end at {GPA_LIMIT:#x}")
+        backing = [word for word in _BACKINGS if word in given]
+        if len(backing) > 1:
+            line.fail(f"`{backing[0]}` and `{backing[1]}` exclude each other", "keep one of them")
+        page = {"huge2m": 1 << 21, "huge1g": 1 << 30}.get(backing[0] if backing else "", PAGE)
+        if size % page or (gpa + skew) % page:
+            line.fail(f"address, size or skew do not fit {backing[0]} pages", f"use multiples of {page:#x}")
+        return SlotSetup(
+            slot,
+            gpa,
+            size,
+            flags=sum(flag for word, flag in _SLOT_FLAGS.items() if word in given),
+            options=" ".join(rest[3:]),
+            lazy="lazy" in given,
+            thp="thp" in given,
+            huge2m="huge2m" in given,
+            huge1g="huge1g" in given,
+            memfd="memfd" in given,
+            skew=skew,
+        )
+
+    def gpte(self, line: Line, rest: list[str]) -> Pt:
+        """`pt`'s arguments, in the setup and as an op."""
+        line.split(rest, least=3)
+        entry_size = self.mode.entry_size
+        table = line.num(0, "table", GPA_LIMIT - 1) & PDPT_MASK
+        index = line.num(1, "index", PAGE // entry_size - 1)
+        value = line.num(2, "entry", (1 << 8 * entry_size) - 1)
+        gpa = table + index * entry_size
+        self.inside(line, gpa, entry_size)
+        return Pt(gpa, entry_size, value)
+
+    # -- guest ops
+
+    def _access(self, line: Line, rest: list[str], common: _Common, *, user: bool) -> Op:
+        kind = line.word
+        if kind == "stos":
+            line.split(rest, least=1, most=2, keys=["n"])
+            size = 4
+        else:
+            needed = 3 if kind == "cmpxchg" else 1
+            line.split(rest, least=needed, most=1 if kind == "read" else max(needed, 2), keys=["size"])
+            sizes = (_SIZES64 if self.mode.is64 else _SIZES32)[kind]
+            size = line.key("size", 8 if self.mode.is64 else 4)
+            if size not in sizes:
+                line.fail(f"`{kind}` has no {size}-byte form in mode {self.mode.name}",
+                          f"use size={'|'.join(map(str, sizes))}")  # fmt: skip
+        mask = (1 << 8 * size) - 1
+        return Access(
+            **common,
+            kind=kind,
+            user=user,
+            gva=self._gva(line, 0),
+            size=size,
+            value=line.num(1, "value") & mask if len(line.args) > 1 else 0,
+            expected=line.num(2, "value") & mask if len(line.args) > 2 else 0,
+            count=line.key("n", 1, MAX_COUNT),
+        )
+
+    def _nop(self, line: Line, rest: list[str], common: _Common, *, user: bool) -> Op:
+        line.split(rest, least=0)
+        return Nop(**common, user=user)
+
+    def _exec(self, line: Line, rest: list[str], common: _Common, *, user: bool) -> Op:
+        line.split(rest, least=1)
+        return Exec(**common, user=user, gva=self._gva(line, 0))
+
+    def _invlpg(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return Invlpg(**common, gva=self._gva(line, 0))
+
+    def _cr(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        value = line.num(0, "value", U64 if self.mode.is64 else U32)
+        return WriteCr(**common, cr=int(line.word[2:]), value=value)
+
+    def _efer(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return WriteMsr(**common, index=_MSR_EFER, value=line.num(0, "value"))
+
+    def _wrmsr(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        return WriteMsr(**common, index=line.num(0, "MSR", U32), value=line.num(1, "value"))
+
+    def _ac(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return SetAc(**common, on=line.choice(0, _ON_OFF) == "on")
+
+    # -- host ops
+
+    def _dump(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return SetDump(**common, on=line.choice(0, _ON_OFF) == "on")
+
+    def _watch(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        gpa = line.num(0, "address", GPA_LIMIT - 1)
+        self.inside(line, gpa, 1)
+        return WatchPage(**common, gpa=gpa)
+
+    def _slot(self, line: Line, rest: list[str], common: _Common) -> Op:
+        slot = self.slot_spec(line, rest, extra=["keep"])
+        self.slots[slot.id] = slot.gpa, slot.size
+        return SetSlot(**common, slot=slot, keep="keep" in line.flags)
+
+    def _delslot(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        slot = self._own_slot(line, line.num(0, "slot", _NSLOTS - 1))
+        self.slots.pop(slot, None)
+        return DeleteSlot(**common, slot=slot)
+
+    def _movslot(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        slot = self._own_slot(line, self._slot_id(line, 0))
+        gpa = line.page_number(1, "address")
+        self.slots[slot] = gpa, self.slots[slot][1]
+        return MoveSlot(**common, slot=slot, gpa=gpa)
+
+    def _slot_flag(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        on = line.choice(0, _ON_OFF) == "on"
+        flag = KVM_MEM_READONLY if line.word == "roflag" else KVM_MEM_LOG_DIRTY_PAGES
+        return SetSlotFlag(**common, slot=self._slot_id(line, 1), flag=flag, on=on)
+
+    def _getdirty(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return GetDirty(**common, slot=self._slot_id(line, 0))
+
+    def _cleardirty(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=3)
+        first, pages = line.num(1, "page", U32), line.num(2, "number of pages", U32)
+        return ClearDirty(**common, slot=self._slot_id(line, 0), first=first, pages=pages)
+
+    def _cap(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        return EnableCap(**common, cap=line.num(0, "capability", U32), arg=line.num(1, "argument"))
+
+    def _nrmmu(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return SetMmuPages(**common, pages=line.num(0, "number of pages", U32))
+
+    def _madvise_dontneed(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        gpa, length = self._range(line)
+        return Madvise(**common, gpa=gpa, length=length, advice=_MADV_DONTNEED)
+
+    def _madvise(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=3)
+        gpa, length = self._range(line)
+        return Madvise(**common, gpa=gpa, length=length, advice=line.num(2, "advice", 1 << 16))
+
+    def _mprotect(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=3)
+        gpa, length = self._range(line)
+        protection = line.choice(2, ("ro", "rw", "none"))
+        return Mprotect(**common, gpa=gpa, length=length, protection=protection)
+
+    def _remap(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        gpa, length = self._range(line)
+        return Remap(**common, gpa=gpa, length=length)
+
+    def _hosttouch(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        gpa, length = self._range(line)
+        return HostTouch(**common, gpa=gpa, length=length)
+
+    def _host_access(self, line: Line) -> tuple[int, int]:
+        gpa = line.num(0, "address", GPA_LIMIT - 1)
+        size = line.key("size", self.mode.entry_size)
+        if size not in (4, 8):
+            line.fail(f"`{line.word}` has no {size}-byte form", "use size=4|8")
+        self.inside(line, gpa, size)
+        return gpa, size
+
+    def _hostread(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1, keys=["size"])
+        gpa, size = self._host_access(line)
+        return HostRead(**common, gpa=gpa, size=size)
+
+    def _hostwrite(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2, keys=["size"])
+        gpa, size = self._host_access(line)
+        return HostWrite(**common, gpa=gpa, size=size, value=line.num(1, "value", (1 << 8 * size) - 1))
+
+    def _pt(self, line: Line, rest: list[str], common: _Common) -> Op:
+        entry = self.gpte(line, rest)
+        return SetGpte(**common, gpa=entry.gpa, size=entry.size, value=entry.value)
+
+    def _modparam(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=3)
+        module = line.choice(0, ("kvm", "kvm_amd"))
+        return ModParam(**common, module=module, name=line.args[1], value=line.args[2])
+
+    def _sysfs(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        return Sysfs(**common, path=line.args[0], value=line.args[1])
+
+    def _sleep(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return Sleep(**common, milliseconds=line.num(0, "time", 600_000))
+
+    def _hostsregs(self, line: Line, rest: list[str], common: _Common) -> Op:
+        names = ("cr0", "cr3", "cr4", "efer")
+        line.split(rest, least=0, keys=names)
+        cr0, cr3, cr4, efer = (line.key(name, 0) if name in line.keys else None for name in names)
+        return HostSregs(**common, cr0=cr0, cr3=cr3, cr4=cr4, efer=efer)
+
+    def _translate(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return Translate(**common, gva=line.num(0, "address"))
+
+    def _prefault(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2)
+        gpa = line.page_number(0, "address")
+        return Prefault(**common, gpa=gpa, length=line.page_number(1, "length", GPA_LIMIT, PAGE))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """How to mend an unknown word."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean `{close[0]}`?" if close else "see the scenario language for the words there are"
+
+
+def split_words(path: str, number: int, raw: str) -> tuple[Line, list[str]]:
+    """The line as the recorder shows it, and its words. Raises ScenarioError for a quote or backslash."""
+    text = raw.partition("#")[0].rstrip()
+    if '"' in text or "\\" in text:
+        raise ScenarioError(f"{path}:{number}: a quote or backslash; remove it, no op has one")
+    return Line(path, number, text), text.split()

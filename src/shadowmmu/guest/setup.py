@@ -1,0 +1,391 @@
+"""The machine of a scenario: paging modes, setup statements, and what they come to.
+
+`resolve` carries the statements out on a sparse copy of guest memory, so that `map`, `alloc`, `nonleaf` and
+`tramp` become single guest page-table entries: the `Setup` that a player builds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from .scenario import Scenario
+
+__all__ = [
+    "KVM_MEM_LOG_DIRTY_PAGES",
+    "KVM_MEM_READONLY",
+    "MODES",
+    "PAGE",
+    "PDPT_MASK",
+    "TABLE_MASK",
+    "TRAMP_GPA",
+    "TRAMP_SIZE",
+    "TRAMP_SLOT",
+    "Alloc",
+    "Cap",
+    "Code",
+    "Map",
+    "Mode",
+    "Nonleaf",
+    "Poke",
+    "Pt",
+    "ScenarioError",
+    "Setup",
+    "SetupAction",
+    "SetupLine",
+    "SlotSetup",
+    "Statement",
+    "Tramp",
+    "Vcpu",
+    "Watch",
+    "resolve",
+]
+
+KVM_MEM_LOG_DIRTY_PAGES = 1
+KVM_MEM_READONLY = 2
+
+TRAMP_SLOT = 63
+TRAMP_GPA = 0xF0000000
+TRAMP_SIZE = 0x8000
+_TRAMP_TABLES = {1: 0x2000, 2: 0x3000, 3: 0x4000, 4: 0x5000}
+
+PAGE = 0x1000
+TABLE_MASK = 0x000F_FFFF_FFFF_F000
+PDPT_MASK = 0x000F_FFFF_FFFF_FFE0
+_U64 = (1 << 64) - 1
+
+
+class ScenarioError(ValueError):
+    """A scenario that cannot be played; the text is `file:line: what is wrong; how to mend it`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A paging mode of the guest: its page-table format and the registers a vCPU starts with."""
+
+    name: str
+    levels: int
+    """Levels of the guest's page tables; nopaging keeps the value of the two-level format, unused."""
+    entry_size: int
+    """Bytes of a guest page-table entry."""
+    index_bits: int
+    is64: bool
+    """64-bit guest code."""
+    tramp_gva: int
+    """Where the guest code's own pages (slot 63) are mapped."""
+    cr0: int
+    cr4: int
+    efer: int
+
+    def index(self, gva: int, level: int) -> int:
+        """Index of `gva` in a table of `level` (the PDPT of PAE has four entries)."""
+        mask = 3 if self.name == "pae" and level == 3 else (1 << self.index_bits) - 1
+        return gva >> (12 + self.index_bits * (level - 1)) & mask
+
+    def page_size(self, level: int) -> int:
+        """Bytes mapped by a leaf entry of `level`."""
+        return 1 << (12 + self.index_bits * (level - 1))
+
+    def nonleaf(self, table: int, level: int, flags: int) -> int:
+        """Entry of `level` that points to `table`; only P may be set in a PAE PDPTE."""
+        return table | (1 if self.name == "pae" and level == 3 else flags)
+
+
+MODES: dict[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode("long4", 4, 8, 9, True, 0xFFFFFFFF80000000, 0x80010033, 0x20, 0xD00),
+        Mode("long5", 5, 8, 9, True, 0xFFFFFFFF80000000, 0x80010033, 0x20, 0xD00),
+        Mode("pae", 3, 8, 9, False, 0xC0000000, 0x80010033, 0x20, 0x800),
+        Mode("32", 2, 4, 10, False, 0xFFC00000, 0x80010033, 0x10, 0),
+        Mode("nopaging", 2, 8, 9, False, TRAMP_GPA, 0x10033, 0x10, 0),
+    )
+}
+
+# -- statements ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSetup:
+    """A memslot and the host memory behind it: populated anonymous 4 KiB pages unless an option differs."""
+
+    id: int
+    gpa: int
+    size: int
+    flags: int = 0
+    """KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY."""
+    options: str = ""
+    """The options as written, one space between them; `trampoline` marks the slot of the guest code."""
+    lazy: bool = False
+    thp: bool = False
+    huge2m: bool = False
+    huge1g: bool = False
+    memfd: bool = False
+    skew: int = 0
+    """Bytes by which the host address is not congruent to the gpa modulo 1 GiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pt:
+    """Store one guest page-table entry of `size` bytes; its page is watched from then on."""
+
+    gpa: int
+    size: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """Store 8 bytes of data."""
+
+    gpa: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Store `int $0x20`, a target for exec."""
+
+    gpa: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """KVM_ENABLE_CAP on the VM."""
+
+    cap: int
+    arg: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Report changes of the page that holds `gpa` with every op."""
+
+    gpa: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vcpu:
+    """Registers of a vCPU at the start."""
+
+    id: int
+    cr0: int
+    cr3: int
+    cr4: int
+    efer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """`map`: `count` leaves of `level`, tables in between allocated where missing."""
+
+    cr3: int
+    gva: int
+    gpa: int
+    flags: int
+    level: int
+    count: int
+    gva_stride: int
+    gpa_stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tramp:
+    """`tramp`: map the guest code's pages into the address space at `cr3`."""
+
+    cr3: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    """`alloc`: `map` takes its page-table pages from here upwards."""
+
+    gpa: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nonleaf:
+    """`nonleaf`: flags of the non-leaf entries `map` creates."""
+
+    flags: int
+
+
+SetupAction = SlotSetup | Pt | Poke | Code | Cap | Watch | Vcpu
+Statement = SlotSetup | Pt | Poke | Code | Cap | Watch | Map | Tramp | Alloc | Nonleaf
+
+
+@dataclass(frozen=True, slots=True)
+class SetupLine:
+    """One setup statement where it was written."""
+
+    line: int
+    text: str
+    action: Statement
+
+
+# -- resolving -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A machine ready to be built: every memslot, guest entry and register in the order they are set."""
+
+    mode: str
+    maxphyaddr: int
+    params: Mapping[str, str]
+    """Module parameters, and `kernel`."""
+    actions: tuple[SetupAction, ...]
+    """Slots, entries and capabilities as written; the vCPUs last."""
+
+    @property
+    def tramp_gva(self) -> int:
+        """Where the guest code's own pages are mapped."""
+        return MODES[self.mode].tramp_gva
+
+    @property
+    def vcpus(self) -> tuple[Vcpu, ...]:
+        """The vCPUs, by id."""
+        return tuple(action for action in self.actions if isinstance(action, Vcpu))
+
+    @property
+    def nvcpus(self) -> int:
+        """Number of vCPUs."""
+        return len(self.vcpus)
+
+    @property
+    def watched_pages(self) -> tuple[int, ...]:
+        """Guest pages (gpa) whose changes are reported, in the order in which they are reported."""
+        pages = (action.gpa & -PAGE for action in self.actions if isinstance(action, Pt | Watch))
+        return tuple(dict.fromkeys(pages))
+
+
+class _Builder:
+    """Carries setup statements out on a sparse copy of guest memory and lists the entries they come to."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.mode = MODES[scenario.mode]
+        self.path = scenario.path
+        self.line = 0
+        self.pages: dict[int, bytearray] = {}
+        self.slots: dict[int, tuple[int, int]] = {}
+        self.next_table: int | None = None
+        self.nonleaf = 0x27
+        self.actions: list[SetupAction] = []
+
+    def fail(self, what: str, mend: str) -> NoReturn:
+        raise ScenarioError(f"{self.path}:{self.line}: {what}; {mend}")
+
+    def page(self, gpa: int) -> bytearray:
+        base = gpa & -PAGE
+        if not any(start <= base < start + size for start, size in self.slots.values()):
+            self.fail(f"no slot has guest address {gpa:#x}", "add a `slot` line that covers it")
+        return self.pages.setdefault(base, bytearray(PAGE))
+
+    def store(self, gpa: int, data: bytes) -> None:
+        for offset, byte in enumerate(data):
+            self.page(gpa + offset)[(gpa + offset) % PAGE] = byte
+
+    def slot(self, slot: SlotSetup) -> None:
+        self.slots[slot.id] = slot.gpa, slot.size
+        self.actions.append(slot)
+
+    def pt(self, gpa: int, value: int) -> None:
+        size = self.mode.entry_size
+        if value >> 8 * size:
+            self.fail(f"the entry {value:#x} does not fit in {size} bytes", "use a lower address")
+        self.store(gpa, value.to_bytes(size, "little"))
+        self.actions.append(Pt(gpa, size, value))
+
+    def need_tramp(self) -> None:
+        if TRAMP_SLOT not in self.slots:
+            self.slot(SlotSetup(TRAMP_SLOT, TRAMP_GPA, TRAMP_SIZE, options="trampoline"))
+
+    def tramp(self, cr3: int) -> None:
+        self.need_tramp()
+        mode = self.mode
+        if mode.name == "nopaging":
+            return
+        for level in range(mode.levels, 1, -1):
+            table = cr3 & PDPT_MASK if level == mode.levels else TRAMP_GPA + _TRAMP_TABLES[level]
+            below = TRAMP_GPA + _TRAMP_TABLES[level - 1]
+            self.pt(
+                table + mode.index(mode.tramp_gva, level) * mode.entry_size, mode.nonleaf(below, level, 0x27)
+            )
+        leaves = TRAMP_GPA + _TRAMP_TABLES[1]
+        self.pt(leaves, TRAMP_GPA | 0x63)
+        self.pt(leaves + mode.entry_size, TRAMP_GPA + PAGE | 0x67)
+
+    def new_table(self) -> int:
+        table = self.next_table
+        if table is None:
+            self.fail("`map` needs a page for a page table", "put `alloc GPA` before it")
+        if any(self.page(table)) or TRAMP_GPA <= table < TRAMP_GPA + TRAMP_SIZE:
+            self.fail(
+                f"`map` would take page {table:#x} for a page table, but it is in use",
+                "give `alloc` a stretch of unused pages",
+            )
+        self.next_table = table + PAGE
+        return table
+
+    def map_one(self, cr3: int, gva: int, gpa: int, flags: int, level: int) -> None:
+        mode, table = self.mode, cr3
+        for upper in range(mode.levels, level, -1):
+            where = mode.index(gva, upper) * mode.entry_size
+            held = self.page(table & TABLE_MASK)
+            entry = int.from_bytes(held[where : where + mode.entry_size], "little")
+            if not entry & 1:
+                entry = mode.nonleaf(self.new_table(), upper, self.nonleaf)
+                self.pt((table & PDPT_MASK) + where, entry)
+            table = entry & TABLE_MASK
+        leaf = (table & PDPT_MASK) + mode.index(gva, level) * mode.entry_size
+        self.pt(leaf, gpa | flags | (0x80 if level > 1 else 0))
+
+    def statement(self, statement: Statement) -> None:
+        match statement:
+            case SlotSetup():
+                self.slot(statement)
+            case Pt():
+                self.pt(statement.gpa, statement.value)
+            case Poke():
+                self.store(statement.gpa, statement.value.to_bytes(8, "little"))
+                self.actions.append(statement)
+            case Code():
+                self.store(statement.gpa, b"\xcd\x20")
+                self.actions.append(statement)
+            case Watch():
+                self.page(statement.gpa)
+                self.actions.append(statement)
+            case Cap():
+                self.actions.append(statement)
+            case Map():
+                for n in range(statement.count):
+                    gva = statement.gva + n * statement.gva_stride & _U64
+                    gpa = statement.gpa + n * statement.gpa_stride & _U64
+                    self.map_one(statement.cr3, gva, gpa, statement.flags, statement.level)
+            case Tramp():
+                self.tramp(statement.cr3)
+            case Alloc():
+                self.next_table = statement.gpa
+            case Nonleaf():
+                self.nonleaf = statement.flags
+
+
+def resolve(scenario: Scenario) -> Setup:
+    """Carry out `map`, `alloc`, `nonleaf` and `tramp`, so that only single entries are left.
+
+    The trampoline's slot 63 is made by the first `tramp`, or at the start. Raises ScenarioError where an
+    entry would lie outside every slot, where `map` has no page for a table, or finds the page in use.
+    """
+    builder = _Builder(scenario)
+    for item in scenario.setup:
+        builder.line = item.line
+        builder.statement(item.action)
+    builder.need_tramp()
+    return Setup(
+        mode=scenario.mode,
+        maxphyaddr=scenario.maxphyaddr,
+        params={**scenario.params, "kernel": scenario.kernel},
+        actions=(*builder.actions, *scenario.vcpus),
+    )

@@ -1,0 +1,352 @@
+"""The public face for programs: a virtual machine with page tables, accesses, events and statistics.
+
+vm = Vm(memory="64M", paging="4-level")
+vm.map(0x400000, 0x800000, pages=4)
+vcpu = vm.vcpus[0]
+with vm.trace() as events:
+    vcpu.write(0x400000, 42)
+for event in events: print(event)
+vm.stats.pf_fixed
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+
+from .guest.accesses import run_accesses
+from .guest.cpu import Delivered, GuestCpu
+from .guest.machine import Machine
+from .guest.stubs import Step
+from .host.mapping import Kind
+from .kvm.bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from .kvm.emulate import MmioAccess
+from .kvm.exits import KvmRunError, TripleFault
+from .kvm.regs import set_sregs
+from .kvm.tracepoints import Tracer
+from .kvm.vcpu import Vcpu as KvmVcpu
+from .kvm.vm import Parameters
+from .trace.events import Event, EventLog
+from .x86.bits import (
+    CR0_PE,
+    CR0_PG,
+    CR0_WP,
+    CR4_LA57,
+    CR4_PAE,
+    CR4_PSE,
+    EFER_LMA,
+    EFER_LME,
+    EFER_NX,
+    NX,
+    PF_VECTOR,
+    PS,
+    WRITE,
+    A,
+    D,
+    P,
+    U,
+    W,
+)
+from .x86.insn import Insn, Op
+from .x86.paging import FIVE_LEVEL, FOUR_LEVEL, NO_PAGING, PAE, TWO_LEVEL, PagingFormat
+
+__all__ = ["GuestFault", "Stats", "Trace", "Vcpu", "Vm"]
+
+_FORMATS = {"none": NO_PAGING, "32": TWO_LEVEL, "pae": PAE, "4-level": FOUR_LEVEL, "5-level": FIVE_LEVEL}
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class GuestFault(Exception):
+    """The guest got an exception; for a #PF (vector 14) `address` is CR2."""
+
+    def __init__(self, vector: int, error_code: int | None, address: int) -> None:
+        code = "" if error_code is None else f", error code {error_code:#x}"
+        super().__init__(f"exception {vector} at {address:#x}{code}")
+        self.vector = vector
+        self.error_code = error_code
+        self.address = address
+
+
+def _bytes(size: int | str) -> int:
+    """A size in bytes: a number, or text such as 64M. Raises ValueError."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"(\d+)([KMGT]?)", size)
+    if not match:
+        raise ValueError(f"size {size!r} is not a number with K, M, G or T behind it")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+class Stats:
+    """KVM's statistics of a VM by name: its own, and those of the vCPUs summed up."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def as_dict(self) -> dict[str, int]:
+        """All of them."""
+        totals = self._machine.kvm.stat.as_dict()
+        for vcpu in self._machine.kvm.vcpus:
+            for name, value in vcpu.stat.as_dict().items():
+                totals[name] = totals.get(name, 0) + value
+        return totals
+
+    def __getattr__(self, name: str) -> int:
+        try:
+            return self.as_dict()[name]
+        except KeyError:
+            raise AttributeError(f"KVM has no statistic {name!r}") from None
+
+
+class Trace:
+    """The events of a VM from its creation on: iterate over what happened so far, or use it with `with`."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._log = EventLog()
+        self._events: list[Event] = []
+        self.start()
+
+    def start(self) -> None:
+        """Listen. One trace listens at a time."""
+        self._vm.machine.kvm.tracer = self._log
+        self._vm.machine.kvm.tracing = True
+
+    def stop(self) -> None:
+        """Stop listening; without a listener events cost nothing."""
+        kvm = self._vm.machine.kvm
+        if kvm.tracer is self._log:
+            kvm.tracing = False
+            kvm.tracer = Tracer()
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __iter__(self) -> Iterator[Event]:
+        self._events.extend(self._log.take())
+        return iter(self._events)
+
+
+class Vcpu:
+    """A vCPU of a Vm. Its accesses raise GuestFault where the guest would get an exception."""
+
+    def __init__(self, state: KvmVcpu, mmio: Callable[[MmioAccess], int]) -> None:
+        self.state = state
+        self._cpu = GuestCpu(state, mmio)
+
+    def _execute(self, insn: Insn, *, user: bool = False) -> Insn:
+        try:
+            delivered = self._cpu.execute(Step(self.state.rip + 1, user, insn))
+        except TripleFault:
+            raise GuestFault(8, 0, self.state.cr2) from None
+        finally:
+            self._cpu.leave()
+        if delivered is not None:
+            self._raise(delivered)
+        return insn
+
+    def _raise(self, delivered: Delivered) -> None:
+        address = self.state.cr2 if delivered.vector == PF_VECTOR else self.state.cpu.fault_gva
+        raise GuestFault(delivered.vector, delivered.error_code, address)
+
+    def read(self, gva: int, size: int = 8, *, user: bool = False) -> int:
+        """Load `size` (1, 2, 4, 8) bytes; `user`: at CPL 3."""
+        return self._execute(Insn(Op.LOAD, address=gva, size=size), user=user).result
+
+    def write(self, gva: int, value: int, size: int = 8, *, user: bool = False) -> None:
+        """Store the low `size` bytes of value."""
+        self._execute(Insn(Op.STORE, address=gva, size=size, value=value), user=user)
+
+    def xchg(self, gva: int, value: int, size: int = 8, *, user: bool = False) -> int:
+        """Exchange atomically; the old value."""
+        return self._execute(Insn(Op.XCHG, address=gva, size=size, value=value), user=user).result
+
+    def execute(self, gva: int, *, user: bool = False) -> None:
+        """Fetch an instruction at gva; what it is does not matter."""
+        self.run([gva], [2 | (4 if user else 0)])
+
+    def invlpg(self, gva: int) -> None:
+        """INVLPG."""
+        self._execute(Insn(Op.INVLPG, address=gva))
+
+    @property
+    def cr3(self) -> int:
+        """The guest's CR3; setting it is a MOV to CR3."""
+        return self.state.cr3
+
+    @cr3.setter
+    def cr3(self, value: int) -> None:
+        self._execute(Insn(Op.MOV_CR3, value=value))
+
+    @property
+    def cr0(self) -> int:
+        """The guest's CR0; setting it is a MOV to CR0."""
+        return self.state.cr0
+
+    @cr0.setter
+    def cr0(self, value: int) -> None:
+        self._execute(Insn(Op.MOV_CR0, value=value))
+
+    @property
+    def cr4(self) -> int:
+        """The guest's CR4; setting it is a MOV to CR4."""
+        return self.state.cr4
+
+    @cr4.setter
+    def cr4(self, value: int) -> None:
+        self._execute(Insn(Op.MOV_CR4, value=value))
+
+    def run(self, gvas: Sequence[int], kinds: Sequence[int]) -> None:
+        """A stream of accesses at full speed: kinds are 0 read, 1 write, 2 fetch, plus 4 for CPL 3.
+
+        Arrays (format 'Q' and 'B') are used as they are. No data is moved: a write that KVM must emulate,
+        because it goes to a shadowed page table, leaves the table as it is.
+        """
+        from array import array
+
+        addresses = gvas if isinstance(gvas, memoryview) else memoryview(array("Q", gvas))
+        modes = kinds if isinstance(kinds, memoryview) else memoryview(array("B", kinds))
+        if len(addresses) != len(modes):
+            raise ValueError(f"{len(addresses)} addresses but {len(modes)} kinds")
+        done = run_accesses(self.state, addresses, modes, 0)
+        while done < len(addresses):
+            self._finish(addresses[done], modes[done])
+            done = run_accesses(self.state, addresses, modes, done + 1)
+
+    def _finish(self, gva: int, kind: int) -> None:
+        """Complete an access that needs more than the MMU."""
+        state = self.state
+        if state.cpu.fault_vector == PF_VECTOR and state.exception is None:
+            if state.last_result == RET_PF_EMULATE:
+                op = Op.STORE if kind & 3 == WRITE else Op.LOAD
+                insn = Insn(op, address=gva & ~7, size=8)
+                if op is Op.STORE:
+                    insn.value = self._cpu.emulator.peek(insn.address, 8)
+                state.cpl = 3 if kind & 4 else 0
+                self._cpu.emulator.emulate(insn, gva, state.emulation_type)
+            elif state.last_result in (RET_PF_EFAULT, RET_PF_ENOSPC):
+                number = errno.EFAULT if state.last_result == RET_PF_EFAULT else errno.ENOSPC
+                raise KvmRunError(number, f"KVM_RUN fails for the access to {gva:#x}")
+        if state.exception is not None:
+            exception, state.exception = state.exception, None
+            address = exception.cr2 if exception.cr2 is not None else gva
+            raise GuestFault(exception.vector, exception.error_code, address)
+        if state.cpu.fault_vector != PF_VECTOR:
+            raise GuestFault(state.cpu.fault_vector, 0, gva)
+
+
+class Vm:
+    """A virtual machine on KVM's shadow MMU.
+
+    memory    bytes of guest memory from address 0, a number or text such as "64M"
+    paging    the guest's tables: "none", "32", "pae", "4-level", "5-level"
+    vcpus     number of vCPUs; all start with the same page tables
+    backing   what the host gives: Kind.ANON (4 KiB pages), THP, HUGE2M, HUGE1G, MEMFD
+    tlb       False: every access walks the shadow tables
+    mmio      answers accesses to addresses without memory; by default reads give all ones
+
+    The guest's page tables are at the top of its memory, made by `map` as they are needed.
+    """
+
+    def __init__(
+        self,
+        memory: int | str = "64M",
+        paging: str = "4-level",
+        *,
+        vcpus: int = 1,
+        backing: Kind = Kind.ANON,
+        tlb: bool = True,
+        nx_huge_pages: bool = False,
+        mmio: Callable[[MmioAccess], int] | None = None,
+    ) -> None:
+        if paging not in _FORMATS:
+            raise ValueError(f"paging {paging!r} is none of {', '.join(_FORMATS)}")
+        size = _bytes(memory)
+        if size <= 0 or size % 4096:
+            raise ValueError(f"memory of {size} bytes is not a positive number of 4 KiB pages")
+        parameters = Parameters()
+        parameters.nx_huge_pages = nx_huge_pages
+        self.format: PagingFormat = _FORMATS[paging]
+        self.machine = Machine(parameters, tlb=tlb)
+        self.machine.set_slot(0, 0, size, kind=backing)
+        self.stats = Stats(self.machine)
+        self._next_table = size
+        self.cr3 = self._new_table()
+        self.vcpus = [self._new_vcpu(mmio or (lambda access: (1 << 64) - 1)) for _ in range(vcpus)]
+
+    def _new_vcpu(self, mmio: Callable[[MmioAccess], int]) -> Vcpu:
+        levels = self.format.levels
+        cr0 = CR0_PE | CR0_WP | (CR0_PG if levels else 0)
+        cr4 = (CR4_PAE if levels > 2 else CR4_PSE) | (CR4_LA57 if levels == 5 else 0)
+        efer = (EFER_NX if levels > 2 else 0) | (EFER_LME | EFER_LMA if levels > 3 else 0)
+        state = self.machine.add_vcpu(self.machine.host_maxphyaddr)
+        set_sregs(state, cr0, self.cr3, cr4, efer)
+        return Vcpu(state, mmio)
+
+    def _new_table(self) -> int:
+        self._next_table -= 4096
+        if self._next_table < 0:
+            raise MemoryError("no guest memory left for page tables")
+        return self._next_table
+
+    def _entry_address(self, table: int, gva: int, level: int) -> int:
+        index = self.format.index(gva, level)
+        return table + (index & 3 if self.format is PAE and level == 3 else index) * self.format.entry_bytes
+
+    def gpte_address(self, gva: int, level: int = 1) -> int:
+        """Guest-physical address of the entry that translates gva at `level`. Raises LookupError."""
+        table = self.cr3
+        for upper in range(self.format.levels, level, -1):
+            entry = self.machine.host_read(self._entry_address(table, gva, upper), self.format.entry_bytes)
+            if not entry & P:
+                raise LookupError(f"{gva:#x} has no table at level {upper - 1}")
+            table = entry & 0x000F_FFFF_FFFF_F000
+        return self._entry_address(table, gva, level)
+
+    def map(
+        self,
+        gva: int,
+        gpa: int,
+        *,
+        pages: int = 1,
+        level: int = 1,
+        writable: bool = True,
+        user: bool = True,
+        executable: bool = True,
+        accessed: bool = True,
+        dirty: bool = True,
+    ) -> None:
+        """Map `pages` consecutive pages of `level` in the guest's tables.
+
+        The tables are written from outside, as a boot loader does: KVM does not see it. Entries that were
+        present and are cached need an INVLPG of the guest, as on any processor.
+        """
+        flags = P | (W if writable else 0) | (U if user else 0) | (A if accessed else 0) | (D if dirty else 0)
+        flags |= 0 if executable or self.format.entry_bytes == 4 else NX
+        flags |= PS if level > 1 else 0
+        step = 1 << self.format.level_shift(level)
+        for page in range(pages):
+            self._map_one(gva + page * step, (gpa + page * step) | flags, level)
+
+    def _map_one(self, gva: int, leaf: int, level: int) -> None:
+        size, table = self.format.entry_bytes, self.cr3
+        for upper in range(self.format.levels, level, -1):
+            address = self._entry_address(table, gva, upper)
+            entry = self.machine.host_read(address, size)
+            if not entry & P:
+                rights = P if self.format is PAE and upper == 3 else P | W | U | A
+                entry = self._new_table() | rights
+                self.machine.host_write(address, size, entry)
+            table = entry & 0x000F_FFFF_FFFF_F000
+        self.machine.host_write(self._entry_address(table, gva, level), size, leaf)
+
+    def trace(self) -> Trace:
+        """Start listening to the tracepoints; iterate over the result for what happened since."""
+        return Trace(self)
