@@ -23,6 +23,9 @@ PAGES_2M, PAGES_1G = 512, 512 * 512
 SIZE_2M = 2 << 20
 KNOWN, PRESENT, WRITABLE, ZERO = 1, 2, 4, 8
 PROT_NONE, PROT_READ, PROT_RW = 0, 1, 3
+PROT_MASK, VM_HUGEPAGE, VM_NOHUGEPAGE = 3, 4, 8
+MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 4, 14, 15, 25
+FAULT_AROUND_PAGES = 16
 
 
 class Kind(Enum):
@@ -69,15 +72,16 @@ class Mapping:
         self.first_2m = hva >> 21
         self.regions = ((hva + (npages << PAGE_SHIFT) - 1) >> 21) - self.first_2m + 1
         self.uniform_level = {Kind.HUGE2M: 2, Kind.HUGE1G: 3}.get(kind, 0)
-        self.thp = kind is Kind.THP
         self.huge = bytearray(self.regions if not self.uniform_level else 1)
-        if self.thp and populated:
+        if kind is Kind.THP and populated:
             for region in range(self.regions):
                 self.huge[region] = self.region_fits(region)
         self.notifiers = notifiers
         self.moved: dict[int, int] = {}
-        self.vmas = [(0, npages, PROT_RW)]
+        advice = VM_HUGEPAGE if kind is Kind.THP else 0 if self.uniform_level else VM_NOHUGEPAGE
+        self.vmas = [(0, npages, PROT_RW | advice)]
         self.protected = False
+        self.has_tables = populated
 
     def region_fits(self, region: int) -> bool:
         """Whether the aligned 2 MiB number `region` lies inside the mapping."""
@@ -97,9 +101,13 @@ class Mapping:
             return MASK64
         return (self.base_pfn + index) << 12
 
+    def vma_flags(self, index: int) -> int:
+        """The protection (PROT_MASK) and the advice of the VMA that holds page `index`."""
+        return next(flags for start, end, flags in self.vmas if start <= index < end)
+
     def protection(self, index: int) -> int:
         """PROT_NONE, PROT_READ or PROT_RW of the VMA that holds page `index`."""
-        return next(prot for start, end, prot in self.vmas if start <= index < end)
+        return self.vma_flags(index) & PROT_MASK
 
     def fast_page(self, index: u64, write: u64) -> u64:
         """The page without faulting it in, or 0 (get_user_pages_fast_only; write: FOLL_WRITE)."""
@@ -125,6 +133,14 @@ class Mapping:
     def clear(self, index: int) -> None:
         self.pages[index] = KNOWN
 
+    def unmap_shared(self, index: int) -> None:
+        """Unmap a page of shared memory; its frame stays in the page cache."""
+        self.pages[index] = KNOWN | (self.page(index) or self.pages[index]) >> PAGE_SHIFT << PAGE_SHIFT
+
+    def is_cached(self, index: int) -> bool:
+        """Whether shared memory has a frame for page `index`, mapped or not."""
+        return self.page(index) != 0 or self.pages[index] >> PAGE_SHIFT != 0
+
     def index_of(self, pfn: int) -> int | None:
         """Number of the page that frame pfn backs now, or None."""
         index = self.moved.get(pfn, pfn - self.base_pfn)
@@ -136,7 +152,8 @@ class Mapping:
         """A frame for page `index`: its own one, or a fresh one once that has been given away."""
         if self.pages[index] == 0:
             return self.base_pfn + index
-        return self.arena.reserve(1, 1, 0)
+        cached: int = self.pages[index] >> PAGE_SHIFT
+        return cached or self.arena.reserve(1, 1, 0)
 
     # -- notifiers ---------------------------------------------------------------------------------
 

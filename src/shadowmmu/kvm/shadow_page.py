@@ -46,6 +46,10 @@ class ShadowPage:
         """Whether the page shadows a guest table (sp_has_gptes)."""
         return self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH) == 0
 
+    def marked_children(self) -> list[int]:
+        """Numbers of the SPTEs that are marked to lead to an unsync page (unsync_child_bitmap)."""
+        return [i for i in range(512) if self.unsync_child_bitmap[i >> 6] >> (i & 63) & 1]
+
     def __repr__(self) -> str:
         return f"<ShadowPage gfn={self.gfn:#x} level={self.role & ROLE_LEVEL} role={self.role:#x}>"
 

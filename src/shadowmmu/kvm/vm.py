@@ -139,6 +139,15 @@ class Kvm:
             sp = self.next_sp_with_gptes(sp.hash_next, gfn)
         return found
 
+    def hashed_pages(self, gfn: u64) -> list[ShadowPage]:
+        """All pages in the bucket of gfn, also of other gfns, newest first."""
+        found = []
+        sp: ShadowPage | None = self.page_hash[self.hash_bucket(gfn)]
+        while sp is not None:
+            found.append(sp)
+            sp = sp.hash_next
+        return found
+
     def read_spte(self, sptep: u64) -> u64:
         return self.words[sptep >> 3]
 

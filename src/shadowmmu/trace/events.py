@@ -117,6 +117,9 @@ class Event(ABC):
     def text(self) -> str:
         """The body of the kernel's line for it, after `name: `."""
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text()}"
+
 
 @dataclass(frozen=True, slots=True)
 class PageEvent(Event):

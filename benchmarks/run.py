@@ -1,0 +1,201 @@
+"""Speed of the model: `python benchmarks/run.py`, figures in the table of the README.
+
+Each workload is timed on one core with events off; where valgrind is installed, callgrind counts the
+instructions of one operation, which does not depend on what else the machine does. Memory is measured as
+the growth of the resident set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import shadowmmu
+from shadowmmu.guest.accesses import run_accesses
+from shadowmmu.guest.machine import Machine
+from shadowmmu.kvm.memory_region import kvm_set_nr_mmu_pages
+from shadowmmu.kvm.regs import set_sregs
+from shadowmmu.kvm.vcpu import Vcpu
+from shadowmmu.kvm.zap import kvm_mmu_zap_all_fast
+
+GIB = 1 << 30
+PAGE = 4096
+CR0, CR4, EFER = 0x80010033, 0x20, 0xD00
+TIMED_PAGES, COUNTED_PAGES = 1 << 20, 1 << 15
+REPEAT = 5
+
+
+def resident() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def guest(pages: int) -> tuple[Machine, Vcpu]:
+    """A 4-level guest that maps gva i to gpa i for `pages` pages; A and D of its leaves are clear."""
+    tables = 4 * GIB
+    machine = Machine()
+    machine.set_slot(0, 0, tables + (16 << 20))
+    kvm_set_nr_mmu_pages(machine.kvm, 1 << 20)
+    words = machine.arena.view()
+    base = machine.slots[0].mapping.base_pfn << 12
+    root, pdpt, directories = tables, tables + PAGE, tables + 2 * PAGE
+    leaves = directories + 4 * PAGE
+
+    def store(gpa: int, values: array[int]) -> None:
+        words[(base + gpa) >> 3 : ((base + gpa) >> 3) + len(values)] = memoryview(values)
+
+    store(root, array("Q", [pdpt | 0x27]))
+    store(pdpt, array("Q", [(directories + PAGE * i) | 0x27 for i in range(4)]))
+    store(directories, array("Q", [(leaves + PAGE * i) | 0x27 for i in range(2048)]))
+    for first in range(0, pages, 1 << 16):
+        last = min(first + (1 << 16), pages)
+        store(leaves + 8 * first, array("Q", range(first * PAGE | 7, last * PAGE | 7, PAGE)))
+    vcpu = machine.add_vcpu(machine.host_maxphyaddr)
+    set_sregs(vcpu, CR0, root, CR4, EFER)
+    return machine, vcpu
+
+
+def stream(addresses: array[int]) -> tuple[memoryview, memoryview]:
+    """Reads of these addresses, as run_accesses takes them."""
+    return memoryview(addresses), memoryview(array("B", bytes(len(addresses))))
+
+
+def in_order(pages: int) -> array[int]:
+    return array("Q", range(0, pages * PAGE, PAGE))
+
+
+def run(vcpu: Vcpu, accesses: tuple[memoryview, memoryview]) -> None:
+    """Make the accesses; all must succeed."""
+    if run_accesses(vcpu, *accesses, 0) != len(accesses[0]):
+        raise RuntimeError("an access did not succeed")
+
+
+def workload(name: str, pages: int) -> tuple[Machine, Callable[[], None], int]:
+    """(machine, what to measure, operations in it) of a workload."""
+    machine, vcpu = guest(pages)
+    everything = stream(in_order(pages))
+    if name == "cold faults":
+        return machine, lambda: run(vcpu, everything), pages
+    run(vcpu, everything)
+    if name == "TLB hits":
+        few = stream(array("Q", [page % 32 * PAGE for page in range(pages)]))
+        run(vcpu, few)
+        return machine, lambda: run(vcpu, few), pages
+    if name == "random accesses":
+        rng = random.Random(1)
+        scattered = stream(array("Q", [rng.randrange(pages) * PAGE for _ in range(pages)]))
+        return machine, lambda: run(vcpu, scattered), pages
+    if name == "zap-all":
+        return machine, lambda: kvm_mmu_zap_all_fast(machine.kvm), pages
+    kvm_mmu_zap_all_fast(machine.kvm)
+    return machine, lambda: run(vcpu, everything), pages
+
+
+WORKLOADS = ("TLB hits", "random accesses", "cold faults", "zap-all", "refill")
+
+
+def rate(name: str) -> float:
+    """Million operations a second, the best of a few runs."""
+    best = 0.0
+    for _ in range(REPEAT):
+        _, measured, operations = workload(name, TIMED_PAGES)
+        start = time.perf_counter()
+        measured()
+        best = max(best, operations / (time.perf_counter() - start) / 1e6)
+    return best
+
+
+def collected(name: str, times: int) -> int:
+    """Instructions inside the measured function of a workload that is prepared and run `times` times."""
+    function = "kvm_mmu_zap_all_fast" if name == "zap-all" else "run_accesses"
+    command = [
+        "valgrind",
+        "--tool=callgrind",
+        "--callgrind-out-file=/dev/null",
+        f"--toggle-collect=__pyx_f_*{function}",
+    ]
+    command += [sys.executable, __file__, "--count", name, "--times", str(times)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    line = next(line for line in output.splitlines() if "Collected" in line)
+    return int(line.rpartition(":")[2])
+
+
+def instructions(name: str) -> float | None:
+    """Instructions of one operation, by callgrind; None without valgrind.
+
+    What the preparation collects is taken off: a second run costs the operations alone, and a refill is
+    prepared by as many cold faults.
+    """
+    if shutil.which("valgrind") is None:
+        return None
+    if name in ("cold faults", "zap-all"):
+        total = collected(name, 1)
+    elif name == "refill":
+        total = collected(name, 1) - collected("cold faults", 1)
+    else:
+        total = collected(name, 2) - collected(name, 1)
+    return total / COUNTED_PAGES
+
+
+def memory_per_page() -> tuple[float, float]:
+    """(bytes per mapped 4 KiB page, KiB per shadow page), the pages themselves untouched."""
+    machine, measured, pages = workload("cold faults", TIMED_PAGES)
+    before = resident()
+    measured()
+    grown = resident() - before
+    return grown / pages, grown / machine.kvm.n_used_mmu_pages / 1024
+
+
+def start_of_large_guest() -> tuple[float, float]:
+    """(seconds, MiB) to make a guest of 1 TiB."""
+    before, start = resident(), time.perf_counter()
+    machine = Machine()
+    machine.set_slot(0, 0, 1 << 40)
+    return time.perf_counter() - start, (resident() - before) / (1 << 20)
+
+
+def count(name: str, times: int) -> None:
+    """What callgrind watches: prepare a workload and run it."""
+    _, measured, _ = workload(name, COUNTED_PAGES)
+    for _ in range(times):
+        measured()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--count", choices=WORKLOADS, help=argparse.SUPPRESS)
+    parser.add_argument("--times", type=int, default=1, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.count:
+        count(arguments.count, arguments.times)
+        return
+    if not shadowmmu.native:
+        sys.exit("benchmarks: needs the compiled modules (make build)")
+    per_page, per_shadow_page = memory_per_page()
+    seconds, mebibytes = start_of_large_guest()
+    figures: dict[str, dict[str, float | None]] = {
+        name: {"M/s": rate(name), "instructions": instructions(name)} for name in WORKLOADS
+    }
+    figures["memory"] = {"bytes per page": per_page, "KiB per shadow page": per_shadow_page}
+    figures["1 TiB guest"] = {"seconds": seconds, "MiB": mebibytes}
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+        return
+    for name, values in figures.items():
+        cells = (f"{value:,.4g} {unit}" for unit, value in values.items() if value is not None)
+        print(f"{name:16} " + "   ".join(cells))
+
+
+if __name__ == "__main__":
+    main()
