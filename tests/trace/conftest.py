@@ -88,6 +88,8 @@ class Machine:
     def pfn(self, name: str) -> int:
         if name == "noslot":
             return 1 << 63
+        if name == "pfn?3735":  # where an entry without an address leads, as the recorded host names it
+            return 0
         return 0 if name == "zero" else 0x400_0000 + (int(name.removeprefix("gpa:"), 16) >> 12)
 
     def spte(self, name: str) -> int:
@@ -104,6 +106,8 @@ class Machine:
         return next(hva + gpa - at for hva, size, at in self.areas.values() if at <= gpa <= at + size)
 
     def event(self, e: Row) -> Event:
+        if "task" in e:
+            return events.ByTask(e["task"], self.event({k: v for k, v in e.items() if k != "task"}))
         kinds = {kind.name: kind for kind in every(events.Event) if hasattr(kind, "name")}
         kind, text = kinds[e["e"]], e.get("t", "")
         hexes = [int(word, 16) for word in re.findall(r"\b(?:0x)?([0-9a-f]+)\b", text)]
@@ -142,6 +146,8 @@ class Machine:
         if kind is events.InjException:
             vector = {"#PF": 14, "#GP": 13, "#DF": 8, "#UD": 6}[text[:3]]
             return kind(vector, "(" in text, hexes[0] if hexes else 0, "reinjected" in text)
+        if kind is events.InjVirq:
+            return kind(hexes[0], text.startswith("Soft"), "reinjected" in text)
         if kind is events.Mmio:
             what, length = re.match(r"mmio (\S+) len (\d+)", text).groups()
             gpa, value = (int(word, 16) for word in re.findall("0x([0-9a-f]+)", text))
@@ -150,9 +156,8 @@ class Machine:
             return kind(*(int(word, 16) for word in re.findall("0x([0-9a-f]+)", text)),
                         "Write" in text, text.endswith("GPA"))  # fmt: skip
         if kind is events.Msr:
-            return kind(
-                "write" in text, *(int(word, 16) for word in re.findall(r" (?:0x)?([0-9a-f]+)", text)), 0
-            )
+            index, data = (int(word, 16) for word in re.findall(r" (?:0x)?([0-9a-f]+)", text))
+            return kind("write" in text, index, data, "(#GP)" in text)
         words = "vcpu|rip|address|error_code|gpa|pferr|addr:|gfn|access|spte|kvm_gen|spte-gen|"
         words += "kvm-mmu-valid-gen|used_pages"
         values = re.findall(rf"(?:{words}) ?(?:0x)?([0-9a-f]+)", text)
@@ -161,7 +166,8 @@ class Machine:
     # -- named state back to a raw one
 
     def root(self, name: str) -> int:
-        return (1 << 64) - 1 if name == "invalid" else self.pages.get(name, 0x5000)
+        unnamed = {"invalid": (1 << 64) - 1, "?3735000": 0}
+        return unnamed[name] if name in unnamed else self.pages.get(name, 0x5000)
 
     def state(self, state: dict[str, Any]) -> dict[str, Any]:
         gfns = {slot: int(gfn, 16) for slot, (gfn, _, _) in state["slots"].items()}

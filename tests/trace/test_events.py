@@ -71,6 +71,8 @@ PAGE = "sp gen 1 gfn 12 l1 8-byte q0 wux nxe ad root 2 sync"
         ("kvm_inj_exception", (14, 1, 2, 0), "#PF (0x2)"),
         ("kvm_inj_exception", (6, 0, 0, 1), "#UD [reinjected]"),
         ("kvm_inj_exception", (32, 0, 0, 0), "0x20"),
+        ("kvm_inj_virq", (0x21, 1, 1), "Soft/INTn 0x21 [reinjected]"),
+        ("kvm_inj_virq", (0x30, 0, 0), "IRQ 0x30"),
         ("kvm_msr", (1, 0xC0000080, 0x500, 0), "msr_write c0000080 = 0x500"),
         ("kvm_msr", (0, 0x10, 0, 1), "msr_read 10 = 0x0 (#GP)"),
         (
@@ -106,8 +108,22 @@ def test_role_in_text(role, text):
 
 def test_every_hook_is_logged():
     hooks = {name for name, _ in inspect.getmembers(Tracer, inspect.isfunction)}
-    logged = {name for name in vars(EventLog) if not name.startswith("_")} - {"take"}
-    assert logged == hooks
+    logged = {name for name in vars(EventLog) if not name.startswith("_")}
+    assert logged == hooks | {"take", "attribute"}
+
+
+def test_events_of_a_kernel_thread():
+    log = EventLog()
+    log.kvm_mmu_zap_all_fast(0, 17)
+    log.attribute("kworker")
+    (event,) = log.take()
+    assert (event.task, event.name, event.text()) == (
+        "kworker",
+        "kvm_mmu_zap_all_fast",
+        "kvm-mmu-valid-gen 0 used_pages 11",
+    )
+    log.kvm_mmu_zap_all_fast(0, 17)
+    assert log.take() == [events.ZapAllFast(0, 17)]
 
 
 def test_values_of_a_page_are_copied():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import NoReturn
@@ -48,7 +49,8 @@ def main() -> NoReturn:
         status = _complain(f"out of memory: {error}" if str(error) else "out of memory")
     except OSError as error:
         _drop_output()
-        status = _complain(f"{error.filename or 'cannot write'}: {error.strerror or error}")
+        place = "out of memory" if error.errno == errno.ENOMEM else error.filename or "cannot write"
+        status = _complain(f"{place}: {error.strerror or error}")
     sys.exit(status)
 
 

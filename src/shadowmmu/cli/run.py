@@ -185,7 +185,9 @@ class _Report:
             return click.style(f"{scenario.name}: {scenario.title} (mode {scenario.mode})", bold=True)
         if "result" not in row:
             kvm = self._state["kvm"]
-            return f"      started: {len(self._state['vcpus'])} vCPUs, at most {kvm['max']} shadow pages"
+            count = len(self._state["vcpus"])
+            vcpus = "1 vCPU" if count == 1 else f"{count} vCPUs"
+            return f"      started: {vcpus}, at most {kvm['max']} shadow pages"
         head = f"{row['op']:5} {click.style(row['do'].strip(), bold=True)}"
         lines = [f"{head}  {outcome_line(row['result'])}"]
         lines += (f"        {line}" for line in _event_lines(row["events"]))

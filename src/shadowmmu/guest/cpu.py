@@ -4,15 +4,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..kvm.emulate import Emulator, MmioAccess
-from ..kvm.exits import cr0_exit_reason, intercept, page_fault_exit
+from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit
 from ..kvm.run import vcpu_enter_guest
-from ..kvm.vcpu import QueuedException, Vcpu
-from ..x86.bits import CR0_MP, CR0_TS, FAULT, FETCH, PF_VECTOR, READ, WRITE
+from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
+from ..x86.bits import CR0_MP, CR0_TS, FAULT, FETCH, GP_VECTOR, PF_VECTOR, READ, WRITE
 from ..x86.insn import Insn, Op
 from .stubs import Step, Stubs
 
 INTERCEPTED = (Op.INVLPG, Op.MOV_CR3, Op.MOV_CR4, Op.WRMSR)
+PRIVILEGED = (*INTERCEPTED, Op.MOV_CR0, Op.OUT)
+ENDLESS = 10_000
+"""Faults of one instruction after which it is taken for endless."""
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
+
+
+class EndlessFaults(Exception):
+    """KVM enters the guest again and again and the guest gets nowhere: user space has to stop it."""
 
 
 class AccessFault(Exception):
@@ -52,26 +59,41 @@ class GuestCpu:
         vcpu = self.vcpu
         self._set_context(step.rip, user=step.user)
         soft: Delivered | None = None
-        while True:
+        for _ in range(ENDLESS):
             if not self.in_guest:
                 vcpu_enter_guest(vcpu)
+                check_entry(vcpu)
                 self.in_guest = True
             try:
                 if vcpu.exception is not None:
+                    vcpu.soft_interrupt = None
                     return self._deliver_pending()
-                done = self._attempt(step.insn)
+                if vcpu.soft_interrupt is None:
+                    done = self._attempt(step.insn)
                 if step.insn.op is Op.INT:
-                    soft = self._deliver(step.insn.value, None)
+                    soft = self._interrupt(step.insn)
+                    done = True
             except AccessFault:
                 done = self._fault(step.insn)
             if done:
                 return soft
+        raise EndlessFaults(f"the instruction at {step.rip:#x} faults forever")
 
     def _set_context(self, rip: int, *, user: bool) -> None:
         self.vcpu.rip = rip
         self.vcpu.cpl = 3 if user else 0
         self.cpu.user = user
         self.cpu.eflags_ac = self.vcpu.eflags_ac
+
+    def _interrupt(self, insn: Insn) -> Delivered:
+        """INT n. If its delivery faults, KVM injects it again."""
+        vcpu = self.vcpu
+        vcpu.soft_interrupt = None
+        try:
+            return self._deliver(insn.value, None)
+        except AccessFault:
+            vcpu.soft_interrupt = QueuedInterrupt(insn.value, lambda: self.emulator.skip(insn))
+            raise
 
     def _fault(self, insn: Insn) -> bool:
         """An access faulted: #GP goes to the guest at once, #PF exits to KVM."""
@@ -87,6 +109,9 @@ class GuestCpu:
         """Execute the instruction on the processor; whether it completed there or in an exit."""
         if self.stubs is not None:
             self._fetch(len(insn.code))
+        if self.vcpu.cpl == 3 and insn.op in PRIVILEGED:
+            self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+            return False
         if insn.op in INTERCEPTED:
             self.in_guest = False
             return intercept(self.vcpu, self.emulator, insn)

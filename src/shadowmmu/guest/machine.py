@@ -8,6 +8,7 @@ from ..kvm.memory_region import RegionError, kvm_set_memory_region
 from ..kvm.notifier import MmuNotifier
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Kvm, Parameters
+from ..x86.bits import CR4_LA57, CR4_PCIDE
 from ..x86.implementation import MANUAL, Implementation
 from ..x86.processor import Processor
 
@@ -48,12 +49,14 @@ class Machine:
         self.implementation = implementation
         self.slots: dict[int, UserSlot] = {}
 
-    def add_vcpu(self, maxphyaddr: int) -> Vcpu:
-        """A vCPU as it is after reset; maxphyaddr is the guest's."""
+    def add_vcpu(self, maxphyaddr: int, *, la57: bool = True) -> Vcpu:
+        """A vCPU as it is after reset; maxphyaddr is the guest's; la57: it may have five-level tables."""
         cpu = Processor(self.arena.view(), tlb=self.tlb, implementation=self.implementation)
         vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
         vcpu.maxphyaddr = maxphyaddr
         vcpu.host_maxphyaddr = self.host_maxphyaddr
+        vcpu.efer_missing = ~self.implementation.efer & (1 << 64) - 1
+        vcpu.cr4_missing = (0 if self.implementation.pcid else CR4_PCIDE) | (0 if la57 else CR4_LA57)
         return vcpu
 
     # -- slots -------------------------------------------------------------------------------------------
@@ -115,11 +118,11 @@ class Machine:
         self.arena.store(self.host.touch(hva, write=True) | (hva & 0xFFF), size, value)
 
     def peek(self, gpa: int) -> bytes | None:
-        """The page at gpa as it is, without touching it; None if no slot has it."""
+        """The page at gpa; None if no slot has it. To read it is to fault it in, as for any user space."""
         try:
             hva = self.hva(gpa & ~0xFFF)
         except HostError:
             return None
         mapping, index = self.host.find(hva)
-        word = mapping.page(index)
+        word = mapping.page(index) or mapping.fault(index, 0)
         return self.arena.page_bytes(word >> 12 << 12) if word else bytes(4096)

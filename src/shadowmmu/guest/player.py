@@ -14,11 +14,11 @@ from typing import Any
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
 from ..kvm.dirty_log import kvm_clear_dirty_log, kvm_get_dirty_log
 from ..kvm.emulate import EmulationError, MmioAccess
-from ..kvm.exits import KvmRunError, TripleFault
+from ..kvm.exits import EntryFailed, KvmRunError, TripleFault
 from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.memory_region import RegionError, id_to_memslot, kvm_set_nr_mmu_pages
 from ..kvm.memslots import MemSlot
-from ..kvm.nx_recovery import set_nx_huge_pages
+from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
 from ..kvm.regs import set_sregs
 from ..kvm.roots import NoShadowPages, kvm_mmu_load
 from ..kvm.tracepoints import Log
@@ -27,16 +27,17 @@ from ..x86.bits import PF_VECTOR
 from ..x86.implementation import TCG
 from ..x86.insn import Insn, Op
 from . import ops as kinds, setup as statements
-from .cpu import Delivered, GuestCpu
+from .cpu import Delivered, EndlessFaults, GuestCpu
 from .machine import Machine
 from .setup import MODES, TRAMP_GPA, Setup, SetupAction
 from .stubs import SOFT_INTERRUPT, Step, Stubs
 
 HOST_MAXPHYADDR = 40
 MMIO_ANSWER = 0x1122334455667788
-KVM_EXIT_SHUTDOWN, KVM_EXIT_INTERNAL_ERROR = 8, 17
+KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR = 8, 9, 17
 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168
 MAX_MMIO_RECORDED = 16
+RECOVERY_TASK = "kvm-nx-lpage-re"
 INVALID_GPA = (1 << 64) - 1
 
 
@@ -61,7 +62,8 @@ class _Counters:
 
 
 def _errno_result(number: int) -> dict[str, Any]:
-    return {"outcome": "error", "errno": errno.errorcode.get(number, str(number))}
+    name = "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number, str(number))
+    return {"outcome": "error", "errno": name}
 
 
 class Player:
@@ -88,6 +90,7 @@ class Player:
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
         self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb, implementation=TCG)
         self.kvm = self.machine.kvm
+        self.worker = NxRecoveryWorker(self.kvm)
         self.kvm.tracer = log
         self.stubs = Stubs(self.mode.tramp_gva, is64=self.mode.is64)
         self.areas: dict[int, tuple[int, int, int]] = {}
@@ -151,12 +154,17 @@ class Player:
                 skew=slot.skew,
                 keep=keep,
             )
-        finally:
-            hva = self.machine.slots[slot.id].mapping.hva
-            self.areas[slot.id] = (hva, slot.size, slot.gpa)
+        except RegionError:
+            self._record_area(slot)
+            raise
+        self._record_area(slot)
+
+    def _record_area(self, slot: statements.SlotSetup) -> None:
+        hva = self.machine.slots[slot.id].mapping.hva
+        self.areas[slot.id] = (hva, slot.size, slot.gpa)
 
     def _add_vcpu(self, registers: statements.Vcpu) -> None:
-        vcpu = self.machine.add_vcpu(self.setup.maxphyaddr)
+        vcpu = self.machine.add_vcpu(self.setup.maxphyaddr, la57=self.mode.name == "long5")
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
         self.cpus.append(GuestCpu(vcpu, self._complete_mmio, self.stubs))
 
@@ -266,9 +274,13 @@ class Player:
         cpu = self.cpus[op.vcpu]
         steps = self._steps(op)
         self.mmio.clear()
+        self.worker.start()
         pending = cpu.vcpu.exception
         if pending is not None and not pending.reinjected:
             cpu.vcpu.exception = None
+        cpu.vcpu.soft_interrupt = None
+        if cpu.vcpu.cpl == 3:
+            self._stay_in_user_mode(steps)
         try:
             outcome = self._run_steps(cpu, steps)
         except KvmRunError as error:
@@ -277,6 +289,10 @@ class Player:
             outcome = _errno_result(errno.ENOSPC)
         except TripleFault:
             outcome = {"outcome": "exit", "reason": KVM_EXIT_SHUTDOWN}
+        except EntryFailed:
+            outcome = {"outcome": "exit", "reason": KVM_EXIT_FAIL_ENTRY}
+        except EndlessFaults:
+            outcome = {"outcome": "timeout"}
         except EmulationError:
             outcome = {"outcome": "exit", "reason": KVM_EXIT_INTERNAL_ERROR, "suberror": 1}
         finally:
@@ -284,6 +300,13 @@ class Player:
         if self.mmio:
             outcome = {"mmio": list(self.mmio), **outcome}
         return outcome
+
+    def _stay_in_user_mode(self, steps: list[Step]) -> None:
+        """The last op ended at CPL 3, without any gate: what comes next runs there until it faults."""
+        for step in steps:
+            step.user = True
+            if step.insn.op is Op.IRET:
+                break
 
     def _run_steps(self, cpu: GuestCpu, steps: list[Step]) -> dict[str, Any]:
         for step in steps:
@@ -310,8 +333,14 @@ class Player:
     def _value(self, steps: list[Step]) -> dict[str, Any]:
         for step in steps:
             if step.insn.op in (Op.LOAD, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B):
-                return {"value": f"{step.insn.result:#x}"}
+                return {"value": f"{self._accumulator(step.insn):#x}"}
         return {}
+
+    def _accumulator(self, insn: Insn) -> int:
+        """RAX after the instruction. 32-bit code cannot see its upper half and changes it with EAX only."""
+        if not self.mode.is64 and insn.result != insn.expected:
+            return insn.result & 0xFFFFFFFF
+        return insn.result
 
     # -- the host --------------------------------------------------------------------------------------------
 
@@ -361,7 +390,10 @@ class Player:
                 self._set_sregs(op)
             case kinds.Prefault():
                 self._prefault(op)
-            case kinds.Sysfs() | kinds.Sleep():
+            case kinds.Sleep():
+                self.worker.sleep(op.milliseconds)
+                self.log.attribute(RECOVERY_TASK)
+            case kinds.Sysfs():
                 pass
             case _:
                 raise NotImplementedError(type(op).__name__)
@@ -374,8 +406,16 @@ class Player:
 
     def _set_parameter(self, op: kinds.ModParam) -> None:
         if (op.module, op.name) == ("kvm", "nx_huge_pages"):
-            if not set_nx_huge_pages(self.kvm, op.value):
+            try:
+                accepted = set_nx_huge_pages(self.kvm, op.value)
+            except VmExistsError:
+                raise RegionError(errno.EBUSY, f"{op.name}={op.value}") from None
+            if not accepted:
                 raise RegionError(errno.EINVAL, f"{op.name}={op.value}")
+        elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_ratio"):
+            self.kvm.parameters.nx_huge_pages_recovery_ratio = _unsigned(op.value)
+        elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_period_ms"):
+            self.kvm.parameters.nx_huge_pages_recovery_period_ms = _unsigned(op.value)
         elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
             self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
 
@@ -390,7 +430,7 @@ class Player:
                 (op.efer, vcpu.efer),
             )
         )
-        if not set_sregs(vcpu, cr0, cr3, cr4, efer):
+        if not set_sregs(vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode.is64):
             raise RegionError(errno.EINVAL, "registers do not go together")
 
     def _prefault(self, op: kinds.Prefault) -> None:
@@ -414,11 +454,11 @@ class Player:
         return {"outcome": "ok", "dirty": [f"{gpa + (page << 12):#x}" for page in pages]}
 
     def _clear_dirty(self, op: kinds.ClearDirty) -> None:
-        slot = id_to_memslot(self.kvm, op.slot)
-        if slot is None or not slot.logs_dirty():
-            raise RegionError(errno.ENOENT, f"slot {op.slot} does not log")
+        if op.first % 64:
+            raise RegionError(errno.EINVAL, "first page is no multiple of 64")
+        slot = self._logging_slot(op.slot)
         end = op.first + op.pages
-        if op.first % 64 or op.first > slot.npages or end > slot.npages:
+        if op.first > slot.npages or end > slot.npages:
             raise RegionError(errno.EINVAL, "range outside the slot")
         if op.pages % 64 and end != slot.npages:
             raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
@@ -456,6 +496,17 @@ class Player:
                     changed.append([f"{number:#x}" for number in numbers])
             self.watched[page] = now
         return changed
+
+
+def _unsigned(text: str) -> int:
+    """A module parameter's value. Raises RegionError(EINVAL) as the kernel refuses what is no number."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 32:
+        raise RegionError(errno.EINVAL, f"{text} is no unsigned number")
+    return value
 
 
 def _differences(before: _Counters, after: _Counters) -> dict[str, dict[str, int]]:

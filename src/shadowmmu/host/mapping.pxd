@@ -7,11 +7,11 @@ cdef class Mapping:
     cdef readonly Arena arena
     cdef readonly u64 hva, npages, base_pfn, first_2m, regions
     cdef readonly object kind
-    cdef public bint thp, protected
+    cdef public bint protected, has_tables
     cdef readonly bint populated
     cdef readonly u32 uniform_level
     cdef u64[::1] pages
-    cdef u8[::1] huge
+    cdef u8[::1] huge, split
     cdef public list vmas
     cdef readonly list notifiers
     cdef dict moved

@@ -73,6 +73,7 @@ class Mapping:
         self.regions = ((hva + (npages << PAGE_SHIFT) - 1) >> 21) - self.first_2m + 1
         self.uniform_level = {Kind.HUGE2M: 2, Kind.HUGE1G: 3}.get(kind, 0)
         self.huge = bytearray(self.regions if not self.uniform_level else 1)
+        self.split = bytearray(self.regions)
         if kind is Kind.THP and populated:
             for region in range(self.regions):
                 self.huge[region] = self.region_fits(region)
@@ -189,6 +190,7 @@ class Mapping:
         return self.page(index)
 
     def _populate(self, index: int, *, write: bool) -> None:
+        self.has_tables = True
         if self.kind in (Kind.HUGE2M, Kind.HUGE1G):
             pages = PAGES_2M if self.kind is Kind.HUGE2M else PAGES_1G
             first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
@@ -196,13 +198,36 @@ class Mapping:
                 self.install(i, self.new_frame(i), WRITABLE)
             return
         region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
-        if self.thp and self.region_fits(region) and self._region_absent(region) and write:
+        advised = self.vma_flags(index) & VM_HUGEPAGE
+        if advised and self.kind is not Kind.MEMFD and self._may_map_huge(region) and write:
             first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
             self._map_huge(region, first)
-        elif write or self.kind is Kind.MEMFD:
+            return
+        self.split[region] = 1
+        if self.kind is Kind.MEMFD:
+            if not write:
+                self._fault_around(index)
+            if not self.page(index):
+                self.install(index, self.new_frame(index), WRITABLE)
+        elif write:
             self.install(index, self.new_frame(index), WRITABLE)
         else:
             self.install(index, 0, ZERO)
+
+    def _fault_around(self, index: int) -> None:
+        """Map what the page cache has of the aligned 64 KiB around a page that is read (do_fault_around)."""
+        first = index - ((self.hva >> PAGE_SHIFT) + index) % FAULT_AROUND_PAGES
+        vma_first, vma_last, _ = next(vma for vma in self.vmas if vma[0] <= index < vma[1])
+        for i in range(max(first, vma_first), min(first + FAULT_AROUND_PAGES, vma_last)):
+            if not self.page(i) and self.is_cached(i):
+                self.install(i, self.new_frame(i), WRITABLE)
+
+    def _may_map_huge(self, region: int) -> bool:
+        """Whether a fault may map a huge page: the whole region is in one VMA and has no page table."""
+        if self.split[region] or not self.region_fits(region) or not self._region_absent(region):
+            return False
+        first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
+        return any(start <= first and first + PAGES_2M <= end for start, end, _ in self.vmas)
 
     def _region_absent(self, region: int) -> bool:
         first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
@@ -214,6 +239,7 @@ class Mapping:
         for i in range(PAGES_2M):
             self.install(first + i, base + i, WRITABLE)
         self.huge[region] = 1
+        self.split[region] = 0
 
 
 class AddressSpace:
@@ -226,10 +252,12 @@ class AddressSpace:
         self.next_hva = 0x7F00_0000_0000
 
     def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
-        """New memory at an address congruent to `offset` (bytes) modulo 1 GiB."""
+        """New memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
         size = npages << PAGE_SHIFT
         hva = self.next_hva - size
         hva -= (hva - offset) % (1 << 30)
+        if hva <= 0:
+            raise MemoryError(f"no {size >> 30} GiB left in the host's address space of 128 TiB")
         self.next_hva = hva - (1 << 30)
         mapping = Mapping(self.arena, hva, npages, kind, populated=populated, notifiers=self.notifiers)
         self.mappings.append(mapping)
@@ -256,20 +284,45 @@ class AddressSpace:
 
     def _split_huge(self, mapping: Mapping, edge: int) -> None:
         """Map the 2 MiB around page `edge` by small pages, if it is mapped huge and edge is inside it."""
+        if edge >= mapping.npages:
+            return
         region = ((mapping.hva + (edge << PAGE_SHIFT)) >> 21) - mapping.first_2m
         start = (((mapping.first_2m + region) << 21) - mapping.hva) >> PAGE_SHIFT
         if mapping.uniform_level or edge == start or not mapping.huge[region]:
             return
+        self._split_region(mapping, region, start)
+
+    def _split_region(self, mapping: Mapping, region: int, start: int) -> None:
         span = mapping.invalidate_start(start, start + PAGES_2M)
-        mapping.huge[region] = 0
+        if not mapping.uniform_level and mapping.huge[region]:
+            mapping.huge[region] = 0
+            mapping.split[region] = 1
         mapping.invalidate_end(span)
 
+    def _pieces(self, mapping: Mapping, first: int, last: int) -> list[tuple[int, int, int]]:
+        """(first, last, flags) of the parts of [first, last) in each VMA."""
+        return [
+            (max(start, first), min(end, last), flags)
+            for start, end, flags in mapping.vmas
+            if start < last and end > first
+        ]
+
     def madvise_dontneed(self, hva: int, size: int) -> None:
-        """MADV_DONTNEED: the pages are gone; the next touch finds zeros."""
+        """MADV_DONTNEED: the pages are gone; the next touch finds zeros, or what the page cache has."""
         mapping, first, last = self._check(hva, size)
+        if mapping.uniform_level:
+            pages = PAGES_2M if mapping.uniform_level == 2 else PAGES_1G
+            at = (mapping.hva >> PAGE_SHIFT) + first
+            if at % pages:
+                raise HostError(errno.EINVAL, f"address {hva:#x} is inside a huge page")
+            last = first + (last - first) // pages * pages
+        for start, end, _ in self._pieces(mapping, first, last):
+            self._zap(mapping, start, end)
+
+    def _zap(self, mapping: Mapping, first: int, last: int) -> None:
         span = mapping.invalidate_start(first, last)
         for edge in (first, last):
-            self._split_huge(mapping, edge) if edge < mapping.npages else None
+            self._split_huge(mapping, edge)
         for i in range(first, last):
             self._drop(mapping, i)
         mapping.invalidate_end(span)
@@ -279,95 +332,124 @@ class AddressSpace:
             region = ((mapping.hva + (index << PAGE_SHIFT)) >> 21) - mapping.first_2m
             mapping.huge[region] = 0
         if mapping.kind is Kind.MEMFD:
-            word = mapping.page(index)
-            mapping.install(index, word >> PAGE_SHIFT, WRITABLE) if word else None
+            mapping.unmap_shared(index)
         else:
             mapping.clear(index)
 
     def madvise(self, hva: int, size: int, advice: int) -> None:
         """madvise() by number: 4 DONTNEED, 14 HUGEPAGE, 15 NOHUGEPAGE, 25 COLLAPSE; others have no effect."""
-        if advice == 4:
+        if advice == MADV_DONTNEED:
             self.madvise_dontneed(hva, size)
             return
         mapping, first, last = self._check(hva, size)
-        if advice in (14, 15):
-            mapping.thp = advice == 14
-        elif advice == 25:
-            self._collapse(mapping, first, last)
+        if advice == MADV_COLLAPSE:
+            for start, end, flags in self._pieces(mapping, first, last):
+                if flags & VM_NOHUGEPAGE or mapping.uniform_level:
+                    raise HostError(errno.EINVAL, "no huge pages in this VMA")
+                self._collapse(mapping, start, end)
+        elif advice in (MADV_HUGEPAGE, MADV_NOHUGEPAGE):
+            new = VM_HUGEPAGE if advice == MADV_HUGEPAGE else VM_NOHUGEPAGE
+            for start, end, flags in self._pieces(mapping, first, last):
+                self._change_vma(mapping, start, end, flags & PROT_MASK | new)
 
     def _collapse(self, mapping: Mapping, first: int, last: int) -> None:
-        for region in range(mapping.regions):
-            start = (((mapping.first_2m + region) << 21) - mapping.hva) >> PAGE_SHIFT
-            if start < first or start + PAGES_2M > last or mapping.uniform_level or mapping.huge[region]:
-                continue
-            span = mapping.invalidate_start(start, start + PAGES_2M)
-            base = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
-            for i in range(start, start + PAGES_2M):
-                word = mapping.page(i)
-                if word & PRESENT and not word & ZERO:
-                    self.arena.copy_page(word >> PAGE_SHIFT << PAGE_SHIFT, (base + i - start) << PAGE_SHIFT)
-                mapping.install(i, base + i - start, WRITABLE)
-            mapping.huge[region] = 1
-            mapping.invalidate_end(span)
+        """MADV_COLLAPSE of [first, last) in one VMA: the aligned 2 MiB regions in it, one after the other."""
+        at = (mapping.hva >> PAGE_SHIFT) + first
+        low, high = -(-at // PAGES_2M), (at + last - first) // PAGES_2M
+        failed = low > high
+        for number in range(low, high):
+            failed |= not self._collapse_region(mapping, number - mapping.first_2m)
+        if failed:
+            raise HostError(errno.EINVAL, "a region cannot be collapsed")
+
+    def _collapse_region(self, mapping: Mapping, region: int) -> bool:
+        if mapping.huge[region]:
+            return True
+        start = (((mapping.first_2m + region) << 21) - mapping.hva) >> PAGE_SHIFT
+        words = [mapping.page(i) for i in range(start, start + PAGES_2M)]
+        if not any(word & WRITABLE for word in words):
+            return False
+        span = mapping.invalidate_start(start, start + PAGES_2M)
+        base = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
+        for i, word in enumerate(words):
+            if word & PRESENT and not word & ZERO:
+                self.arena.copy_page(word >> PAGE_SHIFT << PAGE_SHIFT, (base + i) << PAGE_SHIFT)
+            mapping.install(start + i, base + i, WRITABLE)
+        mapping.huge[region] = 1
+        mapping.split[region] = 0
+        mapping.invalidate_end(span)
+        return True
 
     def mprotect(self, hva: int, size: int, prot: int) -> None:
-        """Change the protection of a range; PROT_NONE, PROT_READ or PROT_RW."""
+        """Change the protection of a range, VMA by VMA; PROT_NONE, PROT_READ or PROT_RW."""
         mapping, first, last = self._check(hva, size)
-        if all(p == prot for s, e, p in mapping.vmas if s < last and e > first):
-            return
-        self._split_vmas(mapping, first, last, prot)
+        for start, end, flags in self._pieces(mapping, first, last):
+            if flags & PROT_MASK == prot:
+                continue
+            self._change_vma(mapping, start, end, flags & ~PROT_MASK | prot)
+            mapping.protected = any(f & PROT_MASK != PROT_RW for _, _, f in mapping.vmas)
+            if mapping.has_tables:
+                self._change_protection(mapping, start, end, prot)
+
+    def _change_protection(self, mapping: Mapping, first: int, last: int, prot: int) -> None:
         span = mapping.invalidate_start(first, last)
         for i in range(first, last):
             word = mapping.page(i)
             if word & PRESENT:
                 writable = prot == PROT_RW and not word & ZERO
                 mapping.install(i, word >> PAGE_SHIFT, WRITABLE if writable else word & ZERO)
-        mapping.protected = any(p != PROT_RW for _, _, p in mapping.vmas)
         mapping.invalidate_end(span)
 
-    def _split_vmas(self, mapping: Mapping, first: int, last: int, prot: int) -> None:
-        """Give [first, last) its own VMA; splitting one inside 2 MiB splits a huge page that is there."""
-        for edge in (first, last):
-            for n, (start, end, old) in enumerate(mapping.vmas):
-                if start < edge < end and not self._merges(mapping, first, last, prot):
-                    self._split_edge(mapping, start, end, edge)
-                    mapping.vmas[n : n + 1] = [(start, edge, old), (edge, end, old)]
-                    break
-        pieces = [(s, e, p) for s, e, p in mapping.vmas if e <= first or s >= last]
+    def _change_vma(self, mapping: Mapping, first: int, last: int, flags: int) -> None:
+        """Give [first, last), in one VMA, other flags: split it off, or let a neighbour like it have it."""
+        start, end, old = next(vma for vma in mapping.vmas if vma[0] <= first < vma[1])
+        if flags == old:
+            return
+        if mapping.uniform_level:
+            pages = PAGES_2M if mapping.uniform_level == 2 else PAGES_1G
+            at = mapping.hva >> PAGE_SHIFT
+            if any(start < edge < end and (at + edge) % pages for edge in (first, last)):
+                raise HostError(errno.EINVAL, "a VMA of huge pages cannot be split inside one")
+        self._split_vma(mapping, start, end, first)
+        self._split_vma(mapping, max(start, first), end, last)
+        rest = [(s, e, f) for s, e, f in mapping.vmas if (s, e) != (start, end)]
+        pieces = [(start, first, old), (first, last, flags), (last, end, old)]
+        rest += [piece for piece in pieces if piece[0] < piece[1]]
         merged: list[tuple[int, int, int]] = []
-        for start, end, p in sorted([*pieces, (first, last, prot)]):
+        for vma in sorted(rest):
             before = merged.pop() if merged else (0, 0, -1)
-            if before[2] == p and before[1] == start:
-                merged.append((before[0], end, p))
-            elif before[2] >= 0:
-                merged += [before, (start, end, p)]
-            else:
-                merged.append((start, end, p))
+            if before[1] == vma[0] and before[2] == vma[2]:
+                merged.append((before[0], vma[1], vma[2]))
+                continue
+            if before[1]:
+                merged.append(before)
+            merged.append(vma)
         mapping.vmas = merged
 
-    def _merges(self, mapping: Mapping, first: int, last: int, prot: int) -> bool:
-        """Whether the range is exactly one VMA, so that no VMA has to be split."""
-        return any(s == first and e == last for s, e, _ in mapping.vmas)
+    def _split_vma(self, mapping: Mapping, start: int, end: int, edge: int) -> None:
+        """The VMA [start, end) ends or begins at `edge` from now on: no huge page may span it.
 
-    def _split_edge(self, mapping: Mapping, start: int, end: int, edge: int) -> None:
+        The kernel splits the 2 MiB around the edge if they are in the VMA, and says so whatever is mapped
+        there (vma_adjust_trans_huge).
+        """
+        if not start < edge < end or not mapping.has_tables:
+            return
         region = (mapping.hva + (edge << PAGE_SHIFT)) >> 21
         low = ((region << 21) - mapping.hva) >> PAGE_SHIFT
         if edge != low and start <= low and low + PAGES_2M <= end:
-            span = mapping.invalidate_start(low, low + PAGES_2M)
-            if not mapping.uniform_level:
-                mapping.huge[region - mapping.first_2m] = 0
-            mapping.invalidate_end(span)
+            self._split_region(mapping, region - mapping.first_2m, low)
 
     def remap(self, hva: int, size: int) -> None:
         """Fresh anonymous memory in place of the range (mmap with MAP_FIXED)."""
         mapping, first, last = self._check(hva, size)
-        for edge in (first, last):
-            if 0 < edge < mapping.npages:
-                self._split_edge(mapping, 0, mapping.npages, edge)
+        for start, end, _ in self._pieces(mapping, first, last):
+            self._change_vma(mapping, start, end, -1)
         span = mapping.invalidate_start(first, last)
         for i in range(first, last):
-            mapping.clear(i)
+            self._drop(mapping, i)
         mapping.invalidate_end(span)
+        for start, end, _ in self._pieces(mapping, first, last):
+            self._change_vma(mapping, start, end, PROT_RW)
 
     def touch(self, hva: int, *, write: bool) -> int:
         """The host accesses a byte; the hpa of the page. Raises HostError(EFAULT) if it is not allowed to."""

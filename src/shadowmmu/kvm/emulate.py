@@ -123,7 +123,7 @@ class Emulator:
                 value |= data << (8 * offset)
         if not fragments:
             return value
-        self._trace_mmio(MMIO_READ_UNSATISFIED, fragments[-1][1], fragments[0][0], 0)
+        self._trace_mmio(MMIO_READ_UNSATISFIED, length, fragments[0][0], 0)
         self.vcpu.stat.mmio_exits += 1
         for gpa, length, offset in fragments:
             data = self.mmio(MmioAccess(gpa, length, write=False, data=0)) & ((1 << (8 * length)) - 1)
@@ -136,8 +136,8 @@ class Emulator:
         gpa = gva_to_gpa(self.vcpu, address, 0)
         return 0 if gpa == INVALID_PAGE else read_guest(self.vcpu.kvm, gpa, size) or 0
 
-    def write(self, address: int, size: int, value: int) -> None:
-        """Write an operand and let the MMU know."""
+    def write(self, address: int, size: int, value: int) -> bool:
+        """Write an operand and let the MMU know; whether user space had to complete it."""
         fragments: list[MmioAccess] = []
         for part, length, offset in self._pieces(address, size):
             data = value >> (8 * offset) & ((1 << (8 * length)) - 1)
@@ -151,6 +151,7 @@ class Emulator:
             self.vcpu.stat.mmio_exits += 1
             for fragment in fragments:
                 self.mmio(fragment)
+        return bool(fragments)
 
     def cmpxchg(self, address: int, size: int, value: int) -> None:
         """Write an operand back that was read before, atomically; across pages and to MMIO plainly."""
@@ -209,10 +210,10 @@ class Emulator:
 
     def _stos(self, insn: Insn) -> bool:
         while insn.count:
-            self.write(insn.address, insn.size, insn.value)
+            exited = self.write(insn.address, insn.size, insn.value)
             insn.address += insn.size
             insn.count -= 1
-            if insn.count and not insn.count & STOS_BATCH:
+            if insn.count and (exited or not insn.count & STOS_BATCH):
                 return False
         return True
 
@@ -283,6 +284,6 @@ class Emulator:
             return False
         return done and vcpu.exception is None
 
-    def skip(self, insn: Insn) -> None:
+    def skip(self, insn: Insn) -> bool:
         """Move RIP past an instruction that needed no emulation; a processor without nRIP has to fetch it."""
-        self._decode(insn, 0, 0)
+        return self._decode(insn, 0, 0)

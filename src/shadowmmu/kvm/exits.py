@@ -2,12 +2,12 @@
 
 import errno
 
-from ..x86.bits import CR0_MP, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR, PF_VECTOR
+from ..x86.bits import CR0_CD, CR0_MP, CR0_NW, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR, PF_VECTOR
 from ..x86.insn import Insn, Op
 from .bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from .emulate import Emulator
+from .msr import is_intercepted, set_msr
 from .page_fault import kvm_mmu_page_fault
-from .regs import set_efer
 from .vcpu import QueuedException, Vcpu
 
 SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR3, SVM_EXIT_WRITE_CR4 = 0x10, 0x13, 0x14
@@ -15,13 +15,17 @@ SVM_EXIT_EXCP_PF = 0x4E
 SVM_EXIT_CR0_SEL_WRITE = 0x65
 SVM_EXIT_INVLPG = 0x79
 SVM_EXIT_MSR = 0x7C
+SVM_EXIT_ERR = 0xFFFFFFFF
 DF_VECTOR = 8
-MSR_EFER = 0xC0000080
 CONTRIBUTORY = (0, 10, 11, 12, 13)
 
 
 class KvmRunError(OSError):
     """KVM_RUN failed; `errno` says how."""
+
+
+class EntryFailed(Exception):
+    """The processor refuses the guest's registers: KVM_RUN ends with KVM_EXIT_FAIL_ENTRY."""
 
 
 class TripleFault(Exception):
@@ -44,6 +48,13 @@ def merge_exceptions(first: QueuedException, second: QueuedException) -> QueuedE
     return QueuedException(DF_VECTOR, 0, None) if double else second
 
 
+def check_entry(vcpu: Vcpu) -> None:
+    """VMRUN's check of the guest's registers. Raises EntryFailed (VMEXIT_INVALID)."""
+    if vcpu.efer & vcpu.efer_missing:
+        _trace_exit(vcpu, SVM_EXIT_ERR, 0, 0)
+        raise EntryFailed
+
+
 def page_fault_exit(vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int) -> bool:
     """An intercepted #PF; whether the instruction was completed by emulation.
 
@@ -55,7 +66,9 @@ def page_fault_exit(vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, er
     before = vcpu.exception
     result = kvm_mmu_page_fault(vcpu, address, error_code)
     if before is not None and vcpu.exception is not None and vcpu.exception is not before:
-        vcpu.exception = merge_exceptions(before, vcpu.exception)
+        second = vcpu.exception
+        vcpu.exception = before
+        vcpu.exception = merge_exceptions(before, second)
     if result == RET_PF_EFAULT:
         raise KvmRunError(errno.EFAULT, f"the host refuses the page behind {address:#x}")
     if result == RET_PF_ENOSPC:
@@ -69,7 +82,7 @@ def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
     """Why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more than
     TS and MP; None if it does not exit.
     """
-    if vcpu.cr0 | CR0_PG | CR0_WP != vcpu.cr0:
+    if (vcpu.cr0 | CR0_PG | CR0_WP) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
         return SVM_EXIT_WRITE_CR0
     if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP):
         return SVM_EXIT_CR0_SEL_WRITE
@@ -90,12 +103,14 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
     if insn.op in reason:
         _trace_exit(vcpu, reason[insn.op], 0, 0)
         return emulator.emulate(insn)
+    if not is_intercepted(insn.count):
+        return True
     _trace_exit(vcpu, SVM_EXIT_MSR, 1, 0)
     return _write_msr(vcpu, emulator, insn)
 
 
 def _write_msr(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    accepted = insn.count == MSR_EFER and set_efer(vcpu, insn.value)
+    accepted = set_msr(vcpu, insn.count, insn.value)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_msr(True, insn.count, insn.value, not accepted)
     if not accepted:

@@ -22,7 +22,7 @@ class KvmMmu:
         self.root_hpa = INVALID_PAGE
         self.root_pgd = 0
         self.prev_hpa = [INVALID_PAGE, INVALID_PAGE, INVALID_PAGE]
-        self.prev_pgd = [0] * 3
+        self.prev_pgd = [INVALID_PAGE, INVALID_PAGE, INVALID_PAGE]
         self.cpu_role = 0
         self.cpu_ext = 0
         self.root_role = 0

@@ -9,12 +9,21 @@ from .zap import (
     unaccount_nx_huge_page,
 )
 
+HOUR_MS = 3_600_000
+
+
+class VmExistsError(Exception):
+    """`never` can only be chosen while there is no VM (EBUSY)."""
+
 
 def set_nx_huge_pages(kvm: Kvm, value: str) -> bool:
     """Write the module parameter: off, force, auto or a boolean; False if it is none of these.
 
-    A change zaps every shadow page. auto means off here: the processor has no iTLB multihit bug.
+    A change zaps every shadow page. auto means off here: the processor has no iTLB multihit bug. Raises
+    VmExistsError for never.
     """
+    if value == "never":
+        raise VmExistsError
     words = {"off": False, "auto": False, "force": True}
     if value in words:
         new = words[value]
@@ -28,6 +37,41 @@ def set_nx_huge_pages(kvm: Kvm, value: str) -> bool:
         kvm.parameters.nx_huge_pages = new
         kvm_mmu_zap_all_fast(kvm)
     return True
+
+
+class NxRecoveryWorker:
+    """The kernel thread that gets huge pages back (kvm_nx_huge_page_recovery_worker).
+
+    It exists from the first entry of a vCPU on. Time is what user space sleeps: operations take none.
+    """
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = kvm
+        self.now = 0
+        self.last: int | None = None
+
+    def start(self) -> None:
+        """The first KVM_RUN."""
+        if self.last is None:
+            self.last = self.now
+
+    def period(self) -> int | None:
+        """Milliseconds between two passes; None if there are none."""
+        parameters = self.kvm.parameters
+        ratio = parameters.nx_huge_pages_recovery_ratio
+        if not parameters.nx_huge_pages or not ratio:
+            return None
+        return parameters.nx_huge_pages_recovery_period_ms or HOUR_MS // min(ratio, HOUR_MS // 1000)
+
+    def sleep(self, milliseconds: int) -> None:
+        """Let time pass, with the passes that are due in it."""
+        end = self.now + milliseconds
+        period = self.period()
+        while self.last is not None and period is not None and self.last + period <= end:
+            self.now = max(self.now, self.last + period)
+            kvm_recover_nx_huge_pages(self.kvm)
+            self.last = self.now
+        self.now = end
 
 
 def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:

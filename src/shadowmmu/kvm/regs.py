@@ -35,7 +35,8 @@ CR4_ROLE_BITS = CR4_PSE | CR4_PAE | CR4_LA57 | CR4_SMEP | CR4_SMAP | CR4_PKE
 CR0_PDPTR_BITS = CR0_CD | CR0_NW | CR0_PG
 CR4_PDPTR_BITS = CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP
 CR0_RESERVED = ~0xE005003F
-CR4_KNOWN = 0x3F1FFF | CR4_PKE
+CR4_KNOWN = 0x3F1FFF
+"""CR4 bits a guest may have; PKE needs two-dimensional paging."""
 CR3_NOFLUSH = 1 << 63
 PCID_MASK = 0xFFF
 EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | 1 << 14
@@ -133,7 +134,7 @@ def kvm_set_cr3(vcpu: Vcpu, cr3: int) -> bool:
 
 def _is_valid_cr4_change(vcpu: Vcpu, cr4: int) -> bool:
     old = vcpu.cr4
-    if cr4 & ~CR4_KNOWN:
+    if cr4 & ~CR4_KNOWN or cr4 & vcpu.cr4_missing:
         return False
     if vcpu.is_long_mode():
         if not cr4 & CR4_PAE or (cr4 ^ old) & CR4_LA57:
@@ -178,14 +179,17 @@ def set_efer(vcpu: Vcpu, efer: int) -> bool:
     return True
 
 
-def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int) -> bool:
-    """KVM_SET_SREGS from user space; False for values that do not go together (EINVAL)."""
+def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int, *, code_64bit: bool = False) -> bool:
+    """KVM_SET_SREGS from user space; False for values that do not go together (EINVAL).
+
+    code_64bit: the code segment is one of 64-bit mode (CS.L).
+    """
     if efer & EFER_LME and cr0 & CR0_PG:
         if not cr4 & CR4_PAE or not efer & EFER_LMA or cr3 >> vcpu.maxphyaddr:
             return False
-    elif efer & EFER_LMA:
+    elif efer & EFER_LMA or code_64bit:
         return False
-    if cr4 & ~CR4_KNOWN or not _is_valid_cr0(cr0) or efer & ~EFER_KNOWN:
+    if cr4 & ~CR4_KNOWN or cr4 & vcpu.cr4_missing or not _is_valid_cr0(cr0):
         return False
     reset = (cr3, efer, cr0, cr4) != (vcpu.cr3, vcpu.efer, vcpu.cr0, vcpu.cr4)
     vcpu.cr3, vcpu.efer, vcpu.cr4 = cr3, efer, cr4

@@ -9,5 +9,6 @@ cdef bint _take(Vcpu vcpu, u32 request) except -1
 cpdef void kvm_vcpu_flush_tlb_guest(Vcpu vcpu) except *
 cpdef void service_requests(Vcpu vcpu) except *
 cpdef void configure_cpu(Vcpu vcpu) except *
+cdef void _inject_soft_interrupt(Vcpu vcpu) except *
 cdef void _prepare_entry(Vcpu vcpu) except *
 cpdef void vcpu_enter_guest(Vcpu vcpu) except *

@@ -81,9 +81,23 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
         configure_cpu(vcpu)
 
 
+def _inject_soft_interrupt(vcpu: Vcpu) -> None:
+    """svm_inject_irq without nRIP: the instruction is read again to find its end; dropped if that fails."""
+    interrupt = vcpu.soft_interrupt
+    if interrupt is None:
+        return
+    if not interrupt.skip():
+        vcpu.soft_interrupt = None
+        return
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_inj_virq(interrupt.vector, True, True)
+    vcpu.stat.irq_injections += 1
+
+
 def _prepare_entry(vcpu: Vcpu) -> None:
     if vcpu.requests:
         service_requests(vcpu)
+    _inject_soft_interrupt(vcpu)
     if vcpu.exception is not None and vcpu.kvm.tracing:
         exception = vcpu.exception
         vcpu.kvm.tracer.kvm_inj_exception(

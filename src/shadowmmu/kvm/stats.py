@@ -30,6 +30,7 @@ VCPU_STATS = (
     "mmio_exits",
     "insn_emulation",
     "insn_emulation_fail",
+    "irq_injections",
 )
 
 
@@ -73,6 +74,7 @@ class VcpuStat:
         self.mmio_exits = 0
         self.insn_emulation = 0
         self.insn_emulation_fail = 0
+        self.irq_injections = 0
 
     def as_dict(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in VCPU_STATS}

@@ -94,6 +94,9 @@ class Tracer:
     def kvm_inj_exception(self, vector: int, has_error: int, error_code: int, reinjected: int) -> None:
         """An exception goes to the guest."""
 
+    def kvm_inj_virq(self, vector: int, soft: int, reinjected: int) -> None:
+        """An interrupt goes to the guest; `soft`: an INT n that could not be delivered before."""
+
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         """An intercepted RDMSR or WRMSR was carried out, or faulted."""
 
@@ -103,6 +106,10 @@ class Tracer:
 
 class Log(Tracer):
     """A tracer that keeps what it hears until it is asked."""
+
+    @abstractmethod
+    def attribute(self, task: str) -> None:
+        """Say that what was heard since the last `take` happened in kernel thread `task`."""
 
     @abstractmethod
     def take(self) -> Sequence[Any]:

@@ -1,5 +1,6 @@
 """A vCPU: the guest's registers, its MMU, its pending requests and what it remembers (struct kvm_vcpu)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cython import uint as u32, ulonglong as u64
@@ -45,6 +46,14 @@ class QueuedException:
     reinjected: bool = False
 
 
+@dataclass(slots=True)
+class QueuedInterrupt:
+    """An INT n whose delivery faulted, to be injected again; `skip` moves RIP past the instruction."""
+
+    vector: int
+    skip: Callable[[], bool]
+
+
 class Vcpu:
     """vCPU number `id`; `cpu` is the processor that it runs on."""
 
@@ -67,7 +76,11 @@ class Vcpu:
         self.maxphyaddr = 40
         self.host_maxphyaddr = 46
         self.configured_role = 0
+        self.cr4_missing = 0
+        self.efer_missing = 0
+        self.apic_base = 0
         self.exception: QueuedException | None = None
+        self.soft_interrupt: QueuedInterrupt | None = None
         self.mmio_gva = 0
         self.mmio_gfn = 0
         self.mmio_access = 0
@@ -96,4 +109,6 @@ class Vcpu:
 
     def needs_reinjection(self) -> bool:
         """Whether the delivery of an event faulted (kvm_event_needs_reinjection)."""
+        if self.soft_interrupt is not None:
+            return True
         return self.exception is not None and self.exception.reinjected

@@ -10,7 +10,7 @@ from .stats cimport VmStat
 @cython.final
 cdef class Parameters:
     cdef public bint nx_huge_pages, flush_on_reuse, manual_dirty_log_protect, dirty_log_initially_set
-    cdef public u32 nx_huge_pages_recovery_ratio, max_huge_page_level
+    cdef public u32 nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms, max_huge_page_level
 
 @cython.final
 cdef class Kvm:

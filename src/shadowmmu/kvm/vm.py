@@ -31,6 +31,7 @@ class Parameters:
     def __init__(self) -> None:
         self.nx_huge_pages = False
         self.nx_huge_pages_recovery_ratio = 60
+        self.nx_huge_pages_recovery_period_ms = 0
         self.flush_on_reuse = False
         self.manual_dirty_log_protect = False
         self.dirty_log_initially_set = False

@@ -453,6 +453,20 @@ class InjException(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class InjVirq(Event):
+    """kvm_inj_virq."""
+
+    name: ClassVar[str] = "kvm_inj_virq"
+    vector: int
+    soft: int
+    reinjected: int
+
+    def text(self) -> str:
+        kind = "Soft/INTn" if self.soft else "IRQ"
+        return f"{kind} {self.vector:#x}{' [reinjected]' if self.reinjected else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class Msr(Event):
     """kvm_msr."""
 
@@ -479,11 +493,31 @@ class UnmapHvaRange(Event):
         return f"mmu notifier unmap range: {_padded(self.start)} -- {_padded(self.end)}"
 
 
+@dataclass(frozen=True, slots=True)
+class ByTask(Event):
+    """An event that fired in a kernel thread, not in the task that runs the VM."""
+
+    task: str
+    event: Event
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # a class variable of every other event
+        """The tracepoint."""
+        return self.event.name
+
+    def text(self) -> str:
+        return self.event.text()
+
+
 class EventLog(Log):
     """Collects every event in order."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+
+    def attribute(self, task: str) -> None:
+        """Say that the events since the last `take` fired in kernel thread `task`."""
+        self.events = [ByTask(task, event) for event in self.events]
 
     def take(self) -> Sequence[Event]:
         """The events since the last call."""
@@ -567,6 +601,9 @@ class EventLog(Log):
 
     def kvm_inj_exception(self, vector: int, has_error: int, error_code: int, reinjected: int) -> None:
         self.events.append(InjException(vector, has_error, error_code, reinjected))
+
+    def kvm_inj_virq(self, vector: int, soft: int, reinjected: int) -> None:
+        self.events.append(InjVirq(vector, soft, reinjected))
 
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         self.events.append(Msr(write, index, data, exception))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
+from shadowmmu.trace.events import ByTask
 from shadowmmu.trace.recording import PlayedOp
 
 __all__ = ["FtraceWriter"]
@@ -24,10 +25,11 @@ _HEADER = """\
 #              | |         |   |||||     |         |
 """
 _FIRST_PID = 1000
+_KERNEL_PID = 900
 
 
 class FtraceWriter:
-    """Writes a trace file; each vCPU is a task on a CPU of its own."""
+    """Writes a trace file; each vCPU is a task on a CPU of its own, beside KVM's kernel threads."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -36,12 +38,14 @@ class FtraceWriter:
 
     def write(self, played: PlayedOp) -> None:
         """Append the events of one op."""
-        self._line(played.vcpu, "tracing_mark_write", f"op {played.op}: {played.text}")
+        task = (f"CPU {played.vcpu}/KVM", _FIRST_PID + played.vcpu)
+        self._line(task, played.vcpu, "tracing_mark_write", f"op {played.op}: {played.text}")
         for event in played.events:
-            self._line(played.vcpu, event.name, event.text())
+            by = (event.task, _KERNEL_PID) if isinstance(event, ByTask) else task
+            self._line(by, played.vcpu, event.name, event.text())
 
-    def _line(self, vcpu: int, name: str, text: str) -> None:
+    def _line(self, task: tuple[str, int], cpu: int, name: str, text: str) -> None:
         self._microseconds += 1
         seconds, fraction = divmod(self._microseconds, 1_000_000)
-        task = f"{f'CPU {vcpu}/KVM':>16}-{_FIRST_PID + vcpu:<7d} [{vcpu:03d}]"
-        self._file.write(f"{task} ..... {seconds:5d}.{fraction:06d}: {name}: {text}\n")
+        where = f"{task[0]:>16}-{task[1]:<7d} [{cpu:03d}]"
+        self._file.write(f"{where} ..... {seconds:5d}.{fraction:06d}: {name}: {text}\n")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from shadowmmu.trace.events import ACCESS_NAMES, Event, GetPage, PageEvent, PrepareZapPage
+from shadowmmu.trace.events import ACCESS_NAMES, ByTask, Event, GetPage, PageEvent, PrepareZapPage
 
 __all__ = ["Area", "Names", "RawState", "State"]
 
@@ -30,6 +30,8 @@ Area = tuple[int, int, int]
 _PA = 0x000F_FFFF_FFFF_F000
 _EMPTY = {0: "none", 1 << 63: "none63"}
 _NO_SLOT = 1 << 63
+_ZERO_PAGE = 0x3735000
+"""Where the recorded host's kernel has its zero page, which is page 0 of the model's host."""
 _INVALID_ROOT = (1 << 64) - 1
 _MMIO = 1 << 51
 _HUGE = 1 << 7
@@ -87,7 +89,7 @@ class Names:
                     return "zero"
             elif isinstance(backed, int) and not backed & (0x1000 << order) - 1:
                 return f"gpa:{backed + (pfn - first << 12):x}"
-        return f"pfn?{pfn:x}"
+        return f"pfn?{pfn or _ZERO_PAGE >> 12:x}"
 
     def hva(self, address: int) -> str:
         """Name of a host virtual address in the memory of a slot, its end included."""
@@ -140,7 +142,7 @@ class Names:
             self._now[sp["hpa"]] = name
 
     def _root(self, hpa: int) -> str:
-        return "invalid" if hpa == _INVALID_ROOT else self._now.get(hpa, f"?{hpa:x}")
+        return "invalid" if hpa == _INVALID_ROOT else self._now.get(hpa, f"?{hpa or _ZERO_PAGE:x}")
 
     def _vcpu(self, vcpu: Mapping[str, Any]) -> State:
         named: State = {
@@ -204,7 +206,8 @@ def _remade(events: Iterable[Event]) -> set[_PageKey]:
     """Pages that were zapped and afterwards made again."""
     zapped: set[_PageKey] = set()
     remade: set[_PageKey] = set()
-    for event in events:
+    for fired in events:
+        event = fired.event if isinstance(fired, ByTask) else fired
         if isinstance(event, PrepareZapPage):
             zapped.add(_event_key(event))
         elif isinstance(event, GetPage) and event.created and _event_key(event) in zapped:

@@ -210,7 +210,10 @@ def _header_entry(action: SetupAction) -> Row:
 
 def _named_event(names: Names, event: Event) -> Row | None:
     """The event as recorded, None if recordings leave it out."""
-    entry: Row = {"e": event.name}
+    if isinstance(event, events.ByTask):
+        entry = _named_event(names, event.event)
+        return None if entry is None else {**entry, "task": event.task}
+    entry = {"e": event.name}
     match event:
         case events.PageEvent():
             _describe_page(entry, event)

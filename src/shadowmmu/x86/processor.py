@@ -64,8 +64,7 @@ class Processor:
     ) -> None:
         """Enter a paging mode: `levels` 0 (off: addresses are physical), 2, 3 (PAE), 4 or 5.
 
-        `efer_nx` has no effect on 2-level tables. Raises `ValueError` for
-        another number of levels.
+        `efer_nx` has no effect on 2-level tables. Raises `ValueError` for another number of levels.
         """
         self.walker.set_mode(
             levels=levels,
