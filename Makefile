@@ -29,6 +29,7 @@ clean:
 # The install is editable: the modules are compiled beside their sources, which the interpreted mode reads.
 $(VENV)/.installed: $(SOURCES) pyproject.toml setup.py | $(VENV)/.created
 	@$(call has_compiler) || echo "warning: $(needs_compiler); without one all runs interpreted (once it is there: make clean)" >&2
+	@echo "installing and compiling: one to three minutes"
 	$(PIP) install --editable .
 	@touch $@
 

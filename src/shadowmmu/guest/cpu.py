@@ -124,6 +124,9 @@ class GuestCpu:
         return True
 
     def _move_to_cr0(self, insn: Insn) -> bool:
+        if insn.value >> 32 and not self.vcpu.wide_cr0:
+            self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+            return False
         if cr0_exit_reason(self.vcpu, insn.value) is None:
             keep = ~(CR0_TS | CR0_MP)
             self.vcpu.cr0 = (self.vcpu.cr0 & keep) | (insn.value & ~keep)

@@ -55,6 +55,7 @@ class Machine:
         vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
         vcpu.maxphyaddr = maxphyaddr
         vcpu.host_maxphyaddr = self.host_maxphyaddr
+        vcpu.wide_cr0 = self.implementation.wide_cr0
         vcpu.efer_missing = ~self.implementation.efer & (1 << 64) - 1
         vcpu.cr4_missing = (0 if self.implementation.pcid else CR4_PCIDE) | (0 if la57 else CR4_LA57)
         return vcpu

@@ -84,7 +84,7 @@ def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
     """
     if (vcpu.cr0 | CR0_PG | CR0_WP) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
         return SVM_EXIT_WRITE_CR0
-    if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP):
+    if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP) & 0xFFFFFFFF:
         return SVM_EXIT_CR0_SEL_WRITE
     return None
 

@@ -39,7 +39,8 @@ CR4_KNOWN = 0x3F1FFF
 """CR4 bits a guest may have; PKE needs two-dimensional paging."""
 CR3_NOFLUSH = 1 << 63
 PCID_MASK = 0xFFF
-EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | 1 << 14
+EFER_FFXSR = 1 << 14
+EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | EFER_FFXSR
 
 
 def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
@@ -171,7 +172,11 @@ def kvm_set_cr4(vcpu: Vcpu, value: int) -> bool:
 def set_efer(vcpu: Vcpu, efer: int) -> bool:
     """A write of the guest to EFER. LMA is not the guest's to change."""
     old = vcpu.efer
-    if efer & ~EFER_KNOWN or (vcpu.is_paging() and (efer ^ old) & EFER_LME):
+    if (
+        efer & ~EFER_KNOWN
+        or efer & EFER_FFXSR & vcpu.efer_missing
+        or (vcpu.is_paging() and (efer ^ old) & EFER_LME)
+    ):
         return False
     vcpu.efer = (efer & ~EFER_LMA) | (old & EFER_LMA)
     if (vcpu.efer ^ old) & EFER_NX:

@@ -30,7 +30,7 @@ cdef class Vcpu:
     cdef public u64 cr0, cr2, cr3, cr4, efer, rip
     cdef public u32 cpl, maxphyaddr, host_maxphyaddr
     cdef public u64 configured_role, cr4_missing, efer_missing, apic_base
-    cdef public bint eflags_ac
+    cdef public bint eflags_ac, wide_cr0
     cdef public object exception, soft_interrupt
     cdef public u64 mmio_gva, mmio_gfn, mmio_gen, last_retry_rip, last_retry_addr
     cdef public u32 mmio_access, emulation_type, last_result

@@ -78,6 +78,7 @@ class Vcpu:
         self.configured_role = 0
         self.cr4_missing = 0
         self.efer_missing = 0
+        self.wide_cr0 = False
         self.apic_base = 0
         self.exception: QueuedException | None = None
         self.soft_interrupt: QueuedInterrupt | None = None

@@ -11,16 +11,20 @@ class Implementation:
     pdpte_accessed  the walker sets Accessed in PAE PDPTEs, where the manual reserves the bit
     rsvd_without_p  a fault for reserved bits reports RSVD but not P
     pcid            it has process-context identifiers
+    wide_cr0        MOV to CR0 ignores bits 63:32 of the value, where the manual has #GP
     efer            bits of EFER that it has; VMRUN fails if the guest's EFER has another
     """
 
     pdpte_accessed: bool
     rsvd_without_p: bool
     pcid: bool
+    wide_cr0: bool
     efer: int
 
 
-MANUAL: Final = Implementation(pdpte_accessed=False, rsvd_without_p=False, pcid=True, efer=0x7D01)
+MANUAL: Final = Implementation(
+    pdpte_accessed=False, rsvd_without_p=False, pcid=True, wide_cr0=False, efer=0x7D01
+)
 """What AMD's manual says."""
-TCG: Final = Implementation(pdpte_accessed=True, rsvd_without_p=True, pcid=False, efer=0x5D01)
+TCG: Final = Implementation(pdpte_accessed=True, rsvd_without_p=True, pcid=False, wide_cr0=True, efer=0x1D01)
 """QEMU 7.2's emulated processor, on which real KVM was recorded."""
