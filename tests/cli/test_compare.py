@@ -24,7 +24,8 @@ def spoil(played):
         played.state["used"] += 1
 
 
-def test_the_first_difference_side_by_side(invoke, fixtures, player):
+def test_the_first_difference_side_by_side(invoke, fixtures, player, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     player.spoil = spoil
     result = invoke("compare", fixtures.recordings / "e-nonpae.jsonl")
     assert result.exit_code == 1
