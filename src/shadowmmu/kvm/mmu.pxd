@@ -1,6 +1,6 @@
 cimport cython
 from ..x86.bits cimport u8, u32, u64
-from .bits cimport (INVALID_PAGE, ROLE_4BYTE_GPTE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX,
+from .bits cimport (INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX,
                     ROLE_LEVEL)
 
 @cython.final
@@ -17,7 +17,6 @@ cdef class KvmMmu:
     cpdef bint direct(self)
     cpdef u32 guest_level(self)
     cpdef u32 shadow_level(self)
-    cpdef bint four_byte_gptes(self)
     cpdef bint cr0_wp(self)
     cpdef bint efer_nx(self)
     cpdef bint root_is_pae(self)

@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from .bits import INVALID_PAGE, ROLE_4BYTE_GPTE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_LEVEL
+from .bits import INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_LEVEL
 
 
 class KvmMmu:
@@ -49,9 +49,6 @@ class KvmMmu:
 
     def shadow_level(self) -> u32:
         return self.root_role & ROLE_LEVEL
-
-    def four_byte_gptes(self) -> bool:
-        return self.cpu_role & ROLE_4BYTE_GPTE != 0
 
     def cr0_wp(self) -> bool:
         return self.cpu_role & ROLE_CR0_WP != 0

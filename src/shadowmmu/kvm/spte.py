@@ -53,13 +53,6 @@ def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access:
         kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | access
 
 
-def spte_has_volatile_bits(spte: u64) -> bool:
-    """Whether a present SPTE may change without mmu_lock: the CPU sets A and D, a fast fault W."""
-    if not spte & W and spte & SPTE_MMU_WRITABLE:
-        return True
-    return not spte & A or (spte & (W | D)) == W
-
-
 def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
     """Change a present SPTE, or set an empty one; whether a TLB flush is needed before others rely on it."""
     old: u64 = kvm.words[sptep >> 3]

@@ -1,0 +1,150 @@
+"""A virtual machine in the words of the scenario language, with its MMU open to tests."""
+
+from kvm.invariants import State, check_all, check_order
+
+from shadowmmu.guest.ops import HostTouch, HostWrite, Madvise, Mprotect, Op, Remap, SetGpte, SetSlot
+from shadowmmu.guest.player import OpResult, Player
+from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.setup import resolve
+from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_PRESENT
+from shadowmmu.kvm.fast_fault import last_sptep_lockless
+from shadowmmu.kvm.shadow_page import ShadowPage
+from shadowmmu.kvm.vcpu import Vcpu
+from shadowmmu.trace.events import Event, EventLog
+from shadowmmu.x86.bits import ADDR
+
+
+class World:
+    """Plays operations one by one and checks the invariants after each.
+
+    Without slots in `setup` guest memory is 16 MiB at 0; page tables come from 0x2000 on, the root is 0x1000.
+    """
+
+    def __init__(self, mode: str, *setup: str, start: str = "start cr3=0x1000", tlb: bool = False) -> None:
+        first = [line for line in setup if line.split()[0] in ("vcpus", "physbits", "cap", "slot")]
+        if not any(line.startswith("slot 0 ") for line in first):
+            first.append("slot 0 0x0 16M")
+        others = [line for line in setup if line not in first]
+        lines = [f"mode {mode}", *sorted(first, key=lambda line: line.startswith(("slot", "cap")))]
+        lines += ["alloc 0x2000", "tramp 0x1000", *others]
+        self._build("\n".join([*lines, start]) + "\n", tlb=tlb)
+
+    @classmethod
+    def of(cls, text: str, *, tlb: bool = False) -> "World":
+        """The world of a whole scenario, before its first operation."""
+        world = cls.__new__(cls)
+        world._build(text, tlb=tlb)
+        return world
+
+    def _build(self, text: str, *, tlb: bool) -> None:
+        self.text = text
+        self.player = Player(resolve(Scenario.parse(text)), EventLog(), lambda machine: {}, tlb=tlb)
+        self.machine = self.player.machine
+        self.kvm = self.machine.kvm
+        self.unseen: set[int] = set()
+        self.state: State | None = None
+
+    # -- operations --------------------------------------------------------------------------------------
+
+    def do(self, line: str) -> OpResult:
+        """Play one line."""
+        return self.play(self._parse(line))
+
+    def _parse(self, line: str) -> Op:
+        if line.split()[0] in ("slot", "delslot", "movslot"):
+            self.text += line + "\n"
+            return Scenario.parse(self.text).ops[-1]
+        return Scenario.parse(f"{self.text}{line}\n").ops[-1]
+
+    def quick(self, line: str) -> OpResult:
+        """The same without checks, for the many operations before the one that matters."""
+        (played,) = self.player.play([self._parse(line)])
+        return played
+
+    def play(self, op: Op) -> OpResult:
+        before = self.kvm.active_mmu_pages.pages()
+        self.unseen |= changed_unseen(op)
+        played = list(self.player.play([op]))
+        check_order(before, self.kvm.active_mmu_pages.pages())
+        self.state = check_all(self.machine, self.unseen)
+        return played[0] if played else OpResult(-1, op.text, op.vcpu, {}, {}, [], [], None)
+
+    def ok(self, *lines: str) -> list[Event]:
+        """Play lines that must succeed; the events of the last one."""
+        events: list[Event] = []
+        for line in lines:
+            played = self.do(line)
+            assert played.result.get("outcome", "ok") == "ok", f"{line}: {played.result}"
+            events = played.events
+        return events
+
+    # -- what there is -----------------------------------------------------------------------------------
+
+    @property
+    def vcpu(self) -> Vcpu:
+        return self.kvm.vcpus[0]
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """KVM's statistics, those of the vCPUs summed up."""
+        stats = self.kvm.stat.as_dict()
+        for vcpu in self.kvm.vcpus:
+            for name, value in vcpu.stat.as_dict().items():
+                stats[name] = stats.get(name, 0) + value
+        return stats
+
+    def pages(self, gfn: int | None = None, level: int | None = None) -> list[ShadowPage]:
+        """Active pages, newest first, of a gfn and a level if given."""
+        return [
+            sp
+            for sp in self.kvm.active_mmu_pages.pages()
+            if gfn in (None, sp.gfn) and level in (None, sp.role & ROLE_LEVEL)
+        ]
+
+    def page(self, gfn: int, level: int, *, direct: bool = False) -> ShadowPage:
+        """The only active page of that gfn and level."""
+        (sp,) = (sp for sp in self.pages(gfn, level) if bool(sp.role & ROLE_DIRECT) == direct)
+        return sp
+
+    def sptep(self, gva: int, vcpu: int = 0) -> int:
+        """Address of the last SPTE on the walk for gva; 0 if there is none."""
+        return last_sptep_lockless(self.kvm.vcpus[vcpu], gva)
+
+    def spte(self, gva: int, vcpu: int = 0) -> int:
+        """The last SPTE on the walk for gva."""
+        return self.kvm.read_spte(self.sptep(gva, vcpu))
+
+    def level(self, gva: int) -> int:
+        """The level at which gva is mapped; 0 if it is not."""
+        sptep = self.sptep(gva)
+        return self.kvm.sptep_to_sp(sptep).role & ROLE_LEVEL if self.is_mapped(gva) else 0
+
+    def is_mapped(self, gva: int) -> bool:
+        return bool(self.spte(gva) & SPTE_MMU_PRESENT)
+
+    def hpa(self, gpa: int) -> int:
+        """Where the page at gpa is in host memory."""
+        slot = self.kvm.memslot_of(gpa >> 12)
+        return slot.mapping.page(slot.page_index(gpa >> 12)) & ADDR
+
+    def gpte(self, table: int, index: int) -> int:
+        """An 8-byte guest entry."""
+        return self.machine.host_read(table + 8 * index, 8)
+
+
+def changed_unseen(op: Op) -> set[int]:
+    """Guest frames that an operation of the host may change without KVM learning of it."""
+    match op:
+        case HostWrite() | SetGpte():
+            return {op.gpa >> 12}
+        case Madvise() | Remap() | Mprotect() | HostTouch():
+            return set(range(op.gpa >> 12, (op.gpa + op.length + 0xFFF) >> 12))
+        case SetSlot():
+            slot = op.slot
+            return set(range(slot.gpa >> 12, (slot.gpa + slot.size) >> 12)) if slot.size <= 1 << 30 else set()
+    return set()
+
+
+def names(events: list[Event]) -> list[str]:
+    """Events by name."""
+    return [event.name for event in events]
