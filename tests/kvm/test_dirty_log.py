@@ -72,15 +72,16 @@ def test_clearing_is_by_whole_words_inside_the_slot(world: World, line: str) -> 
     assert world.do(line).result == {"outcome": "error", "errno": "EINVAL"}
 
 
-def test_initially_all_set_protects_nothing_at_first() -> None:
-    world = World("long4", "cap 168 3", "slot 1 0x2000000 300K", f"map 0x1000 {GVA:#x} 0x2000000 0x67 n=8")
+@pytest.mark.parametrize(("size", "pages"), [("300K", 75), ("256K", 64), ("512K", 128)])
+def test_initially_all_set_protects_nothing_at_first(size: str, pages: int) -> None:
+    world = World("long4", "cap 168 3", f"slot 1 0x2000000 {size}", f"map 0x1000 {GVA:#x} 0x2000000 0x67 n=8")
     world.ok(f"write {GVA:#x} 1")
     requests = world.kvm.stat.remote_tlb_flush_requests
     world.ok("dirtylog on 1")
     assert world.spte(GVA) & 2
     assert world.kvm.stat.remote_tlb_flush_requests == requests
-    assert dirty(world) == list(range(75))
-    world.ok("cleardirty 1 0 75")
+    assert dirty(world) == list(range(pages))
+    world.ok(f"cleardirty 1 0 {pages}")
     assert not world.spte(GVA) & 2
     assert dirty(world) == []
 

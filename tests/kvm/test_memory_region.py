@@ -1,10 +1,17 @@
 """Memory slots: creating, moving, deleting, generations (specification 11.8, 12.2; sptes-and-logging 2.2)."""
 
+import errno
+
 import pytest
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import GEN_UPDATE_IN_PROGRESS, MEMSLOT_INVALID
-from shadowmmu.kvm.memory_region import activate_memslots, id_to_memslot
+from shadowmmu.kvm.memory_region import (
+    RegionError,
+    activate_memslots,
+    id_to_memslot,
+    kvm_set_memory_region,
+)
 
 GVA = 0x400000
 
@@ -142,3 +149,32 @@ def test_activation_marks_the_update_while_it_lasts(world: World) -> None:
     activate_memslots(world.kvm, world.kvm.memslots)
     assert seen == [0x7FFFE | GEN_UPDATE_IN_PROGRESS]
     assert generation(world) == 0x80000
+
+
+@pytest.mark.parametrize(
+    ("gpa", "size", "flags"),
+    [
+        (0x4000800, 0x1000, 0),
+        (0x4000000, 0x800, 0),
+        (0x4000000, 0x1000, 4),
+        (1 << 52, 0x1000, 0),
+        ((1 << 52) - 0x1000, 0x2000, 0),
+        ((1 << 64) - 0x1000, 0x1000, 0),
+    ],
+)
+def test_bad_addresses_sizes_and_flags(world: World, gpa: int, size: int, flags: int) -> None:
+    mapping = world.kvm.memslot_of(0x2000).mapping
+    before = generation(world)
+    with pytest.raises(RegionError) as caught:
+        kvm_set_memory_region(world.kvm, 9, gpa, size, flags, mapping)
+    assert caught.value.errno == errno.EINVAL
+    assert generation(world) == before
+    assert id_to_memslot(world.kvm, 9) is None
+
+
+def test_a_slot_may_begin_inside_its_memory(world: World) -> None:
+    mapping = world.kvm.memslot_of(0x2000).mapping
+    kvm_set_memory_region(world.kvm, 9, 0x4000000, 0x2000, 0, mapping, 5)
+    slot = world.kvm.memslot_of(0x4001)
+    assert (slot.page_index(0x4001), slot.first_page) == (6, 5)
+    world.ok("nop")
