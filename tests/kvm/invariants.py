@@ -131,7 +131,7 @@ class State:
 def root_tables(machine: Machine, vcpu: Vcpu) -> Iterator[int]:
     """Tables in use as roots by a vCPU: the current one, or its four directories, and the previous ones."""
     mmu = vcpu.mmu
-    if mmu.root_is_pae():
+    if mmu.root_is_special():
         entries = (machine.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4))
         yield from (entry & ADDR for entry in entries if entry & P)
     elif mmu.root_hpa not in (0, INVALID_PAGE):

@@ -5,14 +5,28 @@ from dataclasses import dataclass
 
 from ..kvm.emulate import Emulator, MmioAccess
 from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit
+from ..kvm.regs import CR3_NOFLUSH
 from ..kvm.run import vcpu_enter_guest
 from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
-from ..x86.bits import CR0_MP, CR0_TS, FAULT, FETCH, GP_VECTOR, PF_VECTOR, READ, WRITE
+from ..x86.bits import (
+    CR0_MP,
+    CR0_TS,
+    CR4_PCIDE,
+    FAULT,
+    FETCH,
+    GP_VECTOR,
+    NESTED_FAULT,
+    PF_VECTOR,
+    READ,
+    WRITE,
+)
 from ..x86.insn import Insn, Op
 from .stubs import Step, Stubs
 
-INTERCEPTED = (Op.INVLPG, Op.MOV_CR3, Op.MOV_CR4, Op.WRMSR)
-PRIVILEGED = (*INTERCEPTED, Op.MOV_CR0, Op.OUT)
+INTERCEPTED = (Op.MOV_CR4, Op.WRMSR)
+PAGING_INSTRUCTIONS = (Op.INVLPG, Op.MOV_CR3)
+"""The guest's own business under nested paging, else intercepted."""
+PRIVILEGED = (*INTERCEPTED, *PAGING_INSTRUCTIONS, Op.MOV_CR0, Op.OUT)
 ENDLESS = 10_000
 """Faults of one instruction after which it is taken for endless."""
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
@@ -98,8 +112,16 @@ class GuestCpu:
     def _fault(self, insn: Insn) -> bool:
         """An access faulted: #GP goes to the guest at once, #PF exits to KVM."""
         vcpu, cpu = self.vcpu, self.cpu
+        if cpu.fault_vector == NESTED_FAULT:
+            self.in_guest = False
+            return page_fault_exit(
+                vcpu, self.emulator, insn, cpu.fault_gpa, cpu.fault_error_code, nested=True
+            )
         if cpu.fault_vector != PF_VECTOR:
             vcpu.exception = QueuedException(cpu.fault_vector, 0, None)
+            return False
+        if vcpu.kvm.parameters.tdp_enabled:
+            vcpu.exception = QueuedException(PF_VECTOR, cpu.fault_error_code, cpu.fault_gva)
             return False
         self.in_guest = False
         vcpu.cr2 = cpu.fault_gva
@@ -112,7 +134,9 @@ class GuestCpu:
         if self.vcpu.cpl == 3 and insn.op in PRIVILEGED:
             self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
             return False
-        if insn.op in INTERCEPTED:
+        if insn.op in PAGING_INSTRUCTIONS and self.vcpu.kvm.parameters.tdp_enabled:
+            return self._change_translation(insn)
+        if insn.op in INTERCEPTED or insn.op in PAGING_INSTRUCTIONS:
             self.in_guest = False
             return intercept(self.vcpu, self.emulator, insn)
         if insn.op is Op.MOV_CR0:
@@ -121,6 +145,23 @@ class GuestCpu:
             self._iret()
         elif insn.address or insn.size:
             self._data(insn)
+        return True
+
+    def _change_translation(self, insn: Insn) -> bool:
+        """INVLPG, or MOV to CR3, of a guest that owns its tables."""
+        if insn.op is Op.INVLPG:
+            self.cpu.flush_gva(insn.address)
+            return True
+        vcpu = self.vcpu
+        value = insn.value & ~CR3_NOFLUSH if vcpu.cr4 & CR4_PCIDE else insn.value
+        if value >> vcpu.maxphyaddr:
+            vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+            return False
+        vcpu.cr3 = value
+        self.cpu.root = value
+        self.cpu.pcid = value & 0xFFF if vcpu.cr4 & CR4_PCIDE else 0
+        if not insn.value & CR3_NOFLUSH or value == insn.value:
+            self.cpu.flush_current()
         return True
 
     def _move_to_cr0(self, insn: Insn) -> bool:

@@ -86,6 +86,10 @@ class Player:
         self.snapshot = snapshot
         self.mode = MODES[setup.mode]
         parameters = Parameters()
+        parameters.tdp_enabled = setup.params.get("kvm_amd.npt", "N") in ("Y", "1")
+        parameters.tdp_mmu = setup.params.get("kvm.tdp_mmu", "Y") in ("Y", "1")
+        parameters.eager_page_split = setup.params.get("kvm.eager_page_split", "Y") in ("Y", "1")
+        parameters.tdp_level = 5 if setup.host_la57 else 4
         parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
         self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb, implementation=TCG)
@@ -418,6 +422,8 @@ class Player:
             self.kvm.parameters.nx_huge_pages_recovery_period_ms = _unsigned(op.value)
         elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
             self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
+        elif (op.module, op.name) == ("kvm", "eager_page_split"):
+            self.kvm.parameters.eager_page_split = op.value in ("Y", "y", "1")
 
     def _set_sregs(self, op: kinds.HostSregs) -> None:
         vcpu = self.cpus[op.vcpu].vcpu

@@ -106,6 +106,8 @@ class Scenario:
     """Module parameters as a recording's header names them: `kvm_amd.npt` = `N`, ..."""
     mode: str
     maxphyaddr: int
+    host_la57: bool
+    """The host has five-level page tables; a scenario's host has if its guest may."""
     vcpus: tuple[Vcpu, ...]
     setup: tuple[SetupLine, ...]
     ops: tuple[Op, ...]
@@ -184,7 +186,7 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
         differs(ops[-1].line if ops else 1, f"the scenario ends before `{missing.text}`")
     return replace(
         text, name=rebuilt.name, title=rebuilt.title, kernel=rebuilt.kernel, params=rebuilt.params,
-        maxphyaddr=rebuilt.maxphyaddr, ops=tuple(ops),
+        maxphyaddr=rebuilt.maxphyaddr, host_la57=rebuilt.host_la57, ops=tuple(ops),
     )  # fmt: skip
 
 
@@ -255,6 +257,7 @@ class _Parser:
             params={**self.params, "thp": "always [madvise] never"},
             mode=self.mode.name,
             maxphyaddr=self.physbits or _HOST_MAXPHYADDR,
+            host_la57=self.mode.name == "long5",
             vcpus=self.vcpus,
             setup=tuple(self.setup),
             ops=tuple(self.ops),
@@ -400,6 +403,15 @@ class _Parser:
         self.ops_parser.slots.setdefault(TRAMP_SLOT, (TRAMP_GPA, TRAMP_SIZE))
 
 
+def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the first state has a root role of five levels: the host's own tables have as many."""
+    try:
+        vcpus = rows[0]["delta"]["set"]["vcpus"].values()
+        return any(int(vcpu["root_role"], 16) & 15 == 5 for vcpu in vcpus)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
+
+
 class _RecordingParser:
     """Rebuilds a scenario from a recording's header and the texts of its ops."""
 
@@ -433,6 +445,7 @@ class _RecordingParser:
             params=header["params"],
             mode=self.ops_parser.mode.name,
             maxphyaddr=self.maxphyaddr,
+            host_la57=self.ops_parser.mode.name == "long5" or _has_five_levels(recording.rows),
             vcpus=tuple(self.vcpus),
             setup=tuple(self.setup),
             ops=tuple(self._ops(recording.rows)),

@@ -236,6 +236,8 @@ class Setup:
     maxphyaddr: int
     params: Mapping[str, str]
     """Module parameters, and `kernel`."""
+    host_la57: bool
+    """The host has five-level page tables."""
     actions: tuple[SetupAction, ...]
     """Slots, entries and capabilities as written; the vCPUs last."""
 
@@ -387,5 +389,6 @@ def resolve(scenario: Scenario) -> Setup:
         mode=scenario.mode,
         maxphyaddr=scenario.maxphyaddr,
         params={**scenario.params, "kernel": scenario.kernel},
+        host_la57=scenario.host_la57,
         actions=(*builder.actions, *scenario.vcpus),
     )

@@ -1,4 +1,4 @@
-"""VM exits of an AMD processor without nested paging and decode assists (svm.c, 6.12.111)."""
+"""VM exits of an AMD processor without decode assists (svm.c, 6.12.111)."""
 
 import errno
 
@@ -15,6 +15,7 @@ SVM_EXIT_EXCP_PF = 0x4E
 SVM_EXIT_CR0_SEL_WRITE = 0x65
 SVM_EXIT_INVLPG = 0x79
 SVM_EXIT_MSR = 0x7C
+SVM_EXIT_NPF = 0x400
 SVM_EXIT_ERR = 0xFFFFFFFF
 DF_VECTOR = 8
 CONTRIBUTORY = (0, 10, 11, 12, 13)
@@ -55,12 +56,14 @@ def check_entry(vcpu: Vcpu) -> None:
         raise EntryFailed
 
 
-def page_fault_exit(vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int) -> bool:
-    """An intercepted #PF; whether the instruction was completed by emulation.
+def page_fault_exit(
+    vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int, *, nested: bool = False
+) -> bool:
+    """An intercepted #PF, or a nested page fault; whether the instruction was completed by emulation.
 
     Raises KvmRunError, TripleFault or EmulationError when KVM_RUN ends.
     """
-    _trace_exit(vcpu, SVM_EXIT_EXCP_PF, error_code, address)
+    _trace_exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
     before = vcpu.exception
@@ -82,7 +85,8 @@ def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
     """Why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more than
     TS and MP; None if it does not exit.
     """
-    if (vcpu.cr0 | CR0_PG | CR0_WP) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
+    forced = 0 if vcpu.kvm.parameters.tdp_enabled else CR0_PG | CR0_WP
+    if (vcpu.cr0 | forced) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
         return SVM_EXIT_WRITE_CR0
     if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP) & 0xFFFFFFFF:
         return SVM_EXIT_CR0_SEL_WRITE

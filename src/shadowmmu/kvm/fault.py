@@ -37,6 +37,7 @@ class PageFault:
         self.user = False
         self.nx_huge_page_workaround_enabled = False
         self.huge_page_disallowed = False
+        self.is_tdp = False
         self.write_fault_to_shadow_pgtable = False
         self.map_writable = False
         self.max_level = 0

@@ -1,4 +1,5 @@
-from ..x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, u32,
+from ..x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, PFERR_F, PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U,
+                         PFERR_W, u32,
                          u64)
 from .bits cimport (EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_PF, EMULTYPE_WRITE_PF_TO_SP, EXT_CR4_SMEP, INVALID_PAGE,
                     MEMSLOT_INVALID, MEM_READONLY, NO_PFN, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_CONTINUE,
@@ -30,5 +31,5 @@ cpdef void mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except *
 cpdef u32 direct_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 paging_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
-cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr) except? 77
+cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
 cpdef u32 kvm_mmu_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77

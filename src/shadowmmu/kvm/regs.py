@@ -27,6 +27,7 @@ from ..x86.bits import (
 )
 from .bits import NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST
 from .guest_memory import read_guest
+from .role import kvm_init_mmu
 from .roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context, kvm_mmu_unload
 from .vcpu import Vcpu
 
@@ -51,9 +52,10 @@ def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
     pdptrs = [value for value in values if value is not None]
     if len(pdptrs) != 4 or any(value & P and value & reserved for value in pdptrs):
         return False
-    if pdptrs != [vcpu.mmu.pdptr(i) for i in range(4)]:
-        kvm_mmu_free_roots(vcpu, 1)
-    vcpu.mmu.set_pdptrs(pdptrs)
+    mmu = vcpu.root_mmu
+    if not vcpu.kvm.parameters.tdp_enabled and pdptrs != [mmu.pdptr(i) for i in range(4)]:
+        kvm_mmu_free_roots(vcpu.kvm, mmu, 1)
+    mmu.set_pdptrs(pdptrs)
     vcpu.make_request(REQ_LOAD_MMU_PGD)
     return True
 
@@ -86,7 +88,8 @@ def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
     if not cr0 & CR0_PG and (vcpu.is_long_mode() or vcpu.cr4 & CR4_PCIDE):
         return False
     _store_cr0(vcpu, cr0)
-    if cr0 ^ old == CR0_WP and not cr0 & CR0_PG:
+    if cr0 ^ old == CR0_WP and (vcpu.kvm.parameters.tdp_enabled or not cr0 & CR0_PG):
+        kvm_init_mmu(vcpu)
         return True
     if (cr0 ^ old) & CR0_PG and not cr0 & CR0_PG:
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)
@@ -100,7 +103,13 @@ def _active_pcid(vcpu: Vcpu) -> int:
 
 
 def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
-    """A flush of one PCID: of the active one as requests, of others by freeing their roots."""
+    """A flush of one PCID: of the active one as requests, of others by freeing their roots.
+
+    Under nested paging the guest's own flush will do.
+    """
+    if vcpu.kvm.parameters.tdp_enabled:
+        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+        return
     if _active_pcid(vcpu) == pcid:
         vcpu.make_request(REQ_MMU_SYNC)
         vcpu.make_request(REQ_TLB_FLUSH_CURRENT)
@@ -110,7 +119,7 @@ def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
     for i in range(NUM_PREV_ROOTS):
         if vcpu.mmu.prev_root(i)[0] & PCID_MASK == pcid:
             roots |= 2 << i
-    kvm_mmu_free_roots(vcpu, roots)
+    kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, roots)
 
 
 def kvm_set_cr3(vcpu: Vcpu, cr3: int) -> bool:
@@ -160,7 +169,7 @@ def kvm_set_cr4(vcpu: Vcpu, value: int) -> bool:
     vcpu.cr4 = cr4
     if (cr4 ^ old) & CR4_ROLE_BITS:
         kvm_mmu_reset_context(vcpu)
-    if cr4 & CR4_PCIDE and not old & CR4_PCIDE:
+    if cr4 & CR4_PCIDE and not old & CR4_PCIDE and not vcpu.kvm.parameters.tdp_enabled:
         kvm_mmu_unload(vcpu)
     if (cr4 ^ old) & CR4_PGE or (old & CR4_PCIDE and not cr4 & CR4_PCIDE):
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)

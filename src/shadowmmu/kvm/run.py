@@ -6,7 +6,7 @@ then a pending exception is injected and the MMU loaded if it has no root.
 
 from cython import uint as u32
 
-from ..x86.bits import CR4_SMAP, CR4_SMEP
+from ..x86.bits import CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_NX
 from .bits import (
     INVALID_PAGE,
     REQ_LOAD_MMU_PGD,
@@ -31,8 +31,9 @@ def _take(vcpu: Vcpu, request: u32) -> bool:
 def kvm_vcpu_flush_tlb_guest(vcpu: Vcpu) -> None:
     """A flush that the guest asked for: also of the shadow, as far as it is unsync."""
     vcpu.stat.tlb_flush += 1
-    kvm_mmu_sync_roots(vcpu)
-    kvm_mmu_free_roots(vcpu, unsync_prev_roots(vcpu))
+    if not vcpu.kvm.parameters.tdp_enabled:
+        kvm_mmu_sync_roots(vcpu)
+        kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, unsync_prev_roots(vcpu))
     vcpu.cpu.flush_all()
 
 
@@ -50,13 +51,38 @@ def service_requests(vcpu: Vcpu) -> None:
         vcpu.requests &= ~REQ_TLB_FLUSH_CURRENT
     if _take(vcpu, REQ_TLB_FLUSH_CURRENT):
         vcpu.stat.tlb_flush += 1
-        vcpu.cpu.flush_current()
+        vcpu.cpu.flush_all()
     if _take(vcpu, REQ_TLB_FLUSH_GUEST):
         kvm_vcpu_flush_tlb_guest(vcpu)
 
 
-def configure_cpu(vcpu: Vcpu) -> None:
-    """Give the processor the registers that the guest runs with: the shadow's mode, WP and NX always on."""
+def _guest_levels(vcpu: Vcpu) -> u32:
+    """Levels of the tables that the guest's own registers ask for."""
+    if not vcpu.is_paging():
+        return 0
+    if vcpu.is_long_mode():
+        return 5 if vcpu.cr4 & CR4_LA57 else 4
+    return 3 if vcpu.cr4 & CR4_PAE else 2
+
+
+def _configure_nested_paging(vcpu: Vcpu) -> None:
+    """The guest runs with its own registers; behind its tables are KVM's."""
+    vcpu.cpu.set_nested(levels=vcpu.kvm.parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
+    vcpu.cpu.set_paging(
+        levels=_guest_levels(vcpu),
+        cr0_wp=bool(vcpu.cr0 & CR0_WP),
+        efer_nx=bool(vcpu.efer & EFER_NX),
+        cr4_smep=bool(vcpu.cr4 & CR4_SMEP),
+        cr4_smap=bool(vcpu.cr4 & CR4_SMAP),
+        cr4_pse=bool(vcpu.cr4 & CR4_PSE),
+        cr4_pge=bool(vcpu.cr4 & CR4_PGE),
+        maxphyaddr=vcpu.host_maxphyaddr,
+    )
+    vcpu.cpu.root = vcpu.cr3
+
+
+def _configure_shadow_paging(vcpu: Vcpu) -> None:
+    """The guest runs in the shadow's mode, with WP and NX always on."""
     paging = vcpu.is_paging()
     vcpu.cpu.set_paging(
         levels=vcpu.mmu.shadow_level(),
@@ -66,7 +92,18 @@ def configure_cpu(vcpu: Vcpu) -> None:
         cr4_smap=paging and bool(vcpu.cr4 & CR4_SMAP),
         maxphyaddr=vcpu.host_maxphyaddr,
     )
-    vcpu.configured_role = vcpu.mmu.combined_cpu_role()
+
+
+def configure_cpu(vcpu: Vcpu) -> None:
+    """Give the processor the registers that the guest runs with, if it has others."""
+    wanted = (vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer, vcpu.mmu.shadow_level())
+    if wanted == vcpu.configured:
+        return
+    if vcpu.kvm.parameters.tdp_enabled:
+        _configure_nested_paging(vcpu)
+    else:
+        _configure_shadow_paging(vcpu)
+    vcpu.configured = wanted
 
 
 def vcpu_enter_guest(vcpu: Vcpu) -> None:
@@ -77,8 +114,7 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
             break
         if vcpu.exception is not None:
             vcpu.exception.reinjected = True
-    if vcpu.configured_role != vcpu.mmu.combined_cpu_role():
-        configure_cpu(vcpu)
+    configure_cpu(vcpu)
 
 
 def _inject_soft_interrupt(vcpu: Vcpu) -> None:

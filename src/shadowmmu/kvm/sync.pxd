@@ -30,4 +30,4 @@ cpdef bint kvm_vcpu_write_protect_gfn(Kvm kvm, u64 gfn) except -1
 cpdef void mmu_sync_children(Vcpu vcpu, ShadowPage parent) except *
 cpdef void kvm_mmu_sync_roots(Vcpu vcpu) except *
 cpdef u32 unsync_prev_roots(Vcpu vcpu) except? 77
-cpdef void sync_on_invlpg(Vcpu vcpu, u64 addr, u64 root_hpa) except *
+cpdef void sync_on_invlpg(Vcpu vcpu, KvmMmu mmu, u64 addr, u64 root_hpa) except *

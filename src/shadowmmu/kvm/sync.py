@@ -181,7 +181,7 @@ def kvm_mmu_sync_roots(vcpu: Vcpu) -> None:
     vcpu_clear_mmio_info(vcpu, MMIO_GVA_ANY)
     if mmu.root_hpa == 0:
         return
-    if not mmu.root_is_pae():
+    if not mmu.root_is_special():
         root: ShadowPage = kvm.sptep_to_sp(mmu.root_hpa)
         if root.unsync or root.unsync_children:
             mmu_sync_children(vcpu, root)
@@ -206,16 +206,15 @@ def unsync_prev_roots(vcpu: Vcpu) -> u32:
     return mask
 
 
-def sync_on_invlpg(vcpu: Vcpu, addr: u64, root_hpa: u64) -> None:
+def sync_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
     """Sync the one SPTE for addr of every unsync page on the way from a root (__kvm_mmu_invalidate_addr)."""
     kvm: Kvm = vcpu.kvm
-    mmu: KvmMmu = vcpu.mmu
     vcpu_clear_mmio_info(vcpu, addr)
     if root_hpa == INVALID_PAGE or root_hpa == 0:
         return
     level: u32 = mmu.shadow_level()
     table: u64 = root_hpa
-    if root_hpa == mmu.pae_root:
+    if root_hpa == mmu.special_root():
         entry: u64 = kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
         if not entry & P:
             return

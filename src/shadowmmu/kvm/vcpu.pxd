@@ -21,7 +21,8 @@ cdef class Vcpu:
     cdef readonly int id
     cdef readonly Processor cpu
     cdef readonly VcpuStat stat
-    cdef readonly KvmMmu mmu
+    cdef readonly KvmMmu root_mmu, guest_mmu, nested_mmu
+    cdef public KvmMmu mmu, walk_mmu
     cdef readonly GuestWalker walker
     cdef readonly PageFault fault
     cdef LeafSpte leaf
@@ -29,8 +30,9 @@ cdef class Vcpu:
     cdef public u32 requests
     cdef public u64 cr0, cr2, cr3, cr4, efer, rip
     cdef public u32 cpl, maxphyaddr, host_maxphyaddr
-    cdef public u64 configured_role, cr4_missing, efer_missing, apic_base
-    cdef public bint eflags_ac, wide_cr0
+    cdef public u64 cr4_missing, efer_missing, apic_base, nested_cr3
+    cdef public bint eflags_ac, wide_cr0, guest_mode
+    cdef public tuple configured
     cdef public object exception, soft_interrupt
     cdef public u64 mmio_gva, mmio_gfn, mmio_gen, last_retry_rip, last_retry_addr
     cdef public u32 mmio_access, emulation_type, last_result
@@ -38,5 +40,7 @@ cdef class Vcpu:
     cpdef bint is_pae(self)
     cpdef bint is_long_mode(self)
     cpdef bint is_pae_paging(self)
+    cpdef bint mmu_is_nested(self)
+    cpdef u64 guest_pgd(self, KvmMmu mmu)
     cpdef void make_request(self, u32 request)
     cpdef bint needs_reinjection(self)

@@ -62,7 +62,11 @@ class Vcpu:
         self.id = id
         self.cpu = cpu
         self.stat = VcpuStat()
-        self.mmu = KvmMmu(kvm.arena.alloc_table())
+        self.root_mmu = KvmMmu(0 if kvm.parameters.tdp_enabled else kvm.arena.alloc_table())
+        self.guest_mmu = KvmMmu()
+        self.nested_mmu = KvmMmu()
+        self.mmu = self.root_mmu
+        self.walk_mmu = self.root_mmu
         self.walker = GuestWalker()
         self.fault = PageFault()
         self.leaf = LeafSpte()
@@ -75,7 +79,9 @@ class Vcpu:
         self.eflags_ac = False
         self.maxphyaddr = 40
         self.host_maxphyaddr = 46
-        self.configured_role = 0
+        self.configured: tuple[int, ...] = ()
+        self.nested_cr3 = 0
+        self.guest_mode = False
         self.cr4_missing = 0
         self.efer_missing = 0
         self.wide_cr0 = False
@@ -104,6 +110,14 @@ class Vcpu:
 
     def is_pae_paging(self) -> bool:
         return self.cr0 & CR0_PG != 0 and self.cr4 & CR4_PAE != 0 and self.efer & EFER_LMA == 0
+
+    def mmu_is_nested(self) -> bool:
+        """Whether L2 runs on nested tables of L1."""
+        return self.walk_mmu is self.nested_mmu
+
+    def guest_pgd(self, mmu: KvmMmu) -> u64:
+        """The root of the guest's tables that `mmu` walks: CR3, or L1's nested CR3."""
+        return self.nested_cr3 if mmu is self.guest_mmu else self.cr3
 
     def make_request(self, request: u32) -> None:
         self.requests |= request

@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 
 
 class Parameters:
-    """Module parameters and VM capabilities that the MMU looks at."""
+    """Module parameters and VM capabilities that the MMU looks at.
+
+    tdp_enabled is kvm_amd.npt; tdp_level the levels of the nested tables, which are those of the host's.
+    """
 
     def __init__(self) -> None:
+        self.tdp_enabled = False
+        self.tdp_mmu = False
+        self.tdp_level = 4
+        self.eager_page_split = True
         self.nx_huge_pages = False
         self.nx_huge_pages_recovery_ratio = 60
         self.nx_huge_pages_recovery_period_ms = 0
@@ -61,6 +68,7 @@ class Kvm:
         self.page_hash: list[ShadowPage | None] = [None] * (1 << MMU_HASH_SHIFT)
         self.active_mmu_pages = PageList()
         self.possible_nx_huge_pages: list[ShadowPage] = []
+        self.shadow_root_allocated = False
         self.n_used_mmu_pages = 0
         self.n_max_mmu_pages = 0
         self.n_requested_mmu_pages = 0
@@ -170,11 +178,23 @@ class Kvm:
             raise LookupError(f"no shadow page at {sptep:#x}")
         return sp
 
+    def page_at(self, hpa: u64) -> ShadowPage | None:
+        """The shadow page whose SPTEs are in the frame at hpa, if it is one's."""
+        return self.owners[hpa >> 12] if hpa >> 12 < len(self.owners) else None
+
     def set_owner(self, spt: u64, sp: ShadowPage | None) -> None:
         frame: u64 = spt >> 12
         while len(self.owners) <= frame:
             self.owners.append(None)
         self.owners[frame] = sp
+
+    def tdp_mmu_enabled(self) -> bool:
+        """Whether guest-physical memory is mapped by the TDP MMU."""
+        return self.parameters.tdp_enabled and self.parameters.tdp_mmu
+
+    def have_rmaps(self) -> bool:
+        """Whether shadow pages may map memory (kvm_memslots_have_rmaps)."""
+        return self.shadow_root_allocated or not self.tdp_mmu_enabled()
 
     def write_tracked(self, slot: MemSlot, gfn: u64) -> bool:
         """kvm_gfn_is_write_tracked: an upper-level table at gfn is shadowed."""

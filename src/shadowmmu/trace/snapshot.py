@@ -69,7 +69,7 @@ def _roots(kvm: Kvm) -> list[ShadowPage]:
     for vcpu in kvm.vcpus:
         mmu = vcpu.mmu
         hpas = [mmu.prev_root(i)[1] for i in range(3)]
-        if mmu.root_is_pae():
+        if mmu.root_is_special():
             hpas += [word & ADDR for word in _pae_root(kvm, vcpu) if word & 1]
         else:
             hpas.append(mmu.root_hpa)
@@ -93,7 +93,7 @@ def _vcpu(kvm: Kvm, vcpu: Vcpu) -> RawState:
         "root_role": mmu.root_role,
         "prev": [mmu.prev_root(i) for i in range(3)],
     }
-    if mmu.root_is_pae():
+    if mmu.root_is_special():
         state["pae_root"] = _pae_root(kvm, vcpu)
     return state
 
