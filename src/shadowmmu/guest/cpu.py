@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..kvm.emulate import Emulator, MmioAccess
-from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit
+from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit, shutdown_of_l2
 from ..kvm.regs import CR3_NOFLUSH
 from ..kvm.run import vcpu_enter_guest
 from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
@@ -23,7 +23,7 @@ from ..x86.bits import (
 from ..x86.insn import Insn, Op
 from .stubs import Step, Stubs
 
-INTERCEPTED = (Op.MOV_CR4, Op.WRMSR)
+INTERCEPTED = (Op.MOV_CR4, Op.WRMSR, Op.VMRUN, Op.VMMCALL, Op.INVLPGA)
 PAGING_INSTRUCTIONS = (Op.INVLPG, Op.MOV_CR3)
 """The guest's own business under nested paging, else intercepted."""
 PRIVILEGED = (*INTERCEPTED, *PAGING_INSTRUCTIONS, Op.MOV_CR0, Op.OUT)
@@ -34,6 +34,10 @@ KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
 
 class EndlessFaults(Exception):
     """KVM enters the guest again and again and the guest gets nowhere: user space has to stop it."""
+
+
+class LeftL2(Exception):
+    """L2's run has ended: the vCPU is in L1, behind its VMRUN."""
 
 
 class AccessFault(Exception):
@@ -69,9 +73,14 @@ class GuestCpu:
         self.in_guest = False
 
     def execute(self, step: Step) -> Delivered | None:
-        """Run one instruction to its end; the exception it caused, once that is delivered, else None."""
+        """Run one instruction to its end; the exception it caused, once that is delivered, else None.
+
+        Raises LeftL2 if it was L2's and ended in L1.
+        """
         vcpu = self.vcpu
+        in_l2 = vcpu.guest_mode
         self._set_context(step.rip, user=step.user)
+        insn = step.insn
         soft: Delivered | None = None
         for _ in range(ENDLESS):
             if not self.in_guest:
@@ -82,16 +91,28 @@ class GuestCpu:
                 if vcpu.exception is not None:
                     vcpu.soft_interrupt = None
                     return self._deliver_pending()
+                if step.jump and vcpu.soft_interrupt is None:
+                    insn = self._insn_at(vcpu.rip, step.insn)
                 if vcpu.soft_interrupt is None:
-                    done = self._attempt(step.insn)
-                if step.insn.op is Op.INT:
-                    soft = self._interrupt(step.insn)
+                    done = self._attempt(insn)
+                if insn.op is Op.INT:
+                    soft = self._interrupt(insn)
                     done = True
             except AccessFault:
-                done = self._fault(step.insn)
-            if done:
+                done = self._fault(insn)
+            if in_l2 and not vcpu.guest_mode:
+                raise LeftL2
+            if done and insn is step.insn:
                 return soft
+            if done:
+                self._set_context(vcpu.rip + len(insn.code), user=step.user)
         raise EndlessFaults(f"the instruction at {step.rip:#x} faults forever")
+
+    def _insn_at(self, rip: int, expected: Insn) -> Insn:
+        """What is at rip: `expected`, or as in untouched memory `add %al, (%rax)`, with 0 in RAX."""
+        if self.vcpu.kvm.arena.load(self._translate(rip, FETCH), 1):
+            return expected
+        return Insn(Op.ADD, b"\0\0", address=0, size=1)
 
     def _set_context(self, rip: int, *, user: bool) -> None:
         self.vcpu.rip = rip
@@ -117,6 +138,10 @@ class GuestCpu:
             return page_fault_exit(
                 vcpu, self.emulator, insn, cpu.fault_gpa, cpu.fault_error_code, nested=True
             )
+        if vcpu.guest_mode:
+            self.in_guest = False
+            shutdown_of_l2(vcpu)
+            return False
         if cpu.fault_vector != PF_VECTOR:
             vcpu.exception = QueuedException(cpu.fault_vector, 0, None)
             return False

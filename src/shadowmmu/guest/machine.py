@@ -30,6 +30,7 @@ class Machine:
     """A VM with its host.
 
     host_maxphyaddr is the width of a physical address on the host; tlb=False lets every access walk.
+    `nested`: the guest is a hypervisor, so that the state of the MMUs for its guests is of interest.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Machine:
         self.tlb = tlb
         self.implementation = implementation
         self.slots: dict[int, UserSlot] = {}
+        self.nested = False
 
     def add_vcpu(self, maxphyaddr: int, *, la57: bool = True) -> Vcpu:
         """A vCPU as it is after reset; maxphyaddr is the guest's; la57: it may have five-level tables."""

@@ -27,10 +27,11 @@ from ..x86.bits import PF_VECTOR
 from ..x86.implementation import TCG
 from ..x86.insn import Insn, Op
 from . import ops as kinds, setup as statements
-from .cpu import Delivered, EndlessFaults, GuestCpu
+from .cpu import Delivered, EndlessFaults, GuestCpu, LeftL2
 from .machine import Machine
-from .setup import MODES, TRAMP_GPA, Setup, SetupAction
-from .stubs import SOFT_INTERRUPT, Step, Stubs
+from .setup import L2_CODE, L2_CODE_END, MODES, TRAMP_GPA, ScenarioError, Setup, SetupAction
+from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
+from .vmcb import Vmcb12
 
 HOST_MAXPHYADDR = 40
 MMIO_ANSWER = 0x1122334455667788
@@ -93,10 +94,13 @@ class Player:
         parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
         self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb, implementation=TCG)
+        self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)
         self.kvm.tracer = log
         self.stubs = Stubs(self.mode.tramp_gva, is64=self.mode.is64)
+        self.l2_stubs = L2Stubs(L2_CODE)
+        self.vmcbs: list[Vmcb12] = []
         self.areas: dict[int, tuple[int, int, int]] = {}
         self.cpus: list[GuestCpu] = []
         self.mmio: list[dict[str, Any]] = []
@@ -118,12 +122,19 @@ class Player:
                 if action.options == "trampoline":
                     for offset, code in self.stubs.image.items():
                         self._write_bytes(action.gpa + offset, code)
+                elif action.options == "nested":
+                    for offset, code in self.l2_stubs.image.items():
+                        self._write_bytes(L2_CODE + offset, code)
             case statements.Pt():
                 self.machine.host_write(action.gpa, action.size, action.value)
             case statements.Poke():
                 self.machine.host_write(action.gpa, 8, action.value)
             case statements.Code():
                 self._write_bytes(action.gpa, b"\xcd\x20")
+            case statements.L2Code():
+                self._write_bytes(action.gpa, L2_CODE_END)
+            case statements.Vmcb():
+                self.vmcbs.append(Vmcb12(self.machine, action))
             case statements.Cap():
                 self._enable_cap(action.cap, action.arg)
             case statements.Vcpu():
@@ -234,8 +245,14 @@ class Player:
                 | kinds.Invlpg()
                 | kinds.WriteCr()
                 | kinds.WriteMsr()
+                | kinds.L2Exit()
+                | kinds.SetNestedCr3()
+                | kinds.Invlpga()
             ):
                 return self._run(op)
+            case kinds.ChangeVmcb():
+                self.vmcbs[op.vcpu].change(op.ncr3, op.asid, op.tlb)
+                return {"outcome": "ok"}
             case kinds.GetDirty():
                 return self._get_dirty(op)
             case kinds.HostRead():
@@ -249,9 +266,45 @@ class Player:
 
     # -- the guest -------------------------------------------------------------------------------------------
 
+    def _l2_steps(self, op: kinds.Op) -> list[Step] | None:
+        """What L2 runs in this op; None if it is one of L1's."""
+        stubs = self.l2_stubs
+        match op:
+            case kinds.Nop(l2=True):
+                return stubs.routine("nop", 0, Insn(Op.NOP))
+            case kinds.SetNestedCr3():
+                self._in_l1(op)
+                self.vmcbs[op.vcpu].change(op.value, None, None)
+                return stubs.routine("nop", 0, Insn(Op.NOP))
+            case kinds.L2Exit():
+                return stubs.routine("exit", 0, Insn(Op.NOP))
+            case kinds.Exec(l2=True):
+                return stubs.jump(op.gva)
+            case kinds.Access(l2=True):
+                return stubs.routine(op.kind, op.size, _operands(op))
+        return None
+
+    def _in_l1(self, op: kinds.Op) -> None:
+        if self.cpus[op.vcpu].vcpu.guest_mode:
+            raise ScenarioError(f"line {op.line}: vCPU {op.vcpu} is in L2; put `l2exit` before `{op.text}`")
+
     def _steps(self, op: kinds.Op) -> list[Step]:
+        l2 = self._l2_steps(op)
+        vcpu = self.cpus[op.vcpu].vcpu
+        if l2 is not None and vcpu.guest_mode:
+            return l2
+        if l2 is not None:
+            vmcb = self.vmcbs[op.vcpu]
+            vmcb.start_at(l2[0].rip)
+            return [self.stubs.vmrun(vmcb.gpa), *l2]
+        self._in_l1(op)
+        return self._l1_steps(op)
+
+    def _l1_steps(self, op: kinds.Op) -> list[Step]:
         stubs = self.stubs
         match op:
+            case kinds.Invlpga():
+                return stubs.invlpga(op.address, op.asid)
             case kinds.Nop():
                 return stubs.routine("nop", 0, Insn(Op.NOP), user=op.user)
             case kinds.Exec():
@@ -263,15 +316,7 @@ class Player:
             case kinds.WriteMsr():
                 return stubs.routine("wrmsr", 0, Insn(Op.NOP, count=op.index, value=op.value), user=False)
             case kinds.Access():
-                operands = Insn(
-                    Op.NOP,
-                    address=op.gva,
-                    size=op.size,
-                    value=op.value,
-                    expected=op.expected,
-                    count=op.count,
-                )
-                return stubs.routine(op.kind, op.size, operands, user=op.user)
+                return stubs.routine(op.kind, op.size, _operands(op), user=op.user)
         raise NotImplementedError(type(op).__name__)
 
     def _run(self, op: kinds.Op) -> dict[str, Any]:
@@ -286,7 +331,7 @@ class Player:
         if cpu.vcpu.cpl == 3:
             self._stay_in_user_mode(steps)
         try:
-            outcome = self._run_steps(cpu, steps)
+            outcome = self._run_to_exit(cpu, op, steps)
         except KvmRunError as error:
             outcome = _errno_result(error.errno or 0)
         except NoShadowPages:
@@ -312,11 +357,22 @@ class Player:
             if step.insn.op is Op.IRET:
                 break
 
+    def _run_to_exit(self, cpu: GuestCpu, op: kinds.Op, steps: list[Step]) -> dict[str, Any]:
+        try:
+            return self._run_steps(cpu, steps)
+        except LeftL2:
+            delivered = cpu.execute(self.stubs.after_vmexit())
+            if delivered is not None:
+                return self._gate(cpu, delivered, [])
+            return {"outcome": "vmexit", **self.vmcbs[op.vcpu].exit()}
+
     def _run_steps(self, cpu: GuestCpu, steps: list[Step]) -> dict[str, Any]:
         for step in steps:
             delivered = cpu.execute(step)
             if delivered is not None:
                 return self._gate(cpu, delivered, steps)
+            if step.insn.op is Op.VMRUN and not cpu.vcpu.guest_mode:
+                raise LeftL2
         return {"outcome": "ok", **self._value(steps)}
 
     def _gate(self, cpu: GuestCpu, delivered: Delivered, steps: list[Step]) -> dict[str, Any]:
@@ -502,6 +558,10 @@ class Player:
                     changed.append([f"{number:#x}" for number in numbers])
             self.watched[page] = now
         return changed
+
+
+def _operands(op: kinds.Access) -> Insn:
+    return Insn(Op.NOP, address=op.gva, size=op.size, value=op.value, expected=op.expected, count=op.count)
 
 
 def _unsigned(text: str) -> int:

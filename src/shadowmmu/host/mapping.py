@@ -186,16 +186,31 @@ class Mapping:
             self.install(index, self.new_frame(index), WRITABLE)
             self.invalidate_end(span)
         else:
-            self.install(index, word >> PAGE_SHIFT, WRITABLE)
+            for i in self._hugetlb_pages(index):
+                self.install(i, self.page(i) >> PAGE_SHIFT, WRITABLE)
         return self.page(index)
+
+    def _hugetlb_pages(self, index: int) -> range:
+        """The small pages of the hugetlb page that holds page `index`; elsewhere that page alone."""
+        if not self.uniform_level:
+            return range(index, index + 1)
+        pages = PAGES_2M if self.uniform_level == 2 else PAGES_1G
+        first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
+        return range(max(first, 0), min(first + pages, self.npages))
+
+    def _populate_hugetlb(self, index: int, *, write: bool) -> None:
+        """A private hugetlb page that is read first is mapped read-only."""
+        pages = self._hugetlb_pages(index)
+        base = self.base_pfn + pages.start
+        if self.pages[index]:
+            base = self.arena.reserve(len(pages), len(pages), 0)
+        for i in pages:
+            self.install(i, base + i - pages.start, WRITABLE if write else 0)
 
     def _populate(self, index: int, *, write: bool) -> None:
         self.has_tables = True
-        if self.kind in (Kind.HUGE2M, Kind.HUGE1G):
-            pages = PAGES_2M if self.kind is Kind.HUGE2M else PAGES_1G
-            first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
-            for i in range(max(first, 0), min(first + pages, self.npages)):
-                self.install(i, self.new_frame(i), WRITABLE)
+        if self.uniform_level:
+            self._populate_hugetlb(index, write=write)
             return
         region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
         advised = self.vma_flags(index) & VM_HUGEPAGE
@@ -396,12 +411,15 @@ class AddressSpace:
         for i in range(first, last):
             word = mapping.page(i)
             if word & PRESENT:
-                writable = prot == PROT_RW and not word & ZERO
+                writable = prot == PROT_RW and not word & ZERO and not mapping.uniform_level
                 mapping.install(i, word >> PAGE_SHIFT, WRITABLE if writable else word & ZERO)
         mapping.invalidate_end(span)
 
     def _change_vma(self, mapping: Mapping, first: int, last: int, flags: int) -> None:
-        """Give [first, last), in one VMA, other flags: split it off, or let a neighbour like it have it."""
+        """Give [first, last), in one VMA, other flags: split it off, or let a neighbour like it have it.
+
+        VMAs of hugetlb never merge.
+        """
         start, end, old = next(vma for vma in mapping.vmas if vma[0] <= first < vma[1])
         if flags == old:
             return
@@ -418,7 +436,7 @@ class AddressSpace:
         merged: list[tuple[int, int, int]] = []
         for vma in sorted(rest):
             before = merged.pop() if merged else (0, 0, -1)
-            if before[1] == vma[0] and before[2] == vma[2]:
+            if before[1] == vma[0] and before[2] == vma[2] and not mapping.uniform_level:
                 merged.append((before[0], vma[1], vma[2]))
                 continue
             if before[1]:

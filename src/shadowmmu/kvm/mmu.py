@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from .bits import INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_LEVEL
+from .bits import INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_INVALID, ROLE_LEVEL
 
 
 class KvmMmu:
@@ -31,7 +31,7 @@ class KvmMmu:
         self.prev_pgd = [INVALID_PAGE, INVALID_PAGE, INVALID_PAGE]
         self.cpu_role = 0
         self.cpu_ext = 0
-        self.root_role = 0
+        self.root_role = ROLE_INVALID
         self.initialised = False
         self.pae_root = pae_root
         self.pml4_root = 0

@@ -10,7 +10,8 @@ from .sync cimport kvm_sync_page
 from .unsync cimport mark_unsync
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
-from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
+from .zap cimport (kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap,
+                   mmu_page_zap_pte)
 
 cpdef u32 kvm_mmu_child_role(ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
 cdef ShadowPage _find(Vcpu vcpu, u64 gfn, u64 bucket, u32 role)

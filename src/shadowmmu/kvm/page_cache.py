@@ -28,7 +28,12 @@ from .sync import kvm_sync_page
 from .unsync import mark_unsync
 from .vcpu import Vcpu
 from .vm import Kvm
-from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
+from .zap import (
+    kvm_mmu_commit_zap_page,
+    kvm_mmu_prepare_zap_page,
+    kvm_mmu_remote_flush_or_zap,
+    mmu_page_zap_pte,
+)
 
 
 def kvm_mmu_child_role(parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
@@ -150,8 +155,9 @@ def is_linked(kvm: Kvm, sptep: u64, child: ShadowPage) -> bool:
 def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
     """Let the SPTE at sptep point to `sp`; what was there is zapped and always flushed."""
     if kvm.words[sptep >> 3] & SPTE_MMU_PRESENT:
-        mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep)
-        kvm_flush_remote_tlbs(kvm)
+        invalid_list: list[ShadowPage] = []
+        mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep, invalid_list)
+        kvm_mmu_remote_flush_or_zap(kvm, invalid_list, 1)
     mmu_spte_update(kvm, sptep, make_nonleaf_spte(sp))
     sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
     if sp.unsync or sp.unsync_children:

@@ -227,7 +227,7 @@ def sync_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
         if sp.unsync:
             result: i64 = sync_spte(vcpu, sp, index)
             if result < 0:
-                mmu_page_zap_pte(kvm, sp, sptep)
+                mmu_page_zap_pte(kvm, sp, sptep, None)
             if result:
                 kvm_flush_remote_tlbs(kvm)
         if not sp.unsync_children:

@@ -82,6 +82,35 @@ class Tracer:
     def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
         """The guest left hardware; `reason` is the SVM exit code (0x4e is #PF)."""
 
+    def kvm_nested_vmexit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
+        """L2 left hardware; whether L1 or KVM handles it is not decided yet."""
+
+    def kvm_nested_vmenter(
+        self,
+        rip: int,
+        vmcb: int,
+        nested_rip: int,
+        int_ctl: int,
+        event_inj: int,
+        tdp_enabled: int,
+        guest_pgd: int,
+    ) -> None:
+        """L1 starts L2; `rip` is L1's after its VMRUN, `guest_pgd` the nested CR3."""
+
+    def kvm_nested_vmenter_failed(self, message: str) -> None:
+        """A consistency check of nested virtualisation failed."""
+
+    def kvm_nested_intercepts(
+        self, cr_read: int, cr_write: int, exceptions: int, word1: int, word2: int, word3: int
+    ) -> None:
+        """What L1 intercepts of L2."""
+
+    def kvm_nested_vmexit_inject(self, exit_code: int, exit_info1: int, exit_info2: int) -> None:
+        """An exit of L2 goes to L1."""
+
+    def kvm_invlpga(self, rip: int, asid: int, address: int) -> None:
+        """INVLPGA of L1."""
+
     def kvm_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
         """Emulated MMIO: kind 0 a read that needs userspace, 1 a read completed, 2 a write."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cython import uint as u32, ulonglong as u64
 
@@ -82,6 +83,10 @@ class Vcpu:
         self.configured: tuple[int, ...] = ()
         self.nested_cr3 = 0
         self.guest_mode = False
+        self.l1_state: Any = None
+        self.exit_code = 0
+        self.exit_info1 = 0
+        self.exit_info2 = 0
         self.cr4_missing = 0
         self.efer_missing = 0
         self.wide_cr0 = False

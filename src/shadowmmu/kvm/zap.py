@@ -13,6 +13,7 @@ from .bits import (
     MIN_FREE_MMU_PAGES,
     REFILL_PAGES,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
+    ROLE_GUEST_MODE,
     ROLE_INVALID,
     ROLE_LEVEL,
     SPTE_EMPTY,
@@ -32,16 +33,25 @@ def drop_parent_pte(kvm: Kvm, child: ShadowPage, sptep: u64) -> None:
     mmu_spte_clear_no_track(kvm, sptep)
 
 
-def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
-    """Empty one SPTE of `sp`, whatever it is. A child left without parents stays in the hash."""
+def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[ShadowPage] | None) -> u64:
+    """Empty one SPTE of `sp`, whatever it is; 1 if that put a page on the list, else 0.
+
+    A child left without parents stays in the hash; but one that maps L2's memory under nested paging is zapped
+    if there is a list for it.
+    """
     spte: u64 = kvm.words[sptep >> 3]
-    if spte & SPTE_MMU_PRESENT:
-        if is_last_spte(spte, sp.role & ROLE_LEVEL):
-            drop_spte(kvm, sptep)
-        else:
-            drop_parent_pte(kvm, kvm.sptep_to_sp(spte & ADDR), sptep)
-    elif spte != SPTE_EMPTY:
-        mmu_spte_clear_no_track(kvm, sptep)
+    if not spte & SPTE_MMU_PRESENT:
+        if spte != SPTE_EMPTY:
+            mmu_spte_clear_no_track(kvm, sptep)
+    elif is_last_spte(spte, sp.role & ROLE_LEVEL):
+        drop_spte(kvm, sptep)
+    else:
+        child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
+        drop_parent_pte(kvm, child, sptep)
+        orphan: bool = child.role & ROLE_GUEST_MODE != 0 and not child.parent_ptes
+        if orphan and invalid_list is not None and kvm.parameters.tdp_enabled:
+            return 1 if kvm_mmu_prepare_zap_page(kvm, child, invalid_list) else 0
+    return 0
 
 
 def _zap_unsync_children(kvm: Kvm, parent: ShadowPage, invalid_list: list[ShadowPage]) -> u64:
@@ -70,9 +80,9 @@ def _unlink_parents(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[ShadowPage]) -> u64:
-    """Empty and unlink a page; the number of pages put on the list (unsync children and itself).
+    """Empty and unlink a page; the number of pages put on the list (children and itself).
 
-    Its unsync children go with it. A page in use as a root leaves the active list and stays counted.
+    Its unsync children go with it, and under nested paging L2's. A page in use as a root leaves the active list and stays counted.
     """
     if kvm.tracing:
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)
@@ -81,7 +91,7 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
     i: u64
     for i in range(512):
         if kvm.words[(sp.spt >> 3) + i] != SPTE_EMPTY:
-            mmu_page_zap_pte(kvm, sp, sp.spt + i * 8)
+            zapped += mmu_page_zap_pte(kvm, sp, sp.spt + i * 8, invalid_list)
     _unlink_parents(kvm, sp)
     if not sp.role & ROLE_INVALID and sp.has_gptes():
         unaccount_shadowed(kvm, sp)

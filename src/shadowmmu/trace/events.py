@@ -25,9 +25,15 @@ __all__ = [
     "GetPage",
     "HandleMmioPageFault",
     "InjException",
+    "Invlpga",
     "MarkMmioSpte",
     "Mmio",
     "Msr",
+    "NestedIntercepts",
+    "NestedVmenter",
+    "NestedVmenterFailed",
+    "NestedVmexit",
+    "NestedVmexitInject",
     "PageEvent",
     "PageFault",
     "PagetableWalk",
@@ -392,6 +398,94 @@ class Exit(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NestedVmexit(Exit):
+    """kvm_nested_vmexit."""
+
+    name: ClassVar[str] = "kvm_nested_vmexit"
+
+
+@dataclass(frozen=True, slots=True)
+class NestedVmenter(Event):
+    """kvm_nested_vmenter."""
+
+    name: ClassVar[str] = "kvm_nested_vmenter"
+    rip: int
+    vmcb: int
+    nested_rip: int
+    int_ctl: int
+    event_inj: int
+    tdp_enabled: int
+    guest_pgd: int
+
+    def text(self) -> str:
+        pgd = "nested_cr3" if self.tdp_enabled else "guest_cr3"
+        return (
+            f"rip: {self.rip:#018x} vmcb: {self.vmcb:#018x} nested_rip: {self.nested_rip:#018x}"
+            f" int_ctl: {self.int_ctl:#010x} event_inj: {self.event_inj:#010x}"
+            f" nested_npt={'y' if self.tdp_enabled else 'n'} {pgd}: {self.guest_pgd:#018x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NestedVmenterFailed(Event):
+    """kvm_nested_vmenter_failed."""
+
+    name: ClassVar[str] = "kvm_nested_vmenter_failed"
+    message: str
+
+    def text(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class NestedIntercepts(Event):
+    """kvm_nested_intercepts."""
+
+    name: ClassVar[str] = "kvm_nested_intercepts"
+    cr_read: int
+    cr_write: int
+    exceptions: int
+    word1: int
+    word2: int
+    word3: int
+
+    def text(self) -> str:
+        return (
+            f"cr_read: {self.cr_read:04x} cr_write: {self.cr_write:04x} excp: {self.exceptions:08x}"
+            f" intercepts: {self.word1:08x} {self.word2:08x} {self.word3:08x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NestedVmexitInject(Event):
+    """kvm_nested_vmexit_inject."""
+
+    name: ClassVar[str] = "kvm_nested_vmexit_inject"
+    exit_code: int
+    exit_info1: int
+    exit_info2: int
+
+    def text(self) -> str:
+        return (
+            f"reason: {exit_reason(self.exit_code)} ext_inf1: {self.exit_info1:#018x}"
+            f" ext_inf2: {self.exit_info2:#018x} ext_int: 0x00000000 ext_int_err: 0x00000000"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Invlpga(Event):
+    """kvm_invlpga."""
+
+    name: ClassVar[str] = "kvm_invlpga"
+    rip: int
+    asid: int
+    address: int
+
+    def text(self) -> str:
+        return f"rip: {self.rip:#018x} asid: {self.asid} address: {self.address:#018x}"
+
+
+@dataclass(frozen=True, slots=True)
 class Mmio(Event):
     """kvm_mmio."""
 
@@ -589,6 +683,35 @@ class EventLog(Log):
 
     def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
         self.events.append(Exit(vcpu_id, reason, rip, info1, info2))
+
+    def kvm_nested_vmexit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
+        self.events.append(NestedVmexit(vcpu_id, reason, rip, info1, info2))
+
+    def kvm_nested_vmenter(
+        self,
+        rip: int,
+        vmcb: int,
+        nested_rip: int,
+        int_ctl: int,
+        event_inj: int,
+        tdp_enabled: int,
+        guest_pgd: int,
+    ) -> None:
+        self.events.append(NestedVmenter(rip, vmcb, nested_rip, int_ctl, event_inj, tdp_enabled, guest_pgd))
+
+    def kvm_nested_vmenter_failed(self, message: str) -> None:
+        self.events.append(NestedVmenterFailed(message))
+
+    def kvm_nested_intercepts(
+        self, cr_read: int, cr_write: int, exceptions: int, word1: int, word2: int, word3: int
+    ) -> None:
+        self.events.append(NestedIntercepts(cr_read, cr_write, exceptions, word1, word2, word3))
+
+    def kvm_nested_vmexit_inject(self, exit_code: int, exit_info1: int, exit_info2: int) -> None:
+        self.events.append(NestedVmexitInject(exit_code, exit_info1, exit_info2))
+
+    def kvm_invlpga(self, rip: int, asid: int, address: int) -> None:
+        self.events.append(Invlpga(rip, asid, address))
 
     def kvm_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
         self.events.append(Mmio(kind, length, gpa, value))

@@ -141,20 +141,37 @@ class Names:
                 self._identity[name] = identity
             self._now[sp["hpa"]] = name
 
-    def _root(self, hpa: int) -> str:
-        return "invalid" if hpa == _INVALID_ROOT else self._now.get(hpa, f"?{hpa or _ZERO_PAGE:x}")
+    def _root(self, hpa: int, *, nested: bool) -> str:
+        if hpa == _INVALID_ROOT:
+            return "invalid"
+        if nested and not hpa:
+            return "dummy"
+        return self._now.get(hpa, f"?{hpa or _ZERO_PAGE:x}")
 
     def _vcpu(self, vcpu: Mapping[str, Any]) -> State:
+        nested = "guest_mmu" in vcpu
+        named = self._mmu(vcpu, nested=nested)
+        if nested:
+            named["in_l2"] = int(vcpu["in_l2"])
+            named["nested_cpu_role"] = f"{vcpu['nested_cpu_role']:x}"
+            named["guest_mmu"] = self._mmu(vcpu["guest_mmu"], nested=True)
+        return named
+
+    def _mmu(self, mmu: Mapping[str, Any], *, nested: bool) -> State:
         named: State = {
-            "pgd": "-" if vcpu["root"] == _INVALID_ROOT else f"{vcpu['pgd']:x}",
-            "root": self._root(vcpu["root"]),
-            "cpu_role": f"{vcpu['cpu_role']:x}",
-            "root_role": f"{vcpu['root_role']:x}",
-            "prev": [[f"{pgd:x}", self._root(hpa)] for pgd, hpa in vcpu["prev"] if hpa != _INVALID_ROOT],
+            "pgd": "-" if mmu["root"] == _INVALID_ROOT else f"{mmu['pgd']:x}",
+            "root": self._root(mmu["root"], nested=nested),
+            "cpu_role": f"{mmu['cpu_role']:x}",
+            "root_role": f"{mmu['root_role']:x}",
+            "prev": [
+                [f"{pgd:x}", self._root(hpa, nested=nested)]
+                for pgd, hpa in mmu["prev"]
+                if hpa != _INVALID_ROOT
+            ],
         }
-        if "pae_root" in vcpu:
-            named["root"] = "pae_root"
-            named["pae_root"] = [self.spte(word) for word in vcpu["pae_root"]]
+        if "pae_root" in mmu:
+            named["root"] = "pml4_root" if mmu["pml4_root"] else "pae_root"
+            named["pae_root"] = [self.spte(word) for word in mmu["pae_root"]]
         return named
 
     def _shadow_page(self, sp: Mapping[str, Any]) -> State:

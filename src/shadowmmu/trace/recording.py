@@ -20,15 +20,18 @@ from typing import Any, NoReturn, Protocol, TextIO
 
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import (
-    TRAMP_SLOT,
+    L2_CODE,
+    PAGE,
     Cap,
     Code,
+    L2Code,
     Poke,
     Pt,
     Setup,
     SetupAction,
     SlotSetup,
     Vcpu,
+    Vmcb,
     Watch,
     resolve,
 )
@@ -158,11 +161,14 @@ class Recorder:
 
     def _events(self, fired: Iterable[Event]) -> list[Row]:
         named = [entry for event in fired if (entry := _named_event(self._names, event)) is not None]
-        first = self._setup.tramp_gva
+        code = [(self._setup.tramp_gva, _TRAMP_CODE)]
+        if self._setup.nested:
+            code.append((L2_CODE, PAGE))
         tramp = False
         for entry in named:
             if entry["e"] == events.PagetableWalk.name:
-                tramp = first <= int(entry["addr"], 16) < first + _TRAMP_CODE
+                addr = int(entry["addr"], 16)
+                tramp = any(first <= addr < first + size for first, size in code)
             elif entry["e"] not in (events.PagingElement.name, events.WalkerError.name):
                 tramp = False
             if tramp:
@@ -171,9 +177,11 @@ class Recorder:
 
 
 def _header_setup(setup: Setup) -> list[Row]:
-    machine = [_header_entry(action) for action in setup.actions if not isinstance(action, Vcpu | Watch)]
+    machine = [action for action in setup.actions if not isinstance(action, Vcpu | Vmcb | Watch)]
+    vcpus = [action for action in setup.actions if isinstance(action, Vcpu | Vmcb)]
     cpuid = {"setup": "cpuid", "maxphyaddr": setup.maxphyaddr}
-    return [{"setup": "mode", "mode": setup.mode}, *machine, cpuid, *map(_header_entry, setup.vcpus)]
+    entries = [*map(_header_entry, machine), cpuid, *map(_header_entry, vcpus)]
+    return [{"setup": "mode", "mode": setup.mode}, *entries]
 
 
 def _header_entry(action: SetupAction) -> Row:
@@ -187,7 +195,7 @@ def _header_entry(action: SetupAction) -> Row:
                 "flags": action.flags,
                 "opts": action.options,
             }
-            return entry if action.id == TRAMP_SLOT else {**entry, "result": 0}
+            return entry if action.options in ("trampoline", "nested") else {**entry, "result": 0}
         case Pt():
             return {
                 "setup": "pt",
@@ -199,6 +207,11 @@ def _header_entry(action: SetupAction) -> Row:
             return {"setup": "poke", "gpa": f"{action.gpa:#x}", "val": f"{action.value:#x}"}
         case Code():
             return {"setup": "code", "gpa": f"{action.gpa:#x}"}
+        case L2Code():
+            return {"setup": "l2code", "gpa": f"{action.gpa:#x}"}
+        case Vmcb():
+            where = {"gpa": f"{action.gpa:#x}", "ncr3": f"{action.ncr3:#x}"}
+            return {"setup": "vmcb", "vcpu": action.vcpu, **where, "asid": action.asid}
         case Cap():
             return {"setup": "cap", "cap": action.cap, "arg": action.arg, "result": 0}
         case Vcpu():

@@ -12,6 +12,7 @@ from ..x86.bits import ADDR, PS
 if TYPE_CHECKING:
     from ..guest.machine import Machine
     from ..kvm.memslots import MemSlot
+    from ..kvm.mmu import KvmMmu
     from ..kvm.shadow_page import ShadowPage
     from ..kvm.vcpu import Vcpu
     from ..kvm.vm import Kvm
@@ -45,7 +46,7 @@ def snapshot(machine: Machine) -> RawState:
         "gen": kvm.mmu_valid_gen,
         "indirect": kvm.indirect_shadow_pages,
         "slots_gen": kvm.memslots_generation,
-        "vcpus": [_vcpu(kvm, vcpu) for vcpu in kvm.vcpus],
+        "vcpus": [_vcpu(kvm, vcpu, nested=machine.nested) for vcpu in kvm.vcpus],
         "sps": sps,
         "slots": [
             {"id": slot.id, "gfn": slot.base_gfn, "npages": slot.npages, "flags": slot.flags}
@@ -67,26 +68,33 @@ def _roots(kvm: Kvm) -> list[ShadowPage]:
     """Pages in use as roots, each once, in the order of vCPUs: previous roots, then the current one."""
     found: dict[int, ShadowPage] = {}
     for vcpu in kvm.vcpus:
-        mmu = vcpu.mmu
-        hpas = [mmu.prev_root(i)[1] for i in range(3)]
-        if mmu.root_is_special():
-            hpas += [word & ADDR for word in _pae_root(kvm, vcpu) if word & 1]
-        else:
-            hpas.append(mmu.root_hpa)
-        for hpa in hpas:
-            if hpa not in (0, INVALID_PAGE):
-                found.setdefault(hpa, kvm.sptep_to_sp(hpa))
+        for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
+            hpas = [mmu.prev_root(i)[1] for i in range(3)]
+            if mmu.root_is_special():
+                hpas += [word & ADDR for word in _pae_root(kvm, mmu) if word & 1]
+            else:
+                hpas.append(mmu.root_hpa)
+            for hpa in hpas:
+                if hpa not in (0, INVALID_PAGE):
+                    found.setdefault(hpa, kvm.sptep_to_sp(hpa))
     return list(found.values())
 
 
-def _pae_root(kvm: Kvm, vcpu: Vcpu) -> list[int]:
-    return [kvm.read_spte(vcpu.mmu.pae_root + 8 * i) for i in range(4)]
+def _pae_root(kvm: Kvm, mmu: KvmMmu) -> list[int]:
+    return [kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4)]
 
 
-def _vcpu(kvm: Kvm, vcpu: Vcpu) -> RawState:
-    mmu = vcpu.mmu
+def _vcpu(kvm: Kvm, vcpu: Vcpu, *, nested: bool) -> RawState:
+    state: RawState = {"id": vcpu.id, **_mmu(kvm, vcpu.root_mmu)}
+    if nested:
+        state["in_l2"] = vcpu.guest_mode
+        state["nested_cpu_role"] = vcpu.nested_mmu.combined_cpu_role()
+        state["guest_mmu"] = _mmu(kvm, vcpu.guest_mmu)
+    return state
+
+
+def _mmu(kvm: Kvm, mmu: KvmMmu) -> RawState:
     state: RawState = {
-        "id": vcpu.id,
         "root": mmu.root_hpa,
         "pgd": mmu.root_pgd,
         "cpu_role": mmu.combined_cpu_role(),
@@ -94,7 +102,8 @@ def _vcpu(kvm: Kvm, vcpu: Vcpu) -> RawState:
         "prev": [mmu.prev_root(i) for i in range(3)],
     }
     if mmu.root_is_special():
-        state["pae_root"] = _pae_root(kvm, vcpu)
+        state["pae_root"] = _pae_root(kvm, mmu)
+        state["pml4_root"] = mmu.pml4_root
     return state
 
 
