@@ -109,10 +109,15 @@ class GuestCpu:
         raise EndlessFaults(f"the instruction at {step.rip:#x} faults forever")
 
     def _insn_at(self, rip: int, expected: Insn) -> Insn:
-        """What is at rip: `expected`, or as in untouched memory `add %al, (%rax)`, with 0 in RAX."""
-        if self.vcpu.kvm.arena.load(self._translate(rip, FETCH), 1):
+        """What is at rip: `expected`, or what small numbers come to, `add %al, (%rax)` or `add %eax, (%rax)`.
+
+        RAX is 0.
+        """
+        hpa = self._translate(rip, FETCH)
+        code = self.vcpu.kvm.arena.load(hpa, 2) if hpa & 0xFFF < 0xFFF else 0
+        if code > 1:
             return expected
-        return Insn(Op.ADD, b"\0\0", address=0, size=1)
+        return Insn(Op.ADD, code.to_bytes(2, "little"), address=0, size=4 if code else 1)
 
     def _set_context(self, rip: int, *, user: bool) -> None:
         self.vcpu.rip = rip
