@@ -1,12 +1,12 @@
 """NX huge pages: switching the mitigation, and getting huge pages back (mmu.c, 6.12.111)."""
 
+from .nx_huge_page import unaccount_nx_huge_page
 from .shadow_page import ShadowPage
 from .vm import Kvm
 from .zap import (
     kvm_mmu_prepare_zap_page,
     kvm_mmu_remote_flush_or_zap,
     kvm_mmu_zap_all_fast,
-    unaccount_nx_huge_page,
 )
 
 HOUR_MS = 3_600_000

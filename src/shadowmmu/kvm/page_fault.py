@@ -239,6 +239,7 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     fault.huge_page_disallowed = False
     fault.write_fault_to_shadow_pgtable = False
     fault.map_writable = False
+    fault.prefetch = False
     fault.req_level = 1
     fault.goal_level = 1
     fault.slot = None

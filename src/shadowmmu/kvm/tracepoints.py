@@ -100,6 +100,20 @@ class Tracer:
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         """An intercepted RDMSR or WRMSR was carried out, or faulted."""
 
+    def kvm_age_hva(self, start: int, end: int) -> None:
+        """The host asks whether [start, end) was accessed since it last asked."""
+
+    def kvm_test_age_hva(self, hva: int) -> None:
+        """The host asks whether the page at hva was accessed, and goes on counting."""
+
+    def kvm_tdp_mmu_spte_changed(
+        self, as_id: int, gfn: int, level: int, old_spte: int, new_spte: int
+    ) -> None:
+        """An SPTE of the TDP MMU was changed; also when the entries of a removed table are frozen."""
+
+    def kvm_mmu_split_huge_page(self, gfn: int, spte: int, level: int, errno: int) -> None:
+        """A huge SPTE was split (errno 0), or could not be: negative errno."""
+
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         """The host is about to change its mappings of [start, end), host virtual addresses."""
 

@@ -6,6 +6,7 @@ from .bits cimport REQ_TLB_FLUSH_GUEST
 from .fault cimport GuestWalker, LeafSpte, PageFault
 from .mmu cimport KvmMmu
 from .stats cimport VcpuStat
+from .tdp.iter cimport TdpIter
 from .vm cimport Kvm
 
 @cython.final
@@ -26,6 +27,7 @@ cdef class Vcpu:
     cdef readonly GuestWalker walker
     cdef readonly PageFault fault
     cdef LeafSpte leaf
+    cdef TdpIter tdp_iter
     cdef readonly MemoryCache shadow_page_cache, translation_cache
     cdef public u32 requests
     cdef public u64 cr0, cr2, cr3, cr4, efer, rip

@@ -12,6 +12,7 @@ from .bits import REQ_TLB_FLUSH_GUEST
 from .fault import GuestWalker, LeafSpte, PageFault
 from .mmu import KvmMmu
 from .stats import VcpuStat
+from .tdp.iter import TdpIter
 from .vm import Kvm
 
 CACHE_CAPACITY = 40
@@ -70,6 +71,7 @@ class Vcpu:
         self.walker = GuestWalker()
         self.fault = PageFault()
         self.leaf = LeafSpte()
+        self.tdp_iter = TdpIter(kvm)
         self.shadow_page_cache = MemoryCache(kvm.arena)
         self.translation_cache = MemoryCache(kvm.arena)
         self.requests = REQ_TLB_FLUSH_GUEST

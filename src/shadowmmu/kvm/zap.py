@@ -19,6 +19,7 @@ from .bits import (
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
+from .nx_huge_page import unaccount_nx_huge_page
 from .rmap import RmapIterator, drop_spte, pte_list_free, pte_list_remove
 from .shadow_page import ShadowPage
 from .spte import is_last_spte, mmu_spte_clear_no_track
@@ -102,20 +103,6 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
     if zapped_root:
         kvm_make_all_cpus_request(kvm, REQ_MMU_FREE_OBSOLETE_ROOTS)
     return zapped
-
-
-def unaccount_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """The page no longer stands for a forbidden NX huge page."""
-    sp.nx_huge_page_disallowed = False
-    if sp.tracked_nx_huge_page:
-        untrack_possible_nx_huge_page(kvm, sp)
-
-
-def untrack_possible_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """Zapping the page would not allow a huge page any more."""
-    sp.tracked_nx_huge_page = False
-    kvm.stat.nx_lpage_splits -= 1
-    kvm.possible_nx_huge_pages.remove(sp)
 
 
 def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: list[ShadowPage]) -> None:
