@@ -3,6 +3,7 @@ from .bits cimport (MEM_LOG_DIRTY_PAGES, RET_PF_FIXED, RET_PF_INVALID, RET_PF_SP
                     SPTE_MMU_WRITABLE)
 from .fault cimport PageFault
 from .fetch cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from .mark_dirty cimport mark_page_dirty_in_slot
 from .memslots cimport MemSlot
 from .spte cimport is_executable, is_last_spte
 from .vcpu cimport Vcpu

@@ -16,6 +16,7 @@ from .bits import (
 )
 from .fault import PageFault
 from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .spte import is_executable, is_last_spte
 from .vcpu import Vcpu
@@ -69,7 +70,7 @@ def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
         if not spte & SPTE_MMU_WRITABLE or (level > 1 and slot.flags & MEM_LOG_DIRTY_PAGES):
             break
         if _fix_spte(kvm, sptep, spte, spte | W):
-            slot.mark_page_dirty(fault.gfn)
+            mark_page_dirty_in_slot(kvm, slot, fault.gfn)
             result = RET_PF_FIXED
             break
     if kvm.tracing:

@@ -2,6 +2,7 @@ from ..x86.bits cimport A, ACC_U, ACC_W, ACC_X, D, NX, P, PS, U, W, u32, u64
 from .bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_LEVEL,
                     SPTE_HOST_WRITABLE, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE)
 from .fault cimport LeafSpte
+from .mark_dirty cimport mark_page_dirty_in_slot
 from .memslots cimport MemSlot
 from .shadow_page cimport ShadowPage
 from .spte cimport is_last_spte

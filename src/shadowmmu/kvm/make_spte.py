@@ -15,6 +15,7 @@ from .bits import (
     SPTE_MMU_WRITABLE,
 )
 from .fault import LeafSpte
+from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .shadow_page import ShadowPage
 from .spte import is_last_spte
@@ -66,7 +67,7 @@ def make_spte(
     if flags & MAKE_PREFETCH:
         spte &= ~A
     if spte & W:
-        slot.mark_page_dirty(gfn)
+        mark_page_dirty_in_slot(kvm, slot, gfn)
     leaf.spte = spte
 
 

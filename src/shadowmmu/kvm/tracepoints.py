@@ -106,6 +106,15 @@ class Tracer:
     def kvm_test_age_hva(self, hva: int) -> None:
         """The host asks whether the page at hva was accessed, and goes on counting."""
 
+    def kvm_dirty_ring_push(self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int) -> None:
+        """vCPU `index` wrote down that page `offset` of a slot is dirty; the indices count entries."""
+
+    def kvm_dirty_ring_reset(self, index: int, dirty_index: int, reset_index: int) -> None:
+        """The harvested entries of a ring were emptied; there may have been none."""
+
+    def kvm_dirty_ring_exit(self, vcpu_id: int) -> None:
+        """KVM_RUN ends because the vCPU's ring is nearly full."""
+
     def kvm_tdp_mmu_spte_changed(
         self, as_id: int, gfn: int, level: int, old_spte: int, new_spte: int
     ) -> None:

@@ -35,7 +35,7 @@ cdef class Vcpu:
     cdef public u64 cr4_missing, efer_missing, apic_base, nested_cr3
     cdef public bint eflags_ac, wide_cr0, guest_mode
     cdef public tuple configured
-    cdef public object exception, soft_interrupt
+    cdef public object exception, soft_interrupt, dirty_ring
     cdef public u64 mmio_gva, mmio_gfn, mmio_gen, last_retry_rip, last_retry_addr
     cdef public u32 mmio_access, emulation_type, last_result
     cpdef bint is_paging(self)

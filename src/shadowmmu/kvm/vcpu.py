@@ -88,6 +88,7 @@ class Vcpu:
         self.efer_missing = 0
         self.wide_cr0 = False
         self.apic_base = 0
+        self.dirty_ring: Any = None
         self.exception: QueuedException | None = None
         self.soft_interrupt: QueuedInterrupt | None = None
         self.mmio_gva = 0

@@ -44,6 +44,7 @@ class Parameters:
         self.dirty_log_initially_set = False
         self.max_huge_page_level = 3
         self.cpu_dirty_log_size = 0
+        self.dirty_ring_size = 0
 
 
 class Kvm:
@@ -61,6 +62,7 @@ class Kvm:
         self.parameters = parameters
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
+        self.running_vcpu: Vcpu | None = None
         self.tracing = False
         self.tracer = Tracer()
         self.memslots: list[MemSlot] = []
