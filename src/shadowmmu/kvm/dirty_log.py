@@ -40,7 +40,7 @@ def cpu_dirty_log_size(*, vmx: bool, ept: bool, ept_ad_bits: bool, pml: bool) ->
 
 def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) -> None:
     """Take W from every SPTE of the slot, from start_level up. The caller flushes."""
-    if kvm.memslots_have_rmaps():
+    if kvm.have_rmaps():
         level: u32
         index: u64
         for level in range(start_level, 4):
@@ -48,19 +48,19 @@ def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) 
             for index in range(len(heads)):
                 if heads[index]:
                     rmap_write_protect(kvm, heads[index], 0)
-    if kvm.tdp_mmu():
+    if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_wrprot_slot(kvm, slot, start_level)
 
 
 def kvm_mmu_slot_leaf_clear_dirty(kvm: Kvm, slot: MemSlot) -> None:
     """Take Dirty from every SPTE of the slot that is a 4 KiB one or the TDP MMU's. The caller flushes."""
-    if kvm.memslots_have_rmaps():
+    if kvm.have_rmaps():
         index: u64
         heads: memoryview = slot.rmap_heads(1)
         for index in range(len(heads)):
             if heads[index]:
                 _rmap_clear_dirty(kvm, heads[index])
-    if kvm.tdp_mmu():
+    if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_clear_dirty_slot(kvm, slot)
 
 
@@ -88,7 +88,7 @@ def kvm_mmu_slot_enable_log(kvm: Kvm, slot: MemSlot) -> None:
 
 def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
     """Logging was switched off: drop small SPTEs of direct pages where a larger one is possible now."""
-    if kvm.memslots_have_rmaps():
+    if kvm.have_rmaps():
         flush: u32 = 0
         level: u32
         index: u64
@@ -99,7 +99,7 @@ def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
                     flush |= _zap_collapsible(kvm, slot, level, index)
         if flush:
             kvm_flush_remote_tlbs(kvm)
-    if kvm.tdp_mmu():
+    if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_zap_collapsible_sptes(kvm, slot)
 
 
@@ -146,9 +146,9 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
         if (gfn + low + 511) >> 9 != (gfn + high + 511) >> 9:
             _protect_huge(kvm, slot, gfn + high)
     wrprot: u32 = kvm.parameters.cpu_dirty_log_size == 0
-    if kvm.tdp_mmu():
+    if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_clear_dirty_pt_masked(kvm, gfn, mask, wrprot)
-    if not kvm.memslots_have_rmaps():
+    if not kvm.have_rmaps():
         return
     i: u64
     for i in range(low, high + 1):
@@ -161,10 +161,10 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
 
 
 def _protect_huge(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
-    if kvm.memslots_have_rmaps():
+    if kvm.have_rmaps():
         rmap_write_protect(kvm, slot.rmap_head(gfn, 2), 1)
         rmap_write_protect(kvm, slot.rmap_head(gfn, 3), 1)
-    if kvm.tdp_mmu():
+    if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_write_protect_gfn(kvm, gfn, 2)
 
 

@@ -14,5 +14,5 @@ def kvm_mmu_try_split_huge_pages(
 
     `shared`: the TDP MMU's part is done with mmu_lock held for reading. No flush: the caller does one.
     """
-    if kvm.tdp_mmu():
+    if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_try_split_huge_pages(kvm, start, end, target_level, shared)

@@ -106,7 +106,9 @@ class Tracer:
     def kvm_test_age_hva(self, hva: int) -> None:
         """The host asks whether the page at hva was accessed, and goes on counting."""
 
-    def kvm_dirty_ring_push(self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int) -> None:
+    def kvm_dirty_ring_push(
+        self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int
+    ) -> None:
         """vCPU `index` wrote down that page `offset` of a slot is dirty; the indices count entries."""
 
     def kvm_dirty_ring_reset(self, index: int, dirty_index: int, reset_index: int) -> None:

@@ -8,6 +8,8 @@ from .nx_huge_page cimport unaccount_nx_huge_page
 from .rmap cimport RmapIterator, drop_spte, pte_list_free, pte_list_remove
 from .shadow_page cimport ShadowPage
 from .spte cimport is_last_spte, mmu_spte_clear_no_track
+from .tdp.roots cimport kvm_tdp_mmu_invalidate_all_roots
+from .tdp.zap cimport ZapRoots
 from .unsync cimport UnsyncWalk, kvm_unlink_unsync_page
 from .vm cimport Kvm
 
@@ -30,4 +32,10 @@ cdef class ZapObsoletePages:
     cdef Kvm kvm
     cdef list zapped
     cdef readonly bint done
+    cpdef bint step(self) except -1
+
+@cython.final
+cdef class ZapAllFast:
+    cdef ZapObsoletePages pages
+    cdef ZapRoots roots
     cpdef bint step(self) except -1
