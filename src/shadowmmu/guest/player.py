@@ -23,8 +23,10 @@ from ..kvm.exits import EntryFailed, KvmRunError, TripleFault
 from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
+from ..kvm.pre_fault import kvm_vcpu_pre_fault_memory
 from ..kvm.regs import set_sregs
-from ..kvm.roots import NoShadowPages, kvm_mmu_load
+from ..kvm.roots import NoShadowPages
+from ..kvm.run import DirtyRingFull
 from ..kvm.tracepoints import Log
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
@@ -39,6 +41,7 @@ from .stubs import SOFT_INTERRUPT, Step, Stubs
 HOST_MAXPHYADDR = 40
 MMIO_ANSWER = 0x1122334455667788
 KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR = 8, 9, 17
+KVM_EXIT_DIRTY_RING_FULL = 31
 MAX_MMIO_RECORDED = 16
 RECOVERY_TASK = "kvm-nx-lpage-re"
 INVALID_GPA = (1 << 64) - 1
@@ -291,6 +294,8 @@ class Player:
             self._stay_in_user_mode(steps)
         try:
             outcome = self._run_steps(cpu, steps)
+        except DirtyRingFull:
+            outcome = {"outcome": "exit", "reason": KVM_EXIT_DIRTY_RING_FULL}
         except KvmRunError as error:
             outcome = _errno_result(error.errno or 0)
         except NoShadowPages:
@@ -397,7 +402,7 @@ class Player:
             case kinds.HostSregs():
                 self._set_sregs(op)
             case kinds.Prefault():
-                self._prefault(op)
+                kvm_vcpu_pre_fault_memory(self.cpus[op.vcpu].vcpu, op.gpa, op.length)
             case kinds.Sleep():
                 self.worker.sleep(op.milliseconds)
                 self.log.attribute(RECOVERY_TASK)
@@ -416,12 +421,18 @@ class Player:
                 raise RegionError(errno.EINVAL, f"{op.name}={op.value}")
         elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_ratio"):
             self.kvm.parameters.nx_huge_pages_recovery_ratio = _unsigned(op.value)
+            self._wake_recovery_worker()
         elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_period_ms"):
             self.kvm.parameters.nx_huge_pages_recovery_period_ms = _unsigned(op.value)
+            self._wake_recovery_worker()
         elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
             self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
         elif (op.module, op.name) == ("kvm", "eager_page_split"):
             self.kvm.parameters.eager_page_split = op.value in ("Y", "y", "1")
+
+    def _wake_recovery_worker(self) -> None:
+        self.worker.sleep(0)
+        self.log.attribute(RECOVERY_TASK)
 
     def _set_sregs(self, op: kinds.HostSregs) -> None:
         vcpu = self.cpus[op.vcpu].vcpu
@@ -436,12 +447,6 @@ class Player:
         )
         if not set_sregs(vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode.is64):
             raise RegionError(errno.EINVAL, "registers do not go together")
-
-    def _prefault(self, op: kinds.Prefault) -> None:
-        vcpu = self.cpus[op.vcpu].vcpu
-        if vcpu.mmu.root_hpa == INVALID_GPA:
-            kvm_mmu_load(vcpu)
-        raise RegionError(errno.EOPNOTSUPP, "pre-faulting needs two-dimensional paging")
 
     def _get_dirty(self, op: kinds.GetDirty) -> dict[str, Any]:
         gpa = self.machine.slots[op.slot].gpa

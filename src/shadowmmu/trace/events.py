@@ -18,6 +18,9 @@ __all__ = [
     "PAGE_OFFSET",
     "AgeHva",
     "CheckMmioSpte",
+    "DirtyRingExit",
+    "DirtyRingPush",
+    "DirtyRingReset",
     "EmulateInsn",
     "Event",
     "EventLog",
@@ -518,6 +521,50 @@ class SplitHugePage(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DirtyRingPush(Event):
+    """kvm_dirty_ring_push."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_push"
+    index: int
+    dirty_index: int
+    reset_index: int
+    slot: int
+    offset: int
+
+    def text(self) -> str:
+        used = self.dirty_index - self.reset_index & _U32
+        return (
+            f"ring {self.index}: dirty {self.dirty_index:#x} reset {self.reset_index:#x}"
+            f" slot {self.slot} offset {self.offset:#x} (used {used})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingReset(Event):
+    """kvm_dirty_ring_reset."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_reset"
+    index: int
+    dirty_index: int
+    reset_index: int
+
+    def text(self) -> str:
+        used = self.dirty_index - self.reset_index & _U32
+        return f"ring {self.index}: dirty {self.dirty_index:#x} reset {self.reset_index:#x} (used {used})"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingExit(Event):
+    """kvm_dirty_ring_exit."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_exit"
+    vcpu_id: int
+
+    def text(self) -> str:
+        return f"vcpu {self.vcpu_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class AgeHva(Event):
     """kvm_age_hva."""
 
@@ -666,6 +713,17 @@ class EventLog(Log):
 
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         self.events.append(Msr(write, index, data, exception))
+
+    def kvm_dirty_ring_push(
+        self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int
+    ) -> None:
+        self.events.append(DirtyRingPush(index, dirty_index, reset_index, slot, offset))
+
+    def kvm_dirty_ring_reset(self, index: int, dirty_index: int, reset_index: int) -> None:
+        self.events.append(DirtyRingReset(index, dirty_index, reset_index))
+
+    def kvm_dirty_ring_exit(self, vcpu_id: int) -> None:
+        self.events.append(DirtyRingExit(vcpu_id))
 
     def kvm_age_hva(self, start: int, end: int) -> None:
         self.events.append(AgeHva(start, end))
