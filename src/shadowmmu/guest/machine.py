@@ -4,6 +4,7 @@ import errno
 
 from ..host.mapping import AddressSpace, HostError, Kind, Mapping
 from ..host.memory import Arena
+from ..kvm.dirty_ring import kvm_dirty_ring_alloc
 from ..kvm.memory_region import RegionError, kvm_set_memory_region
 from ..kvm.notifier import MmuNotifier
 from ..kvm.vcpu import Vcpu
@@ -55,6 +56,7 @@ class Machine:
         """A vCPU as it is after reset; maxphyaddr is the guest's; la57: it may have five-level tables."""
         cpu = Processor(self.arena.view(), tlb=self.tlb, implementation=self.implementation)
         vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
+        kvm_dirty_ring_alloc(vcpu)
         vcpu.maxphyaddr = maxphyaddr
         vcpu.host_maxphyaddr = self.host_maxphyaddr
         vcpu.wide_cr0 = self.implementation.wide_cr0

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
-from ..kvm.dirty_log import kvm_clear_dirty_log, kvm_get_dirty_log
+from ..kvm.dirty_log_ioctl import (
+    kvm_vm_ioctl_clear_dirty_log,
+    kvm_vm_ioctl_enable_cap,
+    kvm_vm_ioctl_get_dirty_log,
+)
 from ..kvm.emulate import EmulationError, MmioAccess
 from ..kvm.exits import EntryFailed, KvmRunError, TripleFault
 from ..kvm.guest_walk import gva_to_gpa
-from ..kvm.memory_region import RegionError, id_to_memslot, kvm_set_nr_mmu_pages
-from ..kvm.memslots import MemSlot
+from ..kvm.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
+from ..kvm.pre_fault import kvm_vcpu_pre_fault_memory
 from ..kvm.regs import set_sregs
-from ..kvm.roots import NoShadowPages, kvm_mmu_load
+from ..kvm.roots import NoShadowPages
+from ..kvm.run import DirtyRingFull
 from ..kvm.tracepoints import Log
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
@@ -36,7 +42,7 @@ from .vmcb import Vmcb12
 HOST_MAXPHYADDR = 40
 MMIO_ANSWER = 0x1122334455667788
 KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR = 8, 9, 17
-KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168
+KVM_EXIT_DIRTY_RING_FULL = 31
 MAX_MMIO_RECORDED = 16
 RECOVERY_TASK = "kvm-nx-lpage-re"
 INVALID_GPA = (1 << 64) - 1
@@ -136,7 +142,8 @@ class Player:
             case statements.Vmcb():
                 self.vmcbs.append(Vmcb12(self.machine, action))
             case statements.Cap():
-                self._enable_cap(action.cap, action.arg)
+                with suppress(RegionError):
+                    kvm_vm_ioctl_enable_cap(self.kvm, action.cap, action.arg)
             case statements.Vcpu():
                 self._add_vcpu(action)
             case statements.Watch():
@@ -332,6 +339,8 @@ class Player:
             self._stay_in_user_mode(steps)
         try:
             outcome = self._run_to_exit(cpu, op, steps)
+        except DirtyRingFull:
+            outcome = {"outcome": "exit", "reason": KVM_EXIT_DIRTY_RING_FULL}
         except KvmRunError as error:
             outcome = _errno_result(error.errno or 0)
         except NoShadowPages:
@@ -424,9 +433,9 @@ class Player:
                 slot.flags = slot.flags | op.flag if op.on else slot.flags & ~op.flag
                 machine.set_region(op.slot)
             case kinds.ClearDirty():
-                self._clear_dirty(op)
+                kvm_vm_ioctl_clear_dirty_log(self.kvm, op.slot, op.first, op.pages)
             case kinds.EnableCap():
-                self._enable_cap(op.cap, op.arg)
+                kvm_vm_ioctl_enable_cap(self.kvm, op.cap, op.arg)
             case kinds.SetMmuPages():
                 kvm_set_nr_mmu_pages(self.kvm, op.pages)
             case kinds.Madvise():
@@ -449,7 +458,7 @@ class Player:
             case kinds.HostSregs():
                 self._set_sregs(op)
             case kinds.Prefault():
-                self._prefault(op)
+                kvm_vcpu_pre_fault_memory(self.cpus[op.vcpu].vcpu, op.gpa, op.length)
             case kinds.Sleep():
                 self.worker.sleep(op.milliseconds)
                 self.log.attribute(RECOVERY_TASK)
@@ -457,12 +466,6 @@ class Player:
                 pass
             case _:
                 raise NotImplementedError(type(op).__name__)
-
-    def _enable_cap(self, cap: int, arg: int) -> None:
-        if cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 or arg & ~3 or arg == 2:
-            raise RegionError(errno.EINVAL, f"capability {cap} with argument {arg}")
-        self.kvm.parameters.manual_dirty_log_protect = bool(arg & 1)
-        self.kvm.parameters.dirty_log_initially_set = bool(arg & 2)
 
     def _set_parameter(self, op: kinds.ModParam) -> None:
         if (op.module, op.name) == ("kvm", "nx_huge_pages"):
@@ -474,12 +477,18 @@ class Player:
                 raise RegionError(errno.EINVAL, f"{op.name}={op.value}")
         elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_ratio"):
             self.kvm.parameters.nx_huge_pages_recovery_ratio = _unsigned(op.value)
+            self._wake_recovery_worker()
         elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_period_ms"):
             self.kvm.parameters.nx_huge_pages_recovery_period_ms = _unsigned(op.value)
+            self._wake_recovery_worker()
         elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
             self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
         elif (op.module, op.name) == ("kvm", "eager_page_split"):
             self.kvm.parameters.eager_page_split = op.value in ("Y", "y", "1")
+
+    def _wake_recovery_worker(self) -> None:
+        self.worker.sleep(0)
+        self.log.attribute(RECOVERY_TASK)
 
     def _set_sregs(self, op: kinds.HostSregs) -> None:
         vcpu = self.cpus[op.vcpu].vcpu
@@ -495,36 +504,13 @@ class Player:
         if not set_sregs(vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode.is64):
             raise RegionError(errno.EINVAL, "registers do not go together")
 
-    def _prefault(self, op: kinds.Prefault) -> None:
-        vcpu = self.cpus[op.vcpu].vcpu
-        if vcpu.mmu.root_hpa == INVALID_GPA:
-            kvm_mmu_load(vcpu)
-        raise RegionError(errno.EOPNOTSUPP, "pre-faulting needs two-dimensional paging")
-
-    def _logging_slot(self, id: int) -> MemSlot:
-        slot = id_to_memslot(self.kvm, id)
-        if slot is None or not slot.logs_dirty():
-            raise RegionError(errno.ENOENT, f"slot {id} does not log")
-        return slot
-
     def _get_dirty(self, op: kinds.GetDirty) -> dict[str, Any]:
         gpa = self.machine.slots[op.slot].gpa
         try:
-            pages = kvm_get_dirty_log(self.kvm, self._logging_slot(op.slot))
+            pages = kvm_vm_ioctl_get_dirty_log(self.kvm, op.slot)
         except RegionError as error:
             return {**_errno_result(error.errno or 0), "dirty": []}
         return {"outcome": "ok", "dirty": [f"{gpa + (page << 12):#x}" for page in pages]}
-
-    def _clear_dirty(self, op: kinds.ClearDirty) -> None:
-        if op.first % 64:
-            raise RegionError(errno.EINVAL, "first page is no multiple of 64")
-        slot = self._logging_slot(op.slot)
-        end = op.first + op.pages
-        if op.first > slot.npages or end > slot.npages:
-            raise RegionError(errno.EINVAL, "range outside the slot")
-        if op.pages % 64 and end != slot.npages:
-            raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
-        kvm_clear_dirty_log(self.kvm, slot, op.first, op.pages)
 
     def _host_read(self, op: kinds.HostRead) -> dict[str, Any]:
         try:

@@ -40,6 +40,7 @@ class PageFault:
         self.is_tdp = False
         self.write_fault_to_shadow_pgtable = False
         self.map_writable = False
+        self.prefetch = False
         self.max_level = 0
         self.req_level = 0
         self.goal_level = 0

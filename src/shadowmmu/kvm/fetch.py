@@ -19,13 +19,13 @@ from .fault import GuestWalker, PageFault
 from .flush import kvm_flush_remote_tlbs
 from .guest_walk import gpte_changed
 from .huge_page import (
-    account_nx_huge_page,
     disallowed_hugepage_adjust,
     gfn_round_for_level,
     kvm_mmu_hugepage_adjust,
     pages_per_hpage,
 )
 from .mmu import KvmMmu
+from .nx_huge_page import account_nx_huge_page
 from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import pte_prefetch
 from .set_spte import mmu_set_spte

@@ -4,6 +4,7 @@ from .bits cimport (EXT_CR4_PSE, EXT_CR4_SMEP, INVALID_PAGE, PREFETCH_NUM, PT32E
                     ROLE_LEVEL, WALK_AGAIN, WALK_FAULT, WALK_MAPPED)
 from .fault cimport GuestWalker
 from .guest_memory cimport read_page_atomic, table_page, write_page
+from .mark_dirty cimport mark_page_dirty_in_slot
 from .memslots cimport MemSlot
 from .mmu cimport KvmMmu
 from .vcpu cimport Vcpu

@@ -35,6 +35,7 @@ from .bits import (
 )
 from .fault import GuestWalker
 from .guest_memory import read_page_atomic, table_page, write_page
+from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .mmu import KvmMmu
 from .vcpu import Vcpu
@@ -196,7 +197,7 @@ def _exchange_gpte(kvm: Kvm, w: GuestWalker, level: u32, four_byte: u32, old: u6
         kvm.arena.store(hpa, 4, new)
     else:
         kvm.words[hpa >> 3] = new
-    slot.mark_page_dirty(gfn)
+    mark_page_dirty_in_slot(kvm, slot, gfn)
     w.ptes[level - 1] = new
     w.pte_hpa[level - 1] = hpa
     return WALK_MAPPED

@@ -17,7 +17,6 @@ from .bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
     ROLE_QUADRANT_SHIFT,
-    SPTE_EMPTY,
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs
@@ -25,6 +24,7 @@ from .rmap import pte_list_add
 from .shadow_page import ShadowPage
 from .spte import make_nonleaf_spte, mmu_spte_update, spte_index
 from .sync import kvm_sync_page
+from .table import clear_table, clear_translations
 from .unsync import mark_unsync
 from .vcpu import Vcpu
 from .vm import Kvm
@@ -91,24 +91,14 @@ def _refresh(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) -> bool
     return True
 
 
-EMPTY_TABLE = memoryview(bytearray(SPTE_EMPTY.to_bytes(8, "little") * 512)).cast("Q")
-NO_TRANSLATIONS = memoryview(bytearray(4096)).cast("Q")
-
-
-def _clear_page(kvm: Kvm, hpa: u64, spt: u32) -> None:
-    """Give a frame the contents of a table of empty SPTEs, or of no translations."""
-    start: u64 = hpa >> 3
-    kvm.words[start : start + 512] = EMPTY_TABLE if spt else NO_TRANSLATIONS
-
-
 def _alloc(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage:
     kvm: Kvm = vcpu.kvm
     spt: u64 = vcpu.shadow_page_cache.take()
-    _clear_page(kvm, spt, 1)
+    clear_table(kvm, spt)
     translations: u64 = 0
     if not role & ROLE_DIRECT and role & ROLE_LEVEL <= 3:
         translations = vcpu.translation_cache.take()
-        _clear_page(kvm, translations, 0)
+        clear_translations(kvm, translations)
     sp: ShadowPage = ShadowPage(gfn, role, spt, translations)
     sp.mmu_valid_gen = kvm.mmu_valid_gen
     kvm.set_owner(spt, sp)

@@ -16,6 +16,7 @@ from .mmio cimport (check_mmio_spte, get_mmio_spte_access, get_mmio_spte_gfn, is
                     vcpu_cache_mmio_info)
 from .mmu cimport KvmMmu
 from .spte cimport is_last_spte
+from .tdp.map cimport kvm_tdp_mmu_map
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 from .zap cimport make_mmu_pages_available
@@ -29,7 +30,8 @@ cpdef u32 kvm_faultin_pfn(Vcpu vcpu, PageFault fault, u32 access) except? 77
 cpdef bint is_page_fault_stale(Vcpu vcpu, PageFault fault) except -1
 cpdef void mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except *
 cpdef u32 direct_page_fault(Vcpu vcpu, PageFault fault) except? 77
+cpdef u32 kvm_tdp_mmu_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 paging_page_fault(Vcpu vcpu, PageFault fault) except? 77
-cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
+cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code, u32 prefetch) except? 77
 cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
 cpdef u32 kvm_mmu_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77

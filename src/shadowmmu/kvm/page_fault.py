@@ -55,6 +55,7 @@ from .mmio import (
 )
 from .mmu import KvmMmu
 from .spte import is_last_spte
+from .tdp.map import kvm_tdp_mmu_map
 from .unprotect import kvm_mmu_unprotect_gfn_and_retry
 from .vcpu import Vcpu
 from .vm import Kvm
@@ -189,6 +190,22 @@ def direct_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     return direct_map(vcpu, fault)
 
 
+def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
+    """A nested page fault, for the TDP MMU; mmu_lock is held for reading from the stale check on."""
+    if _page_fault_handle_page_track(vcpu.kvm, fault):
+        return RET_PF_WRITE_PROTECTED
+    result: u32 = fast_page_fault(vcpu, fault)
+    if result != RET_PF_INVALID:
+        return result
+    mmu_topup_memory_caches(vcpu, 0)
+    result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
+    if result != RET_PF_CONTINUE:
+        return result
+    if is_page_fault_stale(vcpu, fault):
+        return RET_PF_RETRY
+    return kvm_tdp_mmu_map(vcpu, fault)
+
+
 def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     """A fault of a paging guest: walk its tables, then shadow them (FNAME(page_fault))."""
     kvm: Kvm = vcpu.kvm
@@ -224,8 +241,11 @@ def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     return fetch(vcpu, fault, w)
 
 
-def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
-    """Fill the fault record from the error code and run the MMU's handler; a RET_PF_* code."""
+def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32) -> u32:
+    """Fill the fault record from the error code and run the MMU's handler; a RET_PF_* code.
+
+    `prefetch`: nobody accesses the page yet.
+    """
     fault: PageFault = vcpu.fault
     fault.addr = addr
     fault.error_code = error_code
@@ -239,6 +259,7 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     fault.huge_page_disallowed = False
     fault.write_fault_to_shadow_pgtable = False
     fault.map_writable = False
+    fault.prefetch = prefetch != 0
     fault.req_level = 1
     fault.goal_level = 1
     fault.slot = None
@@ -246,6 +267,8 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
         fault.max_level = 3 if fault.is_tdp else 2
         fault.gfn = addr >> 12
         fault.slot = vcpu.kvm.gfn_to_memslot(fault.gfn)
+        if vcpu.kvm.tdp_mmu_enabled():
+            return kvm_tdp_mmu_page_fault(vcpu, fault)
         return direct_page_fault(vcpu, fault)
     return paging_page_fault(vcpu, fault)
 
@@ -285,7 +308,7 @@ def kvm_mmu_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
             return result
     if result == RET_PF_INVALID:
         vcpu.stat.pf_taken += 1
-        result = kvm_mmu_do_page_fault(vcpu, addr, error_code)
+        result = kvm_mmu_do_page_fault(vcpu, addr, error_code, 0)
         if vcpu.fault.write_fault_to_shadow_pgtable:
             vcpu.emulation_type |= EMULTYPE_WRITE_PF_TO_SP
     if result == RET_PF_WRITE_PROTECTED:

@@ -11,7 +11,8 @@ Only the head descriptor may be partly filled. A free descriptor links to the ne
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import PAGE_SIZE, W
+from ..x86.bits import A, PAGE_SIZE, W
+from .atomic import fetch_andnot64
 from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
 from .flush import kvm_flush_remote_tlbs
 from .memslots import MemSlot
@@ -219,6 +220,20 @@ def kvm_zap_all_rmap_sptes(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32) -> boo
     pte_list_free(kvm, head)
     slot.set_rmap_head(gfn, level, 0)
     return True
+
+
+def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> bool:
+    """Whether gfn was accessed through an SPTE of `level`; `clear`: take Accessed from all of them."""
+    young: u32 = 0
+    it: RmapIterator = RmapIterator(kvm)
+    sptep: u64 = it.first(slot.rmap_head(gfn, level))
+    while sptep:
+        if kvm.words[sptep >> 3] & A:
+            young = 1
+            if clear:
+                fetch_andnot64(kvm, sptep, A)
+        sptep = it.next()
+    return young != 0
 
 
 def spte_write_protect(kvm: Kvm, sptep: u64, pt_protect: u32) -> bool:

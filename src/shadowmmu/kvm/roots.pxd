@@ -7,6 +7,7 @@ from .mmu cimport KvmMmu
 from .page_cache cimport kvm_mmu_get_shadow_page
 from .shadow_page cimport ShadowPage
 from .sync cimport kvm_mmu_sync_roots
+from .tdp.roots cimport kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, make_mmu_pages_available

@@ -25,6 +25,7 @@ from .page_cache import kvm_mmu_get_shadow_page
 from .role import kvm_init_mmu
 from .shadow_page import ShadowPage
 from .sync import kvm_mmu_sync_roots
+from .tdp.roots import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
 from .vcpu import Vcpu
 from .vm import Kvm
 from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, make_mmu_pages_available
@@ -63,6 +64,9 @@ def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
     first 4 GiB.
     """
     mmu: KvmMmu = vcpu.mmu
+    if vcpu.kvm.tdp_mmu_enabled():
+        kvm_tdp_mmu_alloc_root(vcpu)
+        return
     if not make_mmu_pages_available(vcpu.kvm):
         raise NoShadowPages("no shadow page left for the root")
     if mmu.shadow_level() >= PT64_ROOT_4LEVEL:
@@ -160,6 +164,9 @@ def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
 
 def _free_root_page(kvm: Kvm, hpa: u64, invalid_list: list[ShadowPage]) -> None:
     sp: ShadowPage = kvm.sptep_to_sp(hpa)
+    if sp.tdp_mmu_page:
+        kvm_tdp_mmu_put_root(kvm, sp)
+        return
     sp.root_count -= 1
     if not sp.root_count and sp.role & ROLE_INVALID:
         kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)

@@ -1,6 +1,6 @@
 """Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, and svm.c for the registers, 6.12.111).
 
-Requests are served in KVM's order: obsolete roots, sync, load root, flush all, flush current, flush guest;
+Requests are served in KVM's order: a full dirty ring, obsolete roots, sync, load root, flush all, flush current, flush guest;
 then a pending exception is injected and the MMU loaded if it has no root.
 """
 
@@ -16,6 +16,7 @@ from .bits import (
     REQ_TLB_FLUSH_CURRENT,
     REQ_TLB_FLUSH_GUEST,
 )
+from .dirty_ring import kvm_dirty_ring_check_request
 from .roots import kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
 from .sync import kvm_mmu_sync_roots, unsync_prev_roots
 from .vcpu import Vcpu
@@ -37,8 +38,14 @@ def kvm_vcpu_flush_tlb_guest(vcpu: Vcpu) -> None:
     vcpu.cpu.flush_all()
 
 
+class DirtyRingFull(Exception):
+    """The vCPU's dirty ring is nearly full: KVM_RUN ends with KVM_EXIT_DIRTY_RING_FULL."""
+
+
 def service_requests(vcpu: Vcpu) -> None:
-    """Serve all pending requests."""
+    """Serve all pending requests. Raises DirtyRingFull."""
+    if kvm_dirty_ring_check_request(vcpu):
+        raise DirtyRingFull
     if _take(vcpu, REQ_MMU_FREE_OBSOLETE_ROOTS):
         kvm_mmu_free_obsolete_roots(vcpu)
     if _take(vcpu, REQ_MMU_SYNC):
@@ -108,6 +115,7 @@ def configure_cpu(vcpu: Vcpu) -> None:
 
 def vcpu_enter_guest(vcpu: Vcpu) -> None:
     """Everything before VM entry; anew if preparing it made requests. Raises NoShadowPages."""
+    vcpu.kvm.running_vcpu = vcpu
     while True:
         _prepare_entry(vcpu)
         if not vcpu.requests:

@@ -129,6 +129,31 @@ class Tracer:
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         """An intercepted RDMSR or WRMSR was carried out, or faulted."""
 
+    def kvm_age_hva(self, start: int, end: int) -> None:
+        """The host asks whether [start, end) was accessed since it last asked."""
+
+    def kvm_test_age_hva(self, hva: int) -> None:
+        """The host asks whether the page at hva was accessed, and goes on counting."""
+
+    def kvm_dirty_ring_push(
+        self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int
+    ) -> None:
+        """vCPU `index` wrote down that page `offset` of a slot is dirty; the indices count entries."""
+
+    def kvm_dirty_ring_reset(self, index: int, dirty_index: int, reset_index: int) -> None:
+        """The harvested entries of a ring were emptied; there may have been none."""
+
+    def kvm_dirty_ring_exit(self, vcpu_id: int) -> None:
+        """KVM_RUN ends because the vCPU's ring is nearly full."""
+
+    def kvm_tdp_mmu_spte_changed(
+        self, as_id: int, gfn: int, level: int, old_spte: int, new_spte: int
+    ) -> None:
+        """An SPTE of the TDP MMU was changed; also when the entries of a removed table are frozen."""
+
+    def kvm_mmu_split_huge_page(self, gfn: int, spte: int, level: int, errno: int) -> None:
+        """A huge SPTE was split (errno 0), or could not be: negative errno."""
+
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         """The host is about to change its mappings of [start, end), host virtual addresses."""
 

@@ -6,6 +6,7 @@ from .bits cimport REQ_TLB_FLUSH_GUEST
 from .fault cimport GuestWalker, LeafSpte, PageFault
 from .mmu cimport KvmMmu
 from .stats cimport VcpuStat
+from .tdp.iter cimport TdpIter
 from .vm cimport Kvm
 
 @cython.final
@@ -26,6 +27,7 @@ cdef class Vcpu:
     cdef readonly GuestWalker walker
     cdef readonly PageFault fault
     cdef LeafSpte leaf
+    cdef TdpIter tdp_iter
     cdef readonly MemoryCache shadow_page_cache, translation_cache
     cdef public u32 requests
     cdef public u64 cr0, cr2, cr3, cr4, efer, rip
@@ -33,7 +35,7 @@ cdef class Vcpu:
     cdef public u64 cr4_missing, efer_missing, apic_base, nested_cr3
     cdef public bint eflags_ac, wide_cr0, guest_mode
     cdef public tuple configured
-    cdef public object exception, soft_interrupt, l1_state
+    cdef public object exception, soft_interrupt, dirty_ring, l1_state
     cdef public u64 exit_code, exit_info1, exit_info2
     cdef public u64 mmio_gva, mmio_gfn, mmio_gen, last_retry_rip, last_retry_addr
     cdef public u32 mmio_access, emulation_type, last_result

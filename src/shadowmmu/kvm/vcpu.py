@@ -13,6 +13,7 @@ from .bits import REQ_TLB_FLUSH_GUEST
 from .fault import GuestWalker, LeafSpte, PageFault
 from .mmu import KvmMmu
 from .stats import VcpuStat
+from .tdp.iter import TdpIter
 from .vm import Kvm
 
 CACHE_CAPACITY = 40
@@ -71,6 +72,7 @@ class Vcpu:
         self.walker = GuestWalker()
         self.fault = PageFault()
         self.leaf = LeafSpte()
+        self.tdp_iter = TdpIter(kvm)
         self.shadow_page_cache = MemoryCache(kvm.arena)
         self.translation_cache = MemoryCache(kvm.arena)
         self.requests = REQ_TLB_FLUSH_GUEST
@@ -91,6 +93,7 @@ class Vcpu:
         self.efer_missing = 0
         self.wide_cr0 = False
         self.apic_base = 0
+        self.dirty_ring: Any = None
         self.exception: QueuedException | None = None
         self.soft_interrupt: QueuedInterrupt | None = None
         self.mmio_gva = 0

@@ -13,6 +13,7 @@ cdef class Parameters:
     cdef public u32 tdp_level
     cdef public bint nx_huge_pages, flush_on_reuse, manual_dirty_log_protect, dirty_log_initially_set
     cdef public u32 nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms, max_huge_page_level
+    cdef public u32 cpu_dirty_log_size, dirty_ring_size
 
 @cython.final
 cdef class Kvm:
@@ -21,7 +22,10 @@ cdef class Kvm:
     cdef readonly object host
     cdef readonly Parameters parameters
     cdef readonly VmStat stat
-    cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages
+    cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages, tdp_mmu_roots, rcu_waiting
+    cdef public u64 tdp_mmu_pages, rcu_readers
+    cdef public bint need_resched
+    cdef public object running_vcpu
     cdef public bint tracing
     cdef public object tracer
     cdef public list memslots

@@ -43,13 +43,16 @@ class Parameters:
         self.manual_dirty_log_protect = False
         self.dirty_log_initially_set = False
         self.max_huge_page_level = 3
+        self.cpu_dirty_log_size = 0
+        self.dirty_ring_size = 0
 
 
 class Kvm:
     """A VM without vCPUs and memory slots yet.
 
     `tracer` gets every tracepoint while `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in
-    frame n. `page_hash` holds the newest shadow page of each bucket.
+    frame n. `page_hash` holds the newest shadow page of each bucket. `need_resched` says that somebody waits
+    for mmu_lock, so that long walks over the TDP MMU let go of it when they can.
     """
 
     def __init__(self, arena: Arena, host: AddressSpace, parameters: Parameters) -> None:
@@ -59,6 +62,7 @@ class Kvm:
         self.parameters = parameters
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
+        self.running_vcpu: Vcpu | None = None
         self.tracing = False
         self.tracer = Tracer()
         self.memslots: list[MemSlot] = []
@@ -69,6 +73,11 @@ class Kvm:
         self.active_mmu_pages = PageList()
         self.possible_nx_huge_pages: list[ShadowPage] = []
         self.shadow_root_allocated = False
+        self.tdp_mmu_roots: list[ShadowPage] = []
+        self.tdp_mmu_pages = 0
+        self.rcu_readers = 0
+        self.rcu_waiting: list[ShadowPage] = []
+        self.need_resched = False
         self.n_used_mmu_pages = 0
         self.n_max_mmu_pages = 0
         self.n_requested_mmu_pages = 0
@@ -120,8 +129,12 @@ class Kvm:
         return ((gfn * GOLDEN_RATIO_64) & MASK64) >> (64 - MMU_HASH_SHIFT)
 
     def is_obsolete(self, sp: ShadowPage) -> bool:
-        """is_obsolete_sp: zapped, or of the generation before the last zap-all."""
-        return sp.role & ROLE_INVALID != 0 or sp.mmu_valid_gen != self.mmu_valid_gen
+        """is_obsolete_sp: zapped, or of the generation before the last zap-all. Roots of the TDP MMU are just
+        marked invalid.
+        """
+        if sp.role & ROLE_INVALID:
+            return True
+        return not sp.tdp_mmu_page and sp.mmu_valid_gen != self.mmu_valid_gen
 
     def next_sp_with_gptes(self, sp: ShadowPage | None, gfn: u64) -> ShadowPage | None:
         """From `sp` on along its bucket: the first valid page that shadows the guest table at gfn."""

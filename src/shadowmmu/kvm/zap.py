@@ -20,9 +20,12 @@ from .bits import (
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
+from .nx_huge_page import unaccount_nx_huge_page
 from .rmap import RmapIterator, drop_spte, pte_list_free, pte_list_remove
 from .shadow_page import ShadowPage
 from .spte import is_last_spte, mmu_spte_clear_no_track
+from .tdp.roots import kvm_tdp_mmu_invalidate_all_roots
+from .tdp.zap import ZapRoots
 from .unsync import UnsyncWalk, kvm_unlink_unsync_page
 from .vm import Kvm
 
@@ -112,20 +115,6 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
     if zapped_root:
         kvm_make_all_cpus_request(kvm, REQ_MMU_FREE_OBSOLETE_ROOTS)
     return zapped
-
-
-def unaccount_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """The page no longer stands for a forbidden NX huge page."""
-    sp.nx_huge_page_disallowed = False
-    if sp.tracked_nx_huge_page:
-        untrack_possible_nx_huge_page(kvm, sp)
-
-
-def untrack_possible_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """Zapping the page would not allow a huge page any more."""
-    sp.tracked_nx_huge_page = False
-    kvm.stat.nx_lpage_splits -= 1
-    kvm.possible_nx_huge_pages.remove(sp)
 
 
 def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: list[ShadowPage]) -> None:
@@ -242,17 +231,34 @@ class ZapObsoletePages:
         return False
 
 
+class ZapAllFast:
+    """What is left to do once everything is obsolete: the pages of the old generation, then the TDP MMU's roots.
+
+    step() returns true where the kernel may let go of mmu_lock.
+    """
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.pages = ZapObsoletePages(kvm)
+        self.roots = ZapRoots(kvm, 1)
+
+    def step(self) -> bool:
+        if not self.pages.done and self.pages.step():
+            return True
+        return self.roots.step()
+
+
 def kvm_mmu_zap_all_fast(kvm: Kvm) -> None:
-    """Make every shadow page obsolete by switching the generation, then zap them all (6.12.111)."""
+    """Make every page of the MMU obsolete, by switching the generation, then zap them all (6.12.111)."""
     zap = kvm_mmu_start_zap_all_fast(kvm)
     while zap.step():
         pass
 
 
-def kvm_mmu_start_zap_all_fast(kvm: Kvm) -> ZapObsoletePages:
+def kvm_mmu_start_zap_all_fast(kvm: Kvm) -> ZapAllFast:
     """The first half: switch the generation and ask every vCPU to let go of obsolete roots."""
     if kvm.tracing:
         kvm.tracer.kvm_mmu_zap_all_fast(kvm.mmu_valid_gen, kvm.n_used_mmu_pages)
     kvm.mmu_valid_gen ^= 1
+    kvm_tdp_mmu_invalidate_all_roots(kvm)
     kvm_make_all_cpus_request(kvm, REQ_MMU_FREE_OBSOLETE_ROOTS)
-    return ZapObsoletePages(kvm)
+    return ZapAllFast(kvm)

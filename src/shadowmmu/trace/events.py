@@ -16,7 +16,11 @@ from shadowmmu.kvm.tracepoints import Log
 __all__ = [
     "ACCESS_NAMES",
     "PAGE_OFFSET",
+    "AgeHva",
     "CheckMmioSpte",
+    "DirtyRingExit",
+    "DirtyRingPush",
+    "DirtyRingReset",
     "EmulateInsn",
     "Event",
     "EventLog",
@@ -42,8 +46,11 @@ __all__ = [
     "SetAccessedBit",
     "SetDirtyBit",
     "SetSpte",
+    "SplitHugePage",
     "SpteRequested",
     "SyncPage",
+    "TdpMmuSpteChanged",
+    "TestAgeHva",
     "UnmapHvaRange",
     "UnsyncPage",
     "VcpuMatchMmio",
@@ -576,6 +583,105 @@ class Msr(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TdpMmuSpteChanged(Event):
+    """kvm_tdp_mmu_spte_changed."""
+
+    name: ClassVar[str] = "kvm_tdp_mmu_spte_changed"
+    as_id: int
+    gfn: int
+    level: int
+    old_spte: int
+    new_spte: int
+
+    def text(self) -> str:
+        return (
+            f"as id {self.as_id} gfn {self.gfn:x} level {self.level}"
+            f" old_spte {self.old_spte:x} new_spte {self.new_spte:x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SplitHugePage(Event):
+    """kvm_mmu_split_huge_page."""
+
+    name: ClassVar[str] = "kvm_mmu_split_huge_page"
+    gfn: int
+    spte: int
+    level: int
+    errno: int
+
+    def text(self) -> str:
+        return f"gfn {self.gfn:x} spte {self.spte:x} level {self.level} errno {self.errno}"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingPush(Event):
+    """kvm_dirty_ring_push."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_push"
+    index: int
+    dirty_index: int
+    reset_index: int
+    slot: int
+    offset: int
+
+    def text(self) -> str:
+        used = self.dirty_index - self.reset_index & _U32
+        return (
+            f"ring {self.index}: dirty {self.dirty_index:#x} reset {self.reset_index:#x}"
+            f" slot {self.slot} offset {self.offset:#x} (used {used})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingReset(Event):
+    """kvm_dirty_ring_reset."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_reset"
+    index: int
+    dirty_index: int
+    reset_index: int
+
+    def text(self) -> str:
+        used = self.dirty_index - self.reset_index & _U32
+        return f"ring {self.index}: dirty {self.dirty_index:#x} reset {self.reset_index:#x} (used {used})"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingExit(Event):
+    """kvm_dirty_ring_exit."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_exit"
+    vcpu_id: int
+
+    def text(self) -> str:
+        return f"vcpu {self.vcpu_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AgeHva(Event):
+    """kvm_age_hva."""
+
+    name: ClassVar[str] = "kvm_age_hva"
+    start: int
+    end: int
+
+    def text(self) -> str:
+        return f"mmu notifier age hva: {_padded(self.start)} -- {_padded(self.end)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TestAgeHva(Event):
+    """kvm_test_age_hva."""
+
+    name: ClassVar[str] = "kvm_test_age_hva"
+    hva: int
+
+    def text(self) -> str:
+        return f"mmu notifier test age hva: {_padded(self.hva)}"
+
+
+@dataclass(frozen=True, slots=True)
 class UnmapHvaRange(Event):
     """kvm_unmap_hva_range."""
 
@@ -730,6 +836,31 @@ class EventLog(Log):
 
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         self.events.append(Msr(write, index, data, exception))
+
+    def kvm_dirty_ring_push(
+        self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int
+    ) -> None:
+        self.events.append(DirtyRingPush(index, dirty_index, reset_index, slot, offset))
+
+    def kvm_dirty_ring_reset(self, index: int, dirty_index: int, reset_index: int) -> None:
+        self.events.append(DirtyRingReset(index, dirty_index, reset_index))
+
+    def kvm_dirty_ring_exit(self, vcpu_id: int) -> None:
+        self.events.append(DirtyRingExit(vcpu_id))
+
+    def kvm_age_hva(self, start: int, end: int) -> None:
+        self.events.append(AgeHva(start, end))
+
+    def kvm_test_age_hva(self, hva: int) -> None:
+        self.events.append(TestAgeHva(hva))
+
+    def kvm_tdp_mmu_spte_changed(
+        self, as_id: int, gfn: int, level: int, old_spte: int, new_spte: int
+    ) -> None:
+        self.events.append(TdpMmuSpteChanged(as_id, gfn, level, old_spte, new_spte))
+
+    def kvm_mmu_split_huge_page(self, gfn: int, spte: int, level: int, errno: int) -> None:
+        self.events.append(SplitHugePage(gfn, spte, level, errno))
 
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         self.events.append(UnmapHvaRange(start, end))

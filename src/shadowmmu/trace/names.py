@@ -2,7 +2,7 @@
 
 `S7` is shadow page number 7, `S7[3]` its SPTE 3, `S7|827` an SPTE that points to it (rest of the bits 0x827),
 `gpa:800000|e67` an SPTE that maps the page behind guest address 0x800000, `zero|825` one of the zero page,
-`mmio:...` an MMIO SPTE, `pfn?...` a page behind no guest address, `?...` an address in no known shadow page.
+`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page behind no guest address, `?...` an address in no known shadow page.
 
 Shadow pages are numbered in order of creation, as far as the states show it: a page is a new one when no
 page was at its address before, when the one that was there had another gfn or role, or when the op zapped
@@ -34,6 +34,7 @@ _ZERO_PAGE = 0x3735000
 """Where the recorded host's kernel has its zero page, which is page 0 of the model's host."""
 _INVALID_ROOT = (1 << 64) - 1
 _MMIO = 1 << 51
+_FROZEN = 0x5A0
 _HUGE = 1 << 7
 _ROLE_DIRECT, _ROLE_INVALID, _ROLE_4_BYTE = 1 << 7, 1 << 11, 1 << 4
 
@@ -72,6 +73,8 @@ class Names:
         """Name of an SPTE's value; `leaf` says that it cannot point to a shadow page."""
         if spte in _EMPTY:
             return _EMPTY[spte]
+        if spte & ~(1 << 63) == _FROZEN:
+            return "frozen"
         if spte & _MMIO:
             return f"mmio:{spte:x}"
         page = None if leaf else self.page(spte & _PA)
@@ -194,6 +197,7 @@ class Names:
             ("quadrant", role >> 5 & 3),
             ("has_4_byte_gpte", int(bool(role & _ROLE_4_BYTE))),
             ("invalid", int(bool(role & _ROLE_INVALID))),
+            ("tdp", int(sp["tdp"])),
         ):
             if value:
                 named[key] = value

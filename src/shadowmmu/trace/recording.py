@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,9 @@ _NOT_RECORDED_STATS = {
     "exits", "io_exits", "signal_exits", "halt_poll_fail_ns", "blocking",
 }  # fmt: skip
 _TRAMP_CODE = 0x2000
+_EMPTY_SPTES = (0, 1 << 63)
+_MMU_PRESENT = 1 << 11
+_GPA = re.compile(r"gpa:(\w+)")
 
 
 class RecordingError(ValueError):
@@ -160,7 +164,9 @@ class Recorder:
         return row
 
     def _events(self, fired: Iterable[Event]) -> list[Row]:
-        named = [entry for event in fired if (entry := _named_event(self._names, event)) is not None]
+        named = _collapsed(
+            [entry for event in fired if (entry := _named_event(self._names, event)) is not None]
+        )
         code = [(self._setup.tramp_gva, _TRAMP_CODE)]
         if self._setup.nested:
             code.append((L2_CODE, PAGE))
@@ -259,7 +265,19 @@ def _named_event(names: Names, event: Event) -> Row | None:
             entry["gfn"] = f"{event.gfn:x}"
             entry["access"] = f"{event.access:x}"
             entry["gen"] = f"{event.gen:x}"
-        case events.UnmapHvaRange():
+        case events.TdpMmuSpteChanged():
+            if event.old_spte in _EMPTY_SPTES and not event.new_spte & _MMU_PRESENT:
+                return None
+            entry["gfn"] = f"{event.gfn:x}"
+            entry["level"] = event.level
+            entry["old"] = names.spte(event.old_spte, leaf=event.level == 1)
+            entry["new"] = names.spte(event.new_spte, leaf=event.level == 1)
+        case events.SplitHugePage():
+            entry["gfn"] = f"{event.gfn:x}"
+            entry["spte"] = names.spte(event.spte, leaf=True)
+            entry["level"] = event.level
+            entry["errno"] = event.errno
+        case events.UnmapHvaRange() | events.AgeHva():
             entry["start"] = names.hva(event.start)
             entry["end"] = names.hva(event.end)
         case events.Exit():
@@ -272,6 +290,31 @@ def _named_event(names: Names, event: Event) -> Row | None:
         case _:
             entry["t"] = event.text().strip()
     return entry
+
+
+def _collapsed(entries: list[Row]) -> list[Row]:
+    """Runs of the same change of SPTEs to consecutive pages as one event with `n`, their number."""
+    rows: list[Row] = []
+    for entry in entries:
+        if rows and _continues(rows[-1], entry):
+            rows[-1]["n"] = rows[-1].get("n", 1) + 1
+        else:
+            rows.append(entry)
+    return rows
+
+
+def _continues(run: Row, entry: Row) -> bool:
+    if not run["e"] == entry["e"] == events.TdpMmuSpteChanged.name or run["level"] != entry["level"]:
+        return False
+    distance = int(entry["gfn"], 16) - int(run["gfn"], 16) << 12
+    if distance != run.get("n", 1) << 12 + 9 * (run["level"] - 1):
+        return False
+    return all(_moved(run[key], distance) == entry[key] for key in ("old", "new"))
+
+
+def _moved(name: str, distance: int) -> str:
+    """The name of an SPTE that maps memory `distance` bytes further on."""
+    return _GPA.sub(lambda match: f"gpa:{int(match[1], 16) + distance:x}", name)
 
 
 def _describe_page(entry: Row, event: events.PageEvent) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..kvm.bits import INVALID_PAGE, ROLE_LEVEL, SPTE_EMPTY
+from ..kvm.bits import INVALID_PAGE, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
 from ..kvm.rmap import pte_list
 from ..x86.bits import ADDR, PS
 
@@ -25,11 +25,12 @@ RawState = dict[str, Any]
 def snapshot(machine: Machine) -> RawState:
     """The state between two operations. All numbers as they are; names are trace.names' work.
 
-    `sps` are the active pages, newest first, then roots that were zapped while in use (`off_list`); `rmap`,
+    `sps` are the active pages, newest first, the trees of the TDP MMU in pre-order, newest root first, then roots
+    that were zapped while in use (`off_list`); `rmap`,
     `lpage` and `wtrack` hold what is not empty; `pfns` says what each frame in a leaf SPTE backs now.
     """
     kvm = machine.kvm
-    pages = kvm.active_mmu_pages.pages()
+    pages = [*kvm.active_mmu_pages.pages(), *_tdp_pages(kvm)]
     listed = {sp.hpa for sp in pages}
     extra = [sp for sp in _roots(kvm) if sp.hpa not in listed]
     sps = [_page(kvm, sp, off_list=False) for sp in pages] + [_page(kvm, sp, off_list=True) for sp in extra]
@@ -62,6 +63,18 @@ def snapshot(machine: Machine) -> RawState:
         "wtrack": [(slot.id, gfn, count) for slot in slots for gfn, count in slot.tracked()],
         "pfns": _backed(machine, frames),
     }
+
+
+def _tdp_pages(kvm: Kvm) -> list[ShadowPage]:
+    found: list[ShadowPage] = []
+    waiting = list(reversed(kvm.tdp_mmu_roots))
+    while waiting:
+        sp = waiting.pop()
+        found.append(sp)
+        if sp.level() > 1:
+            links = [s for s in kvm.read_table(sp.hpa) if s & SPTE_MMU_PRESENT and not s & PS]
+            waiting += [kvm.sptep_to_sp(s & ADDR) for s in reversed(links)]
+    return found
 
 
 def _roots(kvm: Kvm) -> list[ShadowPage]:
@@ -120,7 +133,8 @@ def _page(kvm: Kvm, sp: ShadowPage, *, off_list: bool) -> RawState:
         "role": sp.role,
         "unsync": int(sp.unsync),
         "unsync_children": sp.unsync_children,
-        "gen": sp.mmu_valid_gen,
+        "gen": int(sp.scheduled_root_to_zap) if sp.tdp_mmu_page else sp.mmu_valid_gen,
+        "tdp": sp.tdp_mmu_page,
         "root_count": sp.root_count,
         "flood": sp.write_flooding_count,
         "nxd": int(sp.nx_huge_page_disallowed),
