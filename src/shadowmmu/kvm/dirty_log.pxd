@@ -10,8 +10,9 @@ from .split_huge_page cimport kvm_mmu_try_split_huge_pages
 from .spte cimport mmu_spte_update
 from .tdp.collapse cimport kvm_tdp_mmu_zap_collapsible_sptes
 from .tdp.dirty_log cimport (kvm_tdp_mmu_clear_dirty_pt_masked, kvm_tdp_mmu_clear_dirty_slot,
-                             kvm_tdp_mmu_write_protect_gfn, kvm_tdp_mmu_wrprot_slot)
+                             kvm_tdp_mmu_wrprot_slot)
 from .vm cimport Kvm
+from .write_protect cimport kvm_mmu_slot_gfn_write_protect
 
 @cython.locals(heads=u64[::1])
 cpdef void kvm_mmu_slot_remove_write_access(Kvm kvm, MemSlot slot, u32 start_level) except *
@@ -24,7 +25,6 @@ cpdef void kvm_mmu_zap_collapsible_sptes(Kvm kvm, MemSlot slot) except *
 @cython.locals(heads=u64[::1])
 cdef bint _zap_collapsible(Kvm kvm, MemSlot slot, u32 level, u64 index) except -1
 cpdef void kvm_arch_mmu_enable_log_dirty_pt_masked(Kvm kvm, MemSlot slot, u64 first, u64 mask) except *
-cdef void _protect_huge(Kvm kvm, MemSlot slot, u64 gfn) except *
 @cython.locals(words=u64[::1])
 cpdef list kvm_get_dirty_log(Kvm kvm, MemSlot slot)
 @cython.locals(words=u64[::1])

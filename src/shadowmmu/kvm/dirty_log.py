@@ -21,10 +21,10 @@ from .tdp.collapse import kvm_tdp_mmu_zap_collapsible_sptes
 from .tdp.dirty_log import (
     kvm_tdp_mmu_clear_dirty_pt_masked,
     kvm_tdp_mmu_clear_dirty_slot,
-    kvm_tdp_mmu_write_protect_gfn,
     kvm_tdp_mmu_wrprot_slot,
 )
 from .vm import Kvm
+from .write_protect import kvm_mmu_slot_gfn_write_protect
 
 PML_ENTRIES = 512
 
@@ -142,9 +142,9 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
     if kvm.parameters.dirty_log_initially_set:
         if kvm.parameters.eager_page_split:
             kvm_mmu_try_split_huge_pages(kvm, slot, gfn + low, gfn + high + 1, 1, 0)
-        _protect_huge(kvm, slot, gfn + low)
+        kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + low, 2)
         if (gfn + low + 511) >> 9 != (gfn + high + 511) >> 9:
-            _protect_huge(kvm, slot, gfn + high)
+            kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + high, 2)
     wrprot: u32 = kvm.parameters.cpu_dirty_log_size == 0
     if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_clear_dirty_pt_masked(kvm, gfn, mask, wrprot)
@@ -158,14 +158,6 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
                 rmap_write_protect(kvm, head, 0)
             else:
                 _rmap_clear_dirty(kvm, head)
-
-
-def _protect_huge(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
-    if kvm.have_rmaps():
-        rmap_write_protect(kvm, slot.rmap_head(gfn, 2), 1)
-        rmap_write_protect(kvm, slot.rmap_head(gfn, 3), 1)
-    if kvm.tdp_mmu_enabled():
-        kvm_tdp_mmu_write_protect_gfn(kvm, gfn, 2)
 
 
 def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:

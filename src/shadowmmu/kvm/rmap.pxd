@@ -32,4 +32,3 @@ cpdef bint kvm_zap_all_rmap_sptes(Kvm kvm, MemSlot slot, u64 gfn, u32 level) exc
 cpdef bint kvm_age_rmap(Kvm kvm, MemSlot slot, u64 gfn, u32 level, u32 clear) except -1
 cpdef bint spte_write_protect(Kvm kvm, u64 sptep, u32 pt_protect) except -1
 cpdef bint rmap_write_protect(Kvm kvm, u64 head, u32 pt_protect) except -1
-cpdef bint kvm_mmu_slot_gfn_write_protect(Kvm kvm, MemSlot slot, u64 gfn, u32 min_level) except -1

@@ -61,6 +61,7 @@ class RmapIterator:
 
 
 def _alloc_desc(kvm: Kvm) -> u64:
+    kvm.pte_list_descs_taken += 1
     desc: u64 = kvm.free_pte_list_desc
     if desc == 0:
         frame: u64 = kvm.arena.alloc_table()
@@ -259,12 +260,3 @@ def rmap_write_protect(kvm: Kvm, head: u64, pt_protect: u32) -> bool:
         flush |= spte_write_protect(kvm, sptep, pt_protect)
         sptep = it.next()
     return flush != 0
-
-
-def kvm_mmu_slot_gfn_write_protect(kvm: Kvm, slot: MemSlot, gfn: u64, min_level: u32) -> bool:
-    """Protect gfn because its contents are shadowed, at min_level..1G; whether a flush is needed."""
-    protected: u32 = 0
-    level: u32
-    for level in range(min_level, 4):
-        protected |= rmap_write_protect(kvm, slot.rmap_head(gfn, level), 1)
-    return protected != 0

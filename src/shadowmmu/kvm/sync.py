@@ -28,7 +28,7 @@ from .make_spte import make_spte
 from .memslots import MemSlot
 from .mmio import get_mmio_spte_gfn, is_mmio_spte, mark_mmio_spte, vcpu_clear_mmio_info
 from .mmu import KvmMmu
-from .rmap import drop_spte, kvm_mmu_slot_gfn_write_protect
+from .rmap import drop_spte
 from .shadow_page import ShadowPage
 from .spte import (
     mmu_spte_clear_no_track,
@@ -41,6 +41,7 @@ from .spte import (
 from .unsync import UnsyncWalk, kvm_unlink_unsync_page
 from .vcpu import Vcpu
 from .vm import Kvm
+from .write_protect import kvm_mmu_slot_gfn_write_protect
 from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
 
 

@@ -36,6 +36,8 @@ cdef class Kvm:
     cdef public u32 mmu_valid_gen
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
     cdef u64 free_pte_list_desc
+    cdef public u64 pte_list_descs_taken
+    cdef public object split_caches
     cdef public bint shadow_root_allocated
     cpdef MemSlot gfn_to_memslot(self, u64 gfn)
     cpdef MemSlot memslot_of(self, u64 gfn)

@@ -1,6 +1,6 @@
 """The VM: what all vCPUs share (struct kvm with struct kvm_arch)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cython import uint as u32, ulonglong as u64
 
@@ -88,6 +88,8 @@ class Kvm:
         self.mmu_invalidate_start = 0
         self.mmu_invalidate_end = 0
         self.free_pte_list_desc = 0
+        self.pte_list_descs_taken = 0
+        self.split_caches: Any = None
 
     def gfn_to_memslot(self, gfn: u64) -> MemSlot | None:
         """The slot that holds gfn, also if it is flagged INVALID."""
