@@ -11,6 +11,7 @@ page that is taken away, in the order Linux 6.12 does (mm/memory.c, mm/huge_memo
 """
 
 import errno
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -61,6 +62,7 @@ class Mapping:
         *,
         populated: bool,
         notifiers: list[Notifier],
+        huge_zero_pfn: Callable[[], int],
     ) -> None:
         self.arena = arena
         self.hva = hva
@@ -78,6 +80,8 @@ class Mapping:
             for region in range(self.regions):
                 self.huge[region] = self.region_fits(region)
         self.notifiers = notifiers
+        self.huge_zero_pfn = huge_zero_pfn
+        self.zero_regions: set[int] = set()
         self.moved: dict[int, int] = {}
         advice = VM_HUGEPAGE if kind is Kind.THP else 0 if self.uniform_level else VM_NOHUGEPAGE
         self.vmas = [(0, npages, PROT_RW | advice)]
@@ -144,6 +148,10 @@ class Mapping:
 
     def index_of(self, pfn: int) -> int | None:
         """Number of the page that frame pfn backs now, or None."""
+        for region in sorted(self.zero_regions):
+            first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
+            if 0 <= pfn - self.huge_zero_pfn() < PAGES_2M:
+                return first + pfn - self.huge_zero_pfn()
         index = self.moved.get(pfn, pfn - self.base_pfn)
         if 0 <= index < self.npages and self.page(index) >> PAGE_SHIFT == pfn:
             return index
@@ -179,6 +187,10 @@ class Mapping:
         word = self.page(index)
         if word & PRESENT and (word & WRITABLE or not write):
             return word
+        region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
+        if word & PRESENT and region in self.zero_regions:
+            self.split_region(region)
+            word = self.page(index)
         if not word & PRESENT:
             self._populate(index, write=write != 0)
         elif word & ZERO:
@@ -214,9 +226,12 @@ class Mapping:
             return
         region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
         advised = self.vma_flags(index) & VM_HUGEPAGE
-        if advised and self.kind is not Kind.MEMFD and self._may_map_huge(region) and write:
+        if advised and self.kind is not Kind.MEMFD and self._may_map_huge(region):
             first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
-            self._map_huge(region, first)
+            if write:
+                self._map_huge(region, first)
+            else:
+                self._map_huge_zero(region, first)
             return
         self.split[region] = 1
         if self.kind is Kind.MEMFD:
@@ -256,6 +271,27 @@ class Mapping:
         self.huge[region] = 1
         self.split[region] = 0
 
+    def _map_huge_zero(self, region: int, first: int) -> None:
+        """Map the host's one huge page of zeros."""
+        base = self.huge_zero_pfn()
+        for i in range(PAGES_2M):
+            self.install(first + i, base + i, 0)
+        self.huge[region] = 1
+        self.zero_regions.add(region)
+
+    def split_region(self, region: int) -> None:
+        """Map the huge page of a region by small ones, with the notifiers told; zeros by the zero page."""
+        first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
+        span = self.invalidate_start(first, first + PAGES_2M)
+        if not self.uniform_level and self.huge[region]:
+            self.huge[region] = 0
+            self.split[region] = 1
+            if region in self.zero_regions:
+                self.zero_regions.remove(region)
+                for i in range(first, first + PAGES_2M):
+                    self.install(i, 0, ZERO)
+        self.invalidate_end(span)
+
 
 class AddressSpace:
     """The mappings of the hypervisor's process and who watches them."""
@@ -265,6 +301,7 @@ class AddressSpace:
         self.mappings: list[Mapping] = []
         self.notifiers: list[Notifier] = []
         self.next_hva = 0x7F00_0000_0000
+        self._huge_zero = 0
 
     def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
         """New memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
@@ -274,9 +311,23 @@ class AddressSpace:
         if hva <= 0:
             raise MemoryError(f"no {size >> 30} GiB left in the host's address space of 128 TiB")
         self.next_hva = hva - (1 << 30)
-        mapping = Mapping(self.arena, hva, npages, kind, populated=populated, notifiers=self.notifiers)
+        mapping = Mapping(
+            self.arena,
+            hva,
+            npages,
+            kind,
+            populated=populated,
+            notifiers=self.notifiers,
+            huge_zero_pfn=self._huge_zero_pfn,
+        )
         self.mappings.append(mapping)
         return mapping
+
+    def _huge_zero_pfn(self) -> int:
+        """The first of the 512 frames of zeros that all memory with huge pages shares while it is only read."""
+        if not self._huge_zero:
+            self._huge_zero = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
+        return self._huge_zero
 
     def find(self, hva: int) -> tuple[Mapping, int]:
         """The mapping that holds hva and the page number in it. Raises HostError(EFAULT)."""
@@ -305,14 +356,7 @@ class AddressSpace:
         start = (((mapping.first_2m + region) << 21) - mapping.hva) >> PAGE_SHIFT
         if mapping.uniform_level or edge == start or not mapping.huge[region]:
             return
-        self._split_region(mapping, region, start)
-
-    def _split_region(self, mapping: Mapping, region: int, start: int) -> None:
-        span = mapping.invalidate_start(start, start + PAGES_2M)
-        if not mapping.uniform_level and mapping.huge[region]:
-            mapping.huge[region] = 0
-            mapping.split[region] = 1
-        mapping.invalidate_end(span)
+        mapping.split_region(region)
 
     def _pieces(self, mapping: Mapping, first: int, last: int) -> list[tuple[int, int, int]]:
         """(first, last, flags) of the parts of [first, last) in each VMA."""
@@ -346,6 +390,7 @@ class AddressSpace:
         if not mapping.uniform_level:
             region = ((mapping.hva + (index << PAGE_SHIFT)) >> 21) - mapping.first_2m
             mapping.huge[region] = 0
+            mapping.zero_regions.discard(region)
         if mapping.kind is Kind.MEMFD:
             mapping.unmap_shared(index)
         else:
@@ -455,7 +500,7 @@ class AddressSpace:
         region = (mapping.hva + (edge << PAGE_SHIFT)) >> 21
         low = ((region << 21) - mapping.hva) >> PAGE_SHIFT
         if edge != low and start <= low and low + PAGES_2M <= end:
-            self._split_region(mapping, region - mapping.first_2m, low)
+            mapping.split_region(region - mapping.first_2m)
 
     def remap(self, hva: int, size: int) -> None:
         """Fresh anonymous memory in place of the range (mmap with MAP_FIXED)."""
