@@ -4,7 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..kvm.emulate import Emulator, MmioAccess
-from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit, shutdown_of_l2
+from ..kvm.exits import (
+    TripleFault,
+    check_entry,
+    cr0_exit_reason,
+    intercept,
+    merge_exceptions,
+    page_fault_exit,
+    shutdown_exit,
+)
 from ..kvm.regs import CR3_NOFLUSH
 from ..kvm.run import vcpu_enter_guest
 from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
@@ -70,6 +78,8 @@ class GuestCpu:
 
     def leave(self) -> None:
         """KVM_RUN has ended: the next instruction starts with an entry."""
+        if self.in_guest and self.vcpu.kvm.parameters.tdp_enabled:
+            self.vcpu.cr3 = self.cpu.root
         self.in_guest = False
 
     def execute(self, step: Step) -> Delivered | None:
@@ -145,17 +155,27 @@ class GuestCpu:
             )
         if vcpu.guest_mode:
             self.in_guest = False
-            shutdown_of_l2(vcpu)
+            shutdown_exit(vcpu)
             return False
         if cpu.fault_vector != PF_VECTOR:
             vcpu.exception = QueuedException(cpu.fault_vector, 0, None)
             return False
         if vcpu.kvm.parameters.tdp_enabled:
-            vcpu.exception = QueuedException(PF_VECTOR, cpu.fault_error_code, cpu.fault_gva)
+            self._raise_in_guest(QueuedException(PF_VECTOR, cpu.fault_error_code, cpu.fault_gva))
             return False
         self.in_guest = False
         vcpu.cr2 = cpu.fault_gva
         return page_fault_exit(vcpu, self.emulator, insn, cpu.fault_gva, cpu.fault_error_code)
+
+    def _raise_in_guest(self, exception: QueuedException) -> None:
+        """An exception that does not exit; the third one on the way to a handler shuts the processor down."""
+        vcpu = self.vcpu
+        try:
+            vcpu.exception = (
+                exception if vcpu.exception is None else merge_exceptions(vcpu.exception, exception)
+            )
+        except TripleFault:
+            shutdown_exit(vcpu)
 
     def _attempt(self, insn: Insn) -> bool:
         """Execute the instruction on the processor; whether it completed there or in an exit."""

@@ -1,4 +1,4 @@
-"""The VMCB12 of a vCPU: what L1 says about an L2 of 32-bit code without paging (AMD APM vol. 2, appendix B)."""
+"""The VMCB12 of a vCPU: what L1 says about an L2 of 32-bit code without paging (APM vol. 2, appendix B)."""
 
 from ..kvm.nested import (
     ASID,

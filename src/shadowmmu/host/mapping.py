@@ -324,7 +324,7 @@ class AddressSpace:
         return mapping
 
     def _huge_zero_pfn(self) -> int:
-        """The first of the 512 frames of zeros that all memory with huge pages shares while it is only read."""
+        """The first of the 512 frames of zeros that all memory with huge pages shares until it is written."""
         if not self._huge_zero:
             self._huge_zero = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
         return self._huge_zero

@@ -15,8 +15,8 @@ from .huge_page import kvm_mmu_max_mapping_level
 from .memslots import MemSlot
 from .rmap import RmapIterator, drop_spte, rmap_write_protect
 from .shadow_page import ShadowPage
-from .spte import mmu_spte_update
 from .split_huge_page import kvm_mmu_try_split_huge_pages
+from .spte import mmu_spte_update
 from .tdp.collapse import kvm_tdp_mmu_zap_collapsible_sptes
 from .tdp.dirty_log import (
     kvm_tdp_mmu_clear_dirty_pt_masked,

@@ -76,7 +76,7 @@ class DirtyRing:
 
 def dirty_ring_of(vcpu: Vcpu) -> DirtyRing:
     """The ring of a vCPU. Raises LookupError if the VM has no rings."""
-    ring = vcpu.dirty_ring
+    ring: DirtyRing | None = vcpu.dirty_ring
     if ring is None:
         raise LookupError("the VM has no dirty rings")
     return ring

@@ -10,6 +10,7 @@ from .invlpg import kvm_mmu_invlpg
 from .msr import is_intercepted, set_msr
 from .nested import SVM_EXIT_NPF, nested_svm_vmexit, nested_svm_vmrun
 from .page_fault import kvm_mmu_page_fault
+from .regs import kvm_vcpu_reset
 from .vcpu import QueuedException, Vcpu
 
 SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR3, SVM_EXIT_WRITE_CR4 = 0x10, 0x13, 0x14
@@ -36,7 +37,9 @@ class TripleFault(Exception):
 
 
 def _exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
-    """The guest left hardware."""
+    """The guest left hardware; under nested paging with the CR3 that it has."""
+    if vcpu.kvm.parameters.tdp_enabled:
+        vcpu.cr3 = vcpu.cpu.root
     vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, info2
     if not vcpu.kvm.tracing:
         return
@@ -150,10 +153,17 @@ def _invlpga(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 _NESTED_INSTRUCTIONS = {Op.VMRUN: _vmrun, Op.VMMCALL: _vmmcall, Op.INVLPGA: _invlpga}
 
 
-def shutdown_of_l2(vcpu: Vcpu) -> None:
-    """L2 has no way to take an exception: an exit to L1, which intercepts it."""
+def shutdown_exit(vcpu: Vcpu) -> None:
+    """The guest cannot take an exception: L2's is L1's affair; else KVM_RUN ends and the vCPU is reset.
+
+    Raises TripleFault unless it was L2.
+    """
     _exit(vcpu, SVM_EXIT_SHUTDOWN, 0, 0)
-    nested_svm_vmexit(vcpu)
+    if vcpu.guest_mode:
+        nested_svm_vmexit(vcpu)
+        return
+    kvm_vcpu_reset(vcpu)
+    raise TripleFault
 
 
 def _write_msr(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:

@@ -38,6 +38,7 @@ from .guest_memory import read_page_atomic, table_page, write_page
 from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .mmu import KvmMmu
+from .pdptrs import refresh_pdptrs
 from .vcpu import Vcpu
 from .vm import Kvm
 
@@ -70,14 +71,15 @@ def permission_fault(vcpu: Vcpu, mmu: KvmMmu, pte_access: u32, access: u64) -> b
 
 
 def get_pdptr(vcpu: Vcpu, mmu: KvmMmu, index: u64) -> u64:
-    """PDPTE `index` of a PAE guest, as last loaded; under nested paging as it is in memory now."""
-    if not vcpu.kvm.parameters.tdp_enabled:
+    """PDPTE `index` of a PAE guest, as last loaded; of L1's nested tables as it is in memory now."""
+    if mmu is not vcpu.guest_mmu:
+        if vcpu.kvm.parameters.tdp_enabled:
+            refresh_pdptrs(vcpu, mmu)
         return mmu.pdptrs[index]
-    pgd: u64 = vcpu.guest_pgd(mmu)
-    page: u64 = table_page(vcpu.kvm, (pgd & ADDR) >> 12)
+    page: u64 = table_page(vcpu.kvm, (vcpu.nested_cr3 & ADDR) >> 12)
     if page == INVALID_PAGE:
         return 0
-    return vcpu.kvm.words[((page | (pgd & 0xFE0)) >> 3) + index]
+    return vcpu.kvm.words[((page | (vcpu.nested_cr3 & 0xFE0)) >> 3) + index]
 
 
 def _entry(kvm: Kvm, hpa: u64, four_byte: u32) -> u64:

@@ -11,7 +11,7 @@ from .bits import REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT
 from .guest_memory import read_guest, write_guest
 from .regs import load_pdptrs
 from .role import kvm_init_mmu, kvm_init_shadow_npt_mmu
-from .roots import kvm_mmu_load_pgd, kvm_mmu_new_pgd
+from .roots import kvm_mmu_new_pgd
 from .vcpu import QueuedException, Vcpu
 
 SVM_EXIT_NPF = 0x400
@@ -138,20 +138,25 @@ def nested_svm_vmexit(vcpu: Vcpu) -> None:
         vcpu.kvm.tracer.kvm_nested_vmexit_inject(vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2)
     nested_svm_transition_tlb_flush(vcpu)
     vcpu.mmu = vcpu.walk_mmu = vcpu.root_mmu
-    vcpu.cr3 = l1.cr3
-    kvm_mmu_load_pgd(vcpu)
-    _nested_svm_load_cr3(vcpu)
+    vcpu.cpu.nested_root = vcpu.root_mmu.root_hpa
+    vcpu.cpu.root = l1.cr3
+    _nested_svm_load_cr3(vcpu, l1.cr3)
     vcpu.exception = None
     vcpu.soft_interrupt = None
 
 
-def _nested_svm_load_cr3(vcpu: Vcpu) -> None:
-    """Back to L1's CR3. PDPTEs that cannot be loaded are only told of: the processor has its own idea of them."""
-    if vcpu.is_pae_paging() and not load_pdptrs(vcpu, vcpu.cr3):
+def _nested_svm_load_cr3(vcpu: Vcpu, cr3: int) -> None:
+    """Back to L1's CR3.
+
+    If its PDPTEs are not valid KVM gives up half-way and takes L2's CR3 for L1's until the next exit tells it
+    better. That goes well unless a root has to be loaded meanwhile: then L1 runs with that CR3.
+    """
+    if vcpu.is_pae_paging() and not load_pdptrs(vcpu, cr3):
         if vcpu.kvm.tracing:
             vcpu.kvm.tracer.kvm_nested_vmenter_failed("!load_pdptrs(vcpu, cr3)")
         return
-    kvm_mmu_new_pgd(vcpu, vcpu.cr3)
+    kvm_mmu_new_pgd(vcpu, cr3)
+    vcpu.cr3 = cr3
     kvm_init_mmu(vcpu)
 
 

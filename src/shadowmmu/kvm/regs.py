@@ -4,7 +4,6 @@ The functions return whether the value was accepted; if not the guest gets #GP.
 """
 
 from ..x86.bits import (
-    ADDR,
     CR0_CD,
     CR0_ET,
     CR0_NW,
@@ -23,10 +22,9 @@ from ..x86.bits import (
     EFER_LME,
     EFER_NX,
     EFER_SCE,
-    P,
 )
 from .bits import NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST
-from .guest_memory import read_guest
+from .pdptrs import read_pdptrs
 from .role import kvm_init_mmu
 from .roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context, kvm_mmu_unload
 from .vcpu import Vcpu
@@ -46,11 +44,8 @@ EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | EFER
 
 def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
     """Read the four PDPTEs at CR3; if one of them changed, the current root is freed. False if one is bad."""
-    base = cr3 & ~31 & 0xFFFFFFFF
-    values = [read_guest(vcpu.kvm, base + 8 * i, 8) for i in range(4)]
-    reserved = ADDR & ~((1 << vcpu.maxphyaddr) - 1) | 0xFFF << 52 | 0x1E6
-    pdptrs = [value for value in values if value is not None]
-    if len(pdptrs) != 4 or any(value & P and value & reserved for value in pdptrs):
+    pdptrs = read_pdptrs(vcpu, cr3)
+    if pdptrs is None:
         return False
     mmu = vcpu.root_mmu
     if not vcpu.kvm.parameters.tdp_enabled and pdptrs != [mmu.pdptr(i) for i in range(4)]:
@@ -191,6 +186,19 @@ def set_efer(vcpu: Vcpu, efer: int) -> bool:
     if (vcpu.efer ^ old) & EFER_NX:
         kvm_mmu_reset_context(vcpu)
     return True
+
+
+def kvm_vcpu_reset(vcpu: Vcpu) -> None:
+    """INIT: real mode, nothing pending. What runs then is not modelled."""
+    paging = vcpu.is_paging()
+    vcpu.cr0 = CR0_CD | CR0_NW | CR0_ET
+    vcpu.cr2 = vcpu.cr3 = vcpu.cr4 = vcpu.efer = 0
+    vcpu.rip = 0xFFF0
+    vcpu.exception = None
+    vcpu.soft_interrupt = None
+    if paging:
+        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+        kvm_mmu_reset_context(vcpu)
 
 
 def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int, *, code_64bit: bool = False) -> bool:

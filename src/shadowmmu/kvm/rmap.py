@@ -11,7 +11,7 @@ Only the head descriptor may be partly filled. A free descriptor links to the ne
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import A, PAGE_SIZE, W
+from ..x86.bits import PAGE_SIZE, A, W
 from .atomic import fetch_andnot64
 from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
 from .flush import kvm_flush_remote_tlbs

@@ -155,6 +155,7 @@ def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
         return
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cpu.nested_root = vcpu.mmu.root_hpa
+        vcpu.cpu.root = vcpu.cr3
     else:
         vcpu.cpu.root = vcpu.mmu.root_hpa
 

@@ -85,7 +85,6 @@ def _configure_nested_paging(vcpu: Vcpu) -> None:
         cr4_pge=bool(vcpu.cr4 & CR4_PGE),
         maxphyaddr=vcpu.host_maxphyaddr,
     )
-    vcpu.cpu.root = vcpu.cr3
 
 
 def _configure_shadow_paging(vcpu: Vcpu) -> None:
@@ -103,7 +102,7 @@ def _configure_shadow_paging(vcpu: Vcpu) -> None:
 
 def configure_cpu(vcpu: Vcpu) -> None:
     """Give the processor the registers that the guest runs with, if it has others."""
-    wanted = (vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer, vcpu.mmu.shadow_level())
+    wanted = (vcpu.cr0, vcpu.cr4, vcpu.efer, vcpu.mmu.shadow_level())
     if wanted == vcpu.configured:
         return
     if vcpu.kvm.parameters.tdp_enabled:

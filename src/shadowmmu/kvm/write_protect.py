@@ -9,7 +9,7 @@ from .vm import Kvm
 
 
 def kvm_mmu_slot_gfn_write_protect(kvm: Kvm, slot: MemSlot, gfn: u64, min_level: u32) -> bool:
-    """Take W and MMU-writable from every SPTE of gfn at min_level..1G, of both MMUs; whether a flush is needed."""
+    """Take W and MMU-writable from every SPTE of gfn at min_level..1G, in both MMUs; whether to flush."""
     protected: u32 = 0
     level: u32
     if kvm.have_rmaps():

@@ -39,8 +39,8 @@ def drop_parent_pte(kvm: Kvm, child: ShadowPage, sptep: u64) -> None:
 def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[ShadowPage] | None) -> u64:
     """Empty one SPTE of `sp`, whatever it is; 1 if that put a page on the list, else 0.
 
-    A child left without parents stays in the hash; but one that maps L2's memory under nested paging is zapped
-    if there is a list for it.
+    A child left without parents stays in the hash; but one that maps L2's memory under nested paging is
+    zapped if there is a list for it.
     """
     spte: u64 = kvm.words[sptep >> 3]
     if not spte & SPTE_MMU_PRESENT:
@@ -85,7 +85,8 @@ def _unlink_parents(kvm: Kvm, sp: ShadowPage) -> None:
 def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[ShadowPage]) -> u64:
     """Empty and unlink a page; the number of pages put on the list (children and itself).
 
-    Its unsync children go with it, and under nested paging L2's. A page in use as a root leaves the active list and stays counted.
+    Its unsync children go with it, and under nested paging L2's. A page in use as a root leaves the active
+    list and stays counted.
     """
     if kvm.tracing:
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)

@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ...x86.bits import A, PS
+from ...x86.bits import PS, A
 from ..bits import SPTE_MMU_PRESENT
 from ..shadow_page import ShadowPage
 from ..vm import Kvm

@@ -6,7 +6,7 @@ sets Dirty (see kvm.dirty_log). MMU-writable stays set in both cases.
 
 from cython import uint as u32, ulonglong as u64
 
-from ...x86.bits import D, PS, W
+from ...x86.bits import PS, D, W
 from ..bits import ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
 from ..memslots import MemSlot
 from ..shadow_page import ShadowPage
