@@ -184,9 +184,10 @@ def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
     return pages
 
 
-def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, wanted: memoryview) -> None:
-    """Clear and protect again those pages of a bitmap, from page `first` (a multiple of 64) on, that are dirty."""
+def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, bitmap: object) -> None:
+    """Clear and protect again those pages of a bitmap (64-bit words), from page `first` (a multiple of 64) on, that are dirty."""
     words: memoryview = slot.log_words()
+    wanted: memoryview = bitmap
     flush: u32 = 0
     i: u64
     for i in range(len(wanted)):
