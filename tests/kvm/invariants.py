@@ -334,9 +334,8 @@ def check_frames(s: State) -> None:
             assert page & ADDR == (spte.value & ADDR) + (n << 12), f"{spte}: {gfn + n:#x} is at {page:#x}"
             assert page & HOST_PAGE_WRITABLE or not spte.value & W, spte
         assert slot.writable() or not spte.value & (W | SPTE_HOST_WRITABLE), spte
-        told = D if s.kvm.parameters.cpu_dirty_log_size else W
-        writable = spte.value & told and spte.value & W and spte.level == 1
-        assert not (writable and slot.logs_dirty()) or is_dirty(slot, gfn), spte
+        by_write = slot.logs_dirty() and not s.kvm.parameters.cpu_dirty_log_size
+        assert not (spte.value & W and by_write and spte.level == 1) or is_dirty(slot, gfn), spte
 
 
 def is_dirty(slot: MemSlot, gfn: int) -> bool:
