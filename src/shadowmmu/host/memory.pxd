@@ -6,7 +6,7 @@ cdef u64 _low_bytes(u64 size) except? 0xdead
 @cython.final
 cdef class Arena:
     cdef u64[::1] words
-    cdef readonly u64 size, next_table, table_end, next_user, huge_zero_pfn
+    cdef readonly u64 size, next_table, table_end, next_user
     cdef object free_tables, buffer
     cpdef u64 load(self, u64 hpa, u64 size) except? 0xdead
     cpdef void store(self, u64 hpa, u64 size, u64 value) except *

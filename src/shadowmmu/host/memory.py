@@ -62,7 +62,6 @@ class Arena:
         self.table_end = self.size >> 6
         self.next_user = self.size >> 6
         self.free_tables: deque[int] = deque()
-        self.huge_zero_pfn = 0
 
     def alloc_table(self) -> int:
         """hpa of a frame for the hypervisor; its contents are undefined. Raises OutOfFrames.
@@ -88,12 +87,6 @@ class Arena:
             raise OutOfFrames(f"no {npages} contiguous frames left in an arena of {self.size >> 30} GiB")
         self.next_user = (pfn + npages) << PAGE_SHIFT
         return pfn
-
-    def huge_zero_page(self) -> int:
-        """First pfn of the 2 MiB page that is never written to."""
-        if not self.huge_zero_pfn:
-            self.huge_zero_pfn = self.reserve(512, 512, 0)
-        return self.huge_zero_pfn
 
     def view(self) -> memoryview:
         """All of memory as 64-bit words."""

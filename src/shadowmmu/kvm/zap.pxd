@@ -14,7 +14,7 @@ from .unsync cimport UnsyncWalk, kvm_unlink_unsync_page
 from .vm cimport Kvm
 
 cpdef void drop_parent_pte(Kvm kvm, ShadowPage child, u64 sptep) except *
-cpdef void mmu_page_zap_pte(Kvm kvm, ShadowPage sp, u64 sptep, list[ShadowPage] invalid_list) except? 77
+cpdef u64 mmu_page_zap_pte(Kvm kvm, ShadowPage sp, u64 sptep, list[ShadowPage] invalid_list) except? 77
 cdef u64 _zap_unsync_children(Kvm kvm, ShadowPage parent, list[ShadowPage] invalid_list) except? 0xdead
 cdef void _unlink_parents(Kvm kvm, ShadowPage sp) except *
 cpdef u64 kvm_mmu_prepare_zap_page(Kvm kvm, ShadowPage sp, list[ShadowPage] invalid_list) except? 0xdead
