@@ -512,7 +512,7 @@ def check_tdp_trees(s: State) -> None:
 
 
 def check_tdp_leaves(s: State) -> None:
-    """T3, T5: all of U; W follows from the host down; nothing is frozen; a 2 MiB page is small where it logs."""
+    """T3, T5: every leaf has U; W follows from the host down; nothing is frozen."""
     for spte in s.tdp_sptes:
         if spte.is_leaf:
             assert spte.value & (P | U) == P | U, spte

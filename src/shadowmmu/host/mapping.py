@@ -115,7 +115,7 @@ class Mapping:
         return self.vma_flags(index) & PROT_MASK
 
     def is_shared(self, index: int) -> bool:
-        """Whether page `index` belongs to shared memory; it does not once something else is mapped over it."""
+        """Whether page `index` is shared memory; it is not once something else has been mapped over it."""
         return self.kind is Kind.MEMFD and not self.vma_flags(index) & VM_PRIVATE
 
     def fast_page(self, index: u64, write: u64) -> u64:

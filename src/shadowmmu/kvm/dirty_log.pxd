@@ -28,4 +28,4 @@ cpdef void kvm_arch_mmu_enable_log_dirty_pt_masked(Kvm kvm, MemSlot slot, u64 fi
 @cython.locals(words=u64[::1])
 cpdef list kvm_get_dirty_log(Kvm kvm, MemSlot slot)
 @cython.locals(words=u64[::1], wanted=u64[::1])
-cpdef void kvm_clear_dirty_log(Kvm kvm, MemSlot slot, u64 first, object bitmap) except *
+cpdef void kvm_clear_dirty_log(Kvm kvm, MemSlot slot, u64 first, memoryview bitmap) except *

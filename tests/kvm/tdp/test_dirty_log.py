@@ -14,7 +14,7 @@ from shadowmmu.kvm.tdp.dirty_log import (
     kvm_tdp_mmu_clear_dirty_slot,
     kvm_tdp_mmu_write_protect_gfn,
 )
-from shadowmmu.x86.bits import D, PS, W
+from shadowmmu.x86.bits import PS, D, W
 
 GFN = BIG >> 12
 
