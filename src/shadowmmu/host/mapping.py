@@ -24,7 +24,7 @@ PAGES_2M, PAGES_1G = 512, 512 * 512
 SIZE_2M = 2 << 20
 KNOWN, PRESENT, WRITABLE, ZERO = 1, 2, 4, 8
 PROT_NONE, PROT_READ, PROT_RW = 0, 1, 3
-PROT_MASK, VM_HUGEPAGE, VM_NOHUGEPAGE = 3, 4, 8
+PROT_MASK, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_PRIVATE = 3, 4, 8, 16
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 4, 14, 15, 25
 FAULT_AROUND_PAGES = 16
 
@@ -113,6 +113,10 @@ class Mapping:
     def protection(self, index: int) -> int:
         """PROT_NONE, PROT_READ or PROT_RW of the VMA that holds page `index`."""
         return self.vma_flags(index) & PROT_MASK
+
+    def is_shared(self, index: int) -> bool:
+        """Whether page `index` is shared memory; it is not once something else has been mapped over it."""
+        return self.kind is Kind.MEMFD and not self.vma_flags(index) & VM_PRIVATE
 
     def fast_page(self, index: u64, write: u64) -> u64:
         """The page without faulting it in, or 0 (get_user_pages_fast_only; write: FOLL_WRITE)."""
@@ -234,7 +238,7 @@ class Mapping:
                 self._map_huge_zero(region, first)
             return
         self.split[region] = 1
-        if self.kind is Kind.MEMFD:
+        if self.is_shared(index):
             if not write:
                 self._fault_around(index)
             if not self.page(index):
@@ -375,6 +379,8 @@ class AddressSpace:
             if at % pages:
                 raise HostError(errno.EINVAL, f"address {hva:#x} is inside a huge page")
             last = first + (last - first) // pages * pages
+            if first == last:
+                return
         for start, end, _ in self._pieces(mapping, first, last):
             self._zap(mapping, start, end)
 
@@ -391,7 +397,7 @@ class AddressSpace:
             region = ((mapping.hva + (index << PAGE_SHIFT)) >> 21) - mapping.first_2m
             mapping.huge[region] = 0
             mapping.zero_regions.discard(region)
-        if mapping.kind is Kind.MEMFD:
+        if mapping.is_shared(index):
             mapping.unmap_shared(index)
         else:
             mapping.clear(index)
@@ -511,8 +517,9 @@ class AddressSpace:
         for i in range(first, last):
             self._drop(mapping, i)
         mapping.invalidate_end(span)
+        private = VM_PRIVATE if mapping.kind is Kind.MEMFD else 0
         for start, end, _ in self._pieces(mapping, first, last):
-            self._change_vma(mapping, start, end, PROT_RW)
+            self._change_vma(mapping, start, end, PROT_RW | private)
 
     def touch(self, hva: int, *, write: bool) -> int:
         """The host accesses a byte; the hpa of the page. Raises HostError(EFAULT) if it is not allowed to."""

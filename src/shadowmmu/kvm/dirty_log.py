@@ -32,8 +32,8 @@ PML_ENTRIES = 512
 def cpu_dirty_log_size(*, vmx: bool, ept: bool, ept_ad_bits: bool, pml: bool) -> int:
     """Entries of the processor's own log of dirty pages, 0 if pages must be write-protected to be logged.
 
-    SVM has none; VMX has page-modification logging if nested page tables with Accessed and Dirty bits are used
-    and both the processor and the administrator (`pml`) agree.
+    SVM has none; VMX has page-modification logging if nested page tables with Accessed and Dirty bits are
+    used and both the processor and the administrator (`pml`) agree.
     """
     return PML_ENTRIES if vmx and ept and ept_ad_bits and pml else 0
 
@@ -126,8 +126,8 @@ def _zap_collapsible(kvm: Kvm, slot: MemSlot, level: u32, index: u64) -> bool:
 def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64, mask: u64) -> None:
     """Make the next write to pages first + i of the slot be seen, for every bit i of the mask.
 
-    With initially-all-set, huge SPTEs over them are split first, if that is wanted, and those over the first and
-    the last page are protected as for page tables. Other huge SPTEs stay as they are.
+    With initially-all-set, huge SPTEs over them are split first, if that is wanted, and those over the first
+    and the last page are protected as for page tables. Other huge SPTEs stay as they are.
     """
     if mask == 0:
         return
@@ -184,9 +184,13 @@ def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
     return pages
 
 
-def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, wanted: memoryview) -> None:
-    """Clear and protect again those pages of a bitmap, from page `first` (a multiple of 64) on, that are dirty."""
+def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, bitmap: memoryview) -> None:
+    """Clear the bits that `bitmap` and the log have in common, and protect their pages again.
+
+    `bitmap`: 64-bit words, from page `first` (a multiple of 64) on.
+    """
     words: memoryview = slot.log_words()
+    wanted: memoryview = bitmap
     flush: u32 = 0
     i: u64
     for i in range(len(wanted)):

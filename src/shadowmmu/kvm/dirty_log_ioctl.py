@@ -4,6 +4,7 @@ import errno
 from collections.abc import Sequence
 
 from ..host.memory import sparse_words
+from ..x86.bits import MASK64
 from .bits import DIRTY_GFN_RESET, MEMSLOT_INVALID
 from .dirty_log import kvm_arch_mmu_enable_log_dirty_pt_masked, kvm_clear_dirty_log, kvm_get_dirty_log
 from .dirty_ring import ENTRY_BYTES, MAX_ENTRIES, RESERVED_ENTRIES, DirtyRing, dirty_ring_of
@@ -61,6 +62,19 @@ def kvm_vm_ioctl_get_dirty_log(kvm: Kvm, id: int) -> list[int]:
     return kvm_get_dirty_log(kvm, _logging_slot(kvm, id))
 
 
+def _bitmap(first: int, count: int, pages: Sequence[int] | None) -> memoryview:
+    """Pages of [first, first + count) as bits of 64-bit words; None: all."""
+    words = sparse_words((count + 63) // 64)
+    if pages is None:
+        for i in range(count // 64):
+            words[i] = MASK64
+        pages = range(first + count // 64 * 64, first + count)
+    for page in pages:
+        if first <= page < first + count:
+            words[page - first >> 6] |= 1 << (page - first & 63)
+    return words
+
+
 def kvm_vm_ioctl_clear_dirty_log(
     kvm: Kvm, id: int, first: int, count: int, pages: Sequence[int] | None = None
 ) -> None:
@@ -76,10 +90,7 @@ def kvm_vm_ioctl_clear_dirty_log(
         raise RegionError(errno.EINVAL, "range outside the slot")
     if count % 64 and count < slot.npages - first:
         raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
-    words = sparse_words((count + 63) // 64)
-    for page in range(first, first + count) if pages is None else pages:
-        words[page - first >> 6] |= 1 << (page - first & 63)
-    kvm_clear_dirty_log(kvm, slot, first, words)
+    kvm_clear_dirty_log(kvm, slot, first, _bitmap(first, count, pages))
 
 
 # -- rings -------------------------------------------------------------------------------------------------

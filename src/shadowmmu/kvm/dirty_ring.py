@@ -1,8 +1,8 @@
 """The dirty ring: every vCPU writes down which pages it made dirty (virt/kvm/dirty_ring.c, 6.12.111).
 
-A ring is shared with user space, 16 bytes an entry as in struct kvm_dirty_gfn: flags (32 bits), slot (32 bits),
-page number in the slot (64 bits). KVM fills an entry and flags it dirty; user space takes it and flags it
-harvested; KVM empties harvested entries and protects their pages again.
+A ring is shared with user space, 16 bytes an entry as in struct kvm_dirty_gfn: flags (32 bits), slot (32
+bits), page number in the slot (64 bits). KVM fills an entry and flags it dirty; user space takes it and flags
+it harvested; KVM empties harvested entries and protects their pages again.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -20,8 +20,8 @@ ENTRY_BYTES = 16
 class DirtyRing:
     """The ring of one vCPU, with room for `size` entries (a power of two).
 
-    dirty_index and reset_index count entries filled and emptied, 32 bits each. From soft_limit used entries on
-    the vCPU may not enter the guest.
+    dirty_index and reset_index count entries filled and emptied, 32 bits each. From soft_limit used entries
+    on the vCPU may not enter the guest.
     """
 
     def __init__(self, index: int, size: u32, reserved: u32) -> None:

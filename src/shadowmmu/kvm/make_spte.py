@@ -72,7 +72,7 @@ def make_spte(
 
 
 def make_huge_page_split_spte(kvm: Kvm, huge: u64, role: u32, index: u64) -> u64:
-    """SPTE `index` of the table of `role` that takes the place of the huge SPTE: the same bits, a part of its pages.
+    """SPTE `index` of the table of `role` that replaces a huge SPTE: the same bits, a part of its pages.
 
     A 4 KiB page becomes executable where the mitigation forbade that to the huge one only.
     """

@@ -59,13 +59,13 @@ class MmuNotifier:
         if self.kvm.tracing:
             self.kvm.tracer.kvm_test_age_hva(hva)
         slots = self._slots(hva, hva + 1)
-        return any([_age_gfn_range(self.kvm, *found, clear=False) for found in slots])
+        return sum(_age_gfn_range(self.kvm, *found, clear=False) for found in slots) != 0
 
     def _age(self, start: int, end: int, *, clear: bool) -> bool:
         if self.kvm.tracing:
             self.kvm.tracer.kvm_age_hva(start, end)
         slots = self._slots(start, end)
-        return any([_age_gfn_range(self.kvm, *found, clear=clear) for found in slots])
+        return sum(_age_gfn_range(self.kvm, *found, clear=clear) for found in slots) != 0
 
     def _extend_range(self, first: int, last: int) -> None:
         kvm = self.kvm

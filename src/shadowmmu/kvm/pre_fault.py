@@ -17,11 +17,11 @@ from .vcpu import Vcpu
 
 PFERR_GUEST_FINAL = 1 << 32
 ENDLESS = 1000
-"""Retries of one page after which user space gives up: an obsolete root is replaced at the next entry only."""
+"""Retries of one page after which user space gives up: only an entry replaces an obsolete root."""
 
 
 def kvm_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int, size: int) -> None:
-    """Map [gpa, gpa + size) through the current root. Raises RegionError if not even the first page can be."""
+    """Map [gpa, gpa + size) through the current root. Raises RegionError if the first page cannot be."""
     if gpa % 4096 or size % 4096 or not 0 < size < (1 << 64) - gpa:
         raise RegionError(errno.EINVAL, f"{size:#x} bytes at {gpa:#x}")
     vcpu.kvm.running_vcpu = vcpu

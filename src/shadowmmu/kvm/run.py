@@ -1,7 +1,7 @@
 """Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, and svm.c for the registers, 6.12.111).
 
-Requests are served in KVM's order: a full dirty ring, obsolete roots, sync, load root, flush all, flush current, flush guest;
-then a pending exception is injected and the MMU loaded if it has no root.
+Requests are served in KVM's order: a full dirty ring, obsolete roots, sync, load root, flush all, flush
+current, flush guest; then a pending exception is injected and the MMU loaded if it has no root.
 """
 
 from cython import uint as u32

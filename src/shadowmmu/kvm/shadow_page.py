@@ -12,8 +12,8 @@ from .bits import ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
 class ShadowPage:
     """struct kvm_mmu_page, 6.12.111.
 
-    A page of the TDP MMU (`tdp_mmu_page`) is linked at one place only, `ptep` (0 for a root), and is on no list
-    of this file. root_count of such a root is its reference count.
+    A page of the TDP MMU (`tdp_mmu_page`) is linked at one place only, `ptep` (0 for a root), and is on no
+    PageList. root_count of such a root is its reference count.
     """
 
     def __init__(self, gfn: u64, role: u32, spt: u64, translations: u64) -> None:

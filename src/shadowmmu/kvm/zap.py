@@ -233,7 +233,7 @@ class ZapObsoletePages:
 
 
 class ZapAllFast:
-    """What is left to do once everything is obsolete: the pages of the old generation, then the TDP MMU's roots.
+    """What is left once everything is obsolete: the pages of the old generation, then the TDP MMU's roots.
 
     step() returns true where the kernel may let go of mmu_lock.
     """

@@ -2,7 +2,8 @@
 
 `S7` is shadow page number 7, `S7[3]` its SPTE 3, `S7|827` an SPTE that points to it (rest of the bits 0x827),
 `gpa:800000|e67` an SPTE that maps the page behind guest address 0x800000, `zero|825` one of the zero page,
-`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page behind no guest address, `?...` an address in no known shadow page.
+`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page behind no
+guest address, `?...` an address in no known shadow page.
 
 Shadow pages are numbered in order of creation, as far as the states show it: a page is a new one when no
 page was at its address before, when the one that was there had another gfn or role, or when the op zapped

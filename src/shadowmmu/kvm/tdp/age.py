@@ -12,7 +12,7 @@ from .spte_changed import tdp_mmu_clear_spte_bits
 
 
 def kvm_tdp_mmu_age_gfn_range(kvm: Kvm, start: u64, end: u64) -> bool:
-    """Clear Accessed of what maps [start, end), in all roots; whether it was set anywhere. No flush is due."""
+    """Clear Accessed of what maps [start, end), in all roots; whether it was set anywhere. No flush."""
     return _look(kvm, start, end, 1)
 
 

@@ -1,4 +1,3 @@
-cimport cython
 from ...x86.bits cimport PS, u64
 from ..bits cimport SPTE_MMU_PRESENT
 from ..huge_page cimport kvm_mmu_max_mapping_level
@@ -7,7 +6,6 @@ from ..vm cimport Kvm
 from .spte_changed cimport tdp_mmu_zap_spte_atomic
 from .walk cimport TdpWalk
 
-@cython.final
 cdef class ZapCollapsible(TdpWalk):
     cdef MemSlot slot
     cdef bint visit(self) except -1

@@ -1,4 +1,4 @@
-"""Logging ended: making room for huge pages again (kvm_tdp_mmu_zap_collapsible_sptes, tdp_mmu.c, 6.12.111)."""
+"""Logging ended: making room for huge pages (kvm_tdp_mmu_zap_collapsible_sptes, tdp_mmu.c, 6.12.111)."""
 
 from cython import ulonglong as u64
 

@@ -1,4 +1,3 @@
-cimport cython
 from ...x86.bits cimport D, PS, W, u32, u64
 from ..bits cimport ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
 from ..memslots cimport MemSlot
@@ -11,13 +10,11 @@ from .walk cimport TdpWalk
 
 cpdef bint tdp_mmu_need_write_protect(Kvm kvm, ShadowPage root) except -1
 
-@cython.final
 cdef class WriteProtectSlot(TdpWalk):
     cdef bint visit(self) except -1
 
 cpdef bint kvm_tdp_mmu_wrprot_slot(Kvm kvm, MemSlot slot, u32 min_level) except -1
 
-@cython.final
 cdef class ClearDirtySlot(TdpWalk):
     cdef bint visit(self) except -1
 

@@ -54,9 +54,9 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: PageFault) -> u32:
         if it.level == fault.goal_level:
             result = _map_target_level(vcpu, fault, it)
             break
-        if not it.old_spte & SPTE_MMU_PRESENT or it.old_spte & PS:
-            if not _add_table(vcpu, fault, it):
-                break
+        missing: bool = not it.old_spte & SPTE_MMU_PRESENT or it.old_spte & PS != 0
+        if missing and not _add_table(vcpu, fault, it):
+            break
         it.next()
     rcu_read_unlock(kvm)
     return result

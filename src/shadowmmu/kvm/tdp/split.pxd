@@ -1,4 +1,3 @@
-cimport cython
 from ...x86.bits cimport PS, u32, u64
 from ..bits cimport SPTE_MMU_PRESENT
 from ..make_spte cimport make_huge_page_split_spte
@@ -13,7 +12,6 @@ from .walk cimport TdpWalk
 cpdef bint tdp_mmu_link_sp(Kvm kvm, TdpIter it, ShadowPage sp, u32 shared) except -1
 cpdef bint tdp_mmu_split_huge_page(Kvm kvm, TdpIter it, ShadowPage sp, u32 shared) except -1
 
-@cython.final
 cdef class SplitHugePages(TdpWalk):
     cdef u32 shared
     cdef u64 spare

@@ -1,7 +1,7 @@
 """Splitting huge pages, by a fault or before one is needed (tdp_mmu.c, 6.12.111).
 
-The new table maps the same pages with the same bits as the huge page did, so that it makes no difference which
-of the two a TLB holds: no flush is needed.
+The new table maps the same pages with the same bits as the huge page did, so that it makes no difference
+which of the two a TLB holds: no flush is needed.
 """
 
 from cython import uint as u32, ulonglong as u64

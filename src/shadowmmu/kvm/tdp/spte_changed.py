@@ -89,7 +89,7 @@ def tdp_mmu_clear_spte_bits(kvm: Kvm, it: TdpIter, bits: u64) -> None:
 
 
 def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shared: u32) -> None:
-    """Keep the books after an SPTE changed from `old` to `new`: page statistics, and a table that was removed.
+    """Keep the books after an SPTE changed from `old` to `new`: page statistics, and a removed table.
 
     `shared`: mmu_lock is held for reading. Dirty logging is done where SPTEs are made writable, not here.
     Raises InvalidSpteChange.
@@ -111,8 +111,8 @@ def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shar
 def handle_removed_pt(kvm: Kvm, sp: ShadowPage, shared: u32) -> None:
     """A table was unlinked: freeze its entries for ever, all that was below goes too, and free it.
 
-    Whoever is still in the table fails to change a frozen entry. With mmu_lock held for reading another zap may
-    be about to empty an entry that it froze: wait until that is done, else the entry could be used again.
+    Whoever is still in the table fails to change a frozen entry. With mmu_lock held for reading another zap
+    may be about to empty an entry that it froze: wait until that is done, else it could be used again.
     """
     if kvm.tracing:
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)

@@ -1,4 +1,4 @@
-"""Long walks over all roots that let others have mmu_lock in between (tdp_mmu_iter_cond_resched, 6.12.111)."""
+"""Long walks over all roots that let go of mmu_lock in between (tdp_mmu_iter_cond_resched, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -14,9 +14,9 @@ class TdpWalk:
     """A visit to every SPTE from `min_level` up for the pages [start, end), in every valid root.
 
     step() returns true where it let go of mmu_lock: anything may happen before the next step, which goes on
-    behind the last page visited. It does so when somebody waits (Kvm.need_resched), or where visit() says so by
-    setting it.yielded. A flush that is due comes before that. `flush` tells at the end whether one is
-    due still, `changed` whether any SPTE was changed.
+    behind the last page visited. It does so when somebody waits (Kvm.need_resched), or where visit() says so
+    by setting it.yielded. A flush that is due comes before that. `flush` tells at the end whether one is due
+    still, `changed` whether any SPTE was changed.
     """
 
     def __init__(self, kvm: Kvm, start: u64, end: u64, min_level: u32) -> None:

@@ -1,4 +1,3 @@
-cimport cython
 from ...x86.bits cimport PS, u32, u64
 from ..bits cimport ROLE_INVALID, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
 from ..shadow_page cimport ShadowPage
@@ -7,14 +6,12 @@ from .roots cimport kvm_tdp_mmu_put_root, tdp_mmu_next_root
 from .spte_changed cimport tdp_mmu_iter_set_spte, tdp_mmu_set_spte, tdp_mmu_set_spte_atomic
 from .walk cimport TdpWalk
 
-@cython.final
 cdef class ZapLeafs(TdpWalk):
     cdef bint visit(self) except -1
 
 cpdef bint kvm_tdp_mmu_zap_leafs(Kvm kvm, u64 start, u64 end, u32 flush) except -1
 cpdef bint kvm_tdp_mmu_unmap_gfn_range(Kvm kvm, u64 start, u64 end, u32 flush, u32 may_block) except -1
 
-@cython.final
 cdef class ZapRoots(TdpWalk):
     cdef u32 shared, zap_level
     cdef bint visit(self) except -1

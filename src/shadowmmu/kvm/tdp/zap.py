@@ -51,8 +51,8 @@ def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: u64, end: u64, flush: u32, may_
 class ZapRoots(TdpWalk):
     """Empties roots, small pages first, then one level of tables after the other, so that no step is long.
 
-    `shared`: only the invalid roots that are scheduled for it, with mmu_lock held for reading, and the MMU's own
-    reference to them is dropped. Else every root. There is no flush: no vCPU may use such a root any more.
+    `shared`: only the invalid roots that are scheduled for it, with mmu_lock held for reading, and the MMU's
+    own reference to them is dropped. Else every root. No flush: no vCPU may use such a root any more.
     """
 
     def __init__(self, kvm: Kvm, shared: u32) -> None:
