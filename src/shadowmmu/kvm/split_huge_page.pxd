@@ -1,5 +1,5 @@
 cimport cython
-from ..x86.bits cimport PS, u32, u64
+from ..x86.bits cimport PS, i64, u32, u64
 from .bits cimport (MIN_FREE_MMU_PAGES, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_GUEST_MODE, ROLE_INVALID, ROLE_LEVEL,
                     SPTE_MMU_PRESENT)
 from .make_spte cimport make_huge_page_split_spte
@@ -22,7 +22,7 @@ cdef class SplitCaches:
     cpdef void top_up(self) except *
 
 cdef void _shadow_mmu_split_huge_page(Kvm kvm, MemSlot slot, u64 sptep, MemoryCache shadow_pages) except *
-cdef u32 _try_split_huge_page(Kvm kvm, MemSlot slot, u64 sptep) except? 77
+cdef i64 _try_split_huge_page(Kvm kvm, MemSlot slot, u64 sptep) except? 77
 
 @cython.final
 cdef class SplitShadowHugePages:

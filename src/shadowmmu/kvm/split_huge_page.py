@@ -4,7 +4,7 @@ Shadow pages have huge SPTEs only where they map nested guests, with the TDP MMU
 huge SPTE did; one that was there already may map less, whatever is missing then faults in again.
 """
 
-from cython import uint as u32, ulonglong as u64
+from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import PS
 from .bits import (
@@ -27,7 +27,7 @@ from .vcpu import CACHE_CAPACITY, MemoryCache
 from .vm import Kvm
 from .zap import available_mmu_pages
 
-EAGAIN, ENOSPC = 11, 28
+EAGAIN, ENOSPC = -11, -28
 DESCS_FOR_SPLIT = 513
 """One for each SPTE of the table, one for its parents."""
 
@@ -70,7 +70,7 @@ def _shadow_mmu_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64, shadow_page
     link_shadow_page(kvm, sptep, sp)
 
 
-def _try_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64) -> u32:
+def _try_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64) -> i64:
     """Split a huge SPTE; 0, EAGAIN after filling the caches (mmu_lock was dropped), or ENOSPC."""
     spte: u64 = kvm.words[sptep >> 3]
     sp: ShadowPage = kvm.sptep_to_sp(sptep)
@@ -79,7 +79,7 @@ def _try_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64) -> u32:
     if kvm.split_caches is None:
         kvm.split_caches = SplitCaches(kvm)
     caches: SplitCaches = kvm.split_caches
-    result: u32 = 0
+    result: i64 = 0
     if available_mmu_pages(kvm) <= MIN_FREE_MMU_PAGES:
         result = ENOSPC
     elif caches.need_topup():
@@ -90,7 +90,7 @@ def _try_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64) -> u32:
         _shadow_mmu_split_huge_page(kvm, slot, sptep, caches.shadow_pages)
         caches.descs -= kvm.pte_list_descs_taken - taken
     if kvm.tracing:
-        kvm.tracer.kvm_mmu_split_huge_page(gfn, spte, level, -result)
+        kvm.tracer.kvm_mmu_split_huge_page(gfn, spte, level, result)
     return result
 
 
@@ -129,7 +129,7 @@ class SplitShadowHugePages:
             if not self._is_splittable(sptep):
                 sptep = it.next()
                 continue
-            result: u32 = _try_split_huge_page(self.kvm, self.slot, sptep)
+            result: i64 = _try_split_huge_page(self.kvm, self.slot, sptep)
             if result == EAGAIN:
                 return True
             if result:
