@@ -22,9 +22,11 @@ from .guest.machine import Machine
 from .guest.stubs import Step
 from .host.mapping import Kind
 from .kvm.bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from .kvm.design import DEFAULT_KERNEL, design_of
 from .kvm.emulate import MmioAccess
-from .kvm.exits import KvmRunError, TripleFault
+from .kvm.exits import KvmRunError
 from .kvm.regs import set_sregs
+from .kvm.run import TripleFault
 from .kvm.tracepoints import Tracer
 from .kvm.vcpu import Vcpu as KvmVcpu
 from .kvm.vm import Parameters
@@ -249,6 +251,7 @@ class Vm:
     paging    the guest's tables: "none", "32", "pae", "4-level", "5-level"
     vcpus     number of vCPUs; all start with the same page tables
     backing   what the host gives: Kind.ANON (4 KiB pages), THP, HUGE2M, HUGE1G, MEMFD
+    kernel    whose KVM: "6.12.111", "6.1.176"
     tlb       False: every access walks the shadow tables
     mmio      answers accesses to addresses without memory; by default reads give all ones
 
@@ -262,6 +265,7 @@ class Vm:
         *,
         vcpus: int = 1,
         backing: Kind = Kind.ANON,
+        kernel: str = DEFAULT_KERNEL,
         tlb: bool = True,
         nx_huge_pages: bool = False,
         mmio: Callable[[MmioAccess], int] | None = None,
@@ -274,7 +278,7 @@ class Vm:
         parameters = Parameters()
         parameters.nx_huge_pages = nx_huge_pages
         self.format: PagingFormat = _FORMATS[paging]
-        self.machine = Machine(parameters, tlb=tlb)
+        self.machine = Machine(parameters, design=design_of(kernel), tlb=tlb)
         self.machine.set_slot(0, 0, size, kind=backing)
         self.stats = Stats(self.machine)
         self._next_table = size

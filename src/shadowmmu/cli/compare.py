@@ -79,7 +79,7 @@ def compare(*, recordings: tuple[Path, ...], scenarios: Path | None, as_json: bo
     else:
         click.echo(_total_text(total))
     if not total["recordings"]:
-        raise click.ClickException("none of the recordings is covered; give one of kernel 6.12 with npt=0")
+        raise click.ClickException("none of the recordings is covered; give one of kernel 6.12 or 6.1 with npt=0")
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)
 
@@ -133,6 +133,7 @@ def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdic
 def _judge(task: tuple[Path, Path | None]) -> _Verdict:
     """Replay one recording."""
     from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.kvm.design import design_of
     from shadowmmu.trace.compare import compare as compare_rows
     from shadowmmu.trace.recording import Recording
 
@@ -144,7 +145,8 @@ def _judge(task: tuple[Path, Path | None]) -> _Verdict:
     text = _scenario_file(path, scenarios)
     scenario = Scenario.from_recording(recording, text=Scenario.load(text) if text else None)
     got, failure = _replay(scenario)
-    comparison = compare_rows(recording.rows, got)
+    strings = design_of(scenario.kernel).event_strings
+    comparison = compare_rows(recording.rows, got, strings=strings)
     return _Verdict(
         str(path),
         ops=comparison.ops,
@@ -155,10 +157,15 @@ def _judge(task: tuple[Path, Path | None]) -> _Verdict:
 
 
 def _not_covered(recording: Recording) -> str | None:
-    kernel, npt = recording.header["kernel"], recording.header["params"].get("kvm_amd.npt")
-    if npt != "N":
+    from shadowmmu.kvm.design import DesignError, profile_of
+
+    if recording.header["params"].get("kvm_amd.npt") != "N":
         return "npt=1"
-    return None if kernel.startswith("6.12.") else f"kernel {kernel.split()[0] if kernel else 'unknown'}"
+    try:
+        profile_of(recording.header["kernel"])
+    except DesignError as error:
+        return str(error)
+    return None
 
 
 def _scenario_file(recording: Path, folder: Path | None) -> Path | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..kvm.emulate import Emulator, MmioAccess
-from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit
+from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit, port_exit
 from ..kvm.run import vcpu_enter_guest
 from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
 from ..x86.bits import CR0_MP, CR0_TS, FAULT, FETCH, GP_VECTOR, PF_VECTOR, READ, WRITE
@@ -119,6 +119,8 @@ class GuestCpu:
             return self._move_to_cr0(insn)
         if insn.op is Op.IRET:
             self._iret()
+        elif insn.op is Op.OUT:
+            port_exit(self.vcpu, insn.value, len(insn.code))
         elif insn.address or insn.size:
             self._data(insn)
         return True

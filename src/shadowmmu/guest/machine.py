@@ -4,6 +4,7 @@ import errno
 
 from ..host.mapping import AddressSpace, HostError, Kind, Mapping
 from ..host.memory import Arena
+from ..kvm.design import Design
 from ..kvm.memory_region import RegionError, kvm_set_memory_region
 from ..kvm.notifier import MmuNotifier
 from ..kvm.vcpu import Vcpu
@@ -29,6 +30,7 @@ class UserSlot:
 class Machine:
     """A VM with its host.
 
+    `design` says how KVM behaves (by default as 6.12.111),
     host_maxphyaddr is the width of a physical address on the host; tlb=False lets every access walk.
     """
 
@@ -36,13 +38,14 @@ class Machine:
         self,
         parameters: Parameters | None = None,
         *,
+        design: Design | None = None,
         host_maxphyaddr: int = 46,
         tlb: bool = True,
         implementation: Implementation = MANUAL,
     ) -> None:
         self.arena = Arena(min(LARGEST_ARENA, 1 << host_maxphyaddr))
         self.host = AddressSpace(self.arena)
-        self.kvm = Kvm(self.arena, self.host, parameters or Parameters())
+        self.kvm = Kvm(self.arena, self.host, parameters or Parameters(), design)
         self.host.notifiers.append(MmuNotifier(self.kvm))
         self.host_maxphyaddr = host_maxphyaddr
         self.tlb = tlb

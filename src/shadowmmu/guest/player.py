@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
+from ..kvm.design import design_of
 from ..kvm.dirty_log import kvm_clear_dirty_log, kvm_get_dirty_log
 from ..kvm.emulate import EmulationError, MmioAccess
-from ..kvm.exits import EntryFailed, KvmRunError, TripleFault
+from ..kvm.exits import EntryFailed, KvmRunError
 from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.memory_region import RegionError, id_to_memslot, kvm_set_nr_mmu_pages
 from ..kvm.memslots import MemSlot
 from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
 from ..kvm.regs import set_sregs
 from ..kvm.roots import NoShadowPages, kvm_mmu_load
+from ..kvm.run import TripleFault
 from ..kvm.tracepoints import Log
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
@@ -88,7 +90,13 @@ class Player:
         parameters = Parameters()
         parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
-        self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb, implementation=TCG)
+        self.machine = Machine(
+            parameters,
+            design=design_of(setup.params["kernel"]),
+            host_maxphyaddr=HOST_MAXPHYADDR,
+            tlb=tlb,
+            implementation=TCG,
+        )
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)
         self.kvm.tracer = log
@@ -434,6 +442,8 @@ class Player:
             raise RegionError(errno.EINVAL, "registers do not go together")
 
     def _prefault(self, op: kinds.Prefault) -> None:
+        if not self.kvm.design.pre_fault_memory:
+            raise RegionError(errno.ENOTTY, "this kernel has no KVM_PRE_FAULT_MEMORY")
         vcpu = self.cpus[op.vcpu].vcpu
         if vcpu.mmu.root_hpa == INVALID_GPA:
             kvm_mmu_load(vcpu)

@@ -39,10 +39,14 @@ class Kind(Enum):
 
 
 class Notifier(Protocol):
-    """An mmu_notifier: told about [start, end) before and after the host takes pages of that range away."""
+    """An mmu_notifier: told about [start, end) before and after the host takes pages of that range away.
+
+    Between the two change_pte says which page is at an address now, if one replaces another at once.
+    """
 
     def invalidate_range_start(self, start: int, end: int) -> None: ...
     def invalidate_range_end(self, start: int, end: int) -> None: ...
+    def change_pte(self, address: int, pfn: int, *, writable: bool) -> None: ...
 
 
 class HostError(OSError):
@@ -184,6 +188,8 @@ class Mapping:
         elif word & ZERO:
             span = self.invalidate_start(index, index + 1)
             self.install(index, self.new_frame(index), WRITABLE)
+            for notifier in self.notifiers:
+                notifier.change_pte(span[0], self.page(index) >> PAGE_SHIFT, writable=True)
             self.invalidate_end(span)
         else:
             self.install(index, word >> PAGE_SHIFT, WRITABLE)

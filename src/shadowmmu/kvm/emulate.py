@@ -17,7 +17,7 @@ from .invlpg import is_noncanonical, kvm_mmu_invlpg
 from .mmio import vcpu_match_mmio_gpa, vcpu_match_mmio_gva
 from .regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
 from .track_write import kvm_mmu_track_write
-from .unprotect import kvm_mmu_unprotect_gfn_and_retry
+from .unprotect import kvm_mmu_unprotect_gfn_and_retry, reexecute_instruction, retry_instruction
 from .vcpu import QueuedException, Vcpu
 
 APIC_DEFAULT_PHYS_BASE = 0xFEE00000
@@ -257,10 +257,20 @@ class Emulator:
         return False
 
     def _retry_on_failure(self, address: int, emulation_type: int) -> bool:
+        if self.vcpu.kvm.design.retry_without_zapping:
+            return reexecute_instruction(self.vcpu, address, emulation_type)
         if not emulation_type & EMULTYPE_ALLOW_RETRY_PF or emulation_type & EMULTYPE_WRITE_PF_TO_SP:
             return False
         kvm_mmu_unprotect_gfn_and_retry(self.vcpu, address, always_retry=True)
         return True
+
+    def _retry(self, insn: Insn, address: int, emulation_type: int) -> bool:
+        """Whether the instruction is to run again instead, because its page is no page table any more."""
+        if self.vcpu.kvm.design.retry_without_zapping:
+            return retry_instruction(self.vcpu, insn, address, emulation_type)
+        if not emulation_type & EMULTYPE_ALLOW_RETRY_PF or insn.op.writes_page_tables:
+            return False
+        return kvm_mmu_unprotect_gfn_and_retry(self.vcpu, address)
 
     def emulate(self, insn: Insn, address: int = 0, emulation_type: int = 0) -> bool:
         """Emulate `insn`, which faulted at `address` if emulation_type says so (x86_emulate_instruction).
@@ -272,8 +282,7 @@ class Emulator:
         self.gpa_hint = None
         if not self._decode(insn, address, emulation_type):
             return False
-        retry = emulation_type & EMULTYPE_ALLOW_RETRY_PF and not insn.op.writes_page_tables
-        if retry and kvm_mmu_unprotect_gfn_and_retry(vcpu, address):
+        if self._retry(insn, address, emulation_type):
             return False
         if emulation_type and vcpu.mmu.direct() and insn.op is not Op.STOS:
             self.gpa_hint = address

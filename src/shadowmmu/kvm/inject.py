@@ -3,7 +3,7 @@
 from cython import ulonglong as u64
 
 from ..x86.bits import PF_VECTOR, PFERR_P, PFERR_RSVD
-from .sync import sync_on_invlpg
+from .invlpg import invalidate_addr_in_current_root
 from .vcpu import QueuedException, Vcpu
 
 
@@ -14,8 +14,6 @@ def kvm_inject_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> None:
     cached for the address is dropped and its SPTE synced first.
     """
     if error_code & PFERR_P and not error_code & PFERR_RSVD:
-        vcpu.cpu.flush_gva(addr)
-        if not vcpu.mmu.direct():
-            sync_on_invlpg(vcpu, addr, vcpu.mmu.root_hpa)
+        invalidate_addr_in_current_root(vcpu, addr)
     vcpu.stat.pf_guest += 1
     vcpu.exception = QueuedException(PF_VECTOR, error_code, addr)

@@ -12,11 +12,11 @@ from .vcpu cimport Vcpu
 from .vm cimport Kvm
 from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
 
-cpdef u32 kvm_mmu_child_role(ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
+cpdef u32 kvm_mmu_child_role(Kvm kvm, ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
 cdef ShadowPage _find(Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
 cpdef bint _refresh(Vcpu vcpu, ShadowPage sp, list[ShadowPage] invalid_list) except -1
-cdef u64[::1] EMPTY_TABLE, NO_TRANSLATIONS
-cdef void _clear_page(Kvm kvm, u64 hpa, u32 spt) except *
+cdef u64[::1] ZEROS, BITS_63
+cdef void _clear_page(Kvm kvm, u64 hpa, u64 value) except *
 cdef ShadowPage _alloc(Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
 cpdef ShadowPage kvm_mmu_get_shadow_page(Vcpu vcpu, u64 gfn, u32 role)
 cpdef ShadowPage kvm_mmu_get_child_sp(Vcpu vcpu, ShadowPage parent, u64 sptep, u64 gfn, u32 direct, u32 access)

@@ -17,7 +17,6 @@ from .bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
     ROLE_QUADRANT_SHIFT,
-    SPTE_EMPTY,
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs
@@ -31,9 +30,11 @@ from .vm import Kvm
 from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
 
 
-def kvm_mmu_child_role(parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
+def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
     """The role of the page that the SPTE at sptep, in `parent`, should point to."""
-    role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH | ROLE_INVALID)
+    role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH)
+    if not kvm.design.child_inherits_invalid:
+        role &= ~ROLE_INVALID
     role |= (parent.role & ROLE_LEVEL) - 1
     role |= access << ROLE_ACCESS_SHIFT
     if direct:
@@ -86,22 +87,22 @@ def _refresh(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) -> bool
     return True
 
 
-EMPTY_TABLE = memoryview(bytearray(SPTE_EMPTY.to_bytes(8, "little") * 512)).cast("Q")
-NO_TRANSLATIONS = memoryview(bytearray(4096)).cast("Q")
+ZEROS = memoryview(bytearray(4096)).cast("Q")
+BITS_63 = memoryview(bytearray((1 << 63).to_bytes(8, "little") * 512)).cast("Q")
 
 
-def _clear_page(kvm: Kvm, hpa: u64, spt: u32) -> None:
-    """Give a frame the contents of a table of empty SPTEs, or of no translations."""
+def _clear_page(kvm: Kvm, hpa: u64, value: u64) -> None:
+    """Fill a frame with a word: an empty SPTE, or 0 for no translations."""
     start: u64 = hpa >> 3
-    kvm.words[start : start + 512] = EMPTY_TABLE if spt else NO_TRANSLATIONS
+    kvm.words[start : start + 512] = BITS_63 if value else ZEROS
 
 
 def _alloc(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage:
     kvm: Kvm = vcpu.kvm
     spt: u64 = vcpu.shadow_page_cache.take()
-    _clear_page(kvm, spt, 1)
+    _clear_page(kvm, spt, kvm.design.empty_spte)
     translations: u64 = 0
-    if not role & ROLE_DIRECT and role & ROLE_LEVEL <= 3:
+    if not role & ROLE_DIRECT and (role & ROLE_LEVEL <= 3 or kvm.design.translations_at_all_levels):
         translations = vcpu.translation_cache.take()
         _clear_page(kvm, translations, 0)
     sp: ShadowPage = ShadowPage(gfn, role, spt, translations)
@@ -132,11 +133,11 @@ def kvm_mmu_get_child_sp(
 ) -> ShadowPage:
     """The page that the SPTE at sptep, in `parent`, should point to; it may do so already (see is_linked)."""
     kvm: Kvm = vcpu.kvm
-    role: u32 = kvm_mmu_child_role(parent, sptep, direct, access)
+    role: u32 = kvm_mmu_child_role(kvm, parent, sptep, direct, access)
     spte: u64 = kvm.words[sptep >> 3]
     if spte & SPTE_MMU_PRESENT and not spte & PS:
         child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
-        if child.gfn == gfn and child.role == role:
+        if child.gfn == gfn and (child.role == role or not kvm.design.child_lookup_compares_role):
             return child
     return kvm_mmu_get_shadow_page(vcpu, gfn, role)
 

@@ -204,5 +204,6 @@ def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int, *, code_64bit
         reset = True
     if reset:
         kvm_mmu_reset_context(vcpu)
-        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+        if vcpu.kvm.design.set_sregs_flushes:
+            vcpu.make_request(REQ_TLB_FLUSH_GUEST)
     return True

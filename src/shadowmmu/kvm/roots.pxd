@@ -1,5 +1,6 @@
 from ..x86.bits cimport ADDR, P, u32, u64
 from .bits cimport (INVALID_PAGE, MMIO_GVA_ANY, NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT,
+                    REQ_TRIPLE_FAULT,
                     ROLE_4BYTE_GPTE, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL, ROLE_QUADRANT_SHIFT, ROOTS_ALL)
 from .mmio cimport vcpu_clear_mmio_info
 from .mmu cimport KvmMmu
@@ -14,6 +15,7 @@ cpdef ShadowPage root_to_sp(Vcpu vcpu, u64 hpa)
 cdef u64 _alloc_root(Vcpu vcpu, u64 gfn, u32 role) except? 1
 cdef u32 _directory_role(KvmMmu mmu, u32 quadrant) except? 0xdead
 cpdef void mmu_alloc_direct_roots(Vcpu vcpu) except *
+cdef bint _is_root_visible(Vcpu vcpu, u64 root_gfn) except -1
 cpdef void mmu_alloc_shadow_roots(Vcpu vcpu) except *
 cpdef void kvm_mmu_load(Vcpu vcpu) except *
 cpdef void kvm_mmu_load_pgd(Vcpu vcpu) except *

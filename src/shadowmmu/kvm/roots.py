@@ -10,6 +10,7 @@ from .bits import (
     REQ_LOAD_MMU_PGD,
     REQ_MMU_SYNC,
     REQ_TLB_FLUSH_CURRENT,
+    REQ_TRIPLE_FAULT,
     ROLE_4BYTE_GPTE,
     ROLE_DIRECT,
     ROLE_INVALID,
@@ -67,16 +68,34 @@ def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
     mmu.root_pgd = 0
 
 
+def _is_root_visible(vcpu: Vcpu, root_gfn: u64) -> bool:
+    """Whether the guest's root is in memory, and if need be all its directories too."""
+    kvm: Kvm = vcpu.kvm
+    mmu: KvmMmu = vcpu.mmu
+    if kvm.visible_memslot(root_gfn) is None:
+        return False
+    if not kvm.design.invisible_root_is_triple_fault or mmu.guest_level() != 3:
+        return True
+    i: u32
+    for i in range(4):
+        if mmu.pdptrs[i] & P and kvm.visible_memslot((mmu.pdptrs[i] & ADDR) >> 12) is None:
+            return False
+    return True
+
+
 def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
     """Roots of a paging guest: one page for four and five levels, else the four directories.
 
-    A root outside memory gets the dummy root (the zero page): every walk ends at once.
+    A root outside memory gets the dummy root (the zero page): every walk ends at once. Or it is a triple fault.
     """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
     root_gfn: u64 = (vcpu.cr3 & ADDR) >> 12
-    if kvm.visible_memslot(root_gfn) is None:
-        mmu.root_hpa = 0
+    if not _is_root_visible(vcpu, root_gfn):
+        if kvm.design.invisible_root_is_triple_fault:
+            vcpu.requests |= REQ_TRIPLE_FAULT
+        else:
+            mmu.root_hpa = 0
         return
     if not make_mmu_pages_available(kvm):
         raise NoShadowPages("no shadow page left for the root")
@@ -98,7 +117,7 @@ def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
 
 
 def kvm_mmu_load(vcpu: Vcpu) -> None:
-    """Get a root, sync what it reaches, and give it to the processor with a clean TLB."""
+    """Get a root, sync what it reaches, and give it to the processor with a clean TLB; or none (triple fault)."""
     vcpu.shadow_page_cache.top_up(5)
     if vcpu.mmu.direct():
         if not make_mmu_pages_available(vcpu.kvm):
@@ -107,6 +126,8 @@ def kvm_mmu_load(vcpu: Vcpu) -> None:
     else:
         vcpu.translation_cache.top_up(5)
         mmu_alloc_shadow_roots(vcpu)
+        if vcpu.mmu.root_hpa == INVALID_PAGE:
+            return
     kvm_mmu_sync_roots(vcpu)
     kvm_mmu_load_pgd(vcpu)
     vcpu.cpu.flush_current()

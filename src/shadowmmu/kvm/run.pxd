@@ -1,6 +1,6 @@
 from ..x86.bits cimport CR4_SMAP, CR4_SMEP, u32
 from .bits cimport (INVALID_PAGE, REQ_LOAD_MMU_PGD, REQ_MMU_FREE_OBSOLETE_ROOTS, REQ_MMU_SYNC, REQ_TLB_FLUSH,
-                    REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST)
+                    REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST, REQ_TRIPLE_FAULT)
 from .roots cimport kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
 from .sync cimport kvm_mmu_sync_roots, unsync_prev_roots
 from .vcpu cimport Vcpu

@@ -3,6 +3,7 @@ from ..host.memory cimport Arena
 from ..x86.bits cimport MASK64, u32, u64
 from .bits cimport (GOLDEN_RATIO_64, INVALID_PAGE, MEMSLOT_INVALID, MMU_HASH_SHIFT, ROLE_DIRECT, ROLE_INVALID,
                     ROLE_PASSTHROUGH)
+from .design cimport Design
 from .memslots cimport MemSlot
 from .shadow_page cimport PageList, ShadowPage
 from .stats cimport VmStat
@@ -18,6 +19,7 @@ cdef class Kvm:
     cdef u64[::1] words
     cdef readonly object host
     cdef readonly Parameters parameters
+    cdef readonly Design design
     cdef readonly VmStat stat
     cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages
     cdef public bint tracing

@@ -16,6 +16,7 @@ from .bits import (
     ROLE_INVALID,
     ROLE_PASSTHROUGH,
 )
+from .design import Design
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
 from .stats import VmStat
@@ -41,15 +42,18 @@ class Parameters:
 class Kvm:
     """A VM without vCPUs and memory slots yet.
 
-    `tracer` gets every tracepoint while `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in
+    `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in
     frame n. `page_hash` holds the newest shadow page of each bucket.
     """
 
-    def __init__(self, arena: Arena, host: AddressSpace, parameters: Parameters) -> None:
+    def __init__(
+        self, arena: Arena, host: AddressSpace, parameters: Parameters, design: Design | None = None
+    ) -> None:
         self.arena = arena
         self.words = arena.words
         self.host = host
         self.parameters = parameters
+        self.design = design or Design()
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
         self.tracing = False

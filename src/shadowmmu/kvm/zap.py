@@ -15,7 +15,6 @@ from .bits import (
     REQ_MMU_FREE_OBSOLETE_ROOTS,
     ROLE_INVALID,
     ROLE_LEVEL,
-    SPTE_EMPTY,
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
@@ -40,7 +39,7 @@ def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
             drop_spte(kvm, sptep)
         else:
             drop_parent_pte(kvm, kvm.sptep_to_sp(spte & ADDR), sptep)
-    elif spte != SPTE_EMPTY:
+    elif spte != kvm.design.empty_spte:
         mmu_spte_clear_no_track(kvm, sptep)
 
 
@@ -78,9 +77,10 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)
     kvm.stat.mmu_shadow_zapped += 1
     zapped: u64 = _zap_unsync_children(kvm, sp, invalid_list)
+    empty: u64 = kvm.design.empty_spte
     i: u64
     for i in range(512):
-        if kvm.words[(sp.spt >> 3) + i] != SPTE_EMPTY:
+        if kvm.words[(sp.spt >> 3) + i] != empty:
             mmu_page_zap_pte(kvm, sp, sp.spt + i * 8)
     _unlink_parents(kvm, sp)
     if not sp.role & ROLE_INVALID and sp.has_gptes():

@@ -44,9 +44,13 @@ _PageKey = tuple[int, int, int, bool, str]
 class Names:
     """Knows the shadow pages before and after the current op and what backs which guest page."""
 
-    def __init__(self, areas: Mapping[int, Area]) -> None:
-        """`areas` is a live view: slot id -> memory, in the order in which the slots were first set."""
+    def __init__(self, areas: Mapping[int, Area], *, sees_remade: bool = True) -> None:
+        """`areas` is a live view: slot id -> memory, in the order in which the slots were first set.
+
+        sees_remade: False for a kernel whose event texts do not tell that an op made a page again.
+        """
         self._areas = areas
+        self._sees_remade = sees_remade
         self._now: dict[int, str] = {}
         self._before: dict[int, str] = {}
         self._identity: dict[str, tuple[int, int]] = {}
@@ -106,7 +110,7 @@ class Names:
         What was the state so far becomes the one before. Name the events of the op after this.
         """
         self._backing.update(raw["pfns"])
-        self._number(raw["sps"], _remade(events))
+        self._number(raw["sps"], _remade(events) if self._sees_remade else set())
         on_list = [sp for sp in raw["sps"] if not sp["off_list"]]
         return {
             "kvm": {

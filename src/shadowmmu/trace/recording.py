@@ -32,6 +32,7 @@ from shadowmmu.guest.setup import (
     Watch,
     resolve,
 )
+from shadowmmu.kvm.design import design_of
 from shadowmmu.trace import events
 from shadowmmu.trace.events import Event
 from shadowmmu.trace.names import Area, Names, RawState, State
@@ -118,7 +119,8 @@ class Recorder:
         """`areas` is the player's live view of the memory made for slots (see `Names`)."""
         self._scenario = scenario
         self._setup = resolve(scenario)
-        self._names = Names(areas)
+        self._strings = design_of(scenario.kernel).event_strings
+        self._names = Names(areas, sees_remade=self._strings)
         self._state: State = {}
 
     @property
@@ -157,7 +159,8 @@ class Recorder:
         return row
 
     def _events(self, fired: Iterable[Event]) -> list[Row]:
-        named = [entry for event in fired if (entry := _named_event(self._names, event)) is not None]
+        kept = [event for event in fired if not self._strings or _is_recorded(event)]
+        named = [_named_event(self._names, event) for event in kept]
         first = self._setup.tramp_gva
         tramp = False
         for entry in named:
@@ -208,11 +211,15 @@ def _header_entry(action: SetupAction) -> Row:
             raise AssertionError("watched pages are not in the header")
 
 
-def _named_event(names: Names, event: Event) -> Row | None:
-    """The event as recorded, None if recordings leave it out."""
+def _is_recorded(event: Event) -> bool:
+    """Whether recordings have the event; where texts have lost their strings they cannot leave any out."""
+    return not isinstance(event, events.Exit) or events.exit_reason(event.reason) not in _NOT_RECORDED_EXITS
+
+
+def _named_event(names: Names, event: Event) -> Row:
+    """The event as recorded."""
     if isinstance(event, events.ByTask):
-        entry = _named_event(names, event.event)
-        return None if entry is None else {**entry, "task": event.task}
+        return {**_named_event(names, event.event), "task": event.task}
     entry = {"e": event.name}
     match event:
         case events.PageEvent():
@@ -251,8 +258,6 @@ def _named_event(names: Names, event: Event) -> Row | None:
             entry["end"] = names.hva(event.end)
         case events.Exit():
             entry["reason"] = events.exit_reason(event.reason)
-            if entry["reason"] in _NOT_RECORDED_EXITS:
-                return None
             entry["rip"] = f"{event.rip:#x}"
             entry["info1"] = f"{event.info1:x}"
             entry["info2"] = f"{event.info2:x}"
