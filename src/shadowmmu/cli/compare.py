@@ -142,7 +142,7 @@ def _judge(task: tuple[Path, Path | None]) -> _Verdict:
     reason = _not_covered(recording)
     if reason:
         return _Verdict(str(path), not_covered=reason)
-    text = _scenario_file(path, scenarios)
+    text = _scenario_file(path, scenarios, recording.header["scenario"])
     scenario = Scenario.from_recording(recording, text=Scenario.load(text) if text else None)
     got, failure = _replay(scenario)
     strings = design_of(scenario.kernel).event_strings
@@ -168,17 +168,21 @@ def _not_covered(recording: Recording) -> str | None:
     return None
 
 
-def _scenario_file(recording: Path, folder: Path | None) -> Path | None:
-    """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`."""
+def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | None:
+    """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
+
+    `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made on
+    another kernel has its scenarios one level up: `recordings/OTHER/NAME.jsonl`, `scenarios/NAME.txt`.
+    """
     recording = recording.absolute()
-    for depth in range(len(recording.parents) - 1):
-        inside = recording.relative_to(recording.parents[depth]).with_suffix(".txt")
-        candidate = (folder or recording.parents[depth + 1] / "scenarios") / inside
-        if candidate.is_file():
-            return candidate
-        if depth == 2:
-            break
-    return None
+    candidates: list[Path] = []
+    above: list[Path] = []
+    for depth in range(min(len(recording.parents) - 1, 3)):
+        scenarios = folder or recording.parents[depth + 1] / "scenarios"
+        inside = recording.relative_to(recording.parents[depth])
+        candidates += [scenarios / inside.with_suffix(".txt"), scenarios / inside.with_name(f"{name}.txt")]
+        above.append(scenarios / f"{name}.txt")
+    return next((path for path in [*candidates, *above] if path.is_file()), None)
 
 
 def _replay(scenario: Scenario) -> tuple[list[Row], str | None]:

@@ -443,7 +443,7 @@ class Player:
 
     def _prefault(self, op: kinds.Prefault) -> None:
         if not self.kvm.design.pre_fault_memory:
-            raise RegionError(errno.ENOTTY, "this kernel has no KVM_PRE_FAULT_MEMORY")
+            raise RegionError(errno.EINVAL, "this kernel has no KVM_PRE_FAULT_MEMORY")
         vcpu = self.cpus[op.vcpu].vcpu
         if vcpu.mmu.root_hpa == INVALID_GPA:
             kvm_mmu_load(vcpu)

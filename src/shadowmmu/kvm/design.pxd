@@ -16,3 +16,4 @@ cdef class Design:
     cdef public bint translations_at_all_levels
     cdef public bint nx_marks_only_possible_huge_pages, nx_recovery_skips_logged_slots
     cdef public bint change_pte, pre_fault_memory, event_strings
+    cdef public u64 zero_page

@@ -196,6 +196,13 @@ SWITCHES: tuple[Switch, ...] = (
         "6.1: no; the lab's recordings of 6.1 have lost them",
         "ftrace prints the strings in events; without them a recording cannot tell a page zapped and made again",
     ),
+    Switch(
+        "zero_page",
+        {"0x3735000": 0x3735000, "0x330d000": 0x330D000},
+        "0x3735000",
+        "where the kernels of the recordings have it",
+        "the address that recordings show for the host's zero page, which is 0 here",
+    ),
 )
 
 
@@ -223,6 +230,7 @@ class Design:
     change_pte                         the host tells of pages replaced in place
     pre_fault_memory                   KVM_PRE_FAULT_MEMORY exists
     event_strings                      ftrace prints the strings in events
+    zero_page                          address of the host's zero page in recordings
 
     Where each comes from is in SWITCHES.
     """
@@ -253,6 +261,7 @@ class Design:
         self.change_pte = held["change_pte"] != 0
         self.pre_fault_memory = held["pre_fault_memory"] != 0
         self.event_strings = held["event_strings"] != 0
+        self.zero_page = held["zero_page"]
 
     def value(self, name: str) -> str:
         """The name of a switch's value. Raises DesignError."""
@@ -303,6 +312,7 @@ PROFILES: tuple[Profile, ...] = (
             "change_pte": "yes",
             "pre_fault_memory": "no",
             "event_strings": "no",
+            "zero_page": "0x330d000",
         },
     ),
 )

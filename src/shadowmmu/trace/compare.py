@@ -99,6 +99,8 @@ def comparable(row: Mapping[str, Any], part: str, *, strings: bool = True) -> An
     if part == "events" and value is not None:
         counted = [event for event in value if _counts(event) and (strings or not _may_be_timer(event))]
         value = [_event(event, strings=strings) for event in counted]
+        if not strings:
+            value = [event for event, before in zip(value, [None, *value], strict=False) if not _again(event, before)]
     value = _comparable(value)
     if part == "stats" and value:
         counters = {group: {name: n for name, n in held.items() if n} for group, held in value.items()}
@@ -114,6 +116,11 @@ def _may_be_timer(event: Mapping[str, Any]) -> bool:
     return event["e"] == "kvm_exit" and event["info1"] == event["info2"] == "0"
 
 
+def _again(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
+    """Whether the kernel gave up entering the guest, as it does to let others run, and injects once more."""
+    return event["e"] == "kvm_inj_exception" and event == before
+
+
 def _event(event: Mapping[str, Any], *, strings: bool) -> Mapping[str, Any]:
     """What counts of an event."""
     name = event["e"]
@@ -121,7 +128,12 @@ def _event(event: Mapping[str, Any], *, strings: bool) -> Mapping[str, Any]:
         return {"e": name}
     if strings:
         return event
-    return {key: held for key, held in event.items() if key not in _STRING_FIELDS}
+    return {key: _unnamed(held) for key, held in event.items() if key not in _STRING_FIELDS}
+
+
+def _unnamed(value: Any) -> Any:
+    """A name of an SPTE in a page that came and went within the op: the address means nothing."""
+    return "?" if isinstance(value, str) and value.startswith("?") else value
 
 
 def _counts(value: Any) -> bool:

@@ -119,8 +119,8 @@ class Recorder:
         """`areas` is the player's live view of the memory made for slots (see `Names`)."""
         self._scenario = scenario
         self._setup = resolve(scenario)
-        self._strings = design_of(scenario.kernel).event_strings
-        self._names = Names(areas, sees_remade=self._strings)
+        self._design = design_of(scenario.kernel)
+        self._names = Names(areas, self._design)
         self._state: State = {}
 
     @property
@@ -159,7 +159,7 @@ class Recorder:
         return row
 
     def _events(self, fired: Iterable[Event]) -> list[Row]:
-        kept = [event for event in fired if not self._strings or _is_recorded(event)]
+        kept = [event for event in fired if not self._design.event_strings or _is_recorded(event)]
         named = [_named_event(self._names, event) for event in kept]
         first = self._setup.tramp_gva
         tramp = False
