@@ -79,7 +79,9 @@ def compare(*, recordings: tuple[Path, ...], scenarios: Path | None, as_json: bo
     else:
         click.echo(_total_text(total))
     if not total["recordings"]:
-        raise click.ClickException("none of the recordings is covered; give one of kernel 6.12 or 6.1 with npt=0")
+        raise click.ClickException(
+            "none of the recordings is covered; give one of kernel 6.12 or 6.1 with npt=0"
+        )
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)
 

@@ -47,6 +47,7 @@ class Machine:
         self.host = AddressSpace(self.arena)
         self.kvm = Kvm(self.arena, self.host, parameters or Parameters(), design)
         self.host.notifiers.append(MmuNotifier(self.kvm))
+        self.host.hugetlb_unmap_notifies_again = self.kvm.design.hugetlb_unmap_notifies_again
         self.host_maxphyaddr = host_maxphyaddr
         self.tlb = tlb
         self.implementation = implementation

@@ -52,6 +52,13 @@ SWITCHES: tuple[Switch, ...] = (
         "registers set by user space request a flush of the guest's TLB",
     ),
     Switch(
+        "cr0_wp_resets_without_paging",
+        NO_YES,
+        "no",
+        "6.1: yes (kvm_post_set_cr0); 6.12: no",
+        "a change of CR0.WP unloads the roots of a guest without paging",
+    ),
+    Switch(
         "empty_spte",
         {"0": 0, "1<<63": 1 << 63},
         "1<<63",
@@ -72,13 +79,6 @@ SWITCHES: tuple[Switch, ...] = (
         "no",
         "6.1: yes (FNAME(sync_page)); 6.12: no (FNAME(sync_spte))",
         "sync rebuilds an SPTE also if the guest's access is the same: Accessed goes, and a flush follows",
-    ),
-    Switch(
-        "sync_stops_at_unreadable_gpte",
-        NO_YES,
-        "no",
-        "6.1: yes (FNAME(sync_page)); 6.12: the other SPTEs are synced before the page is zapped",
-        "a gpte that cannot be read ends the sync of its page at once",
     ),
     Switch(
         "invlpg_zaps",
@@ -169,6 +169,13 @@ SWITCHES: tuple[Switch, ...] = (
         "a table, marked or not",
     ),
     Switch(
+        "nx_marks_without_paging",
+        NO_YES,
+        "yes",
+        "6.12: yes; 6.1: only with two-dimensional paging (direct_map)",
+        "pages of a guest without paging are marked as made for NX too",
+    ),
+    Switch(
         "nx_recovery_skips_logged_slots",
         NO_YES,
         "yes",
@@ -181,6 +188,13 @@ SWITCHES: tuple[Switch, ...] = (
         "no",
         "6.1: yes (kvm_mmu_notifier_change_pte); removed before 6.12",
         "the host tells KVM of a page that it replaces in place (kvm_set_spte_hva)",
+    ),
+    Switch(
+        "hugetlb_unmap_notifies_again",
+        NO_YES,
+        "no",
+        "6.1: yes (__unmap_hugepage_range); 6.12: no",
+        "the host tells of hugetlbfs pages that it unmaps once for the call and once for each VMA",
     ),
     Switch(
         "pre_fault_memory",
@@ -210,10 +224,10 @@ class Design:
     """The switches of one VM, a field each, as numbers (0 and 1 for no and yes; SWITCHES has the names).
 
     set_sregs_flushes                  registers set by user space request a guest flush
+    cr0_wp_resets_without_paging       CR0.WP unloads the roots also without paging
     empty_spte                         an SPTE that maps nothing
     rmap_grows_at_tail                 new rmap descriptors go behind the last
     sync_always_rebuilds               sync rebuilds SPTEs of unchanged access
-    sync_stops_at_unreadable_gpte      a gpte that cannot be read ends the sync of its page
     invlpg_zaps                        INVLPG zaps and prefetches anew
     child_lookup_compares_role         a linked page of another role is replaced
     child_inherits_invalid             children of a zapped root are invalid
@@ -226,8 +240,10 @@ class Design:
     invisible_root_is_triple_fault     a root outside memory shuts the guest down
     translations_at_all_levels         all indirect pages have translations
     nx_marks_only_possible_huge_pages  only pages that stand for a possible huge page are marked
+    nx_marks_without_paging            pages of a guest without paging are marked too
     nx_recovery_skips_logged_slots     the recovery worker leaves slots that log alone
     change_pte                         the host tells of pages replaced in place
+    hugetlb_unmap_notifies_again       the host tells of unmapped hugetlbfs pages twice
     pre_fault_memory                   KVM_PRE_FAULT_MEMORY exists
     event_strings                      ftrace prints the strings in events
     zero_page                          address of the host's zero page in recordings
@@ -241,10 +257,10 @@ class Design:
         for name, value in (values or {}).items():
             held[name] = value_of(name, value)
         self.set_sregs_flushes = held["set_sregs_flushes"] != 0
+        self.cr0_wp_resets_without_paging = held["cr0_wp_resets_without_paging"] != 0
         self.empty_spte = held["empty_spte"]
         self.rmap_grows_at_tail = held["rmap_grows_at_tail"] != 0
         self.sync_always_rebuilds = held["sync_always_rebuilds"] != 0
-        self.sync_stops_at_unreadable_gpte = held["sync_stops_at_unreadable_gpte"] != 0
         self.invlpg_zaps = held["invlpg_zaps"] != 0
         self.child_lookup_compares_role = held["child_lookup_compares_role"] != 0
         self.child_inherits_invalid = held["child_inherits_invalid"] != 0
@@ -257,8 +273,10 @@ class Design:
         self.invisible_root_is_triple_fault = held["invisible_root_is_triple_fault"] != 0
         self.translations_at_all_levels = held["translations_at_all_levels"] != 0
         self.nx_marks_only_possible_huge_pages = held["nx_marks_only_possible_huge_pages"] != 0
+        self.nx_marks_without_paging = held["nx_marks_without_paging"] != 0
         self.nx_recovery_skips_logged_slots = held["nx_recovery_skips_logged_slots"] != 0
         self.change_pte = held["change_pte"] != 0
+        self.hugetlb_unmap_notifies_again = held["hugetlb_unmap_notifies_again"] != 0
         self.pre_fault_memory = held["pre_fault_memory"] != 0
         self.event_strings = held["event_strings"] != 0
         self.zero_page = held["zero_page"]
@@ -292,10 +310,10 @@ PROFILES: tuple[Profile, ...] = (
         "6.1",
         {
             "set_sregs_flushes": "no",
+            "cr0_wp_resets_without_paging": "yes",
             "empty_spte": "0",
             "rmap_grows_at_tail": "yes",
             "sync_always_rebuilds": "yes",
-            "sync_stops_at_unreadable_gpte": "yes",
             "invlpg_zaps": "yes",
             "child_lookup_compares_role": "no",
             "child_inherits_invalid": "yes",
@@ -308,8 +326,10 @@ PROFILES: tuple[Profile, ...] = (
             "invisible_root_is_triple_fault": "yes",
             "translations_at_all_levels": "yes",
             "nx_marks_only_possible_huge_pages": "yes",
+            "nx_marks_without_paging": "no",
             "nx_recovery_skips_logged_slots": "no",
             "change_pte": "yes",
+            "hugetlb_unmap_notifies_again": "yes",
             "pre_fault_memory": "no",
             "event_strings": "no",
             "zero_page": "0x330d000",

@@ -38,6 +38,10 @@ class _Fault(Exception):
         self.error_code = error_code
 
 
+class _UnhandleableError(Exception):
+    """The host refuses the memory of an atomic operand (X86EMUL_UNHANDLEABLE)."""
+
+
 @dataclass(slots=True)
 class MmioAccess:
     """An access that user space must complete; `data` of a read is what it answers."""
@@ -154,7 +158,10 @@ class Emulator:
         return bool(fragments)
 
     def cmpxchg(self, address: int, size: int, value: int) -> None:
-        """Write an operand back that was read before, atomically; across pages and to MMIO plainly."""
+        """Write an operand back that was read before, atomically; across pages and to MMIO plainly.
+
+        Raises _UnhandleableError if the host does not let KVM write there.
+        """
         kvm = self.vcpu.kvm
         gpa = gva_to_gpa(self.vcpu, address, self._access_bits(write=True))
         crosses = (gpa & 0xFFF) + size > 0x1000
@@ -162,6 +169,8 @@ class Emulator:
             self.write(address, size, value)
         elif write_guest(kvm, gpa, size, value):
             kvm_mmu_track_write(self.vcpu, gpa, size)
+        elif (slot := kvm.visible_memslot(gpa >> 12)) is not None and slot.writable():
+            raise _UnhandleableError
         else:
             self.write(address, size, value)
 
@@ -228,7 +237,7 @@ class Emulator:
         self._trace_insn(b"", failed=True)
         vcpu.exception = QueuedException(6, None, None)
         if vcpu.cpl == 0:
-            raise EmulationError(f"instruction at {vcpu.rip:#x} cannot be read")
+            raise EmulationError(f"instruction at {vcpu.rip:#x} cannot be emulated")
 
     def _trace_insn(self, code: bytes, *, failed: bool) -> None:
         vcpu = self.vcpu
@@ -290,6 +299,10 @@ class Emulator:
             done = self._execute(insn)
         except _Fault as fault:
             kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+            return False
+        except _UnhandleableError:
+            if not self._retry_on_failure(address, emulation_type):
+                self._fail()
             return False
         return done and vcpu.exception is None
 

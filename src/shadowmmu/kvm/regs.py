@@ -86,7 +86,8 @@ def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
     if not cr0 & CR0_PG and (vcpu.is_long_mode() or vcpu.cr4 & CR4_PCIDE):
         return False
     _store_cr0(vcpu, cr0)
-    if cr0 ^ old == CR0_WP and not cr0 & CR0_PG:
+    resets = vcpu.kvm.design.cr0_wp_resets_without_paging
+    if cr0 ^ old == CR0_WP and not cr0 & CR0_PG and not resets:
         return True
     if (cr0 ^ old) & CR0_PG and not cr0 & CR0_PG:
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)

@@ -131,8 +131,6 @@ def kvm_sync_page(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) ->
         i: u32
         for i in range(512):
             result |= sync_spte(vcpu, sp, i)
-            if result < 0 and vcpu.kvm.design.sync_stops_at_unreadable_gpte:
-                break
     else:
         result = -1
     if result < 0:

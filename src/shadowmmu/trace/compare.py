@@ -34,6 +34,7 @@ _WITH_STRINGS = frozenset(
 )  # fmt: skip
 """Events whose text is strings, or (the last) a host address."""
 _STRING_FIELDS = frozenset({"reason", "perm", "error_code"})
+_UNNAMED = re.compile(r"\?[0-9a-f]+")
 _RIP = re.compile(r" rip 0x[0-9a-f]+")
 _HEX = re.compile(r"0x[0-9a-f]+")
 _BARE_HEX = re.compile(r"(0x)?[0-9a-f]+")
@@ -100,7 +101,11 @@ def comparable(row: Mapping[str, Any], part: str, *, strings: bool = True) -> An
         counted = [event for event in value if _counts(event) and (strings or not _may_be_timer(event))]
         value = [_event(event, strings=strings) for event in counted]
         if not strings:
-            value = [event for event, before in zip(value, [None, *value], strict=False) if not _again(event, before)]
+            value = [
+                event
+                for event, before in zip(value, [None, *value], strict=False)
+                if not _again(event, before)
+            ]
     value = _comparable(value)
     if part == "stats" and value:
         counters = {group: {name: n for name, n in held.items() if n} for group, held in value.items()}
@@ -132,8 +137,8 @@ def _event(event: Mapping[str, Any], *, strings: bool) -> Mapping[str, Any]:
 
 
 def _unnamed(value: Any) -> Any:
-    """A name of an SPTE in a page that came and went within the op: the address means nothing."""
-    return "?" if isinstance(value, str) and value.startswith("?") else value
+    """A field without host addresses: of an SPTE in a page that came and went, of a frame that backs nothing."""
+    return _UNNAMED.sub("?", value) if isinstance(value, str) else value
 
 
 def _counts(value: Any) -> bool:

@@ -146,7 +146,9 @@ class Names:
             self._now[sp["hpa"]] = name
 
     def _root(self, hpa: int) -> str:
-        return "invalid" if hpa == _INVALID_ROOT else self._now.get(hpa, f"?{hpa or self._design.zero_page:x}")
+        return (
+            "invalid" if hpa == _INVALID_ROOT else self._now.get(hpa, f"?{hpa or self._design.zero_page:x}")
+        )
 
     def _vcpu(self, vcpu: Mapping[str, Any]) -> State:
         named: State = {
