@@ -173,8 +173,8 @@ def _not_covered(recording: Recording) -> str | None:
 def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | None:
     """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
 
-    `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made on
-    another kernel has its scenarios one level up: `recordings/OTHER/NAME.jsonl`, `scenarios/NAME.txt`.
+    `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made
+    on another kernel has its scenarios one level up: `recordings/OTHER/NAME.jsonl`, `scenarios/NAME.txt`.
     """
     recording = recording.absolute()
     candidates: list[Path] = []

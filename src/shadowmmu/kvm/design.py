@@ -1,10 +1,10 @@
 """How a kernel's MMU behaves where kernels differ: one object of named switches.
 
-`SWITCHES` lists them, `PROFILES` says which values a kernel has. A profile is a set of values and nothing else:
-no code asks for a version. A switch at its default costs one load from a typed field.
+`SWITCHES` lists them, `PROFILES` says which values a kernel has. A profile is a set of values and nothing
+else: no code asks for a version. A switch at its default costs one load from a typed field.
 
-To add a switch: a `Switch` in SWITCHES, a field of `Design` with a line in its docstring, and the field's type
-in design.pxd. Differences that belong to other MMUs (two-dimensional paging, nested guests) go here too.
+To add a switch: a `Switch` in SWITCHES, a field of `Design` with a line in its docstring, and the field's
+type in design.pxd. Differences of other MMUs (two-dimensional paging, nested guests) go here too.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes (pte_list_add)",
-        "a full descriptor gets a new one behind the last instead of before the first; holes are filled from the "
-        "same descriptor",
+        "a full descriptor gets a new one behind the last instead of before the first; holes are filled from "
+        "the same descriptor",
     ),
     Switch(
         "sync_always_rebuilds",
@@ -120,31 +120,32 @@ SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes; 6.12 has RET_PF_WRITE_PROTECTED",
-        "a write to a shadowed table has no result of its own: it counts in pf_emulate even if it is then retried, "
-        "and any emulation but MMIO's may be retried",
+        "a write to a shadowed table has no result of its own: it counts in pf_emulate even if it is then "
+        "retried, and any emulation but MMIO's may be retried",
     ),
     Switch(
         "reinjection_unprotects_first",
         NO_YES,
         "no",
         "6.1: yes (kvm_handle_page_fault); 6.12: only for a write-protected page, after its fault",
-        "a fault while an event awaits re-injection unprotects the address, whatever is there, before it is handled",
+        "a fault while an event awaits re-injection unprotects the address, whatever is there, before it is "
+        "handled",
     ),
     Switch(
         "retry_without_zapping",
         NO_YES,
         "no",
         "6.1: yes (retry_instruction, reexecute_instruction)",
-        "an instruction that does not look like one for page tables is retried once even if nothing shadowed the "
-        "page",
+        "an instruction that does not look like one for page tables is retried once even if nothing shadowed "
+        "the page",
     ),
     Switch(
         "self_map_test_before_fetch",
         NO_YES,
         "no",
         "6.1: yes (FNAME(is_self_change_mapping)); 6.12: in FNAME(fetch)",
-        "a writable translation through a table inside its own page is found before the page is looked up, and for "
-        "reads too",
+        "a writable translation through a table inside its own page is found before the page is looked up, "
+        "and for reads too",
     ),
     Switch(
         "invisible_root_is_triple_fault",
@@ -165,8 +166,8 @@ SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes (lpage_disallowed); 6.12: no (nx_huge_page_disallowed)",
-        "a page is marked as made for NX only if a huge page would be possible there; and a huge page never replaces "
-        "a table, marked or not",
+        "a page is marked as made for NX only if a huge page would be possible there; and a huge page never "
+        "replaces a table, marked or not",
     ),
     Switch(
         "nx_marks_without_paging",
@@ -208,7 +209,8 @@ SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "yes",
         "6.1: no; the lab's recordings of 6.1 have lost them",
-        "ftrace prints the strings in events; without them a recording cannot tell a page zapped and made again",
+        "ftrace prints the strings in events; without them a recording cannot tell a page that was zapped "
+        "and made again",
     ),
     Switch(
         "zero_page",

@@ -1,7 +1,7 @@
 """Dropping what is cached for one address: INVLPG, and a permission fault that goes to the guest.
 
-Kernels differ in what happens to the SPTE of an unsync page: 6.12 syncs it in place (sync_on_invlpg), 6.1 zaps
-it and maps the gpte anew (invlpg_zap).
+Kernels differ in what happens to the SPTE of an unsync page: 6.12 syncs it in place (sync_on_invlpg), 6.1
+zaps it and maps the gpte anew (invlpg_zap).
 """
 
 from .bits import INVALID_PAGE, NUM_PREV_ROOTS

@@ -42,8 +42,8 @@ from .fault import GuestWalker, PageFault
 from .fetch import fetch, shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from .guest_memory import fault_in_page
 from .guest_walk import walk_addr
-from .inject import kvm_inject_page_fault
 from .huge_page import pages_per_hpage
+from .inject import kvm_inject_page_fault
 from .memslots import MemSlot
 from .mmio import (
     check_mmio_spte,
@@ -195,9 +195,10 @@ def direct_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
 
 
 def _is_self_change_mapping(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> bool:
-    """Whether the guest's page holds a table of its own walk and can be written (FNAME(is_self_change_mapping)).
+    """Whether the guest's page holds a table of its own walk and can be written.
 
-    If a table is at the very address, the fault is one to a shadowed table. 6.1.176.
+    If a table is at the very address, the fault is one to a shadowed table. FNAME(is_self_change_mapping),
+    6.1.176.
     """
     if not w.pte_access & ACC_W and (vcpu.mmu.cpu_role & ROLE_CR0_WP or fault.user):
         return False

@@ -8,8 +8,8 @@ with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a 
 
 Only the head descriptor may be partly filled. A free descriptor links to the next free one through word 0.
 
-With `rmap_grows_at_tail` new descriptors go behind the last one, any may be partly filled, and the upper half of
-word 1 is 0.
+With `rmap_grows_at_tail` new descriptors go behind the last one, any may be partly filled, and the upper half
+of word 1 is 0.
 """
 
 from cython import uint as u32, ulonglong as u64

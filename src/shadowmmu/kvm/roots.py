@@ -86,7 +86,8 @@ def _is_root_visible(vcpu: Vcpu, root_gfn: u64) -> bool:
 def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
     """Roots of a paging guest: one page for four and five levels, else the four directories.
 
-    A root outside memory gets the dummy root (the zero page): every walk ends at once. Or it is a triple fault.
+    A root outside memory gets the dummy root (the zero page): every walk ends at once. In other kernels it is
+    a triple fault.
     """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
@@ -117,7 +118,10 @@ def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
 
 
 def kvm_mmu_load(vcpu: Vcpu) -> None:
-    """Get a root, sync what it reaches, and give it to the processor with a clean TLB; or none (triple fault)."""
+    """Get a root, sync what it reaches, and give it to the processor with a clean TLB.
+
+    A triple fault, requested instead, leaves the MMU without one.
+    """
     vcpu.shadow_page_cache.top_up(5)
     if vcpu.mmu.direct():
         if not make_mmu_pages_available(vcpu.kvm):

@@ -1,7 +1,8 @@
 """SPTEs: what their bits mean and the three ways of writing one (arch/x86/kvm/mmu/spte.h, mmu.c, 6.12.111).
 
 Format of legacy shadow paging: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writable, 10 MMU-writable,
-11 MMU-present, 51:12 frame, 63 NX. An empty SPTE is 1 << 63 (the kernel's `empty_spte`). `sptep` is the address of an SPTE.
+11 MMU-present, 51:12 frame, 63 NX. An empty SPTE is the kernel's `empty_spte`, 1 << 63 or 0. `sptep` is the
+address of an SPTE.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
@@ -101,7 +102,10 @@ def spte_to_pfn(spte: u64) -> u64:
 
 
 def changed_pte_spte(spte: u64, pfn: u64) -> u64:
-    """A leaf SPTE for another page, read-only and not Accessed (kvm_mmu_changed_pte_notifier_make_spte, 6.1.176)."""
+    """A leaf SPTE for another page, read-only and not Accessed.
+
+    kvm_mmu_changed_pte_notifier_make_spte, 6.1.176.
+    """
     kept: u64 = spte & ~(ADDR | W | A | SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE)
     return kept | (pfn << 12)
 

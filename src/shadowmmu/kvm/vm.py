@@ -42,8 +42,9 @@ class Parameters:
 class Kvm:
     """A VM without vCPUs and memory slots yet.
 
-    `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in
-    frame n. `page_hash` holds the newest shadow page of each bucket.
+    `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while
+    `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in frame n. `page_hash` holds the newest
+    shadow page of each bucket.
     """
 
     def __init__(

@@ -118,7 +118,7 @@ def _may_be_timer(event: Mapping[str, Any]) -> bool:
 
     INVLPG and writes to control registers look the same; their emulation follows.
     """
-    return event["e"] == "kvm_exit" and event["info1"] == event["info2"] == "0"
+    return bool(event["e"] == "kvm_exit" and event["info1"] == event["info2"] == "0")
 
 
 def _again(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
@@ -137,7 +137,7 @@ def _event(event: Mapping[str, Any], *, strings: bool) -> Mapping[str, Any]:
 
 
 def _unnamed(value: Any) -> Any:
-    """A field without host addresses: of an SPTE in a page that came and went, of a frame that backs nothing."""
+    """A field without host addresses: SPTEs in pages that came and went, frames that back nothing."""
     return _UNNAMED.sub("?", value) if isinstance(value, str) else value
 
 

@@ -43,14 +43,14 @@ _PageKey = tuple[int, int, int, bool, str]
 class Names:
     """Knows the shadow pages before and after the current op and what backs which guest page."""
 
-    def __init__(self, areas: Mapping[int, Area], design: Design) -> None:
+    def __init__(self, areas: Mapping[int, Area], design: Design | None = None) -> None:
         """`areas` is a live view: slot id -> memory, in the order in which the slots were first set.
 
-        `design` says where the recorded host has its zero page (page 0 of the model's), and whether event texts
-        tell that an op made a page again.
+        `design` says where the recorded host has its zero page (page 0 of the model's), and whether event
+        texts tell that an op made a page again.
         """
         self._areas = areas
-        self._design = design
+        self._design = design or Design()
         self._now: dict[int, str] = {}
         self._before: dict[int, str] = {}
         self._identity: dict[str, tuple[int, int]] = {}

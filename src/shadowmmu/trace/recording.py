@@ -220,7 +220,7 @@ def _named_event(names: Names, event: Event) -> Row:
     """The event as recorded."""
     if isinstance(event, events.ByTask):
         return {**_named_event(names, event.event), "task": event.task}
-    entry = {"e": event.name}
+    entry: Row = {"e": event.name}
     match event:
         case events.PageEvent():
             _describe_page(entry, event)
