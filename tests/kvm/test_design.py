@@ -140,7 +140,7 @@ def test_set_sregs_flushes(kernel: str, flushes: int) -> None:
 @BOTH
 def test_cr0_wp_resets_without_paging(on: bool) -> None:
     made = world("cr0_wp_resets_without_paging", on, mode="nopaging", start="start")
-    made.ok("nop")
+    made.ok("nop", "cr0 0x10011")
     events = made.ok("cr0 0x11")
     assert names(events).count("kvm_mmu_get_page") == (4 if on else 0)
 
@@ -276,7 +276,7 @@ def test_early_invalidation_check_and_stale_check_before_recycling(
 
 @BOTH
 def test_write_protected_is_emulate(on: bool) -> None:
-    """`add` to a shadowed directory unprotects it and runs again: no emulation, but perhaps counted as one."""
+    """Whether the emulation of a write to a shadowed directory may be retried is the emulator's to decide."""
     made = world(
         "write_protected_is_emulate",
         on,
