@@ -63,5 +63,5 @@ def fixtures() -> SimpleNamespace:
     return SimpleNamespace(
         recordings=recordings,
         scenarios=CONFORMANCE / "scenarios",
-        count=len(list(recordings.glob("*.jsonl"))),
+        count=len(list(recordings.rglob("*.jsonl"))),
     )

@@ -101,15 +101,37 @@ def change_header(source, target, **fields):
 
 def test_what_is_not_covered_is_named(invoke, fixtures, tmp_path):
     source = fixtures.recordings / "f-pae.jsonl"
-    change_header(source, tmp_path / "old.jsonl", kernel="6.1.0-50 x")
+    change_header(source, tmp_path / "old.jsonl", kernel="5.10.0-50 x")
     shutil.copy(source, tmp_path)
     result = invoke("compare", tmp_path, "-j", 1)
     assert result.exit_code == 0
-    assert "old.jsonl: not covered (kernel 6.1.0-50)" in result.output
+    assert (
+        "old.jsonl: not covered (kernel 5.10.0-50 has no profile; there are 6.12.111, 6.1.176)"
+        in result.output
+    )
     assert "not covered: 1 (old)" in result.output
     alone = invoke("compare", tmp_path / "old.jsonl")
     assert alone.exit_code != 0
     assert "none of the recordings is covered" in alone.output
+
+
+def test_a_recording_is_replayed_on_its_kernel(invoke, fixtures, tmp_path):
+    """The same scenario recorded on two kernels; neither recording is equal on the other's."""
+    for folder, other in (("", "6.1.176"), ("k6.1", "6.12.111")):
+        source = fixtures.recordings / folder / "b-unsync.jsonl"
+        assert invoke("compare", source).exit_code == 0
+        change_header(source, tmp_path / "b-unsync.jsonl", kernel=other)
+        assert invoke("compare", tmp_path / "b-unsync.jsonl").exit_code == 1
+
+
+def test_recordings_of_another_kernel_find_their_scenarios(invoke, fixtures, texts_used, tmp_path):
+    source = fixtures.recordings / "k6.1" / "m-access.jsonl"
+    assert invoke("compare", source).exit_code == 0
+    shutil.copy(source, tmp_path / "m-access.k6.1.jsonl")
+    assert (
+        invoke("compare", "--scenarios", fixtures.scenarios, tmp_path / "m-access.k6.1.jsonl").exit_code == 0
+    )
+    assert [path.name for path in texts_used] == ["m-access.txt"] * 2
 
 
 @pytest.fixture

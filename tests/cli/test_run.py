@@ -49,6 +49,20 @@ def test_records(invoke, fixtures, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
+def test_the_kernel_can_be_chosen(invoke, fixtures, tmp_path):
+    target = tmp_path / "out.jsonl"
+    scenario = fixtures.scenarios / "b-unsync.txt"
+    assert invoke("run", "--kernel", "6.1", scenario, "--record", target).exit_code == 0
+    made = Recording.read(target)
+    real = Recording.read(fixtures.recordings / "k6.1" / "b-unsync.jsonl")
+    assert made.header["kernel"] == "6.1.176 (shadowmmu)"
+    assert [row.get("delta") for row in made.rows] == [row.get("delta") for row in real.rows]
+    assert invoke("compare", target).exit_code == 0
+    refused = invoke("run", "--kernel", "2.6.37", scenario)
+    assert refused.exit_code != 0
+    assert refused.output == "Error: kernel 2.6.37 has no profile; there are 6.12.111, 6.1.176\n"
+
+
 def test_records_several_into_a_folder(invoke, fixtures, tmp_path):
     paths = [fixtures.scenarios / f"{name}.txt" for name in ("m-access", "f-pae")]
     result = invoke("run", *paths, "--record", tmp_path / "new" / "folder")

@@ -7,6 +7,7 @@ import pytest
 from shadowmmu.guest.player import Player
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import resolve
+from shadowmmu.kvm.design import design_of
 from shadowmmu.trace.compare import compare
 from shadowmmu.trace.events import EventLog
 from shadowmmu.trace.recording import Recorder, Recording
@@ -14,6 +15,7 @@ from shadowmmu.trace.snapshot import snapshot
 
 HERE = Path(__file__).parent
 RECORDINGS = sorted((HERE / "recordings").glob("*.jsonl"))
+OTHER_KERNELS = sorted((HERE / "recordings").glob("*/*.jsonl"))
 PARTS = ("result", "stats", "gptes", "events", "state")
 
 
@@ -23,7 +25,13 @@ def test_there_are_recordings_of_every_mode() -> None:
     assert len(RECORDINGS) == len(list((HERE / "scenarios").glob("*.txt")))
 
 
-@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_there_are_recordings_of_every_kernel() -> None:
+    assert {path.parent.name for path in OTHER_KERNELS} == {"k6.1"}
+
+
+@pytest.mark.parametrize(
+    "path", [*RECORDINGS, *OTHER_KERNELS], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_replays_equal(path: Path) -> None:
     recording = Recording.read(path)
     text = Scenario.load(HERE / "scenarios" / f"{path.stem}.txt")
@@ -32,7 +40,8 @@ def test_replays_equal(path: Path) -> None:
     recorder = Recorder(scenario, player.areas)
     rows = [recorder.row(player.start()), *(recorder.row(played) for played in player.play(scenario.ops))]
     assert len(rows) == len(recording.rows)
-    comparison = compare(recording.rows, rows)
+    strings = design_of(recording.header["kernel"]).event_strings
+    comparison = compare(recording.rows, rows, strings=strings)
     assert comparison.first is None
     assert comparison.equal == comparison.ops == len(rows)
     assert dict(comparison.parts) == dict.fromkeys(PARTS, len(rows))

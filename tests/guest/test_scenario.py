@@ -132,7 +132,7 @@ def test_the_text_must_be_the_recorded_scenario(recorded, old, new, message):
     [
         (lambda header, rows: header["setup"].append({"setup": "new"}), "1: unknown setup entry `new`"),
         (lambda header, rows: header["setup"].append({"setup": "pt"}), "1: the setup entry {'setup': 'pt'}"),
-        (lambda header, rows: header["setup"].append({"setup": "vmcb"}), "1: the setup entry {'setup': 'vmcb'}"),
+        (lambda header, rows: header["setup"].append({"setup": "vmcb"}), "1: the setup entry {'setup': 'vm"),
         (lambda header, rows: header["setup"].clear(), "1: the setup has no vCPU"),
         (lambda header, rows: rows[3].update(do="jump 0x1"), "5: unknown word `jump`"),
         (lambda header, rows: rows[3].update(do=" "), "5: the op has no text"),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from shadowmmu.guest.machine import Machine
 from shadowmmu.kvm.bits import (
-    FROZEN_SPTE,
     INVALID_PAGE,
     MEMSLOT_INVALID,
     MMIO_GEN_MASK,
@@ -30,7 +29,6 @@ from shadowmmu.kvm.bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
     ROLE_QUADRANT_SHIFT,
-    SPTE_EMPTY,
     SPTE_HOST_WRITABLE,
     SPTE_MMU_PRESENT,
     SPTE_MMU_WRITABLE,
@@ -293,7 +291,9 @@ def first_gfn(slot: MemSlot, gfn: int, level: int) -> int:
 
 
 def check_rmap_encoding(s: State) -> None:
-    """I12: one address, or descriptors of 1..14 SPTEs, all but the first full, with true counts."""
+    """I12: one address, or descriptors of 1..14 SPTEs with true counts; growing at the head all but the first
+    are full.
+    """
     heads = [sp.parent_ptes for sp in s.pages]
     for slot in s.kvm.memslots:
         for level in (1, 2, 3):
@@ -314,9 +314,12 @@ def check_descriptors(s: State, first: int) -> None:
         desc = s.kvm.read_spte(desc)
     counts = [s.kvm.read_spte(desc + 8) for desc in chain]
     here = [count & 0xFFFFFFFF for count in counts]
-    assert 1 <= here[0] <= 14
-    assert all(count == 14 for count in here[1:])
-    assert [count >> 32 for count in counts] == [sum(here[n + 1 :]) for n in range(len(here))]
+    if s.kvm.design.rmap_grows_at_tail:
+        assert all(1 <= count <= 14 for count in counts)
+    else:
+        assert 1 <= here[0] <= 14
+        assert all(count == 14 for count in here[1:])
+        assert [count >> 32 for count in counts] == [sum(here[n + 1 :]) for n in range(len(here))]
     for desc, count in zip(chain, here, strict=True):
         assert all(s.kvm.read_spte(desc + 16 + 8 * i) for i in range(count))
 
@@ -353,7 +356,7 @@ def check_synced(s: State) -> None:
     for sp in s.pages:
         if s.is_valid(sp) and has_gptes(sp) and not sp.unsync and sp.gfn not in s.unseen:
             for index, value in enumerate(s.tables[sp.hpa]):
-                if value != SPTE_EMPTY:
+                if value != s.kvm.design.empty_spte:
                     check_against_gpte(s, Spte(sp, index, value))
 
 
@@ -401,7 +404,7 @@ def check_mmio(s: State) -> None:
     now = s.kvm.memslots_generation & MMIO_GEN_MASK
     for sp in [*s.pages, *s.tdp_pages]:
         for value in s.tables[sp.hpa]:
-            if value != SPTE_EMPTY and not value & SPTE_MMU_PRESENT:
+            if value != s.kvm.design.empty_spte and not value & SPTE_MMU_PRESENT:
                 assert is_mmio_spte(value), f"{value:#x} in {sp}"
                 assert get_mmio_spte_generation(value) <= now, f"{value:#x} in {sp}"
 
@@ -519,7 +522,7 @@ def check_tdp_leaves(s: State) -> None:
             assert spte.value & SPTE_MMU_WRITABLE or not spte.value & W, spte
             assert spte.value & SPTE_HOST_WRITABLE or not spte.value & SPTE_MMU_WRITABLE, spte
             assert spte.value & PS or spte.level == 1, spte
-    assert not any(FROZEN_SPTE in s.tables[sp.hpa] for sp in s.tdp_pages)
+    assert not any(s.kvm.frozen_spte in s.tables[sp.hpa] for sp in s.tdp_pages)
 
 
 def check_tdp_roots(s: State) -> None:

@@ -11,6 +11,7 @@ import shadowmmu
 from shadowmmu.guest.ops import Access, Exec
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
+from shadowmmu.kvm.design import PROFILES
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "conformance" / "scenarios").glob("*.txt"))
 SEEDS = range(12 if shadowmmu.native else 4)
@@ -31,10 +32,11 @@ def test_recorded_scenarios(path: Path) -> None:
         world.play(op)
 
 
+@pytest.mark.parametrize("kernel", [profile.kernel for profile in PROFILES])
 @pytest.mark.parametrize(("mode", "seed"), CASES)
-def test_random_scenarios(mode: str, seed: int) -> None:
+def test_random_scenarios(mode: str, seed: int, kernel: str) -> None:
     text = random_scenario(mode, seed, OPS)
-    world = World.of(text)
+    world = World.of(text, kernel=kernel)
     for op in Scenario.parse(text).ops:
         world.play(op)
 

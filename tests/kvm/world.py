@@ -7,11 +7,14 @@ from shadowmmu.guest.player import OpResult, Player
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import resolve
 from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_PRESENT
+from shadowmmu.kvm.design import DEFAULT_KERNEL, value_of
 from shadowmmu.kvm.fast_fault import last_sptep_lockless
 from shadowmmu.kvm.shadow_page import ShadowPage
 from shadowmmu.kvm.vcpu import Vcpu
 from shadowmmu.trace.events import Event, EventLog
 from shadowmmu.x86.bits import ADDR
+
+SVM_EXIT_IOIO = 0x7B
 
 
 class World:
@@ -20,7 +23,14 @@ class World:
     Without slots in `setup` guest memory is 16 MiB at 0; page tables come from 0x2000 on, the root is 0x1000.
     """
 
-    def __init__(self, mode: str, *setup: str, start: str = "start cr3=0x1000", tlb: bool = False) -> None:
+    def __init__(
+        self,
+        mode: str,
+        *setup: str,
+        start: str = "start cr3=0x1000",
+        tlb: bool = False,
+        kernel: str = DEFAULT_KERNEL,
+    ) -> None:
         parameters = [line for line in setup if line.startswith("param ")]
         first = [line for line in setup if line.split()[0] in ("vcpus", "physbits", "cap", "slot")]
         if not any(line.startswith("slot 0 ") for line in first):
@@ -32,22 +42,27 @@ class World:
             *sorted(first, key=lambda line: line.startswith(("slot", "cap"))),
         ]
         lines += ["alloc 0x2000", "tramp 0x1000", *others]
-        self._build("\n".join([*lines, start]) + "\n", tlb=tlb)
+        self._build("\n".join([*lines, start]) + "\n", tlb=tlb, kernel=kernel)
 
     @classmethod
-    def of(cls, text: str, *, tlb: bool = False) -> "World":
+    def of(cls, text: str, *, tlb: bool = False, kernel: str = DEFAULT_KERNEL) -> "World":
         """The world of a whole scenario, before its first operation."""
         world = cls.__new__(cls)
-        world._build(text, tlb=tlb)
+        world._build(text, tlb=tlb, kernel=kernel)
         return world
 
-    def _build(self, text: str, *, tlb: bool) -> None:
+    def _build(self, text: str, *, tlb: bool, kernel: str) -> None:
         self.text = text
-        self.player = Player(resolve(Scenario.parse(text)), EventLog(), lambda machine: {}, tlb=tlb)
+        scenario = Scenario.parse(text).with_kernel(kernel)
+        self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
         self.machine = self.player.machine
         self.kvm = self.machine.kvm
         self.unseen: set[int] = set()
         self.state: State | None = None
+
+    def switch(self, name: str, value: str) -> None:
+        """Set a switch of the design, before the first operation."""
+        setattr(self.kvm.design, name, value_of(name, value))
 
     # -- operations --------------------------------------------------------------------------------------
 
@@ -155,5 +170,5 @@ def changed_unseen(op: Op) -> set[int]:
 
 
 def names(events: list[Event]) -> list[str]:
-    """Events by name."""
-    return [event.name for event in events]
+    """Events by name, without the exit by which the guest's code ends an operation."""
+    return [event.name for event in events if getattr(event, "reason", None) != SVM_EXIT_IOIO]

@@ -148,3 +148,26 @@ def test_verdicts_agree_with_the_lab(fixture_path, tmp_path, lab):
             name = next(iter(ours.first.parts))
             assert STORED.get(name, name) == part
             assert ours.first.parts[name] == (x, y)
+
+
+def test_events_that_have_lost_their_strings_count_by_name() -> None:
+    """6.1: texts without strings, a second injection, exits by host interrupts and addresses of the host."""
+    full = [
+        {"e": "kvm_exit", "reason": "PF excp", "rip": "0x1", "info1": "3", "info2": "400000"},
+        {"e": "kvm_mmu_get_page", "gfn": "5", "level": 1},
+        {"e": "kvm_mmu_set_spte", "gfn": "5", "spte": "pfn?7|e67", "perm": "rwxu", "level": 1, "at": "?5010"},
+        {"e": "kvm_inj_exception", "t": "#PF (0x2)"},
+    ]
+    lost = [
+        {"e": "kvm_exit", "reason": "", "rip": "0x2", "info1": "0", "info2": "0"},
+        {"e": "kvm_exit", "reason": "", "rip": "0x1", "info1": "3", "info2": "400000"},
+        {"e": "kvm_mmu_get_page", "t": ""},
+        {"e": "kvm_mmu_set_spte", "gfn": "5", "spte": "pfn?9|e67", "perm": "wx", "level": 1, "at": "?9010"},
+        *[{"e": "kvm_inj_exception", "t": ""}] * 2,
+    ]
+    assert compare([{"op": 0, "events": lost}], [{"op": 0, "events": full}], strings=False).whole
+    assert not compare([{"op": 0, "events": lost}], [{"op": 0, "events": full}]).whole
+    for n, field, other in ((0, "info1", "7"), (2, "gfn", "6"), (2, "spte", "pfn?7|e65")):
+        spoiled = [dict(event) for event in full]
+        spoiled[n][field] = other
+        assert not compare([{"op": 0, "events": lost}], [{"op": 0, "events": spoiled}], strings=False).whole

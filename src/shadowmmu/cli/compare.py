@@ -79,7 +79,8 @@ def compare(*, recordings: tuple[Path, ...], scenarios: Path | None, as_json: bo
     else:
         click.echo(_total_text(total))
     if not total["recordings"]:
-        raise click.ClickException("none of the recordings is covered; give one of kernel 6.12")
+        known = "none of the recordings is covered; give one of kernel 6.12 or 6.1"
+        raise click.ClickException(known)
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)
 
@@ -133,6 +134,7 @@ def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdic
 def _judge(task: tuple[Path, Path | None]) -> _Verdict:
     """Replay one recording."""
     from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.kvm.design import design_of
     from shadowmmu.trace.compare import compare as compare_rows
     from shadowmmu.trace.recording import Recording
 
@@ -141,10 +143,11 @@ def _judge(task: tuple[Path, Path | None]) -> _Verdict:
     reason = _not_covered(recording)
     if reason:
         return _Verdict(str(path), not_covered=reason)
-    text = _scenario_file(path, scenarios)
+    text = _scenario_file(path, scenarios, recording.header["scenario"])
     scenario = Scenario.from_recording(recording, text=Scenario.load(text) if text else None)
     got, failure = _replay(scenario)
-    comparison = compare_rows(recording.rows, got)
+    strings = design_of(scenario.kernel).event_strings
+    comparison = compare_rows(recording.rows, got, strings=strings)
     return _Verdict(
         str(path),
         ops=comparison.ops,
@@ -155,21 +158,30 @@ def _judge(task: tuple[Path, Path | None]) -> _Verdict:
 
 
 def _not_covered(recording: Recording) -> str | None:
-    kernel = recording.header["kernel"]
-    return None if kernel.startswith("6.12.") else f"kernel {kernel.split()[0] if kernel else 'unknown'}"
+    from shadowmmu.kvm.design import DesignError, profile_of
 
-
-def _scenario_file(recording: Path, folder: Path | None) -> Path | None:
-    """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`."""
-    recording = recording.absolute()
-    for depth in range(len(recording.parents) - 1):
-        inside = recording.relative_to(recording.parents[depth]).with_suffix(".txt")
-        candidate = (folder or recording.parents[depth + 1] / "scenarios") / inside
-        if candidate.is_file():
-            return candidate
-        if depth == 2:
-            break
+    try:
+        profile_of(recording.header["kernel"])
+    except DesignError as error:
+        return str(error)
     return None
+
+
+def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | None:
+    """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
+
+    `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made
+    on another kernel has its scenarios one level up: `recordings/OTHER/NAME.jsonl`, `scenarios/NAME.txt`.
+    """
+    recording = recording.absolute()
+    candidates: list[Path] = []
+    above: list[Path] = []
+    for depth in range(min(len(recording.parents) - 1, 3)):
+        scenarios = folder or recording.parents[depth + 1] / "scenarios"
+        inside = recording.relative_to(recording.parents[depth])
+        candidates += [scenarios / inside.with_suffix(".txt"), scenarios / inside.with_name(f"{name}.txt")]
+        above.append(scenarios / f"{name}.txt")
+    return next((path for path in [*candidates, *above] if path.is_file()), None)
 
 
 def _replay(scenario: Scenario) -> tuple[list[Row], str | None]:

@@ -62,17 +62,31 @@ _SUMMARY = (
     help="Write the events as the kernel's ftrace text.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the recording's lines, then the totals.")
+@click.option(
+    "--kernel",
+    metavar="RELEASE",
+    help="Whose KVM: 6.12.111 (default) or 6.1.176.",
+)
 @click.option("--tlb", is_flag=True, help="Keep TLB entries between ops (recordings are made without).")
 def run(
-    *, scenarios: tuple[Path, ...], record: Path | None, events: Path | None, as_json: bool, tlb: bool
+    *,
+    scenarios: tuple[Path, ...],
+    record: Path | None,
+    events: Path | None,
+    as_json: bool,
+    kernel: str | None,
+    tlb: bool,
 ) -> None:
     """Play SCENARIOs op by op; without any, two that come with the program."""
     from shadowmmu.guest.setup import ScenarioError
+    from shadowmmu.kvm.design import DesignError
     from shadowmmu.trace.ftrace import FtraceWriter
     from shadowmmu.trace.recording import atomic_writer, json_line
 
     try:
         loaded = _load(scenarios)
+        if kernel is not None:
+            loaded = [scenario.with_kernel(kernel) for scenario in loaded]
         targets = _targets(record, loaded)
         totals: Counter[str] = Counter()
         with ExitStack() as trace:
@@ -96,7 +110,7 @@ def run(
             click.echo(json.dumps({"totals": totals}))
         elif len(loaded) > 1:
             click.echo(_summary(f"all {len(loaded)} scenarios", totals))
-    except ScenarioError as error:
+    except (ScenarioError, DesignError) as error:
         raise click.ClickException(str(error)) from None
 
 

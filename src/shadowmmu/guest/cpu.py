@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from ..kvm.emulate import Emulator, MmioAccess
 from ..kvm.exits import (
-    TripleFault,
     check_entry,
     cr0_exit_reason,
     intercept,
     merge_exceptions,
     page_fault_exit,
+    port_exit,
     shutdown_exit,
 )
 from ..kvm.regs import CR3_NOFLUSH
-from ..kvm.run import vcpu_enter_guest
+from ..kvm.run import TripleFault, vcpu_enter_guest
 from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
 from ..x86.bits import (
     CR0_MP,
@@ -78,8 +78,6 @@ class GuestCpu:
 
     def leave(self) -> None:
         """KVM_RUN has ended: the next instruction starts with an entry."""
-        if self.in_guest and self.vcpu.kvm.parameters.tdp_enabled:
-            self.vcpu.cr3 = self.cpu.root
         self.in_guest = False
 
     def execute(self, step: Step) -> Delivered | None:
@@ -193,6 +191,8 @@ class GuestCpu:
             return self._move_to_cr0(insn)
         if insn.op is Op.IRET:
             self._iret()
+        elif insn.op is Op.OUT:
+            port_exit(self.vcpu, insn.value, len(insn.code))
         elif insn.address or insn.size:
             self._data(insn)
         return True

@@ -4,6 +4,7 @@ import errno
 
 from ..host.mapping import AddressSpace, HostError, Kind, Mapping
 from ..host.memory import Arena
+from ..kvm.design import Design
 from ..kvm.dirty_ring import kvm_dirty_ring_alloc
 from ..kvm.memory_region import RegionError, kvm_set_memory_region
 from ..kvm.notifier import MmuNotifier
@@ -30,6 +31,7 @@ class UserSlot:
 class Machine:
     """A VM with its host.
 
+    `design` says how KVM behaves (by default as 6.12.111),
     host_maxphyaddr is the width of a physical address on the host; tlb=False lets every access walk.
     `nested`: the guest is a hypervisor, so that the state of the MMUs for its guests is of interest.
     """
@@ -38,14 +40,16 @@ class Machine:
         self,
         parameters: Parameters | None = None,
         *,
+        design: Design | None = None,
         host_maxphyaddr: int = 46,
         tlb: bool = True,
         implementation: Implementation = MANUAL,
     ) -> None:
         self.arena = Arena(min(LARGEST_ARENA, 1 << host_maxphyaddr))
         self.host = AddressSpace(self.arena)
-        self.kvm = Kvm(self.arena, self.host, parameters or Parameters())
+        self.kvm = Kvm(self.arena, self.host, parameters or Parameters(), design)
         self.host.notifiers.append(MmuNotifier(self.kvm))
+        self.host.hugetlb_unmap_notifies_again = self.kvm.design.hugetlb_unmap_notifies_again
         self.host_maxphyaddr = host_maxphyaddr
         self.tlb = tlb
         self.implementation = implementation

@@ -13,20 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
+from ..kvm.design import design_of
 from ..kvm.dirty_log_ioctl import (
     kvm_vm_ioctl_clear_dirty_log,
     kvm_vm_ioctl_enable_cap,
     kvm_vm_ioctl_get_dirty_log,
 )
 from ..kvm.emulate import EmulationError, MmioAccess
-from ..kvm.exits import EntryFailed, KvmRunError, TripleFault
+from ..kvm.exits import EntryFailed, KvmRunError
 from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
 from ..kvm.pre_fault import kvm_vcpu_pre_fault_memory
 from ..kvm.regs import set_sregs
 from ..kvm.roots import NoShadowPages
-from ..kvm.run import DirtyRingFull
+from ..kvm.run import DirtyRingFull, TripleFault
 from ..kvm.tracepoints import Log
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
@@ -99,7 +100,13 @@ class Player:
         parameters.tdp_level = 5 if setup.host_la57 else 4
         parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
-        self.machine = Machine(parameters, host_maxphyaddr=HOST_MAXPHYADDR, tlb=tlb, implementation=TCG)
+        self.machine = Machine(
+            parameters,
+            design=design_of(setup.params["kernel"]),
+            host_maxphyaddr=HOST_MAXPHYADDR,
+            tlb=tlb,
+            implementation=TCG,
+        )
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)

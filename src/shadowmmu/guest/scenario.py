@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from ..kvm.design import DEFAULT_KERNEL, kernel_text
 from .op_parser import (
     GPA_LIMIT,
     MAX_COUNT,
@@ -77,7 +78,6 @@ _DEFAULT_PARAMS = {
     "kvm.ignore_msrs": "N",
 }
 _NX_HUGE_PAGES = {"off": "N", "force": "Y", "auto": "N", "never": "never"}
-_KERNEL = "6.12.111 (shadowmmu)"
 _HOST_MAXPHYADDR = 40
 
 
@@ -141,6 +141,10 @@ class Scenario:
         Raises ScenarioError for anything not understood.
         """
         return _Parser(str(path)).scenario(text)
+
+    def with_kernel(self, release: str) -> Scenario:
+        """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
+        return replace(self, kernel=kernel_text(release))
 
     @classmethod
     def from_recording(cls, recording: RecordedRun, *, text: Scenario | None = None) -> Scenario:
@@ -266,7 +270,7 @@ class _Parser:
             name=Path(self.path).stem,
             path=self.path,
             title=self.title,
-            kernel=_KERNEL,
+            kernel=kernel_text(DEFAULT_KERNEL),
             params={**self.params, "thp": "always [madvise] never"},
             mode=self.mode.name,
             maxphyaddr=self.physbits or _HOST_MAXPHYADDR,

@@ -7,7 +7,7 @@ cdef class Mapping:
     cdef readonly Arena arena
     cdef readonly u64 hva, npages, base_pfn, first_2m, regions
     cdef readonly object kind
-    cdef public bint protected, has_tables
+    cdef public bint protected, replaced, has_tables
     cdef readonly bint populated
     cdef readonly u32 uniform_level
     cdef u64[::1] pages

@@ -24,7 +24,7 @@ PAGES_2M, PAGES_1G = 512, 512 * 512
 SIZE_2M = 2 << 20
 KNOWN, PRESENT, WRITABLE, ZERO = 1, 2, 4, 8
 PROT_NONE, PROT_READ, PROT_RW = 0, 1, 3
-PROT_MASK, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_PRIVATE = 3, 4, 8, 16
+PROT_MASK, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_HUGETLB, VM_PRIVATE = 3, 4, 8, 16, 32
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 4, 14, 15, 25
 FAULT_AROUND_PAGES = 16
 
@@ -40,10 +40,14 @@ class Kind(Enum):
 
 
 class Notifier(Protocol):
-    """An mmu_notifier: told about [start, end) before and after the host takes pages of that range away."""
+    """An mmu_notifier: told about [start, end) before and after the host takes pages of that range away.
+
+    Between the two change_pte says which page is at an address now, if one replaces another at once.
+    """
 
     def invalidate_range_start(self, start: int, end: int) -> None: ...
     def invalidate_range_end(self, start: int, end: int) -> None: ...
+    def change_pte(self, address: int, pfn: int, *, writable: bool) -> None: ...
 
 
 class HostError(OSError):
@@ -74,7 +78,7 @@ class Mapping:
         self.first_2m = hva >> 21
         self.regions = ((hva + (npages << PAGE_SHIFT) - 1) >> 21) - self.first_2m + 1
         self.uniform_level = {Kind.HUGE2M: 2, Kind.HUGE1G: 3}.get(kind, 0)
-        self.huge = bytearray(self.regions if not self.uniform_level else 1)
+        self.huge = bytearray(self.regions)
         self.split = bytearray(self.regions)
         if kind is Kind.THP and populated:
             for region in range(self.regions):
@@ -83,9 +87,10 @@ class Mapping:
         self.huge_zero_pfn = huge_zero_pfn
         self.zero_regions: set[int] = set()
         self.moved: dict[int, int] = {}
-        advice = VM_HUGEPAGE if kind is Kind.THP else 0 if self.uniform_level else VM_NOHUGEPAGE
+        advice = VM_HUGEPAGE if kind is Kind.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
         self.vmas = [(0, npages, PROT_RW | advice)]
         self.protected = False
+        self.replaced = False
         self.has_tables = populated
 
     def region_fits(self, region: int) -> bool:
@@ -110,6 +115,10 @@ class Mapping:
         """The protection (PROT_MASK) and the advice of the VMA that holds page `index`."""
         return next(flags for start, end, flags in self.vmas if start <= index < end)
 
+    def is_hugetlb(self, index: int) -> bool:
+        """Whether page `index` is one of hugetlbfs: memory mapped over a part of it later is not."""
+        return self.vma_flags(index) & VM_HUGETLB != 0
+
     def protection(self, index: int) -> int:
         """PROT_NONE, PROT_READ or PROT_RW of the VMA that holds page `index`."""
         return self.vma_flags(index) & PROT_MASK
@@ -130,7 +139,8 @@ class Mapping:
     def level(self, index: u64) -> u32:
         """Level of the host page-table entry that maps page `index`: 1, 2 or 3; 1 if nothing does."""
         if self.uniform_level:
-            return self.uniform_level if self.page(index) else 1
+            huge: bool = self.page(index) != 0 and (not self.replaced or self.is_hugetlb(index))
+            return self.uniform_level if huge else 1
         region: u64 = ((self.hva + (index << 12)) >> 21) - self.first_2m
         return 2 if self.huge[region] else 1
 
@@ -200,32 +210,23 @@ class Mapping:
         elif word & ZERO:
             span = self.invalidate_start(index, index + 1)
             self.install(index, self.new_frame(index), WRITABLE)
+            for notifier in self.notifiers:
+                notifier.change_pte(span[0], self.page(index) >> PAGE_SHIFT, writable=True)
             self.invalidate_end(span)
         else:
-            for i in self._hugetlb_pages(index):
-                self.install(i, self.page(i) >> PAGE_SHIFT, WRITABLE)
+            self._make_writable(index)
         return self.page(index)
 
-    def _hugetlb_pages(self, index: int) -> range:
-        """The small pages of the hugetlb page that holds page `index`; elsewhere that page alone."""
-        if not self.uniform_level:
-            return range(index, index + 1)
-        pages = PAGES_2M if self.uniform_level == 2 else PAGES_1G
-        first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
-        return range(max(first, 0), min(first + pages, self.npages))
-
-    def _populate_hugetlb(self, index: int, *, write: bool) -> None:
-        """A private hugetlb page that is read first is mapped read-only."""
-        pages = self._hugetlb_pages(index)
-        base = self.base_pfn + pages.start
-        if self.pages[index]:
-            base = self.arena.reserve(len(pages), len(pages), 0)
-        for i in pages:
-            self.install(i, base + i - pages.start, WRITABLE if write else 0)
+    def _make_writable(self, index: int) -> None:
+        low, high = index, index + 1
+        if self.uniform_level and self.is_hugetlb(index):
+            _, low, high = self._hugetlb_page(index)
+        for i in range(low, high):
+            self.install(i, self.page(i) >> PAGE_SHIFT, WRITABLE)
 
     def _populate(self, index: int, *, write: bool) -> None:
         self.has_tables = True
-        if self.uniform_level:
+        if self.uniform_level and self.is_hugetlb(index):
             self._populate_hugetlb(index, write=write)
             return
         region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
@@ -247,6 +248,22 @@ class Mapping:
             self.install(index, self.new_frame(index), WRITABLE)
         else:
             self.install(index, 0, ZERO)
+
+    def _hugetlb_page(self, index: int) -> tuple[int, int, int]:
+        """(first page, first and last of it in the mapping) of the huge page that holds page `index`."""
+        pages = PAGES_2M if self.uniform_level == 2 else PAGES_1G
+        first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
+        return first, max(first, 0), min(first + pages, self.npages)
+
+    def _populate_hugetlb(self, index: int, *, write: bool) -> None:
+        """Map a whole page of hugetlbfs; for a read without the right to write, as private memory is."""
+        first, low, high = self._hugetlb_page(index)
+        base = self.base_pfn + first
+        if any(self.pages[i] for i in range(low, high)):
+            pages = PAGES_2M if self.uniform_level == 2 else PAGES_1G
+            base = self.arena.reserve(pages, pages, 0)
+        for i in range(low, high):
+            self.install(i, base + i - first, WRITABLE if write else 0)
 
     def _fault_around(self, index: int) -> None:
         """Map what the page cache has of the aligned 64 KiB around a page that is read (do_fault_around)."""
@@ -298,7 +315,10 @@ class Mapping:
 
 
 class AddressSpace:
-    """The mappings of the hypervisor's process and who watches them."""
+    """The mappings of the hypervisor's process and who watches them.
+
+    hugetlb_unmap_notifies_again: notifiers are told of hugetlbfs pages once for a call and once for each VMA.
+    """
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
@@ -306,6 +326,7 @@ class AddressSpace:
         self.notifiers: list[Notifier] = []
         self.next_hva = 0x7F00_0000_0000
         self._huge_zero = 0
+        self.hugetlb_unmap_notifies_again = False
 
     def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
         """New memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
@@ -386,11 +407,19 @@ class AddressSpace:
 
     def _zap(self, mapping: Mapping, first: int, last: int) -> None:
         span = mapping.invalidate_start(first, last)
+        self._notify_again(mapping, self._pieces(mapping, first, last))
         for edge in (first, last):
             self._split_huge(mapping, edge)
         for i in range(first, last):
             self._drop(mapping, i)
         mapping.invalidate_end(span)
+
+    def _notify_again(self, mapping: Mapping, pieces: list[tuple[int, int, int]]) -> None:
+        """Before Linux 6.2 what unmaps hugetlbfs pages tells of each VMA itself (__unmap_hugepage_range)."""
+        if self.hugetlb_unmap_notifies_again:
+            for start, end, flags in pieces:
+                if flags & VM_HUGETLB:
+                    mapping.invalidate_end(mapping.invalidate_start(start, end))
 
     def _drop(self, mapping: Mapping, index: int) -> None:
         if not mapping.uniform_level:
@@ -416,7 +445,7 @@ class AddressSpace:
         elif advice in (MADV_HUGEPAGE, MADV_NOHUGEPAGE):
             new = VM_HUGEPAGE if advice == MADV_HUGEPAGE else VM_NOHUGEPAGE
             for start, end, flags in self._pieces(mapping, first, last):
-                self._change_vma(mapping, start, end, flags & PROT_MASK | new)
+                self._change_vma(mapping, start, end, flags & (PROT_MASK | VM_HUGETLB) | new)
 
     def _collapse(self, mapping: Mapping, first: int, last: int) -> None:
         """MADV_COLLAPSE of [first, last) in one VMA: the aligned 2 MiB regions in it, one after the other."""
@@ -469,7 +498,7 @@ class AddressSpace:
     def _change_vma(self, mapping: Mapping, first: int, last: int, flags: int) -> None:
         """Give [first, last), in one VMA, other flags: split it off, or let a neighbour like it have it.
 
-        VMAs of hugetlb never merge.
+        VMAs of hugetlbfs stay apart.
         """
         start, end, old = next(vma for vma in mapping.vmas if vma[0] <= first < vma[1])
         if flags == old:
@@ -487,7 +516,7 @@ class AddressSpace:
         merged: list[tuple[int, int, int]] = []
         for vma in sorted(rest):
             before = merged.pop() if merged else (0, 0, -1)
-            if before[1] == vma[0] and before[2] == vma[2] and not mapping.uniform_level:
+            if before[1] == vma[0] and before[2] == vma[2] and not vma[2] & VM_HUGETLB:
                 merged.append((before[0], vma[1], vma[2]))
                 continue
             if before[1]:
@@ -511,9 +540,12 @@ class AddressSpace:
     def remap(self, hva: int, size: int) -> None:
         """Fresh anonymous memory in place of the range (mmap with MAP_FIXED)."""
         mapping, first, last = self._check(hva, size)
-        for start, end, _ in self._pieces(mapping, first, last):
+        pieces = self._pieces(mapping, first, last)
+        for start, end, _ in pieces:
             self._change_vma(mapping, start, end, -1)
+        mapping.replaced = True
         span = mapping.invalidate_start(first, last)
+        self._notify_again(mapping, pieces)
         for i in range(first, last):
             self._drop(mapping, i)
         mapping.invalidate_end(span)

@@ -40,7 +40,7 @@ def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
         sp = kvm_mmu_get_child_sp(vcpu, parent, sptep, base_gfn, 1, ACC_ALL)
         if not is_linked(kvm, sptep, sp):
             link_shadow_page(kvm, sptep, sp)
-            if fault.huge_page_disallowed:
+            if fault.huge_page_disallowed and kvm.design.nx_marks_without_paging:
                 account_nx_huge_page(kvm, sp, fault.req_level >= level)
         parent = sp
         level -= 1

@@ -17,7 +17,7 @@ from .invlpg import is_noncanonical, kvm_mmu_invlpg
 from .mmio import vcpu_match_mmio_gpa, vcpu_match_mmio_gva
 from .regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
 from .track_write import kvm_mmu_track_write
-from .unprotect import kvm_mmu_unprotect_gfn_and_retry
+from .unprotect import kvm_mmu_unprotect_gfn_and_retry, reexecute_instruction, retry_instruction
 from .vcpu import QueuedException, Vcpu
 
 APIC_DEFAULT_PHYS_BASE = 0xFEE00000
@@ -36,6 +36,10 @@ class _Fault(Exception):
         super().__init__(address, error_code)
         self.address = address
         self.error_code = error_code
+
+
+class _UnhandleableError(Exception):
+    """The host refuses the memory of an atomic operand (X86EMUL_UNHANDLEABLE)."""
 
 
 @dataclass(slots=True)
@@ -154,7 +158,10 @@ class Emulator:
         return bool(fragments)
 
     def cmpxchg(self, address: int, size: int, value: int) -> None:
-        """Write an operand back that was read before, atomically; across pages and to MMIO plainly."""
+        """Write an operand back that was read before, atomically; across pages and to MMIO plainly.
+
+        Raises _UnhandleableError if the host does not let KVM write there.
+        """
         kvm = self.vcpu.kvm
         gpa = gva_to_gpa(self.vcpu, address, self._access_bits(write=True))
         crosses = (gpa & 0xFFF) + size > 0x1000
@@ -162,6 +169,8 @@ class Emulator:
             self.write(address, size, value)
         elif write_guest(kvm, gpa, size, value):
             kvm_mmu_track_write(self.vcpu, gpa, size)
+        elif (slot := kvm.visible_memslot(gpa >> 12)) is not None and slot.writable():
+            raise _UnhandleableError
         else:
             self.write(address, size, value)
 
@@ -228,7 +237,7 @@ class Emulator:
         self._trace_insn(b"", failed=True)
         vcpu.exception = QueuedException(6, None, None)
         if vcpu.cpl == 0:
-            raise EmulationError(f"instruction at {vcpu.rip:#x} cannot be read")
+            raise EmulationError(f"instruction at {vcpu.rip:#x} cannot be emulated")
 
     def _trace_insn(self, code: bytes, *, failed: bool) -> None:
         vcpu = self.vcpu
@@ -257,10 +266,20 @@ class Emulator:
         return False
 
     def _retry_on_failure(self, address: int, emulation_type: int) -> bool:
+        if self.vcpu.kvm.design.retry_without_zapping:
+            return reexecute_instruction(self.vcpu, address, emulation_type)
         if not emulation_type & EMULTYPE_ALLOW_RETRY_PF or emulation_type & EMULTYPE_WRITE_PF_TO_SP:
             return False
         kvm_mmu_unprotect_gfn_and_retry(self.vcpu, address, always_retry=True)
         return True
+
+    def _retry(self, insn: Insn, address: int, emulation_type: int) -> bool:
+        """Whether the instruction is to run again instead, because its page is no page table any more."""
+        if self.vcpu.kvm.design.retry_without_zapping:
+            return retry_instruction(self.vcpu, insn, address, emulation_type)
+        if not emulation_type & EMULTYPE_ALLOW_RETRY_PF or insn.op.writes_page_tables:
+            return False
+        return kvm_mmu_unprotect_gfn_and_retry(self.vcpu, address)
 
     def emulate(self, insn: Insn, address: int = 0, emulation_type: int = 0) -> bool:
         """Emulate `insn`, which faulted at `address` if emulation_type says so (x86_emulate_instruction).
@@ -272,8 +291,7 @@ class Emulator:
         self.gpa_hint = None
         if not self._decode(insn, address, emulation_type):
             return False
-        retry = emulation_type & EMULTYPE_ALLOW_RETRY_PF and not insn.op.writes_page_tables
-        if retry and kvm_mmu_unprotect_gfn_and_retry(vcpu, address):
+        if self._retry(insn, address, emulation_type):
             return False
         if emulation_type and vcpu.mmu.direct() and insn.op is not Op.STOS:
             self.gpa_hint = address
@@ -281,6 +299,10 @@ class Emulator:
             done = self._execute(insn)
         except _Fault as fault:
             kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+            return False
+        except _UnhandleableError:
+            if not self._retry_on_failure(address, emulation_type):
+                self._fail()
             return False
         return done and vcpu.exception is None
 

@@ -11,12 +11,15 @@ from .msr import is_intercepted, set_msr
 from .nested import SVM_EXIT_NPF, nested_svm_vmexit, nested_svm_vmrun
 from .page_fault import kvm_mmu_page_fault
 from .regs import kvm_vcpu_reset
+from .run import TripleFault
+from .unprotect import kvm_mmu_unprotect_page_virt
 from .vcpu import QueuedException, Vcpu
 
 SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR3, SVM_EXIT_WRITE_CR4 = 0x10, 0x13, 0x14
 SVM_EXIT_EXCP_PF = 0x4E
 SVM_EXIT_CR0_SEL_WRITE = 0x65
 SVM_EXIT_INVLPG = 0x79
+SVM_EXIT_IOIO = 0x7B
 SVM_EXIT_MSR = 0x7C
 SVM_EXIT_SHUTDOWN, SVM_EXIT_INVLPGA, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL = 0x7F, 0x7A, 0x80, 0x81
 SVM_EXIT_ERR = 0xFFFFFFFF
@@ -30,10 +33,6 @@ class KvmRunError(OSError):
 
 class EntryFailed(Exception):
     """The processor refuses the guest's registers: KVM_RUN ends with KVM_EXIT_FAIL_ENTRY."""
-
-
-class TripleFault(Exception):
-    """The guest could not even take a double fault: KVM_RUN ends with KVM_EXIT_SHUTDOWN."""
 
 
 def _exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
@@ -76,6 +75,8 @@ def page_fault_exit(
     _exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
+    if vcpu.kvm.design.reinjection_unprotects_first and vcpu.needs_reinjection():
+        kvm_mmu_unprotect_page_virt(vcpu, address)
     before = vcpu.exception
     result = kvm_mmu_page_fault(vcpu, address, error_code)
     if before is not None and vcpu.exception is not None and vcpu.exception is not before:
@@ -89,6 +90,11 @@ def page_fault_exit(
     if result != RET_PF_EMULATE:
         return False
     return emulator.emulate(insn, address, vcpu.emulation_type)
+
+
+def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
+    """OUT of one byte by an instruction of `length` bytes: user space takes over."""
+    _exit(vcpu, SVM_EXIT_IOIO, port << 16 | 0x10, vcpu.rip + length)
 
 
 def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:

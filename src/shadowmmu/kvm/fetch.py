@@ -116,7 +116,7 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
             return RET_PF_RETRY
         if not linked:
             link_shadow_page(kvm, sptep, sp)
-        if fault.write and table_gfn == fault.gfn:
+        if fault.write and table_gfn == fault.gfn and not kvm.design.self_map_test_before_fetch:
             fault.write_fault_to_shadow_pgtable = True
         parent = sp
         level -= 1

@@ -52,6 +52,6 @@ def disallowed_hugepage_adjust(kvm: Kvm, fault: PageFault, spte: u64, level: u32
     if level == 1 or level != fault.goal_level or not spte & SPTE_MMU_PRESENT or spte & PS:
         return
     child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
-    if child.nx_huge_page_disallowed:
+    if child.nx_huge_page_disallowed or kvm.design.nx_marks_only_possible_huge_pages:
         fault.pfn |= fault.gfn & (pages_per_hpage(level) - pages_per_hpage(level - 1))
         fault.goal_level -= 1

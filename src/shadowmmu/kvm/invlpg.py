@@ -1,6 +1,11 @@
-"""INVLPG of the guest (kvm_mmu_invlpg, 6.12.111)."""
+"""Dropping what is cached for one address: INVLPG, and a permission fault that goes to the guest.
 
-from .bits import NUM_PREV_ROOTS
+Kernels differ in what happens to the SPTE of an unsync page: 6.12 syncs it in place (sync_on_invlpg), 6.1
+zaps it and maps the gpte anew (invlpg_zap).
+"""
+
+from .bits import INVALID_PAGE, NUM_PREV_ROOTS
+from .invlpg_zap import zap_on_invlpg
 from .mmu import KvmMmu
 from .sync import sync_on_invlpg
 from .vcpu import Vcpu
@@ -15,19 +20,29 @@ def is_noncanonical(vcpu: Vcpu, addr: int) -> bool:
     return top not in (0, (1 << (65 - bits)) - 1)
 
 
-def kvm_mmu_invalidate_addr(vcpu: Vcpu, mmu: KvmMmu, addr: int, *, prev_roots: bool) -> None:
-    """Flush one address and sync its SPTE, for the current and perhaps all previous roots of an MMU.
+def _invalidate_addr_in_root(vcpu: Vcpu, mmu: KvmMmu, addr: int, root_hpa: int) -> None:
+    if vcpu.kvm.design.invlpg_zaps:
+        zap_on_invlpg(vcpu, mmu, addr, root_hpa)
+    else:
+        sync_on_invlpg(vcpu, mmu, addr, root_hpa)
 
-    An address of L2's memory is none that the processor has translations for.
+
+def kvm_mmu_invalidate_addr(vcpu: Vcpu, mmu: KvmMmu, addr: int, *, prev_roots: bool) -> None:
+    """Flush one address and bring its SPTE up to date, for the current and perhaps all previous roots.
+
+    An address of L2's memory is none that the processor has translations for. 6.12.111, and
+    kvm_mmu_invalidate_gva of 6.1.176.
     """
     if mmu is not vcpu.guest_mmu:
         vcpu.cpu.flush_gva(addr)
     if mmu.direct():
         return
-    sync_on_invlpg(vcpu, mmu, addr, mmu.root_hpa)
+    _invalidate_addr_in_root(vcpu, mmu, addr, mmu.root_hpa)
     if prev_roots:
         for i in range(NUM_PREV_ROOTS):
-            sync_on_invlpg(vcpu, mmu, addr, mmu.prev_root(i)[1])
+            root_hpa = mmu.prev_root(i)[1]
+            if root_hpa != INVALID_PAGE:
+                _invalidate_addr_in_root(vcpu, mmu, addr, root_hpa)
 
 
 def kvm_mmu_invlpg(vcpu: Vcpu, addr: int) -> None:

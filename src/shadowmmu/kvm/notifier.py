@@ -1,11 +1,12 @@
-"""KVM as an mmu_notifier: the host takes memory away (virt/kvm/kvm_main.c, 6.12.111)."""
+"""KVM as an mmu_notifier: the host takes memory away or replaces it (virt/kvm/kvm_main.c, 6.12.111)."""
 
 from collections.abc import Iterator
 
 from .flush import kvm_flush_remote_tlbs
 from .huge_page import gfn_round_for_level, pages_per_hpage
 from .memslots import MemSlot
-from .rmap import kvm_age_rmap, kvm_zap_all_rmap_sptes
+from .rmap import kvm_age_rmap, kvm_zap_all_rmap_sptes, pte_list
+from .spte import changed_pte_spte, mmu_spte_clear_track_bits, mmu_spte_update
 from .tdp.age import kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_test_age_gfn
 from .tdp.zap import kvm_tdp_mmu_unmap_gfn_range
 from .vm import Kvm
@@ -40,6 +41,25 @@ class MmuNotifier:
         for slot, first, last in slots:
             self._extend_range(first, last)
             flush |= _unmap_gfn_range(kvm, slot, first, last)
+        if flush:
+            kvm_flush_remote_tlbs(kvm)
+
+    def change_pte(self, address: int, pfn: int, *, writable: bool) -> None:
+        """A page was replaced in place, between the two calls for its range (kernels with `change_pte`).
+
+        SPTEs of it map the new page read-only; if that is writable they go. The start of the invalidation has
+        emptied them already, so that this never finds one.
+        """
+        kvm = self.kvm
+        if not kvm.design.change_pte:
+            return
+        if kvm.tracing:
+            kvm.tracer.kvm_set_spte_hva(address)
+        if not kvm.mmu_invalidate_in_progress:
+            return
+        flush = False
+        for slot, first, _ in self._slots(address, address + 1):
+            flush |= _set_gfn_pfn(kvm, slot, first, pfn, writable=writable)
         if flush:
             kvm_flush_remote_tlbs(kvm)
 
@@ -83,6 +103,25 @@ class MmuNotifier:
         kvm.mmu_invalidate_in_progress -= 1
         if not kvm.mmu_invalidate_in_progress:
             kvm.mmu_invalidate_start = kvm.mmu_invalidate_end = 0
+
+
+def _set_gfn_pfn(kvm: Kvm, slot: MemSlot, gfn: int, pfn: int, *, writable: bool) -> bool:
+    """Let every SPTE that maps gfn map another page; whether there was one (kvm_set_pte_rmap).
+
+    As in KVM the page statistics lose an SPTE that stays.
+    """
+    found = False
+    for level in (1, 2, 3):
+        head = slot.rmap_head(gfn, level)
+        found |= head != 0
+        if writable:
+            kvm_zap_all_rmap_sptes(kvm, slot, gfn, level)
+            continue
+        for sptep in pte_list(kvm, head):
+            spte = kvm.read_spte(sptep)
+            mmu_spte_clear_track_bits(kvm, sptep)
+            mmu_spte_update(kvm, sptep, changed_pte_spte(spte, pfn))
+    return found
 
 
 def _unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:

@@ -8,6 +8,8 @@ from .vm import Kvm
 
 def account_nx_huge_page(kvm: Kvm, sp: ShadowPage, possible: u32) -> None:
     """`sp` exists because an executable page forbids a huge one; `possible`: else there could be one."""
+    if not possible and kvm.design.nx_marks_only_possible_huge_pages:
+        return
     sp.nx_huge_page_disallowed = True
     if possible:
         track_possible_nx_huge_page(kvm, sp)

@@ -86,7 +86,7 @@ def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
             break
         sp = kvm.possible_nx_huge_pages[0]
         slot = kvm.gfn_to_memslot(sp.gfn)
-        if slot is not None and slot.logs_dirty():
+        if kvm.design.nx_recovery_skips_logged_slots and slot is not None and slot.logs_dirty():
             unaccount_nx_huge_page(kvm, sp)
         elif sp.tdp_mmu_page:
             flush |= kvm_tdp_mmu_zap_sp(kvm, sp)

@@ -14,7 +14,7 @@ from .vm cimport Kvm
 from .zap cimport (kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap,
                    mmu_page_zap_pte)
 
-cpdef u32 kvm_mmu_child_role(ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
+cpdef u32 kvm_mmu_child_role(Kvm kvm, ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
 cdef ShadowPage _find(Kvm kvm, Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
 cpdef bint _refresh(Vcpu vcpu, ShadowPage sp, list[ShadowPage] invalid_list) except -1
 cdef ShadowPage _alloc(Kvm kvm, MemoryCache shadow_pages, MemoryCache translation_pages, u64 gfn, u64 bucket,

@@ -36,9 +36,11 @@ from .zap import (
 )
 
 
-def kvm_mmu_child_role(parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
+def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
     """The role of the page that the SPTE at sptep, in `parent`, should point to."""
-    role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH | ROLE_INVALID)
+    role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH)
+    if not kvm.design.child_inherits_invalid:
+        role &= ~ROLE_INVALID
     role |= (parent.role & ROLE_LEVEL) - 1
     role |= access << ROLE_ACCESS_SHIFT
     if direct:
@@ -96,7 +98,7 @@ def _alloc(
     spt: u64 = shadow_pages.take()
     clear_table(kvm, spt)
     translations: u64 = 0
-    if not role & ROLE_DIRECT and role & ROLE_LEVEL <= 3:
+    if not role & ROLE_DIRECT and (role & ROLE_LEVEL <= 3 or kvm.design.translations_at_all_levels):
         translations = translation_pages.take()
         clear_translations(kvm, translations)
     sp: ShadowPage = ShadowPage(gfn, role, spt, translations)
@@ -130,7 +132,7 @@ def shadow_mmu_get_sp_for_split(
     kvm: Kvm, shadow_pages: MemoryCache, parent: ShadowPage, sptep: u64, gfn: u64, access: u32
 ) -> ShadowPage:
     """The direct page that takes the place of the huge SPTE at sptep, in `parent`; no vCPU asks for it."""
-    role: u32 = kvm_mmu_child_role(parent, sptep, 1, access)
+    role: u32 = kvm_mmu_child_role(kvm, parent, sptep, 1, access)
     bucket: u64 = kvm.hash_bucket(gfn)
     found: ShadowPage | None = _find(kvm, None, gfn, bucket, role)
     sp: ShadowPage = _alloc(kvm, shadow_pages, shadow_pages, gfn, bucket, role) if found is None else found
@@ -144,11 +146,11 @@ def kvm_mmu_get_child_sp(
 ) -> ShadowPage:
     """The page that the SPTE at sptep, in `parent`, should point to; it may do so already (see is_linked)."""
     kvm: Kvm = vcpu.kvm
-    role: u32 = kvm_mmu_child_role(parent, sptep, direct, access)
+    role: u32 = kvm_mmu_child_role(kvm, parent, sptep, direct, access)
     spte: u64 = kvm.words[sptep >> 3]
     if spte & SPTE_MMU_PRESENT and not spte & PS:
         child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
-        if child.gfn == gfn and child.role == role:
+        if child.gfn == gfn and (child.role == role or not kvm.design.child_lookup_compares_role):
             return child
     return kvm_mmu_get_shadow_page(vcpu, gfn, role)
 

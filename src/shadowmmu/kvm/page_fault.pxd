@@ -11,6 +11,7 @@ from .fault cimport GuestWalker, PageFault
 from .fetch cimport fetch, shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from .guest_memory cimport fault_in_page
 from .guest_walk cimport walk_addr
+from .huge_page cimport pages_per_hpage
 from .memslots cimport MemSlot
 from .mmio cimport (check_mmio_spte, get_mmio_spte_access, get_mmio_spte_gfn, is_mmio_spte, mmio_info_in_cache,
                     vcpu_cache_mmio_info)
@@ -28,10 +29,13 @@ cpdef bint mmu_invalidate_retry(Kvm kvm, PageFault fault) except -1
 cpdef u32 kvm_handle_noslot_fault(Vcpu vcpu, PageFault fault, u32 access) except? 0xdead
 cpdef u32 kvm_faultin_pfn(Vcpu vcpu, PageFault fault, u32 access) except? 77
 cpdef bint is_page_fault_stale(Vcpu vcpu, PageFault fault) except -1
+cdef u32 _prepare_to_map(Vcpu vcpu, PageFault fault) except? 77
 cpdef void mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except *
 cpdef u32 direct_page_fault(Vcpu vcpu, PageFault fault) except? 77
+cdef bint _is_self_change_mapping(Vcpu vcpu, PageFault fault, GuestWalker w) except -1
 cpdef u32 kvm_tdp_mmu_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 paging_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code, u32 prefetch) except? 77
 cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
+cdef u32 _emulate_without_reason(Vcpu vcpu, u64 addr, u32 result) except? 77
 cpdef u32 kvm_mmu_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77

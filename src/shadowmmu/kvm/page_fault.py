@@ -43,6 +43,7 @@ from .fault import GuestWalker, PageFault
 from .fetch import fetch, shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from .guest_memory import fault_in_page
 from .guest_walk import walk_addr
+from .huge_page import pages_per_hpage
 from .inject import kvm_inject_page_fault
 from .memslots import MemSlot
 from .mmio import (
@@ -135,7 +136,8 @@ def kvm_faultin_pfn(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
     fault.mmu_seq = kvm.mmu_invalidate_seq
     if slot is None:
         return kvm_handle_noslot_fault(vcpu, fault, access)
-    if slot.flags & MEMSLOT_INVALID or mmu_invalidate_retry(kvm, fault):
+    early: bool = kvm.design.early_invalidation_check
+    if slot.flags & MEMSLOT_INVALID or (early and mmu_invalidate_retry(kvm, fault)):
         return RET_PF_RETRY
     index: u64 = slot.page_index(fault.gfn)
     writable: bool = not slot.flags & MEM_READONLY
@@ -149,7 +151,7 @@ def kvm_faultin_pfn(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
             return RET_PF_EFAULT
         fault.map_writable = writable and slot.mapping.fast_page(index, 1) != 0
     fault.pfn = (page & ADDR) >> 12
-    if mmu_invalidate_retry(kvm, fault):
+    if early and mmu_invalidate_retry(kvm, fault):
         return RET_PF_RETRY
     return RET_PF_CONTINUE
 
@@ -163,6 +165,18 @@ def is_page_fault_stale(vcpu: Vcpu, fault: PageFault) -> bool:
     elif vcpu.kvm.is_obsolete(vcpu.kvm.sptep_to_sp(mmu.root_hpa)):
         return True
     return fault.slot is not None and mmu_invalidate_retry(vcpu.kvm, fault)
+
+
+def _prepare_to_map(vcpu: Vcpu, fault: PageFault) -> u32:
+    """Under the lock: RET_PF_CONTINUE if there is room for new pages and the fault is not stale."""
+    first: bool = vcpu.kvm.design.stale_check_before_recycling
+    if first and is_page_fault_stale(vcpu, fault):
+        return RET_PF_RETRY
+    if not make_mmu_pages_available(vcpu.kvm):
+        return RET_PF_ENOSPC
+    if not first and is_page_fault_stale(vcpu, fault):
+        return RET_PF_RETRY
+    return RET_PF_CONTINUE
 
 
 def mmu_topup_memory_caches(vcpu: Vcpu, maybe_indirect: u32) -> None:
@@ -183,11 +197,27 @@ def direct_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
     if result != RET_PF_CONTINUE:
         return result
-    if not make_mmu_pages_available(vcpu.kvm):
-        return RET_PF_ENOSPC
-    if is_page_fault_stale(vcpu, fault):
-        return RET_PF_RETRY
-    return direct_map(vcpu, fault)
+    result = _prepare_to_map(vcpu, fault)
+    return direct_map(vcpu, fault) if result == RET_PF_CONTINUE else result
+
+
+def _is_self_change_mapping(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> bool:
+    """Whether the guest's page holds a table of its own walk and can be written.
+
+    If a table is at the very address, the fault is one to a shadowed table. FNAME(is_self_change_mapping),
+    6.1.176.
+    """
+    if not w.pte_access & ACC_W and (vcpu.mmu.cpu_role & ROLE_CR0_WP or fault.user):
+        return False
+    inside: bool = False
+    level: u32
+    for level in range(w.level, w.max_level + 1):
+        distance: u64 = w.gfn ^ w.table_gfn[level - 1]
+        if distance < pages_per_hpage(w.level):
+            inside = True
+        if distance == 0:
+            fault.write_fault_to_shadow_pgtable = True
+    return inside
 
 
 def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
@@ -221,6 +251,8 @@ def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
         _shadow_page_table_clear_flood(vcpu, fault.addr)
         return RET_PF_WRITE_PROTECTED
     mmu_topup_memory_caches(vcpu, 1)
+    if kvm.design.self_map_test_before_fetch and _is_self_change_mapping(vcpu, fault, w):
+        fault.max_level = 1
     result: u32 = kvm_faultin_pfn(vcpu, fault, w.pte_access)
     if result != RET_PF_CONTINUE:
         return result
@@ -234,11 +266,8 @@ def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
         w.pte_access = (w.pte_access | ACC_W) & ~ACC_U
         if mmu.cpu_ext & EXT_CR4_SMEP:
             w.pte_access &= ~ACC_X
-    if not make_mmu_pages_available(kvm):
-        return RET_PF_ENOSPC
-    if is_page_fault_stale(vcpu, fault):
-        return RET_PF_RETRY
-    return fetch(vcpu, fault, w)
+    result = _prepare_to_map(vcpu, fault)
+    return fetch(vcpu, fault, w) if result == RET_PF_CONTINUE else result
 
 
 def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32) -> u32:
@@ -292,6 +321,15 @@ def _write_protect_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     return RET_PF_EMULATE
 
 
+def _emulate_without_reason(vcpu: Vcpu, addr: u64, result: u32) -> u32:
+    """The result for kernels without RET_PF_WRITE_PROTECTED: all emulation but MMIO's may be retried."""
+    if result == RET_PF_WRITE_PROTECTED:
+        result = RET_PF_EMULATE
+    if result == RET_PF_EMULATE and not mmio_info_in_cache(vcpu, addr):
+        vcpu.emulation_type |= EMULTYPE_ALLOW_RETRY_PF
+    return result
+
+
 def kvm_mmu_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     """Handle an intercepted page fault.
 
@@ -311,7 +349,9 @@ def kvm_mmu_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
         result = kvm_mmu_do_page_fault(vcpu, addr, error_code, 0)
         if vcpu.fault.write_fault_to_shadow_pgtable:
             vcpu.emulation_type |= EMULTYPE_WRITE_PF_TO_SP
-    if result == RET_PF_WRITE_PROTECTED:
+    if vcpu.kvm.design.write_protected_is_emulate:
+        result = _emulate_without_reason(vcpu, addr, result)
+    elif result == RET_PF_WRITE_PROTECTED:
         result = _write_protect_fault(vcpu, addr, error_code)
     if result == RET_PF_FIXED:
         vcpu.stat.pf_fixed += 1

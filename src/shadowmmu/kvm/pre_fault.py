@@ -22,6 +22,8 @@ ENDLESS = 1000
 
 def kvm_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int, size: int) -> None:
     """Map [gpa, gpa + size) through the current root. Raises RegionError if the first page cannot be."""
+    if not vcpu.kvm.design.pre_fault_memory:
+        raise RegionError(errno.EINVAL, "this kernel has no KVM_PRE_FAULT_MEMORY")
     if gpa % 4096 or size % 4096 or not 0 < size < (1 << 64) - gpa:
         raise RegionError(errno.EINVAL, f"{size:#x} bytes at {gpa:#x}")
     vcpu.kvm.running_vcpu = vcpu

@@ -26,10 +26,10 @@ from .vcpu import Vcpu
 from .vm import Kvm
 
 
-def _slot_without_dirty_log(kvm: Kvm, gfn: u64, access: u32) -> MemSlot | None:
+def _slot_without_dirty_log(kvm: Kvm, gfn: u64, writable: u32) -> MemSlot | None:
     """gfn_to_memslot_dirty_bitmap: the slot, unless the page would be written behind the dirty log's back."""
     slot: MemSlot | None = kvm.visible_memslot(gfn)
-    if slot is None or (access & ACC_W and slot.flags & MEM_LOG_DIRTY_PAGES):
+    if slot is None or (writable and slot.flags & MEM_LOG_DIRTY_PAGES):
         return None
     return slot
 
@@ -41,13 +41,17 @@ def _atomic_page(slot: MemSlot, gfn: u64) -> u64:
     return slot.mapping.fast_page(slot.page_index(gfn), 1)
 
 
-def _prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64) -> bool:
+def prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64, no_dirty_log: u32) -> bool:
+    """Map what a gpte says through the empty SPTE at sptep; False if that needs a fault.
+
+    no_dirty_log: a writable page of a slot that logs needs one.
+    """
     kvm: Kvm = vcpu.kvm
     if prefetch_invalid_gpte(kvm, vcpu.mmu, sptep, gpte):
         return False
     gfn: u64 = (gpte & ADDR) >> 12
     access: u32 = shadowed_access(sp, gpte)
-    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, access)
+    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, no_dirty_log and access & ACC_W)
     if slot is None:
         return False
     page: u64 = _atomic_page(slot, gfn)
@@ -74,7 +78,7 @@ def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None
     for i in range(PREFETCH_NUM):
         if first + i * 8 == sptep or kvm.words[(first >> 3) + i] & SPTE_MMU_PRESENT:
             continue
-        if not _prefetch_gpte(vcpu, sp, first + i * 8, w.prefetch_ptes[i]):
+        if not prefetch_gpte(vcpu, sp, first + i * 8, w.prefetch_ptes[i], 1):
             return
 
 
@@ -83,7 +87,7 @@ def _direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bo
     kvm: Kvm = vcpu.kvm
     access: u32 = (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
     gfn: u64 = page_gfn(kvm, sp, spte_index(start))
-    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, access)
+    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, access & ACC_W)
     if slot is None or gfn + ((end - start) >> 3) > slot.base_gfn + slot.npages:
         return False
     page: u64 = _atomic_page(slot, gfn)

@@ -83,8 +83,11 @@ def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
     if not cr0 & CR0_PG and (vcpu.is_long_mode() or vcpu.cr4 & CR4_PCIDE):
         return False
     _store_cr0(vcpu, cr0)
-    if cr0 ^ old == CR0_WP and (vcpu.kvm.parameters.tdp_enabled or not cr0 & CR0_PG):
+    only_wp = cr0 ^ old == CR0_WP
+    if only_wp and vcpu.kvm.parameters.tdp_enabled:
         kvm_init_mmu(vcpu)
+        return True
+    if only_wp and not cr0 & CR0_PG and not vcpu.kvm.design.cr0_wp_resets_without_paging:
         return True
     if (cr0 ^ old) & CR0_PG and not cr0 & CR0_PG:
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)
@@ -221,5 +224,6 @@ def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int, *, code_64bit
         reset = True
     if reset:
         kvm_mmu_reset_context(vcpu)
-        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+        if vcpu.kvm.design.set_sregs_flushes:
+            vcpu.make_request(REQ_TLB_FLUSH_GUEST)
     return True

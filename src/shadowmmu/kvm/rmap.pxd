@@ -19,9 +19,12 @@ cdef class RmapIterator:
 cdef u64 _alloc_desc(Kvm kvm) except 1
 cdef void _free_desc(Kvm kvm, u64 desc) except *
 cpdef u64 pte_list_count(Kvm kvm, u64 head) except? 0xdead
+cdef u64 _count_on_add(Kvm kvm, u64 head) except? 0xdead
 cpdef u64 pte_list_add(Kvm kvm, u64 head, u64 sptep) except? 1
 cpdef u64 pte_list_remove(Kvm kvm, u64 head, u64 sptep) except? 1
 cdef u64 _pte_list_fill_hole(Kvm kvm, u64 first, u64 hole) except? 1
+cdef void _add_at_tail(Kvm kvm, u64 desc, u64 sptep) except *
+cdef u64 _fill_hole_in_place(Kvm kvm, u64 head, u64 before, u64 desc, u64 hole) except? 1
 cpdef void pte_list_free(Kvm kvm, u64 head) except *
 cpdef list pte_list(Kvm kvm, u64 head)
 cpdef void rmap_add(Kvm kvm, MemSlot slot, ShadowPage sp, u64 sptep, u64 gfn, u32 access) except *

@@ -7,6 +7,9 @@ with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a 
     2..15  addresses of SPTEs
 
 Only the head descriptor may be partly filled. A free descriptor links to the next free one through word 0.
+
+With `rmap_grows_at_tail` new descriptors go behind the last one, any may be partly filled, and the upper half
+of word 1 is 0.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -82,8 +85,30 @@ def pte_list_count(kvm: Kvm, head: u64) -> u64:
     """Number of SPTEs behind a head."""
     if not head & 1:
         return 1 if head else 0
-    counts: u64 = kvm.words[((head & ~1) >> 3) + 1]
-    return (counts & 0xFFFFFFFF) + (counts >> 32)
+    desc: u64 = head & ~1
+    counts: u64 = kvm.words[(desc >> 3) + 1]
+    if not kvm.design.rmap_grows_at_tail:
+        return (counts & 0xFFFFFFFF) + (counts >> 32)
+    count: u64 = 0
+    while desc:
+        count += kvm.words[(desc >> 3) + 1]
+        desc = kvm.words[desc >> 3]
+    return count
+
+
+def _count_on_add(kvm: Kvm, head: u64) -> u64:
+    """How many SPTEs pte_list_add passes or joins: with growth at the tail only those up to the first gap."""
+    if not head & 1 or not kvm.design.rmap_grows_at_tail:
+        return pte_list_count(kvm, head)
+    count: u64 = 0
+    desc: u64 = head & ~1
+    while desc:
+        here: u64 = kvm.words[(desc >> 3) + 1]
+        count += here
+        if here < PTE_LIST_EXT:
+            break
+        desc = kvm.words[desc >> 3]
+    return count
 
 
 def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
@@ -97,6 +122,9 @@ def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
         kvm.words[(desc >> 3) + 2] = head
         kvm.words[(desc >> 3) + 3] = sptep
         return desc | 1
+    if kvm.design.rmap_grows_at_tail:
+        _add_at_tail(kvm, head & ~1, sptep)
+        return head
     desc = head & ~1
     count: u64 = kvm.words[(desc >> 3) + 1] & 0xFFFFFFFF
     if count == PTE_LIST_EXT:
@@ -111,6 +139,20 @@ def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
     return desc | 1
 
 
+def _add_at_tail(kvm: Kvm, desc: u64, sptep: u64) -> None:
+    """Add an SPTE to the first descriptor that is not full, or to a new one behind the last."""
+    while kvm.words[(desc >> 3) + 1] == PTE_LIST_EXT:
+        if kvm.words[desc >> 3] == 0:
+            fresh: u64 = _alloc_desc(kvm)
+            kvm.words[fresh >> 3] = 0
+            kvm.words[(fresh >> 3) + 1] = 0
+            kvm.words[desc >> 3] = fresh
+        desc = kvm.words[desc >> 3]
+    count: u64 = kvm.words[(desc >> 3) + 1]
+    kvm.words[(desc >> 3) + 2 + count] = sptep
+    kvm.words[(desc >> 3) + 1] = count + 1
+
+
 def pte_list_remove(kvm: Kvm, head: u64, sptep: u64) -> u64:
     """Remove an SPTE; the new head. Raises LookupError if it is not there: the structures are corrupt."""
     if not head & 1:
@@ -119,12 +161,16 @@ def pte_list_remove(kvm: Kvm, head: u64, sptep: u64) -> u64:
         return 0
     first: u64 = head & ~1
     desc: u64 = first
+    before: u64 = 0
     while desc:
         count: u64 = kvm.words[(desc >> 3) + 1] & 0xFFFFFFFF
         i: u64
         for i in range(count):
             if kvm.words[(desc >> 3) + 2 + i] == sptep:
+                if kvm.design.rmap_grows_at_tail:
+                    return _fill_hole_in_place(kvm, head, before, desc, (desc >> 3) + 2 + i)
                 return _pte_list_fill_hole(kvm, first, (desc >> 3) + 2 + i)
+        before = desc
         desc = kvm.words[desc >> 3]
     raise LookupError(f"rmap does not hold SPTE {sptep:#x}")
 
@@ -139,6 +185,21 @@ def _pte_list_fill_hole(kvm: Kvm, first: u64, hole: u64) -> u64:
         return first | 1
     more: u64 = kvm.words[first >> 3]
     _free_desc(kvm, first)
+    return more | 1 if more else 0
+
+
+def _fill_hole_in_place(kvm: Kvm, head: u64, before: u64, desc: u64, hole: u64) -> u64:
+    """Move the last entry of the same descriptor into the hole; one left empty is taken out of the list."""
+    last: u64 = kvm.words[(desc >> 3) + 1] - 1
+    kvm.words[hole] = kvm.words[(desc >> 3) + 2 + last]
+    kvm.words[(desc >> 3) + 1] = last
+    if last:
+        return head
+    more: u64 = kvm.words[desc >> 3]
+    _free_desc(kvm, desc)
+    if before:
+        kvm.words[before >> 3] = more
+        return head
     return more | 1 if more else 0
 
 
@@ -177,7 +238,7 @@ def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, acce
     head: u64 = slot.rmap_head(gfn, level)
     count: u64 = 0
     if head:
-        count = pte_list_count(kvm, head)
+        count = _count_on_add(kvm, head)
         head = pte_list_add(kvm, head, sptep)
     else:
         head = sptep

@@ -1,5 +1,6 @@
 from ..x86.bits cimport A, ADDR, P, U, W, u32, u64
 from .bits cimport (INVALID_PAGE, MMIO_GVA_ANY, NUM_PREV_ROOTS, PT64_ROOT_4LEVEL, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT,
+                    REQ_TRIPLE_FAULT,
                     ROLE_4BYTE_GPTE, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL, ROLE_QUADRANT_SHIFT, ROOTS_ALL)
 from .guest_walk cimport get_pdptr
 from .mmio cimport vcpu_clear_mmio_info
@@ -16,6 +17,7 @@ cpdef ShadowPage root_to_sp(Vcpu vcpu, u64 hpa)
 cdef u64 _alloc_root(Vcpu vcpu, u64 gfn, u32 role) except? 1
 cdef u32 _directory_role(KvmMmu mmu, u32 quadrant) except? 0xdead
 cpdef void mmu_alloc_direct_roots(Vcpu vcpu) except *
+cdef bint _is_root_visible(Vcpu vcpu, u64 root_gfn) except -1
 cpdef void mmu_alloc_shadow_roots(Vcpu vcpu) except *
 cpdef void mmu_alloc_special_roots(Kvm kvm, KvmMmu mmu) except *
 cdef void _link_special_tables(Kvm kvm, KvmMmu mmu, u64 flags) except *

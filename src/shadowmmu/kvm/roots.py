@@ -11,6 +11,7 @@ from .bits import (
     REQ_LOAD_MMU_PGD,
     REQ_MMU_SYNC,
     REQ_TLB_FLUSH_CURRENT,
+    REQ_TRIPLE_FAULT,
     ROLE_4BYTE_GPTE,
     ROLE_DIRECT,
     ROLE_INVALID,
@@ -81,17 +82,36 @@ def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
     mmu.root_pgd = 0
 
 
+def _is_root_visible(vcpu: Vcpu, root_gfn: u64) -> bool:
+    """Whether the guest's root is in memory, and if need be all its directories too."""
+    kvm: Kvm = vcpu.kvm
+    mmu: KvmMmu = vcpu.mmu
+    if kvm.visible_memslot(root_gfn) is None:
+        return False
+    if not kvm.design.invisible_root_is_triple_fault or mmu.guest_level() != 3:
+        return True
+    i: u32
+    for i in range(4):
+        if mmu.pdptrs[i] & P and kvm.visible_memslot((mmu.pdptrs[i] & ADDR) >> 12) is None:
+            return False
+    return True
+
+
 def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
     """Roots that shadow guest tables: one page for four and five levels, else the four directories.
 
-    A root outside memory gets the dummy root (the zero page): every walk ends at once.
+    A root outside memory gets the dummy root (the zero page): every walk ends at once. In other kernels it is
+    a triple fault.
     """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
     pgd: u64 = vcpu.guest_pgd(mmu)
     root_gfn: u64 = (pgd & ADDR) >> 12
-    if kvm.visible_memslot(root_gfn) is None:
-        mmu.root_hpa = 0
+    if not _is_root_visible(vcpu, root_gfn):
+        if kvm.design.invisible_root_is_triple_fault:
+            vcpu.requests |= REQ_TRIPLE_FAULT
+        else:
+            mmu.root_hpa = 0
         return
     kvm.shadow_root_allocated = True
     if not make_mmu_pages_available(kvm):
@@ -136,7 +156,10 @@ def _link_special_tables(kvm: Kvm, mmu: KvmMmu, flags: u64) -> None:
 
 
 def kvm_mmu_load(vcpu: Vcpu) -> None:
-    """Get a root, sync what it reaches, and give it to the processor with a clean TLB."""
+    """Get a root, sync what it reaches, and give it to the processor with a clean TLB.
+
+    A triple fault, requested instead, leaves the MMU without one.
+    """
     vcpu.shadow_page_cache.top_up(5)
     mmu_alloc_special_roots(vcpu.kvm, vcpu.mmu)
     if vcpu.mmu.direct():
@@ -144,6 +167,8 @@ def kvm_mmu_load(vcpu: Vcpu) -> None:
     else:
         vcpu.translation_cache.top_up(5)
         mmu_alloc_shadow_roots(vcpu)
+        if vcpu.mmu.root_hpa == INVALID_PAGE:
+            return
     kvm_mmu_sync_roots(vcpu)
     kvm_mmu_load_pgd(vcpu)
     vcpu.cpu.flush_all()

@@ -1,7 +1,7 @@
 """Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, and svm.c for the registers, 6.12.111).
 
 Requests are served in KVM's order: a full dirty ring, obsolete roots, sync, load root, flush all, flush
-current, flush guest; then a pending exception is injected and the MMU loaded if it has no root.
+current, flush guest, a triple fault; then a pending exception is injected, and the MMU loaded if it has none.
 """
 
 from cython import uint as u32
@@ -15,11 +15,16 @@ from .bits import (
     REQ_TLB_FLUSH,
     REQ_TLB_FLUSH_CURRENT,
     REQ_TLB_FLUSH_GUEST,
+    REQ_TRIPLE_FAULT,
 )
 from .dirty_ring import kvm_dirty_ring_check_request
 from .roots import kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
 from .sync import kvm_mmu_sync_roots, unsync_prev_roots
 from .vcpu import Vcpu
+
+
+class TripleFault(Exception):
+    """The guest could not even take a double fault, or has no root: KVM_RUN ends with KVM_EXIT_SHUTDOWN."""
 
 
 def _take(vcpu: Vcpu, request: u32) -> bool:
@@ -43,7 +48,7 @@ class DirtyRingFull(Exception):
 
 
 def service_requests(vcpu: Vcpu) -> None:
-    """Serve all pending requests. Raises DirtyRingFull."""
+    """Serve all pending requests. Raises DirtyRingFull or TripleFault if that is one of them."""
     if kvm_dirty_ring_check_request(vcpu):
         raise DirtyRingFull
     if _take(vcpu, REQ_MMU_FREE_OBSOLETE_ROOTS):
@@ -61,6 +66,8 @@ def service_requests(vcpu: Vcpu) -> None:
         vcpu.cpu.flush_all()
     if _take(vcpu, REQ_TLB_FLUSH_GUEST):
         kvm_vcpu_flush_tlb_guest(vcpu)
+    if _take(vcpu, REQ_TRIPLE_FAULT):
+        raise TripleFault
 
 
 def _guest_levels(vcpu: Vcpu) -> u32:
@@ -113,7 +120,10 @@ def configure_cpu(vcpu: Vcpu) -> None:
 
 
 def vcpu_enter_guest(vcpu: Vcpu) -> None:
-    """Everything before VM entry; anew if preparing it made requests. Raises NoShadowPages."""
+    """Everything before VM entry; anew if preparing it made requests.
+
+    Raises NoShadowPages, DirtyRingFull or TripleFault.
+    """
     vcpu.kvm.running_vcpu = vcpu
     while True:
         _prepare_entry(vcpu)

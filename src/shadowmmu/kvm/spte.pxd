@@ -1,5 +1,5 @@
 from ..x86.bits cimport A, ADDR, D, NX, P, PS, U, W, i64, u32, u64
-from .bits cimport ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from .bits cimport ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_HOST_WRITABLE, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
 from .shadow_page cimport ShadowPage
 from .vm cimport Kvm
 
@@ -15,4 +15,5 @@ cpdef void mmu_spte_clear_no_track(Kvm kvm, u64 sptep) except *
 cpdef void count_pages(Kvm kvm, u32 level, i64 delta) except *
 cpdef bint mmu_spte_clear_track_bits(Kvm kvm, u64 sptep) except -1
 cpdef u64 spte_to_pfn(u64 spte) except? 0xdead
+cpdef u64 changed_pte_spte(u64 spte, u64 pfn) except? 0xdead
 cpdef bint is_executable(u64 spte) except -1

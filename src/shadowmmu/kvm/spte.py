@@ -1,13 +1,20 @@
 """SPTEs: what their bits mean and the three ways of writing one (arch/x86/kvm/mmu/spte.h, mmu.c, 6.12.111).
 
 Format of legacy shadow paging: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writable, 10 MMU-writable,
-11 MMU-present, 51:12 frame, 63 NX. An empty SPTE is 1 << 63. `sptep` is the address of an SPTE.
+11 MMU-present, 51:12 frame, 63 NX. An empty SPTE is the kernel's `empty_spte`, 1 << 63 or 0. `sptep` is the
+address of an SPTE.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, NX, PS, A, D, P, U, W
-from .bits import ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from .bits import (
+    ROLE_ACCESS,
+    ROLE_ACCESS_SHIFT,
+    SPTE_HOST_WRITABLE,
+    SPTE_MMU_PRESENT,
+    SPTE_MMU_WRITABLE,
+)
 from .shadow_page import ShadowPage
 from .vm import Kvm
 
@@ -66,7 +73,7 @@ def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
 
 def mmu_spte_clear_no_track(kvm: Kvm, sptep: u64) -> None:
     """Empty a non-leaf or MMIO SPTE."""
-    kvm.words[sptep >> 3] = SPTE_EMPTY
+    kvm.words[sptep >> 3] = kvm.design.empty_spte
 
 
 def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
@@ -82,7 +89,7 @@ def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
 def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
     """Empty a leaf SPTE; whether it was present. Its page leaves the page statistics."""
     old: u64 = kvm.words[sptep >> 3]
-    kvm.words[sptep >> 3] = SPTE_EMPTY
+    kvm.words[sptep >> 3] = kvm.design.empty_spte
     if not old & SPTE_MMU_PRESENT:
         return False
     count_pages(kvm, kvm.sptep_to_sp(sptep).level(), -1)
@@ -92,6 +99,15 @@ def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
 def spte_to_pfn(spte: u64) -> u64:
     """The host frame a present SPTE maps."""
     return (spte & ADDR) >> 12
+
+
+def changed_pte_spte(spte: u64, pfn: u64) -> u64:
+    """A leaf SPTE for another page, read-only and not Accessed.
+
+    kvm_mmu_changed_pte_notifier_make_spte, 6.1.176.
+    """
+    kept: u64 = spte & ~(ADDR | W | A | SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE)
+    return kept | (pfn << 12)
 
 
 def is_executable(spte: u64) -> bool:

@@ -1,7 +1,7 @@
 from ..x86.bits cimport A, ACC_W, ADDR, D, P, PS, i64, u32, u64
 from .bits cimport (INVALID_PAGE, MMIO_GVA_ANY, MAKE_HOST_WRITABLE, MAKE_PREFETCH, NUM_PREV_ROOTS, ROLE_4BYTE_GPTE, ROLE_ACCESS,
                     ROLE_ACCESS_SHIFT, ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH, ROLE_QUADRANT,
-                    ROLE_QUADRANT_SHIFT, SPTE_EMPTY, SPTE_HOST_WRITABLE,
+                    ROLE_QUADRANT_SHIFT, SPTE_HOST_WRITABLE,
                     SPTE_MMU_PRESENT)
 from .fault cimport LeafSpte
 from .flush cimport kvm_flush_remote_tlbs
@@ -22,7 +22,7 @@ from .zap cimport kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_pag
 
 cpdef bint prefetch_invalid_gpte(Kvm kvm, KvmMmu mmu, u64 sptep, u64 gpte) except -1
 cpdef u32 shadowed_access(ShadowPage sp, u64 gpte) except? 0xdead
-cdef u64 _level1_gpte_gpa(ShadowPage sp, u32 index) except? 0xdead
+cpdef u64 level1_gpte_gpa(ShadowPage sp, u32 index) except? 0xdead
 cdef bint _sync_mmio_spte(Kvm kvm, u64 sptep, u64 gfn, u32 access) except -1
 cpdef i64 sync_spte(Vcpu vcpu, ShadowPage sp, u32 index) except? 77
 cdef bint _sync_page_check(Vcpu vcpu, ShadowPage sp) except -1

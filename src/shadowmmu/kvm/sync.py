@@ -17,7 +17,6 @@ from .bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
     ROLE_QUADRANT_SHIFT,
-    SPTE_EMPTY,
     SPTE_HOST_WRITABLE,
     SPTE_MMU_PRESENT,
 )
@@ -61,7 +60,8 @@ def shadowed_access(sp: ShadowPage, gpte: u64) -> u32:
     return access
 
 
-def _level1_gpte_gpa(sp: ShadowPage, index: u32) -> u64:
+def level1_gpte_gpa(sp: ShadowPage, index: u32) -> u64:
+    """Where gpte `index` of a leaf page is in the guest's table."""
     wide: u64 = index
     if sp.role & ROLE_4BYTE_GPTE:
         quadrant: u64 = (sp.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT
@@ -88,10 +88,10 @@ def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
     kvm: Kvm = vcpu.kvm
     sptep: u64 = sp.spt + index * 8
     spte: u64 = kvm.words[sptep >> 3]
-    if spte == SPTE_EMPTY:
+    if spte == kvm.design.empty_spte:
         return 0
     four_byte: u32 = sp.role & ROLE_4BYTE_GPTE
-    if not read_gpte_atomic(kvm, _level1_gpte_gpa(sp, index), four_byte, vcpu.walker):
+    if not read_gpte_atomic(kvm, level1_gpte_gpa(sp, index), four_byte, vcpu.walker):
         return -1
     gpte: u64 = vcpu.walker.prefetch_ptes[0]
     if prefetch_invalid_gpte(kvm, vcpu.mmu, sptep, gpte):
@@ -103,7 +103,7 @@ def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
     if gfn != page_gfn(kvm, sp, index):
         drop_spte(kvm, sptep)
         return 1
-    if page_access(kvm, sp, index) == access:
+    if page_access(kvm, sp, index) == access and not kvm.design.sync_always_rebuilds:
         return 0
     set_page_translation(kvm, sp, index, gfn, access)
     slot: MemSlot = kvm.memslot_of(gfn)

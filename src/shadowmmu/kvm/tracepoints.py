@@ -157,6 +157,9 @@ class Tracer:
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         """The host is about to change its mappings of [start, end), host virtual addresses."""
 
+    def kvm_set_spte_hva(self, hva: int) -> None:
+        """The host replaced the page at `hva` in place (6.1)."""
+
 
 class Log(Tracer):
     """A tracer that keeps what it hears until it is asked."""

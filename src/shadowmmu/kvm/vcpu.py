@@ -75,7 +75,7 @@ class Vcpu:
         self.tdp_iter = TdpIter(kvm)
         self.shadow_page_cache = MemoryCache(kvm.arena)
         self.translation_cache = MemoryCache(kvm.arena)
-        self.requests = REQ_TLB_FLUSH_GUEST
+        self.requests = REQ_TLB_FLUSH_GUEST if kvm.design.set_sregs_flushes else 0
         self.cr0 = self.cr2 = self.cr3 = self.cr4 = self.efer = 0
         self.rip = 0
         self.cpl = 0

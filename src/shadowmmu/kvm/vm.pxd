@@ -1,8 +1,9 @@
 cimport cython
 from ..host.memory cimport Arena
 from ..x86.bits cimport MASK64, u32, u64
-from .bits cimport (GOLDEN_RATIO_64, INVALID_PAGE, MEMSLOT_INVALID, MMU_HASH_SHIFT, ROLE_DIRECT, ROLE_INVALID,
+from .bits cimport (FROZEN_BITS, GOLDEN_RATIO_64, INVALID_PAGE, MEMSLOT_INVALID, MMU_HASH_SHIFT, ROLE_DIRECT, ROLE_INVALID,
                     ROLE_PASSTHROUGH)
+from .design cimport Design
 from .memslots cimport MemSlot
 from .shadow_page cimport PageList, ShadowPage
 from .stats cimport VmStat
@@ -21,6 +22,7 @@ cdef class Kvm:
     cdef u64[::1] words
     cdef readonly object host
     cdef readonly Parameters parameters
+    cdef readonly Design design
     cdef readonly VmStat stat
     cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages, tdp_mmu_roots, rcu_waiting
     cdef public u64 tdp_mmu_pages, rcu_readers
@@ -36,6 +38,7 @@ cdef class Kvm:
     cdef public u32 mmu_valid_gen
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
     cdef u64 free_pte_list_desc
+    cdef readonly u64 frozen_spte
     cdef public u64 pte_list_descs_taken
     cdef public object split_caches
     cdef public bint shadow_root_allocated

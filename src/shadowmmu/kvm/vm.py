@@ -8,6 +8,7 @@ from ..host.mapping import AddressSpace
 from ..host.memory import Arena
 from ..x86.bits import MASK64
 from .bits import (
+    FROZEN_BITS,
     GOLDEN_RATIO_64,
     INVALID_PAGE,
     MEMSLOT_INVALID,
@@ -16,6 +17,7 @@ from .bits import (
     ROLE_INVALID,
     ROLE_PASSTHROUGH,
 )
+from .design import Design
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
 from .stats import VmStat
@@ -50,16 +52,21 @@ class Parameters:
 class Kvm:
     """A VM without vCPUs and memory slots yet.
 
-    `tracer` gets every tracepoint while `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in
-    frame n. `page_hash` holds the newest shadow page of each bucket. `need_resched` says that somebody waits
-    for mmu_lock, so that long walks over the TDP MMU let go of it when they can.
+    `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while
+    `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in frame n. `page_hash` holds the newest
+    shadow page of each bucket. `need_resched` says that somebody waits for mmu_lock, so that long walks over
+    the TDP MMU let go of it when they can.
     """
 
-    def __init__(self, arena: Arena, host: AddressSpace, parameters: Parameters) -> None:
+    def __init__(
+        self, arena: Arena, host: AddressSpace, parameters: Parameters, design: Design | None = None
+    ) -> None:
         self.arena = arena
         self.words = arena.words
         self.host = host
         self.parameters = parameters
+        self.design = design or Design()
+        self.frozen_spte = self.design.empty_spte | FROZEN_BITS
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None

@@ -16,7 +16,6 @@ from .bits import (
     ROLE_GUEST_MODE,
     ROLE_INVALID,
     ROLE_LEVEL,
-    SPTE_EMPTY,
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
@@ -44,7 +43,7 @@ def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[Sh
     """
     spte: u64 = kvm.words[sptep >> 3]
     if not spte & SPTE_MMU_PRESENT:
-        if spte != SPTE_EMPTY:
+        if spte != kvm.design.empty_spte:
             mmu_spte_clear_no_track(kvm, sptep)
     elif is_last_spte(spte, sp.role & ROLE_LEVEL):
         drop_spte(kvm, sptep)
@@ -92,9 +91,10 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)
     kvm.stat.mmu_shadow_zapped += 1
     zapped: u64 = _zap_unsync_children(kvm, sp, invalid_list)
+    empty: u64 = kvm.design.empty_spte
     i: u64
     for i in range(512):
-        if kvm.words[(sp.spt >> 3) + i] != SPTE_EMPTY:
+        if kvm.words[(sp.spt >> 3) + i] != empty:
             zapped += mmu_page_zap_pte(kvm, sp, sp.spt + i * 8, invalid_list)
     _unlink_parents(kvm, sp)
     if not sp.role & ROLE_INVALID and sp.has_gptes():

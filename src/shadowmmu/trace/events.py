@@ -47,6 +47,7 @@ __all__ = [
     "SetAccessedBit",
     "SetDirtyBit",
     "SetSpte",
+    "SetSpteHva",
     "SplitHugePage",
     "SpteRequested",
     "SyncPage",
@@ -696,6 +697,17 @@ class UnmapHvaRange(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SetSpteHva(Event):
+    """kvm_set_spte_hva."""
+
+    name: ClassVar[str] = "kvm_set_spte_hva"
+    hva: int
+
+    def text(self) -> str:
+        return f"mmu notifier set pte hva: {_padded(self.hva)}"
+
+
+@dataclass(frozen=True, slots=True)
 class ByTask(Event):
     """An event that fired in a kernel thread, not in the task that runs the VM."""
 
@@ -866,3 +878,6 @@ class EventLog(Log):
 
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         self.events.append(UnmapHvaRange(start, end))
+
+    def kvm_set_spte_hva(self, hva: int) -> None:
+        self.events.append(SetSpteHva(hva))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from shadowmmu.kvm.design import Design
 from shadowmmu.trace.events import ACCESS_NAMES, ByTask, Event, GetPage, PageEvent, PrepareZapPage
 
 __all__ = ["Area", "Names", "RawState", "State"]
@@ -31,8 +32,6 @@ Area = tuple[int, int, int]
 _PA = 0x000F_FFFF_FFFF_F000
 _EMPTY = {0: "none", 1 << 63: "none63"}
 _NO_SLOT = 1 << 63
-_ZERO_PAGE = 0x3735000
-"""Where the recorded host's kernel has its zero page, which is page 0 of the model's host."""
 _INVALID_ROOT = (1 << 64) - 1
 _MMIO = 1 << 51
 _FROZEN = 0x5A0
@@ -46,9 +45,14 @@ _PageKey = tuple[int, int, int, bool, str]
 class Names:
     """Knows the shadow pages before and after the current op and what backs which guest page."""
 
-    def __init__(self, areas: Mapping[int, Area]) -> None:
-        """`areas` is a live view: slot id -> memory, in the order in which the slots were first set."""
+    def __init__(self, areas: Mapping[int, Area], design: Design | None = None) -> None:
+        """`areas` is a live view: slot id -> memory, in the order in which the slots were first set.
+
+        `design` says where the recorded host has its zero page (page 0 of the model's), and whether event
+        texts tell that an op made a page again.
+        """
         self._areas = areas
+        self._design = design or Design()
         self._now: dict[int, str] = {}
         self._before: dict[int, str] = {}
         self._identity: dict[str, tuple[int, int]] = {}
@@ -93,7 +97,7 @@ class Names:
                     return "zero"
             elif isinstance(backed, int) and not backed & (0x1000 << order) - 1:
                 return f"gpa:{backed + (pfn - first << 12):x}"
-        return f"pfn?{pfn or _ZERO_PAGE >> 12:x}"
+        return f"pfn?{pfn or self._design.zero_page >> 12:x}"
 
     def hva(self, address: int) -> str:
         """Name of a host virtual address in the memory of a slot, its end included."""
@@ -110,7 +114,7 @@ class Names:
         What was the state so far becomes the one before. Name the events of the op after this.
         """
         self._backing.update(raw["pfns"])
-        self._number(raw["sps"], _remade(events))
+        self._number(raw["sps"], _remade(events) if self._design.event_strings else set())
         on_list = [sp for sp in raw["sps"] if not sp["off_list"]]
         return {
             "kvm": {
@@ -150,7 +154,7 @@ class Names:
             return "invalid"
         if nested and not hpa:
             return "dummy"
-        return self._now.get(hpa, f"?{hpa or _ZERO_PAGE:x}")
+        return self._now.get(hpa, f"?{hpa or self._design.zero_page:x}")
 
     def _vcpu(self, vcpu: Mapping[str, Any]) -> State:
         nested = "guest_mmu" in vcpu

@@ -36,6 +36,7 @@ from shadowmmu.guest.setup import (
     Watch,
     resolve,
 )
+from shadowmmu.kvm.design import design_of
 from shadowmmu.trace import events
 from shadowmmu.trace.events import Event
 from shadowmmu.trace.names import Area, Names, RawState, State
@@ -125,7 +126,8 @@ class Recorder:
         """`areas` is the player's live view of the memory made for slots (see `Names`)."""
         self._scenario = scenario
         self._setup = resolve(scenario)
-        self._names = Names(areas)
+        self._design = design_of(scenario.kernel)
+        self._names = Names(areas, self._design)
         self._state: State = {}
 
     @property
@@ -164,9 +166,10 @@ class Recorder:
         return row
 
     def _events(self, fired: Iterable[Event]) -> list[Row]:
-        named = _collapsed(
-            [entry for event in fired if (entry := _named_event(self._names, event)) is not None]
-        )
+        kept = (event for event in fired if not _is_freezing(event))
+        if self._design.event_strings:
+            kept = (event for event in kept if _is_recorded(event))
+        named = _collapsed([_named_event(self._names, event) for event in kept])
         code = [(self._setup.tramp_gva, _TRAMP_CODE)]
         if self._setup.nested:
             code.append((L2_CODE, PAGE))
@@ -227,12 +230,25 @@ def _header_entry(action: SetupAction) -> Row:
             raise AssertionError("watched pages are not in the header")
 
 
-def _named_event(names: Names, event: Event) -> Row | None:
-    """The event as recorded, None if recordings leave it out."""
+def _is_recorded(event: Event) -> bool:
+    """Whether recordings have the event; where texts have lost their strings they cannot leave any out."""
+    return not isinstance(event, events.Exit) or events.exit_reason(event.reason) not in _NOT_RECORDED_EXITS
+
+
+def _is_freezing(event: Event) -> bool:
+    """Whether an entry of a removed table that mapped nothing is frozen: 512 of them tell nothing."""
     if isinstance(event, events.ByTask):
-        entry = _named_event(names, event.event)
-        return None if entry is None else {**entry, "task": event.task}
-    entry = {"e": event.name}
+        event = event.event
+    if not isinstance(event, events.TdpMmuSpteChanged):
+        return False
+    return event.old_spte in _EMPTY_SPTES and not event.new_spte & _MMU_PRESENT
+
+
+def _named_event(names: Names, event: Event) -> Row:
+    """The event as recorded."""
+    if isinstance(event, events.ByTask):
+        return {**_named_event(names, event.event), "task": event.task}
+    entry: Row = {"e": event.name}
     match event:
         case events.PageEvent():
             _describe_page(entry, event)
@@ -266,8 +282,6 @@ def _named_event(names: Names, event: Event) -> Row | None:
             entry["access"] = f"{event.access:x}"
             entry["gen"] = f"{event.gen:x}"
         case events.TdpMmuSpteChanged():
-            if event.old_spte in _EMPTY_SPTES and not event.new_spte & _MMU_PRESENT:
-                return None
             entry["gfn"] = f"{event.gfn:x}"
             entry["level"] = event.level
             entry["old"] = names.spte(event.old_spte, leaf=event.level == 1)
@@ -282,8 +296,6 @@ def _named_event(names: Names, event: Event) -> Row | None:
             entry["end"] = names.hva(event.end)
         case events.Exit():
             entry["reason"] = events.exit_reason(event.reason)
-            if entry["reason"] in _NOT_RECORDED_EXITS:
-                return None
             entry["rip"] = f"{event.rip:#x}"
             entry["info1"] = f"{event.info1:x}"
             entry["info2"] = f"{event.info2:x}"

@@ -37,7 +37,7 @@ class Op(Enum):
         return self in _WRITES_PAGE_TABLES
 
 
-_WRITES_PAGE_TABLES = frozenset((Op.LOAD, Op.STORE, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B))
+_WRITES_PAGE_TABLES = frozenset((Op.STORE, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B))
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import pytest
 from kvm.tdp_world import BIG, PHYSICAL, huge_world, tdp_world
 from kvm.world import World, names
 
-from shadowmmu.kvm.bits import FROZEN_SPTE, RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, SPTE_EMPTY
+from shadowmmu.kvm.bits import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, SPTE_EMPTY
 from shadowmmu.kvm.mmio import is_mmio_spte
 from shadowmmu.kvm.page_fault import kvm_mmu_do_page_fault
 from shadowmmu.x86.bits import NX, PFERR_P, PFERR_U, PFERR_W, PS, A, D, U, W
@@ -44,9 +44,9 @@ def test_a_frozen_entry_means_try_again(world: World) -> None:
     assert fault(world, GPA) == RET_PF_FIXED
     sptep, words = world.sptep(GPA), world.machine.arena.view()
     pages = world.kvm.stat.pages_4k
-    old, words[sptep >> 3] = words[sptep >> 3], FROZEN_SPTE
+    old, words[sptep >> 3] = words[sptep >> 3], world.kvm.frozen_spte
     assert fault(world, GPA) == RET_PF_RETRY
-    assert words[sptep >> 3] == FROZEN_SPTE
+    assert words[sptep >> 3] == world.kvm.frozen_spte
     assert world.kvm.stat.pages_4k == pages
     words[sptep >> 3] = old
 

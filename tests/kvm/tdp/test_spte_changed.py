@@ -5,7 +5,6 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tables, tdp_world
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import (
-    FROZEN_SPTE,
     SPTE_EMPTY,
     SPTE_HOST_WRITABLE,
     SPTE_MMU_PRESENT,
@@ -95,12 +94,13 @@ def test_a_removed_table_is_frozen_until_its_last_reader_leaves(world: World, sh
     else:
         tdp_mmu_set_spte(world.kvm, it.sptep, it.old_spte, SPTE_EMPTY, it.gfn, 2)
     entries = world.kvm.read_table(leaf.hpa)
-    assert entries[0] == FROZEN_SPTE
-    assert set(entries[1:]) == {FROZEN_SPTE if shared else SPTE_EMPTY}
+    frozen = world.kvm.frozen_spte
+    assert entries[0] == frozen
+    assert set(entries[1:]) == {frozen if shared else SPTE_EMPTY}
     assert world.kvm.sptep_to_sp(leaf.hpa) is leaf, "a reader may be in it"
     late = TdpIter(world.kvm)
     late.start(leaf, 1, PAGE >> 12)
-    assert late.old_spte == FROZEN_SPTE, "whoever is in the table gives up"
+    assert late.old_spte == frozen, "whoever is in the table gives up"
     rcu_read_unlock(world.kvm)
     with pytest.raises(LookupError):
         world.kvm.sptep_to_sp(leaf.hpa)

@@ -1,5 +1,5 @@
 from ...x86.bits cimport ACC_ALL, PS, u32, u64
-from ..bits cimport (FROZEN_SPTE, MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, RET_PF_EMULATE, RET_PF_FIXED,
+from ..bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, RET_PF_EMULATE, RET_PF_FIXED,
                      RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, SPTE_MMU_PRESENT)
 from ..fault cimport LeafSpte, PageFault
 from ..fetch cimport trace_spte_requested

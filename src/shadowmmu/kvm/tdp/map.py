@@ -4,7 +4,6 @@ from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import ACC_ALL, PS
 from ..bits import (
-    FROZEN_SPTE,
     MAKE_CAN_UNSYNC,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
@@ -49,7 +48,7 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: PageFault) -> u32:
     while it.valid and it.gfn <= fault.gfn:
         if fault.nx_huge_page_workaround_enabled:
             disallowed_hugepage_adjust(kvm, fault, it.old_spte, it.level)
-        if it.old_spte == FROZEN_SPTE:
+        if it.old_spte == kvm.frozen_spte:
             break
         if it.level == fault.goal_level:
             result = _map_target_level(vcpu, fault, it)

@@ -1,7 +1,7 @@
 cimport cython
 from ...x86.bits cimport A, ADDR, D, W, u32, u64
 from ..atomic cimport cmpxchg64, fetch_andnot64, xchg64
-from ..bits cimport FROZEN_SPTE, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
 from ..flush cimport kvm_flush_remote_tlbs
 from ..nx_huge_page cimport unaccount_nx_huge_page
 from ..shadow_page cimport ShadowPage

@@ -1,15 +1,15 @@
 """Changing an SPTE of the TDP MMU, and the books that go with it (arch/x86/kvm/mmu/tdp_mmu.c, 6.12.111).
 
 Three ways of storing: compare-and-exchange where mmu_lock is held for reading; an exchange, or a plain store
-where nobody else can change the SPTE, with mmu_lock held for writing; and via FROZEN_SPTE where a TLB flush
-must come before the next mapping.
+where nobody else can change the SPTE, with mmu_lock held for writing; and via the frozen value where a TLB
+flush must come before the next mapping.
 """
 
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import ADDR, A, D, W
 from ..atomic import cmpxchg64, fetch_andnot64, xchg64
-from ..bits import FROZEN_SPTE, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ..bits import ROLE_LEVEL, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
 from ..flush import kvm_flush_remote_tlbs
 from ..nx_huge_page import unaccount_nx_huge_page
 from ..shadow_page import ShadowPage
@@ -60,7 +60,7 @@ def _try_cmpxchg(kvm: Kvm, it: TdpIter, new: u64) -> bool:
 def tdp_mmu_set_spte_atomic(kvm: Kvm, it: TdpIter, new: u64) -> bool:
     """Change an SPTE with mmu_lock held for reading; False if somebody else changed it: nothing is done.
 
-    it.old_spte must not be FROZEN_SPTE: only who froze an SPTE may change it.
+    it.old_spte must not be frozen: only who froze an SPTE may change it.
     """
     if not _try_cmpxchg(kvm, it, new):
         return False
@@ -70,11 +70,11 @@ def tdp_mmu_set_spte_atomic(kvm: Kvm, it: TdpIter, new: u64) -> bool:
 
 def tdp_mmu_zap_spte_atomic(kvm: Kvm, it: TdpIter) -> bool:
     """Empty an SPTE so that nothing can be mapped there before the TLBs are flushed; False as above."""
-    if not _try_cmpxchg(kvm, it, FROZEN_SPTE):
+    if not _try_cmpxchg(kvm, it, kvm.frozen_spte):
         return False
     kvm_flush_remote_tlbs(kvm)
-    kvm.words[it.sptep >> 3] = SPTE_EMPTY
-    handle_changed_spte(kvm, it.gfn, it.old_spte, SPTE_EMPTY, it.level, 1)
+    kvm.words[it.sptep >> 3] = kvm.design.empty_spte
+    handle_changed_spte(kvm, it.gfn, it.old_spte, kvm.design.empty_spte, it.level, 1)
     return True
 
 
@@ -126,13 +126,13 @@ def handle_removed_pt(kvm: Kvm, sp: ShadowPage, shared: u32) -> None:
     for i in range(512):
         sptep: u64 = sp.spt + i * 8
         if shared:
-            old = xchg64(kvm, sptep, FROZEN_SPTE)
-            while old == FROZEN_SPTE:
-                old = xchg64(kvm, sptep, FROZEN_SPTE)
+            old = xchg64(kvm, sptep, kvm.frozen_spte)
+            while old == kvm.frozen_spte:
+                old = xchg64(kvm, sptep, kvm.frozen_spte)
         else:
             old = kvm.words[sptep >> 3]
             if not old & SPTE_MMU_PRESENT:
                 continue
-            old = kvm_tdp_mmu_write_spte(kvm, sptep, old, FROZEN_SPTE, level)
-        handle_changed_spte(kvm, sp.gfn + (i << shift), old, FROZEN_SPTE, level, shared)
+            old = kvm_tdp_mmu_write_spte(kvm, sptep, old, kvm.frozen_spte, level)
+        handle_changed_spte(kvm, sp.gfn + (i << shift), old, kvm.frozen_spte, level, shared)
     call_rcu(kvm, sp)

@@ -3,7 +3,7 @@
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS
-from ..bits import ROLE_INVALID, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
+from ..bits import ROLE_INVALID, ROLE_LEVEL, SPTE_MMU_PRESENT
 from ..shadow_page import ShadowPage
 from ..vm import Kvm
 from .roots import kvm_tdp_mmu_put_root, tdp_mmu_next_root
@@ -22,7 +22,7 @@ class ZapLeafs(TdpWalk):
     def visit(self) -> bool:
         spte: u64 = self.it.old_spte
         if spte & SPTE_MMU_PRESENT and (self.it.level == 1 or spte & PS):
-            tdp_mmu_iter_set_spte(self.kvm, self.it, SPTE_EMPTY)
+            tdp_mmu_iter_set_spte(self.kvm, self.it, self.kvm.design.empty_spte)
             root: ShadowPage | None = self.root
             if root is not None and not root.role & ROLE_INVALID:
                 self.flush = True
@@ -65,8 +65,8 @@ class ZapRoots(TdpWalk):
         if not self.it.old_spte & SPTE_MMU_PRESENT or self.it.level > self.zap_level:
             return True
         if self.shared:
-            return tdp_mmu_set_spte_atomic(self.kvm, self.it, SPTE_EMPTY)
-        tdp_mmu_iter_set_spte(self.kvm, self.it, SPTE_EMPTY)
+            return tdp_mmu_set_spte_atomic(self.kvm, self.it, self.kvm.design.empty_spte)
+        tdp_mmu_iter_set_spte(self.kvm, self.it, self.kvm.design.empty_spte)
         return True
 
     def next_root(self) -> None:
@@ -104,5 +104,5 @@ def kvm_tdp_mmu_zap_sp(kvm: Kvm, sp: ShadowPage) -> bool:
     old: u64 = kvm.words[sp.ptep >> 3]
     if not old & SPTE_MMU_PRESENT:
         return False
-    tdp_mmu_set_spte(kvm, sp.ptep, old, SPTE_EMPTY, sp.gfn, sp.level() + 1)
+    tdp_mmu_set_spte(kvm, sp.ptep, old, kvm.design.empty_spte, sp.gfn, sp.level() + 1)
     return True

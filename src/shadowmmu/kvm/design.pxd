@@ -1,0 +1,20 @@
+cimport cython
+from ..x86.bits cimport u32, u64
+
+@cython.final
+cdef class Design:
+    cdef public bint set_sregs_flushes, cr0_wp_resets_without_paging
+    cdef public u64 empty_spte
+    cdef public bint rmap_grows_at_tail
+    cdef public bint sync_always_rebuilds
+    cdef public bint invlpg_zaps
+    cdef public bint child_lookup_compares_role, child_inherits_invalid
+    cdef public bint stale_check_before_recycling, early_invalidation_check
+    cdef public bint write_protected_is_emulate, reinjection_unprotects_first, retry_without_zapping
+    cdef public bint self_map_test_before_fetch
+    cdef public bint invisible_root_is_triple_fault
+    cdef public bint translations_at_all_levels
+    cdef public bint nx_marks_only_possible_huge_pages, nx_marks_without_paging
+    cdef public bint nx_recovery_skips_logged_slots
+    cdef public bint change_pte, hugetlb_unmap_notifies_again, pre_fault_memory, event_strings
+    cdef public u64 zero_page

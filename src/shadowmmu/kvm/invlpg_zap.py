@@ -1,0 +1,66 @@
+"""INVLPG as kernels before 6.4 do it: the SPTE of an unsync page goes, and its gpte is prefetched anew.
+
+FNAME(invlpg), arch/x86/kvm/mmu/paging_tmpl.h, 6.1.176.
+"""
+
+from cython import uint as u32, ulonglong as u64
+
+from ..x86.bits import ADDR, P
+from .bits import INVALID_PAGE, ROLE_4BYTE_GPTE, SPTE_MMU_PRESENT
+from .flush import kvm_flush_remote_tlbs
+from .guest_walk import read_gpte_atomic
+from .mmio import vcpu_clear_mmio_info
+from .mmu import KvmMmu
+from .prefetch import prefetch_gpte
+from .shadow_page import ShadowPage
+from .spte import is_last_spte, spte_index
+from .sync import level1_gpte_gpa
+from .vcpu import Vcpu
+from .vm import Kvm
+from .zap import mmu_page_zap_pte
+
+
+def zap_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
+    """Zap the leaf SPTE for addr below a root if its page is unsync, and map what the gpte says now.
+
+    The way down ends at the first page without unsync children. A page that logs is mapped too.
+    """
+    kvm: Kvm = vcpu.kvm
+    vcpu_clear_mmio_info(vcpu, addr)
+    vcpu.shadow_page_cache.top_up(5)
+    vcpu.translation_cache.top_up(5)
+    if root_hpa == INVALID_PAGE or root_hpa == 0:
+        return
+    level: u32 = mmu.shadow_level()
+    table: u64 = root_hpa
+    if root_hpa == mmu.special_root():
+        entry: u64 = kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
+        if not entry & P:
+            return
+        table = entry & ADDR
+        level = 2
+    while True:
+        sp: ShadowPage = kvm.sptep_to_sp(table)
+        index: u32 = (addr >> (12 + 9 * (level - 1))) & 511
+        sptep: u64 = table + index * 8
+        spte: u64 = kvm.words[sptep >> 3]
+        if is_last_spte(spte, level):
+            if sp.unsync:
+                _map_anew(vcpu, sp, sptep)
+            return
+        if not sp.unsync_children or not spte & SPTE_MMU_PRESENT:
+            return
+        table = spte & ADDR
+        level -= 1
+
+
+def _map_anew(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
+    """Zap a leaf SPTE of an unsync page and prefetch its gpte, if that can be read."""
+    kvm: Kvm = vcpu.kvm
+    present: u64 = kvm.words[sptep >> 3] & SPTE_MMU_PRESENT
+    mmu_page_zap_pte(kvm, sp, sptep, None)
+    if present:
+        kvm_flush_remote_tlbs(kvm)
+    gpa: u64 = level1_gpte_gpa(sp, spte_index(sptep))
+    if read_gpte_atomic(kvm, gpa, sp.role & ROLE_4BYTE_GPTE, vcpu.walker):
+        prefetch_gpte(vcpu, sp, sptep, vcpu.walker.prefetch_ptes[0], 0)
