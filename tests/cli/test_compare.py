@@ -102,7 +102,7 @@ def change_header(source, target, **fields):
 def test_what_is_not_covered_is_named(invoke, fixtures, tmp_path):
     source = fixtures.recordings / "f-pae.jsonl"
     change_header(source, tmp_path / "old.jsonl", kernel="5.10.0-50 x")
-    change_header(source, tmp_path / "tdp.jsonl", params={"kvm_amd.npt": "Y"})
+    change_header(source, tmp_path / "tdp.jsonl", kernel="6.1.176", params={"kvm_amd.npt": "Y"})
     shutil.copy(source, tmp_path)
     result = invoke("compare", tmp_path, "-j", 1)
     assert result.exit_code == 0
@@ -110,7 +110,7 @@ def test_what_is_not_covered_is_named(invoke, fixtures, tmp_path):
         "old.jsonl: not covered (kernel 5.10.0-50 has no profile; there are 6.12.111, 6.1.176)"
         in result.output
     )
-    assert "tdp.jsonl: not covered (npt=1)" in result.output
+    assert "tdp.jsonl: not covered (npt=1 of kernel 6.1.176)" in result.output
     assert "not covered: 2 (old, tdp)" in result.output
     alone = invoke("compare", tmp_path / "old.jsonl")
     assert alone.exit_code != 0

@@ -118,10 +118,9 @@ def test_tlb_is_off_unless_asked_for(invoke, fixtures, player, monkeypatch):
             ":4: `read` lacks an argument; write `read GVA [size=N]`",
         ),
         (
-            "mode long4\nslot 0 0x0 1M\nstart\nparam kvm_amd npt=1",
-            ":1: nested paging (npt=1) is not modelled; ",
+            "mode long4\nnested\n",
+            ":2: a guest that is a hypervisor needs nested paging; put `param kvm_amd npt=1` first",
         ),
-        ("mode long4\nnested\n", ":2: nested scenarios are not supported yet; leave this scenario out"),
     ],
 )
 def test_bad_scenarios_are_one_line(command, tmp_path, text, message):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from shadowmmu.guest.machine import Machine
 from shadowmmu.kvm.bits import (
+    FROZEN_SPTE,
     INVALID_PAGE,
     MEMSLOT_INVALID,
     MMIO_GEN_MASK,
@@ -89,18 +90,24 @@ class State:
         self.kvm = kvm = machine.kvm
         self.unseen = frozenset(unseen)
         self.active: list[ShadowPage] = kvm.active_mmu_pages.pages()
-        self.pages: list[ShadowPage] = [sp for sp in kvm.owners if sp is not None]
-        self.tables = {sp.hpa: kvm.read_table(sp.hpa) for sp in self.pages}
+        owners: list[ShadowPage] = [sp for sp in kvm.owners if sp is not None]
+        self.pages = [sp for sp in owners if not sp.tdp_mmu_page]
+        self.tdp_pages = [sp for sp in owners if sp.tdp_mmu_page]
+        self.tables = {sp.hpa: kvm.read_table(sp.hpa) for sp in owners}
         self.translations = {sp.hpa: kvm.read_table(sp.translations) for sp in self.pages if sp.translations}
-        self.sptes = [
-            Spte(sp, i, value)
-            for sp in self.pages
-            for i, value in enumerate(self.tables[sp.hpa])
-            if value & SPTE_MMU_PRESENT
-        ]
+        self.sptes = self._present(self.pages)
+        self.tdp_sptes = self._present(self.tdp_pages)
         self.leaves = [spte for spte in self.sptes if spte.is_leaf]
         self.links = [spte for spte in self.sptes if not spte.is_leaf]
         self.roots = Counter(hpa for vcpu in kvm.vcpus for hpa in root_tables(self.machine, vcpu))
+
+    def _present(self, pages: list[ShadowPage]) -> list[Spte]:
+        return [
+            Spte(sp, i, value)
+            for sp in pages
+            for i, value in enumerate(self.tables[sp.hpa])
+            if value & SPTE_MMU_PRESENT
+        ]
 
     def child(self, spte: Spte) -> ShadowPage:
         return self.kvm.sptep_to_sp(spte.value & ADDR)
@@ -130,7 +137,7 @@ class State:
 def root_tables(machine: Machine, vcpu: Vcpu) -> Iterator[int]:
     """Tables in use as roots by a vCPU: the current one, or its four directories, and the previous ones."""
     mmu = vcpu.mmu
-    if mmu.root_is_pae():
+    if mmu.root_is_special():
         entries = (machine.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4))
         yield from (entry & ADDR for entry in entries if entry & P)
     elif mmu.root_hpa not in (0, INVALID_PAGE):
@@ -174,11 +181,12 @@ def check_unique(s: State) -> None:
 
 def check_nx_list(s: State) -> None:
     """I5: back pointers; what stands for a forbidden huge page is a direct page."""
-    assert all(s.kvm.sptep_to_sp(sp.hpa) is sp for sp in s.pages)
+    pages = [*s.pages, *s.tdp_pages]
+    assert all(s.kvm.sptep_to_sp(sp.hpa) is sp for sp in pages)
     listed = s.kvm.possible_nx_huge_pages
     assert len(listed) == s.kvm.stat.nx_lpage_splits
     assert all(sp.tracked_nx_huge_page for sp in listed)
-    for sp in s.pages:
+    for sp in pages:
         assert sp.nx_huge_page_disallowed or not sp.tracked_nx_huge_page, sp
         assert sp.role & ROLE_DIRECT or not sp.nx_huge_page_disallowed, sp
         assert sp.tracked_nx_huge_page == any(sp is other for other in listed), sp
@@ -253,7 +261,9 @@ def check_rights(s: State) -> None:
 
 
 def check_rmaps(s: State) -> None:
-    """I11, I13: a leaf SPTE is exactly once in the rmap of its frame; the page statistics count them."""
+    """I11, I13: a leaf SPTE is exactly once in the rmap of its frame; the page statistics count them, and the
+    TDP MMU's.
+    """
     expected: Counter[tuple[int, int, int, int]] = Counter()
     for spte in s.leaves:
         gfn = s.gfn(spte.sp, spte.index)
@@ -270,6 +280,7 @@ def check_rmaps(s: State) -> None:
     assert found == expected
     assert all(count == 1 for count in found.values())
     counts = Counter(level for _, level, _, _ in found.elements())
+    counts.update(spte.level for spte in s.tdp_sptes if spte.is_leaf)
     stat = s.kvm.stat
     assert (stat.pages_4k, stat.pages_2m, stat.pages_1g) == (counts[1], counts[2], counts[3])
     assert stat.max_mmu_rmap_size <= RMAP_RECYCLE_THRESHOLD + 1
@@ -316,7 +327,7 @@ def check_descriptors(s: State, first: int) -> None:
 
 def check_frames(s: State) -> None:
     """I14: a leaf maps the frames that back its guest frames now, of one slot, and writable if they are."""
-    for spte in s.leaves:
+    for spte in [*s.leaves, *(spte for spte in s.tdp_sptes if spte.is_leaf)]:
         gfn, pages = s.gfn(spte.sp, spte.index), 512 ** (spte.level - 1)
         slot = s.kvm.visible_memslot(gfn)
         assert slot is not None, spte
@@ -327,10 +338,13 @@ def check_frames(s: State) -> None:
             assert page & ADDR == (spte.value & ADDR) + (n << 12), f"{spte}: {gfn + n:#x} is at {page:#x}"
             assert page & HOST_PAGE_WRITABLE or not spte.value & W, spte
         assert slot.writable() or not spte.value & (W | SPTE_HOST_WRITABLE), spte
-        assert not (spte.value & W and slot.logs_dirty() and spte.level == 1) or is_dirty(slot, gfn), spte
+        by_write = slot.logs_dirty() and not s.kvm.parameters.cpu_dirty_log_size
+        assert not (spte.value & W and by_write and spte.level == 1) or is_dirty(slot, gfn), spte
 
 
 def is_dirty(slot: MemSlot, gfn: int) -> bool:
+    if slot.dirty_bitmap is None:
+        return True
     page = gfn - slot.base_gfn
     return bool(slot.log_words()[page >> 6] >> (page & 63) & 1)
 
@@ -389,7 +403,7 @@ def check_leaf(s: State, spte: Spte, gpte: int, granted: int) -> None:
 def check_mmio(s: State) -> None:
     """I31: an MMIO SPTE is not present and not from the future."""
     now = s.kvm.memslots_generation & MMIO_GEN_MASK
-    for sp in s.pages:
+    for sp in [*s.pages, *s.tdp_pages]:
         for value in s.tables[sp.hpa]:
             if value != s.kvm.design.empty_spte and not value & SPTE_MMU_PRESENT:
                 assert is_mmio_spte(value), f"{value:#x} in {sp}"
@@ -474,6 +488,56 @@ def check_roots(s: State) -> None:
             assert s.is_valid(s.kvm.sptep_to_sp(hpa)) or pending, "an obsolete root stays in use"
 
 
+# -- the TDP MMU -----------------------------------------------------------------------------------------
+
+
+def check_tdp_trees(s: State) -> None:
+    """T1, T5, T12: trees whose every table is linked at one place, known to it, and reached from a root."""
+    roots = {sp.hpa for sp in s.kvm.tdp_mmu_roots}
+    links = {s.child(spte).hpa: spte for spte in s.tdp_sptes if not spte.is_leaf}
+    assert len(links) == sum(not spte.is_leaf for spte in s.tdp_sptes), "a table is linked twice"
+    assert {sp.hpa for sp in s.tdp_pages} == links.keys() | roots
+    assert not links.keys() & roots
+    assert s.kvm.tdp_mmu_pages == len(links)
+    assert not s.kvm.rcu_readers
+    assert not s.kvm.rcu_waiting
+    for hpa, spte in links.items():
+        child = s.kvm.sptep_to_sp(hpa)
+        assert child.ptep == spte.address, child
+        assert child.gfn == s.gfn(spte.sp, spte.index), child
+        assert child.role | ROLE_INVALID == spte.sp.role - 1 | ROLE_INVALID, child
+        assert spte.value & ~ADDR == SPTE_MMU_PRESENT | P | W | U | A, spte
+    for sp in s.tdp_pages:
+        assert sp.role & ROLE_DIRECT, sp
+        assert not sp.on_list, sp
+        assert not sp.parent_ptes, sp
+        assert not sp.unsync, sp
+        assert sp.ptep or sp.hpa in roots, sp
+
+
+def check_tdp_leaves(s: State) -> None:
+    """T3, T5: every leaf has U; W follows from the host down; nothing is frozen."""
+    for spte in s.tdp_sptes:
+        if spte.is_leaf:
+            assert spte.value & (P | U) == P | U, spte
+            assert spte.value & SPTE_MMU_WRITABLE or not spte.value & W, spte
+            assert spte.value & SPTE_HOST_WRITABLE or not spte.value & SPTE_MMU_WRITABLE, spte
+            assert spte.value & PS or spte.level == 1, spte
+    assert not any(FROZEN_SPTE in s.tables[sp.hpa] for sp in s.tdp_pages)
+
+
+def check_tdp_roots(s: State) -> None:
+    """T1, T9: a root is counted by its vCPUs and, while valid, by the MMU; valid ones differ in role."""
+    valid = [sp for sp in s.kvm.tdp_mmu_roots if not sp.role & ROLE_INVALID]
+    assert len({sp.role for sp in valid}) == len(valid)
+    for sp in s.kvm.tdp_mmu_roots:
+        assert not sp.scheduled_root_to_zap, sp
+        assert sp.root_count == s.roots[sp.hpa] + (0 if sp.role & ROLE_INVALID else 1), sp
+        if sp.role & ROLE_INVALID:
+            assert s.roots[sp.hpa], f"{sp} is neither used nor freed"
+            assert not any(value & SPTE_MMU_PRESENT for value in s.tables[sp.hpa]), sp
+
+
 CHECKS = (
     check_lists,
     check_used,
@@ -493,6 +557,9 @@ CHECKS = (
     check_write_protection,
     check_accounting,
     check_roots,
+    check_tdp_trees,
+    check_tdp_leaves,
+    check_tdp_roots,
 )
 
 

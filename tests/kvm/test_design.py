@@ -384,6 +384,7 @@ def nx_world(switch: str, on: bool) -> World:
         "slot 1 0x10000000 4M huge2m",
         "map 0x1000 0x40000000 0x10000000 0xe7 level=2 n=2",
         "map 0x1000 0x50000000 0x800000 0xe7 level=2",
+        *(f"code {gpa:#x}" for gpa in (0x10000000, 0x10005000, 0x800000)),
     )
     made.ok("modparam kvm nx_huge_pages Y")
     return made
@@ -413,7 +414,14 @@ def test_a_table_that_is_not_marked(on: bool) -> None:
 
 @BOTH
 def test_nx_marks_without_paging(on: bool) -> None:
-    made = world("nx_marks_without_paging", on, "slot 1 0x10000000 4M huge2m", mode="nopaging", start="start")
+    made = world(
+        "nx_marks_without_paging",
+        on,
+        "slot 1 0x10000000 4M huge2m",
+        "code 0x10005000",
+        mode="nopaging",
+        start="start",
+    )
     made.ok("modparam kvm nx_huge_pages Y", "exec 0x10005000")
     assert made.level(0x10005000) == 1
     assert made.stats["nx_lpage_splits"] == on

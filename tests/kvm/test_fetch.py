@@ -60,13 +60,13 @@ def test_the_same_again_is_spurious_and_prefetches_nothing() -> None:
     """5.12: a writable SPTE built anew loses D; built once more it is the same, and there is no event."""
     world = World("long4", f"map 0x1000 {GVA:#x} 0x800000 0x67 n=2")
     world.ok(f"write {GVA:#x} 1")
-    assert kvm_mmu_do_page_fault(world.vcpu, GVA, PFERR_P | PFERR_W) == RET_PF_FIXED
+    assert kvm_mmu_do_page_fault(world.vcpu, GVA, PFERR_P | PFERR_W, 0) == RET_PF_FIXED
     assert world.spte(GVA) & 0xFFF == 0xE27
     neighbour = (world.sptep(GVA) >> 3) + 1
     words = world.machine.arena.view()
     words[neighbour] = SPTE_EMPTY
     world.player.log.take()
-    assert kvm_mmu_do_page_fault(world.vcpu, GVA, PFERR_P | PFERR_W) == RET_PF_SPURIOUS
+    assert kvm_mmu_do_page_fault(world.vcpu, GVA, PFERR_P | PFERR_W, 0) == RET_PF_SPURIOUS
     assert "kvm_mmu_set_spte" not in names(list(world.player.log.take()))
     assert words[neighbour] == SPTE_EMPTY
 
@@ -103,10 +103,10 @@ def test_the_dummy_root_retries_until_the_table_is_there() -> None:
     world = World("long4")
     world.ok("nop")
     world.vcpu.mmu.root_hpa = 0
-    assert kvm_mmu_do_page_fault(world.vcpu, 0xFFFFFFFF80000000, 0) == RET_PF_RETRY
+    assert kvm_mmu_do_page_fault(world.vcpu, 0xFFFFFFFF80000000, 0, 0) == RET_PF_RETRY
     assert world.vcpu.requests & 1
     world.vcpu.mmu.root_hpa = (1 << 64) - 1
-    assert kvm_mmu_page_fault(world.vcpu, 0xFFFFFFFF80000000, 0) == RET_PF_RETRY
+    assert kvm_mmu_page_fault(world.vcpu, 0xFFFFFFFF80000000, 0, 0) == RET_PF_RETRY
 
 
 def test_a_missing_directory_is_an_error() -> None:
@@ -115,7 +115,7 @@ def test_a_missing_directory_is_an_error() -> None:
     world.machine.arena.view()[world.vcpu.mmu.pae_root >> 3] = 0
     sp = next(sp for sp in world.pages(2, 2))
     sp.root_count -= 1
-    assert kvm_mmu_do_page_fault(world.vcpu, GVA, 0) == RET_PF_EFAULT
+    assert kvm_mmu_do_page_fault(world.vcpu, GVA, 0, 0) == RET_PF_EFAULT
 
 
 def test_a_huge_guest_page_is_split_into_direct_pages() -> None:

@@ -62,7 +62,7 @@ def test_permissions(flags: int, access: int, error: int | None) -> None:
     world = World("long4", f"map 0x1000 {GVA:#x} 0x800000 {flags:#x}")
     world.ok("nop")
     walker = world.vcpu.walker
-    assert walk_addr(world.vcpu, walker, GVA, access) == (error is None)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, walker, GVA, access) == (error is None)
     assert walker.error_code == (error or 0)
 
 
@@ -72,7 +72,7 @@ def test_permissions(flags: int, access: int, error: int | None) -> None:
 def test_fetches_are_reported_under_nx_or_smep(efer: int, cr4: int, code: int) -> None:
     world = World("long4")
     world.ok(f"hostsregs efer={efer:#x} cr4={cr4:#x}")
-    assert not walk_addr(world.vcpu, world.vcpu.walker, GVA, PFERR_F)
+    assert not walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, PFERR_F)
     assert world.vcpu.walker.error_code == code
 
 
@@ -83,7 +83,7 @@ def test_smap_unless_ac(cr4: int, ac: bool, faults: bool) -> None:
     world = World("long4", f"map 0x1000 {GVA:#x} 0x800000 0x67")
     world.ok("nop", f"cr4 {cr4:#x}")
     world.vcpu.eflags_ac = ac
-    assert walk_addr(world.vcpu, world.vcpu.walker, GVA, 0) != faults
+    assert walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, 0) != faults
 
 
 @pytest.mark.parametrize("table", ["0x1000", "0x2000", "0x3000", "0x4000"])
@@ -94,9 +94,9 @@ def test_rights_combine_over_all_levels(table: str) -> None:
     entry = world.gpte(int(table, 16), index)
     world.ok(f"hostwrite {int(table, 16) + 8 * index:#x} {entry & ~4:#x} size=8", "nop")
     walker = world.vcpu.walker
-    assert walk_addr(world.vcpu, walker, GVA, 0)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, walker, GVA, 0)
     assert walker.pte_access == 3
-    assert not walk_addr(world.vcpu, walker, GVA, PFERR_U)
+    assert not walk_addr(world.vcpu, world.vcpu.mmu, walker, GVA, PFERR_U)
 
 
 @pytest.mark.parametrize("flags", [0x7, 0x27, 0x47])
@@ -104,13 +104,13 @@ def test_accessed_and_dirty_are_written_once(flags: int) -> None:
     world = World("long4", "nonleaf 0x7", f"map 0x1000 {GVA:#x} 0x800000 {flags:#x}")
     world.ok("nop")
     world.player.log.take()
-    assert walk_addr(world.vcpu, world.vcpu.walker, GVA, 0)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, 0)
     assert world.gpte(0x4000, 0) == 0x800000 | flags | 0x20
-    assert walk_addr(world.vcpu, world.vcpu.walker, GVA, PFERR_W)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, PFERR_W)
     assert world.gpte(0x4000, 0) == 0x800067
     assert all(world.gpte(t, i) & 0x60 == 0x20 for t, i in ((0x1000, 0), (0x2000, 0), (0x3000, 2)))
     world.player.log.take()
-    assert walk_addr(world.vcpu, world.vcpu.walker, GVA, PFERR_W)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, PFERR_W)
     assert names(list(world.player.log.take())) == ["kvm_mmu_pagetable_walk", *["kvm_mmu_paging_element"] * 4]
 
 
@@ -119,7 +119,7 @@ def test_tables_in_a_read_only_slot_keep_their_bits() -> None:
     world = World("long4", "slot 1 0x2000000 1M ro", "alloc 0x2000000", f"map 0x1000 {GVA:#x} 0x800000 0x7")
     world.ok("nop")
     world.player.log.take()
-    assert walk_addr(world.vcpu, world.vcpu.walker, GVA, PFERR_W)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, PFERR_W)
     assert names(list(world.player.log.take())).count("kvm_mmu_set_dirty_bit") == 1
     assert world.gpte(0x2002000, 0) == 0x800007
 
@@ -128,7 +128,7 @@ def test_a_failed_walk_says_so_after_what_it_read() -> None:
     world = World("long4", f"map 0x1000 {GVA:#x} 0x800000 0x67")
     world.ok("nop")
     world.player.log.take()
-    assert not walk_addr(world.vcpu, world.vcpu.walker, GVA + 0x1000, PFERR_W | PFERR_U)
+    assert not walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA + 0x1000, PFERR_W | PFERR_U)
     events = list(world.player.log.take())
     assert names(events) == [
         "kvm_mmu_pagetable_walk",
@@ -142,7 +142,7 @@ def test_the_pdpte_is_element_three_and_gives_no_rights() -> None:
     world = World("pae", f"map 0x1000 {GVA:#x} 0x800000 0x67")
     world.ok("nop")
     world.player.log.take()
-    assert walk_addr(world.vcpu, world.vcpu.walker, GVA, PFERR_W | PFERR_U)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, PFERR_W | PFERR_U)
     elements = [(e.level, e.pte) for e in world.player.log.take() if e.name == "kvm_mmu_paging_element"]
     assert elements == [(3, 0x2001), (2, 0x3027), (1, 0x800067)]
 
@@ -152,7 +152,7 @@ def test_a_changed_gpte_is_noticed(level: int) -> None:
     world = World("long4", f"map 0x1000 {GVA:#x} 0x800000 0x67")
     world.ok("nop")
     walker = world.vcpu.walker
-    assert walk_addr(world.vcpu, walker, GVA, 0)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, walker, GVA, 0)
     assert not gpte_changed(world.vcpu, walker, level)
     table, index = {1: (0x4000, 0), 2: (0x3000, 2), 3: (0x2000, 0), 4: (0x1000, 0)}[level]
     world.machine.host_write(table + 8 * index, 8, world.gpte(table, index) ^ 0x200)
@@ -163,7 +163,7 @@ def test_a_changed_gpte_is_noticed(level: int) -> None:
 def test_a_table_that_is_gone_has_changed() -> None:
     world = World("long4", "slot 1 0x2000000 1M", "alloc 0x2000000", f"map 0x1000 {GVA:#x} 0x800000 0x67")
     world.ok("nop")
-    assert walk_addr(world.vcpu, world.vcpu.walker, GVA, 0)
+    assert walk_addr(world.vcpu, world.vcpu.mmu, world.vcpu.walker, GVA, 0)
     host, hva = world.machine.host, world.machine.hva(0x2002000)
     host.madvise_dontneed(hva, 0x1000)
     assert gpte_changed(world.vcpu, world.vcpu.walker, 1), "it cannot be read without sleeping"

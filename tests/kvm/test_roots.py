@@ -59,11 +59,11 @@ def test_a_hit_without_a_current_root_closes_the_gap(world: World) -> None:
     """4.8.4: after the current one was freed, later ones move left."""
     for root in ROOTS[1:4]:
         world.ok(f"cr3 {root:#x}")
-    kvm_mmu_free_roots(world.vcpu, 1)
+    kvm_mmu_free_roots(world.kvm, world.vcpu.mmu, 1)
     assert cache(world) == [None, 0xA000, 0x9000, 0x1000]
     assert fast_pgd_switch(world.vcpu, 0x9000)
     assert cache(world) == [0x9000, 0xA000, 0x1000, None]
-    kvm_mmu_free_roots(world.vcpu, 1)
+    kvm_mmu_free_roots(world.kvm, world.vcpu.mmu, 1)
     assert not fast_pgd_switch(world.vcpu, 0xB000)
     assert cache(world) == [None, 0xA000, 0x1000, None]
     world.ok("hostsregs cr3=0x1000", "nop")
@@ -120,7 +120,7 @@ def test_letting_go_frees_only_what_was_zapped(world: World) -> None:
     kept, gone = world.page(9, 4), world.page(1, 4)
     kvm_mmu_prepare_zap_page(world.kvm, gone, [])
     used = world.kvm.n_used_mmu_pages
-    kvm_mmu_free_roots(world.vcpu, 0xF)
+    kvm_mmu_free_roots(world.kvm, world.vcpu.mmu, 0xF)
     assert cache(world) == [None] * 4
     assert kept in world.pages()
     assert kept.root_count == 0
@@ -133,9 +133,9 @@ def test_letting_go_frees_only_what_was_zapped(world: World) -> None:
 def test_masks_choose_the_roots(world: World) -> None:
     for root in ROOTS[1:4]:
         world.ok(f"cr3 {root:#x}")
-    kvm_mmu_free_roots(world.vcpu, 0b0100)
+    kvm_mmu_free_roots(world.kvm, world.vcpu.mmu, 0b0100)
     assert cache(world) == [0xB000, 0xA000, None, 0x1000]
-    kvm_mmu_free_roots(world.vcpu, 0b1010)
+    kvm_mmu_free_roots(world.kvm, world.vcpu.mmu, 0b1010)
     assert cache(world) == [0xB000, None, None, None]
     world.ok("nop")
 
@@ -147,7 +147,7 @@ def test_four_directories_are_one_root() -> None:
     made = [(e.gfn, e.role >> 5 & 3, e.created) for e in events if e.name == "kvm_mmu_get_page"][:4]
     assert made == [(1, 0, 1), (1, 1, 1), (1, 2, 1), (1, 3, 1)]
     assert dict(world.kvm.memslots[0].tracked())[1] == 4
-    assert world.vcpu.mmu.root_is_pae()
+    assert world.vcpu.mmu.root_is_special()
     world.ok("cr3 0x9000")
     assert cache(world)[1:] == [None] * 3
     assert [sp.root_count for sp in world.pages(1, 2)] == [0] * 4
@@ -179,7 +179,7 @@ def test_loading_syncs_what_the_root_reaches() -> None:
     )
     world.ok("read 0x400000", "write 0x7f0000000800 0", "cr3 0x9000")
     assert world.page(4, 1).unsync
-    kvm_mmu_free_roots(world.vcpu, 0xE)
+    kvm_mmu_free_roots(world.kvm, world.vcpu.mmu, 0xE)
     events = world.ok("cr3 0x1000")
     assert "kvm_mmu_sync_page" in names(events)
     assert not world.page(4, 1).unsync

@@ -34,7 +34,7 @@ def test_the_default_tracer_takes_it_all() -> None:
 
 
 def test_every_hook_is_called_somewhere_and_heard_by_the_log() -> None:
-    sources = "".join(path.read_text() for path in KVM.glob("*.py") if path.name != "tracepoints.py")
+    sources = "".join(path.read_text() for path in KVM.rglob("*.py") if path.name != "tracepoints.py")
     sources += (KVM.parent / "guest" / "accesses.py").read_text()
     assert {name for name in HOOKS if f"tracer.{name}(" not in sources} == set()
     assert {name for name in HOOKS if getattr(EventLog, name) is getattr(Tracer, name)} == set()

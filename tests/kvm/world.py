@@ -31,11 +31,16 @@ class World:
         tlb: bool = False,
         kernel: str = DEFAULT_KERNEL,
     ) -> None:
+        parameters = [line for line in setup if line.startswith("param ")]
         first = [line for line in setup if line.split()[0] in ("vcpus", "physbits", "cap", "slot")]
         if not any(line.startswith("slot 0 ") for line in first):
             first.append("slot 0 0x0 16M")
-        others = [line for line in setup if line not in first]
-        lines = [f"mode {mode}", *sorted(first, key=lambda line: line.startswith(("slot", "cap")))]
+        others = [line for line in setup if line not in first and line not in parameters]
+        lines = [
+            *parameters,
+            f"mode {mode}",
+            *sorted(first, key=lambda line: line.startswith(("slot", "cap"))),
+        ]
         lines += ["alloc 0x2000", "tramp 0x1000", *others]
         self._build("\n".join([*lines, start]) + "\n", tlb=tlb, kernel=kernel)
 
@@ -75,6 +80,10 @@ class World:
         """The same without checks, for the many operations before the one that matters."""
         (played,) = self.player.play([self._parse(line)])
         return played
+
+    def do_quietly(self, line: str) -> None:
+        """An operation that may be refused, without checks; slots come and go."""
+        self.quick(line)
 
     def play(self, op: Op) -> OpResult:
         before = self.kvm.active_mmu_pages.pages()

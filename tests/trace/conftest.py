@@ -219,6 +219,7 @@ class Machine:
                     "role": int(sp["role"], 16),
                     **{key: sp[key] for key in counters},
                     "off_list": bool(sp.get("off_list")),
+                    "tdp": bool(sp.get("tdp")),
                     "parents": [self.sptep(parent) for parent in sp["parents"]],
                     "sptes": {int(index): self.spte(spte) for index, spte in sp["sptes"].items()},
                     "translations": {int(k): int(v, 16) for k, v in sp["st"].items()} if "st" in sp else None,

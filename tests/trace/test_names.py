@@ -11,7 +11,7 @@ INVALID = 1 << 11
 
 
 def page(hpa: int, gfn: int = 1, role: int = ROLE, **fields) -> dict:
-    defaults = dict.fromkeys(("unsync", "unsync_children", "gen", "root_count", "flood", "nxd"), 0)
+    defaults = dict.fromkeys(("unsync", "unsync_children", "gen", "root_count", "flood", "nxd", "tdp"), 0)
     empty = {"off_list": False, "parents": [], "sptes": {}, "translations": None, "none63": 512}
     return {"hpa": hpa, "gfn": gfn, "role": role, **defaults, **empty, **fields}
 

@@ -79,9 +79,7 @@ def compare(*, recordings: tuple[Path, ...], scenarios: Path | None, as_json: bo
     else:
         click.echo(_total_text(total))
     if not total["recordings"]:
-        raise click.ClickException(
-            "none of the recordings is covered; give one of kernel 6.12 or 6.1 with npt=0"
-        )
+        raise click.ClickException("none of the recordings is covered; give one of kernel 6.12 or 6.1")
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)
 
@@ -159,14 +157,14 @@ def _judge(task: tuple[Path, Path | None]) -> _Verdict:
 
 
 def _not_covered(recording: Recording) -> str | None:
-    from shadowmmu.kvm.design import DesignError, profile_of
+    from shadowmmu.kvm.design import DEFAULT_KERNEL, DesignError, profile_of
 
-    if recording.header["params"].get("kvm_amd.npt") != "N":
-        return "npt=1"
     try:
-        profile_of(recording.header["kernel"])
+        kernel = profile_of(recording.header["kernel"]).kernel
     except DesignError as error:
         return str(error)
+    if kernel != DEFAULT_KERNEL and recording.header["params"].get("kvm_amd.npt") != "N":
+        return f"npt=1 of kernel {kernel}"
     return None
 
 

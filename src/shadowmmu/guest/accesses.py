@@ -8,9 +8,10 @@ from ..kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSP
 from ..kvm.page_fault import kvm_mmu_page_fault
 from ..kvm.run import vcpu_enter_guest
 from ..kvm.vcpu import Vcpu
-from ..x86.bits import PF_VECTOR
+from ..x86.bits import NESTED_FAULT, PF_VECTOR
 
 SVM_EXIT_EXCP_PF = 0x4E
+SVM_EXIT_NPF = 0x400
 
 
 def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u64) -> u64:
@@ -23,15 +24,17 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
     n: u64 = len(gvas)
     i: u64 = start
     result: u32
+    exiting: u64 = NESTED_FAULT if vcpu.kvm.parameters.tdp_enabled else PF_VECTOR
     while True:
         if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
             vcpu_enter_guest(vcpu)
         i = vcpu.cpu.run(gvas, kinds, i)
-        if i == n or vcpu.cpu.fault_vector != PF_VECTOR:
+        if i == n or vcpu.cpu.fault_vector != exiting:
             return i
         if vcpu.kvm.tracing:
             trace_page_fault_exit(vcpu)
-        result = kvm_mmu_page_fault(vcpu, vcpu.cpu.fault_gva, vcpu.cpu.fault_error_code)
+        address: u64 = vcpu.cpu.fault_gva if exiting == PF_VECTOR else vcpu.cpu.fault_gpa
+        result = kvm_mmu_page_fault(vcpu, address, vcpu.cpu.fault_error_code)
         vcpu.last_result = result
         if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC):
             return i
@@ -40,7 +43,10 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
 
 
 def trace_page_fault_exit(vcpu: Vcpu) -> None:
-    """kvm_exit and kvm_page_fault of an intercepted #PF."""
-    address, error_code = vcpu.cpu.fault_gva, vcpu.cpu.fault_error_code
-    vcpu.kvm.tracer.kvm_exit(vcpu.id, SVM_EXIT_EXCP_PF, vcpu.rip, error_code, address)
+    """kvm_exit and kvm_page_fault of an intercepted #PF, or of a nested page fault."""
+    nested = vcpu.cpu.fault_vector == NESTED_FAULT
+    address = vcpu.cpu.fault_gpa if nested else vcpu.cpu.fault_gva
+    error_code = vcpu.cpu.fault_error_code
+    reason = SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF
+    vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, error_code, address)
     vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)

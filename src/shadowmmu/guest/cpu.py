@@ -4,15 +4,37 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..kvm.emulate import Emulator, MmioAccess
-from ..kvm.exits import check_entry, cr0_exit_reason, intercept, page_fault_exit, port_exit
-from ..kvm.run import vcpu_enter_guest
+from ..kvm.exits import (
+    check_entry,
+    cr0_exit_reason,
+    intercept,
+    merge_exceptions,
+    page_fault_exit,
+    port_exit,
+    shutdown_exit,
+)
+from ..kvm.regs import CR3_NOFLUSH
+from ..kvm.run import TripleFault, vcpu_enter_guest
 from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
-from ..x86.bits import CR0_MP, CR0_TS, FAULT, FETCH, GP_VECTOR, PF_VECTOR, READ, WRITE
+from ..x86.bits import (
+    CR0_MP,
+    CR0_TS,
+    CR4_PCIDE,
+    FAULT,
+    FETCH,
+    GP_VECTOR,
+    NESTED_FAULT,
+    PF_VECTOR,
+    READ,
+    WRITE,
+)
 from ..x86.insn import Insn, Op
 from .stubs import Step, Stubs
 
-INTERCEPTED = (Op.INVLPG, Op.MOV_CR3, Op.MOV_CR4, Op.WRMSR)
-PRIVILEGED = (*INTERCEPTED, Op.MOV_CR0, Op.OUT)
+INTERCEPTED = (Op.MOV_CR4, Op.WRMSR, Op.VMRUN, Op.VMMCALL, Op.INVLPGA)
+PAGING_INSTRUCTIONS = (Op.INVLPG, Op.MOV_CR3)
+"""The guest's own business under nested paging, else intercepted."""
+PRIVILEGED = (*INTERCEPTED, *PAGING_INSTRUCTIONS, Op.MOV_CR0, Op.OUT)
 ENDLESS = 10_000
 """Faults of one instruction after which it is taken for endless."""
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
@@ -20,6 +42,10 @@ KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
 
 class EndlessFaults(Exception):
     """KVM enters the guest again and again and the guest gets nowhere: user space has to stop it."""
+
+
+class LeftL2(Exception):
+    """L2's run has ended: the vCPU is in L1, behind its VMRUN."""
 
 
 class AccessFault(Exception):
@@ -52,12 +78,19 @@ class GuestCpu:
 
     def leave(self) -> None:
         """KVM_RUN has ended: the next instruction starts with an entry."""
+        if self.in_guest and self.vcpu.kvm.parameters.tdp_enabled:
+            self.vcpu.cr3 = self.cpu.root
         self.in_guest = False
 
     def execute(self, step: Step) -> Delivered | None:
-        """Run one instruction to its end; the exception it caused, once that is delivered, else None."""
+        """Run one instruction to its end; the exception it caused, once that is delivered, else None.
+
+        Raises LeftL2 if it was L2's and ended in L1.
+        """
         vcpu = self.vcpu
+        in_l2 = vcpu.guest_mode
         self._set_context(step.rip, user=step.user)
+        insn = step.insn
         soft: Delivered | None = None
         for _ in range(ENDLESS):
             if not self.in_guest:
@@ -68,16 +101,33 @@ class GuestCpu:
                 if vcpu.exception is not None:
                     vcpu.soft_interrupt = None
                     return self._deliver_pending()
+                if step.jump and vcpu.soft_interrupt is None:
+                    insn = self._insn_at(vcpu.rip, step.insn)
                 if vcpu.soft_interrupt is None:
-                    done = self._attempt(step.insn)
-                if step.insn.op is Op.INT:
-                    soft = self._interrupt(step.insn)
+                    done = self._attempt(insn)
+                if insn.op is Op.INT:
+                    soft = self._interrupt(insn)
                     done = True
             except AccessFault:
-                done = self._fault(step.insn)
-            if done:
+                done = self._fault(insn)
+            if in_l2 and not vcpu.guest_mode:
+                raise LeftL2
+            if done and insn is step.insn:
                 return soft
+            if done:
+                self._set_context(vcpu.rip + len(insn.code), user=step.user)
         raise EndlessFaults(f"the instruction at {step.rip:#x} faults forever")
+
+    def _insn_at(self, rip: int, expected: Insn) -> Insn:
+        """What is at rip: `expected`, or what small numbers come to, `add %al, (%rax)` or `add %eax, (%rax)`.
+
+        RAX is 0.
+        """
+        hpa = self._translate(rip, FETCH)
+        code = self.vcpu.kvm.arena.load(hpa, 2) if hpa & 0xFFF < 0xFFF else 0
+        if code > 1:
+            return expected
+        return Insn(Op.ADD, code.to_bytes(2, "little"), address=0, size=4 if code else 1)
 
     def _set_context(self, rip: int, *, user: bool) -> None:
         self.vcpu.rip = rip
@@ -98,12 +148,34 @@ class GuestCpu:
     def _fault(self, insn: Insn) -> bool:
         """An access faulted: #GP goes to the guest at once, #PF exits to KVM."""
         vcpu, cpu = self.vcpu, self.cpu
+        if cpu.fault_vector == NESTED_FAULT:
+            self.in_guest = False
+            return page_fault_exit(
+                vcpu, self.emulator, insn, cpu.fault_gpa, cpu.fault_error_code, nested=True
+            )
+        if vcpu.guest_mode:
+            self.in_guest = False
+            shutdown_exit(vcpu)
+            return False
         if cpu.fault_vector != PF_VECTOR:
             vcpu.exception = QueuedException(cpu.fault_vector, 0, None)
+            return False
+        if vcpu.kvm.parameters.tdp_enabled:
+            self._raise_in_guest(QueuedException(PF_VECTOR, cpu.fault_error_code, cpu.fault_gva))
             return False
         self.in_guest = False
         vcpu.cr2 = cpu.fault_gva
         return page_fault_exit(vcpu, self.emulator, insn, cpu.fault_gva, cpu.fault_error_code)
+
+    def _raise_in_guest(self, exception: QueuedException) -> None:
+        """An exception that does not exit; the third one on the way to a handler shuts the processor down."""
+        vcpu = self.vcpu
+        try:
+            vcpu.exception = (
+                exception if vcpu.exception is None else merge_exceptions(vcpu.exception, exception)
+            )
+        except TripleFault:
+            shutdown_exit(vcpu)
 
     def _attempt(self, insn: Insn) -> bool:
         """Execute the instruction on the processor; whether it completed there or in an exit."""
@@ -112,7 +184,9 @@ class GuestCpu:
         if self.vcpu.cpl == 3 and insn.op in PRIVILEGED:
             self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
             return False
-        if insn.op in INTERCEPTED:
+        if insn.op in PAGING_INSTRUCTIONS and self.vcpu.kvm.parameters.tdp_enabled:
+            return self._change_translation(insn)
+        if insn.op in INTERCEPTED or insn.op in PAGING_INSTRUCTIONS:
             self.in_guest = False
             return intercept(self.vcpu, self.emulator, insn)
         if insn.op is Op.MOV_CR0:
@@ -123,6 +197,23 @@ class GuestCpu:
             port_exit(self.vcpu, insn.value, len(insn.code))
         elif insn.address or insn.size:
             self._data(insn)
+        return True
+
+    def _change_translation(self, insn: Insn) -> bool:
+        """INVLPG, or MOV to CR3, of a guest that owns its tables."""
+        if insn.op is Op.INVLPG:
+            self.cpu.flush_gva(insn.address)
+            return True
+        vcpu = self.vcpu
+        value = insn.value & ~CR3_NOFLUSH if vcpu.cr4 & CR4_PCIDE else insn.value
+        if value >> vcpu.maxphyaddr:
+            vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+            return False
+        vcpu.cr3 = value
+        self.cpu.root = value
+        self.cpu.pcid = value & 0xFFF if vcpu.cr4 & CR4_PCIDE else 0
+        if not insn.value & CR3_NOFLUSH or value == insn.value:
+            self.cpu.flush_current()
         return True
 
     def _move_to_cr0(self, insn: Insn) -> bool:

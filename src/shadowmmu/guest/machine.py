@@ -5,6 +5,7 @@ import errno
 from ..host.mapping import AddressSpace, HostError, Kind, Mapping
 from ..host.memory import Arena
 from ..kvm.design import Design
+from ..kvm.dirty_ring import kvm_dirty_ring_alloc
 from ..kvm.memory_region import RegionError, kvm_set_memory_region
 from ..kvm.notifier import MmuNotifier
 from ..kvm.vcpu import Vcpu
@@ -32,6 +33,7 @@ class Machine:
 
     `design` says how KVM behaves (by default as 6.12.111),
     host_maxphyaddr is the width of a physical address on the host; tlb=False lets every access walk.
+    `nested`: the guest is a hypervisor, so that the state of the MMUs for its guests is of interest.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Machine:
         self.tlb = tlb
         self.implementation = implementation
         self.slots: dict[int, UserSlot] = {}
+        self.nested = False
 
     def add_vcpu(self, maxphyaddr: int, *, la57: bool = True) -> Vcpu:
         """A vCPU as it is after reset; maxphyaddr is the guest's; la57: it may have five-level tables."""
         cpu = Processor(self.arena.view(), tlb=self.tlb, implementation=self.implementation)
         vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
+        kvm_dirty_ring_alloc(vcpu)
         vcpu.maxphyaddr = maxphyaddr
         vcpu.host_maxphyaddr = self.host_maxphyaddr
         vcpu.wide_cr0 = self.implementation.wide_cr0

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from .ops import (
     Access,
+    ChangeVmcb,
     ClearDirty,
     DeleteSlot,
     EnableCap,
@@ -25,6 +26,8 @@ from .ops import (
     HostTouch,
     HostWrite,
     Invlpg,
+    Invlpga,
+    L2Exit,
     Madvise,
     ModParam,
     MoveSlot,
@@ -37,6 +40,7 @@ from .ops import (
     SetDump,
     SetGpte,
     SetMmuPages,
+    SetNestedCr3,
     SetSlot,
     SetSlotFlag,
     Sleep,
@@ -50,6 +54,7 @@ from .setup import (
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
     MODES,
+    NESTED_SLOT,
     PAGE,
     PDPT_MASK,
     TRAMP_SLOT,
@@ -58,7 +63,7 @@ from .setup import (
     SlotSetup,
 )
 
-__all__ = ["GPA_LIMIT", "MAX_COUNT", "NESTED", "U32", "U64", "Line", "OpParser", "split_words", "suggestion"]
+__all__ = ["GPA_LIMIT", "MAX_COUNT", "U32", "U64", "Line", "OpParser", "split_words", "suggestion"]
 
 U32 = (1 << 32) - 1
 U64 = (1 << 64) - 1
@@ -101,7 +106,7 @@ _USAGE = {
     "code": "code GPA",
     "watch": "watch GPA",
     "nodump": "nodump",
-    "start": "start [cr3=GPA] [cr3@N=GPA] [cr0=V] [cr4=V] [efer=V]",
+    "start": "start [cr3=GPA] [cr3@N=GPA] [ncr3=GPA] [ncr3@N=GPA] [cr0=V] [cr4=V] [efer=V]",
     "read": "read GVA [size=N]",
     "write": "write GVA [VALUE] [size=N]",
     "xchg": "xchg GVA [VALUE] [size=N]",
@@ -138,12 +143,16 @@ _USAGE = {
     "translate": "translate GVA",
     "prefault": "prefault GPA LEN",
     "dump": "dump on|off",
+    "nested": "nested",
+    "npt": "npt map|pt ...",
+    "ntramp": "ntramp NCR3",
+    "l2code": "l2code GPA",
+    "l2exit": "l2exit",
+    "ncr3": "ncr3 VALUE",
+    "vmcb": "vmcb [ncr3=V] [asid=N] [tlb=N]",
+    "l1invlpga": "l1invlpga ADDRESS ASID",
     "end": "end",
 }
-NESTED = {
-    "nested", "npt", "ntramp", "l2code", "l2read", "l2write", "l2xchg", "l2add", "l2cmpxchg", "l2stos",
-    "l2nop", "l2exec", "l2exit", "ncr3", "vmcb", "l1invlpga",
-}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -229,6 +238,7 @@ class OpParser:
 
     def __init__(self) -> None:
         self.mode = MODES["long4"]
+        self.nested = False
         self.nvcpus = 1
         self.slots: dict[int, tuple[int, int]] = {}
         self._ops: dict[str, Callable[[Line, list[str], _Common], Op]] = {
@@ -271,6 +281,20 @@ class OpParser:
             for kind in (*_SIZES64, "stos"):
                 self._ops[prefix + kind] = partial(self._access, user=user)
 
+    def allow_nested(self) -> None:
+        """From here on there are L2's operations, and L1's that concern it."""
+        self.nested = True
+        self._ops["l2nop"] = partial(self._nop, user=False, l2=True)
+        self._ops["l2exec"] = partial(self._exec, user=False, l2=True)
+        for kind in (*_SIZES32, "stos"):
+            self._ops[f"l2{kind}"] = partial(self._access, user=False, l2=True)
+        self._ops |= {
+            "l2exit": self._l2exit,
+            "ncr3": self._ncr3,
+            "vmcb": self._vmcb,
+            "l1invlpga": self._invlpga,
+        }
+
     def knows(self, word: str) -> bool:
         """Whether there is an operation of this name."""
         return word in self._ops
@@ -291,12 +315,12 @@ class OpParser:
         parse = self._ops.get(word)
         if parse is None:
             self._refuse(line, word)
-        line.word = word if word in _USAGE else word[1:]
+        line.word = word if word in _USAGE else word.removeprefix("l2" if word.startswith("l2") else "u")
         return parse(line, tokens[1:], {"line": line.number, "text": line.text, "vcpu": vcpu})
 
     def _refuse(self, line: Line, word: str) -> NoReturn:
-        if word in NESTED:
-            line.fail("nested scenarios are not supported yet", "leave this scenario out")
+        if not self.nested and (word.startswith("l2") or word in ("ncr3", "vmcb", "l1invlpga")):
+            line.fail(f"`{word}` needs a guest that is a hypervisor", "put `nested` before `start`")
         if word in _USAGE:
             line.fail(f"`{word}` is not an operation", "put it before `start`")
         line.fail(f"unknown word `{word}`", suggestion(word, [*self._ops, "end"]))
@@ -304,7 +328,10 @@ class OpParser:
     # -- helpers
 
     def _gva(self, line: Line, index: int) -> int:
-        return line.num(index, "address", U64 if self.mode.is64 else U32)
+        return self._address(line, index, l2=False)
+
+    def _address(self, line: Line, index: int, *, l2: bool) -> int:
+        return line.num(index, "address", U64 if self.mode.is64 and not l2 else U32)
 
     def _slot_id(self, line: Line, index: int) -> int:
         slot = line.num(index, "slot", _NSLOTS - 1)
@@ -316,6 +343,8 @@ class OpParser:
     def _own_slot(self, line: Line, slot: int) -> int:
         if slot == TRAMP_SLOT:
             line.fail(f"slot {TRAMP_SLOT} holds the guest's own code", "use 0 to 62")
+        if slot == NESTED_SLOT and self.nested:
+            line.fail(f"slot {NESTED_SLOT} holds what the guest has as a hypervisor", "use 0 to 61")
         return slot
 
     def inside(self, line: Line, gpa: int, length: int) -> None:
@@ -378,38 +407,62 @@ class OpParser:
 
     # -- guest ops
 
-    def _access(self, line: Line, rest: list[str], common: _Common, *, user: bool) -> Op:
+    def _access(self, line: Line, rest: list[str], common: _Common, *, user: bool, l2: bool = False) -> Op:
         kind = line.word
+        is64 = self.mode.is64 and not l2
         if kind == "stos":
             line.split(rest, least=1, most=2, keys=["n"])
             size = 4
         else:
             needed = 3 if kind == "cmpxchg" else 1
-            line.split(rest, least=needed, most=1 if kind == "read" else max(needed, 2), keys=["size"])
-            sizes = (_SIZES64 if self.mode.is64 else _SIZES32)[kind]
-            size = line.key("size", 8 if self.mode.is64 else 4)
+            line.split(rest, least=needed, most=max(needed, 2), keys=["size"])
+            sizes = (_SIZES64 if is64 else _SIZES32)[kind]
+            size = line.key("size", 8 if is64 else 4)
             if size not in sizes:
-                line.fail(f"`{kind}` has no {size}-byte form in mode {self.mode.name}",
+                where = "L2" if l2 else f"mode {self.mode.name}"
+                line.fail(f"`{kind}` has no {size}-byte form in {where}",
                           f"use size={'|'.join(map(str, sizes))}")  # fmt: skip
         mask = (1 << 8 * size) - 1
         return Access(
             **common,
             kind=kind,
             user=user,
-            gva=self._gva(line, 0),
+            gva=self._address(line, 0, l2=l2),
             size=size,
             value=line.num(1, "value") & mask if len(line.args) > 1 else 0,
             expected=line.num(2, "value") & mask if len(line.args) > 2 else 0,
             count=line.key("n", 1, MAX_COUNT),
+            l2=l2,
         )
 
-    def _nop(self, line: Line, rest: list[str], common: _Common, *, user: bool) -> Op:
+    def _nop(self, line: Line, rest: list[str], common: _Common, *, user: bool, l2: bool = False) -> Op:
         line.split(rest, least=0)
-        return Nop(**common, user=user)
+        return Nop(**common, user=user, l2=l2)
 
-    def _exec(self, line: Line, rest: list[str], common: _Common, *, user: bool) -> Op:
+    def _exec(self, line: Line, rest: list[str], common: _Common, *, user: bool, l2: bool = False) -> Op:
         line.split(rest, least=1)
-        return Exec(**common, user=user, gva=self._gva(line, 0))
+        return Exec(**common, user=user, gva=self._address(line, 0, l2=l2), l2=l2)
+
+    def _l2exit(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=0)
+        return L2Exit(**common)
+
+    def _ncr3(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1)
+        return SetNestedCr3(**common, value=line.num(0, "value"))
+
+    def _vmcb(self, line: Line, rest: list[str], common: _Common) -> Op:
+        tops = {"ncr3": U64, "asid": U32, "tlb": 0xFF}
+        line.split(rest, least=0, keys=tops)
+        ncr3, asid, tlb = (
+            line.key(name, 0, top) if name in line.keys else None for name, top in tops.items()
+        )
+        return ChangeVmcb(**common, ncr3=ncr3, asid=asid, tlb=tlb)
+
+    def _invlpga(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=1, most=2)
+        asid = line.num(1, "ASID", U32) if len(line.args) > 1 else 0
+        return Invlpga(**common, address=self._gva(line, 0), asid=asid)
 
     def _invlpg(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=1)

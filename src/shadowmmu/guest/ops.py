@@ -9,6 +9,7 @@ from .setup import SlotSetup
 __all__ = [
     "UNRECORDED",
     "Access",
+    "ChangeVmcb",
     "ClearDirty",
     "DeleteSlot",
     "EnableCap",
@@ -19,6 +20,8 @@ __all__ = [
     "HostTouch",
     "HostWrite",
     "Invlpg",
+    "Invlpga",
+    "L2Exit",
     "Madvise",
     "ModParam",
     "MoveSlot",
@@ -31,6 +34,7 @@ __all__ = [
     "SetDump",
     "SetGpte",
     "SetMmuPages",
+    "SetNestedCr3",
     "SetSlot",
     "SetSlotFlag",
     "Sleep",
@@ -56,7 +60,7 @@ class Access(Op):
     """A memory access of the guest. `kind` is read, write, xchg, add, cmpxchg or stos.
 
     `value` is what is stored or added, cut to the access; `expected` is cmpxchg's comparand; `count` the
-    repetitions of `rep stosl`.
+    repetitions of `rep stosl`. `l2`: it is the guest's guest that makes it.
     """
 
     kind: str
@@ -66,6 +70,7 @@ class Access(Op):
     value: int = 0
     expected: int = 0
     count: int = 1
+    l2: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,7 @@ class Nop(Op):
     """Run the guest code without any access of its own."""
 
     user: bool
+    l2: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +87,36 @@ class Exec(Op):
 
     user: bool
     gva: int
+    l2: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class L2Exit(Op):
+    """VMMCALL of L2, which ends in L1; from L1 after a VMRUN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetNestedCr3(Op):
+    """L1 runs L2 with another nested CR3."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeVmcb(Op):
+    """The VMCB12 changes: nested CR3, ASID, TLB control; None: not."""
+
+    ncr3: int | None
+    asid: int | None
+    tlb: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invlpga(Op):
+    """INVLPGA of L1."""
+
+    address: int
+    asid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

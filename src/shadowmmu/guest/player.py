@@ -8,36 +8,42 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
 from ..kvm.design import design_of
-from ..kvm.dirty_log import kvm_clear_dirty_log, kvm_get_dirty_log
+from ..kvm.dirty_log_ioctl import (
+    kvm_vm_ioctl_clear_dirty_log,
+    kvm_vm_ioctl_enable_cap,
+    kvm_vm_ioctl_get_dirty_log,
+)
 from ..kvm.emulate import EmulationError, MmioAccess
 from ..kvm.exits import EntryFailed, KvmRunError
 from ..kvm.guest_walk import gva_to_gpa
-from ..kvm.memory_region import RegionError, id_to_memslot, kvm_set_nr_mmu_pages
-from ..kvm.memslots import MemSlot
+from ..kvm.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
+from ..kvm.pre_fault import kvm_vcpu_pre_fault_memory
 from ..kvm.regs import set_sregs
-from ..kvm.roots import NoShadowPages, kvm_mmu_load
-from ..kvm.run import TripleFault
+from ..kvm.roots import NoShadowPages
+from ..kvm.run import DirtyRingFull, TripleFault
 from ..kvm.tracepoints import Log
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
 from ..x86.implementation import TCG
 from ..x86.insn import Insn, Op
 from . import ops as kinds, setup as statements
-from .cpu import Delivered, EndlessFaults, GuestCpu
+from .cpu import Delivered, EndlessFaults, GuestCpu, LeftL2
 from .machine import Machine
-from .setup import MODES, TRAMP_GPA, Setup, SetupAction
-from .stubs import SOFT_INTERRUPT, Step, Stubs
+from .setup import L2_CODE, L2_CODE_END, MODES, TRAMP_GPA, ScenarioError, Setup, SetupAction
+from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
+from .vmcb import Vmcb12
 
 HOST_MAXPHYADDR = 40
 MMIO_ANSWER = 0x1122334455667788
 KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR = 8, 9, 17
-KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168
+KVM_EXIT_DIRTY_RING_FULL = 31
 MAX_MMIO_RECORDED = 16
 RECOVERY_TASK = "kvm-nx-lpage-re"
 INVALID_GPA = (1 << 64) - 1
@@ -88,6 +94,10 @@ class Player:
         self.snapshot = snapshot
         self.mode = MODES[setup.mode]
         parameters = Parameters()
+        parameters.tdp_enabled = setup.params.get("kvm_amd.npt", "N") in ("Y", "1")
+        parameters.tdp_mmu = setup.params.get("kvm.tdp_mmu", "Y") in ("Y", "1")
+        parameters.eager_page_split = setup.params.get("kvm.eager_page_split", "Y") in ("Y", "1")
+        parameters.tdp_level = 5 if setup.host_la57 else 4
         parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
         self.machine = Machine(
@@ -97,10 +107,13 @@ class Player:
             tlb=tlb,
             implementation=TCG,
         )
+        self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)
         self.kvm.tracer = log
         self.stubs = Stubs(self.mode.tramp_gva, is64=self.mode.is64)
+        self.l2_stubs = L2Stubs(L2_CODE)
+        self.vmcbs: list[Vmcb12] = []
         self.areas: dict[int, tuple[int, int, int]] = {}
         self.cpus: list[GuestCpu] = []
         self.mmio: list[dict[str, Any]] = []
@@ -122,14 +135,22 @@ class Player:
                 if action.options == "trampoline":
                     for offset, code in self.stubs.image.items():
                         self._write_bytes(action.gpa + offset, code)
+                elif action.options == "nested":
+                    for offset, code in self.l2_stubs.image.items():
+                        self._write_bytes(L2_CODE + offset, code)
             case statements.Pt():
                 self.machine.host_write(action.gpa, action.size, action.value)
             case statements.Poke():
                 self.machine.host_write(action.gpa, 8, action.value)
             case statements.Code():
                 self._write_bytes(action.gpa, b"\xcd\x20")
+            case statements.L2Code():
+                self._write_bytes(action.gpa, L2_CODE_END)
+            case statements.Vmcb():
+                self.vmcbs.append(Vmcb12(self.machine, action))
             case statements.Cap():
-                self._enable_cap(action.cap, action.arg)
+                with suppress(RegionError):
+                    kvm_vm_ioctl_enable_cap(self.kvm, action.cap, action.arg)
             case statements.Vcpu():
                 self._add_vcpu(action)
             case statements.Watch():
@@ -238,8 +259,14 @@ class Player:
                 | kinds.Invlpg()
                 | kinds.WriteCr()
                 | kinds.WriteMsr()
+                | kinds.L2Exit()
+                | kinds.SetNestedCr3()
+                | kinds.Invlpga()
             ):
                 return self._run(op)
+            case kinds.ChangeVmcb():
+                self.vmcbs[op.vcpu].change(op.ncr3, op.asid, op.tlb)
+                return {"outcome": "ok"}
             case kinds.GetDirty():
                 return self._get_dirty(op)
             case kinds.HostRead():
@@ -253,9 +280,45 @@ class Player:
 
     # -- the guest -------------------------------------------------------------------------------------------
 
+    def _l2_steps(self, op: kinds.Op) -> list[Step] | None:
+        """What L2 runs in this op; None if it is one of L1's."""
+        stubs = self.l2_stubs
+        match op:
+            case kinds.Nop(l2=True):
+                return stubs.routine("nop", 0, Insn(Op.NOP))
+            case kinds.SetNestedCr3():
+                self._in_l1(op)
+                self.vmcbs[op.vcpu].change(op.value, None, None)
+                return stubs.routine("nop", 0, Insn(Op.NOP))
+            case kinds.L2Exit():
+                return stubs.routine("exit", 0, Insn(Op.NOP))
+            case kinds.Exec(l2=True):
+                return stubs.jump(op.gva)
+            case kinds.Access(l2=True):
+                return stubs.routine(op.kind, op.size, _operands(op))
+        return None
+
+    def _in_l1(self, op: kinds.Op) -> None:
+        if self.cpus[op.vcpu].vcpu.guest_mode:
+            raise ScenarioError(f"line {op.line}: vCPU {op.vcpu} is in L2; put `l2exit` before `{op.text}`")
+
     def _steps(self, op: kinds.Op) -> list[Step]:
+        l2 = self._l2_steps(op)
+        vcpu = self.cpus[op.vcpu].vcpu
+        if l2 is not None and vcpu.guest_mode:
+            return l2
+        if l2 is not None:
+            vmcb = self.vmcbs[op.vcpu]
+            vmcb.start_at(l2[0].rip)
+            return [self.stubs.vmrun(vmcb.gpa), *l2]
+        self._in_l1(op)
+        return self._l1_steps(op)
+
+    def _l1_steps(self, op: kinds.Op) -> list[Step]:
         stubs = self.stubs
         match op:
+            case kinds.Invlpga():
+                return stubs.invlpga(op.address, op.asid)
             case kinds.Nop():
                 return stubs.routine("nop", 0, Insn(Op.NOP), user=op.user)
             case kinds.Exec():
@@ -267,15 +330,7 @@ class Player:
             case kinds.WriteMsr():
                 return stubs.routine("wrmsr", 0, Insn(Op.NOP, count=op.index, value=op.value), user=False)
             case kinds.Access():
-                operands = Insn(
-                    Op.NOP,
-                    address=op.gva,
-                    size=op.size,
-                    value=op.value,
-                    expected=op.expected,
-                    count=op.count,
-                )
-                return stubs.routine(op.kind, op.size, operands, user=op.user)
+                return stubs.routine(op.kind, op.size, _operands(op), user=op.user)
         raise NotImplementedError(type(op).__name__)
 
     def _run(self, op: kinds.Op) -> dict[str, Any]:
@@ -290,7 +345,9 @@ class Player:
         if cpu.vcpu.cpl == 3:
             self._stay_in_user_mode(steps)
         try:
-            outcome = self._run_steps(cpu, steps)
+            outcome = self._run_to_exit(cpu, op, steps)
+        except DirtyRingFull:
+            outcome = {"outcome": "exit", "reason": KVM_EXIT_DIRTY_RING_FULL}
         except KvmRunError as error:
             outcome = _errno_result(error.errno or 0)
         except NoShadowPages:
@@ -316,11 +373,22 @@ class Player:
             if step.insn.op is Op.IRET:
                 break
 
+    def _run_to_exit(self, cpu: GuestCpu, op: kinds.Op, steps: list[Step]) -> dict[str, Any]:
+        try:
+            return self._run_steps(cpu, steps)
+        except LeftL2:
+            delivered = cpu.execute(self.stubs.after_vmexit())
+            if delivered is not None:
+                return self._gate(cpu, delivered, [])
+            return {"outcome": "vmexit", **self.vmcbs[op.vcpu].exit()}
+
     def _run_steps(self, cpu: GuestCpu, steps: list[Step]) -> dict[str, Any]:
         for step in steps:
             delivered = cpu.execute(step)
             if delivered is not None:
                 return self._gate(cpu, delivered, steps)
+            if step.insn.op is Op.VMRUN and not cpu.vcpu.guest_mode:
+                raise LeftL2
         return {"outcome": "ok", **self._value(steps)}
 
     def _gate(self, cpu: GuestCpu, delivered: Delivered, steps: list[Step]) -> dict[str, Any]:
@@ -372,9 +440,9 @@ class Player:
                 slot.flags = slot.flags | op.flag if op.on else slot.flags & ~op.flag
                 machine.set_region(op.slot)
             case kinds.ClearDirty():
-                self._clear_dirty(op)
+                kvm_vm_ioctl_clear_dirty_log(self.kvm, op.slot, op.first, op.pages)
             case kinds.EnableCap():
-                self._enable_cap(op.cap, op.arg)
+                kvm_vm_ioctl_enable_cap(self.kvm, op.cap, op.arg)
             case kinds.SetMmuPages():
                 kvm_set_nr_mmu_pages(self.kvm, op.pages)
             case kinds.Madvise():
@@ -397,7 +465,9 @@ class Player:
             case kinds.HostSregs():
                 self._set_sregs(op)
             case kinds.Prefault():
-                self._prefault(op)
+                if not self.kvm.design.pre_fault_memory:
+                    raise RegionError(errno.EINVAL, "this kernel has no KVM_PRE_FAULT_MEMORY")
+                kvm_vcpu_pre_fault_memory(self.cpus[op.vcpu].vcpu, op.gpa, op.length)
             case kinds.Sleep():
                 self.worker.sleep(op.milliseconds)
                 self.log.attribute(RECOVERY_TASK)
@@ -405,12 +475,6 @@ class Player:
                 pass
             case _:
                 raise NotImplementedError(type(op).__name__)
-
-    def _enable_cap(self, cap: int, arg: int) -> None:
-        if cap != KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 or arg & ~3 or arg == 2:
-            raise RegionError(errno.EINVAL, f"capability {cap} with argument {arg}")
-        self.kvm.parameters.manual_dirty_log_protect = bool(arg & 1)
-        self.kvm.parameters.dirty_log_initially_set = bool(arg & 2)
 
     def _set_parameter(self, op: kinds.ModParam) -> None:
         if (op.module, op.name) == ("kvm", "nx_huge_pages"):
@@ -422,10 +486,18 @@ class Player:
                 raise RegionError(errno.EINVAL, f"{op.name}={op.value}")
         elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_ratio"):
             self.kvm.parameters.nx_huge_pages_recovery_ratio = _unsigned(op.value)
+            self._wake_recovery_worker()
         elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_period_ms"):
             self.kvm.parameters.nx_huge_pages_recovery_period_ms = _unsigned(op.value)
+            self._wake_recovery_worker()
         elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
             self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
+        elif (op.module, op.name) == ("kvm", "eager_page_split"):
+            self.kvm.parameters.eager_page_split = op.value in ("Y", "y", "1")
+
+    def _wake_recovery_worker(self) -> None:
+        self.worker.sleep(0)
+        self.log.attribute(RECOVERY_TASK)
 
     def _set_sregs(self, op: kinds.HostSregs) -> None:
         vcpu = self.cpus[op.vcpu].vcpu
@@ -441,38 +513,13 @@ class Player:
         if not set_sregs(vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode.is64):
             raise RegionError(errno.EINVAL, "registers do not go together")
 
-    def _prefault(self, op: kinds.Prefault) -> None:
-        if not self.kvm.design.pre_fault_memory:
-            raise RegionError(errno.EINVAL, "this kernel has no KVM_PRE_FAULT_MEMORY")
-        vcpu = self.cpus[op.vcpu].vcpu
-        if vcpu.mmu.root_hpa == INVALID_GPA:
-            kvm_mmu_load(vcpu)
-        raise RegionError(errno.EOPNOTSUPP, "pre-faulting needs two-dimensional paging")
-
-    def _logging_slot(self, id: int) -> MemSlot:
-        slot = id_to_memslot(self.kvm, id)
-        if slot is None or not slot.logs_dirty():
-            raise RegionError(errno.ENOENT, f"slot {id} does not log")
-        return slot
-
     def _get_dirty(self, op: kinds.GetDirty) -> dict[str, Any]:
         gpa = self.machine.slots[op.slot].gpa
         try:
-            pages = kvm_get_dirty_log(self.kvm, self._logging_slot(op.slot))
+            pages = kvm_vm_ioctl_get_dirty_log(self.kvm, op.slot)
         except RegionError as error:
             return {**_errno_result(error.errno or 0), "dirty": []}
         return {"outcome": "ok", "dirty": [f"{gpa + (page << 12):#x}" for page in pages]}
-
-    def _clear_dirty(self, op: kinds.ClearDirty) -> None:
-        if op.first % 64:
-            raise RegionError(errno.EINVAL, "first page is no multiple of 64")
-        slot = self._logging_slot(op.slot)
-        end = op.first + op.pages
-        if op.first > slot.npages or end > slot.npages:
-            raise RegionError(errno.EINVAL, "range outside the slot")
-        if op.pages % 64 and end != slot.npages:
-            raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
-        kvm_clear_dirty_log(self.kvm, slot, op.first, op.pages)
 
     def _host_read(self, op: kinds.HostRead) -> dict[str, Any]:
         try:
@@ -506,6 +553,10 @@ class Player:
                     changed.append([f"{number:#x}" for number in numbers])
             self.watched[page] = now
         return changed
+
+
+def _operands(op: kinds.Access) -> Insn:
+    return Insn(Op.NOP, address=op.gva, size=op.size, value=op.value, expected=op.expected, count=op.count)
 
 
 def _unsigned(text: str) -> int:

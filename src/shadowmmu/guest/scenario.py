@@ -17,7 +17,6 @@ from ..kvm.design import DEFAULT_KERNEL, kernel_text
 from .op_parser import (
     GPA_LIMIT,
     MAX_COUNT,
-    NESTED,
     U32,
     U64,
     Line,
@@ -34,6 +33,9 @@ from .ops import (
 )
 from .setup import (
     MODES,
+    NESTED_GPA,
+    NESTED_SIZE,
+    NESTED_SLOT,
     PAGE,
     TABLE_MASK,
     TRAMP_GPA,
@@ -42,9 +44,11 @@ from .setup import (
     Alloc,
     Cap,
     Code,
+    L2Code,
     Map,
     Mode,
     Nonleaf,
+    Ntramp,
     Poke,
     Pt,
     ScenarioError,
@@ -53,6 +57,7 @@ from .setup import (
     Statement,
     Tramp,
     Vcpu,
+    Vmcb,
     Watch,
     resolve,
 )
@@ -60,6 +65,7 @@ from .setup import (
 __all__ = ["RecordedRun", "Scenario"]
 
 _CR4_LA57 = 0x1000
+EFER_SVME = 0x1000
 
 _YES = {"1", "y", "Y", "on", "ON", "On"}
 _NO = {"0", "n", "N", "off", "OFF", "Off"}
@@ -106,7 +112,11 @@ class Scenario:
     """Module parameters as a recording's header names them: `kvm_amd.npt` = `N`, ..."""
     mode: str
     maxphyaddr: int
+    host_la57: bool
+    """The host has five-level page tables; a scenario's host has if its guest may."""
     vcpus: tuple[Vcpu, ...]
+    vmcbs: tuple[Vmcb, ...]
+    """What each vCPU says about its L2; empty if the guest is no hypervisor."""
     setup: tuple[SetupLine, ...]
     ops: tuple[Op, ...]
 
@@ -168,7 +178,7 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
 
     if text.mode != rebuilt.mode:
         differs(1, f"mode {text.mode}, recorded {rebuilt.mode}")
-    if text.vcpus != rebuilt.vcpus:
+    if (text.vcpus, text.vmcbs) != (rebuilt.vcpus, rebuilt.vmcbs):
         differs(1, "the vCPUs' registers at `start` are not the recorded ones")
     written = [action for action in resolve(text).actions if not isinstance(action, Watch)]
     if written != list(resolve(rebuilt).actions):
@@ -188,7 +198,7 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
         differs(ops[-1].line if ops else 1, f"the scenario ends before `{missing.text}`")
     return replace(
         text, name=rebuilt.name, title=rebuilt.title, kernel=rebuilt.kernel, params=rebuilt.params,
-        maxphyaddr=rebuilt.maxphyaddr, ops=tuple(ops),
+        maxphyaddr=rebuilt.maxphyaddr, host_la57=rebuilt.host_la57, ops=tuple(ops),
     )  # fmt: skip
 
 
@@ -206,6 +216,7 @@ class _Parser:
         self.setup: list[SetupLine] = []
         self.ops: list[Op] = []
         self.vcpus: tuple[Vcpu, ...] = ()
+        self.vmcbs: tuple[Vmcb, ...] = ()
         self._setup_words: dict[str, Callable[[Line, list[str]], Statement | None]] = {
             "mode": self._mode,
             "vcpus": self._vcpus,
@@ -220,6 +231,10 @@ class _Parser:
             "poke": self._poke,
             "code": self._code,
             "watch": self._watch,
+            "nested": self._nested,
+            "npt": self._npt,
+            "ntramp": self._ntramp,
+            "l2code": self._l2code,
             "nodump": self._nodump,
             "start": self._start,
         }
@@ -259,7 +274,9 @@ class _Parser:
             params={**self.params, "thp": "always [madvise] never"},
             mode=self.mode.name,
             maxphyaddr=self.physbits or _HOST_MAXPHYADDR,
+            host_la57=self.mode.name == "long5",
             vcpus=self.vcpus,
+            vmcbs=self.vmcbs,
             setup=tuple(self.setup),
             ops=tuple(self.ops),
         )
@@ -285,8 +302,6 @@ class _Parser:
 
     def _statement(self, line: Line, tokens: list[str]) -> None:
         line.word = word = tokens[0]
-        if word in NESTED:
-            line.fail("nested scenarios are not supported yet", "leave this scenario out")
         parse = self._setup_words.get(word)
         if parse is None:
             if word.startswith("@") or self.ops_parser.knows(word):
@@ -325,6 +340,39 @@ class _Parser:
             line.fail(f"slot {slot.id} overlaps the guest code at {TRAMP_GPA:#x}", "use other addresses")
         self.ops_parser.slots[slot.id] = slot.gpa, slot.size
         return slot
+
+    def _nested(self, line: Line, rest: list[str]) -> SlotSetup:
+        line.split(rest, least=0)
+        if self.params["kvm_amd.npt"] != "Y":
+            line.fail("a guest that is a hypervisor needs nested paging", "put `param kvm_amd npt=1` first")
+        if self.ops_parser.mode.name == "nopaging":
+            line.fail("a guest without paging cannot be a hypervisor", "use another `mode`")
+        if NESTED_SLOT in self.ops_parser.slots:
+            line.fail(f"slot {NESTED_SLOT} exists already", "leave 62 free, or write `nested` once")
+        self.ops_parser.allow_nested()
+        self.ops_parser.slots[NESTED_SLOT] = NESTED_GPA, NESTED_SIZE
+        return SlotSetup(NESTED_SLOT, NESTED_GPA, NESTED_SIZE, options="nested")
+
+    def _need_nested(self, line: Line) -> None:
+        if not self.ops_parser.nested:
+            line.fail(f"`{line.word}` needs a guest that is a hypervisor", "put `nested` before it")
+
+    def _npt(self, line: Line, rest: list[str]) -> Statement:
+        self._need_nested(line)
+        if not rest or rest[0] not in ("map", "pt"):
+            line.fail("`npt` is followed by map or pt", "write `npt map ...` or `npt pt ...`")
+        line.word = rest[0]
+        return self._map(line, rest[1:]) if rest[0] == "map" else self._pt(line, rest[1:])
+
+    def _ntramp(self, line: Line, rest: list[str]) -> Ntramp:
+        self._need_nested(line)
+        line.split(rest, least=1)
+        return Ntramp(self._gpa(line, 0, 1))
+
+    def _l2code(self, line: Line, rest: list[str]) -> L2Code:
+        self._need_nested(line)
+        line.split(rest, least=1)
+        return L2Code(self._gpa(line, 0, 3))
 
     def _cap(self, line: Line, rest: list[str]) -> Cap:
         line.split(rest, least=2)
@@ -393,15 +441,30 @@ class _Parser:
 
     def _start(self, line: Line, rest: list[str]) -> None:
         nvcpus, mode = self.ops_parser.nvcpus, self.ops_parser.mode
-        if any(token.startswith("ncr3") for token in rest):
-            line.fail("nested scenarios are not supported yet", "leave this scenario out")
+        nested = self.ops_parser.nested
         own = [f"cr3@{n}" for n in range(nvcpus)]
-        line.split(rest, least=0, keys=["cr0", "cr3", "cr4", "efer", *own])
+        ncr3 = ["ncr3", *(f"ncr3@{n}" for n in range(nvcpus))] if nested else []
+        line.split(rest, least=0, keys=["cr0", "cr3", "cr4", "efer", *own, *ncr3])
         cr3 = line.key("cr3", 0)
         cr4 = line.key("cr4", mode.cr4) | (_CR4_LA57 if mode.name == "long5" else 0)
         cr0, efer = line.key("cr0", mode.cr0), line.key("efer", mode.efer)
+        efer |= EFER_SVME if nested else 0
         self.vcpus = tuple(Vcpu(n, cr0, line.key(own[n], cr3), cr4, efer) for n in range(nvcpus))
+        if nested:
+            common = line.key("ncr3", 0)
+            self.vmcbs = tuple(
+                Vmcb(n, NESTED_GPA + PAGE * n, line.key(f"ncr3@{n}", common), 1 + n) for n in range(nvcpus)
+            )
         self.ops_parser.slots.setdefault(TRAMP_SLOT, (TRAMP_GPA, TRAMP_SIZE))
+
+
+def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the first state has a root role of five levels: the host's own tables have as many."""
+    try:
+        vcpus = rows[0]["delta"]["set"]["vcpus"].values()
+        return any(int(vcpu["root_role"], 16) & 15 == 5 for vcpu in vcpus)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return False
 
 
 class _RecordingParser:
@@ -412,6 +475,7 @@ class _RecordingParser:
         self.ops_parser = OpParser()
         self.setup: list[SetupLine] = []
         self.vcpus: list[Vcpu] = []
+        self.vmcbs: list[Vmcb] = []
         self.maxphyaddr = _HOST_MAXPHYADDR
 
     def fail(self, line: int, what: str, mend: str) -> NoReturn:
@@ -437,7 +501,9 @@ class _RecordingParser:
             params=header["params"],
             mode=self.ops_parser.mode.name,
             maxphyaddr=self.maxphyaddr,
+            host_la57=self.ops_parser.mode.name == "long5" or _has_five_levels(recording.rows),
             vcpus=tuple(self.vcpus),
+            vmcbs=tuple(self.vmcbs),
             setup=tuple(self.setup),
             ops=tuple(self._ops(recording.rows)),
         )
@@ -466,8 +532,12 @@ class _RecordingParser:
                 statement = Code(int(entry["gpa"], 16))
             case "cap":
                 statement = Cap(int(entry["cap"]), int(entry["arg"]))
-            case "vmcb" | "l2code":
-                self.fail(1, "nested scenarios are not supported yet", "leave this recording out")
+            case "l2code":
+                statement = L2Code(int(entry["gpa"], 16))
+            case "vmcb":
+                addresses = int(entry["gpa"], 16), int(entry["ncr3"], 16)
+                self.vmcbs.append(Vmcb(int(entry["vcpu"]), *addresses, int(entry["asid"])))
+                return
             case other:
                 self.fail(1, f"unknown setup entry `{other}`", "give a recording of this format")
         self.setup.append(SetupLine(1, "", statement))
@@ -475,11 +545,11 @@ class _RecordingParser:
     def _slot(self, entry: Mapping[str, Any]) -> SlotSetup:
         where = int(entry["gpa"], 16), int(entry["size"], 16)
         options = str(entry["opts"])
-        if options == "trampoline":
+        if options == "nested":
+            self.ops_parser.allow_nested()
+        if options in ("trampoline", "nested"):
             return SlotSetup(int(entry["id"]), *where, options=options)
         line = Line(self.path, 1, "", word="slot")
-        if options == "nested":
-            line.fail("nested scenarios are not supported yet", "leave this recording out")
         return self.ops_parser.slot_spec(line, [str(entry["id"]), *map(hex, where), *options.split()])
 
     def _ops(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Op]:

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 __all__ = [
     "KVM_MEM_LOG_DIRTY_PAGES",
     "KVM_MEM_READONLY",
+    "L2_CODE",
+    "L2_CODE_END",
     "MODES",
+    "NESTED_GPA",
+    "NESTED_SIZE",
+    "NESTED_SLOT",
     "PAGE",
     "PDPT_MASK",
     "TABLE_MASK",
@@ -26,9 +31,11 @@ __all__ = [
     "Alloc",
     "Cap",
     "Code",
+    "L2Code",
     "Map",
     "Mode",
     "Nonleaf",
+    "Ntramp",
     "Poke",
     "Pt",
     "ScenarioError",
@@ -39,6 +46,7 @@ __all__ = [
     "Statement",
     "Tramp",
     "Vcpu",
+    "Vmcb",
     "Watch",
     "resolve",
 ]
@@ -49,6 +57,14 @@ KVM_MEM_READONLY = 2
 TRAMP_SLOT = 63
 TRAMP_GPA = 0xF0000000
 TRAMP_SIZE = 0x8000
+NESTED_SLOT = 62
+NESTED_GPA = 0xF0100000
+NESTED_SIZE = 0x20000
+L2_CODE = NESTED_GPA + 0xD000
+"""L2's own code, at the same address in L2."""
+L2_CODE_END = b"\xe6\xe2\xf4"
+"""`out %al,$0xe2; hlt`"""
+_L2_TABLES = {2: NESTED_GPA + 0xE000, 1: NESTED_GPA + 0xF000}
 _TRAMP_TABLES = {1: 0x2000, 2: 0x3000, 3: 0x4000, 4: 0x5000}
 
 PAGE = 0x1000
@@ -212,8 +228,32 @@ class Nonleaf:
     flags: int
 
 
-SetupAction = SlotSetup | Pt | Poke | Code | Cap | Watch | Vcpu
-Statement = SlotSetup | Pt | Poke | Code | Cap | Watch | Map | Tramp | Alloc | Nonleaf
+@dataclass(frozen=True, slots=True)
+class L2Code:
+    """Store what ends an op of L2, a target for l2exec."""
+
+    gpa: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ntramp:
+    """`ntramp`: map L2's own code into the nested address space at `ncr3`."""
+
+    ncr3: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vmcb:
+    """What a vCPU, as L1, says about its L2."""
+
+    vcpu: int
+    gpa: int
+    ncr3: int
+    asid: int
+
+
+SetupAction = SlotSetup | Pt | Poke | Code | L2Code | Cap | Watch | Vcpu | Vmcb
+Statement = SlotSetup | Pt | Poke | Code | L2Code | Cap | Watch | Map | Tramp | Ntramp | Alloc | Nonleaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +276,8 @@ class Setup:
     maxphyaddr: int
     params: Mapping[str, str]
     """Module parameters, and `kernel`."""
+    host_la57: bool
+    """The host has five-level page tables."""
     actions: tuple[SetupAction, ...]
     """Slots, entries and capabilities as written; the vCPUs last."""
 
@@ -243,6 +285,11 @@ class Setup:
     def tramp_gva(self) -> int:
         """Where the guest code's own pages are mapped."""
         return MODES[self.mode].tramp_gva
+
+    @property
+    def nested(self) -> bool:
+        """The guest is a hypervisor with a guest of its own."""
+        return any(isinstance(action, Vmcb) for action in self.actions)
 
     @property
     def vcpus(self) -> tuple[Vcpu, ...]:
@@ -317,6 +364,28 @@ class _Builder:
         self.pt(leaves, TRAMP_GPA | 0x63)
         self.pt(leaves + mode.entry_size, TRAMP_GPA + PAGE | 0x67)
 
+    def ntramp(self, ncr3: int) -> None:
+        """The last two tables are in slot 62, those above level 3 where they are missing from `alloc`."""
+        mode, table = self.mode, ncr3
+        for level in range(mode.levels, 3, -1):
+            where = mode.index(L2_CODE, level) * mode.entry_size
+            entry = self.entry(table, where)
+            if not entry & 1:
+                entry = self.new_table() | self.nonleaf
+                self.pt((table & TABLE_MASK) + where, entry)
+            table = entry & TABLE_MASK
+        for level in range(min(mode.levels, 3), 1, -1):
+            self.pt(
+                (table & PDPT_MASK) + mode.index(L2_CODE, level) * mode.entry_size,
+                mode.nonleaf(_L2_TABLES[level - 1], level, 0x27),
+            )
+            table = _L2_TABLES[level - 1]
+        self.pt(table + mode.index(L2_CODE, 1) * mode.entry_size, L2_CODE | 0x67)
+
+    def entry(self, table: int, where: int) -> int:
+        held = self.page(table & TABLE_MASK)
+        return int.from_bytes(held[where : where + self.mode.entry_size], "little")
+
     def new_table(self) -> int:
         table = self.next_table
         if table is None:
@@ -333,8 +402,7 @@ class _Builder:
         mode, table = self.mode, cr3
         for upper in range(mode.levels, level, -1):
             where = mode.index(gva, upper) * mode.entry_size
-            held = self.page(table & TABLE_MASK)
-            entry = int.from_bytes(held[where : where + mode.entry_size], "little")
+            entry = self.entry(table, where)
             if not entry & 1:
                 entry = mode.nonleaf(self.new_table(), upper, self.nonleaf)
                 self.pt((table & PDPT_MASK) + where, entry)
@@ -354,6 +422,9 @@ class _Builder:
             case Code():
                 self.store(statement.gpa, b"\xcd\x20")
                 self.actions.append(statement)
+            case L2Code():
+                self.store(statement.gpa, L2_CODE_END)
+                self.actions.append(statement)
             case Watch():
                 self.page(statement.gpa)
                 self.actions.append(statement)
@@ -366,10 +437,22 @@ class _Builder:
                     self.map_one(statement.cr3, gva, gpa, statement.flags, statement.level)
             case Tramp():
                 self.tramp(statement.cr3)
+            case Ntramp():
+                self.ntramp(statement.ncr3)
             case Alloc():
                 self.next_table = statement.gpa
             case Nonleaf():
                 self.nonleaf = statement.flags
+
+
+def _vcpus_with_vmcbs(scenario: Scenario) -> list[Vcpu | Vmcb]:
+    vmcbs = {vmcb.vcpu: vmcb for vmcb in scenario.vmcbs}
+    found: list[Vcpu | Vmcb] = []
+    for vcpu in scenario.vcpus:
+        found.append(vcpu)
+        if vcpu.id in vmcbs:
+            found.append(vmcbs[vcpu.id])
+    return found
 
 
 def resolve(scenario: Scenario) -> Setup:
@@ -387,5 +470,6 @@ def resolve(scenario: Scenario) -> Setup:
         mode=scenario.mode,
         maxphyaddr=scenario.maxphyaddr,
         params={**scenario.params, "kernel": scenario.kernel},
-        actions=(*builder.actions, *scenario.vcpus),
+        host_la57=scenario.host_la57,
+        actions=(*builder.actions, *_vcpus_with_vmcbs(scenario)),
     )

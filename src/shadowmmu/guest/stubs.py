@@ -10,7 +10,7 @@ from ..x86.insn import Insn, Op
 
 S_CODE, U_PAGE = 0x400, 0x1000
 GDT, TSS, IDT, STACK_TOP, IRET_FRAME = 0x000, 0x080, 0x100, 0xF80, 0xFC0
-PORT_DONE, PORT_EXCEPTION = 0xE0, 0x40
+PORT_DONE, PORT_VMEXIT, PORT_L2_DONE, PORT_EXCEPTION = 0xE0, 0xE1, 0xE2, 0x40
 SOFT_INTERRUPT = 0x20
 
 _MOV_SI_AX32, _MOV_SI_AX64 = Insn(Op.NOP, b"\x89\xf0"), Insn(Op.NOP, b"\x48\x89\xf0")
@@ -49,16 +49,28 @@ _CONTROL: dict[tuple[str, int], tuple[Insn, ...]] = {
     ("wrmsr", 0): (Insn(Op.WRMSR, b"\x0f\x30"),),
     ("nop", 0): (Insn(Op.NOP, b"\x90"),),
 }
+_VMRUN = Insn(Op.VMRUN, b"\x0f\x01\xd8")
+_INVLPGA = Insn(Op.INVLPGA, b"\x0f\x01\xdf")
+_OUT_VMEXIT = Insn(Op.OUT, b"\xe6\xe1", value=PORT_VMEXIT)
+_OUT_L2_DONE = Insn(Op.OUT, b"\xe6\xe2", value=PORT_L2_DONE)
+_L2_CONTROL: dict[tuple[str, int], tuple[Insn, ...]] = {
+    ("nop", 0): (Insn(Op.NOP, b"\x90"),),
+    ("exit", 0): (Insn(Op.VMMCALL, b"\x0f\x01\xd9"),),
+}
 _USER_NOP: dict[tuple[str, int], tuple[Insn, ...]] = {("nop", 0): ()}
 
 
 @dataclass(slots=True)
 class Step:
-    """One instruction of a routine: where it is, at which CPL it runs."""
+    """One instruction of a routine: where it is, at which CPL it runs.
+
+    `jump`: the scenario chose the address, so that other code may be there than `insn`.
+    """
 
     rip: int
     user: bool
     insn: Insn
+    jump: bool = False
 
 
 class Stubs:
@@ -79,6 +91,10 @@ class Stubs:
         for vector in range(33):
             port = PORT_DONE if vector == SOFT_INTERRUPT else PORT_EXCEPTION + vector
             self._put(self._gates + 4 * vector, bytes([0xE6, port, 0xF4, 0x90]))
+        self._vmrun = self._gates + 4 * 33
+        self._put(self._vmrun, _VMRUN.code + _OUT_VMEXIT.code + HLT)
+        self._invlpga = self._vmrun + len(_VMRUN.code + _OUT_VMEXIT.code + HLT)
+        self._put(self._invlpga, _INVLPGA.code + _OUT_DONE.code + HLT)
 
     def _put(self, offset: int, code: bytes) -> None:
         self.image[offset] = code
@@ -112,9 +128,23 @@ class Stubs:
             rip += len(insn.code)
         return steps
 
+    def vmrun(self, vmcb: int) -> Step:
+        """L1 starts its guest."""
+        return Step(self.tramp_gva + self._vmrun, False, replace(_VMRUN, value=vmcb))
+
+    def after_vmexit(self) -> Step:
+        """What L1 does behind its VMRUN."""
+        return Step(self.tramp_gva + self._vmrun + len(_VMRUN.code), False, _OUT_VMEXIT)
+
+    def invlpga(self, address: int, asid: int) -> list[Step]:
+        """L1 flushes an address of an ASID."""
+        first = self.tramp_gva + self._invlpga
+        insn = replace(_INVLPGA, value=address, count=asid)
+        return [Step(first, False, insn), Step(first + len(insn.code), False, _OUT_DONE)]
+
     def jump(self, gva: int, *, user: bool) -> list[Step]:
         """Go to gva, where the scenario put an `int $0x20`."""
-        return [*(self._to_user() if user else []), Step(gva, user, _INT)]
+        return [*(self._to_user() if user else []), Step(gva, user, _INT, jump=True)]
 
     def _to_user(self) -> list[Step]:
         return [Step(self.tramp_gva + self._iret, False, self._iret_insn)]
@@ -142,3 +172,33 @@ class Stubs:
 
     def stack_top(self) -> int:
         return self.tramp_gva + STACK_TOP
+
+
+class L2Stubs:
+    """The routines of L2, 32-bit code without paging, in one page at `base`."""
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.image: dict[int, bytes] = {}
+        self._placed: dict[tuple[str, int], tuple[int, tuple[Insn, ...]]] = {}
+        offset = 0
+        for key, body in (_ACCESSES | _ACCESSES_32 | _L2_CONTROL).items():
+            self._placed[key] = (offset, (*body, _OUT_L2_DONE))
+            code = b"".join(insn.code for insn in (*body, _OUT_L2_DONE)) + HLT
+            self.image[offset] = code
+            offset += len(code)
+
+    def routine(self, name: str, size: int, operands: Insn) -> list[Step]:
+        """The instructions of a routine with these operands. Raises KeyError if there is none."""
+        offset, body = self._placed[name, size]
+        steps = []
+        for insn in body:
+            own = insn.op in (Op.NOP, Op.OUT, Op.VMMCALL)
+            insn_with = insn if own else replace(operands, op=insn.op, code=insn.code)
+            steps.append(Step(self.base + offset, False, insn_with))
+            offset += len(insn.code)
+        return steps
+
+    def jump(self, address: int) -> list[Step]:
+        """Go to `address`, where the scenario put what ends an op."""
+        return [Step(address, False, _OUT_L2_DONE, jump=True)]

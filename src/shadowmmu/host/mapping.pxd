@@ -15,6 +15,8 @@ cdef class Mapping:
     cdef public list vmas
     cdef readonly list notifiers
     cdef dict moved
+    cdef readonly set zero_regions
+    cdef object huge_zero_pfn
     cpdef u64 untouched_page(self, u64 index) except? 1
     cpdef u64 page(self, u64 index) except? 1
     cpdef u64 fast_page(self, u64 index, u64 write) except? 1

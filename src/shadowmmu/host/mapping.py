@@ -11,6 +11,7 @@ page that is taken away, in the order Linux 6.12 does (mm/memory.c, mm/huge_memo
 """
 
 import errno
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -23,7 +24,7 @@ PAGES_2M, PAGES_1G = 512, 512 * 512
 SIZE_2M = 2 << 20
 KNOWN, PRESENT, WRITABLE, ZERO = 1, 2, 4, 8
 PROT_NONE, PROT_READ, PROT_RW = 0, 1, 3
-PROT_MASK, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_HUGETLB = 3, 4, 8, 16
+PROT_MASK, VM_HUGEPAGE, VM_NOHUGEPAGE, VM_PRIVATE, VM_HUGETLB = 3, 4, 8, 16, 32
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 4, 14, 15, 25
 FAULT_AROUND_PAGES = 16
 
@@ -65,6 +66,7 @@ class Mapping:
         *,
         populated: bool,
         notifiers: list[Notifier],
+        huge_zero_pfn: Callable[[], int],
     ) -> None:
         self.arena = arena
         self.hva = hva
@@ -82,6 +84,8 @@ class Mapping:
             for region in range(self.regions):
                 self.huge[region] = self.region_fits(region)
         self.notifiers = notifiers
+        self.huge_zero_pfn = huge_zero_pfn
+        self.zero_regions: set[int] = set()
         self.moved: dict[int, int] = {}
         advice = VM_HUGEPAGE if kind is Kind.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
         self.vmas = [(0, npages, PROT_RW | advice)]
@@ -119,6 +123,10 @@ class Mapping:
         """PROT_NONE, PROT_READ or PROT_RW of the VMA that holds page `index`."""
         return self.vma_flags(index) & PROT_MASK
 
+    def is_shared(self, index: int) -> bool:
+        """Whether page `index` is shared memory; it is not once something else has been mapped over it."""
+        return self.kind is Kind.MEMFD and not self.vma_flags(index) & VM_PRIVATE
+
     def fast_page(self, index: u64, write: u64) -> u64:
         """The page without faulting it in, or 0 (get_user_pages_fast_only; write: FOLL_WRITE)."""
         word: u64 = self.page(index)
@@ -154,6 +162,10 @@ class Mapping:
 
     def index_of(self, pfn: int) -> int | None:
         """Number of the page that frame pfn backs now, or None."""
+        for region in sorted(self.zero_regions):
+            first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
+            if 0 <= pfn - self.huge_zero_pfn() < PAGES_2M:
+                return first + pfn - self.huge_zero_pfn()
         index = self.moved.get(pfn, pfn - self.base_pfn)
         if 0 <= index < self.npages and self.page(index) >> PAGE_SHIFT == pfn:
             return index
@@ -189,6 +201,10 @@ class Mapping:
         word = self.page(index)
         if word & PRESENT and (word & WRITABLE or not write):
             return word
+        region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
+        if word & PRESENT and region in self.zero_regions:
+            self.split_region(region)
+            word = self.page(index)
         if not word & PRESENT:
             self._populate(index, write=write != 0)
         elif word & ZERO:
@@ -198,15 +214,26 @@ class Mapping:
                 notifier.change_pte(span[0], self.page(index) >> PAGE_SHIFT, writable=True)
             self.invalidate_end(span)
         else:
-            self._make_writable(index)
+            for i in self._hugetlb_pages(index):
+                self.install(i, self.page(i) >> PAGE_SHIFT, WRITABLE)
         return self.page(index)
 
-    def _make_writable(self, index: int) -> None:
-        low, high = index, index + 1
-        if self.uniform_level and self.is_hugetlb(index):
-            _, low, high = self._hugetlb_page(index)
-        for i in range(low, high):
-            self.install(i, self.page(i) >> PAGE_SHIFT, WRITABLE)
+    def _hugetlb_pages(self, index: int) -> range:
+        """The small pages of the hugetlb page that holds page `index`; elsewhere that page alone."""
+        if not self.uniform_level or not self.is_hugetlb(index):
+            return range(index, index + 1)
+        pages = PAGES_2M if self.uniform_level == 2 else PAGES_1G
+        first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
+        return range(max(first, 0), min(first + pages, self.npages))
+
+    def _populate_hugetlb(self, index: int, *, write: bool) -> None:
+        """A private hugetlb page that is read first is mapped read-only."""
+        pages = self._hugetlb_pages(index)
+        base = self.base_pfn + pages.start
+        if any(self.pages[i] for i in pages):
+            base = self.arena.reserve(len(pages), len(pages), 0)
+        for i in pages:
+            self.install(i, base + i - pages.start, WRITABLE if write else 0)
 
     def _populate(self, index: int, *, write: bool) -> None:
         self.has_tables = True
@@ -215,12 +242,15 @@ class Mapping:
             return
         region = ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
         advised = self.vma_flags(index) & VM_HUGEPAGE
-        if advised and self.kind is not Kind.MEMFD and self._may_map_huge(region) and write:
+        if advised and self.kind is not Kind.MEMFD and self._may_map_huge(region):
             first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
-            self._map_huge(region, first)
+            if write:
+                self._map_huge(region, first)
+            else:
+                self._map_huge_zero(region, first)
             return
         self.split[region] = 1
-        if self.kind is Kind.MEMFD:
+        if self.is_shared(index):
             if not write:
                 self._fault_around(index)
             if not self.page(index):
@@ -229,22 +259,6 @@ class Mapping:
             self.install(index, self.new_frame(index), WRITABLE)
         else:
             self.install(index, 0, ZERO)
-
-    def _hugetlb_page(self, index: int) -> tuple[int, int, int]:
-        """(first page, first and last of it in the mapping) of the huge page that holds page `index`."""
-        pages = PAGES_2M if self.uniform_level == 2 else PAGES_1G
-        first = index - ((self.hva >> PAGE_SHIFT) + index) % pages
-        return first, max(first, 0), min(first + pages, self.npages)
-
-    def _populate_hugetlb(self, index: int, *, write: bool) -> None:
-        """Map a whole page of hugetlbfs; for a read without the right to write, as private memory is."""
-        first, low, high = self._hugetlb_page(index)
-        base = self.base_pfn + first
-        if any(self.pages[i] for i in range(low, high)):
-            pages = PAGES_2M if self.uniform_level == 2 else PAGES_1G
-            base = self.arena.reserve(pages, pages, 0)
-        for i in range(low, high):
-            self.install(i, base + i - first, WRITABLE if write else 0)
 
     def _fault_around(self, index: int) -> None:
         """Map what the page cache has of the aligned 64 KiB around a page that is read (do_fault_around)."""
@@ -273,6 +287,27 @@ class Mapping:
         self.huge[region] = 1
         self.split[region] = 0
 
+    def _map_huge_zero(self, region: int, first: int) -> None:
+        """Map the host's one huge page of zeros."""
+        base = self.huge_zero_pfn()
+        for i in range(PAGES_2M):
+            self.install(first + i, base + i, 0)
+        self.huge[region] = 1
+        self.zero_regions.add(region)
+
+    def split_region(self, region: int) -> None:
+        """Map the huge page of a region by small ones, with the notifiers told; zeros by the zero page."""
+        first = (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
+        span = self.invalidate_start(first, first + PAGES_2M)
+        if not self.uniform_level and self.huge[region]:
+            self.huge[region] = 0
+            self.split[region] = 1
+            if region in self.zero_regions:
+                self.zero_regions.remove(region)
+                for i in range(first, first + PAGES_2M):
+                    self.install(i, 0, ZERO)
+        self.invalidate_end(span)
+
 
 class AddressSpace:
     """The mappings of the hypervisor's process and who watches them.
@@ -286,6 +321,7 @@ class AddressSpace:
         self.notifiers: list[Notifier] = []
         self.next_hva = 0x7F00_0000_0000
         self.hugetlb_unmap_notifies_again = False
+        self._huge_zero = 0
 
     def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
         """New memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
@@ -295,9 +331,23 @@ class AddressSpace:
         if hva <= 0:
             raise MemoryError(f"no {size >> 30} GiB left in the host's address space of 128 TiB")
         self.next_hva = hva - (1 << 30)
-        mapping = Mapping(self.arena, hva, npages, kind, populated=populated, notifiers=self.notifiers)
+        mapping = Mapping(
+            self.arena,
+            hva,
+            npages,
+            kind,
+            populated=populated,
+            notifiers=self.notifiers,
+            huge_zero_pfn=self._huge_zero_pfn,
+        )
         self.mappings.append(mapping)
         return mapping
+
+    def _huge_zero_pfn(self) -> int:
+        """The first of the 512 frames of zeros that all memory with huge pages shares until it is written."""
+        if not self._huge_zero:
+            self._huge_zero = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
+        return self._huge_zero
 
     def find(self, hva: int) -> tuple[Mapping, int]:
         """The mapping that holds hva and the page number in it. Raises HostError(EFAULT)."""
@@ -326,14 +376,7 @@ class AddressSpace:
         start = (((mapping.first_2m + region) << 21) - mapping.hva) >> PAGE_SHIFT
         if mapping.uniform_level or edge == start or not mapping.huge[region]:
             return
-        self._split_region(mapping, region, start)
-
-    def _split_region(self, mapping: Mapping, region: int, start: int) -> None:
-        span = mapping.invalidate_start(start, start + PAGES_2M)
-        if not mapping.uniform_level and mapping.huge[region]:
-            mapping.huge[region] = 0
-            mapping.split[region] = 1
-        mapping.invalidate_end(span)
+        mapping.split_region(region)
 
     def _pieces(self, mapping: Mapping, first: int, last: int) -> list[tuple[int, int, int]]:
         """(first, last, flags) of the parts of [first, last) in each VMA."""
@@ -352,6 +395,8 @@ class AddressSpace:
             if at % pages:
                 raise HostError(errno.EINVAL, f"address {hva:#x} is inside a huge page")
             last = first + (last - first) // pages * pages
+            if first == last:
+                return
         for start, end, _ in self._pieces(mapping, first, last):
             self._zap(mapping, start, end)
 
@@ -375,7 +420,8 @@ class AddressSpace:
         if not mapping.uniform_level:
             region = ((mapping.hva + (index << PAGE_SHIFT)) >> 21) - mapping.first_2m
             mapping.huge[region] = 0
-        if mapping.kind is Kind.MEMFD:
+            mapping.zero_regions.discard(region)
+        if mapping.is_shared(index):
             mapping.unmap_shared(index)
         else:
             mapping.clear(index)
@@ -440,7 +486,7 @@ class AddressSpace:
         for i in range(first, last):
             word = mapping.page(i)
             if word & PRESENT:
-                writable = prot == PROT_RW and not word & ZERO
+                writable = prot == PROT_RW and not word & ZERO and not mapping.uniform_level
                 mapping.install(i, word >> PAGE_SHIFT, WRITABLE if writable else word & ZERO)
         mapping.invalidate_end(span)
 
@@ -484,7 +530,7 @@ class AddressSpace:
         region = (mapping.hva + (edge << PAGE_SHIFT)) >> 21
         low = ((region << 21) - mapping.hva) >> PAGE_SHIFT
         if edge != low and start <= low and low + PAGES_2M <= end:
-            self._split_region(mapping, region - mapping.first_2m, low)
+            mapping.split_region(region - mapping.first_2m)
 
     def remap(self, hva: int, size: int) -> None:
         """Fresh anonymous memory in place of the range (mmap with MAP_FIXED)."""
@@ -498,8 +544,9 @@ class AddressSpace:
         for i in range(first, last):
             self._drop(mapping, i)
         mapping.invalidate_end(span)
+        private = VM_PRIVATE if mapping.kind is Kind.MEMFD else 0
         for start, end, _ in self._pieces(mapping, first, last):
-            self._change_vma(mapping, start, end, PROT_RW)
+            self._change_vma(mapping, start, end, PROT_RW | private)
 
     def touch(self, hva: int, *, write: bool) -> int:
         """The host accesses a byte; the hpa of the page. Raises HostError(EFAULT) if it is not allowed to."""

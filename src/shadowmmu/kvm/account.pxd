@@ -2,9 +2,9 @@ from ..x86.bits cimport MASK64, i64, u64
 from .bits cimport ROLE_LEVEL
 from .flush cimport kvm_flush_remote_tlbs
 from .memslots cimport MemSlot
-from .rmap cimport kvm_mmu_slot_gfn_write_protect
 from .shadow_page cimport ShadowPage
 from .vm cimport Kvm
+from .write_protect cimport kvm_mmu_slot_gfn_write_protect
 
 cpdef void account_shadowed(Kvm kvm, ShadowPage sp) except *
 cpdef void unaccount_shadowed(Kvm kvm, ShadowPage sp) except *

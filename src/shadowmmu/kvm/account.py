@@ -9,9 +9,9 @@ from ..x86.bits import MASK64
 from .bits import ROLE_LEVEL
 from .flush import kvm_flush_remote_tlbs
 from .memslots import MemSlot
-from .rmap import kvm_mmu_slot_gfn_write_protect
 from .shadow_page import ShadowPage
 from .vm import Kvm
+from .write_protect import kvm_mmu_slot_gfn_write_protect
 
 
 def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:

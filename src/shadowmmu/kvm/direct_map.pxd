@@ -2,8 +2,9 @@ from ..x86.bits cimport ACC_ALL, u32, u64
 from .bits cimport RET_PF_SPURIOUS
 from .fault cimport PageFault
 from .fetch cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep, trace_spte_requested
-from .huge_page cimport (account_nx_huge_page, disallowed_hugepage_adjust, gfn_round_for_level,
+from .huge_page cimport (disallowed_hugepage_adjust, gfn_round_for_level,
                          kvm_mmu_hugepage_adjust)
+from .nx_huge_page cimport account_nx_huge_page
 from .page_cache cimport is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch cimport direct_pte_prefetch
 from .set_spte cimport mmu_set_spte

@@ -7,11 +7,11 @@ from .bits import RET_PF_SPURIOUS
 from .fault import PageFault
 from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep, trace_spte_requested
 from .huge_page import (
-    account_nx_huge_page,
     disallowed_hugepage_adjust,
     gfn_round_for_level,
     kvm_mmu_hugepage_adjust,
 )
+from .nx_huge_page import account_nx_huge_page
 from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import direct_pte_prefetch
 from .set_spte import mmu_set_spte
@@ -40,7 +40,8 @@ def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
         sp = kvm_mmu_get_child_sp(vcpu, parent, sptep, base_gfn, 1, ACC_ALL)
         if not is_linked(kvm, sptep, sp):
             link_shadow_page(kvm, sptep, sp)
-            if fault.huge_page_disallowed and kvm.design.nx_marks_without_paging:
+            marks: bool = fault.is_tdp or kvm.design.nx_marks_without_paging
+            if fault.huge_page_disallowed and marks:
                 account_nx_huge_page(kvm, sp, fault.req_level >= level)
         parent = sp
         level -= 1

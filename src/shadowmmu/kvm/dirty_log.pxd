@@ -1,23 +1,31 @@
 cimport cython
-from ..x86.bits cimport u32, u64
+from ..x86.bits cimport D, u32, u64
 from .bits cimport ROLE_DIRECT, ROLE_LEVEL
 from .flush cimport kvm_flush_remote_tlbs
 from .huge_page cimport kvm_mmu_max_mapping_level
 from .memslots cimport MemSlot
 from .rmap cimport RmapIterator, drop_spte, rmap_write_protect
 from .shadow_page cimport ShadowPage
+from .split_huge_page cimport kvm_mmu_try_split_huge_pages
+from .spte cimport mmu_spte_update
+from .tdp.collapse cimport kvm_tdp_mmu_zap_collapsible_sptes
+from .tdp.dirty_log cimport (kvm_tdp_mmu_clear_dirty_pt_masked, kvm_tdp_mmu_clear_dirty_slot,
+                             kvm_tdp_mmu_wrprot_slot)
 from .vm cimport Kvm
+from .write_protect cimport kvm_mmu_slot_gfn_write_protect
 
 @cython.locals(heads=u64[::1])
-cpdef void kvm_mmu_slot_remove_write_access(Kvm kvm, MemSlot slot) except *
+cpdef void kvm_mmu_slot_remove_write_access(Kvm kvm, MemSlot slot, u32 start_level) except *
+@cython.locals(heads=u64[::1])
+cpdef void kvm_mmu_slot_leaf_clear_dirty(Kvm kvm, MemSlot slot) except *
+cdef void _rmap_clear_dirty(Kvm kvm, u64 head) except *
 cpdef void kvm_mmu_slot_enable_log(Kvm kvm, MemSlot slot) except *
 @cython.locals(heads=u64[::1])
 cpdef void kvm_mmu_zap_collapsible_sptes(Kvm kvm, MemSlot slot) except *
 @cython.locals(heads=u64[::1])
 cdef bint _zap_collapsible(Kvm kvm, MemSlot slot, u32 level, u64 index) except -1
 cpdef void kvm_arch_mmu_enable_log_dirty_pt_masked(Kvm kvm, MemSlot slot, u64 first, u64 mask) except *
-cdef void _protect_huge(Kvm kvm, MemSlot slot, u64 gfn) except *
 @cython.locals(words=u64[::1])
 cpdef list kvm_get_dirty_log(Kvm kvm, MemSlot slot)
-@cython.locals(words=u64[::1])
-cpdef void kvm_clear_dirty_log(Kvm kvm, MemSlot slot, u64 first, u64 count) except *
+@cython.locals(words=u64[::1], wanted=u64[::1])
+cpdef void kvm_clear_dirty_log(Kvm kvm, MemSlot slot, u64 first, memoryview bitmap) except *

@@ -1,51 +1,106 @@
-"""Dirty logging on shadow tables: switching it on and off, reading and clearing the log (6.12.111).
+"""Dirty logging on the MMU's side: switching it on and off, protecting logged pages again (mmu.c, 6.12.111).
 
-Without PML every page is write-protected; the write fault that follows marks it dirty. MMU-writable stays
-set, so that whoever protects the page for another reason knows that a flush is due.
+The next write to a page must be seen. Without PML its SPTEs lose W and the write faults; MMU-writable stays
+set, so that whoever protects the page for another reason knows that a flush is due. With PML (VMX only) they
+lose Dirty, and the processor reports whose Dirty it sets. The shadow MMU finds SPTEs by the slot's rmaps, the
+TDP MMU in its trees; both are done, the shadow MMU first.
 """
 
 from cython import uint as u32, ulonglong as u64
 
+from ..x86.bits import D
 from .bits import ROLE_DIRECT, ROLE_LEVEL
 from .flush import kvm_flush_remote_tlbs
 from .huge_page import kvm_mmu_max_mapping_level
 from .memslots import MemSlot
 from .rmap import RmapIterator, drop_spte, rmap_write_protect
 from .shadow_page import ShadowPage
+from .split_huge_page import kvm_mmu_try_split_huge_pages
+from .spte import mmu_spte_update
+from .tdp.collapse import kvm_tdp_mmu_zap_collapsible_sptes
+from .tdp.dirty_log import (
+    kvm_tdp_mmu_clear_dirty_pt_masked,
+    kvm_tdp_mmu_clear_dirty_slot,
+    kvm_tdp_mmu_wrprot_slot,
+)
 from .vm import Kvm
+from .write_protect import kvm_mmu_slot_gfn_write_protect
+
+PML_ENTRIES = 512
 
 
-def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot) -> None:
-    """Take W from every SPTE of the slot, at all levels. The caller flushes."""
-    level: u32
-    index: u64
-    for level in range(1, 4):
-        heads: memoryview = slot.rmap_heads(level)
+def cpu_dirty_log_size(*, vmx: bool, ept: bool, ept_ad_bits: bool, pml: bool) -> int:
+    """Entries of the processor's own log of dirty pages, 0 if pages must be write-protected to be logged.
+
+    SVM has none; VMX has page-modification logging if nested page tables with Accessed and Dirty bits are
+    used and both the processor and the administrator (`pml`) agree.
+    """
+    return PML_ENTRIES if vmx and ept and ept_ad_bits and pml else 0
+
+
+def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) -> None:
+    """Take W from every SPTE of the slot, from start_level up. The caller flushes."""
+    if kvm.have_rmaps():
+        level: u32
+        index: u64
+        for level in range(start_level, 4):
+            heads: memoryview = slot.rmap_heads(level)
+            for index in range(len(heads)):
+                if heads[index]:
+                    rmap_write_protect(kvm, heads[index], 0)
+    if kvm.tdp_mmu_enabled():
+        kvm_tdp_mmu_wrprot_slot(kvm, slot, start_level)
+
+
+def kvm_mmu_slot_leaf_clear_dirty(kvm: Kvm, slot: MemSlot) -> None:
+    """Take Dirty from every SPTE of the slot that is a 4 KiB one or the TDP MMU's. The caller flushes."""
+    if kvm.have_rmaps():
+        index: u64
+        heads: memoryview = slot.rmap_heads(1)
         for index in range(len(heads)):
             if heads[index]:
-                rmap_write_protect(kvm, heads[index], 0)
+                _rmap_clear_dirty(kvm, heads[index])
+    if kvm.tdp_mmu_enabled():
+        kvm_tdp_mmu_clear_dirty_slot(kvm, slot)
+
+
+def _rmap_clear_dirty(kvm: Kvm, head: u64) -> None:
+    it: RmapIterator = RmapIterator(kvm)
+    sptep: u64 = it.first(head)
+    while sptep:
+        mmu_spte_update(kvm, sptep, kvm.words[sptep >> 3] & ~D)
+        sptep = it.next()
 
 
 def kvm_mmu_slot_enable_log(kvm: Kvm, slot: MemSlot) -> None:
     """Logging was switched on. With initially-all-set nothing needs protection yet."""
     if kvm.parameters.dirty_log_initially_set:
         return
-    kvm_mmu_slot_remove_write_access(kvm, slot)
+    if kvm.parameters.eager_page_split:
+        kvm_mmu_try_split_huge_pages(kvm, slot, slot.base_gfn, slot.base_gfn + slot.npages, 1, 1)
+    if kvm.parameters.cpu_dirty_log_size:
+        kvm_mmu_slot_leaf_clear_dirty(kvm, slot)
+        kvm_mmu_slot_remove_write_access(kvm, slot, 2)
+    else:
+        kvm_mmu_slot_remove_write_access(kvm, slot, 1)
     kvm_flush_remote_tlbs(kvm)
 
 
 def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
     """Logging was switched off: drop small SPTEs of direct pages where a larger one is possible now."""
-    flush: u32 = 0
-    level: u32
-    index: u64
-    for level in range(1, 3):
-        heads: memoryview = slot.rmap_heads(level)
-        for index in range(len(heads)):
-            if heads[index]:
-                flush |= _zap_collapsible(kvm, slot, level, index)
-    if flush:
-        kvm_flush_remote_tlbs(kvm)
+    if kvm.have_rmaps():
+        flush: u32 = 0
+        level: u32
+        index: u64
+        for level in range(1, 3):
+            heads: memoryview = slot.rmap_heads(level)
+            for index in range(len(heads)):
+                if heads[index]:
+                    flush |= _zap_collapsible(kvm, slot, level, index)
+        if flush:
+            kvm_flush_remote_tlbs(kvm)
+    if kvm.tdp_mmu_enabled():
+        kvm_tdp_mmu_zap_collapsible_sptes(kvm, slot)
 
 
 def _zap_collapsible(kvm: Kvm, slot: MemSlot, level: u32, index: u64) -> bool:
@@ -69,9 +124,10 @@ def _zap_collapsible(kvm: Kvm, slot: MemSlot, level: u32, index: u64) -> bool:
 
 
 def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64, mask: u64) -> None:
-    """Protect the pages first + i of the slot for every bit i of the mask, so that their next write is seen.
+    """Make the next write to pages first + i of the slot be seen, for every bit i of the mask.
 
-    With initially-all-set, huge SPTEs over the first and the last page are protected as for page tables.
+    With initially-all-set, huge SPTEs over them are split first, if that is wanted, and those over the first
+    and the last page are protected as for page tables. Other huge SPTEs stay as they are.
     """
     if mask == 0:
         return
@@ -82,25 +138,30 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
     high: u64 = 63
     while not mask & (one << high):
         high -= 1
+    gfn: u64 = slot.base_gfn + first
     if kvm.parameters.dirty_log_initially_set:
-        start: u64 = slot.base_gfn + first + low
-        end: u64 = slot.base_gfn + first + high
-        _protect_huge(kvm, slot, start)
-        if (start + 511) >> 9 != (end + 511) >> 9:
-            _protect_huge(kvm, slot, end)
+        if kvm.parameters.eager_page_split:
+            kvm_mmu_try_split_huge_pages(kvm, slot, gfn + low, gfn + high + 1, 1, 0)
+        kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + low, 2)
+        if (gfn + low + 511) >> 9 != (gfn + high + 511) >> 9:
+            kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + high, 2)
+    wrprot: u32 = kvm.parameters.cpu_dirty_log_size == 0
+    if kvm.tdp_mmu_enabled():
+        kvm_tdp_mmu_clear_dirty_pt_masked(kvm, gfn, mask, wrprot)
+    if not kvm.have_rmaps():
+        return
     i: u64
     for i in range(low, high + 1):
         if mask & (one << i):
-            rmap_write_protect(kvm, slot.rmap_head(slot.base_gfn + first + i, 1), 0)
-
-
-def _protect_huge(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
-    rmap_write_protect(kvm, slot.rmap_head(gfn, 2), 1)
-    rmap_write_protect(kvm, slot.rmap_head(gfn, 3), 1)
+            head: u64 = slot.rmap_head(gfn + i, 1)
+            if wrprot:
+                rmap_write_protect(kvm, head, 0)
+            else:
+                _rmap_clear_dirty(kvm, head)
 
 
 def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
-    """KVM_GET_DIRTY_LOG: numbers of the dirty pages. Without manual protection they are protected again."""
+    """Numbers of the dirty pages in the bitmap. Without manual protection they are protected again."""
     words: memoryview = slot.log_words()
     pages: list[int] = []
     flush: u32 = 0
@@ -123,16 +184,22 @@ def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
     return pages
 
 
-def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, count: u64) -> None:
-    """KVM_CLEAR_DIRTY_LOG of all pages [first, first + count); first is a multiple of 64."""
+def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, bitmap: memoryview) -> None:
+    """Clear the bits that `bitmap` and the log have in common, and protect their pages again.
+
+    `bitmap`: 64-bit words, from page `first` (a multiple of 64) on.
+    """
     words: memoryview = slot.log_words()
+    wanted: memoryview = bitmap
     flush: u32 = 0
     i: u64
-    for i in range(first >> 6, (first + count + 63) >> 6):
-        mask: u64 = words[i]
+    for i in range(len(wanted)):
+        mask: u64 = wanted[i]
+        if mask:
+            mask &= words[(first >> 6) + i]
         if mask:
             flush = 1
-            words[i] = 0
-            kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, i * 64, mask)
+            words[(first >> 6) + i] &= ~mask
+            kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, first + i * 64, mask)
     if flush:
         kvm_flush_remote_tlbs(kvm)

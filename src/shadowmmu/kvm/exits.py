@@ -1,4 +1,4 @@
-"""VM exits of an AMD processor without nested paging and decode assists (svm.c, 6.12.111)."""
+"""VM exits of an AMD processor without decode assists (svm.c, 6.12.111)."""
 
 import errno
 
@@ -6,8 +6,11 @@ from ..x86.bits import CR0_CD, CR0_MP, CR0_NW, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR
 from ..x86.insn import Insn, Op
 from .bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from .emulate import Emulator
+from .invlpg import kvm_mmu_invlpg
 from .msr import is_intercepted, set_msr
+from .nested import SVM_EXIT_NPF, nested_svm_vmexit, nested_svm_vmrun
 from .page_fault import kvm_mmu_page_fault
+from .regs import kvm_vcpu_reset
 from .run import TripleFault
 from .unprotect import kvm_mmu_unprotect_page_virt
 from .vcpu import QueuedException, Vcpu
@@ -18,6 +21,7 @@ SVM_EXIT_CR0_SEL_WRITE = 0x65
 SVM_EXIT_INVLPG = 0x79
 SVM_EXIT_IOIO = 0x7B
 SVM_EXIT_MSR = 0x7C
+SVM_EXIT_SHUTDOWN, SVM_EXIT_INVLPGA, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL = 0x7F, 0x7A, 0x80, 0x81
 SVM_EXIT_ERR = 0xFFFFFFFF
 DF_VECTOR = 8
 CONTRIBUTORY = (0, 10, 11, 12, 13)
@@ -31,9 +35,16 @@ class EntryFailed(Exception):
     """The processor refuses the guest's registers: KVM_RUN ends with KVM_EXIT_FAIL_ENTRY."""
 
 
-def _trace_exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
-    if vcpu.kvm.tracing:
-        vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2)
+def _exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
+    """The guest left hardware; under nested paging with the CR3 that it has."""
+    if vcpu.kvm.parameters.tdp_enabled:
+        vcpu.cr3 = vcpu.cpu.root
+    vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, info2
+    if not vcpu.kvm.tracing:
+        return
+    vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2)
+    if vcpu.guest_mode:
+        vcpu.kvm.tracer.kvm_nested_vmexit(vcpu.id, reason, vcpu.rip, info1, info2)
 
 
 def merge_exceptions(first: QueuedException, second: QueuedException) -> QueuedException:
@@ -50,19 +61,21 @@ def merge_exceptions(first: QueuedException, second: QueuedException) -> QueuedE
 def check_entry(vcpu: Vcpu) -> None:
     """VMRUN's check of the guest's registers. Raises EntryFailed (VMEXIT_INVALID)."""
     if vcpu.efer & vcpu.efer_missing:
-        _trace_exit(vcpu, SVM_EXIT_ERR, 0, 0)
+        _exit(vcpu, SVM_EXIT_ERR, 0, 0)
         raise EntryFailed
 
 
-def page_fault_exit(vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int) -> bool:
-    """An intercepted #PF; whether the instruction was completed by emulation.
+def page_fault_exit(
+    vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int, *, nested: bool = False
+) -> bool:
+    """An intercepted #PF, or a nested page fault; whether the instruction was completed by emulation.
 
     Raises KvmRunError, TripleFault or EmulationError when KVM_RUN ends.
     """
-    _trace_exit(vcpu, SVM_EXIT_EXCP_PF, error_code, address)
+    _exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
-    if vcpu.kvm.design.reinjection_unprotects_first and vcpu.needs_reinjection():
+    if not nested and vcpu.kvm.design.reinjection_unprotects_first and vcpu.needs_reinjection():
         kvm_mmu_unprotect_page_virt(vcpu, address)
     before = vcpu.exception
     result = kvm_mmu_page_fault(vcpu, address, error_code)
@@ -81,14 +94,15 @@ def page_fault_exit(vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, er
 
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
     """OUT of one byte by an instruction of `length` bytes: user space takes over."""
-    _trace_exit(vcpu, SVM_EXIT_IOIO, port << 16 | 0x10, vcpu.rip + length)
+    _exit(vcpu, SVM_EXIT_IOIO, port << 16 | 0x10, vcpu.rip + length)
 
 
 def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
     """Why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more than
     TS and MP; None if it does not exit.
     """
-    if (vcpu.cr0 | CR0_PG | CR0_WP) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
+    forced = 0 if vcpu.kvm.parameters.tdp_enabled else CR0_PG | CR0_WP
+    if (vcpu.cr0 | forced) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
         return SVM_EXIT_WRITE_CR0
     if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP) & 0xFFFFFFFF:
         return SVM_EXIT_CR0_SEL_WRITE
@@ -96,10 +110,12 @@ def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """An instruction that always exits: INVLPG and MOV to CR3 or CR4 are emulated, WRMSR is handled.
+    """An instruction that exits: INVLPG and MOV to control registers are emulated, others are handled.
 
-    Whether it is completed; if not, an exception is pending.
+    Whether it is completed; if not, an exception is pending, or the vCPU is L1 now.
     """
+    if insn.op in _NESTED_INSTRUCTIONS:
+        return _NESTED_INSTRUCTIONS[insn.op](vcpu, emulator, insn)
     reason = {
         Op.INVLPG: SVM_EXIT_INVLPG,
         Op.MOV_CR0: cr0_exit_reason(vcpu, insn.value) or 0,
@@ -107,12 +123,53 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
         Op.MOV_CR4: SVM_EXIT_WRITE_CR4,
     }
     if insn.op in reason:
-        _trace_exit(vcpu, reason[insn.op], 0, 0)
+        _exit(vcpu, reason[insn.op], 0, 0)
         return emulator.emulate(insn)
     if not is_intercepted(insn.count):
         return True
-    _trace_exit(vcpu, SVM_EXIT_MSR, 1, 0)
+    _exit(vcpu, SVM_EXIT_MSR, 1, 0)
     return _write_msr(vcpu, emulator, insn)
+
+
+def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    _exit(vcpu, SVM_EXIT_VMRUN, 0, 0)
+    emulator.skip(insn)
+    vcpu.rip += len(insn.code)
+    nested_svm_vmrun(vcpu, insn.value)
+    return vcpu.exception is None
+
+
+def _vmmcall(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    """VMMCALL of L2, which L1 intercepts."""
+    _exit(vcpu, SVM_EXIT_VMMCALL, 0, 0)
+    nested_svm_vmexit(vcpu)
+    return False
+
+
+def _invlpga(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    """INVLPGA of L1: as INVLPG, whatever the ASID."""
+    _exit(vcpu, SVM_EXIT_INVLPGA, 0, 0)
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_invlpga(vcpu.rip, insn.count, insn.value)
+    kvm_mmu_invlpg(vcpu, insn.value)
+    emulator.skip(insn)
+    return True
+
+
+_NESTED_INSTRUCTIONS = {Op.VMRUN: _vmrun, Op.VMMCALL: _vmmcall, Op.INVLPGA: _invlpga}
+
+
+def shutdown_exit(vcpu: Vcpu) -> None:
+    """The guest cannot take an exception: L2's is L1's affair; else KVM_RUN ends and the vCPU is reset.
+
+    Raises TripleFault unless it was L2.
+    """
+    _exit(vcpu, SVM_EXIT_SHUTDOWN, 0, 0)
+    if vcpu.guest_mode:
+        nested_svm_vmexit(vcpu)
+        return
+    kvm_vcpu_reset(vcpu)
+    raise TripleFault
 
 
 def _write_msr(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:

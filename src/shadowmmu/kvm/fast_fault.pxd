@@ -1,8 +1,10 @@
 from ..x86.bits cimport ADDR, W, u32, u64
+from .atomic cimport cmpxchg64
 from .bits cimport (MEM_LOG_DIRTY_PAGES, RET_PF_FIXED, RET_PF_INVALID, RET_PF_SPURIOUS, SPTE_MMU_PRESENT,
                     SPTE_MMU_WRITABLE)
 from .fault cimport PageFault
 from .fetch cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from .mark_dirty cimport mark_page_dirty_in_slot
 from .memslots cimport MemSlot
 from .spte cimport is_executable, is_last_spte
 from .vcpu cimport Vcpu
@@ -11,4 +13,3 @@ from .vm cimport Kvm
 cpdef u64 last_sptep_lockless(Vcpu vcpu, u64 addr) except? 1
 cpdef bint is_access_allowed(PageFault fault, u64 spte) except -1
 cpdef u32 fast_page_fault(Vcpu vcpu, PageFault fault) except? 77
-cdef bint _fix_spte(Kvm kvm, u64 sptep, u64 old, u64 new) except -1

@@ -6,6 +6,7 @@ Direct MMUs only: the gfn behind an indirect SPTE is not stable (fast_page_fault
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, W
+from .atomic import cmpxchg64
 from .bits import (
     MEM_LOG_DIRTY_PAGES,
     RET_PF_FIXED,
@@ -16,6 +17,7 @@ from .bits import (
 )
 from .fault import PageFault
 from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .spte import is_executable, is_last_spte
 from .vcpu import Vcpu
@@ -68,8 +70,8 @@ def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
             break
         if not spte & SPTE_MMU_WRITABLE or (level > 1 and slot.flags & MEM_LOG_DIRTY_PAGES):
             break
-        if _fix_spte(kvm, sptep, spte, spte | W):
-            slot.mark_page_dirty(fault.gfn)
+        if cmpxchg64(kvm, sptep, spte, spte | W) == spte:
+            mark_page_dirty_in_slot(kvm, slot, fault.gfn)
             result = RET_PF_FIXED
             break
     if kvm.tracing:
@@ -86,11 +88,3 @@ def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     if result != RET_PF_INVALID:
         vcpu.stat.pf_fast += 1
     return result
-
-
-def _fix_spte(kvm: Kvm, sptep: u64, old: u64, new: u64) -> bool:
-    """Compare-and-exchange: False if somebody else changed the SPTE first."""
-    if kvm.words[sptep >> 3] != old:
-        return False
-    kvm.words[sptep >> 3] = new
-    return True

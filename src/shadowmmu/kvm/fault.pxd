@@ -17,7 +17,7 @@ cdef class GuestWalker:
 cdef class PageFault:
     cdef public u64 addr, error_code, gfn, pfn, mmu_seq
     cdef public bint exec, write, present, rsvd, user, nx_huge_page_workaround_enabled
-    cdef public bint huge_page_disallowed, write_fault_to_shadow_pgtable, map_writable
+    cdef public bint huge_page_disallowed, is_tdp, write_fault_to_shadow_pgtable, map_writable, prefetch
     cdef public u32 max_level, req_level, goal_level
     cdef public MemSlot slot
 

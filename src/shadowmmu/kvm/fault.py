@@ -37,8 +37,10 @@ class PageFault:
         self.user = False
         self.nx_huge_page_workaround_enabled = False
         self.huge_page_disallowed = False
+        self.is_tdp = False
         self.write_fault_to_shadow_pgtable = False
         self.map_writable = False
+        self.prefetch = False
         self.max_level = 0
         self.req_level = 0
         self.goal_level = 0

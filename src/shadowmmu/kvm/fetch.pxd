@@ -4,9 +4,10 @@ from .bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FRE
 from .fault cimport GuestWalker, PageFault
 from .flush cimport kvm_flush_remote_tlbs
 from .guest_walk cimport gpte_changed
-from .huge_page cimport (account_nx_huge_page, disallowed_hugepage_adjust, gfn_round_for_level,
+from .huge_page cimport (disallowed_hugepage_adjust, gfn_round_for_level,
                          kvm_mmu_hugepage_adjust, pages_per_hpage)
 from .mmu cimport KvmMmu
+from .nx_huge_page cimport account_nx_huge_page
 from .page_cache cimport is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch cimport pte_prefetch
 from .set_spte cimport mmu_set_spte

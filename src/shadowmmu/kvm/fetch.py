@@ -19,13 +19,13 @@ from .fault import GuestWalker, PageFault
 from .flush import kvm_flush_remote_tlbs
 from .guest_walk import gpte_changed
 from .huge_page import (
-    account_nx_huge_page,
     disallowed_hugepage_adjust,
     gfn_round_for_level,
     kvm_mmu_hugepage_adjust,
     pages_per_hpage,
 )
 from .mmu import KvmMmu
+from .nx_huge_page import account_nx_huge_page
 from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import pte_prefetch
 from .set_spte import mmu_set_spte
@@ -42,7 +42,7 @@ def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
     With a three-level shadow that is one of the four directories in pae_root.
     """
     mmu: KvmMmu = vcpu.mmu
-    if not mmu.root_is_pae():
+    if not mmu.root_is_special():
         return mmu.root_hpa
     entry: u64 = vcpu.kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
     return entry & ADDR if entry & P else 0
@@ -50,7 +50,7 @@ def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
 
 def shadow_walk_level(vcpu: Vcpu) -> u32:
     """Level of the table at shadow_walk_root."""
-    return PT32_ROOT_LEVEL if vcpu.mmu.root_is_pae() else vcpu.mmu.shadow_level()
+    return PT32_ROOT_LEVEL if vcpu.mmu.root_is_special() else vcpu.mmu.shadow_level()
 
 
 def shadow_walk_sptep(table: u64, addr: u64, level: u32) -> u64:

@@ -1,5 +1,6 @@
 from ..x86.bits cimport ADDR, u64
 from .bits cimport INVALID_PAGE, MEM_READONLY
+from .mark_dirty cimport mark_page_dirty_in_slot
 from .memslots cimport MemSlot
 from .vm cimport Kvm
 

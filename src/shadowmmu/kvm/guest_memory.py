@@ -7,6 +7,7 @@ from cython import ulonglong as u64
 
 from ..x86.bits import ADDR
 from .bits import INVALID_PAGE, MEM_READONLY
+from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .vm import Kvm
 
@@ -79,5 +80,5 @@ def write_guest(kvm: Kvm, gpa: u64, size: u64, value: u64) -> bool:
     if page == INVALID_PAGE:
         return False
     kvm.arena.store(page | (gpa & 0xFFF), size, value)
-    slot.mark_page_dirty(gpa >> 12)
+    mark_page_dirty_in_slot(kvm, slot, gpa >> 12)
     return True

@@ -35,8 +35,10 @@ from .bits import (
 )
 from .fault import GuestWalker
 from .guest_memory import read_page_atomic, table_page, write_page
+from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .mmu import KvmMmu
+from .pdptrs import refresh_pdptrs
 from .vcpu import Vcpu
 from .vm import Kvm
 
@@ -51,13 +53,13 @@ def is_rsvd_bits_set(mmu: KvmMmu, gpte: u64, level: u32) -> bool:
     return gpte & mmu.rsvd_bits[(5 if gpte & PS else 0) + level - 1] != 0
 
 
-def is_last_gpte(vcpu: Vcpu, four_byte: u32, level: u32, gpte: u64) -> bool:
+def is_last_gpte(mmu: KvmMmu, four_byte: u32, level: u32, gpte: u64) -> bool:
     """Whether a gpte maps a page: PS counts above level 1, with 4-byte gptes only under CR4.PSE."""
     if level == 1:
         return True
     if not gpte & PS:
         return False
-    return not four_byte or vcpu.mmu.cpu_ext & EXT_CR4_PSE != 0
+    return not four_byte or mmu.cpu_ext & EXT_CR4_PSE != 0
 
 
 def permission_fault(vcpu: Vcpu, mmu: KvmMmu, pte_access: u32, access: u64) -> bool:
@@ -68,6 +70,18 @@ def permission_fault(vcpu: Vcpu, mmu: KvmMmu, pte_access: u32, access: u64) -> b
     return (mmu.permissions[index] >> pte_access) & 1 != 0
 
 
+def get_pdptr(vcpu: Vcpu, mmu: KvmMmu, index: u64) -> u64:
+    """PDPTE `index` of a PAE guest, as last loaded; of L1's nested tables as it is in memory now."""
+    if mmu is not vcpu.guest_mmu:
+        if vcpu.kvm.parameters.tdp_enabled:
+            refresh_pdptrs(vcpu, mmu)
+        return mmu.pdptrs[index]
+    page: u64 = table_page(vcpu.kvm, (vcpu.nested_cr3 & ADDR) >> 12)
+    if page == INVALID_PAGE:
+        return 0
+    return vcpu.kvm.words[((page | (vcpu.nested_cr3 & 0xFE0)) >> 3) + index]
+
+
 def _entry(kvm: Kvm, hpa: u64, four_byte: u32) -> u64:
     word: u64 = kvm.words[hpa >> 3]
     if four_byte:
@@ -75,17 +89,16 @@ def _entry(kvm: Kvm, hpa: u64, four_byte: u32) -> u64:
     return word
 
 
-def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
+def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) -> u32:
     kvm: Kvm = vcpu.kvm
-    mmu: KvmMmu = vcpu.mmu
     four_byte: u32 = mmu.cpu_role & ROLE_4BYTE_GPTE
     bits: u32 = 10 if four_byte else 9
     size: u64 = 4 if four_byte else 8
     level: u32 = mmu.cpu_role & ROLE_LEVEL
-    pte: u64 = vcpu.cr3
+    pte: u64 = vcpu.guest_pgd(mmu)
     w.error_code = 0
     if level == PT32E_ROOT_LEVEL:
-        pte = mmu.pdptrs[(addr >> 30) & 3]
+        pte = get_pdptr(vcpu, mmu, (addr >> 30) & 3)
         if kvm.tracing:
             kvm.tracer.kvm_mmu_paging_element(pte, level)
         if not pte & P:
@@ -120,7 +133,7 @@ def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
             return WALK_FAULT
         w.ptes[level - 1] = pte
         w.pt_access[level - 1] = gpte_access(inherited ^ nx)
-        if is_last_gpte(vcpu, four_byte, level, pte):
+        if is_last_gpte(mmu, four_byte, level, pte):
             break
         level -= 1
     w.pte_access = gpte_access(combined ^ nx)
@@ -140,16 +153,16 @@ def _walk_once(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> u32:
         accessed_dirty &= pte >> 1
     if accessed_dirty:
         return WALK_MAPPED
-    return update_accessed_dirty_bits(vcpu, w, access)
+    return update_accessed_dirty_bits(vcpu, mmu, w, access)
 
 
-def update_accessed_dirty_bits(vcpu: Vcpu, w: GuestWalker, access: u64) -> u32:
+def update_accessed_dirty_bits(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, access: u64) -> u32:
     """Set Accessed on the way, for a write Dirty in the last gpte, by compare-and-exchange in guest memory.
 
     WALK_MAPPED, WALK_FAULT if a gpte cannot be written, or WALK_AGAIN if one changed meanwhile.
     """
     kvm: Kvm = vcpu.kvm
-    four_byte: u32 = vcpu.mmu.cpu_role & ROLE_4BYTE_GPTE
+    four_byte: u32 = mmu.cpu_role & ROLE_4BYTE_GPTE
     level: u32 = w.max_level
     while level >= w.level:
         old: u64 = w.ptes[level - 1]
@@ -186,14 +199,15 @@ def _exchange_gpte(kvm: Kvm, w: GuestWalker, level: u32, four_byte: u32, old: u6
         kvm.arena.store(hpa, 4, new)
     else:
         kvm.words[hpa >> 3] = new
-    slot.mark_page_dirty(gfn)
+    mark_page_dirty_in_slot(kvm, slot, gfn)
     w.ptes[level - 1] = new
     w.pte_hpa[level - 1] = hpa
     return WALK_MAPPED
 
 
-def walk_addr(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> bool:
-    """Walk the guest's tables for addr with the error-code bits `access` (W, U, F); whether it is mapped.
+def walk_addr(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) -> bool:
+    """Walk the guest's tables of `mmu` for addr with the error-code bits `access` (W, U, F); whether it is
+    mapped.
 
     If it is not, w.error_code is the error code of the guest's page fault. Sets Accessed and Dirty.
     """
@@ -202,11 +216,11 @@ def walk_addr(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> bool:
         kvm.tracer.kvm_mmu_pagetable_walk(addr, access & 0xFFFFFFFF)
     result: u32 = WALK_AGAIN
     while result == WALK_AGAIN:
-        result = _walk_once(vcpu, w, addr, access)
+        result = _walk_once(vcpu, mmu, w, addr, access)
     if result == WALK_MAPPED:
         return True
     w.error_code |= access & (PFERR_W | PFERR_U)
-    if access & PFERR_F and (vcpu.mmu.cpu_role & ROLE_EFER_NX or vcpu.mmu.cpu_ext & EXT_CR4_SMEP):
+    if access & PFERR_F and (mmu.cpu_role & ROLE_EFER_NX or mmu.cpu_ext & EXT_CR4_SMEP):
         w.error_code |= PFERR_F
     if kvm.tracing:
         kvm.tracer.kvm_mmu_walker_error(w.error_code)
@@ -214,10 +228,17 @@ def walk_addr(vcpu: Vcpu, w: GuestWalker, addr: u64, access: u64) -> bool:
 
 
 def gva_to_gpa(vcpu: Vcpu, gva: u64, access: u64) -> u64:
-    """Translate for the emulator; INVALID_PAGE if it faults (error code in vcpu.walker.error_code)."""
-    if not vcpu.mmu.cpu_role & ROLE_LEVEL:
+    """Translate for the emulator; INVALID_PAGE if it faults (error code in vcpu.walker.error_code).
+
+    An address of L2, which has no paging of its own, is one of L1's nested tables (translate_nested_gpa).
+    """
+    mmu: KvmMmu = vcpu.walk_mmu
+    if vcpu.mmu_is_nested():
+        mmu = vcpu.guest_mmu
+        access |= PFERR_U
+    if not mmu.cpu_role & ROLE_LEVEL:
         return gva
-    if not walk_addr(vcpu, vcpu.walker, gva, access):
+    if not walk_addr(vcpu, mmu, vcpu.walker, gva, access):
         return INVALID_PAGE
     return (vcpu.walker.gfn << 12) | (gva & 0xFFF)
 

@@ -55,14 +55,3 @@ def disallowed_hugepage_adjust(kvm: Kvm, fault: PageFault, spte: u64, level: u32
     if child.nx_huge_page_disallowed or kvm.design.nx_marks_only_possible_huge_pages:
         fault.pfn |= fault.gfn & (pages_per_hpage(level) - pages_per_hpage(level - 1))
         fault.goal_level -= 1
-
-
-def account_nx_huge_page(kvm: Kvm, sp: ShadowPage, possible: u32) -> None:
-    """`sp` exists because an executable page forbids a huge one; `possible`: else there could be one."""
-    if not possible and kvm.design.nx_marks_only_possible_huge_pages:
-        return
-    sp.nx_huge_page_disallowed = True
-    if possible and not sp.tracked_nx_huge_page:
-        sp.tracked_nx_huge_page = True
-        kvm.stat.nx_lpage_splits += 1
-        kvm.possible_nx_huge_pages.append(sp)

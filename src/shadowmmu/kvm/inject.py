@@ -3,17 +3,23 @@
 from cython import ulonglong as u64
 
 from ..x86.bits import PF_VECTOR, PFERR_P, PFERR_RSVD
-from .invlpg import invalidate_addr_in_current_root
+from .invlpg import kvm_mmu_invalidate_addr
+from .nested import nested_svm_inject_npf_exit
 from .vcpu import QueuedException, Vcpu
 
 
 def kvm_inject_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> None:
-    """Queue the #PF that a guest walk ended in.
+    """Queue the #PF that a guest walk ended in; of L2's memory it is an exit to L1.
 
     A permission fault means that the guest's tables may have changed under a cached translation: what is
     cached for the address is dropped and its SPTE synced first.
     """
+    nested = vcpu.mmu_is_nested()
     if error_code & PFERR_P and not error_code & PFERR_RSVD:
-        invalidate_addr_in_current_root(vcpu, addr)
+        mmu = vcpu.guest_mmu if nested else vcpu.walk_mmu
+        kvm_mmu_invalidate_addr(vcpu, mmu, addr, prev_roots=False)
+    if nested:
+        nested_svm_inject_npf_exit(vcpu, addr, error_code)
+        return
     vcpu.stat.pf_guest += 1
     vcpu.exception = QueuedException(PF_VECTOR, error_code, addr)

@@ -6,6 +6,7 @@ zaps it and maps the gpte anew (invlpg_zap).
 
 from .bits import INVALID_PAGE, NUM_PREV_ROOTS
 from .invlpg_zap import zap_on_invlpg
+from .mmu import KvmMmu
 from .sync import sync_on_invlpg
 from .vcpu import Vcpu
 
@@ -14,37 +15,37 @@ HOST_VIRTUAL_BITS = 48
 
 def is_noncanonical(vcpu: Vcpu, addr: int) -> bool:
     """Whether no linear address of the guest looks like that."""
-    bits = HOST_VIRTUAL_BITS if vcpu.mmu.guest_level() < 5 else 57
+    bits = HOST_VIRTUAL_BITS if vcpu.walk_mmu.guest_level() < 5 else 57
     top = addr >> (bits - 1)
     return top not in (0, (1 << (65 - bits)) - 1)
 
 
-def invalidate_addr_in_root(vcpu: Vcpu, addr: int, root_hpa: int) -> None:
-    """Bring the SPTE for addr below one root up to date; nothing for a direct MMU."""
-    if vcpu.mmu.direct():
-        return
+def _invalidate_addr_in_root(vcpu: Vcpu, mmu: KvmMmu, addr: int, root_hpa: int) -> None:
     if vcpu.kvm.design.invlpg_zaps:
-        zap_on_invlpg(vcpu, addr, root_hpa)
+        zap_on_invlpg(vcpu, mmu, addr, root_hpa)
     else:
-        sync_on_invlpg(vcpu, addr, root_hpa)
+        sync_on_invlpg(vcpu, mmu, addr, root_hpa)
 
 
-def invalidate_addr_in_current_root(vcpu: Vcpu, addr: int) -> None:
-    """Flush one address and bring its SPTE up to date, for the current root only."""
-    vcpu.cpu.flush_gva(addr)
-    invalidate_addr_in_root(vcpu, addr, vcpu.mmu.root_hpa)
+def kvm_mmu_invalidate_addr(vcpu: Vcpu, mmu: KvmMmu, addr: int, *, prev_roots: bool) -> None:
+    """Flush one address and bring its SPTE up to date, for the current and perhaps all previous roots.
 
-
-def kvm_mmu_invalidate_addr(vcpu: Vcpu, addr: int) -> None:
-    """The same for the current and all previous roots (6.12.111; kvm_mmu_invalidate_gva, 6.1.176)."""
-    invalidate_addr_in_current_root(vcpu, addr)
-    for i in range(NUM_PREV_ROOTS):
-        root_hpa = vcpu.mmu.prev_root(i)[1]
-        if root_hpa != INVALID_PAGE:
-            invalidate_addr_in_root(vcpu, addr, root_hpa)
+    An address of L2's memory is none that the processor has translations for. 6.12.111, and
+    kvm_mmu_invalidate_gva of 6.1.176.
+    """
+    if mmu is not vcpu.guest_mmu:
+        vcpu.cpu.flush_gva(addr)
+    if mmu.direct():
+        return
+    _invalidate_addr_in_root(vcpu, mmu, addr, mmu.root_hpa)
+    if prev_roots:
+        for i in range(NUM_PREV_ROOTS):
+            root_hpa = mmu.prev_root(i)[1]
+            if root_hpa != INVALID_PAGE:
+                _invalidate_addr_in_root(vcpu, mmu, addr, root_hpa)
 
 
 def kvm_mmu_invlpg(vcpu: Vcpu, addr: int) -> None:
     """The instruction itself, which counts."""
-    kvm_mmu_invalidate_addr(vcpu, addr)
+    kvm_mmu_invalidate_addr(vcpu, vcpu.walk_mmu, addr, prev_roots=True)
     vcpu.stat.invlpg += 1

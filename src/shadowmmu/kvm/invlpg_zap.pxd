@@ -12,5 +12,5 @@ from .vcpu cimport Vcpu
 from .vm cimport Kvm
 from .zap cimport mmu_page_zap_pte
 
-cpdef void zap_on_invlpg(Vcpu vcpu, u64 addr, u64 root_hpa) except *
+cpdef void zap_on_invlpg(Vcpu vcpu, KvmMmu mmu, u64 addr, u64 root_hpa) except *
 cdef void _map_anew(Vcpu vcpu, ShadowPage sp, u64 sptep) except *

@@ -20,13 +20,12 @@ from .vm import Kvm
 from .zap import mmu_page_zap_pte
 
 
-def zap_on_invlpg(vcpu: Vcpu, addr: u64, root_hpa: u64) -> None:
+def zap_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
     """Zap the leaf SPTE for addr below a root if its page is unsync, and map what the gpte says now.
 
     The way down ends at the first page without unsync children. A page that logs is mapped too.
     """
     kvm: Kvm = vcpu.kvm
-    mmu: KvmMmu = vcpu.mmu
     vcpu_clear_mmio_info(vcpu, addr)
     vcpu.shadow_page_cache.top_up(5)
     vcpu.translation_cache.top_up(5)
@@ -34,7 +33,7 @@ def zap_on_invlpg(vcpu: Vcpu, addr: u64, root_hpa: u64) -> None:
         return
     level: u32 = mmu.shadow_level()
     table: u64 = root_hpa
-    if root_hpa == mmu.pae_root:
+    if root_hpa == mmu.special_root():
         entry: u64 = kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
         if not entry & P:
             return
@@ -59,7 +58,7 @@ def _map_anew(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
     """Zap a leaf SPTE of an unsync page and prefetch its gpte, if that can be read."""
     kvm: Kvm = vcpu.kvm
     present: u64 = kvm.words[sptep >> 3] & SPTE_MMU_PRESENT
-    mmu_page_zap_pte(kvm, sp, sptep)
+    mmu_page_zap_pte(kvm, sp, sptep, None)
     if present:
         kvm_flush_remote_tlbs(kvm)
     gpa: u64 = level1_gpte_gpa(sp, spte_index(sptep))

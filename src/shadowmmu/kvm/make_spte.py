@@ -7,12 +7,15 @@ from .bits import (
     MAKE_CAN_UNSYNC,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
+    ROLE_ACCESS,
+    ROLE_ACCESS_SHIFT,
     ROLE_LEVEL,
     SPTE_HOST_WRITABLE,
     SPTE_MMU_PRESENT,
     SPTE_MMU_WRITABLE,
 )
 from .fault import LeafSpte
+from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .shadow_page import ShadowPage
 from .spte import is_last_spte
@@ -64,5 +67,19 @@ def make_spte(
     if flags & MAKE_PREFETCH:
         spte &= ~A
     if spte & W:
-        slot.mark_page_dirty(gfn)
+        mark_page_dirty_in_slot(kvm, slot, gfn)
     leaf.spte = spte
+
+
+def make_huge_page_split_spte(kvm: Kvm, huge: u64, role: u32, index: u64) -> u64:
+    """SPTE `index` of the table of `role` that replaces a huge SPTE: the same bits, a part of its pages.
+
+    A 4 KiB page becomes executable where the mitigation forbade that to the huge one only.
+    """
+    level: u32 = role & ROLE_LEVEL
+    child: u64 = huge | index << (12 + 9 * (level - 1))
+    if level == 1:
+        child &= ~PS
+        if role & ROLE_ACCESS & (ACC_X << ROLE_ACCESS_SHIFT) and kvm.parameters.nx_huge_pages:
+            child &= ~NX
+    return child

@@ -53,13 +53,19 @@ def _check_overlap(kvm: Kvm, id: int, base_gfn: int, npages: int) -> None:
             raise RegionError(errno.EEXIST, f"slot {id} would overlap slot {slot.id}")
 
 
+def _set_logging(kvm: Kvm, slot: MemSlot, *, on: bool) -> None:
+    parameters = kvm.parameters
+    bitmap, initially_set = not parameters.dirty_ring_size, parameters.dirty_log_initially_set
+    slot.set_logging(on=on, bitmap=bitmap, initially_set=initially_set)
+
+
 def _create(
     kvm: Kvm, id: int, base_gfn: int, npages: int, flags: int, mapping: Mapping, first_page: int
 ) -> None:
     _check_overlap(kvm, id, base_gfn, npages)
     slot = MemSlot(id, base_gfn, npages, flags & ~MEM_LOG_DIRTY_PAGES, mapping, first_page)
     if flags & MEM_LOG_DIRTY_PAGES:
-        slot.set_logging(on=True, initially_set=kvm.parameters.dirty_log_initially_set)
+        _set_logging(kvm, slot, on=True)
     activate_memslots(kvm, [*kvm.memslots, slot])
     _recompute_mmu_pages(kvm)
 
@@ -82,7 +88,7 @@ def _move(kvm: Kvm, old: MemSlot, base_gfn: int) -> None:
 
 def _change_flags(kvm: Kvm, slot: MemSlot, flags: int) -> None:
     log = bool(flags & MEM_LOG_DIRTY_PAGES)
-    slot.set_logging(on=log, initially_set=kvm.parameters.dirty_log_initially_set)
+    _set_logging(kvm, slot, on=log)
     activate_memslots(kvm, kvm.memslots)
     if flags & MEM_READONLY:
         return

@@ -29,4 +29,4 @@ cdef class MemSlot:
     cpdef list tracked(self)
     cpdef u64[::1] rmap_heads(self, u32 level)
     cpdef u64[::1] log_words(self)
-    cpdef void mark_page_dirty(self, u64 gfn) except *
+    cpdef void set_dirty_bit(self, u64 page) except *

@@ -139,28 +139,29 @@ class MemSlot:
             raise LookupError(f"slot {self.id} does not log")
         return self.dirty_bitmap
 
-    def set_logging(self, *, on: bool, initially_set: bool) -> None:
-        """Switch the flag and give the slot a bitmap, or take it."""
+    def set_logging(self, *, on: bool, bitmap: bool, initially_set: bool) -> None:
+        """Switch the flag and give the slot a bitmap (unless the VM has dirty rings), or take it."""
         if not on:
             self.flags &= ~MEM_LOG_DIRTY_PAGES
             self.dirty_bitmap = None
             return
         self.flags |= MEM_LOG_DIRTY_PAGES
-        bitmap = sparse_words((self.npages + 63) >> 6)
+        if not bitmap:
+            return
+        words = sparse_words((self.npages + 63) >> 6)
         if initially_set:
-            for i in range(len(bitmap)):
-                bitmap[i] = MASK64
+            for i in range(len(words)):
+                words[i] = MASK64
             if self.npages & 63:
-                bitmap[len(bitmap) - 1] = MASK64 >> (64 - (self.npages & 63))
-        self.dirty_bitmap = bitmap
+                words[len(words) - 1] = MASK64 >> (64 - (self.npages & 63))
+        self.dirty_bitmap = words
 
     def adopt_log(self, other: MemSlot) -> None:
         """Take the dirty bitmap over from the slot this one replaces."""
         self.dirty_bitmap = other.dirty_bitmap
 
-    def mark_page_dirty(self, gfn: u64) -> None:
-        """mark_page_dirty_in_slot, for a bitmap."""
-        if self.flags & MEM_LOG_DIRTY_PAGES and self.dirty_bitmap is not None:
-            rel: u64 = gfn - self.base_gfn
+    def set_dirty_bit(self, page: u64) -> None:
+        """Set the bit of a page number in the dirty bitmap."""
+        if self.dirty_bitmap is not None:
             bit: u64 = 1
-            self.dirty_bitmap[rel >> 6] |= bit << (rel & 63)
+            self.dirty_bitmap[page >> 6] |= bit << (page & 63)

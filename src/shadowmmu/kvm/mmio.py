@@ -64,7 +64,7 @@ def vcpu_cache_mmio_info(vcpu: Vcpu, gva: u64, gfn: u64, access: u32) -> None:
     """Record an MMIO access, so that the next one to its page needs no walk; not during a change of slots."""
     if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
         return
-    vcpu.mmio_gva = gva & ~0xFFF
+    vcpu.mmio_gva = 0 if vcpu.mmu_is_nested() else gva & ~0xFFF
     vcpu.mmio_access = access
     vcpu.mmio_gfn = gfn
     vcpu.mmio_gen = vcpu.kvm.memslots_generation
@@ -89,7 +89,12 @@ def vcpu_match_mmio_gpa(vcpu: Vcpu, gpa: u64) -> bool:
 
 
 def mmio_info_in_cache(vcpu: Vcpu, addr: u64) -> bool:
-    """Whether a fault at addr (a gpa for a direct MMU) is for the page of the last MMIO access."""
+    """Whether a fault at addr (a gpa for a direct MMU) is for the page of the last MMIO access.
+
+    Never for an address of L2, which is neither.
+    """
+    if vcpu.mmu_is_nested():
+        return False
     if vcpu.mmu.direct():
         return vcpu_match_mmio_gpa(vcpu, addr)
     return vcpu_match_mmio_gva(vcpu, addr)

@@ -1,6 +1,6 @@
 cimport cython
 from ..x86.bits cimport u8, u32, u64
-from .bits cimport (INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX,
+from .bits cimport (INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_INVALID,
                     ROLE_LEVEL)
 
 @cython.final
@@ -10,7 +10,7 @@ cdef class KvmMmu:
     cdef u64 prev_pgd[3]
     cdef public u32 cpu_role, cpu_ext, root_role
     cdef public bint initialised
-    cdef readonly u64 pae_root
+    cdef public u64 pae_root, pml4_root, pml5_root
     cdef u8 permissions[16]
     cdef u64 rsvd_bits[10]
     cdef u64 pdptrs[4]
@@ -19,5 +19,6 @@ cdef class KvmMmu:
     cpdef u32 shadow_level(self)
     cpdef bint cr0_wp(self)
     cpdef bint efer_nx(self)
-    cpdef bint root_is_pae(self)
+    cpdef u64 special_root(self)
+    cpdef bint root_is_special(self)
     cpdef u64 combined_cpu_role(self)

@@ -1,10 +1,14 @@
 """KVM as an mmu_notifier: the host takes memory away or replaces it (virt/kvm/kvm_main.c, 6.12.111)."""
 
+from collections.abc import Iterator
+
 from .flush import kvm_flush_remote_tlbs
 from .huge_page import gfn_round_for_level, pages_per_hpage
 from .memslots import MemSlot
-from .rmap import kvm_zap_all_rmap_sptes, pte_list
+from .rmap import kvm_age_rmap, kvm_zap_all_rmap_sptes, pte_list
 from .spte import changed_pte_spte, mmu_spte_clear_track_bits, mmu_spte_update
+from .tdp.age import kvm_tdp_mmu_age_gfn_range, kvm_tdp_mmu_test_age_gfn
+from .tdp.zap import kvm_tdp_mmu_unmap_gfn_range
 from .vm import Kvm
 
 
@@ -59,6 +63,30 @@ class MmuNotifier:
         if flush:
             kvm_flush_remote_tlbs(kvm)
 
+    def clear_flush_young(self, start: int, end: int) -> bool:
+        """Whether [start, end) was accessed; forget it and flush, so that the next access is seen."""
+        young = self._age(start, end, clear=True)
+        if young:
+            kvm_flush_remote_tlbs(self.kvm)
+        return young
+
+    def clear_young(self, start: int, end: int) -> bool:
+        """The same without a flush: a page in a TLB may look unused."""
+        return self._age(start, end, clear=True)
+
+    def test_young(self, hva: int) -> bool:
+        """Whether the page at hva was accessed."""
+        if self.kvm.tracing:
+            self.kvm.tracer.kvm_test_age_hva(hva)
+        slots = self._slots(hva, hva + 1)
+        return sum(_age_gfn_range(self.kvm, *found, clear=False) for found in slots) != 0
+
+    def _age(self, start: int, end: int, *, clear: bool) -> bool:
+        if self.kvm.tracing:
+            self.kvm.tracer.kvm_age_hva(start, end)
+        slots = self._slots(start, end)
+        return sum(_age_gfn_range(self.kvm, *found, clear=clear) for found in slots) != 0
+
     def _extend_range(self, first: int, last: int) -> None:
         kvm = self.kvm
         if kvm.mmu_invalidate_in_progress == 1 and not kvm.mmu_invalidate_end:
@@ -98,10 +126,31 @@ def _set_gfn_pfn(kvm: Kvm, slot: MemSlot, gfn: int, pfn: int, *, writable: bool)
 
 def _unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:
     """Empty every SPTE that maps a part of [first, last), at all levels; whether there was one."""
-    zapped = False
+    flush = False
+    if kvm.have_rmaps():
+        for level, gfn in _rmap_gfns(slot, first, last):
+            flush |= kvm_zap_all_rmap_sptes(kvm, slot, gfn, level)
+    if kvm.tdp_mmu_enabled():
+        flush = kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, flush, True)
+    return flush
+
+
+def _rmap_gfns(slot: MemSlot, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """(level, gfn) of every rmap of the slot that may map a part of [first, last)."""
     for level in (1, 2, 3):
         gfn = gfn_round_for_level(first, level)
         while gfn < last:
-            zapped |= kvm_zap_all_rmap_sptes(kvm, slot, max(gfn, slot.base_gfn), level)
+            yield level, max(gfn, slot.base_gfn)
             gfn += pages_per_hpage(level)
-    return zapped
+
+
+def _age_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int, *, clear: bool) -> bool:
+    """Whether a part of [first, last) was accessed through any SPTE; `clear`: forget it."""
+    young = False
+    if kvm.have_rmaps():
+        for level, gfn in _rmap_gfns(slot, first, last):
+            young |= kvm_age_rmap(kvm, slot, gfn, level, clear)
+    if kvm.tdp_mmu_enabled():
+        age = kvm_tdp_mmu_age_gfn_range if clear else kvm_tdp_mmu_test_age_gfn
+        young |= age(kvm, first, last)
+    return young

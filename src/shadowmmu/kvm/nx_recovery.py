@@ -1,12 +1,13 @@
 """NX huge pages: switching the mitigation, and getting huge pages back (mmu.c, 6.12.111)."""
 
+from .nx_huge_page import unaccount_nx_huge_page
 from .shadow_page import ShadowPage
+from .tdp.zap import kvm_tdp_mmu_zap_sp
 from .vm import Kvm
 from .zap import (
     kvm_mmu_prepare_zap_page,
     kvm_mmu_remote_flush_or_zap,
     kvm_mmu_zap_all_fast,
-    unaccount_nx_huge_page,
 )
 
 HOUR_MS = 3_600_000
@@ -79,6 +80,7 @@ def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
     ratio = kvm.parameters.nx_huge_pages_recovery_ratio
     to_zap = -(-kvm.stat.nx_lpage_splits // ratio) if ratio else 0
     invalid_list: list[ShadowPage] = []
+    flush = False
     for _ in range(to_zap):
         if not kvm.possible_nx_huge_pages:
             break
@@ -86,6 +88,8 @@ def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
         slot = kvm.gfn_to_memslot(sp.gfn)
         if kvm.design.nx_recovery_skips_logged_slots and slot is not None and slot.logs_dirty():
             unaccount_nx_huge_page(kvm, sp)
+        elif sp.tdp_mmu_page:
+            flush |= kvm_tdp_mmu_zap_sp(kvm, sp)
         else:
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
-    kvm_mmu_remote_flush_or_zap(kvm, invalid_list, 0)
+    kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)

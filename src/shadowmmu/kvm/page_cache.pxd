@@ -7,18 +7,21 @@ from .rmap cimport pte_list_add
 from .shadow_page cimport ShadowPage
 from .spte cimport make_nonleaf_spte, mmu_spte_update, spte_index
 from .sync cimport kvm_sync_page
+from .table cimport clear_table, clear_translations
 from .unsync cimport mark_unsync
-from .vcpu cimport Vcpu
+from .vcpu cimport MemoryCache, Vcpu
 from .vm cimport Kvm
-from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
+from .zap cimport (kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap,
+                   mmu_page_zap_pte)
 
 cpdef u32 kvm_mmu_child_role(Kvm kvm, ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
-cdef ShadowPage _find(Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
+cdef ShadowPage _find(Kvm kvm, Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
 cpdef bint _refresh(Vcpu vcpu, ShadowPage sp, list[ShadowPage] invalid_list) except -1
-cdef u64[::1] ZEROS, BITS_63
-cdef void _clear_page(Kvm kvm, u64 hpa, u64 value) except *
-cdef ShadowPage _alloc(Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
+cdef ShadowPage _alloc(Kvm kvm, MemoryCache shadow_pages, MemoryCache translation_pages, u64 gfn, u64 bucket,
+                       u32 role)
 cpdef ShadowPage kvm_mmu_get_shadow_page(Vcpu vcpu, u64 gfn, u32 role)
+cpdef ShadowPage shadow_mmu_get_sp_for_split(Kvm kvm, MemoryCache shadow_pages, ShadowPage parent, u64 sptep, u64 gfn,
+                                             u32 access)
 cpdef ShadowPage kvm_mmu_get_child_sp(Vcpu vcpu, ShadowPage parent, u64 sptep, u64 gfn, u32 direct, u32 access)
 cpdef bint is_linked(Kvm kvm, u64 sptep, ShadowPage child) except -1
 cpdef void link_shadow_page(Kvm kvm, u64 sptep, ShadowPage sp) except *

@@ -24,10 +24,16 @@ from .rmap import pte_list_add
 from .shadow_page import ShadowPage
 from .spte import make_nonleaf_spte, mmu_spte_update, spte_index
 from .sync import kvm_sync_page
+from .table import clear_table, clear_translations
 from .unsync import mark_unsync
-from .vcpu import Vcpu
+from .vcpu import MemoryCache, Vcpu
 from .vm import Kvm
-from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, mmu_page_zap_pte
+from .zap import (
+    kvm_mmu_commit_zap_page,
+    kvm_mmu_prepare_zap_page,
+    kvm_mmu_remote_flush_or_zap,
+    mmu_page_zap_pte,
+)
 
 
 def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
@@ -45,8 +51,7 @@ def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, ac
     return role
 
 
-def _find(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage | None:
-    kvm: Kvm = vcpu.kvm
+def _find(kvm: Kvm, vcpu: Vcpu | None, gfn: u64, bucket: u64, role: u32) -> ShadowPage | None:
     collisions: i64 = 0
     invalid_list: list[ShadowPage] = []
     found: ShadowPage | None = None
@@ -60,7 +65,7 @@ def _find(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage | None:
             if role & ROLE_LEVEL > 1 and sp.unsync:
                 kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
         else:
-            if role & ROLE_DIRECT or _refresh(vcpu, sp, invalid_list):
+            if role & ROLE_DIRECT or (vcpu is not None and _refresh(vcpu, sp, invalid_list)):
                 found = sp
             break
         sp = sp.hash_next
@@ -87,24 +92,15 @@ def _refresh(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) -> bool
     return True
 
 
-ZEROS = memoryview(bytearray(4096)).cast("Q")
-BITS_63 = memoryview(bytearray((1 << 63).to_bytes(8, "little") * 512)).cast("Q")
-
-
-def _clear_page(kvm: Kvm, hpa: u64, value: u64) -> None:
-    """Fill a frame with a word: an empty SPTE, or 0 for no translations."""
-    start: u64 = hpa >> 3
-    kvm.words[start : start + 512] = BITS_63 if value else ZEROS
-
-
-def _alloc(vcpu: Vcpu, gfn: u64, bucket: u64, role: u32) -> ShadowPage:
-    kvm: Kvm = vcpu.kvm
-    spt: u64 = vcpu.shadow_page_cache.take()
-    _clear_page(kvm, spt, kvm.design.empty_spte)
+def _alloc(
+    kvm: Kvm, shadow_pages: MemoryCache, translation_pages: MemoryCache, gfn: u64, bucket: u64, role: u32
+) -> ShadowPage:
+    spt: u64 = shadow_pages.take()
+    clear_table(kvm, spt)
     translations: u64 = 0
     if not role & ROLE_DIRECT and (role & ROLE_LEVEL <= 3 or kvm.design.translations_at_all_levels):
-        translations = vcpu.translation_cache.take()
-        _clear_page(kvm, translations, 0)
+        translations = translation_pages.take()
+        clear_translations(kvm, translations)
     sp: ShadowPage = ShadowPage(gfn, role, spt, translations)
     sp.mmu_valid_gen = kvm.mmu_valid_gen
     kvm.set_owner(spt, sp)
@@ -121,8 +117,25 @@ def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
     """The shadow page for gfn with that role, found or new."""
     kvm: Kvm = vcpu.kvm
     bucket: u64 = kvm.hash_bucket(gfn)
-    found: ShadowPage | None = _find(vcpu, gfn, bucket, role)
-    sp: ShadowPage = _alloc(vcpu, gfn, bucket, role) if found is None else found
+    found: ShadowPage | None = _find(kvm, vcpu, gfn, bucket, role)
+    sp: ShadowPage
+    if found is None:
+        sp = _alloc(kvm, vcpu.shadow_page_cache, vcpu.translation_cache, gfn, bucket, role)
+    else:
+        sp = found
+    if kvm.tracing:
+        kvm.tracer.kvm_mmu_get_page(sp, found is None)
+    return sp
+
+
+def shadow_mmu_get_sp_for_split(
+    kvm: Kvm, shadow_pages: MemoryCache, parent: ShadowPage, sptep: u64, gfn: u64, access: u32
+) -> ShadowPage:
+    """The direct page that takes the place of the huge SPTE at sptep, in `parent`; no vCPU asks for it."""
+    role: u32 = kvm_mmu_child_role(kvm, parent, sptep, 1, access)
+    bucket: u64 = kvm.hash_bucket(gfn)
+    found: ShadowPage | None = _find(kvm, None, gfn, bucket, role)
+    sp: ShadowPage = _alloc(kvm, shadow_pages, shadow_pages, gfn, bucket, role) if found is None else found
     if kvm.tracing:
         kvm.tracer.kvm_mmu_get_page(sp, found is None)
     return sp
@@ -151,8 +164,9 @@ def is_linked(kvm: Kvm, sptep: u64, child: ShadowPage) -> bool:
 def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
     """Let the SPTE at sptep point to `sp`; what was there is zapped and always flushed."""
     if kvm.words[sptep >> 3] & SPTE_MMU_PRESENT:
-        mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep)
-        kvm_flush_remote_tlbs(kvm)
+        invalid_list: list[ShadowPage] = []
+        mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep, invalid_list)
+        kvm_mmu_remote_flush_or_zap(kvm, invalid_list, 1)
     mmu_spte_update(kvm, sptep, make_nonleaf_spte(sp))
     sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
     if sp.unsync or sp.unsync_children:

@@ -1,4 +1,5 @@
-from ..x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, u32,
+from ..x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, PFERR_F, PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U,
+                         PFERR_W, u32,
                          u64)
 from .bits cimport (EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_PF, EMULTYPE_WRITE_PF_TO_SP, EXT_CR4_SMEP, INVALID_PAGE,
                     MEMSLOT_INVALID, MEM_READONLY, NO_PFN, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_CONTINUE,
@@ -16,6 +17,7 @@ from .mmio cimport (check_mmio_spte, get_mmio_spte_access, get_mmio_spte_gfn, is
                     vcpu_cache_mmio_info)
 from .mmu cimport KvmMmu
 from .spte cimport is_last_spte
+from .tdp.map cimport kvm_tdp_mmu_map
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 from .zap cimport make_mmu_pages_available
@@ -31,8 +33,9 @@ cdef u32 _prepare_to_map(Vcpu vcpu, PageFault fault) except? 77
 cpdef void mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except *
 cpdef u32 direct_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cdef bint _is_self_change_mapping(Vcpu vcpu, PageFault fault, GuestWalker w) except -1
+cpdef u32 kvm_tdp_mmu_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 paging_page_fault(Vcpu vcpu, PageFault fault) except? 77
-cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
-cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr) except? 77
+cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code, u32 prefetch) except? 77
+cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
 cdef u32 _emulate_without_reason(Vcpu vcpu, u64 addr, u32 result) except? 77
 cpdef u32 kvm_mmu_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77

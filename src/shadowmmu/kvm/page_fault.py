@@ -9,6 +9,7 @@ from ..x86.bits import (
     ACC_X,
     ADDR,
     PFERR_F,
+    PFERR_GUEST_PAGE,
     PFERR_P,
     PFERR_RSVD,
     PFERR_U,
@@ -55,10 +56,14 @@ from .mmio import (
 )
 from .mmu import KvmMmu
 from .spte import is_last_spte
+from .tdp.map import kvm_tdp_mmu_map
 from .unprotect import kvm_mmu_unprotect_gfn_and_retry
 from .vcpu import Vcpu
 from .vm import Kvm
 from .zap import make_mmu_pages_available
+
+TABLE_WRITE = PFERR_GUEST_PAGE | PFERR_W | PFERR_P
+"""What a walk of guest tables through write-protected nested tables reports."""
 
 
 def handle_mmio_page_fault(vcpu: Vcpu, addr: u64) -> u32:
@@ -114,8 +119,10 @@ def mmu_invalidate_retry(kvm: Kvm, fault: PageFault) -> bool:
 
 
 def kvm_handle_noslot_fault(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
-    """No memory there: remember the MMIO access; an MMIO SPTE follows."""
-    vcpu_cache_mmio_info(vcpu, fault.addr, fault.gfn, access & (ACC_W | ACC_U))
+    """No memory there: remember the MMIO access; an MMIO SPTE follows if the address fits into one."""
+    vcpu_cache_mmio_info(vcpu, 0 if fault.is_tdp else fault.addr, fault.gfn, access & (ACC_W | ACC_U))
+    if vcpu.kvm.parameters.tdp_enabled and fault.gfn >> (vcpu.host_maxphyaddr - 12):
+        return RET_PF_EMULATE
     fault.slot = None
     fault.pfn = NO_PFN
     fault.map_writable = False
@@ -152,7 +159,7 @@ def kvm_faultin_pfn(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
 def is_page_fault_stale(vcpu: Vcpu, fault: PageFault) -> bool:
     """Whether the root, or the host page, went away since the fault began."""
     mmu: KvmMmu = vcpu.mmu
-    if mmu.root_is_pae() or mmu.root_hpa == 0:
+    if mmu.root_is_special() or mmu.root_hpa == 0:
         if vcpu.requests & REQ_MMU_FREE_OBSOLETE_ROOTS:
             return True
     elif vcpu.kvm.is_obsolete(vcpu.kvm.sptep_to_sp(mmu.root_hpa)):
@@ -213,12 +220,28 @@ def _is_self_change_mapping(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> boo
     return inside
 
 
+def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
+    """A nested page fault, for the TDP MMU; mmu_lock is held for reading from the stale check on."""
+    if _page_fault_handle_page_track(vcpu.kvm, fault):
+        return RET_PF_WRITE_PROTECTED
+    result: u32 = fast_page_fault(vcpu, fault)
+    if result != RET_PF_INVALID:
+        return result
+    mmu_topup_memory_caches(vcpu, 0)
+    result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
+    if result != RET_PF_CONTINUE:
+        return result
+    if is_page_fault_stale(vcpu, fault):
+        return RET_PF_RETRY
+    return kvm_tdp_mmu_map(vcpu, fault)
+
+
 def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     """A fault of a paging guest: walk its tables, then shadow them (FNAME(page_fault))."""
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
     w: GuestWalker = vcpu.walker
-    if not walk_addr(vcpu, w, fault.addr, fault.error_code & ~PFERR_RSVD):
+    if not walk_addr(vcpu, mmu, w, fault.addr, fault.error_code & ~PFERR_RSVD):
         kvm_inject_page_fault(vcpu, fault.addr, w.error_code)
         return RET_PF_RETRY
     fault.gfn = w.gfn
@@ -247,8 +270,11 @@ def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     return fetch(vcpu, fault, w) if result == RET_PF_CONTINUE else result
 
 
-def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
-    """Fill the fault record from the error code and run the MMU's handler; a RET_PF_* code."""
+def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32) -> u32:
+    """Fill the fault record from the error code and run the MMU's handler; a RET_PF_* code.
+
+    `prefetch`: nobody accesses the page yet.
+    """
     fault: PageFault = vcpu.fault
     fault.addr = addr
     fault.error_code = error_code
@@ -257,23 +283,29 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     fault.present = error_code & PFERR_P != 0
     fault.rsvd = error_code & PFERR_RSVD != 0
     fault.user = error_code & PFERR_U != 0
+    fault.is_tdp = vcpu.kvm.parameters.tdp_enabled and vcpu.mmu.direct()
     fault.nx_huge_page_workaround_enabled = vcpu.kvm.parameters.nx_huge_pages
     fault.huge_page_disallowed = False
     fault.write_fault_to_shadow_pgtable = False
     fault.map_writable = False
+    fault.prefetch = prefetch != 0
     fault.req_level = 1
     fault.goal_level = 1
     fault.slot = None
     if vcpu.mmu.direct():
-        fault.max_level = 2
+        fault.max_level = 3 if fault.is_tdp else 2
         fault.gfn = addr >> 12
         fault.slot = vcpu.kvm.gfn_to_memslot(fault.gfn)
+        if vcpu.kvm.tdp_mmu_enabled():
+            return kvm_tdp_mmu_page_fault(vcpu, fault)
         return direct_page_fault(vcpu, fault)
     return paging_page_fault(vcpu, fault)
 
 
-def _write_protect_fault(vcpu: Vcpu, addr: u64) -> u32:
+def _write_protect_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     """A write to a shadowed table: emulate, or unprotect and retry if an event awaits reinjection.
+
+    Also if it was the processor on its walk of a guest table that L1 shares with its nested tables.
 
     Refuses to retry what has been retried already: it might never end.
     """
@@ -281,9 +313,11 @@ def _write_protect_fault(vcpu: Vcpu, addr: u64) -> u32:
         return RET_PF_EMULATE
     vcpu.last_retry_rip = 0
     vcpu.last_retry_addr = 0
-    if not vcpu.mmu.direct() and vcpu.needs_reinjection() and kvm_mmu_unprotect_gfn_and_retry(vcpu, addr):
+    retry: bool = error_code & TABLE_WRITE == TABLE_WRITE if vcpu.mmu.direct() else vcpu.needs_reinjection()
+    if retry and kvm_mmu_unprotect_gfn_and_retry(vcpu, addr):
         return RET_PF_RETRY
-    vcpu.emulation_type |= EMULTYPE_ALLOW_RETRY_PF
+    if not vcpu.guest_mode:
+        vcpu.emulation_type |= EMULTYPE_ALLOW_RETRY_PF
     return RET_PF_EMULATE
 
 
@@ -291,7 +325,7 @@ def _emulate_without_reason(vcpu: Vcpu, addr: u64, result: u32) -> u32:
     """The result for kernels without RET_PF_WRITE_PROTECTED: all emulation but MMIO's may be retried."""
     if result == RET_PF_WRITE_PROTECTED:
         result = RET_PF_EMULATE
-    if result == RET_PF_EMULATE and not mmio_info_in_cache(vcpu, addr):
+    if result == RET_PF_EMULATE and not vcpu.guest_mode and not mmio_info_in_cache(vcpu, addr):
         vcpu.emulation_type |= EMULTYPE_ALLOW_RETRY_PF
     return result
 
@@ -312,13 +346,13 @@ def kvm_mmu_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
             return result
     if result == RET_PF_INVALID:
         vcpu.stat.pf_taken += 1
-        result = kvm_mmu_do_page_fault(vcpu, addr, error_code)
+        result = kvm_mmu_do_page_fault(vcpu, addr, error_code, 0)
         if vcpu.fault.write_fault_to_shadow_pgtable:
             vcpu.emulation_type |= EMULTYPE_WRITE_PF_TO_SP
     if vcpu.kvm.design.write_protected_is_emulate:
         result = _emulate_without_reason(vcpu, addr, result)
     elif result == RET_PF_WRITE_PROTECTED:
-        result = _write_protect_fault(vcpu, addr)
+        result = _write_protect_fault(vcpu, addr, error_code)
     if result == RET_PF_FIXED:
         vcpu.stat.pf_fixed += 1
     elif result == RET_PF_EMULATE:

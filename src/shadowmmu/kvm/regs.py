@@ -4,7 +4,6 @@ The functions return whether the value was accepted; if not the guest gets #GP.
 """
 
 from ..x86.bits import (
-    ADDR,
     CR0_CD,
     CR0_ET,
     CR0_NW,
@@ -23,10 +22,10 @@ from ..x86.bits import (
     EFER_LME,
     EFER_NX,
     EFER_SCE,
-    P,
 )
 from .bits import NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST
-from .guest_memory import read_guest
+from .pdptrs import read_pdptrs
+from .role import kvm_init_mmu
 from .roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context, kvm_mmu_unload
 from .vcpu import Vcpu
 
@@ -45,15 +44,13 @@ EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | EFER
 
 def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
     """Read the four PDPTEs at CR3; if one of them changed, the current root is freed. False if one is bad."""
-    base = cr3 & ~31 & 0xFFFFFFFF
-    values = [read_guest(vcpu.kvm, base + 8 * i, 8) for i in range(4)]
-    reserved = ADDR & ~((1 << vcpu.maxphyaddr) - 1) | 0xFFF << 52 | 0x1E6
-    pdptrs = [value for value in values if value is not None]
-    if len(pdptrs) != 4 or any(value & P and value & reserved for value in pdptrs):
+    pdptrs = read_pdptrs(vcpu, cr3)
+    if pdptrs is None:
         return False
-    if pdptrs != [vcpu.mmu.pdptr(i) for i in range(4)]:
-        kvm_mmu_free_roots(vcpu, 1)
-    vcpu.mmu.set_pdptrs(pdptrs)
+    mmu = vcpu.root_mmu
+    if not vcpu.kvm.parameters.tdp_enabled and pdptrs != [mmu.pdptr(i) for i in range(4)]:
+        kvm_mmu_free_roots(vcpu.kvm, mmu, 1)
+    mmu.set_pdptrs(pdptrs)
     vcpu.make_request(REQ_LOAD_MMU_PGD)
     return True
 
@@ -86,8 +83,9 @@ def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
     if not cr0 & CR0_PG and (vcpu.is_long_mode() or vcpu.cr4 & CR4_PCIDE):
         return False
     _store_cr0(vcpu, cr0)
-    resets = vcpu.kvm.design.cr0_wp_resets_without_paging
-    if cr0 ^ old == CR0_WP and not cr0 & CR0_PG and not resets:
+    ignored = not cr0 & CR0_PG and not vcpu.kvm.design.cr0_wp_resets_without_paging
+    if cr0 ^ old == CR0_WP and (vcpu.kvm.parameters.tdp_enabled or ignored):
+        kvm_init_mmu(vcpu)
         return True
     if (cr0 ^ old) & CR0_PG and not cr0 & CR0_PG:
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)
@@ -101,7 +99,13 @@ def _active_pcid(vcpu: Vcpu) -> int:
 
 
 def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
-    """A flush of one PCID: of the active one as requests, of others by freeing their roots."""
+    """A flush of one PCID: of the active one as requests, of others by freeing their roots.
+
+    Under nested paging the guest's own flush will do.
+    """
+    if vcpu.kvm.parameters.tdp_enabled:
+        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+        return
     if _active_pcid(vcpu) == pcid:
         vcpu.make_request(REQ_MMU_SYNC)
         vcpu.make_request(REQ_TLB_FLUSH_CURRENT)
@@ -111,7 +115,7 @@ def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
     for i in range(NUM_PREV_ROOTS):
         if vcpu.mmu.prev_root(i)[0] & PCID_MASK == pcid:
             roots |= 2 << i
-    kvm_mmu_free_roots(vcpu, roots)
+    kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, roots)
 
 
 def kvm_set_cr3(vcpu: Vcpu, cr3: int) -> bool:
@@ -161,7 +165,7 @@ def kvm_set_cr4(vcpu: Vcpu, value: int) -> bool:
     vcpu.cr4 = cr4
     if (cr4 ^ old) & CR4_ROLE_BITS:
         kvm_mmu_reset_context(vcpu)
-    if cr4 & CR4_PCIDE and not old & CR4_PCIDE:
+    if cr4 & CR4_PCIDE and not old & CR4_PCIDE and not vcpu.kvm.parameters.tdp_enabled:
         kvm_mmu_unload(vcpu)
     if (cr4 ^ old) & CR4_PGE or (old & CR4_PCIDE and not cr4 & CR4_PCIDE):
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)
@@ -183,6 +187,19 @@ def set_efer(vcpu: Vcpu, efer: int) -> bool:
     if (vcpu.efer ^ old) & EFER_NX:
         kvm_mmu_reset_context(vcpu)
     return True
+
+
+def kvm_vcpu_reset(vcpu: Vcpu) -> None:
+    """INIT: real mode, nothing pending. What runs then is not modelled."""
+    paging = vcpu.is_paging()
+    vcpu.cr0 = CR0_CD | CR0_NW | CR0_ET
+    vcpu.cr2 = vcpu.cr3 = vcpu.cr4 = vcpu.efer = 0
+    vcpu.rip = 0xFFF0
+    vcpu.exception = None
+    vcpu.soft_interrupt = None
+    if paging:
+        vcpu.make_request(REQ_TLB_FLUSH_GUEST)
+        kvm_mmu_reset_context(vcpu)
 
 
 def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int, *, code_64bit: bool = False) -> bool:

@@ -1,5 +1,6 @@
 cimport cython
-from ..x86.bits cimport PAGE_SIZE, W, u32, u64
+from ..x86.bits cimport A, PAGE_SIZE, W, u32, u64
+from .atomic cimport fetch_andnot64
 from .bits cimport PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
 from .flush cimport kvm_flush_remote_tlbs
 from .memslots cimport MemSlot
@@ -31,6 +32,6 @@ cdef void _record_rmap_size(Kvm kvm, u64 count) except *
 cpdef void rmap_remove(Kvm kvm, u64 sptep) except *
 cpdef void drop_spte(Kvm kvm, u64 sptep) except *
 cpdef bint kvm_zap_all_rmap_sptes(Kvm kvm, MemSlot slot, u64 gfn, u32 level) except -1
+cpdef bint kvm_age_rmap(Kvm kvm, MemSlot slot, u64 gfn, u32 level, u32 clear) except -1
 cpdef bint spte_write_protect(Kvm kvm, u64 sptep, u32 pt_protect) except -1
 cpdef bint rmap_write_protect(Kvm kvm, u64 head, u32 pt_protect) except -1
-cpdef bint kvm_mmu_slot_gfn_write_protect(Kvm kvm, MemSlot slot, u64 gfn, u32 min_level) except -1

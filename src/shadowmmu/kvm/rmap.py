@@ -14,7 +14,8 @@ of word 1 is 0.
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import PAGE_SIZE, W
+from ..x86.bits import PAGE_SIZE, A, W
+from .atomic import fetch_andnot64
 from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
 from .flush import kvm_flush_remote_tlbs
 from .memslots import MemSlot
@@ -63,6 +64,7 @@ class RmapIterator:
 
 
 def _alloc_desc(kvm: Kvm) -> u64:
+    kvm.pte_list_descs_taken += 1
     desc: u64 = kvm.free_pte_list_desc
     if desc == 0:
         frame: u64 = kvm.arena.alloc_table()
@@ -282,6 +284,20 @@ def kvm_zap_all_rmap_sptes(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32) -> boo
     return True
 
 
+def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> bool:
+    """Whether gfn was accessed through an SPTE of `level`; `clear`: take Accessed from all of them."""
+    young: u32 = 0
+    it: RmapIterator = RmapIterator(kvm)
+    sptep: u64 = it.first(slot.rmap_head(gfn, level))
+    while sptep:
+        if kvm.words[sptep >> 3] & A:
+            young = 1
+            if clear:
+                fetch_andnot64(kvm, sptep, A)
+        sptep = it.next()
+    return young != 0
+
+
 def spte_write_protect(kvm: Kvm, sptep: u64, pt_protect: u32) -> bool:
     """Take W from an SPTE, for page-table protection MMU-writable too; whether a flush is needed."""
     spte: u64 = kvm.words[sptep >> 3]
@@ -305,12 +321,3 @@ def rmap_write_protect(kvm: Kvm, head: u64, pt_protect: u32) -> bool:
         flush |= spte_write_protect(kvm, sptep, pt_protect)
         sptep = it.next()
     return flush != 0
-
-
-def kvm_mmu_slot_gfn_write_protect(kvm: Kvm, slot: MemSlot, gfn: u64, min_level: u32) -> bool:
-    """Protect gfn because its contents are shadowed, at min_level..1G; whether a flush is needed."""
-    protected: u32 = 0
-    level: u32
-    for level in range(min_level, 4):
-        protected |= rmap_write_protect(kvm, slot.rmap_head(gfn, level), 1)
-    return protected != 0

@@ -21,29 +21,34 @@ from .bits import (
     EXT_CR4_SMEP,
     EXT_EFER_LMA,
     EXT_VALID,
+    PT64_ROOT_4LEVEL,
     ROLE_4BYTE_GPTE,
     ROLE_ACCESS,
     ROLE_CR0_WP,
     ROLE_DIRECT,
     ROLE_EFER_NX,
+    ROLE_GUEST_MODE,
     ROLE_LEVEL,
+    ROLE_PASSTHROUGH,
     ROLE_SMAP_ANDNOT_WP,
     ROLE_SMEP_ANDNOT_WP,
 )
+from .mmu import KvmMmu
 from .vcpu import Vcpu
 
 
-def kvm_calc_cpu_role(cr0: int, cr4: int, efer: int) -> tuple[int, int]:
+def kvm_calc_cpu_role(cr0: int, cr4: int, efer: int, *, guest_mode: bool = False) -> tuple[int, int]:
     """(base word, extended word) of the CPU role for these registers."""
+    common = ROLE_ACCESS | (ROLE_GUEST_MODE if guest_mode else 0)
     if not cr0 & CR0_PG:
-        return ROLE_ACCESS | ROLE_DIRECT, EXT_VALID
+        return common | ROLE_DIRECT, EXT_VALID
     long_mode = bool(efer & EFER_LMA)
     wp = bool(cr0 & CR0_WP)
     if long_mode:
         level = 5 if cr4 & CR4_LA57 else 4
     else:
         level = 3 if cr4 & CR4_PAE else 2
-    base = ROLE_ACCESS | level
+    base = common | level
     for bit, condition in (
         (ROLE_EFER_NX, efer & EFER_NX),
         (ROLE_CR0_WP, wp),
@@ -73,15 +78,30 @@ def shadow_root_role(cpu_role: int) -> int:
     return (cpu_role & ~ROLE_LEVEL) | level | ROLE_EFER_NX
 
 
-def kvm_init_mmu(vcpu: Vcpu) -> None:
-    """Compute both roles and their rules; nothing changes if the roles do not (init_kvm_softmmu)."""
-    mmu = vcpu.mmu
-    base, extended = kvm_calc_cpu_role(vcpu.cr0, vcpu.cr4, vcpu.efer)
-    root = shadow_root_role(base)
-    if mmu.initialised and (base, extended, root) == (mmu.cpu_role, mmu.cpu_ext, mmu.root_role):
+def tdp_root_role(vcpu: Vcpu) -> int:
+    """The root role of an MMU that maps guest-physical memory (kvm_calc_tdp_mmu_root_page_role)."""
+    role = ROLE_ACCESS | ROLE_DIRECT | ROLE_CR0_WP | ROLE_EFER_NX | vcpu.kvm.parameters.tdp_level
+    return role | (ROLE_GUEST_MODE if vcpu.guest_mode else 0)
+
+
+def nested_npt_root_role(cpu_role: int, tdp_level: int) -> int:
+    """The root role of an MMU that shadows L1's nested tables.
+
+    A level above the four of L1's tables has no table of L1 behind it.
+    """
+    role = (cpu_role & ~ROLE_LEVEL) | tdp_level
+    if tdp_level > PT64_ROOT_4LEVEL and cpu_role & ROLE_LEVEL == PT64_ROOT_4LEVEL:
+        role |= ROLE_PASSTHROUGH
+    return role
+
+
+def _init_context(vcpu: Vcpu, mmu: KvmMmu, cpu_role: tuple[int, int], root_role: int) -> None:
+    """Give an MMU its roles and the rules that follow; nothing changes if the roles do not."""
+    base, extended = cpu_role
+    if mmu.initialised and (base, extended, root_role) == (mmu.cpu_role, mmu.cpu_ext, mmu.root_role):
         return
     mmu.initialised = True
-    mmu.cpu_role, mmu.cpu_ext, mmu.root_role = base, extended, root
+    mmu.cpu_role, mmu.cpu_ext, mmu.root_role = base, extended, root_role
     if not base & ROLE_LEVEL:
         return
     nx = bool(base & ROLE_EFER_NX)
@@ -100,3 +120,21 @@ def kvm_init_mmu(vcpu: Vcpu) -> None:
         smap=bool(extended & EXT_CR4_SMAP),
     )
     mmu.set_rules(permissions, low, high)
+
+
+def kvm_init_mmu(vcpu: Vcpu) -> None:
+    """Compute the roles of the MMU whose tables the guest's registers describe."""
+    cpu_role = kvm_calc_cpu_role(vcpu.cr0, vcpu.cr4, vcpu.efer, guest_mode=vcpu.guest_mode)
+    if vcpu.mmu_is_nested():
+        _init_context(vcpu, vcpu.nested_mmu, cpu_role, vcpu.nested_mmu.root_role)
+    elif vcpu.kvm.parameters.tdp_enabled:
+        _init_context(vcpu, vcpu.root_mmu, cpu_role, tdp_root_role(vcpu))
+    else:
+        _init_context(vcpu, vcpu.root_mmu, cpu_role, shadow_root_role(cpu_role[0]))
+
+
+def kvm_init_shadow_npt_mmu(vcpu: Vcpu, cr4: int, efer: int) -> None:
+    """The roles of guest_mmu for nested tables in the format of L1's CR4 and EFER; CR0 counts as PG alone."""
+    base, extended = kvm_calc_cpu_role(CR0_PG, cr4 & ~CR4_PKE, efer, guest_mode=vcpu.guest_mode)
+    root_role = nested_npt_root_role(base, vcpu.kvm.parameters.tdp_level)
+    _init_context(vcpu, vcpu.guest_mmu, (base, extended), root_role)

@@ -2,11 +2,12 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR, P
+from ..x86.bits import ADDR, A, P, U, W
 from .bits import (
     INVALID_PAGE,
     MMIO_GVA_ANY,
     NUM_PREV_ROOTS,
+    PT64_ROOT_4LEVEL,
     REQ_LOAD_MMU_PGD,
     REQ_MMU_SYNC,
     REQ_TLB_FLUSH_CURRENT,
@@ -18,12 +19,14 @@ from .bits import (
     ROLE_QUADRANT_SHIFT,
     ROOTS_ALL,
 )
+from .guest_walk import get_pdptr
 from .mmio import vcpu_clear_mmio_info
 from .mmu import KvmMmu
 from .page_cache import kvm_mmu_get_shadow_page
 from .role import kvm_init_mmu
 from .shadow_page import ShadowPage
 from .sync import kvm_mmu_sync_roots
+from .tdp.roots import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
 from .vcpu import Vcpu
 from .vm import Kvm
 from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, make_mmu_pages_available
@@ -36,10 +39,10 @@ class NoShadowPages(MemoryError):
 
 
 def root_to_sp(vcpu: Vcpu, hpa: u64) -> ShadowPage | None:
-    """The shadow page of a root; None for the PAE root, the dummy root and no root."""
-    if hpa == INVALID_PAGE or hpa == 0 or hpa == vcpu.mmu.pae_root:
+    """The shadow page of a root; None for a special root, the dummy root and no root."""
+    if hpa == INVALID_PAGE or hpa == 0:
         return None
-    return vcpu.kvm.sptep_to_sp(hpa)
+    return vcpu.kvm.page_at(hpa)
 
 
 # -- loading -----------------------------------------------------------------------------------------
@@ -58,8 +61,19 @@ def _directory_role(mmu: KvmMmu, quadrant: u32) -> u32:
 
 
 def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
-    """Roots of a guest without paging: four directories for the first 4 GiB."""
+    """Roots that map guest-physical memory: one page for four and five levels, else four directories for the
+    first 4 GiB.
+    """
     mmu: KvmMmu = vcpu.mmu
+    if vcpu.kvm.tdp_mmu_enabled():
+        kvm_tdp_mmu_alloc_root(vcpu)
+        return
+    if not make_mmu_pages_available(vcpu.kvm):
+        raise NoShadowPages("no shadow page left for the root")
+    if mmu.shadow_level() >= PT64_ROOT_4LEVEL:
+        mmu.root_hpa = _alloc_root(vcpu, 0, mmu.root_role)
+        mmu.root_pgd = 0
+        return
     i: u64
     for i in range(4):
         root: u64 = _alloc_root(vcpu, i << 18, _directory_role(mmu, 0))
@@ -78,43 +92,68 @@ def _is_root_visible(vcpu: Vcpu, root_gfn: u64) -> bool:
         return True
     i: u32
     for i in range(4):
-        if mmu.pdptrs[i] & P and kvm.visible_memslot((mmu.pdptrs[i] & ADDR) >> 12) is None:
+        pdpte: u64 = get_pdptr(vcpu, mmu, i)
+        if pdpte & P and kvm.visible_memslot((pdpte & ADDR) >> 12) is None:
             return False
     return True
 
 
 def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
-    """Roots of a paging guest: one page for four and five levels, else the four directories.
+    """Roots that shadow guest tables: one page for four and five levels, else the four directories.
 
     A root outside memory gets the dummy root (the zero page): every walk ends at once. In other kernels it is
     a triple fault.
     """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
-    root_gfn: u64 = (vcpu.cr3 & ADDR) >> 12
+    pgd: u64 = vcpu.guest_pgd(mmu)
+    root_gfn: u64 = (pgd & ADDR) >> 12
     if not _is_root_visible(vcpu, root_gfn):
         if kvm.design.invisible_root_is_triple_fault:
             vcpu.requests |= REQ_TRIPLE_FAULT
         else:
             mmu.root_hpa = 0
         return
+    kvm.shadow_root_allocated = True
     if not make_mmu_pages_available(kvm):
         raise NoShadowPages("no shadow page left for the root")
-    if mmu.guest_level() >= 4:
+    if mmu.guest_level() >= PT64_ROOT_4LEVEL:
         mmu.root_hpa = _alloc_root(vcpu, root_gfn, mmu.root_role)
-        mmu.root_pgd = vcpu.cr3
+        mmu.root_pgd = pgd
         return
+    flags: u64 = P
+    if mmu.shadow_level() >= PT64_ROOT_4LEVEL:
+        flags |= W | U | A
+        _link_special_tables(kvm, mmu, flags)
     i: u32
     for i in range(4):
         gfn: u64 = root_gfn
         if mmu.guest_level() == 3:
-            gfn = (mmu.pdptrs[i] & ADDR) >> 12
-            if not mmu.pdptrs[i] & P or kvm.visible_memslot(gfn) is None:
+            pdpte: u64 = get_pdptr(vcpu, mmu, i)
+            gfn = (pdpte & ADDR) >> 12
+            if not pdpte & P or kvm.visible_memslot(gfn) is None:
                 kvm.words[(mmu.pae_root >> 3) + i] = 0
                 continue
-        kvm.words[(mmu.pae_root >> 3) + i] = _alloc_root(vcpu, gfn, _directory_role(mmu, i)) | P
-    mmu.root_hpa = mmu.pae_root
-    mmu.root_pgd = vcpu.cr3
+        kvm.words[(mmu.pae_root >> 3) + i] = _alloc_root(vcpu, gfn, _directory_role(mmu, i)) | flags
+    mmu.root_hpa = mmu.special_root()
+    mmu.root_pgd = pgd
+
+
+def mmu_alloc_special_roots(kvm: Kvm, mmu: KvmMmu) -> None:
+    """The tables above the four directories that an MMU needs if it shadows fewer levels than it has."""
+    if mmu.direct() or mmu.guest_level() >= PT64_ROOT_4LEVEL or mmu.shadow_level() < PT64_ROOT_4LEVEL:
+        return
+    if not mmu.pae_root:
+        mmu.pae_root = kvm.arena.alloc_table()
+        mmu.pml4_root = kvm.arena.alloc_table()
+        if mmu.shadow_level() > PT64_ROOT_4LEVEL:
+            mmu.pml5_root = kvm.arena.alloc_table()
+
+
+def _link_special_tables(kvm: Kvm, mmu: KvmMmu, flags: u64) -> None:
+    kvm.words[mmu.pml4_root >> 3] = mmu.pae_root | flags
+    if mmu.pml5_root:
+        kvm.words[mmu.pml5_root >> 3] = mmu.pml4_root | flags
 
 
 def kvm_mmu_load(vcpu: Vcpu) -> None:
@@ -123,9 +162,8 @@ def kvm_mmu_load(vcpu: Vcpu) -> None:
     A triple fault, requested instead, leaves the MMU without one.
     """
     vcpu.shadow_page_cache.top_up(5)
+    mmu_alloc_special_roots(vcpu.kvm, vcpu.mmu)
     if vcpu.mmu.direct():
-        if not make_mmu_pages_available(vcpu.kvm):
-            raise NoShadowPages("no shadow page left for the roots")
         mmu_alloc_direct_roots(vcpu)
     else:
         vcpu.translation_cache.top_up(5)
@@ -134,12 +172,17 @@ def kvm_mmu_load(vcpu: Vcpu) -> None:
             return
     kvm_mmu_sync_roots(vcpu)
     kvm_mmu_load_pgd(vcpu)
-    vcpu.cpu.flush_current()
+    vcpu.cpu.flush_all()
 
 
 def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
     """Point the processor at the current root."""
-    if vcpu.mmu.root_hpa != INVALID_PAGE:
+    if vcpu.mmu.root_hpa == INVALID_PAGE:
+        return
+    if vcpu.kvm.parameters.tdp_enabled:
+        vcpu.cpu.nested_root = vcpu.mmu.root_hpa
+        vcpu.cpu.root = vcpu.cr3
+    else:
         vcpu.cpu.root = vcpu.mmu.root_hpa
 
 
@@ -148,18 +191,19 @@ def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
 
 def _free_root_page(kvm: Kvm, hpa: u64, invalid_list: list[ShadowPage]) -> None:
     sp: ShadowPage = kvm.sptep_to_sp(hpa)
+    if sp.tdp_mmu_page:
+        kvm_tdp_mmu_put_root(kvm, sp)
+        return
     sp.root_count -= 1
     if not sp.root_count and sp.role & ROLE_INVALID:
         kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
 
 
-def kvm_mmu_free_roots(vcpu: Vcpu, roots: u32) -> None:
-    """Let go of roots: bit 0 the current one, bit 1 + i previous root i.
+def kvm_mmu_free_roots(kvm: Kvm, mmu: KvmMmu, roots: u32) -> None:
+    """Let go of roots of an MMU: bit 0 the current one, bit 1 + i previous root i.
 
     A root that was zapped while it was in use goes now; a valid one stays cached in the hash.
     """
-    kvm: Kvm = vcpu.kvm
-    mmu: KvmMmu = vcpu.mmu
     invalid_list: list[ShadowPage] = []
     i: u32
     for i in range(NUM_PREV_ROOTS):
@@ -167,7 +211,7 @@ def kvm_mmu_free_roots(vcpu: Vcpu, roots: u32) -> None:
             _free_root_page(kvm, mmu.prev_hpa[i], invalid_list)
             mmu.prev_hpa[i] = INVALID_PAGE
     if roots & ROOT_CURRENT and mmu.root_hpa != INVALID_PAGE:
-        if mmu.root_is_pae():
+        if mmu.root_is_special():
             for i in range(4):
                 entry: u64 = kvm.words[(mmu.pae_root >> 3) + i]
                 if entry & P:
@@ -189,18 +233,23 @@ def _is_obsolete_root(vcpu: Vcpu, hpa: u64) -> bool:
 
 def kvm_mmu_free_obsolete_roots(vcpu: Vcpu) -> None:
     """Free the roots that a zap made obsolete; special and dummy roots always go."""
-    mmu: KvmMmu = vcpu.mmu
+    _free_obsolete_roots(vcpu, vcpu.root_mmu)
+    _free_obsolete_roots(vcpu, vcpu.guest_mmu)
+
+
+def _free_obsolete_roots(vcpu: Vcpu, mmu: KvmMmu) -> None:
     mask: u32 = ROOT_CURRENT if _is_obsolete_root(vcpu, mmu.root_hpa) else 0
     i: u32
     for i in range(NUM_PREV_ROOTS):
         if _is_obsolete_root(vcpu, mmu.prev_hpa[i]):
             mask |= 2 << i
-    kvm_mmu_free_roots(vcpu, mask)
+    kvm_mmu_free_roots(vcpu.kvm, mmu, mask)
 
 
 def kvm_mmu_unload(vcpu: Vcpu) -> None:
     """Free all roots and forget the last MMIO access."""
-    kvm_mmu_free_roots(vcpu, ROOTS_ALL)
+    kvm_mmu_free_roots(vcpu.kvm, vcpu.root_mmu, ROOTS_ALL)
+    kvm_mmu_free_roots(vcpu.kvm, vcpu.guest_mmu, ROOTS_ALL)
     vcpu_clear_mmio_info(vcpu, MMIO_GVA_ANY)
 
 
@@ -240,7 +289,7 @@ def _find_and_keep_current(vcpu: Vcpu, new_pgd: u64) -> bool:
         _swap_with_prev(mmu, i)
         if _is_root_usable(vcpu, mmu.root_hpa, mmu.root_pgd, new_pgd):
             return True
-    kvm_mmu_free_roots(vcpu, ROOT_CURRENT)
+    kvm_mmu_free_roots(vcpu.kvm, mmu, ROOT_CURRENT)
     return False
 
 
@@ -263,14 +312,14 @@ def fast_pgd_switch(vcpu: Vcpu, new_pgd: u64) -> bool:
     """Make a cached root for new_pgd current; False if there is none. PAE and dummy roots are not cached."""
     mmu: KvmMmu = vcpu.mmu
     if mmu.root_hpa != INVALID_PAGE and root_to_sp(vcpu, mmu.root_hpa) is None:
-        kvm_mmu_free_roots(vcpu, ROOT_CURRENT)
+        kvm_mmu_free_roots(vcpu.kvm, mmu, ROOT_CURRENT)
     if mmu.root_hpa != INVALID_PAGE:
         return _find_and_keep_current(vcpu, new_pgd)
     return _find_without_current(vcpu, new_pgd)
 
 
 def kvm_mmu_new_pgd(vcpu: Vcpu, new_pgd: u64) -> None:
-    """The guest switches to another CR3; without a cached root the next entry loads one."""
+    """The guest switches to another CR3, or nested CR3; without a cached root the next entry loads one."""
     if not fast_pgd_switch(vcpu, new_pgd):
         return
     vcpu.requests |= REQ_LOAD_MMU_PGD

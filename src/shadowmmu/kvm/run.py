@@ -1,12 +1,13 @@
 """Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, and svm.c for the registers, 6.12.111).
 
-Requests are served in KVM's order: obsolete roots, sync, load root, flush all, flush current, flush guest;
-a triple fault; then a pending exception is injected and the MMU loaded if it has no root.
+Requests are served in KVM's order: a full dirty ring, obsolete roots, sync, load root, flush all, flush
+current, flush guest, a triple fault; then a pending exception is injected and the MMU loaded if it has no
+root.
 """
 
 from cython import uint as u32
 
-from ..x86.bits import CR4_SMAP, CR4_SMEP
+from ..x86.bits import CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_NX
 from .bits import (
     INVALID_PAGE,
     REQ_LOAD_MMU_PGD,
@@ -17,6 +18,7 @@ from .bits import (
     REQ_TLB_FLUSH_GUEST,
     REQ_TRIPLE_FAULT,
 )
+from .dirty_ring import kvm_dirty_ring_check_request
 from .roots import kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
 from .sync import kvm_mmu_sync_roots, unsync_prev_roots
 from .vcpu import Vcpu
@@ -36,13 +38,20 @@ def _take(vcpu: Vcpu, request: u32) -> bool:
 def kvm_vcpu_flush_tlb_guest(vcpu: Vcpu) -> None:
     """A flush that the guest asked for: also of the shadow, as far as it is unsync."""
     vcpu.stat.tlb_flush += 1
-    kvm_mmu_sync_roots(vcpu)
-    kvm_mmu_free_roots(vcpu, unsync_prev_roots(vcpu))
+    if not vcpu.kvm.parameters.tdp_enabled:
+        kvm_mmu_sync_roots(vcpu)
+        kvm_mmu_free_roots(vcpu.kvm, vcpu.mmu, unsync_prev_roots(vcpu))
     vcpu.cpu.flush_all()
 
 
+class DirtyRingFull(Exception):
+    """The vCPU's dirty ring is nearly full: KVM_RUN ends with KVM_EXIT_DIRTY_RING_FULL."""
+
+
 def service_requests(vcpu: Vcpu) -> None:
-    """Serve all pending requests. Raises TripleFault if that is one of them."""
+    """Serve all pending requests. Raises DirtyRingFull or TripleFault."""
+    if kvm_dirty_ring_check_request(vcpu):
+        raise DirtyRingFull
     if _take(vcpu, REQ_MMU_FREE_OBSOLETE_ROOTS):
         kvm_mmu_free_obsolete_roots(vcpu)
     if _take(vcpu, REQ_MMU_SYNC):
@@ -55,15 +64,39 @@ def service_requests(vcpu: Vcpu) -> None:
         vcpu.requests &= ~REQ_TLB_FLUSH_CURRENT
     if _take(vcpu, REQ_TLB_FLUSH_CURRENT):
         vcpu.stat.tlb_flush += 1
-        vcpu.cpu.flush_current()
+        vcpu.cpu.flush_all()
     if _take(vcpu, REQ_TLB_FLUSH_GUEST):
         kvm_vcpu_flush_tlb_guest(vcpu)
     if _take(vcpu, REQ_TRIPLE_FAULT):
         raise TripleFault
 
 
-def configure_cpu(vcpu: Vcpu) -> None:
-    """Give the processor the registers that the guest runs with: the shadow's mode, WP and NX always on."""
+def _guest_levels(vcpu: Vcpu) -> u32:
+    """Levels of the tables that the guest's own registers ask for."""
+    if not vcpu.is_paging():
+        return 0
+    if vcpu.is_long_mode():
+        return 5 if vcpu.cr4 & CR4_LA57 else 4
+    return 3 if vcpu.cr4 & CR4_PAE else 2
+
+
+def _configure_nested_paging(vcpu: Vcpu) -> None:
+    """The guest runs with its own registers; behind its tables are KVM's."""
+    vcpu.cpu.set_nested(levels=vcpu.kvm.parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
+    vcpu.cpu.set_paging(
+        levels=_guest_levels(vcpu),
+        cr0_wp=bool(vcpu.cr0 & CR0_WP),
+        efer_nx=bool(vcpu.efer & EFER_NX),
+        cr4_smep=bool(vcpu.cr4 & CR4_SMEP),
+        cr4_smap=bool(vcpu.cr4 & CR4_SMAP),
+        cr4_pse=bool(vcpu.cr4 & CR4_PSE),
+        cr4_pge=bool(vcpu.cr4 & CR4_PGE),
+        maxphyaddr=vcpu.host_maxphyaddr,
+    )
+
+
+def _configure_shadow_paging(vcpu: Vcpu) -> None:
+    """The guest runs in the shadow's mode, with WP and NX always on."""
     paging = vcpu.is_paging()
     vcpu.cpu.set_paging(
         levels=vcpu.mmu.shadow_level(),
@@ -73,19 +106,30 @@ def configure_cpu(vcpu: Vcpu) -> None:
         cr4_smap=paging and bool(vcpu.cr4 & CR4_SMAP),
         maxphyaddr=vcpu.host_maxphyaddr,
     )
-    vcpu.configured_role = vcpu.mmu.combined_cpu_role()
+
+
+def configure_cpu(vcpu: Vcpu) -> None:
+    """Give the processor the registers that the guest runs with, if it has others."""
+    wanted = (vcpu.cr0, vcpu.cr4, vcpu.efer, vcpu.mmu.shadow_level())
+    if wanted == vcpu.configured:
+        return
+    if vcpu.kvm.parameters.tdp_enabled:
+        _configure_nested_paging(vcpu)
+    else:
+        _configure_shadow_paging(vcpu)
+    vcpu.configured = wanted
 
 
 def vcpu_enter_guest(vcpu: Vcpu) -> None:
     """Everything before VM entry; anew if preparing it made requests. Raises NoShadowPages or TripleFault."""
+    vcpu.kvm.running_vcpu = vcpu
     while True:
         _prepare_entry(vcpu)
         if not vcpu.requests:
             break
         if vcpu.exception is not None:
             vcpu.exception.reinjected = True
-    if vcpu.configured_role != vcpu.mmu.combined_cpu_role():
-        configure_cpu(vcpu)
+    configure_cpu(vcpu)
 
 
 def _inject_soft_interrupt(vcpu: Vcpu) -> None:

@@ -67,8 +67,11 @@ def mmu_set_spte(
     flags: u32 = MAKE_CAN_UNSYNC
     if fault is None:
         flags |= MAKE_PREFETCH | MAKE_HOST_WRITABLE
-    elif fault.map_writable:
-        flags |= MAKE_HOST_WRITABLE
+    else:
+        if fault.prefetch:
+            flags |= MAKE_PREFETCH
+        if fault.map_writable:
+            flags |= MAKE_HOST_WRITABLE
     leaf: LeafSpte = vcpu.leaf
     make_spte(kvm, leaf, sp, slot, access, gfn, pfn, old, flags)
     if old == leaf.spte:

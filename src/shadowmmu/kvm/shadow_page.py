@@ -10,7 +10,11 @@ from .bits import ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
 
 
 class ShadowPage:
-    """struct kvm_mmu_page, 6.12.111."""
+    """struct kvm_mmu_page, 6.12.111.
+
+    A page of the TDP MMU (`tdp_mmu_page`) is linked at one place only, `ptep` (0 for a root), and is on no
+    PageList. root_count of such a root is its reference count.
+    """
 
     def __init__(self, gfn: u64, role: u32, spt: u64, translations: u64) -> None:
         self.gfn = gfn
@@ -27,6 +31,9 @@ class ShadowPage:
         self.nx_huge_page_disallowed = False
         self.tracked_nx_huge_page = False
         self.on_list = False
+        self.tdp_mmu_page = False
+        self.scheduled_root_to_zap = False
+        self.ptep = 0
         self.newer: ShadowPage | None = None
         self.older: ShadowPage | None = None
         self.hash_next: ShadowPage | None = None

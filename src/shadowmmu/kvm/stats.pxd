@@ -12,3 +12,4 @@ cdef class VmStat:
 cdef class VcpuStat:
     cdef public i64 pf_taken, pf_fixed, pf_emulate, pf_spurious, pf_fast, pf_mmio_spte_created, pf_guest
     cdef public i64 tlb_flush, invlpg, mmio_exits, insn_emulation, insn_emulation_fail, irq_injections
+    cdef public i64 nested_run, guest_mode

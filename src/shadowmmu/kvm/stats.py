@@ -31,6 +31,8 @@ VCPU_STATS = (
     "insn_emulation",
     "insn_emulation_fail",
     "irq_injections",
+    "nested_run",
+    "guest_mode",
 )
 
 
@@ -75,6 +77,8 @@ class VcpuStat:
         self.insn_emulation = 0
         self.insn_emulation_fail = 0
         self.irq_injections = 0
+        self.nested_run = 0
+        self.guest_mode = 0
 
     def as_dict(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in VCPU_STATS}

@@ -10,13 +10,14 @@ from .make_spte cimport make_spte
 from .memslots cimport MemSlot
 from .mmio cimport get_mmio_spte_gfn, is_mmio_spte, mark_mmio_spte, vcpu_clear_mmio_info
 from .mmu cimport KvmMmu
-from .rmap cimport drop_spte, kvm_mmu_slot_gfn_write_protect
+from .rmap cimport drop_spte
 from .shadow_page cimport ShadowPage
 from .spte cimport (mmu_spte_clear_no_track, mmu_spte_update, page_access, page_gfn, set_page_translation,
                     spte_to_pfn)
 from .unsync cimport UnsyncWalk, kvm_unlink_unsync_page
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
+from .write_protect cimport kvm_mmu_slot_gfn_write_protect
 from .zap cimport kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
 
 cpdef bint prefetch_invalid_gpte(Kvm kvm, KvmMmu mmu, u64 sptep, u64 gpte) except -1
@@ -30,4 +31,4 @@ cpdef bint kvm_vcpu_write_protect_gfn(Kvm kvm, u64 gfn) except -1
 cpdef void mmu_sync_children(Vcpu vcpu, ShadowPage parent) except *
 cpdef void kvm_mmu_sync_roots(Vcpu vcpu) except *
 cpdef u32 unsync_prev_roots(Vcpu vcpu) except? 77
-cpdef void sync_on_invlpg(Vcpu vcpu, u64 addr, u64 root_hpa) except *
+cpdef void sync_on_invlpg(Vcpu vcpu, KvmMmu mmu, u64 addr, u64 root_hpa) except *

@@ -27,7 +27,7 @@ from .make_spte import make_spte
 from .memslots import MemSlot
 from .mmio import get_mmio_spte_gfn, is_mmio_spte, mark_mmio_spte, vcpu_clear_mmio_info
 from .mmu import KvmMmu
-from .rmap import drop_spte, kvm_mmu_slot_gfn_write_protect
+from .rmap import drop_spte
 from .shadow_page import ShadowPage
 from .spte import (
     mmu_spte_clear_no_track,
@@ -40,6 +40,7 @@ from .spte import (
 from .unsync import UnsyncWalk, kvm_unlink_unsync_page
 from .vcpu import Vcpu
 from .vm import Kvm
+from .write_protect import kvm_mmu_slot_gfn_write_protect
 from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
 
 
@@ -181,7 +182,7 @@ def kvm_mmu_sync_roots(vcpu: Vcpu) -> None:
     vcpu_clear_mmio_info(vcpu, MMIO_GVA_ANY)
     if mmu.root_hpa == 0:
         return
-    if not mmu.root_is_pae():
+    if not mmu.root_is_special():
         root: ShadowPage = kvm.sptep_to_sp(mmu.root_hpa)
         if root.unsync or root.unsync_children:
             mmu_sync_children(vcpu, root)
@@ -206,16 +207,15 @@ def unsync_prev_roots(vcpu: Vcpu) -> u32:
     return mask
 
 
-def sync_on_invlpg(vcpu: Vcpu, addr: u64, root_hpa: u64) -> None:
+def sync_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
     """Sync the one SPTE for addr of every unsync page on the way from a root (__kvm_mmu_invalidate_addr)."""
     kvm: Kvm = vcpu.kvm
-    mmu: KvmMmu = vcpu.mmu
     vcpu_clear_mmio_info(vcpu, addr)
     if root_hpa == INVALID_PAGE or root_hpa == 0:
         return
     level: u32 = mmu.shadow_level()
     table: u64 = root_hpa
-    if root_hpa == mmu.pae_root:
+    if root_hpa == mmu.special_root():
         entry: u64 = kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
         if not entry & P:
             return
@@ -228,7 +228,7 @@ def sync_on_invlpg(vcpu: Vcpu, addr: u64, root_hpa: u64) -> None:
         if sp.unsync:
             result: i64 = sync_spte(vcpu, sp, index)
             if result < 0:
-                mmu_page_zap_pte(kvm, sp, sptep)
+                mmu_page_zap_pte(kvm, sp, sptep, None)
             if result:
                 kvm_flush_remote_tlbs(kvm)
         if not sp.unsync_children:

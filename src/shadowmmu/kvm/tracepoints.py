@@ -82,6 +82,35 @@ class Tracer:
     def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
         """The guest left hardware; `reason` is the SVM exit code (0x4e is #PF)."""
 
+    def kvm_nested_vmexit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
+        """L2 left hardware; whether L1 or KVM handles it is not decided yet."""
+
+    def kvm_nested_vmenter(
+        self,
+        rip: int,
+        vmcb: int,
+        nested_rip: int,
+        int_ctl: int,
+        event_inj: int,
+        tdp_enabled: int,
+        guest_pgd: int,
+    ) -> None:
+        """L1 starts L2; `rip` is L1's after its VMRUN, `guest_pgd` the nested CR3."""
+
+    def kvm_nested_vmenter_failed(self, message: str) -> None:
+        """A consistency check of nested virtualisation failed."""
+
+    def kvm_nested_intercepts(
+        self, cr_read: int, cr_write: int, exceptions: int, word1: int, word2: int, word3: int
+    ) -> None:
+        """What L1 intercepts of L2."""
+
+    def kvm_nested_vmexit_inject(self, exit_code: int, exit_info1: int, exit_info2: int) -> None:
+        """An exit of L2 goes to L1."""
+
+    def kvm_invlpga(self, rip: int, asid: int, address: int) -> None:
+        """INVLPGA of L1."""
+
     def kvm_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
         """Emulated MMIO: kind 0 a read that needs userspace, 1 a read completed, 2 a write."""
 
@@ -99,6 +128,31 @@ class Tracer:
 
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         """An intercepted RDMSR or WRMSR was carried out, or faulted."""
+
+    def kvm_age_hva(self, start: int, end: int) -> None:
+        """The host asks whether [start, end) was accessed since it last asked."""
+
+    def kvm_test_age_hva(self, hva: int) -> None:
+        """The host asks whether the page at hva was accessed, and goes on counting."""
+
+    def kvm_dirty_ring_push(
+        self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int
+    ) -> None:
+        """vCPU `index` wrote down that page `offset` of a slot is dirty; the indices count entries."""
+
+    def kvm_dirty_ring_reset(self, index: int, dirty_index: int, reset_index: int) -> None:
+        """The harvested entries of a ring were emptied; there may have been none."""
+
+    def kvm_dirty_ring_exit(self, vcpu_id: int) -> None:
+        """KVM_RUN ends because the vCPU's ring is nearly full."""
+
+    def kvm_tdp_mmu_spte_changed(
+        self, as_id: int, gfn: int, level: int, old_spte: int, new_spte: int
+    ) -> None:
+        """An SPTE of the TDP MMU was changed; also when the entries of a removed table are frozen."""
+
+    def kvm_mmu_split_huge_page(self, gfn: int, spte: int, level: int, errno: int) -> None:
+        """A huge SPTE was split (errno 0), or could not be: negative errno."""
 
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         """The host is about to change its mappings of [start, end), host virtual addresses."""

@@ -75,7 +75,7 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
             continue
         for sptep in get_written_sptes(sp, gpa):
             flush |= is_shadow_present(kvm.read_spte(sptep))
-            mmu_page_zap_pte(kvm, sp, sptep)
+            mmu_page_zap_pte(kvm, sp, sptep, None)
             if gentry and sp.level() > 1:
                 kvm.stat.mmu_pde_zapped += 1
     kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)

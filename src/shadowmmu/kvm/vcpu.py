@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cython import uint as u32, ulonglong as u64
 
@@ -12,6 +13,7 @@ from .bits import REQ_TLB_FLUSH_GUEST
 from .fault import GuestWalker, LeafSpte, PageFault
 from .mmu import KvmMmu
 from .stats import VcpuStat
+from .tdp.iter import TdpIter
 from .vm import Kvm
 
 CACHE_CAPACITY = 40
@@ -62,10 +64,15 @@ class Vcpu:
         self.id = id
         self.cpu = cpu
         self.stat = VcpuStat()
-        self.mmu = KvmMmu(kvm.arena.alloc_table())
+        self.root_mmu = KvmMmu(0 if kvm.parameters.tdp_enabled else kvm.arena.alloc_table())
+        self.guest_mmu = KvmMmu()
+        self.nested_mmu = KvmMmu()
+        self.mmu = self.root_mmu
+        self.walk_mmu = self.root_mmu
         self.walker = GuestWalker()
         self.fault = PageFault()
         self.leaf = LeafSpte()
+        self.tdp_iter = TdpIter(kvm)
         self.shadow_page_cache = MemoryCache(kvm.arena)
         self.translation_cache = MemoryCache(kvm.arena)
         self.requests = REQ_TLB_FLUSH_GUEST if kvm.design.set_sregs_flushes else 0
@@ -75,11 +82,18 @@ class Vcpu:
         self.eflags_ac = False
         self.maxphyaddr = 40
         self.host_maxphyaddr = 46
-        self.configured_role = 0
+        self.configured: tuple[int, ...] = ()
+        self.nested_cr3 = 0
+        self.guest_mode = False
+        self.l1_state: Any = None
+        self.exit_code = 0
+        self.exit_info1 = 0
+        self.exit_info2 = 0
         self.cr4_missing = 0
         self.efer_missing = 0
         self.wide_cr0 = False
         self.apic_base = 0
+        self.dirty_ring: Any = None
         self.exception: QueuedException | None = None
         self.soft_interrupt: QueuedInterrupt | None = None
         self.mmio_gva = 0
@@ -104,6 +118,14 @@ class Vcpu:
 
     def is_pae_paging(self) -> bool:
         return self.cr0 & CR0_PG != 0 and self.cr4 & CR4_PAE != 0 and self.efer & EFER_LMA == 0
+
+    def mmu_is_nested(self) -> bool:
+        """Whether L2 runs on nested tables of L1."""
+        return self.walk_mmu is self.nested_mmu
+
+    def guest_pgd(self, mmu: KvmMmu) -> u64:
+        """The root of the guest's tables that `mmu` walks: CR3, or L1's nested CR3."""
+        return self.nested_cr3 if mmu is self.guest_mmu else self.cr3
 
     def make_request(self, request: u32) -> None:
         self.requests |= request

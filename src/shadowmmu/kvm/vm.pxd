@@ -10,8 +10,11 @@ from .stats cimport VmStat
 
 @cython.final
 cdef class Parameters:
+    cdef public bint tdp_enabled, tdp_mmu, eager_page_split
+    cdef public u32 tdp_level
     cdef public bint nx_huge_pages, flush_on_reuse, manual_dirty_log_protect, dirty_log_initially_set
     cdef public u32 nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms, max_huge_page_level
+    cdef public u32 cpu_dirty_log_size, dirty_ring_size
 
 @cython.final
 cdef class Kvm:
@@ -21,7 +24,10 @@ cdef class Kvm:
     cdef readonly Parameters parameters
     cdef readonly Design design
     cdef readonly VmStat stat
-    cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages
+    cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages, tdp_mmu_roots, rcu_waiting
+    cdef public u64 tdp_mmu_pages, rcu_readers
+    cdef public bint need_resched
+    cdef public object running_vcpu
     cdef public bint tracing
     cdef public object tracer
     cdef public list memslots
@@ -32,6 +38,9 @@ cdef class Kvm:
     cdef public u32 mmu_valid_gen
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
     cdef u64 free_pte_list_desc
+    cdef public u64 pte_list_descs_taken
+    cdef public object split_caches
+    cdef public bint shadow_root_allocated
     cpdef MemSlot gfn_to_memslot(self, u64 gfn)
     cpdef MemSlot memslot_of(self, u64 gfn)
     cpdef MemSlot visible_memslot(self, u64 gfn)
@@ -43,6 +52,9 @@ cdef class Kvm:
     cpdef u64 read_spte(self, u64 sptep) except? 0xdead
     cpdef list read_table(self, u64 hpa)
     cpdef ShadowPage sptep_to_sp(self, u64 sptep)
+    cpdef ShadowPage page_at(self, u64 hpa)
     cpdef void set_owner(self, u64 spt, ShadowPage sp) except *
+    cpdef bint tdp_mmu_enabled(self)
+    cpdef bint have_rmaps(self)
     cpdef bint write_tracked(self, MemSlot slot, u64 gfn) except -1
     cpdef u32 max_level(self)

@@ -1,6 +1,6 @@
 """The VM: what all vCPUs share (struct kvm with struct kvm_arch)."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cython import uint as u32, ulonglong as u64
 
@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 
 
 class Parameters:
-    """Module parameters and VM capabilities that the MMU looks at."""
+    """Module parameters and VM capabilities that the MMU looks at.
+
+    tdp_enabled is kvm_amd.npt; tdp_level the levels of the nested tables, which are those of the host's.
+    """
 
     def __init__(self) -> None:
+        self.tdp_enabled = False
+        self.tdp_mmu = False
+        self.tdp_level = 4
+        self.eager_page_split = True
         self.nx_huge_pages = False
         self.nx_huge_pages_recovery_ratio = 60
         self.nx_huge_pages_recovery_period_ms = 0
@@ -37,6 +44,8 @@ class Parameters:
         self.manual_dirty_log_protect = False
         self.dirty_log_initially_set = False
         self.max_huge_page_level = 3
+        self.cpu_dirty_log_size = 0
+        self.dirty_ring_size = 0
 
 
 class Kvm:
@@ -44,7 +53,8 @@ class Kvm:
 
     `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while
     `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in frame n. `page_hash` holds the newest
-    shadow page of each bucket.
+    shadow page of each bucket. `need_resched` says that somebody waits for mmu_lock, so that long walks over
+    the TDP MMU let go of it when they can.
     """
 
     def __init__(
@@ -57,6 +67,7 @@ class Kvm:
         self.design = design or Design()
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
+        self.running_vcpu: Vcpu | None = None
         self.tracing = False
         self.tracer = Tracer()
         self.memslots: list[MemSlot] = []
@@ -66,6 +77,12 @@ class Kvm:
         self.page_hash: list[ShadowPage | None] = [None] * (1 << MMU_HASH_SHIFT)
         self.active_mmu_pages = PageList()
         self.possible_nx_huge_pages: list[ShadowPage] = []
+        self.shadow_root_allocated = False
+        self.tdp_mmu_roots: list[ShadowPage] = []
+        self.tdp_mmu_pages = 0
+        self.rcu_readers = 0
+        self.rcu_waiting: list[ShadowPage] = []
+        self.need_resched = False
         self.n_used_mmu_pages = 0
         self.n_max_mmu_pages = 0
         self.n_requested_mmu_pages = 0
@@ -76,6 +93,8 @@ class Kvm:
         self.mmu_invalidate_start = 0
         self.mmu_invalidate_end = 0
         self.free_pte_list_desc = 0
+        self.pte_list_descs_taken = 0
+        self.split_caches: Any = None
 
     def gfn_to_memslot(self, gfn: u64) -> MemSlot | None:
         """The slot that holds gfn, also if it is flagged INVALID."""
@@ -117,8 +136,12 @@ class Kvm:
         return ((gfn * GOLDEN_RATIO_64) & MASK64) >> (64 - MMU_HASH_SHIFT)
 
     def is_obsolete(self, sp: ShadowPage) -> bool:
-        """is_obsolete_sp: zapped, or of the generation before the last zap-all."""
-        return sp.role & ROLE_INVALID != 0 or sp.mmu_valid_gen != self.mmu_valid_gen
+        """is_obsolete_sp: zapped, or of the generation before the last zap-all. Roots of the TDP MMU are just
+        marked invalid.
+        """
+        if sp.role & ROLE_INVALID:
+            return True
+        return not sp.tdp_mmu_page and sp.mmu_valid_gen != self.mmu_valid_gen
 
     def next_sp_with_gptes(self, sp: ShadowPage | None, gfn: u64) -> ShadowPage | None:
         """From `sp` on along its bucket: the first valid page that shadows the guest table at gfn."""
@@ -175,11 +198,23 @@ class Kvm:
             raise LookupError(f"no shadow page at {sptep:#x}")
         return sp
 
+    def page_at(self, hpa: u64) -> ShadowPage | None:
+        """The shadow page whose SPTEs are in the frame at hpa, if it is one's."""
+        return self.owners[hpa >> 12] if hpa >> 12 < len(self.owners) else None
+
     def set_owner(self, spt: u64, sp: ShadowPage | None) -> None:
         frame: u64 = spt >> 12
         while len(self.owners) <= frame:
             self.owners.append(None)
         self.owners[frame] = sp
+
+    def tdp_mmu_enabled(self) -> bool:
+        """Whether guest-physical memory is mapped by the TDP MMU."""
+        return self.parameters.tdp_enabled and self.parameters.tdp_mmu
+
+    def have_rmaps(self) -> bool:
+        """Whether shadow pages may map memory (kvm_memslots_have_rmaps)."""
+        return self.shadow_root_allocated or not self.tdp_mmu_enabled()
 
     def write_tracked(self, slot: MemSlot, gfn: u64) -> bool:
         """kvm_gfn_is_write_tracked: an upper-level table at gfn is shadowed."""

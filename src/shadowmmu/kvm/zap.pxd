@@ -4,19 +4,20 @@ from .account cimport unaccount_shadowed
 from .bits cimport (BATCH_ZAP_PAGES, MIN_FREE_MMU_PAGES, REFILL_PAGES, REQ_MMU_FREE_OBSOLETE_ROOTS, ROLE_INVALID,
                     ROLE_LEVEL, SPTE_MMU_PRESENT)
 from .flush cimport kvm_flush_remote_tlbs, kvm_make_all_cpus_request
+from .nx_huge_page cimport unaccount_nx_huge_page
 from .rmap cimport RmapIterator, drop_spte, pte_list_free, pte_list_remove
 from .shadow_page cimport ShadowPage
 from .spte cimport is_last_spte, mmu_spte_clear_no_track
+from .tdp.roots cimport kvm_tdp_mmu_invalidate_all_roots
+from .tdp.zap cimport ZapRoots
 from .unsync cimport UnsyncWalk, kvm_unlink_unsync_page
 from .vm cimport Kvm
 
 cpdef void drop_parent_pte(Kvm kvm, ShadowPage child, u64 sptep) except *
-cpdef void mmu_page_zap_pte(Kvm kvm, ShadowPage sp, u64 sptep) except *
+cpdef u64 mmu_page_zap_pte(Kvm kvm, ShadowPage sp, u64 sptep, list[ShadowPage] invalid_list) except? 77
 cdef u64 _zap_unsync_children(Kvm kvm, ShadowPage parent, list[ShadowPage] invalid_list) except? 0xdead
 cdef void _unlink_parents(Kvm kvm, ShadowPage sp) except *
 cpdef u64 kvm_mmu_prepare_zap_page(Kvm kvm, ShadowPage sp, list[ShadowPage] invalid_list) except? 0xdead
-cpdef void unaccount_nx_huge_page(Kvm kvm, ShadowPage sp) except *
-cpdef void untrack_possible_nx_huge_page(Kvm kvm, ShadowPage sp) except *
 cpdef void kvm_mmu_commit_zap_page(Kvm kvm, list[ShadowPage] invalid_list) except *
 cdef void _free_shadow_page(Kvm kvm, ShadowPage sp) except *
 cpdef void kvm_mmu_remote_flush_or_zap(Kvm kvm, list[ShadowPage] invalid_list, u32 flush) except *
@@ -31,4 +32,10 @@ cdef class ZapObsoletePages:
     cdef Kvm kvm
     cdef list zapped
     cdef readonly bint done
+    cpdef bint step(self) except -1
+
+@cython.final
+cdef class ZapAllFast:
+    cdef ZapObsoletePages pages
+    cdef ZapRoots roots
     cpdef bint step(self) except -1

@@ -13,14 +13,18 @@ from .bits import (
     MIN_FREE_MMU_PAGES,
     REFILL_PAGES,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
+    ROLE_GUEST_MODE,
     ROLE_INVALID,
     ROLE_LEVEL,
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
+from .nx_huge_page import unaccount_nx_huge_page
 from .rmap import RmapIterator, drop_spte, pte_list_free, pte_list_remove
 from .shadow_page import ShadowPage
 from .spte import is_last_spte, mmu_spte_clear_no_track
+from .tdp.roots import kvm_tdp_mmu_invalidate_all_roots
+from .tdp.zap import ZapRoots
 from .unsync import UnsyncWalk, kvm_unlink_unsync_page
 from .vm import Kvm
 
@@ -31,16 +35,25 @@ def drop_parent_pte(kvm: Kvm, child: ShadowPage, sptep: u64) -> None:
     mmu_spte_clear_no_track(kvm, sptep)
 
 
-def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
-    """Empty one SPTE of `sp`, whatever it is. A child left without parents stays in the hash."""
+def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[ShadowPage] | None) -> u64:
+    """Empty one SPTE of `sp`, whatever it is; 1 if that put a page on the list, else 0.
+
+    A child left without parents stays in the hash; but one that maps L2's memory under nested paging is
+    zapped if there is a list for it.
+    """
     spte: u64 = kvm.words[sptep >> 3]
-    if spte & SPTE_MMU_PRESENT:
-        if is_last_spte(spte, sp.role & ROLE_LEVEL):
-            drop_spte(kvm, sptep)
-        else:
-            drop_parent_pte(kvm, kvm.sptep_to_sp(spte & ADDR), sptep)
-    elif spte != kvm.design.empty_spte:
-        mmu_spte_clear_no_track(kvm, sptep)
+    if not spte & SPTE_MMU_PRESENT:
+        if spte != kvm.design.empty_spte:
+            mmu_spte_clear_no_track(kvm, sptep)
+    elif is_last_spte(spte, sp.role & ROLE_LEVEL):
+        drop_spte(kvm, sptep)
+    else:
+        child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
+        drop_parent_pte(kvm, child, sptep)
+        orphan: bool = child.role & ROLE_GUEST_MODE != 0 and not child.parent_ptes
+        if orphan and invalid_list is not None and kvm.parameters.tdp_enabled:
+            return 1 if kvm_mmu_prepare_zap_page(kvm, child, invalid_list) else 0
+    return 0
 
 
 def _zap_unsync_children(kvm: Kvm, parent: ShadowPage, invalid_list: list[ShadowPage]) -> u64:
@@ -69,9 +82,10 @@ def _unlink_parents(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[ShadowPage]) -> u64:
-    """Empty and unlink a page; the number of pages put on the list (unsync children and itself).
+    """Empty and unlink a page; the number of pages put on the list (children and itself).
 
-    Its unsync children go with it. A page in use as a root leaves the active list and stays counted.
+    Its unsync children go with it, and under nested paging L2's. A page in use as a root leaves the active
+    list and stays counted.
     """
     if kvm.tracing:
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)
@@ -81,7 +95,7 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
     i: u64
     for i in range(512):
         if kvm.words[(sp.spt >> 3) + i] != empty:
-            mmu_page_zap_pte(kvm, sp, sp.spt + i * 8)
+            zapped += mmu_page_zap_pte(kvm, sp, sp.spt + i * 8, invalid_list)
     _unlink_parents(kvm, sp)
     if not sp.role & ROLE_INVALID and sp.has_gptes():
         unaccount_shadowed(kvm, sp)
@@ -102,20 +116,6 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
     if zapped_root:
         kvm_make_all_cpus_request(kvm, REQ_MMU_FREE_OBSOLETE_ROOTS)
     return zapped
-
-
-def unaccount_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """The page no longer stands for a forbidden NX huge page."""
-    sp.nx_huge_page_disallowed = False
-    if sp.tracked_nx_huge_page:
-        untrack_possible_nx_huge_page(kvm, sp)
-
-
-def untrack_possible_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """Zapping the page would not allow a huge page any more."""
-    sp.tracked_nx_huge_page = False
-    kvm.stat.nx_lpage_splits -= 1
-    kvm.possible_nx_huge_pages.remove(sp)
 
 
 def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: list[ShadowPage]) -> None:
@@ -232,17 +232,34 @@ class ZapObsoletePages:
         return False
 
 
+class ZapAllFast:
+    """What is left once everything is obsolete: the pages of the old generation, then the TDP MMU's roots.
+
+    step() returns true where the kernel may let go of mmu_lock.
+    """
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.pages = ZapObsoletePages(kvm)
+        self.roots = ZapRoots(kvm, 1)
+
+    def step(self) -> bool:
+        if not self.pages.done and self.pages.step():
+            return True
+        return self.roots.step()
+
+
 def kvm_mmu_zap_all_fast(kvm: Kvm) -> None:
-    """Make every shadow page obsolete by switching the generation, then zap them all (6.12.111)."""
+    """Make every page of the MMU obsolete, by switching the generation, then zap them all (6.12.111)."""
     zap = kvm_mmu_start_zap_all_fast(kvm)
     while zap.step():
         pass
 
 
-def kvm_mmu_start_zap_all_fast(kvm: Kvm) -> ZapObsoletePages:
+def kvm_mmu_start_zap_all_fast(kvm: Kvm) -> ZapAllFast:
     """The first half: switch the generation and ask every vCPU to let go of obsolete roots."""
     if kvm.tracing:
         kvm.tracer.kvm_mmu_zap_all_fast(kvm.mmu_valid_gen, kvm.n_used_mmu_pages)
     kvm.mmu_valid_gen ^= 1
+    kvm_tdp_mmu_invalidate_all_roots(kvm)
     kvm_make_all_cpus_request(kvm, REQ_MMU_FREE_OBSOLETE_ROOTS)
-    return ZapObsoletePages(kvm)
+    return ZapAllFast(kvm)

@@ -1,7 +1,8 @@
 """The yardstick: whether two recordings are the same, op by op and part by part.
 
 What belongs to the recorder's own guest code is left out, because a player may have other code: instruction
-pointers, the guest walks that only fetch that code, the bytes of emulated instructions; and an address inside
+pointers, the guest walks that only fetch that code, the bytes of emulated instructions, the details of its
+VMRUNs; and an address inside
 its pages counts as the start of its page. Leading zeros and counters of zero mean nothing. All else counts,
 down to the order of events and of the entries of an rmap.
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadowmmu.guest.setup import MODES, TRAMP_SIZE
+from shadowmmu.guest.setup import L2_CODE, MODES, PAGE, TRAMP_SIZE
 
 __all__ = ["PARTS", "Comparison", "OpDifference", "comparable", "compare"]
 
@@ -21,10 +22,11 @@ PARTS = ("result", "stats", "gptes", "events", "state")
 """The parts of an op that are compared, in this order."""
 
 _STORED_AS = {"state": "delta"}
-_CODE_PAGES = sorted({mode.tramp_gva for mode in MODES.values() if mode.name != "nopaging"})
+_CODE_PAGES = [(mode.tramp_gva, TRAMP_SIZE) for mode in MODES.values() if mode.name != "nopaging"]
+_CODE_PAGES.append((L2_CODE, PAGE))
 _LEFT_OUT = frozenset({"rip", "tramp"})
 _BARE_ADDRESSES = frozenset({"addr", "info1", "info2"})
-_NAME_ONLY = frozenset({"kvm_emulate_insn"})
+_NAME_ONLY = frozenset({"kvm_emulate_insn", "kvm_nested_vmenter", "kvm_nested_intercepts"})
 _WITH_STRINGS = frozenset(
     {
         "kvm_mmu_get_page", "kvm_mmu_sync_page", "kvm_mmu_unsync_page", "kvm_mmu_prepare_zap_page",
@@ -165,7 +167,7 @@ def _field(key: str, value: Any) -> Any:
 
 def _number(digits: str) -> str:
     value = int(digits, 16)
-    for page in _CODE_PAGES:
-        if page <= value < page + TRAMP_SIZE:
+    for first, size in _CODE_PAGES:
+        if first <= value < first + size:
             value &= ~0xFFF
     return f"{value:#x}"

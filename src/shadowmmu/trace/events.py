@@ -16,7 +16,11 @@ from shadowmmu.kvm.tracepoints import Log
 __all__ = [
     "ACCESS_NAMES",
     "PAGE_OFFSET",
+    "AgeHva",
     "CheckMmioSpte",
+    "DirtyRingExit",
+    "DirtyRingPush",
+    "DirtyRingReset",
     "EmulateInsn",
     "Event",
     "EventLog",
@@ -25,9 +29,15 @@ __all__ = [
     "GetPage",
     "HandleMmioPageFault",
     "InjException",
+    "Invlpga",
     "MarkMmioSpte",
     "Mmio",
     "Msr",
+    "NestedIntercepts",
+    "NestedVmenter",
+    "NestedVmenterFailed",
+    "NestedVmexit",
+    "NestedVmexitInject",
     "PageEvent",
     "PageFault",
     "PagetableWalk",
@@ -37,8 +47,11 @@ __all__ = [
     "SetDirtyBit",
     "SetSpte",
     "SetSpteHva",
+    "SplitHugePage",
     "SpteRequested",
     "SyncPage",
+    "TdpMmuSpteChanged",
+    "TestAgeHva",
     "UnmapHvaRange",
     "UnsyncPage",
     "VcpuMatchMmio",
@@ -393,6 +406,94 @@ class Exit(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NestedVmexit(Exit):
+    """kvm_nested_vmexit."""
+
+    name: ClassVar[str] = "kvm_nested_vmexit"
+
+
+@dataclass(frozen=True, slots=True)
+class NestedVmenter(Event):
+    """kvm_nested_vmenter."""
+
+    name: ClassVar[str] = "kvm_nested_vmenter"
+    rip: int
+    vmcb: int
+    nested_rip: int
+    int_ctl: int
+    event_inj: int
+    tdp_enabled: int
+    guest_pgd: int
+
+    def text(self) -> str:
+        pgd = "nested_cr3" if self.tdp_enabled else "guest_cr3"
+        return (
+            f"rip: {self.rip:#018x} vmcb: {self.vmcb:#018x} nested_rip: {self.nested_rip:#018x}"
+            f" int_ctl: {self.int_ctl:#010x} event_inj: {self.event_inj:#010x}"
+            f" nested_npt={'y' if self.tdp_enabled else 'n'} {pgd}: {self.guest_pgd:#018x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NestedVmenterFailed(Event):
+    """kvm_nested_vmenter_failed."""
+
+    name: ClassVar[str] = "kvm_nested_vmenter_failed"
+    message: str
+
+    def text(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class NestedIntercepts(Event):
+    """kvm_nested_intercepts."""
+
+    name: ClassVar[str] = "kvm_nested_intercepts"
+    cr_read: int
+    cr_write: int
+    exceptions: int
+    word1: int
+    word2: int
+    word3: int
+
+    def text(self) -> str:
+        return (
+            f"cr_read: {self.cr_read:04x} cr_write: {self.cr_write:04x} excp: {self.exceptions:08x}"
+            f" intercepts: {self.word1:08x} {self.word2:08x} {self.word3:08x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NestedVmexitInject(Event):
+    """kvm_nested_vmexit_inject."""
+
+    name: ClassVar[str] = "kvm_nested_vmexit_inject"
+    exit_code: int
+    exit_info1: int
+    exit_info2: int
+
+    def text(self) -> str:
+        return (
+            f"reason: {exit_reason(self.exit_code)} ext_inf1: {self.exit_info1:#018x}"
+            f" ext_inf2: {self.exit_info2:#018x} ext_int: 0x00000000 ext_int_err: 0x00000000"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Invlpga(Event):
+    """kvm_invlpga."""
+
+    name: ClassVar[str] = "kvm_invlpga"
+    rip: int
+    asid: int
+    address: int
+
+    def text(self) -> str:
+        return f"rip: {self.rip:#018x} asid: {self.asid} address: {self.address:#018x}"
+
+
+@dataclass(frozen=True, slots=True)
 class Mmio(Event):
     """kvm_mmio."""
 
@@ -480,6 +581,105 @@ class Msr(Event):
     def text(self) -> str:
         fault = " (#GP)" if self.exception else ""
         return f"msr_{'write' if self.write else 'read'} {self.index:x} = {self.data:#x}{fault}"
+
+
+@dataclass(frozen=True, slots=True)
+class TdpMmuSpteChanged(Event):
+    """kvm_tdp_mmu_spte_changed."""
+
+    name: ClassVar[str] = "kvm_tdp_mmu_spte_changed"
+    as_id: int
+    gfn: int
+    level: int
+    old_spte: int
+    new_spte: int
+
+    def text(self) -> str:
+        return (
+            f"as id {self.as_id} gfn {self.gfn:x} level {self.level}"
+            f" old_spte {self.old_spte:x} new_spte {self.new_spte:x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SplitHugePage(Event):
+    """kvm_mmu_split_huge_page."""
+
+    name: ClassVar[str] = "kvm_mmu_split_huge_page"
+    gfn: int
+    spte: int
+    level: int
+    errno: int
+
+    def text(self) -> str:
+        return f"gfn {self.gfn:x} spte {self.spte:x} level {self.level} errno {self.errno}"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingPush(Event):
+    """kvm_dirty_ring_push."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_push"
+    index: int
+    dirty_index: int
+    reset_index: int
+    slot: int
+    offset: int
+
+    def text(self) -> str:
+        used = self.dirty_index - self.reset_index & _U32
+        return (
+            f"ring {self.index}: dirty {self.dirty_index:#x} reset {self.reset_index:#x}"
+            f" slot {self.slot} offset {self.offset:#x} (used {used})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingReset(Event):
+    """kvm_dirty_ring_reset."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_reset"
+    index: int
+    dirty_index: int
+    reset_index: int
+
+    def text(self) -> str:
+        used = self.dirty_index - self.reset_index & _U32
+        return f"ring {self.index}: dirty {self.dirty_index:#x} reset {self.reset_index:#x} (used {used})"
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyRingExit(Event):
+    """kvm_dirty_ring_exit."""
+
+    name: ClassVar[str] = "kvm_dirty_ring_exit"
+    vcpu_id: int
+
+    def text(self) -> str:
+        return f"vcpu {self.vcpu_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class AgeHva(Event):
+    """kvm_age_hva."""
+
+    name: ClassVar[str] = "kvm_age_hva"
+    start: int
+    end: int
+
+    def text(self) -> str:
+        return f"mmu notifier age hva: {_padded(self.start)} -- {_padded(self.end)}"
+
+
+@dataclass(frozen=True, slots=True)
+class TestAgeHva(Event):
+    """kvm_test_age_hva."""
+
+    name: ClassVar[str] = "kvm_test_age_hva"
+    hva: int
+
+    def text(self) -> str:
+        return f"mmu notifier test age hva: {_padded(self.hva)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,6 +802,35 @@ class EventLog(Log):
     def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
         self.events.append(Exit(vcpu_id, reason, rip, info1, info2))
 
+    def kvm_nested_vmexit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
+        self.events.append(NestedVmexit(vcpu_id, reason, rip, info1, info2))
+
+    def kvm_nested_vmenter(
+        self,
+        rip: int,
+        vmcb: int,
+        nested_rip: int,
+        int_ctl: int,
+        event_inj: int,
+        tdp_enabled: int,
+        guest_pgd: int,
+    ) -> None:
+        self.events.append(NestedVmenter(rip, vmcb, nested_rip, int_ctl, event_inj, tdp_enabled, guest_pgd))
+
+    def kvm_nested_vmenter_failed(self, message: str) -> None:
+        self.events.append(NestedVmenterFailed(message))
+
+    def kvm_nested_intercepts(
+        self, cr_read: int, cr_write: int, exceptions: int, word1: int, word2: int, word3: int
+    ) -> None:
+        self.events.append(NestedIntercepts(cr_read, cr_write, exceptions, word1, word2, word3))
+
+    def kvm_nested_vmexit_inject(self, exit_code: int, exit_info1: int, exit_info2: int) -> None:
+        self.events.append(NestedVmexitInject(exit_code, exit_info1, exit_info2))
+
+    def kvm_invlpga(self, rip: int, asid: int, address: int) -> None:
+        self.events.append(Invlpga(rip, asid, address))
+
     def kvm_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
         self.events.append(Mmio(kind, length, gpa, value))
 
@@ -619,6 +848,31 @@ class EventLog(Log):
 
     def kvm_msr(self, write: int, index: int, data: int, exception: int) -> None:
         self.events.append(Msr(write, index, data, exception))
+
+    def kvm_dirty_ring_push(
+        self, index: int, dirty_index: int, reset_index: int, slot: int, offset: int
+    ) -> None:
+        self.events.append(DirtyRingPush(index, dirty_index, reset_index, slot, offset))
+
+    def kvm_dirty_ring_reset(self, index: int, dirty_index: int, reset_index: int) -> None:
+        self.events.append(DirtyRingReset(index, dirty_index, reset_index))
+
+    def kvm_dirty_ring_exit(self, vcpu_id: int) -> None:
+        self.events.append(DirtyRingExit(vcpu_id))
+
+    def kvm_age_hva(self, start: int, end: int) -> None:
+        self.events.append(AgeHva(start, end))
+
+    def kvm_test_age_hva(self, hva: int) -> None:
+        self.events.append(TestAgeHva(hva))
+
+    def kvm_tdp_mmu_spte_changed(
+        self, as_id: int, gfn: int, level: int, old_spte: int, new_spte: int
+    ) -> None:
+        self.events.append(TdpMmuSpteChanged(as_id, gfn, level, old_spte, new_spte))
+
+    def kvm_mmu_split_huge_page(self, gfn: int, spte: int, level: int, errno: int) -> None:
+        self.events.append(SplitHugePage(gfn, spte, level, errno))
 
     def kvm_unmap_hva_range(self, start: int, end: int) -> None:
         self.events.append(UnmapHvaRange(start, end))

@@ -2,7 +2,8 @@
 
 `S7` is shadow page number 7, `S7[3]` its SPTE 3, `S7|827` an SPTE that points to it (rest of the bits 0x827),
 `gpa:800000|e67` an SPTE that maps the page behind guest address 0x800000, `zero|825` one of the zero page,
-`mmio:...` an MMIO SPTE, `pfn?...` a page behind no guest address, `?...` an address in no known shadow page.
+`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page behind no
+guest address, `?...` an address in no known shadow page.
 
 Shadow pages are numbered in order of creation, as far as the states show it: a page is a new one when no
 page was at its address before, when the one that was there had another gfn or role, or when the op zapped
@@ -33,6 +34,7 @@ _EMPTY = {0: "none", 1 << 63: "none63"}
 _NO_SLOT = 1 << 63
 _INVALID_ROOT = (1 << 64) - 1
 _MMIO = 1 << 51
+_FROZEN = 0x5A0
 _HUGE = 1 << 7
 _ROLE_DIRECT, _ROLE_INVALID, _ROLE_4_BYTE = 1 << 7, 1 << 11, 1 << 4
 
@@ -76,6 +78,8 @@ class Names:
         """Name of an SPTE's value; `leaf` says that it cannot point to a shadow page."""
         if spte in _EMPTY:
             return _EMPTY[spte]
+        if spte & ~(1 << 63) == _FROZEN:
+            return "frozen"
         if spte & _MMIO:
             return f"mmio:{spte:x}"
         page = None if leaf else self.page(spte & _PA)
@@ -145,22 +149,37 @@ class Names:
                 self._identity[name] = identity
             self._now[sp["hpa"]] = name
 
-    def _root(self, hpa: int) -> str:
-        return (
-            "invalid" if hpa == _INVALID_ROOT else self._now.get(hpa, f"?{hpa or self._design.zero_page:x}")
-        )
+    def _root(self, hpa: int, *, nested: bool) -> str:
+        if hpa == _INVALID_ROOT:
+            return "invalid"
+        if nested and not hpa:
+            return "dummy"
+        return self._now.get(hpa, f"?{hpa or self._design.zero_page:x}")
 
     def _vcpu(self, vcpu: Mapping[str, Any]) -> State:
+        nested = "guest_mmu" in vcpu
+        named = self._mmu(vcpu, nested=nested)
+        if nested:
+            named["in_l2"] = int(vcpu["in_l2"])
+            named["nested_cpu_role"] = f"{vcpu['nested_cpu_role']:x}"
+            named["guest_mmu"] = self._mmu(vcpu["guest_mmu"], nested=True)
+        return named
+
+    def _mmu(self, mmu: Mapping[str, Any], *, nested: bool) -> State:
         named: State = {
-            "pgd": "-" if vcpu["root"] == _INVALID_ROOT else f"{vcpu['pgd']:x}",
-            "root": self._root(vcpu["root"]),
-            "cpu_role": f"{vcpu['cpu_role']:x}",
-            "root_role": f"{vcpu['root_role']:x}",
-            "prev": [[f"{pgd:x}", self._root(hpa)] for pgd, hpa in vcpu["prev"] if hpa != _INVALID_ROOT],
+            "pgd": "-" if mmu["root"] == _INVALID_ROOT else f"{mmu['pgd']:x}",
+            "root": self._root(mmu["root"], nested=nested),
+            "cpu_role": f"{mmu['cpu_role']:x}",
+            "root_role": f"{mmu['root_role']:x}",
+            "prev": [
+                [f"{pgd:x}", self._root(hpa, nested=nested)]
+                for pgd, hpa in mmu["prev"]
+                if hpa != _INVALID_ROOT
+            ],
         }
-        if "pae_root" in vcpu:
-            named["root"] = "pae_root"
-            named["pae_root"] = [self.spte(word) for word in vcpu["pae_root"]]
+        if "pae_root" in mmu:
+            named["root"] = "pml4_root" if mmu["pml4_root"] else "pae_root"
+            named["pae_root"] = [self.spte(word) for word in mmu["pae_root"]]
         return named
 
     def _shadow_page(self, sp: Mapping[str, Any]) -> State:
@@ -183,6 +202,7 @@ class Names:
             ("quadrant", role >> 5 & 3),
             ("has_4_byte_gpte", int(bool(role & _ROLE_4_BYTE))),
             ("invalid", int(bool(role & _ROLE_INVALID))),
+            ("tdp", int(sp["tdp"])),
         ):
             if value:
                 named[key] = value

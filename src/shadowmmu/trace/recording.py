@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,15 +21,18 @@ from typing import Any, NoReturn, Protocol, TextIO
 
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import (
-    TRAMP_SLOT,
+    L2_CODE,
+    PAGE,
     Cap,
     Code,
+    L2Code,
     Poke,
     Pt,
     Setup,
     SetupAction,
     SlotSetup,
     Vcpu,
+    Vmcb,
     Watch,
     resolve,
 )
@@ -59,6 +63,9 @@ _NOT_RECORDED_STATS = {
     "exits", "io_exits", "signal_exits", "halt_poll_fail_ns", "blocking",
 }  # fmt: skip
 _TRAMP_CODE = 0x2000
+_EMPTY_SPTES = (0, 1 << 63)
+_MMU_PRESENT = 1 << 11
+_GPA = re.compile(r"gpa:(\w+)")
 
 
 class RecordingError(ValueError):
@@ -160,12 +167,17 @@ class Recorder:
 
     def _events(self, fired: Iterable[Event]) -> list[Row]:
         kept = [event for event in fired if not self._design.event_strings or _is_recorded(event)]
-        named = [_named_event(self._names, event) for event in kept]
-        first = self._setup.tramp_gva
+        named = _collapsed(
+            [entry for event in kept if (entry := _named_event(self._names, event)) is not None]
+        )
+        code = [(self._setup.tramp_gva, _TRAMP_CODE)]
+        if self._setup.nested:
+            code.append((L2_CODE, PAGE))
         tramp = False
         for entry in named:
             if entry["e"] == events.PagetableWalk.name:
-                tramp = first <= int(entry["addr"], 16) < first + _TRAMP_CODE
+                addr = int(entry["addr"], 16)
+                tramp = any(first <= addr < first + size for first, size in code)
             elif entry["e"] not in (events.PagingElement.name, events.WalkerError.name):
                 tramp = False
             if tramp:
@@ -174,9 +186,11 @@ class Recorder:
 
 
 def _header_setup(setup: Setup) -> list[Row]:
-    machine = [_header_entry(action) for action in setup.actions if not isinstance(action, Vcpu | Watch)]
+    machine = [action for action in setup.actions if not isinstance(action, Vcpu | Vmcb | Watch)]
+    vcpus = [action for action in setup.actions if isinstance(action, Vcpu | Vmcb)]
     cpuid = {"setup": "cpuid", "maxphyaddr": setup.maxphyaddr}
-    return [{"setup": "mode", "mode": setup.mode}, *machine, cpuid, *map(_header_entry, setup.vcpus)]
+    entries = [*map(_header_entry, machine), cpuid, *map(_header_entry, vcpus)]
+    return [{"setup": "mode", "mode": setup.mode}, *entries]
 
 
 def _header_entry(action: SetupAction) -> Row:
@@ -190,7 +204,7 @@ def _header_entry(action: SetupAction) -> Row:
                 "flags": action.flags,
                 "opts": action.options,
             }
-            return entry if action.id == TRAMP_SLOT else {**entry, "result": 0}
+            return entry if action.options in ("trampoline", "nested") else {**entry, "result": 0}
         case Pt():
             return {
                 "setup": "pt",
@@ -202,6 +216,11 @@ def _header_entry(action: SetupAction) -> Row:
             return {"setup": "poke", "gpa": f"{action.gpa:#x}", "val": f"{action.value:#x}"}
         case Code():
             return {"setup": "code", "gpa": f"{action.gpa:#x}"}
+        case L2Code():
+            return {"setup": "l2code", "gpa": f"{action.gpa:#x}"}
+        case Vmcb():
+            where = {"gpa": f"{action.gpa:#x}", "ncr3": f"{action.ncr3:#x}"}
+            return {"setup": "vmcb", "vcpu": action.vcpu, **where, "asid": action.asid}
         case Cap():
             return {"setup": "cap", "cap": action.cap, "arg": action.arg, "result": 0}
         case Vcpu():
@@ -216,10 +235,11 @@ def _is_recorded(event: Event) -> bool:
     return not isinstance(event, events.Exit) or events.exit_reason(event.reason) not in _NOT_RECORDED_EXITS
 
 
-def _named_event(names: Names, event: Event) -> Row:
-    """The event as recorded."""
+def _named_event(names: Names, event: Event) -> Row | None:
+    """The event as recorded, None if recordings leave it out."""
     if isinstance(event, events.ByTask):
-        return {**_named_event(names, event.event), "task": event.task}
+        named = _named_event(names, event.event)
+        return None if named is None else {**named, "task": event.task}
     entry: Row = {"e": event.name}
     match event:
         case events.PageEvent():
@@ -253,7 +273,19 @@ def _named_event(names: Names, event: Event) -> Row:
             entry["gfn"] = f"{event.gfn:x}"
             entry["access"] = f"{event.access:x}"
             entry["gen"] = f"{event.gen:x}"
-        case events.UnmapHvaRange():
+        case events.TdpMmuSpteChanged():
+            if event.old_spte in _EMPTY_SPTES and not event.new_spte & _MMU_PRESENT:
+                return None
+            entry["gfn"] = f"{event.gfn:x}"
+            entry["level"] = event.level
+            entry["old"] = names.spte(event.old_spte, leaf=event.level == 1)
+            entry["new"] = names.spte(event.new_spte, leaf=event.level == 1)
+        case events.SplitHugePage():
+            entry["gfn"] = f"{event.gfn:x}"
+            entry["spte"] = names.spte(event.spte, leaf=True)
+            entry["level"] = event.level
+            entry["errno"] = event.errno
+        case events.UnmapHvaRange() | events.AgeHva():
             entry["start"] = names.hva(event.start)
             entry["end"] = names.hva(event.end)
         case events.Exit():
@@ -264,6 +296,31 @@ def _named_event(names: Names, event: Event) -> Row:
         case _:
             entry["t"] = event.text().strip()
     return entry
+
+
+def _collapsed(entries: list[Row]) -> list[Row]:
+    """Runs of the same change of SPTEs to consecutive pages as one event with `n`, their number."""
+    rows: list[Row] = []
+    for entry in entries:
+        if rows and _continues(rows[-1], entry):
+            rows[-1]["n"] = rows[-1].get("n", 1) + 1
+        else:
+            rows.append(entry)
+    return rows
+
+
+def _continues(run: Row, entry: Row) -> bool:
+    if not run["e"] == entry["e"] == events.TdpMmuSpteChanged.name or run["level"] != entry["level"]:
+        return False
+    distance = int(entry["gfn"], 16) - int(run["gfn"], 16) << 12
+    if distance != run.get("n", 1) << 12 + 9 * (run["level"] - 1):
+        return False
+    return all(_moved(run[key], distance) == entry[key] for key in ("old", "new"))
+
+
+def _moved(name: str, distance: int) -> str:
+    """The name of an SPTE that maps memory `distance` bytes further on."""
+    return _GPA.sub(lambda match: f"gpa:{int(match[1], 16) + distance:x}", name)
 
 
 def _describe_page(entry: Row, event: events.PageEvent) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..kvm.bits import INVALID_PAGE, ROLE_LEVEL, SPTE_EMPTY
+from ..kvm.bits import INVALID_PAGE, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
 from ..kvm.rmap import pte_list
 from ..x86.bits import ADDR, PS
 
 if TYPE_CHECKING:
     from ..guest.machine import Machine
     from ..kvm.memslots import MemSlot
+    from ..kvm.mmu import KvmMmu
     from ..kvm.shadow_page import ShadowPage
     from ..kvm.vcpu import Vcpu
     from ..kvm.vm import Kvm
@@ -24,11 +25,12 @@ RawState = dict[str, Any]
 def snapshot(machine: Machine) -> RawState:
     """The state between two operations. All numbers as they are; names are trace.names' work.
 
-    `sps` are the active pages, newest first, then roots that were zapped while in use (`off_list`); `rmap`,
-    `lpage` and `wtrack` hold what is not empty; `pfns` says what each frame in a leaf SPTE backs now.
+    `sps` are the active pages, newest first, the trees of the TDP MMU in pre-order, newest root first, then
+    roots that were zapped while in use (`off_list`); `rmap`, `lpage` and `wtrack` hold what is not empty;
+    `pfns` says what each frame in a leaf SPTE backs now.
     """
     kvm = machine.kvm
-    pages = kvm.active_mmu_pages.pages()
+    pages = [*kvm.active_mmu_pages.pages(), *_tdp_pages(kvm)]
     listed = {sp.hpa for sp in pages}
     extra = [sp for sp in _roots(kvm) if sp.hpa not in listed]
     sps = [_page(kvm, sp, off_list=False) for sp in pages] + [_page(kvm, sp, off_list=True) for sp in extra]
@@ -45,7 +47,7 @@ def snapshot(machine: Machine) -> RawState:
         "gen": kvm.mmu_valid_gen,
         "indirect": kvm.indirect_shadow_pages,
         "slots_gen": kvm.memslots_generation,
-        "vcpus": [_vcpu(kvm, vcpu) for vcpu in kvm.vcpus],
+        "vcpus": [_vcpu(kvm, vcpu, nested=machine.nested) for vcpu in kvm.vcpus],
         "sps": sps,
         "slots": [
             {"id": slot.id, "gfn": slot.base_gfn, "npages": slot.npages, "flags": slot.flags}
@@ -63,38 +65,58 @@ def snapshot(machine: Machine) -> RawState:
     }
 
 
+def _tdp_pages(kvm: Kvm) -> list[ShadowPage]:
+    found: list[ShadowPage] = []
+    waiting = list(reversed(kvm.tdp_mmu_roots))
+    while waiting:
+        sp = waiting.pop()
+        found.append(sp)
+        if sp.level() > 1:
+            links = [s for s in kvm.read_table(sp.hpa) if s & SPTE_MMU_PRESENT and not s & PS]
+            waiting += [kvm.sptep_to_sp(s & ADDR) for s in reversed(links)]
+    return found
+
+
 def _roots(kvm: Kvm) -> list[ShadowPage]:
     """Pages in use as roots, each once, in the order of vCPUs: previous roots, then the current one."""
     found: dict[int, ShadowPage] = {}
     for vcpu in kvm.vcpus:
-        mmu = vcpu.mmu
-        hpas = [mmu.prev_root(i)[1] for i in range(3)]
-        if mmu.root_is_pae():
-            hpas += [word & ADDR for word in _pae_root(kvm, vcpu) if word & 1]
-        else:
-            hpas.append(mmu.root_hpa)
-        for hpa in hpas:
-            if hpa not in (0, INVALID_PAGE):
-                found.setdefault(hpa, kvm.sptep_to_sp(hpa))
+        for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
+            hpas = [mmu.prev_root(i)[1] for i in range(3)]
+            if mmu.root_is_special():
+                hpas += [word & ADDR for word in _pae_root(kvm, mmu) if word & 1]
+            else:
+                hpas.append(mmu.root_hpa)
+            for hpa in hpas:
+                if hpa not in (0, INVALID_PAGE):
+                    found.setdefault(hpa, kvm.sptep_to_sp(hpa))
     return list(found.values())
 
 
-def _pae_root(kvm: Kvm, vcpu: Vcpu) -> list[int]:
-    return [kvm.read_spte(vcpu.mmu.pae_root + 8 * i) for i in range(4)]
+def _pae_root(kvm: Kvm, mmu: KvmMmu) -> list[int]:
+    return [kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4)]
 
 
-def _vcpu(kvm: Kvm, vcpu: Vcpu) -> RawState:
-    mmu = vcpu.mmu
+def _vcpu(kvm: Kvm, vcpu: Vcpu, *, nested: bool) -> RawState:
+    state: RawState = {"id": vcpu.id, **_mmu(kvm, vcpu.root_mmu)}
+    if nested:
+        state["in_l2"] = vcpu.guest_mode
+        state["nested_cpu_role"] = vcpu.nested_mmu.combined_cpu_role()
+        state["guest_mmu"] = _mmu(kvm, vcpu.guest_mmu)
+    return state
+
+
+def _mmu(kvm: Kvm, mmu: KvmMmu) -> RawState:
     state: RawState = {
-        "id": vcpu.id,
         "root": mmu.root_hpa,
         "pgd": mmu.root_pgd,
         "cpu_role": mmu.combined_cpu_role(),
         "root_role": mmu.root_role,
         "prev": [mmu.prev_root(i) for i in range(3)],
     }
-    if mmu.root_is_pae():
-        state["pae_root"] = _pae_root(kvm, vcpu)
+    if mmu.root_is_special():
+        state["pae_root"] = _pae_root(kvm, mmu)
+        state["pml4_root"] = mmu.pml4_root
     return state
 
 
@@ -111,7 +133,8 @@ def _page(kvm: Kvm, sp: ShadowPage, *, off_list: bool) -> RawState:
         "role": sp.role,
         "unsync": int(sp.unsync),
         "unsync_children": sp.unsync_children,
-        "gen": sp.mmu_valid_gen,
+        "gen": int(sp.scheduled_root_to_zap) if sp.tdp_mmu_page else sp.mmu_valid_gen,
+        "tdp": sp.tdp_mmu_page,
         "root_count": sp.root_count,
         "flood": sp.write_flooding_count,
         "nxd": int(sp.nx_huge_page_disallowed),

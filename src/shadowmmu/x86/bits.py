@@ -29,6 +29,9 @@ PFERR_U = 1 << 2
 PFERR_RSVD = 1 << 3
 PFERR_F = 1 << 4
 PFERR_PK = 1 << 5
+# and of a nested page fault: the walk to the page, or to an entry of the guest's tables (15.25.6)
+PFERR_GUEST_FINAL = 1 << 32
+PFERR_GUEST_PAGE = 1 << 33
 
 # CR0 (3.1.1)
 CR0_PE = 1 << 0
@@ -88,6 +91,8 @@ FETCH = 2
 # vectors of the exceptions an access can raise (8.1)
 GP_VECTOR = 13
 PF_VECTOR = 14
+# no vector: a nested page fault, which the guest does not see (15.25.6)
+NESTED_FAULT = 256
 
 # the smallest page
 PAGE_SHIFT = 12

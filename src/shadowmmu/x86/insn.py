@@ -23,6 +23,9 @@ class Op(Enum):
     MOV_CR3 = "mov cr3, reg"
     MOV_CR4 = "mov cr4, reg"
     WRMSR = "wrmsr"
+    VMRUN = "vmrun"
+    VMMCALL = "vmmcall"
+    INVLPGA = "invlpga"
     NOP = "nop"
     IRET = "iret"
     INT = "int"
@@ -41,9 +44,10 @@ _WRITES_PAGE_TABLES = frozenset((Op.STORE, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B))
 class Insn:
     """An instruction with its operands as the registers have them.
 
-    value     what is stored, added, written to the register; for OUT the port, for INT the vector
+    value     what is stored, added, written to the register; for OUT the port, for INT the vector; for VMRUN
+              the address of the VMCB, for INVLPGA the address to flush
     expected  what CMPXCHG compares with
-    count     iterations left of STOS (it changes, as rcx does), the MSR of WRMSR
+    count     iterations left of STOS (it changes, as rcx does), the MSR of WRMSR, the ASID of INVLPGA
     result    what LOAD, XCHG and CMPXCHG read
     """
 

@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport ADDR, FAULT, GP_VECTOR, MASK64, PF_VECTOR, u8, u32, u64
+from .bits cimport ADDR, FAULT, GP_VECTOR, MASK64, NESTED_FAULT, PF_VECTOR, u8, u32, u64
 from .tlb cimport Tlb
 from .walker cimport Walker
 
@@ -12,7 +12,7 @@ cdef class Processor:
     cdef readonly bint cr0_wp, efer_nx, cr4_smep, cr4_smap, cr4_pse, cr4_pge, gbpages, amd
     cdef readonly u64 fault_gva, fault_error_code, fault_vector
     cdef readonly Tlb tlb
-    cdef readonly Walker walker
+    cdef readonly Walker walker, nested
     cdef u64 limit, virtual_bits, virtual_half
     cdef u64 translate(self, u64 gva, u32 mode) except? 2 nogil
     cpdef u64 access(self, u64 gva, u32 kind) except? 2 nogil

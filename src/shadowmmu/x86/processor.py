@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cython import uint as u32, ulonglong as u64
 
-from .bits import ADDR, FAULT, GP_VECTOR, MASK64, PF_VECTOR
+from .bits import ADDR, FAULT, GP_VECTOR, MASK64, NESTED_FAULT, PF_VECTOR
 from .implementation import MANUAL, Implementation
 from .paging import paging_format
 from .tlb import ZEN, Tlb, TlbGeometry
@@ -24,6 +24,9 @@ class Processor:
     missing one shows.
 
     With `tlb=False` neither TLB nor paging-structure caches are used and every access walks.
+
+    Under nested paging (`set_nested`) `root` and the tables behind it are guest-physical, and `nested_root`
+    is the physical address of the nested tables. The TLB translates from linear to physical addresses.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Processor:
         self.limit = len(words) << 3
         self.tlb = Tlb(geometry)
         self.tlb.enabled = tlb
-        self.walker = Walker(words, implementation)
+        self.nested = Walker(words, implementation)
+        self.nested.caches_enabled = tlb
+        self.walker = Walker(words, implementation, self.nested)
         self.walker.caches_enabled = tlb
         self.root = 0
         self.pcid = 0
@@ -92,11 +97,43 @@ class Processor:
         self.gbpages = gbpages
         self.amd = amd
 
+    def set_nested(self, *, levels: int, maxphyaddr: int = 48) -> None:
+        """Switch nested paging on, with nested tables of 4 or 5 levels, or off (0)."""
+        self.walker.two_dimensional = levels != 0
+        if levels:
+            self.nested.set_mode(
+                levels=levels,
+                cr0_wp=True,
+                efer_nx=True,
+                cr4_smep=False,
+                cr4_smap=False,
+                cr4_pse=True,
+                cr4_pge=False,
+                maxphyaddr=maxphyaddr,
+                gbpages=True,
+                amd=True,
+            )
+
+    @property
+    def nested_root(self) -> int:
+        """The physical address of the top nested table (nCR3)."""
+        return self.walker.nested_root
+
+    @nested_root.setter
+    def nested_root(self, root: int) -> None:
+        self.walker.nested_root = root
+
+    @property
+    def fault_gpa(self) -> int:
+        """The guest-physical address that a nested page fault is about."""
+        return self.walker.nested_fault_gpa
+
     def access(self, gva: u64, kind: u32) -> u64:
         """The physical address of an access of that kind (READ, WRITE, FETCH) at the current CPL, or `FAULT`.
 
         After a fault `fault_vector`, `fault_gva` and `fault_error_code` describe it: #PF, or #GP with error
-        code 0 for an address that is not canonical (32-bit modes: above 4 GiB). Raises `MachineCheck` if
+        code 0 for an address that is not canonical (32-bit modes: above 4 GiB), or a nested page fault
+        (`NESTED_FAULT`) at `fault_gpa`. Raises `MachineCheck` if
         the tables lead outside memory.
         """
         return self.translate(gva, kind & 3 | self.user << 2 | self.eflags_ac << 3)
@@ -143,7 +180,7 @@ class Processor:
         if hpa == FAULT:
             entry = self.walker.translate(self.root, gva, self.pcid, mode)
             if not entry:
-                self.fault_vector = PF_VECTOR
+                self.fault_vector = PF_VECTOR if self.walker.nested_fault_gpa == FAULT else NESTED_FAULT
                 self.fault_gva = gva
                 self.fault_error_code = self.walker.error_code
                 return FAULT
@@ -159,6 +196,7 @@ class Processor:
         """Drop all cached translations, global ones and all PCIDs."""
         self.tlb.flush_all()
         self.walker.flush_all()
+        self.nested.flush_all()
         return 0
 
     def flush_current(self) -> int:

@@ -1,13 +1,16 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport (A, ADDR, D, FETCH, G, NX, P, PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, PS, U, W, WRITE,
-                    u32, u64)
+from .bits cimport (A, ADDR, D, FAULT, FETCH, G, NX, P, PFERR_F, PFERR_GUEST_FINAL, PFERR_GUEST_PAGE, PFERR_P,
+                    PFERR_RSVD, PFERR_U, PFERR_W, PS, U, W, WRITE, u32, u64)
 from .tlb cimport TranslationCache
 
 @cython.final
 cdef class Walker:
     cdef u64[::1] words
-    cdef public bint caches_enabled
+    cdef public bint caches_enabled, two_dimensional
+    cdef public u64 nested_root
+    cdef readonly u64 nested_fault_gpa
+    cdef readonly Walker nested
     cdef public u64 walks, loads, ad_sets
     cdef readonly u64 level, error_code
     cdef readonly TranslationCache pde, pdpte, pml4e, pml5e
@@ -20,6 +23,8 @@ cdef class Walker:
     cdef bint shortened
     cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
     cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil
+    cdef u64 nested_entry(self, u64 gpa) except? 2 nogil
+    cdef u64 nested_page(self, u64 gpa, u64 translation, u32 mode) except? 2 nogil
     cdef u64 cached(self, u64 level, u64 gva, u64 pcid) except? 2 nogil
     cdef int remember(self, u64 level, u64 gva, u64 pcid, u64 entry) except -1 nogil
     cdef u64 fault(self, u64 cause, u32 mode) except? 2 nogil

@@ -4,6 +4,9 @@ At each level the walker checks present, then reserved bits; it sets A in each e
 rights at the leaf suffice, A and for a write D there. Setting is a read of the entry and a later write: two
 steps, as whoever stands between processor and memory must see them. Upper levels are skipped by the
 paging-structure caches.
+
+Under nested paging (15.25) the addresses in the guest's tables are guest-physical: each table entry is
+reached by a walk of the nested tables as a user write, and at last the page by one of the access's own kind.
 """
 
 from __future__ import annotations
@@ -16,9 +19,12 @@ from .bits import (
     ACC_W,
     ACC_X,
     ADDR,
+    FAULT,
     FETCH,
     NX,
     PFERR_F,
+    PFERR_GUEST_FINAL,
+    PFERR_GUEST_PAGE,
     PFERR_P,
     PFERR_RSVD,
     PFERR_U,
@@ -49,10 +55,20 @@ class Walker:
     An access is described by its mode: bits 1:0 the kind, bit 2 user, bit 3 EFLAGS.AC (clear for an
     implicit supervisor access). `need[mode]` and `deny[mode]` are the bits a translation must and must not
     have to serve it.
+
+    `nested` walks the nested tables from `nested_root` on while `two_dimensional` is set. A fault there
+    leaves a nested page fault's error code and its guest-physical address in `nested_fault_gpa`; otherwise
+    that is `FAULT`.
     """
 
-    def __init__(self, words: memoryview, implementation: Implementation = MANUAL) -> None:
+    def __init__(
+        self, words: memoryview, implementation: Implementation = MANUAL, nested: Walker | None = None
+    ) -> None:
         self.words = words
+        self.nested: Walker = nested or self
+        self.nested_root = 0
+        self.two_dimensional = False
+        self.nested_fault_gpa = FAULT
         self.limit = len(words) << 3
         self.caches_enabled = True
         self.walks = 0
@@ -145,8 +161,11 @@ class Walker:
     def walk(self, root: u64, gva: u64, pcid: u64, mode: u32, use_caches: u32) -> u64:
         """Go down the tables, from the root or from where the paging-structure caches lead."""
         self.shortened = False
+        self.nested_fault_gpa = FAULT
         if self.levels == 0:
             self.level = 1
+            if self.two_dimensional:
+                return self.nested_page(gva, P | W | U | D, mode)
             return gva & ADDR | P | W | U | D
         level: u64 = self.levels
         table: u64 = root & self.root_mask
@@ -166,6 +185,10 @@ class Walker:
         while True:
             shift: u64 = 12 + self.index_bits * (level - 1)
             hpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
+            if self.two_dimensional:
+                hpa = self.nested_entry(hpa)
+                if hpa == FAULT:
+                    return 0
             if hpa >= self.limit:
                 self.machine_check(hpa)
             word: u64 = self.words[hpa >> 3]
@@ -208,7 +231,33 @@ class Walker:
             frame |= (entry >> 13 & 0xF) << 32 | gva & 0x20_0000
         if not new & D:
             translation ^= D
+        if self.two_dimensional:
+            offset: u64 = gva & (1 << 3 + 9 * level) - 1
+            return self.nested_page(frame | offset, translation, mode)
         return translation | frame
+
+    def nested_entry(self, gpa: u64) -> u64:
+        """The physical address of the guest table entry at `gpa`, or `FAULT`: a nested page fault."""
+        entry: u64 = self.nested.translate(self.nested_root, gpa, 0, WRITE | 4)
+        if entry == 0:
+            self.nested_fault_gpa = gpa
+            self.error_code = self.nested.error_code | PFERR_GUEST_PAGE
+            return FAULT
+        offset: u64 = gpa & (1 << 3 + 9 * self.nested.level) - 1
+        return entry & ADDR | offset
+
+    def nested_page(self, gpa: u64, translation: u64, mode: u32) -> u64:
+        """The translation to the page at `gpa` with the rights of both dimensions; 0: a nested page fault."""
+        entry: u64 = self.nested.translate(self.nested_root, gpa, 0, mode & 3 | 4)
+        if entry == 0:
+            self.nested_fault_gpa = gpa
+            self.error_code = self.nested.error_code | PFERR_GUEST_FINAL
+            return 0
+        offset: u64 = gpa & (1 << 3 + 9 * self.nested.level) - 1
+        if self.levels == 0 or self.nested.level < self.level:
+            self.level = self.nested.level
+        frame: u64 = (entry & ADDR | offset) >> 3 + 9 * self.level << 3 + 9 * self.level
+        return translation & ~(W | D) | translation & entry & (W | D) | entry & NX | frame
 
     def fault(self, cause: u64, mode: u32) -> u64:
         """Record the error code of a page fault in an access of that mode; 0."""

@@ -1,0 +1,39 @@
+"""Ageing: the host asks which pages were accessed, and forgets it (tdp_mmu.c, 6.12.111)."""
+
+from cython import uint as u32, ulonglong as u64
+
+from ...x86.bits import PS, A
+from ..bits import SPTE_MMU_PRESENT
+from ..shadow_page import ShadowPage
+from ..vm import Kvm
+from .iter import TdpIter
+from .rcu import rcu_read_lock, rcu_read_unlock
+from .spte_changed import tdp_mmu_clear_spte_bits
+
+
+def kvm_tdp_mmu_age_gfn_range(kvm: Kvm, start: u64, end: u64) -> bool:
+    """Clear Accessed of what maps [start, end), in all roots; whether it was set anywhere. No flush."""
+    return _look(kvm, start, end, 1)
+
+
+def kvm_tdp_mmu_test_age_gfn(kvm: Kvm, start: u64, end: u64) -> bool:
+    """Whether a page of [start, end) was accessed through any root."""
+    return _look(kvm, start, end, 0)
+
+
+def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
+    accessed: u32 = 0
+    it: TdpIter = TdpIter(kvm)
+    root: ShadowPage
+    rcu_read_lock(kvm)
+    for root in kvm.tdp_mmu_roots:
+        it.start(root, 1, start)
+        while it.valid and it.gfn < end:
+            spte: u64 = it.old_spte
+            if spte & SPTE_MMU_PRESENT and (it.level == 1 or spte & PS) and spte & A:
+                accessed = 1
+                if clear:
+                    tdp_mmu_clear_spte_bits(kvm, it, A)
+            it.next()
+    rcu_read_unlock(kvm)
+    return accessed != 0

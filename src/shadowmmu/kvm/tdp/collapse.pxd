@@ -1,0 +1,13 @@
+from ...x86.bits cimport PS, u64
+from ..bits cimport SPTE_MMU_PRESENT
+from ..huge_page cimport kvm_mmu_max_mapping_level
+from ..memslots cimport MemSlot
+from ..vm cimport Kvm
+from .spte_changed cimport tdp_mmu_zap_spte_atomic
+from .walk cimport TdpWalk
+
+cdef class ZapCollapsible(TdpWalk):
+    cdef MemSlot slot
+    cdef bint visit(self) except -1
+
+cpdef void kvm_tdp_mmu_zap_collapsible_sptes(Kvm kvm, MemSlot slot) except *

@@ -1,0 +1,126 @@
+"""Dirty logging in the TDP MMU: making the next write to a page be seen (tdp_mmu.c, 6.12.111).
+
+Either W is taken, so that the next write faults, or Dirty, where the processor reports every page of which it
+sets Dirty (see kvm.dirty_log). MMU-writable stays set in both cases.
+"""
+
+from cython import uint as u32, ulonglong as u64
+
+from ...x86.bits import PS, D, W
+from ..bits import ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ..memslots import MemSlot
+from ..shadow_page import ShadowPage
+from ..vm import Kvm
+from .iter import TdpIter
+from .rcu import rcu_read_lock, rcu_read_unlock
+from .spte_changed import tdp_mmu_clear_spte_bits, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
+from .walk import TdpWalk
+
+
+def tdp_mmu_need_write_protect(kvm: Kvm, root: ShadowPage) -> bool:
+    """Whether Dirty of a root's SPTEs tells nothing: unused, or not reported while an L2 guest runs."""
+    if root.role & ROLE_AD_DISABLED:
+        return True
+    return kvm.parameters.cpu_dirty_log_size != 0 and root.role & ROLE_GUEST_MODE != 0
+
+
+class WriteProtectSlot(TdpWalk):
+    """Takes W from the leaf SPTEs of the range, from min_level up, with mmu_lock held for reading."""
+
+    def visit(self) -> bool:
+        spte: u64 = self.it.old_spte
+        if not spte & SPTE_MMU_PRESENT or not spte & W or (self.it.level > 1 and not spte & PS):
+            return True
+        if not tdp_mmu_set_spte_atomic(self.kvm, self.it, spte & ~W):
+            return False
+        self.changed = True
+        return True
+
+
+def kvm_tdp_mmu_wrprot_slot(kvm: Kvm, slot: MemSlot, min_level: u32) -> bool:
+    """Take W from all SPTEs of a slot; whether there were any. The caller flushes."""
+    walk: WriteProtectSlot = WriteProtectSlot(kvm, slot.base_gfn, slot.base_gfn + slot.npages, min_level)
+    walk.finish()
+    return walk.changed
+
+
+class ClearDirtySlot(TdpWalk):
+    """Takes Dirty, or W where Dirty tells nothing, from the leaf SPTEs of the range, at any level."""
+
+    def visit(self) -> bool:
+        spte: u64 = self.it.old_spte
+        if not spte & SPTE_MMU_PRESENT or (self.it.level > 1 and not spte & PS):
+            return True
+        root: ShadowPage | None = self.root
+        bit: u64 = D
+        if root is not None and tdp_mmu_need_write_protect(self.kvm, root):
+            bit = W
+        if not spte & bit:
+            return True
+        if not tdp_mmu_set_spte_atomic(self.kvm, self.it, spte & ~bit):
+            return False
+        self.changed = True
+        return True
+
+
+def kvm_tdp_mmu_clear_dirty_slot(kvm: Kvm, slot: MemSlot) -> bool:
+    """Take Dirty from all SPTEs of a slot; whether there were any. The caller flushes."""
+    walk: ClearDirtySlot = ClearDirtySlot(kvm, slot.base_gfn, slot.base_gfn + slot.npages, 1)
+    walk.finish()
+    return walk.changed
+
+
+def kvm_tdp_mmu_clear_dirty_pt_masked(kvm: Kvm, gfn: u64, mask: u64, wrprot: u32) -> None:
+    """Take W (wrprot) or Dirty from the 4 KiB SPTEs of pages gfn + i for every bit i of the mask.
+
+    mmu_lock is held for writing; the caller flushes.
+    """
+    it: TdpIter = TdpIter(kvm)
+    root: ShadowPage
+    rcu_read_lock(kvm)
+    for root in kvm.tdp_mmu_roots:
+        if not root.role & ROLE_INVALID:
+            bit: u64 = W if wrprot or tdp_mmu_need_write_protect(kvm, root) else D
+            _clear_masked(kvm, it, root, gfn, mask, bit)
+    rcu_read_unlock(kvm)
+
+
+def _clear_masked(kvm: Kvm, it: TdpIter, root: ShadowPage, gfn: u64, mask: u64, bit: u64) -> None:
+    one: u64 = 1
+    first: u64 = 0
+    while not mask & (one << first):
+        first += 1
+    it.start(root, 1, gfn + first)
+    while mask and it.valid and it.gfn < gfn + 64:
+        if it.level == 1 and it.old_spte & SPTE_MMU_PRESENT:
+            page: u64 = one << (it.gfn - gfn)
+            if mask & page:
+                mask &= ~page
+                if it.old_spte & bit:
+                    tdp_mmu_clear_spte_bits(kvm, it, bit)
+        it.next()
+
+
+def kvm_tdp_mmu_write_protect_gfn(kvm: Kvm, gfn: u64, min_level: u32) -> bool:
+    """Take W and MMU-writable from what maps gfn at min_level or above: its contents are shadowed.
+
+    mmu_lock is held for writing. Whether a flush is due.
+    """
+    changed: u32 = 0
+    it: TdpIter = TdpIter(kvm)
+    root: ShadowPage
+    rcu_read_lock(kvm)
+    for root in kvm.tdp_mmu_roots:
+        if root.role & ROLE_INVALID:
+            continue
+        it.start(root, min_level, gfn)
+        while it.valid and it.gfn < gfn + 1:
+            spte: u64 = it.old_spte
+            if spte & SPTE_MMU_PRESENT and (it.level == 1 or spte & PS):
+                if spte & (W | SPTE_MMU_WRITABLE):
+                    tdp_mmu_iter_set_spte(kvm, it, spte & ~(W | SPTE_MMU_WRITABLE))
+                    changed = 1
+                break
+            it.next()
+    rcu_read_unlock(kvm)
+    return changed != 0

@@ -1,0 +1,7 @@
+from ..shadow_page cimport ShadowPage
+from ..vm cimport Kvm
+
+cpdef void rcu_read_lock(Kvm kvm)
+cpdef void rcu_read_unlock(Kvm kvm) except *
+cpdef void call_rcu(Kvm kvm, ShadowPage sp) except *
+cpdef void tdp_mmu_free_sp(Kvm kvm, ShadowPage sp) except *

@@ -1,0 +1,33 @@
+"""Freeing tables only when nobody can be in them: read-copy-update (kernel 6.12.111)."""
+
+from ..shadow_page import ShadowPage
+from ..vm import Kvm
+
+
+def rcu_read_lock(kvm: Kvm) -> None:
+    """Enter a section in which no table goes away. Sections nest."""
+    kvm.rcu_readers += 1
+
+
+def rcu_read_unlock(kvm: Kvm) -> None:
+    """Leave it; when the last reader leaves, the tables that wait are freed."""
+    kvm.rcu_readers -= 1
+    if not kvm.rcu_readers and kvm.rcu_waiting:
+        sp: ShadowPage
+        for sp in kvm.rcu_waiting:
+            tdp_mmu_free_sp(kvm, sp)
+        kvm.rcu_waiting.clear()
+
+
+def call_rcu(kvm: Kvm, sp: ShadowPage) -> None:
+    """Free a table as soon as no reader is left that may have found it."""
+    if kvm.rcu_readers:
+        kvm.rcu_waiting.append(sp)
+    else:
+        tdp_mmu_free_sp(kvm, sp)
+
+
+def tdp_mmu_free_sp(kvm: Kvm, sp: ShadowPage) -> None:
+    """Give the frame of a table back that nobody can reach."""
+    kvm.owners[sp.spt >> 12] = None
+    kvm.arena.free_table(sp.spt)

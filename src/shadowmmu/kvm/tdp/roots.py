@@ -1,0 +1,101 @@
+"""Roots and pages of the TDP MMU: making them, reference counts, invalidation (tdp_mmu.c, 6.12.111).
+
+There is one root per role, whatever the guest does. Its count starts at two: one reference for the vCPU, one
+for the MMU itself, which lets go once the root has been invalidated and zapped.
+"""
+
+from cython import uint as u32, ulonglong as u64
+
+from ..bits import ROLE_INVALID
+from ..shadow_page import ShadowPage
+from ..table import clear_table
+from ..vcpu import Vcpu
+from ..vm import Kvm
+from .iter import TdpIter
+from .rcu import call_rcu
+
+
+def tdp_mmu_alloc_sp(vcpu: Vcpu, gfn: u64, role: u32, ptep: u64) -> ShadowPage:
+    """An empty table for gfn, to be linked at address ptep (0: a root); nobody can reach it yet."""
+    kvm: Kvm = vcpu.kvm
+    spt: u64 = vcpu.shadow_page_cache.take()
+    clear_table(kvm, spt)
+    return tdp_mmu_init_sp(kvm, spt, gfn, role, ptep)
+
+
+def tdp_mmu_init_sp(kvm: Kvm, spt: u64, gfn: u64, role: u32, ptep: u64) -> ShadowPage:
+    """Make the frame spt a page of the TDP MMU."""
+    sp: ShadowPage = ShadowPage(gfn, role, spt, 0)
+    sp.tdp_mmu_page = True
+    sp.ptep = ptep
+    kvm.set_owner(spt, sp)
+    if kvm.tracing:
+        kvm.tracer.kvm_mmu_get_page(sp, True)
+    return sp
+
+
+def tdp_mmu_init_child_sp(kvm: Kvm, spt: u64, it: TdpIter) -> ShadowPage:
+    """Make the frame spt the table that is to be linked where a walk stands."""
+    return tdp_mmu_init_sp(kvm, spt, it.gfn, kvm.sptep_to_sp(it.sptep).role - 1, it.sptep)
+
+
+def kvm_tdp_mmu_alloc_root(vcpu: Vcpu) -> None:
+    """Give the vCPU the root of its role, which other vCPUs may have already."""
+    kvm: Kvm = vcpu.kvm
+    root: ShadowPage | None = _find_root(kvm, vcpu.mmu.root_role)
+    if root is None:
+        root = tdp_mmu_alloc_sp(vcpu, 0, vcpu.mmu.root_role, 0)
+        root.root_count = 2
+        kvm.tdp_mmu_roots.insert(0, root)
+    else:
+        root.root_count += 1
+    vcpu.mmu.root_hpa = root.spt
+    vcpu.mmu.root_pgd = 0
+
+
+def _find_root(kvm: Kvm, role: u32) -> ShadowPage | None:
+    root: ShadowPage
+    for root in kvm.tdp_mmu_roots:
+        if root.role == role:
+            return root
+    return None
+
+
+def kvm_tdp_mmu_put_root(kvm: Kvm, root: ShadowPage) -> None:
+    """Drop a reference; the last one frees the root, which must have been invalidated."""
+    root.root_count -= 1
+    if root.root_count:
+        return
+    if not root.role & ROLE_INVALID:
+        raise RuntimeError(f"the last reference to a valid root is gone: {root!r}")
+    kvm.tdp_mmu_roots.remove(root)
+    call_rcu(kvm, root)
+
+
+def tdp_mmu_next_root(kvm: Kvm, previous: ShadowPage | None, only_valid: u32) -> ShadowPage | None:
+    """The root after `previous` on the list with a reference taken; that of `previous` is dropped.
+
+    So a walk over the roots may let go of mmu_lock: the root it is at stays.
+    """
+    found: ShadowPage | None = None
+    behind: u32 = previous is None
+    root: ShadowPage
+    for root in kvm.tdp_mmu_roots:
+        if behind and not (only_valid and root.role & ROLE_INVALID):
+            found = root
+            root.root_count += 1
+            break
+        if root is previous:
+            behind = 1
+    if previous is not None:
+        kvm_tdp_mmu_put_root(kvm, previous)
+    return found
+
+
+def kvm_tdp_mmu_invalidate_all_roots(kvm: Kvm) -> None:
+    """No vCPU may take up any present root any more; each is scheduled to be zapped."""
+    root: ShadowPage
+    for root in kvm.tdp_mmu_roots:
+        if not root.role & ROLE_INVALID:
+            root.scheduled_root_to_zap = True
+            root.role |= ROLE_INVALID

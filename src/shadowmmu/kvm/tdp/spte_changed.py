@@ -1,0 +1,138 @@
+"""Changing an SPTE of the TDP MMU, and the books that go with it (arch/x86/kvm/mmu/tdp_mmu.c, 6.12.111).
+
+Three ways of storing: compare-and-exchange where mmu_lock is held for reading; an exchange, or a plain store
+where nobody else can change the SPTE, with mmu_lock held for writing; and via FROZEN_SPTE where a TLB flush
+must come before the next mapping.
+"""
+
+from cython import uint as u32, ulonglong as u64
+
+from ...x86.bits import ADDR, A, D, W
+from ..atomic import cmpxchg64, fetch_andnot64, xchg64
+from ..bits import FROZEN_SPTE, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ..flush import kvm_flush_remote_tlbs
+from ..nx_huge_page import unaccount_nx_huge_page
+from ..shadow_page import ShadowPage
+from ..spte import count_pages, is_last_spte
+from ..vm import Kvm
+from .iter import TdpIter
+from .rcu import call_rcu
+
+
+class InvalidSpteChange(RuntimeError):
+    """A mapping was replaced by one of another page without being zapped in between: the kernel panics."""
+
+
+def spte_has_volatile_bits(spte: u64) -> bool:
+    """Whether a fast page fault or the processor may change a present SPTE at any time."""
+    if spte & (W | SPTE_MMU_WRITABLE) == SPTE_MMU_WRITABLE or not spte & A:
+        return True
+    return spte & (W | D) == W
+
+
+def kvm_tdp_mmu_write_spte(kvm: Kvm, sptep: u64, old: u64, new: u64, level: u32) -> u64:
+    """Store with mmu_lock held for writing; what the SPTE really was."""
+    if old & SPTE_MMU_PRESENT and is_last_spte(old, level) and spte_has_volatile_bits(old):
+        return xchg64(kvm, sptep, new)
+    kvm.words[sptep >> 3] = new
+    return old
+
+
+def tdp_mmu_set_spte(kvm: Kvm, sptep: u64, old: u64, new: u64, gfn: u64, level: u32) -> u64:
+    """Change an SPTE with mmu_lock held for writing; what it really was."""
+    old = kvm_tdp_mmu_write_spte(kvm, sptep, old, new, level)
+    handle_changed_spte(kvm, gfn, old, new, level, 0)
+    return old
+
+
+def tdp_mmu_iter_set_spte(kvm: Kvm, it: TdpIter, new: u64) -> None:
+    """The same for the SPTE on which a walk stands."""
+    it.old_spte = tdp_mmu_set_spte(kvm, it.sptep, it.old_spte, new, it.gfn, it.level)
+
+
+def _try_cmpxchg(kvm: Kvm, it: TdpIter, new: u64) -> bool:
+    """Store if the SPTE is still it.old_spte, which is what it was in any case."""
+    expected: u64 = it.old_spte
+    it.old_spte = cmpxchg64(kvm, it.sptep, expected, new)
+    return it.old_spte == expected
+
+
+def tdp_mmu_set_spte_atomic(kvm: Kvm, it: TdpIter, new: u64) -> bool:
+    """Change an SPTE with mmu_lock held for reading; False if somebody else changed it: nothing is done.
+
+    it.old_spte must not be FROZEN_SPTE: only who froze an SPTE may change it.
+    """
+    if not _try_cmpxchg(kvm, it, new):
+        return False
+    handle_changed_spte(kvm, it.gfn, it.old_spte, new, it.level, 1)
+    return True
+
+
+def tdp_mmu_zap_spte_atomic(kvm: Kvm, it: TdpIter) -> bool:
+    """Empty an SPTE so that nothing can be mapped there before the TLBs are flushed; False as above."""
+    if not _try_cmpxchg(kvm, it, FROZEN_SPTE):
+        return False
+    kvm_flush_remote_tlbs(kvm)
+    kvm.words[it.sptep >> 3] = SPTE_EMPTY
+    handle_changed_spte(kvm, it.gfn, it.old_spte, SPTE_EMPTY, it.level, 1)
+    return True
+
+
+def tdp_mmu_clear_spte_bits(kvm: Kvm, it: TdpIter, bits: u64) -> None:
+    """Clear A, D or W with mmu_lock held for writing. It changes no books, and is traced here."""
+    if spte_has_volatile_bits(it.old_spte):
+        it.old_spte = fetch_andnot64(kvm, it.sptep, bits)
+    else:
+        kvm.words[it.sptep >> 3] = it.old_spte & ~bits
+    if kvm.tracing:
+        kvm.tracer.kvm_tdp_mmu_spte_changed(0, it.gfn, it.level, it.old_spte, it.old_spte & ~bits)
+
+
+def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shared: u32) -> None:
+    """Keep the books after an SPTE changed from `old` to `new`: page statistics, and a removed table.
+
+    `shared`: mmu_lock is held for reading. Dirty logging is done where SPTEs are made writable, not here.
+    Raises InvalidSpteChange.
+    """
+    was_leaf: bool = old & SPTE_MMU_PRESENT != 0 and is_last_spte(old, level)
+    is_leaf: bool = new & SPTE_MMU_PRESENT != 0 and is_last_spte(new, level)
+    if was_leaf and is_leaf and (old ^ new) & ADDR:
+        raise InvalidSpteChange(f"gfn {gfn:#x} level {level}: {old:#x} is replaced by {new:#x}")
+    if old == new:
+        return
+    if kvm.tracing:
+        kvm.tracer.kvm_tdp_mmu_spte_changed(0, gfn, level, old, new)
+    if is_leaf != was_leaf:
+        count_pages(kvm, level, 1 if is_leaf else -1)
+    if old & SPTE_MMU_PRESENT and not was_leaf and (is_leaf or not new & SPTE_MMU_PRESENT):
+        handle_removed_pt(kvm, kvm.sptep_to_sp(old & ADDR), shared)
+
+
+def handle_removed_pt(kvm: Kvm, sp: ShadowPage, shared: u32) -> None:
+    """A table was unlinked: freeze its entries for ever, all that was below goes too, and free it.
+
+    Whoever is still in the table fails to change a frozen entry. With mmu_lock held for reading another zap
+    may be about to empty an entry that it froze: wait until that is done, else it could be used again.
+    """
+    if kvm.tracing:
+        kvm.tracer.kvm_mmu_prepare_zap_page(sp)
+    kvm.tdp_mmu_pages -= 1
+    if sp.nx_huge_page_disallowed:
+        unaccount_nx_huge_page(kvm, sp)
+    level: u32 = sp.role & ROLE_LEVEL
+    shift: u64 = 9 * (level - 1)
+    i: u64
+    old: u64
+    for i in range(512):
+        sptep: u64 = sp.spt + i * 8
+        if shared:
+            old = xchg64(kvm, sptep, FROZEN_SPTE)
+            while old == FROZEN_SPTE:
+                old = xchg64(kvm, sptep, FROZEN_SPTE)
+        else:
+            old = kvm.words[sptep >> 3]
+            if not old & SPTE_MMU_PRESENT:
+                continue
+            old = kvm_tdp_mmu_write_spte(kvm, sptep, old, FROZEN_SPTE, level)
+        handle_changed_spte(kvm, sp.gfn + (i << shift), old, FROZEN_SPTE, level, shared)
+    call_rcu(kvm, sp)

@@ -1,0 +1,20 @@
+from ...x86.bits cimport u32, u64
+from ..flush cimport kvm_flush_remote_tlbs
+from ..shadow_page cimport ShadowPage
+from ..vm cimport Kvm
+from .iter cimport TdpIter
+from .rcu cimport rcu_read_lock, rcu_read_unlock
+from .roots cimport tdp_mmu_next_root
+
+cdef class TdpWalk:
+    cdef readonly Kvm kvm
+    cdef u64 start, end
+    cdef u32 min_level
+    cdef public bint only_valid, can_yield, flush, changed
+    cdef TdpIter it
+    cdef readonly ShadowPage root
+    cdef bint started
+    cdef bint visit(self) except -1
+    cdef void next_root(self) except *
+    cpdef bint step(self) except -1
+    cpdef bint finish(self) except -1

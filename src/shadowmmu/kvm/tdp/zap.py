@@ -1,0 +1,108 @@
+"""Zapping what the TDP MMU maps: a range, a table, whole roots (tdp_mmu.c, 6.12.111)."""
+
+from cython import uint as u32, ulonglong as u64
+
+from ...x86.bits import PS
+from ..bits import ROLE_INVALID, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
+from ..shadow_page import ShadowPage
+from ..vm import Kvm
+from .roots import kvm_tdp_mmu_put_root, tdp_mmu_next_root
+from .spte_changed import tdp_mmu_iter_set_spte, tdp_mmu_set_spte, tdp_mmu_set_spte_atomic
+from .walk import TdpWalk
+
+MAX_GFN = 1 << 40
+
+
+class ZapLeafs(TdpWalk):
+    """Empties what maps a page of [start, end), with mmu_lock held for writing.
+
+    Zapping in an invalid root needs no flush: every vCPU flushes before it uses another root.
+    """
+
+    def visit(self) -> bool:
+        spte: u64 = self.it.old_spte
+        if spte & SPTE_MMU_PRESENT and (self.it.level == 1 or spte & PS):
+            tdp_mmu_iter_set_spte(self.kvm, self.it, SPTE_EMPTY)
+            root: ShadowPage | None = self.root
+            if root is not None and not root.role & ROLE_INVALID:
+                self.flush = True
+        return True
+
+
+def kvm_tdp_mmu_zap_leafs(kvm: Kvm, start: u64, end: u64, flush: u32) -> bool:
+    """Unmap pages [start, end) from all valid roots; whether the caller must flush."""
+    walk: ZapLeafs = ZapLeafs(kvm, start, end, 1)
+    walk.flush = flush != 0
+    return walk.finish()
+
+
+def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: u64, end: u64, flush: u32, may_block: u32) -> bool:
+    """The host takes pages [start, end) away: unmap them from all roots; whether the caller must flush.
+
+    Invalid roots count too: they are being zapped, and until then they use the pages.
+    """
+    walk: ZapLeafs = ZapLeafs(kvm, start, end, 1)
+    walk.only_valid = False
+    walk.can_yield = may_block != 0
+    walk.flush = flush != 0
+    return walk.finish()
+
+
+class ZapRoots(TdpWalk):
+    """Empties roots, small pages first, then one level of tables after the other, so that no step is long.
+
+    `shared`: only the invalid roots that are scheduled for it, with mmu_lock held for reading, and the MMU's
+    own reference to them is dropped. Else every root. No flush: no vCPU may use such a root any more.
+    """
+
+    def __init__(self, kvm: Kvm, shared: u32) -> None:
+        TdpWalk.__init__(self, kvm, 0, MAX_GFN, 1)
+        self.only_valid = False
+        self.shared = shared
+        self.zap_level = 1
+
+    def visit(self) -> bool:
+        if not self.it.old_spte & SPTE_MMU_PRESENT or self.it.level > self.zap_level:
+            return True
+        if self.shared:
+            return tdp_mmu_set_spte_atomic(self.kvm, self.it, SPTE_EMPTY)
+        tdp_mmu_iter_set_spte(self.kvm, self.it, SPTE_EMPTY)
+        return True
+
+    def next_root(self) -> None:
+        """The next pass over the same root, or the first one over the next root."""
+        root: ShadowPage | None = self.root
+        if root is not None and self.zap_level < root.role & ROLE_LEVEL:
+            self.zap_level = self.zap_level + 1 if self.zap_level < 3 else root.role & ROLE_LEVEL
+            self.it.start(root, self.zap_level, 0)
+            return
+        if root is not None and self.shared:
+            kvm_tdp_mmu_put_root(self.kvm, root)
+        self.started = True
+        self.zap_level = 1
+        root = tdp_mmu_next_root(self.kvm, root, 0)
+        while root is not None and self.shared and not root.scheduled_root_to_zap:
+            root = tdp_mmu_next_root(self.kvm, root, 0)
+        self.root = root
+        if root is not None:
+            root.scheduled_root_to_zap = False
+            self.it.start(root, 1, 0)
+
+
+def kvm_tdp_mmu_zap_all(kvm: Kvm) -> None:
+    """The VM ends: empty every root. No vCPU will run again, so nothing is flushed."""
+    ZapRoots(kvm, 0).finish()
+
+
+def kvm_tdp_mmu_zap_invalidated_roots(kvm: Kvm) -> None:
+    """Zap the roots that kvm_tdp_mmu_invalidate_all_roots scheduled."""
+    ZapRoots(kvm, 1).finish()
+
+
+def kvm_tdp_mmu_zap_sp(kvm: Kvm, sp: ShadowPage) -> bool:
+    """Unlink a table that is no root, with mmu_lock held for writing; whether the caller must flush."""
+    old: u64 = kvm.words[sp.ptep >> 3]
+    if not old & SPTE_MMU_PRESENT:
+        return False
+    tdp_mmu_set_spte(kvm, sp.ptep, old, SPTE_EMPTY, sp.gfn, sp.level() + 1)
+    return True
