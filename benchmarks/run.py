@@ -21,12 +21,18 @@ from pathlib import Path
 import shadowmmu
 from shadowmmu.guest.accesses import run_accesses
 from shadowmmu.guest.machine import Machine
+from shadowmmu.host.mapping import Kind
+from shadowmmu.kvm.bits import MEM_LOG_DIRTY_PAGES
+from shadowmmu.kvm.dirty_log_ioctl import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
 from shadowmmu.kvm.memory_region import kvm_set_nr_mmu_pages
 from shadowmmu.kvm.regs import set_sregs
 from shadowmmu.kvm.vcpu import Vcpu
+from shadowmmu.kvm.vm import Parameters
 from shadowmmu.kvm.zap import kvm_mmu_zap_all_fast
+from shadowmmu.x86.bits import READ, WRITE
 
 GIB = 1 << 30
+TABLES = 4 * GIB
 PAGE = 4096
 CR0, CR4, EFER = 0x80010033, 0x20, 0xD00
 TIMED_PAGES, COUNTED_PAGES = 1 << 20, 1 << 15
@@ -40,13 +46,27 @@ def resident() -> int:
 
 def guest(pages: int) -> tuple[Machine, Vcpu]:
     """A 4-level guest that maps gva i to gpa i for `pages` pages; A and D of its leaves are clear."""
-    tables = 4 * GIB
     machine = Machine()
-    machine.set_slot(0, 0, tables + (16 << 20))
+    machine.set_slot(0, 0, TABLES + (16 << 20))
     kvm_set_nr_mmu_pages(machine.kvm, 1 << 20)
+    return machine, identity(machine, machine.slots[0].mapping.base_pfn << 12, pages, 7)
+
+
+def tdp_guest(pages: int, kind: Kind = Kind.ANON, *, eager_page_split: bool = True) -> tuple[Machine, Vcpu]:
+    """The same on nested page tables, with A and D set; memory (slot 0) and tables are separate slots."""
+    parameters = Parameters()
+    parameters.tdp_enabled = parameters.tdp_mmu = True
+    parameters.eager_page_split = eager_page_split
+    machine = Machine(parameters)
+    machine.set_slot(0, 0, pages * PAGE, kind=kind)
+    machine.set_slot(1, TABLES, 16 << 20)
+    return machine, identity(machine, (machine.slots[1].mapping.base_pfn << 12) - TABLES, pages, 0x67)
+
+
+def identity(machine: Machine, base: int, pages: int, flags: int) -> Vcpu:
+    """A vCPU with page tables from guest address TABLES on, which is at host address base + TABLES."""
     words = machine.arena.view()
-    base = machine.slots[0].mapping.base_pfn << 12
-    root, pdpt, directories = tables, tables + PAGE, tables + 2 * PAGE
+    root, pdpt, directories = TABLES, TABLES + PAGE, TABLES + 2 * PAGE
     leaves = directories + 4 * PAGE
 
     def store(gpa: int, values: array[int]) -> None:
@@ -57,15 +77,15 @@ def guest(pages: int) -> tuple[Machine, Vcpu]:
     store(directories, array("Q", [(leaves + PAGE * i) | 0x27 for i in range(2048)]))
     for first in range(0, pages, 1 << 16):
         last = min(first + (1 << 16), pages)
-        store(leaves + 8 * first, array("Q", range(first * PAGE | 7, last * PAGE | 7, PAGE)))
+        store(leaves + 8 * first, array("Q", range(first * PAGE | flags, last * PAGE | flags, PAGE)))
     vcpu = machine.add_vcpu(machine.host_maxphyaddr)
     set_sregs(vcpu, CR0, root, CR4, EFER)
-    return machine, vcpu
+    return vcpu
 
 
-def stream(addresses: array[int]) -> tuple[memoryview, memoryview]:
-    """Reads of these addresses, as run_accesses takes them."""
-    return memoryview(addresses), memoryview(array("B", bytes(len(addresses))))
+def stream(addresses: array[int], kind: int = READ) -> tuple[memoryview, memoryview]:
+    """Reads (or writes) of these addresses, as run_accesses takes them."""
+    return memoryview(addresses), memoryview(array("B", [kind]) * len(addresses))
 
 
 def in_order(pages: int) -> array[int]:
@@ -80,6 +100,10 @@ def run(vcpu: Vcpu, accesses: tuple[memoryview, memoryview]) -> None:
 
 def workload(name: str, pages: int) -> tuple[Machine, Callable[[], None], int]:
     """(machine, what to measure, operations in it) of a workload."""
+    if name == "TDP cold faults":
+        machine, vcpu = tdp_guest(pages)
+        everything = stream(in_order(pages))
+        return machine, lambda: run(vcpu, everything), pages
     machine, vcpu = guest(pages)
     everything = stream(in_order(pages))
     if name == "cold faults":
@@ -99,7 +123,7 @@ def workload(name: str, pages: int) -> tuple[Machine, Callable[[], None], int]:
     return machine, lambda: run(vcpu, everything), pages
 
 
-WORKLOADS = ("TLB hits", "random accesses", "cold faults", "zap-all", "refill")
+WORKLOADS = ("TLB hits", "random accesses", "cold faults", "zap-all", "refill", "TDP cold faults")
 
 
 def rate(name: str) -> float:
@@ -136,13 +160,42 @@ def instructions(name: str) -> float | None:
     """
     if shutil.which("valgrind") is None:
         return None
-    if name in ("cold faults", "zap-all"):
+    if name in ("cold faults", "zap-all", "TDP cold faults"):
         total = collected(name, 1)
     elif name == "refill":
         total = collected(name, 1) - collected("cold faults", 1)
     else:
         total = collected(name, 2) - collected(name, 1)
     return total / COUNTED_PAGES
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def dirty_logging() -> dict[str, dict[str, float | None]]:
+    """What logging costs on 4 GiB in 2 MiB pages under nested paging: once, without repetition."""
+    figures: dict[str, dict[str, float | None]] = {}
+    for eager in (False, True):
+        machine, vcpu = tdp_guest(TIMED_PAGES, Kind.HUGE2M, eager_page_split=eager)
+        run(vcpu, stream(array("Q", range(0, TIMED_PAGES * PAGE, 512 * PAGE)), WRITE))
+        machine.slots[0].flags = MEM_LOG_DIRTY_PAGES
+        enabled = seconds_of(lambda: machine.set_region(0))  # noqa: B023  # called at once
+        figures[f"log on, {'eager' if eager else 'no'} split"] = {"ms": enabled * 1e3}
+    kvm, writes = machine.kvm, stream(in_order(TIMED_PAGES), WRITE)
+
+    def per_second(action: Callable[[], object]) -> dict[str, float | None]:
+        return {"M/s": TIMED_PAGES / seconds_of(action) / 1e6}
+
+    figures["write faults while logging"] = per_second(lambda: run(vcpu, writes))
+    figures["GET, all dirty"] = per_second(lambda: kvm_vm_ioctl_get_dirty_log(kvm, 0))
+    figures["GET, clean"] = per_second(lambda: kvm_vm_ioctl_get_dirty_log(kvm, 0))
+    run(vcpu, writes)
+    figures["CLEAR, all dirty"] = per_second(lambda: kvm_vm_ioctl_clear_dirty_log(kvm, 0, 0, TIMED_PAGES))
+    figures["CLEAR, clean"] = per_second(lambda: kvm_vm_ioctl_clear_dirty_log(kvm, 0, 0, TIMED_PAGES))
+    return figures
 
 
 def memory_per_page() -> tuple[float, float]:
@@ -187,6 +240,7 @@ def main() -> None:
     figures: dict[str, dict[str, float | None]] = {
         name: {"M/s": rate(name), "instructions": instructions(name)} for name in WORKLOADS
     }
+    figures |= dirty_logging()
     figures["memory"] = {"bytes per page": per_page, "KiB per shadow page": per_shadow_page}
     figures["1 TiB guest"] = {"seconds": seconds, "MiB": mebibytes}
     if arguments.json:
@@ -194,7 +248,7 @@ def main() -> None:
         return
     for name, values in figures.items():
         cells = (f"{value:,.4g} {unit}" for unit, value in values.items() if value is not None)
-        print(f"{name:16} " + "   ".join(cells))
+        print(f"{name:28} " + "   ".join(cells))
 
 
 if __name__ == "__main__":

@@ -21,12 +21,23 @@ from .guest.cpu import Delivered, GuestCpu
 from .guest.machine import Machine
 from .guest.stubs import Step
 from .host.mapping import Kind
-from .kvm.bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from .kvm.bits import MEM_LOG_DIRTY_PAGES, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from .kvm.design import DEFAULT_KERNEL, design_of
+from .kvm.dirty_log_ioctl import (
+    INITIALLY_SET,
+    KVM_CAP_DIRTY_LOG_RING,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    MANUAL_PROTECT,
+    kvm_vm_ioctl_clear_dirty_log,
+    kvm_vm_ioctl_enable_cap,
+    kvm_vm_ioctl_get_dirty_log,
+    kvm_vm_ioctl_reset_dirty_pages,
+)
+from .kvm.dirty_ring import ENTRY_BYTES, dirty_ring_of
 from .kvm.emulate import MmioAccess
 from .kvm.exits import KvmRunError
 from .kvm.regs import set_sregs
-from .kvm.run import TripleFault
+from .kvm.run import DirtyRingFull, TripleFault
 from .kvm.tracepoints import Tracer
 from .kvm.vcpu import Vcpu as KvmVcpu
 from .kvm.vm import Parameters
@@ -41,6 +52,7 @@ from .x86.bits import (
     EFER_LMA,
     EFER_LME,
     EFER_NX,
+    NESTED_FAULT,
     NX,
     PF_VECTOR,
     PS,
@@ -54,7 +66,7 @@ from .x86.bits import (
 from .x86.insn import Insn, Op
 from .x86.paging import FIVE_LEVEL, FOUR_LEVEL, NO_PAGING, PAE, TWO_LEVEL, PagingFormat
 
-__all__ = ["GuestFault", "Stats", "Trace", "Vcpu", "Vm"]
+__all__ = ["DirtyRingFull", "GuestFault", "Stats", "Trace", "Vcpu", "Vm"]
 
 _FORMATS = {"none": NO_PAGING, "32": TWO_LEVEL, "pae": PAE, "4-level": FOUR_LEVEL, "5-level": FIVE_LEVEL}
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -137,7 +149,9 @@ class Trace:
 
 
 class Vcpu:
-    """A vCPU of a Vm. Its accesses raise GuestFault where the guest would get an exception."""
+    """A vCPU of a Vm. Its accesses raise GuestFault where the guest would get an exception, and DirtyRingFull
+    where its dirty ring must be harvested and reset before it may go on.
+    """
 
     def __init__(self, state: KvmVcpu, mmio: Callable[[MmioAccess], int]) -> None:
         self.state = state
@@ -225,14 +239,17 @@ class Vcpu:
     def _finish(self, gva: int, kind: int) -> None:
         """Complete an access that needs more than the MMU."""
         state = self.state
-        if state.cpu.fault_vector == PF_VECTOR and state.exception is None:
+        nested = state.kvm.parameters.tdp_enabled
+        exiting = NESTED_FAULT if nested else PF_VECTOR
+        if state.cpu.fault_vector == exiting and state.exception is None:
             if state.last_result == RET_PF_EMULATE:
                 op = Op.STORE if kind & 3 == WRITE else Op.LOAD
                 insn = Insn(op, address=gva & ~7, size=8)
                 if op is Op.STORE:
                     insn.value = self._cpu.emulator.peek(insn.address, 8)
                 state.cpl = 3 if kind & 4 else 0
-                self._cpu.emulator.emulate(insn, gva, state.emulation_type)
+                address = state.cpu.fault_gpa if nested else gva
+                self._cpu.emulator.emulate(insn, address, state.emulation_type)
             elif state.last_result in (RET_PF_EFAULT, RET_PF_ENOSPC):
                 number = errno.EFAULT if state.last_result == RET_PF_EFAULT else errno.ENOSPC
                 raise KvmRunError(number, f"KVM_RUN fails for the access to {gva:#x}")
@@ -240,8 +257,9 @@ class Vcpu:
             exception, state.exception = state.exception, None
             address = exception.cr2 if exception.cr2 is not None else gva
             raise GuestFault(exception.vector, exception.error_code, address)
-        if state.cpu.fault_vector != PF_VECTOR:
-            raise GuestFault(state.cpu.fault_vector, 0, gva)
+        if state.cpu.fault_vector != exiting:
+            error_code = state.cpu.fault_error_code if state.cpu.fault_vector == PF_VECTOR else 0
+            raise GuestFault(state.cpu.fault_vector, error_code, gva)
 
 
 class Vm:
@@ -252,7 +270,14 @@ class Vm:
     vcpus     number of vCPUs; all start with the same page tables
     backing   what the host gives: Kind.ANON (4 KiB pages), THP, HUGE2M, HUGE1G, MEMFD
     kernel    whose KVM: "6.12.111", "6.1.176"
-    tlb       False: every access walks the shadow tables
+    tlb       False: every access walks the tables
+    nested_paging
+              the guest's tables are used as they are, and guest-physical memory is mapped by nested tables:
+              by the TDP MMU, or with tdp_mmu=False by shadow pages
+    eager_page_split
+              logging splits huge pages before they are written to (TDP MMU only)
+    dirty_ring
+              entries of each vCPU's dirty ring, a power of two from 256 on; 0: a bitmap logs
     mmio      answers accesses to addresses without memory; by default reads give all ones
 
     The guest's page tables are at the top of its memory, made by `map` as they are needed.
@@ -268,6 +293,10 @@ class Vm:
         kernel: str = DEFAULT_KERNEL,
         tlb: bool = True,
         nx_huge_pages: bool = False,
+        nested_paging: bool = False,
+        tdp_mmu: bool = True,
+        eager_page_split: bool = True,
+        dirty_ring: int = 0,
         mmio: Callable[[MmioAccess], int] | None = None,
     ) -> None:
         if paging not in _FORMATS:
@@ -277,8 +306,12 @@ class Vm:
             raise ValueError(f"memory of {size} bytes is not a positive number of 4 KiB pages")
         parameters = Parameters()
         parameters.nx_huge_pages = nx_huge_pages
+        parameters.tdp_enabled, parameters.tdp_mmu = nested_paging, tdp_mmu
+        parameters.eager_page_split = eager_page_split
         self.format: PagingFormat = _FORMATS[paging]
         self.machine = Machine(parameters, design=design_of(kernel), tlb=tlb)
+        if dirty_ring:
+            kvm_vm_ioctl_enable_cap(self.machine.kvm, KVM_CAP_DIRTY_LOG_RING, dirty_ring * ENTRY_BYTES)
         self.machine.set_slot(0, 0, size, kind=backing)
         self.stats = Stats(self.machine)
         self._next_table = size
@@ -350,6 +383,43 @@ class Vm:
                 self.machine.host_write(address, size, entry)
             table = entry & 0x000F_FFFF_FFFF_F000
         self.machine.host_write(self._entry_address(table, gva, level), size, leaf)
+
+    # -- dirty logging ------------------------------------------------------------------------------------
+
+    def log_dirty(
+        self, *, on: bool = True, manual_protect: bool = False, initially_set: bool = False
+    ) -> None:
+        """Switch dirty logging on or off.
+
+        manual_protect: reading the log changes nothing, clear_dirty_log protects pages again;
+        initially_set (with manual_protect): every page counts as dirty at first, and none is protected.
+        """
+        if on:
+            flags = (MANUAL_PROTECT if manual_protect else 0) | (INITIALLY_SET if initially_set else 0)
+            kvm_vm_ioctl_enable_cap(self.machine.kvm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, flags)
+        self.machine.slots[0].flags = MEM_LOG_DIRTY_PAGES if on else 0
+        self.machine.set_region(0)
+
+    def dirty_pages(self) -> list[int]:
+        """KVM_GET_DIRTY_LOG: numbers of the 4 KiB pages written to. Raises OSError."""
+        return kvm_vm_ioctl_get_dirty_log(self.machine.kvm, 0)
+
+    def clear_dirty_log(self, pages: Sequence[int] | None = None) -> None:
+        """KVM_CLEAR_DIRTY_LOG of these pages, by default all: their next write is seen. Raises OSError."""
+        count = self.machine.slots[0].size >> 12
+        kvm_vm_ioctl_clear_dirty_log(self.machine.kvm, 0, 0, count, pages)
+
+    def harvest_dirty_rings(self) -> list[int]:
+        """Take what is in the vCPUs' dirty rings: page numbers, in the order each vCPU wrote to them.
+
+        The entries stay used until reset_dirty_rings.
+        """
+        rings = (dirty_ring_of(vcpu.state) for vcpu in self.vcpus)
+        return [page for ring in rings for _, page in ring.harvest()]
+
+    def reset_dirty_rings(self) -> int:
+        """KVM_RESET_DIRTY_RINGS: empty harvested entries, protect their pages again; how many there were."""
+        return kvm_vm_ioctl_reset_dirty_pages(self.machine.kvm)
 
     def trace(self) -> Trace:
         """Start listening to the tracepoints; iterate over the result for what happened since."""

@@ -132,7 +132,7 @@ def test_the_text_must_be_the_recorded_scenario(recorded, old, new, message):
     [
         (lambda header, rows: header["setup"].append({"setup": "new"}), "1: unknown setup entry `new`"),
         (lambda header, rows: header["setup"].append({"setup": "pt"}), "1: the setup entry {'setup': 'pt'}"),
-        (lambda header, rows: header["setup"].append({"setup": "vmcb"}), "1: nested scenarios"),
+        (lambda header, rows: header["setup"].append({"setup": "vmcb"}), "1: the setup entry {'setup': 'vmcb'}"),
         (lambda header, rows: header["setup"].clear(), "1: the setup has no vCPU"),
         (lambda header, rows: rows[3].update(do="jump 0x1"), "5: unknown word `jump`"),
         (lambda header, rows: rows[3].update(do=" "), "5: the op has no text"),
@@ -181,8 +181,8 @@ def test_scenarios_are_values():
         ("read 0x1", "`read` is an operation; put it after `start`"),
         ("@1 read 0x1", "`@1` is an operation"),
         ("mapp 1 2 3 4", "unknown word `mapp`; did you mean `map`?"),
-        ("nested", "nested scenarios are not supported yet"),
-        ("npt map 1 2 3 4", "nested scenarios are not supported yet"),
+        ("nested", "a guest that is a hypervisor needs nested paging; put `param kvm_amd npt=1` first"),
+        ("npt map 1 2 3 4", "`npt` needs a guest that is a hypervisor; put `nested` before it"),
         ("mode pae", "`mode` is given twice"),
         ("vcpus 3", "`vcpus` is given twice"),
         ("physbits 53", "MAXPHYADDR 53 is out of range; use 32 to 52"),
@@ -204,7 +204,7 @@ def test_scenarios_are_values():
         ("param kvm_amd npt=maybe", "`maybe` is no value of kvm_amd.npt"),
         ("param kvm", "`param` lacks an argument"),
         ("start cr3@2=0x1000", "`start` has no option `cr3@2=`"),
-        ("start ncr3=0x1000", "nested scenarios are not supported yet"),
+        ("start ncr3=0x1000", "`start` has no option `ncr3=`"),
     ],
 )
 def test_refused_setup(line, message):

@@ -110,7 +110,12 @@ def test_a_guest_without_paging_gets_two_megabytes_at_most() -> None:
 @pytest.fixture
 def world() -> World:
     """Two huge pages, the mitigation on."""
-    world = World("long4", "slot 1 0x10000000 4M huge2m", f"map 0x1000 {GVA:#x} {HUGE:#x} 0xe7 level=2 n=2")
+    world = World(
+        "long4",
+        "slot 1 0x10000000 4M huge2m",
+        f"map 0x1000 {GVA:#x} {HUGE:#x} 0xe7 level=2 n=2",
+        *(f"code {HUGE + offset:#x}" for offset in (0, 0x5000, 0x200000)),
+    )
     world.ok("modparam kvm nx_huge_pages Y")
     return world
 
@@ -146,7 +151,7 @@ def test_code_in_a_huge_page_of_data_splits_it(world: World) -> None:
 
 
 def test_a_page_that_could_not_be_huge_is_not_listed() -> None:
-    world = World("long4", f"map 0x1000 {GVA:#x} 0x800000 0xe7 level=2")
+    world = World("long4", f"map 0x1000 {GVA:#x} 0x800000 0xe7 level=2", "code 0x800000")
     world.ok("modparam kvm nx_huge_pages Y", f"exec {GVA:#x}")
     sp = world.page(0x800, 1, direct=True)
     assert sp.nx_huge_page_disallowed
@@ -209,7 +214,7 @@ def test_values_of_the_parameter(value: str, accepted: bool, on: bool) -> None:
 
 
 def test_code_without_paging_is_small_too() -> None:
-    world = World("nopaging", "slot 1 0x10000000 4M huge2m")
+    world = World("nopaging", "slot 1 0x10000000 4M huge2m", "code 0x10005000")
     world.ok("modparam kvm nx_huge_pages Y", "exec 0x10005000")
     assert world.level(0x10005000) == 1
     assert [sp.gfn for sp in world.kvm.possible_nx_huge_pages] == [0x10000]
@@ -220,7 +225,12 @@ def test_code_without_paging_is_small_too() -> None:
 
 def test_a_page_of_a_gigabyte_is_forbidden_at_its_level() -> None:
     """Only pages whose absence would allow a huge page are listed: here both levels below 1 GiB."""
-    world = World("long4", "slot 1 0x40000000 1G huge1g", "map 0x1000 0x8000000000 0x40000000 0xe7 level=3")
+    world = World(
+        "long4",
+        "slot 1 0x40000000 1G huge1g",
+        "map 0x1000 0x8000000000 0x40000000 0xe7 level=3",
+        "code 0x40205000",
+    )
     world.ok("modparam kvm nx_huge_pages Y", "exec 0x8000205000")
     assert world.level(0x8000205000) == 1
     assert [(sp.gfn, sp.role & 15) for sp in world.kvm.possible_nx_huge_pages] == [(0x40000, 2), (0x40200, 1)]

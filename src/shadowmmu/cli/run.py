@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["event_line", "outcome_line", "run"]
 
-_EMBEDDED = ("default.txt", "quadrants.txt")
+_EMBEDDED = ("default.txt", "quadrants.txt", "nested.txt")
+_SAID_BY_EXIT = ("kvm_page_fault", "kvm_nested_vmexit", "kvm_nested_intercepts")
 _SUMMARY = (
     ("page faults", "pf_taken"),
     ("  fixed", "pf_fixed"),
@@ -232,6 +233,8 @@ def outcome_line(result: Mapping[str, Any]) -> str:
     parts = [str(value) for key, value in result.items() if key == "value"]
     if outcome == "exception":
         parts = [f"#{result['vector']}", *(f"{k} {result[k]}" for k in ("error_code", "cr2") if k in result)]
+    elif outcome == "vmexit":
+        parts = [f"to L1: {_vmexit(result)}"]
     elif outcome != "ok":
         parts = [str(result[key]) for key in ("errno", "reason", "port") if key in result]
     if "dirty" in result:
@@ -240,8 +243,18 @@ def outcome_line(result: Mapping[str, Any]) -> str:
         parts.append(f"gpa {result['gpa']}" if result.get("valid") else "no translation")
     for access in result.get("mmio", ()):
         parts.append(f"MMIO {'write' if access['write'] else 'read'} {access['gpa']} {access['data']}")
-    colour = "green" if outcome == "ok" else "yellow" if outcome == "exception" else "red"
+    colour = {"ok": "green", "exception": "yellow", "vmexit": "yellow"}.get(outcome, "red")
     return " ".join([click.style(outcome, fg=colour), *parts])
+
+
+def _vmexit(result: Mapping[str, Any]) -> str:
+    """Why L2's run ended, as its VMCB tells L1."""
+    from shadowmmu.trace.events import SVM_EXIT_NPF, exit_reason
+
+    code, info1 = int(result["code"], 16), int(result["info1"], 16)
+    if code != SVM_EXIT_NPF:
+        return exit_reason(code)
+    return f"nested page fault at {result['info2']}, error code {info1:#x}"
 
 
 def event_line(event: Mapping[str, Any]) -> str:
@@ -263,7 +276,7 @@ def _event_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             walk = [f"walk {event['addr']} pferr {event['pferr']}:"]
         elif event["e"] == "kvm_mmu_paging_element":
             walk.append(event["pte"])
-        elif event["e"] != "kvm_page_fault":  # its kvm_exit says the same
+        elif event["e"] not in _SAID_BY_EXIT:
             yield _short(event)
     if walk:
         yield " ".join(walk)
@@ -276,7 +289,22 @@ def _short(event: Mapping[str, Any]) -> str:
     if name == "exit":
         if event["reason"] == "PF excp":
             return f"page fault at {event['info2']} ({pferr_flags(int(event['info1'], 16)) or 'read'})"
+        if event["reason"] == "npf":
+            return _nested_page_fault(event["info2"], int(event["info1"], 16))
         return f"exit {event['reason']}"
+    if name == "nested_vmenter":
+        return f"L2 starts on {event['t'].split()[-2].rstrip(':')} {int(event['t'].split()[-1], 16):#x}"
+    if name == "nested_vmexit_inject":
+        return "the exit goes to L1"
+    if name == "tdp_mmu_spte_changed":
+        count = f" ({event['n']} in a row)" if "n" in event else ""
+        return f"TDP gfn {event['gfn']} level {event['level']}: {event['old']} -> {event['new']}{count}"
+    if name == "split_huge_page":
+        failed = {0: "", -11: ": again, the caches are filled", -28: ": no shadow page may be made"}
+        why = failed.get(event["errno"], f": errno {event['errno']}")
+        return f"split gfn {event['gfn']} level {event['level']} {event['spte']}{why}"
+    if name == "spte_requested":
+        return f"wants {event['pfn']} at gfn {event['gfn']} level {event['level']}"
     if name == "set_spte":
         return f"{event['at']} = {event['spte']} ({event['perm']}) level {event['level']}, gfn {event['gfn']}"
     if "sync" in event:
@@ -287,6 +315,15 @@ def _short(event: Mapping[str, Any]) -> str:
         words += ["new" if event["created"] else "found"] if "created" in event else []
         return " ".join(words)
     return event_line({**event, "e": name})
+
+
+def _nested_page_fault(gpa: str, error_code: int) -> str:
+    from shadowmmu.trace.events import pferr_flags
+    from shadowmmu.x86.bits import PFERR_GUEST_PAGE
+
+    low = error_code & 0xFFFFFFFF
+    what = "a table of the guest, " if error_code & PFERR_GUEST_PAGE else ""
+    return f"nested page fault at {gpa} ({what}{pferr_flags(low)})"
 
 
 def _summary(name: str, totals: Mapping[str, int]) -> str:

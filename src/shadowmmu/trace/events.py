@@ -16,6 +16,7 @@ from shadowmmu.kvm.tracepoints import Log
 __all__ = [
     "ACCESS_NAMES",
     "PAGE_OFFSET",
+    "SVM_EXIT_NPF",
     "AgeHva",
     "CheckMmioSpte",
     "DirtyRingExit",
@@ -87,6 +88,7 @@ _SVM_EXITS = {
     0x84: "stgi", 0x85: "clgi", 0x86: "skinit", 0x87: "rdtscp", 0x89: "wbinvd", 0x8A: "monitor",
     0x8B: "mwait", 0x8D: "xsetbv", 0xA2: "invpcid", 0x400: "npf",
 }  # fmt: skip
+SVM_EXIT_NPF = 0x400
 _MMIO_KINDS = ("unsatisfied-read", "read", "write")
 _SPTE_W = 1 << 1
 _SPTE_U = 1 << 2

@@ -178,7 +178,7 @@ class Names:
             ],
         }
         if "pae_root" in mmu:
-            named["root"] = "pml4_root" if mmu["pml4_root"] else "pae_root"
+            named["root"] = "pml4_root" if mmu.get("pml4_root") else "pae_root"
             named["pae_root"] = [self.spte(word) for word in mmu["pae_root"]]
         return named
 
