@@ -209,6 +209,7 @@ class Machine:
                     "root_role": int(vcpu["root_role"], 16),
                     "prev": [*((int(pgd, 16), self.root(root)) for pgd, root in vcpu["prev"]), *unused][:3],
                     **{key: list(map(self.spte, vcpu[key])) for key in ("pae_root",) if key in vcpu},
+                    **({"pml4_root": int(vcpu["root"] == "pml4_root")} if "pae_root" in vcpu else {}),
                 }
                 for number, vcpu in state["vcpus"].items()
             ],
