@@ -337,13 +337,13 @@ def check_frames(s: State) -> None:
             assert page & ADDR == (spte.value & ADDR) + (n << 12), f"{spte}: {gfn + n:#x} is at {page:#x}"
             assert page & HOST_PAGE_WRITABLE or not spte.value & W, spte
         assert slot.writable() or not spte.value & (W | SPTE_HOST_WRITABLE), spte
-        by_write = slot.logs_dirty() and not s.kvm.parameters.cpu_dirty_log_size
+        parameters = s.kvm.parameters
+        in_bitmap = not parameters.cpu_dirty_log_size and not parameters.dirty_ring_size
+        by_write = slot.logs_dirty() and in_bitmap
         assert not (spte.value & W and by_write and spte.level == 1) or is_dirty(slot, gfn), spte
 
 
 def is_dirty(slot: MemSlot, gfn: int) -> bool:
-    if slot.dirty_bitmap is None:
-        return True
     page = gfn - slot.base_gfn
     return bool(slot.log_words()[page >> 6] >> (page & 63) & 1)
 

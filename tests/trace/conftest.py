@@ -72,7 +72,7 @@ class Machine:
                 row.get("result", {}),
                 row.get("stats", {}),
                 row.get("gptes", []),
-                [self.event(event) for event in row.get("events", [])],
+                [fired for event in row.get("events", []) for fired in self.fired(event)],
                 self.state(state) if "delta" in row else None,
             )
 
@@ -95,6 +95,8 @@ class Machine:
     def spte(self, name: str) -> int:
         if name in ("none", "none63"):
             return 1 << 63 if name == "none63" else 0
+        if name == "frozen":
+            return 1 << 63 | 0x5A0
         if name.startswith("mmio:"):
             return int(name[5:], 16)
         target, rest = name.split("|")
@@ -104,6 +106,21 @@ class Machine:
     def hva(self, name: str) -> int:
         gpa = int(name.removeprefix("gpa:"), 16)
         return next(hva + gpa - at for hva, size, at in self.areas.values() if at <= gpa <= at + size)
+
+    def fired(self, e: Row) -> list[Event]:
+        """The events that an entry stands for: `n` of them if it is a run."""
+        return [self.event(self.moved(e, i)) for i in range(e.get("n", 1))]
+
+    def moved(self, e: Row, i: int) -> Row:
+        """Number i of a run."""
+        if not i:
+            return e
+        pages = i << 9 * (e["level"] - 1)
+        names = {
+            key: re.sub(r"gpa:(\w+)", lambda m: f"gpa:{int(m[1], 16) + (pages << 12):x}", e[key])
+            for key in ("old", "new")
+        }
+        return {**e, **names, "gfn": f"{int(e['gfn'], 16) + pages:x}"}
 
     def event(self, e: Row) -> Event:
         if "task" in e:
@@ -127,10 +144,18 @@ class Machine:
             return kind(int(e["addr"], 16), int(e["pferr"], 16))
         if kind is events.PagingElement:
             return kind(int(e["pte"], 16), e["level"])
+        if kind is events.TdpMmuSpteChanged:
+            return kind(0, int(e["gfn"], 16), e["level"], self.spte(e["old"]), self.spte(e["new"]))
+        if kind is events.SplitHugePage:
+            return kind(int(e["gfn"], 16), self.spte(e["spte"]), e["level"], e["errno"])
+        if kind is events.DirtyRingPush:
+            ring, dirty, reset, slot, offset = re.match(
+                r"ring (\d+): dirty 0x(\w+) reset 0x(\w+) slot (\d+) offset 0x(\w+)", text
+            ).groups()
+            return kind(int(ring), int(dirty, 16), int(reset, 16), int(slot), int(offset, 16))
         if kind is events.FastPageFault:
-            error = sum(
-                {"P": 1, "W": 2, "U": 4, "RSVD": 8, "F": 16}[flag] for flag in e["error_code"].split("|")
-            )
+            flags = {"P": 1, "W": 2, "U": 4, "RSVD": 8, "F": 16}
+            error = sum(flags.get(flag) or int(flag, 16) for flag in e["error_code"].split("|"))
             old, new = self.spte(e["old"]), self.spte(e["new"])
             return kind(0, int(e["gva"], 16), error, self.sptep(e["at"]), old, new, e["spurious"], e["fixed"])
         if kind is events.MarkMmioSpte:
@@ -209,6 +234,7 @@ class Machine:
                     "root_role": int(vcpu["root_role"], 16),
                     "prev": [*((int(pgd, 16), self.root(root)) for pgd, root in vcpu["prev"]), *unused][:3],
                     **{key: list(map(self.spte, vcpu[key])) for key in ("pae_root",) if key in vcpu},
+                    **({"pml4_root": int(vcpu["root"] == "pml4_root")} if "pae_root" in vcpu else {}),
                 }
                 for number, vcpu in state["vcpus"].items()
             ],

@@ -125,7 +125,7 @@ def test_roots():
     assert state["vcpus"] == {
         "1": {"pgd": "-", "root": "invalid", "cpu_role": "3", "root_role": "4", "prev": [["2000", "S1"]]}
     }
-    vcpu |= {"root": 0x9000, "pae_root": [0x1001, 0, 0, 0], "prev": [(0, (1 << 64) - 1)]}
+    vcpu |= {"root": 0x9000, "pae_root": [0x1001, 0, 0, 0], "pml4_root": 0, "prev": [(0, (1 << 64) - 1)]}
     state = names.state(raw(page(0x1000), vcpus=(vcpu,)), ())
     assert state["vcpus"]["1"]["root"] == "pae_root"
     assert state["vcpus"]["1"]["pae_root"] == ["S1|1", "none", "none", "none"]

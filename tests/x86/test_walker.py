@@ -27,6 +27,7 @@ from shadowmmu.x86.bits import (
     U,
     W,
 )
+from shadowmmu.x86.implementation import MANUAL, TCG, Implementation
 from shadowmmu.x86.paging import paging_format, permission_bitmask, pse36_gfn_delta, reserved_bits
 from shadowmmu.x86.processor import Processor
 from shadowmmu.x86.walker import MachineCheck
@@ -324,3 +325,14 @@ def test_random_tables_give_what_a_second_walker_gives(memory, levels, seed):
             outcomes.append(None)
         assert outcomes[0] == outcomes[1], (hex(gva), mode)
         assert bytes(memory.words[: frames << 9]) == expected
+
+
+@pytest.mark.parametrize(("implementation", "reserved"), [(MANUAL, True), (TCG, False)])
+def test_bit_8_of_upper_entries(implementation: Implementation, reserved: bool) -> None:
+    """AMD's manual reserves it at levels 4 and 5; QEMU's processor ignores it."""
+    words = memoryview(bytearray(1 << 16)).cast("B").cast("Q")
+    words[0x1000 >> 3], words[0x2000 >> 3], words[0x3000 >> 3] = 0x2107, 0x3007, 0x87
+    cpu = Processor(words, tlb=False, implementation=implementation)
+    cpu.set_paging(levels=4, cr0_wp=True, efer_nx=True, cr4_smep=False, cr4_smap=False, maxphyaddr=40)
+    cpu.root = 0x1000
+    assert (cpu.access(0x5000, READ) == FAULT) == reserved

@@ -20,7 +20,7 @@ cdef class Walker:
     cdef u64 reserved[12]
     cdef u64 need[16]
     cdef u64 deny[16]
-    cdef bint shortened
+    cdef bint shortened, nonleaf_bit8
     cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
     cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil
     cdef u64 nested_entry(self, u64 gpa) except? 2 nogil

@@ -76,6 +76,7 @@ class Walker:
         self.ad_sets = 0
         self.implementation = implementation
         self.pdpte_accessed = A if implementation.pdpte_accessed else 0
+        self.nonleaf_bit8 = implementation.nonleaf_bit8
         self.reserved_error = PFERR_RSVD if implementation.rsvd_without_p else PFERR_P | PFERR_RSVD
         self.shortened = False
         self.level = 0
@@ -113,7 +114,8 @@ class Walker:
         self.leaf_bit = PS if levels != 2 or cr4_pse else 0
         self.global_bit = G if cr4_pge else 0
         self.fetch_error = PFERR_F if cr4_smep or (efer_nx and levels != 2) else 0
-        rows = reserved_bits(levels, maxphyaddr, nx=efer_nx, pse=cr4_pse, gbpages=gbpages, amd=amd)
+        bit8 = amd and not self.nonleaf_bit8
+        rows = reserved_bits(levels, maxphyaddr, nx=efer_nx, pse=cr4_pse, gbpages=gbpages, amd=bit8)
         for level in range(1, levels + 1):
             self.reserved[level] = rows[0][level - 1]
             self.reserved[6 + level] = rows[1][level - 1]
