@@ -106,7 +106,7 @@ def test_the_dummy_root_retries_until_the_table_is_there() -> None:
     assert kvm_mmu_do_page_fault(world.vcpu, 0xFFFFFFFF80000000, 0, 0) == RET_PF_RETRY
     assert world.vcpu.requests & 1
     world.vcpu.mmu.root_hpa = (1 << 64) - 1
-    assert kvm_mmu_page_fault(world.vcpu, 0xFFFFFFFF80000000, 0, 0) == RET_PF_RETRY
+    assert kvm_mmu_page_fault(world.vcpu, 0xFFFFFFFF80000000, 0) == RET_PF_RETRY
 
 
 def test_a_missing_directory_is_an_error() -> None:
