@@ -24,6 +24,7 @@ from shadowmmu.kvm.bits import (
     ROLE_ACCESS_SHIFT,
     ROLE_CR0_WP,
     ROLE_DIRECT,
+    ROLE_GUEST_MODE,
     ROLE_INVALID,
     ROLE_LEVEL,
     ROLE_PASSTHROUGH,
@@ -35,6 +36,7 @@ from shadowmmu.kvm.bits import (
 )
 from shadowmmu.kvm.memslots import MemSlot
 from shadowmmu.kvm.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte
+from shadowmmu.kvm.mmu import KvmMmu
 from shadowmmu.kvm.rmap import pte_list
 from shadowmmu.kvm.shadow_page import ShadowPage
 from shadowmmu.kvm.vcpu import Vcpu
@@ -134,8 +136,13 @@ class State:
 
 
 def root_tables(machine: Machine, vcpu: Vcpu) -> Iterator[int]:
-    """Tables in use as roots by a vCPU: the current one, or its four directories, and the previous ones."""
-    mmu = vcpu.mmu
+    """Tables in use as roots by a vCPU, in the MMU for itself and in that for its guest."""
+    for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
+        yield from roots_of(machine, mmu)
+
+
+def roots_of(machine: Machine, mmu: KvmMmu) -> Iterator[int]:
+    """The current root, or its four directories, and the previous ones."""
     if mmu.root_is_special():
         entries = (machine.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4))
         yield from (entry & ADDR for entry in entries if entry & P)
@@ -230,11 +237,15 @@ def check_links(s: State) -> None:
 
 def check_roles(s: State) -> None:
     """I8: a child's role follows from its parent's; below a direct page all is direct."""
-    inherited = ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVALID)
+    inherited = ~(
+        ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVALID | ROLE_PASSTHROUGH
+    )
     for spte in s.links:
         parent, child = spte.sp, s.child(spte)
         assert (parent.role ^ child.role) & inherited == 0, spte
         assert child.role & ROLE_DIRECT or not parent.role & ROLE_DIRECT, spte
+        assert not child.role & ROLE_PASSTHROUGH, spte
+        assert child.gfn == parent.gfn or not parent.role & ROLE_PASSTHROUGH, spte
         if parent.role & ROLE_4BYTE_GPTE:
             assert (child.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT == spte.index & 1, spte
         else:
@@ -474,17 +485,40 @@ def check_roots(s: State) -> None:
     for sp in s.pages:
         assert sp.root_count == s.roots[sp.hpa], sp
     for vcpu in s.kvm.vcpus:
-        mmu = vcpu.mmu
-        slots = [(mmu.root_pgd, mmu.root_hpa), *(mmu.prev_root(i) for i in range(3))]
-        used = [(pgd, hpa) for pgd, hpa in slots if hpa not in (0, INVALID_PAGE, mmu.pae_root)]
-        roles = [(pgd, s.kvm.sptep_to_sp(hpa).role) for pgd, hpa in used]
-        valid = [name for name in roles if not name[1] & ROLE_INVALID]
-        assert len(valid) == len(set(valid)), f"a root is cached twice: {valid}"
-        for _, hpa in (mmu.prev_root(i) for i in range(3)):
-            assert hpa == INVALID_PAGE or (hpa and hpa != mmu.pae_root)
-        for hpa in root_tables(s.machine, vcpu):
-            pending = vcpu.requests & REQ_MMU_FREE_OBSOLETE_ROOTS
-            assert s.is_valid(s.kvm.sptep_to_sp(hpa)) or pending, "an obsolete root stays in use"
+        for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
+            check_roots_of(s, vcpu, mmu)
+
+
+def check_roots_of(s: State, vcpu: Vcpu, mmu: KvmMmu) -> None:
+    slots = [(mmu.root_pgd, mmu.root_hpa), *(mmu.prev_root(i) for i in range(3))]
+    none = (0, INVALID_PAGE, mmu.special_root())
+    roles = [(pgd, s.kvm.sptep_to_sp(hpa).role) for pgd, hpa in slots if hpa not in none]
+    valid = [name for name in roles if not name[1] & ROLE_INVALID]
+    assert len(valid) == len(set(valid)), f"a root is cached twice: {valid}"
+    for _, hpa in (mmu.prev_root(i) for i in range(3)):
+        assert hpa == INVALID_PAGE or (hpa and hpa != mmu.special_root())
+    for hpa in roots_of(s.machine, mmu):
+        pending = vcpu.requests & REQ_MMU_FREE_OBSOLETE_ROOTS
+        root = s.kvm.sptep_to_sp(hpa)
+        assert s.is_valid(root) or pending, "an obsolete root stays in use"
+        assert bool(root.role & ROLE_GUEST_MODE) == (mmu is vcpu.guest_mmu), root
+
+
+def check_nested(s: State) -> None:
+    """N1 .. N3: pages for L2 hang below roots for L2; what an MMU runs, and the tables above a special root."""
+    for spte in s.links:
+        assert (spte.sp.role ^ s.child(spte).role) & ROLE_GUEST_MODE == 0, spte
+    for vcpu in s.kvm.vcpus:
+        assert vcpu.guest_mode == (vcpu.mmu is vcpu.guest_mmu) == (vcpu.walk_mmu is vcpu.nested_mmu)
+        assert vcpu.guest_mode == (vcpu.l1_state is not None)
+        mmu = vcpu.guest_mmu
+        if mmu.root_is_special():
+            above = [table for table in (mmu.pml5_root, mmu.pml4_root) if table]
+            for table, below in zip(above, [*above[1:], mmu.pae_root], strict=True):
+                words = s.kvm.read_table(table)
+                assert words[0] == below | P | W | U | A
+                assert not any(words[1:])
+            assert not any(s.kvm.read_table(mmu.pae_root)[4:])
 
 
 # -- the TDP MMU -----------------------------------------------------------------------------------------
@@ -556,6 +590,7 @@ CHECKS = (
     check_write_protection,
     check_accounting,
     check_roots,
+    check_nested,
     check_tdp_trees,
     check_tdp_leaves,
     check_tdp_roots,
@@ -603,4 +638,7 @@ def walker(machine: Machine, vcpu: Vcpu) -> Processor:
         maxphyaddr=cpu.maxphyaddr,
     )
     walking.root, walking.user, walking.eflags_ac = cpu.root, cpu.user, cpu.eflags_ac
+    if cpu.walker.two_dimensional:
+        walking.set_nested(levels=machine.kvm.parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
+        walking.nested_root = cpu.nested_root
     return walking

@@ -36,7 +36,17 @@ from ..x86.insn import Insn, Op
 from . import ops as kinds, setup as statements
 from .cpu import Delivered, EndlessFaults, GuestCpu, LeftL2
 from .machine import Machine
-from .setup import L2_CODE, L2_CODE_END, MODES, TRAMP_GPA, ScenarioError, Setup, SetupAction
+from .setup import (
+    HOST_SAVE_AREAS,
+    L2_CODE,
+    L2_CODE_END,
+    MODES,
+    PAGE,
+    TRAMP_GPA,
+    ScenarioError,
+    Setup,
+    SetupAction,
+)
 from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
 from .vmcb import Vmcb12
 
@@ -195,6 +205,8 @@ class Player:
     def _add_vcpu(self, registers: statements.Vcpu) -> None:
         vcpu = self.machine.add_vcpu(self.setup.maxphyaddr, la57=self.mode.name == "long5")
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
+        if self.setup.nested:
+            vcpu.hsave_msr = HOST_SAVE_AREAS + PAGE * vcpu.id
         self.cpus.append(GuestCpu(vcpu, self._complete_mmio, self.stubs))
 
     def _complete_mmio(self, access: MmioAccess) -> int:
@@ -508,7 +520,7 @@ class Player:
                 (op.efer, vcpu.efer),
             )
         )
-        if not set_sregs(vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode.is64):
+        if not set_sregs(vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode.is64 and not vcpu.guest_mode):
             raise RegionError(errno.EINVAL, "registers do not go together")
 
     def _get_dirty(self, op: kinds.GetDirty) -> dict[str, Any]:

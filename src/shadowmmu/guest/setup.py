@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .scenario import Scenario
 
 __all__ = [
+    "HOST_SAVE_AREAS",
     "KVM_MEM_LOG_DIRTY_PAGES",
     "KVM_MEM_READONLY",
     "L2_CODE",
@@ -60,6 +61,8 @@ TRAMP_SIZE = 0x8000
 NESTED_SLOT = 62
 NESTED_GPA = 0xF0100000
 NESTED_SIZE = 0x20000
+HOST_SAVE_AREAS = NESTED_GPA + 0x4000
+"""One page for each vCPU that is a hypervisor."""
 L2_CODE = NESTED_GPA + 0xD000
 """L2's own code, at the same address in L2."""
 L2_CODE_END = b"\xe6\xe2\xf4"

@@ -8,7 +8,13 @@ from .bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from .emulate import Emulator
 from .invlpg import kvm_mmu_invlpg
 from .msr import is_intercepted, set_msr
-from .nested import SVM_EXIT_NPF, nested_svm_vmexit, nested_svm_vmrun
+from .nested import (
+    SVM_EXIT_NPF,
+    nested_svm_can_vmrun,
+    nested_svm_check_permissions,
+    nested_svm_vmexit,
+    nested_svm_vmrun,
+)
 from .page_fault import kvm_mmu_page_fault
 from .regs import kvm_vcpu_reset
 from .run import TripleFault
@@ -133,10 +139,12 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
     _exit(vcpu, SVM_EXIT_VMRUN, 0, 0)
+    if not nested_svm_check_permissions(vcpu) or not nested_svm_can_vmrun(vcpu, insn.value):
+        return False
     emulator.skip(insn)
     vcpu.rip += len(insn.code)
     nested_svm_vmrun(vcpu, insn.value)
-    return vcpu.exception is None
+    return True
 
 
 def _vmmcall(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
@@ -149,6 +157,8 @@ def _vmmcall(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 def _invlpga(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
     """INVLPGA of L1: as INVLPG, whatever the ASID."""
     _exit(vcpu, SVM_EXIT_INVLPGA, 0, 0)
+    if not nested_svm_check_permissions(vcpu):
+        return False
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_invlpga(vcpu.rip, insn.count, insn.value)
     kvm_mmu_invlpg(vcpu, insn.value)

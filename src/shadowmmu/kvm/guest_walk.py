@@ -96,6 +96,8 @@ def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) 
     size: u64 = 4 if four_byte else 8
     level: u32 = mmu.cpu_role & ROLE_LEVEL
     pte: u64 = vcpu.guest_pgd(mmu)
+    if four_byte:
+        pte &= 0xFFFFFFFF
     w.error_code = 0
     if level == PT32E_ROOT_LEVEL:
         pte = get_pdptr(vcpu, mmu, (addr >> 30) & 3)

@@ -1,8 +1,9 @@
 """Model-specific registers that the guest may write (kvm_set_msr_common, svm.c, mtrr.c, 6.12.111).
 
-Only EFER means anything to the MMU; of the others just what is accepted is known.
+Only EFER and where L1 keeps its state mean anything here; of the others just what is accepted is known.
 """
 
+from ..x86.bits import EFER_SVME
 from .regs import set_efer
 from .vcpu import Vcpu
 
@@ -12,6 +13,8 @@ MSR_MTRR_DEF_TYPE = 0x2FF
 MSR_MTRR_VARIABLE = range(0x200, 0x210)
 MSR_MTRR_FIXED = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 MSR_EFER = 0xC0000080
+MSR_VM_CR, MSR_VM_HSAVE_PA = 0xC0010114, 0xC0010117
+VM_CR_VALID, VM_CR_SVM_DISABLE = 0x1F, 0x10
 SYSENTER_MSRS = (0x174, 0x175, 0x176)
 SYSCALL_MSRS = (0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084)
 MTRR_TYPES = (0, 1, 4, 5, 6)
@@ -50,6 +53,14 @@ def _set_apic_base(vcpu: Vcpu, value: int) -> bool:
     return True
 
 
+def _set_hsave(vcpu: Vcpu, value: int) -> bool:
+    """Where L1's state is kept while L2 runs; 0: nowhere, then there is no VMRUN."""
+    if value & 0xFFF or value >> vcpu.maxphyaddr:
+        return False
+    vcpu.hsave_msr = value
+    return True
+
+
 def set_msr(vcpu: Vcpu, index: int, value: int) -> bool:
     """WRMSR by the guest; False is #GP."""
     if index == MSR_EFER:
@@ -60,4 +71,8 @@ def set_msr(vcpu: Vcpu, index: int, value: int) -> bool:
         return _is_valid_mtrr(vcpu, index, value)
     if index == MSR_APIC_BASE:
         return _set_apic_base(vcpu, value)
+    if index == MSR_VM_HSAVE_PA:
+        return _set_hsave(vcpu, value)
+    if index == MSR_VM_CR:
+        return not value & ~VM_CR_VALID and not (value & VM_CR_SVM_DISABLE and vcpu.efer & EFER_SVME)
     return False

@@ -6,7 +6,7 @@ VMCB12; what it asks for beyond paging is not modelled.
 
 from dataclasses import dataclass
 
-from ..x86.bits import GP_VECTOR
+from ..x86.bits import CR0_CD, CR0_NW, EFER_SVME, GP_VECTOR, UD_VECTOR
 from .bits import REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT
 from .guest_memory import read_guest, write_guest
 from .regs import load_pdptrs
@@ -63,11 +63,46 @@ def _trace_vmenter(vcpu: Vcpu, vmcb12: int) -> None:
     )
 
 
-def _is_valid_vmcb12(vcpu: Vcpu, vmcb12: int) -> bool:
-    """The checks of __nested_vmcb_check_controls that concern what is modelled."""
-    if not _read(vcpu, vmcb12, WORD_VMRUN, 4) & INTERCEPT_VMRUN or not _read(vcpu, vmcb12, ASID, 4):
-        return False
-    return not _read(vcpu, vmcb12, NESTED_CR3) >> vcpu.maxphyaddr
+def _failed_check(vcpu: Vcpu, vmcb12: int) -> str | None:
+    """What makes the VMCB12 invalid, in the tracepoint's words: nested_vmcb_check_save, then _controls.
+
+    Of the checks only those that concern what is modelled.
+    """
+    cr0 = _read(vcpu, vmcb12, SAVE_CR0)
+    nested_paging = _read(vcpu, vmcb12, NESTED_CTL) & 1
+    checks = (
+        ("!(save->efer & EFER_SVME)", not _read(vcpu, vmcb12, SAVE_EFER) & EFER_SVME),
+        ("(save->cr0 & X86_CR0_CD) == 0 && (save->cr0 & X86_CR0_NW)", not cr0 & CR0_CD and cr0 & CR0_NW),
+        ("save->cr0 & ~0xffffffffULL", cr0 >> 32),
+        (
+            "!vmcb12_is_intercept(control, INTERCEPT_VMRUN)",
+            not _read(vcpu, vmcb12, WORD_VMRUN, 4) & INTERCEPT_VMRUN,
+        ),
+        ("control->asid == 0", not _read(vcpu, vmcb12, ASID, 4)),
+        (
+            "(control->nested_ctl & SVM_NESTED_CTL_NP_ENABLE) && "
+            "!kvm_vcpu_is_legal_gpa(vcpu, control->nested_cr3)",
+            nested_paging and _read(vcpu, vmcb12, NESTED_CR3) >> vcpu.maxphyaddr,
+        ),
+    )
+    return next((text for text, failed in checks if failed), None)
+
+
+def nested_svm_check_permissions(vcpu: Vcpu) -> bool:
+    """Whether L1 may use SVM's instructions; if not, #UD is pending."""
+    if vcpu.efer & EFER_SVME and vcpu.is_paging():
+        return True
+    vcpu.exception = QueuedException(UD_VECTOR, None, None)
+    return False
+
+
+def nested_svm_can_vmrun(vcpu: Vcpu, vmcb12: int) -> bool:
+    """Whether there is a host save area and a VMCB12 in memory; if not, #GP is pending."""
+    slot = vcpu.kvm.visible_memslot(vmcb12 >> 12)
+    if vcpu.hsave_msr and not vmcb12 & 0xFFF and slot is not None:
+        return True
+    vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+    return False
 
 
 def nested_svm_transition_tlb_flush(vcpu: Vcpu) -> None:
@@ -77,14 +112,11 @@ def nested_svm_transition_tlb_flush(vcpu: Vcpu) -> None:
 
 
 def nested_svm_vmrun(vcpu: Vcpu, vmcb12: int) -> None:
-    """VMRUN of L1, its RIP already behind it: vcpu becomes L2, or stays L1 if the VMCB12 is not valid.
-
-    #GP if no memory holds the VMCB12.
-    """
-    if vmcb12 & 0xFFF or vcpu.kvm.visible_memslot(vmcb12 >> 12) is None:
-        vcpu.exception = QueuedException(GP_VECTOR, 0, None)
-        return
-    if not _is_valid_vmcb12(vcpu, vmcb12):
+    """VMRUN of L1, its RIP already behind it: vcpu becomes L2, or stays L1 if the VMCB12 is not valid."""
+    failed = _failed_check(vcpu, vmcb12)
+    if failed is not None:
+        if vcpu.kvm.tracing:
+            vcpu.kvm.tracer.kvm_nested_vmenter_failed(failed)
         _write(vcpu, vmcb12, EXIT_CODE, SVM_EXIT_ERR)
         _write(vcpu, vmcb12, EXIT_INFO1, 0)
         _write(vcpu, vmcb12, EXIT_INFO2, 0)

@@ -8,6 +8,7 @@ from .mmu cimport KvmMmu
 from .page_cache cimport kvm_mmu_get_shadow_page
 from .shadow_page cimport ShadowPage
 from .sync cimport kvm_mmu_sync_roots
+from .table cimport clear_translations
 from .tdp.roots cimport kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
@@ -20,6 +21,7 @@ cpdef void mmu_alloc_direct_roots(Vcpu vcpu) except *
 cdef bint _is_root_visible(Vcpu vcpu, u64 root_gfn) except -1
 cpdef void mmu_alloc_shadow_roots(Vcpu vcpu) except *
 cpdef void mmu_alloc_special_roots(Kvm kvm, KvmMmu mmu) except *
+cdef u64 _zeroed_table(Kvm kvm) except? 1
 cdef void _link_special_tables(Kvm kvm, KvmMmu mmu, u64 flags) except *
 cpdef void kvm_mmu_load(Vcpu vcpu) except *
 cpdef void kvm_mmu_load_pgd(Vcpu vcpu) except *

@@ -26,6 +26,7 @@ from .page_cache import kvm_mmu_get_shadow_page
 from .role import kvm_init_mmu
 from .shadow_page import ShadowPage
 from .sync import kvm_mmu_sync_roots
+from .table import clear_translations
 from .tdp.roots import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
 from .vcpu import Vcpu
 from .vm import Kvm
@@ -143,10 +144,16 @@ def mmu_alloc_special_roots(kvm: Kvm, mmu: KvmMmu) -> None:
     if mmu.direct() or mmu.guest_level() >= PT64_ROOT_4LEVEL or mmu.shadow_level() < PT64_ROOT_4LEVEL:
         return
     if not mmu.pae_root:
-        mmu.pae_root = kvm.arena.alloc_table()
-        mmu.pml4_root = kvm.arena.alloc_table()
+        mmu.pae_root = _zeroed_table(kvm)
+        mmu.pml4_root = _zeroed_table(kvm)
         if mmu.shadow_level() > PT64_ROOT_4LEVEL:
-            mmu.pml5_root = kvm.arena.alloc_table()
+            mmu.pml5_root = _zeroed_table(kvm)
+
+
+def _zeroed_table(kvm: Kvm) -> u64:
+    table: u64 = kvm.arena.alloc_table()
+    clear_translations(kvm, table)
+    return table
 
 
 def _link_special_tables(kvm: Kvm, mmu: KvmMmu, flags: u64) -> None:

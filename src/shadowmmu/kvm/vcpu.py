@@ -84,6 +84,7 @@ class Vcpu:
         self.host_maxphyaddr = 46
         self.configured: tuple[int, ...] = ()
         self.nested_cr3 = 0
+        self.hsave_msr = 0
         self.guest_mode = False
         self.l1_state: Any = None
         self.exit_code = 0

@@ -89,6 +89,7 @@ WRITE = 1
 FETCH = 2
 
 # vectors of the exceptions an access can raise (8.1)
+UD_VECTOR = 6
 GP_VECTOR = 13
 PF_VECTOR = 14
 # no vector: a nested page fault, which the guest does not see (15.25.6)
