@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from .guest.accesses import run_accesses
@@ -22,7 +22,7 @@ from .guest.machine import Machine
 from .guest.stubs import Step
 from .host.mapping import Kind
 from .kvm.bits import MEM_LOG_DIRTY_PAGES, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
-from .kvm.design import DEFAULT_KERNEL, design_of
+from .kvm.design import design_of
 from .kvm.dirty_log_ioctl import (
     INITIALLY_SET,
     KVM_CAP_DIRTY_LOG_RING,
@@ -38,6 +38,7 @@ from .kvm.emulate import MmioAccess
 from .kvm.exits import KvmRunError
 from .kvm.regs import set_sregs
 from .kvm.run import DirtyRingFull, TripleFault
+from .kvm.switches import DEFAULT_KERNEL
 from .kvm.tracepoints import Tracer
 from .kvm.vcpu import Vcpu as KvmVcpu
 from .kvm.vm import Parameters
@@ -270,6 +271,8 @@ class Vm:
     vcpus     number of vCPUs; all start with the same page tables
     backing   what the host gives: Kind.ANON (4 KiB pages), THP, HUGE2M, HUGE1G, MEMFD
     kernel    whose KVM: "6.12.111", "6.1.176"
+    design    switches that are not as that kernel has them, {"invlpg_zaps": "yes"}; `shadowmmu designs` has
+              them all
     tlb       False: every access walks the tables
     nested_paging
               the guest's tables are used as they are, and guest-physical memory is mapped by nested tables:
@@ -291,6 +294,7 @@ class Vm:
         vcpus: int = 1,
         backing: Kind = Kind.ANON,
         kernel: str = DEFAULT_KERNEL,
+        design: Mapping[str, str] | None = None,
         tlb: bool = True,
         nx_huge_pages: bool = False,
         nested_paging: bool = False,
@@ -309,7 +313,7 @@ class Vm:
         parameters.tdp_enabled, parameters.tdp_mmu = nested_paging, tdp_mmu
         parameters.eager_page_split = eager_page_split
         self.format: PagingFormat = _FORMATS[paging]
-        self.machine = Machine(parameters, design=design_of(kernel), tlb=tlb)
+        self.machine = Machine(parameters, design=design_of(kernel, design), tlb=tlb)
         if dirty_ring:
             kvm_vm_ioctl_enable_cap(self.machine.kvm, KVM_CAP_DIRTY_LOG_RING, dirty_ring * ENTRY_BYTES)
         self.machine.set_slot(0, 0, size, kind=backing)

@@ -237,9 +237,7 @@ def check_links(s: State) -> None:
 
 def check_roles(s: State) -> None:
     """I8: a child's role follows from its parent's; below a direct page all is direct."""
-    inherited = ~(
-        ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVALID | ROLE_PASSTHROUGH
-    )
+    inherited = ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVALID | ROLE_PASSTHROUGH)
     for spte in s.links:
         parent, child = spte.sp, s.child(spte)
         assert (parent.role ^ child.role) & inherited == 0, spte

@@ -17,23 +17,22 @@ from shadowmmu.kvm.bits import (
     SPTE_HOST_WRITABLE,
     SPTE_MMU_WRITABLE,
 )
-from shadowmmu.kvm.design import (
-    DEFAULT_KERNEL,
-    PROFILES,
-    SWITCHES,
-    Design,
-    DesignError,
-    design_of,
-    kernel_text,
-    profile_of,
-    switch_named,
-    value_of,
-)
+from shadowmmu.kvm.design import Design, design_of
 from shadowmmu.kvm.notifier import MmuNotifier
 from shadowmmu.kvm.nx_recovery import kvm_recover_nx_huge_pages
 from shadowmmu.kvm.page_cache import kvm_mmu_child_role
 from shadowmmu.kvm.page_fault import kvm_mmu_page_fault
 from shadowmmu.kvm.rmap import pte_list, pte_list_add, pte_list_count, pte_list_remove
+from shadowmmu.kvm.switches import (
+    DEFAULT_KERNEL,
+    PROFILES,
+    SWITCHES,
+    DesignError,
+    kernel_text,
+    profile_of,
+    switch_named,
+    value_of,
+)
 from shadowmmu.x86.bits import PFERR_P, PFERR_W, A, W
 
 WINDOW = 0x7F0000000000
@@ -102,7 +101,7 @@ def test_other_kernels_are_refused_in_one_line(release: str) -> None:
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(DesignError, match="no switch 'nonsense'; there are set_sregs_flushes"):
         Design({"nonsense": "yes"})
-    with pytest.raises(DesignError, match="switch invlpg_zaps has no value 'maybe'; it has no, yes"):
+    with pytest.raises(DesignError, match="switch invlpg_zaps has no value 'maybe'; there are no, yes"):
         value_of("invlpg_zaps", "maybe")
 
 

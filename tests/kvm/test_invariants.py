@@ -11,7 +11,7 @@ import shadowmmu
 from shadowmmu.guest.ops import Access, Exec
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
-from shadowmmu.kvm.design import PROFILES
+from shadowmmu.kvm.switches import PROFILES
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "conformance" / "scenarios").glob("*.txt"))
 SEEDS = range(12 if shadowmmu.native else 4)

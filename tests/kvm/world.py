@@ -1,5 +1,7 @@
 """A virtual machine in the words of the scenario language, with its MMU open to tests."""
 
+from collections.abc import Mapping
+
 from kvm.invariants import State, check_all, check_order
 
 from shadowmmu.guest.ops import HostTouch, HostWrite, Madvise, Mprotect, Op, Remap, SetGpte, SetSlot
@@ -7,9 +9,9 @@ from shadowmmu.guest.player import OpResult, Player
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import resolve
 from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_PRESENT
-from shadowmmu.kvm.design import DEFAULT_KERNEL, value_of
 from shadowmmu.kvm.fast_fault import last_sptep_lockless
 from shadowmmu.kvm.shadow_page import ShadowPage
+from shadowmmu.kvm.switches import DEFAULT_KERNEL, value_of
 from shadowmmu.kvm.vcpu import Vcpu
 from shadowmmu.trace.events import Event, EventLog
 from shadowmmu.x86.bits import ADDR
@@ -30,6 +32,7 @@ class World:
         start: str = "start cr3=0x1000",
         tlb: bool = False,
         kernel: str = DEFAULT_KERNEL,
+        design: Mapping[str, str] | None = None,
     ) -> None:
         parameters = [line for line in setup if line.startswith("param ")]
         first = [line for line in setup if line.split()[0] in ("vcpus", "physbits", "cap", "slot")]
@@ -42,18 +45,25 @@ class World:
             *sorted(first, key=lambda line: line.startswith(("slot", "cap"))),
         ]
         lines += ["alloc 0x2000", "tramp 0x1000", *others]
-        self._build("\n".join([*lines, start]) + "\n", tlb=tlb, kernel=kernel)
+        self._build("\n".join([*lines, start]) + "\n", tlb=tlb, kernel=kernel, design=design)
 
     @classmethod
-    def of(cls, text: str, *, tlb: bool = False, kernel: str = DEFAULT_KERNEL) -> "World":
+    def of(
+        cls,
+        text: str,
+        *,
+        tlb: bool = False,
+        kernel: str = DEFAULT_KERNEL,
+        design: Mapping[str, str] | None = None,
+    ) -> "World":
         """The world of a whole scenario, before its first operation."""
         world = cls.__new__(cls)
-        world._build(text, tlb=tlb, kernel=kernel)
+        world._build(text, tlb=tlb, kernel=kernel, design=design)
         return world
 
-    def _build(self, text: str, *, tlb: bool, kernel: str) -> None:
+    def _build(self, text: str, *, tlb: bool, kernel: str, design: Mapping[str, str] | None) -> None:
         self.text = text
-        scenario = Scenario.parse(text).with_kernel(kernel)
+        scenario = Scenario.parse(text).with_kernel(kernel).with_design(design or {})
         self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
         self.machine = self.player.machine
         self.kvm = self.machine.kvm

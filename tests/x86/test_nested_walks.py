@@ -251,7 +251,9 @@ def leaves(levels: int) -> list[int]:
     return {0: [1], 2: [1, 2], 3: [1, 2], 4: [1, 2, 3], 5: [1, 2, 3]}[levels]
 
 
-SHAPES = [(levels, nested, leaf) for levels in (0, 2, 3, 4, 5) for nested in (4, 5) for leaf in leaves(levels)]
+SHAPES = [
+    (levels, nested, leaf) for levels in (0, 2, 3, 4, 5) for nested in (4, 5) for leaf in leaves(levels)
+]
 
 
 @pytest.mark.parametrize(("levels", "nested_levels", "leaf"), SHAPES)

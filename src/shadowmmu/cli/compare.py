@@ -158,7 +158,7 @@ def _judge(task: tuple[Path, Path | None]) -> _Verdict:
 
 
 def _not_covered(recording: Recording) -> str | None:
-    from shadowmmu.kvm.design import DesignError, profile_of
+    from shadowmmu.kvm.switches import DesignError, profile_of
 
     try:
         profile_of(recording.header["kernel"])

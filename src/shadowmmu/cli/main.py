@@ -11,6 +11,7 @@ import click
 
 from shadowmmu import __version__
 from shadowmmu.cli.compare import compare
+from shadowmmu.cli.designs import designs
 from shadowmmu.cli.run import run
 
 __all__ = ["cli", "main"]
@@ -29,6 +30,7 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(compare)
+cli.add_command(designs)
 
 
 def main() -> NoReturn:

@@ -47,6 +47,17 @@ _SUMMARY = (
 )
 
 
+def _settings(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    """The `KEY=VALUE`s of an option. Raises BadParameter for what is none."""
+    settings = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{word!r} is no setting; write KEY=VALUE")
+        settings[name] = value
+    return settings
+
+
 @click.command(short_help="Play scenarios on the model.")
 @click.argument("scenarios", metavar="[SCENARIO]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -67,6 +78,14 @@ _SUMMARY = (
     metavar="RELEASE",
     help="Whose KVM: 6.12.111 (default) or 6.1.176.",
 )
+@click.option(
+    "--design",
+    "designs",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_settings,
+    help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
+)
 @click.option("--tlb", is_flag=True, help="Keep TLB entries between ops (recordings are made without).")
 def run(
     *,
@@ -75,11 +94,12 @@ def run(
     events: Path | None,
     as_json: bool,
     kernel: str | None,
+    designs: dict[str, str],
     tlb: bool,
 ) -> None:
     """Play SCENARIOs op by op; without any, two that come with the program."""
     from shadowmmu.guest.setup import ScenarioError
-    from shadowmmu.kvm.design import DesignError
+    from shadowmmu.kvm.switches import DesignError
     from shadowmmu.trace.ftrace import FtraceWriter
     from shadowmmu.trace.recording import atomic_writer, json_line
 
@@ -87,6 +107,7 @@ def run(
         loaded = _load(scenarios)
         if kernel is not None:
             loaded = [scenario.with_kernel(kernel) for scenario in loaded]
+        loaded = [scenario.with_design(designs) for scenario in loaded]
         targets = _targets(record, loaded)
         totals: Counter[str] = Counter()
         with ExitStack() as trace:

@@ -92,6 +92,7 @@ _SIZES32 = {"read": (1, 2, 4), "write": (1, 2, 4), "xchg": (4,), "add": (4,), "c
 _USAGE = {
     "title": "title TEXT",
     "param": "param kvm|kvm_amd NAME=VALUE",
+    "design": "design SWITCH=VALUE",
     "mode": "mode long4|long5|pae|32|nopaging",
     "vcpus": "vcpus N (1 to 8)",
     "physbits": "physbits N (32 to 52)",

@@ -112,7 +112,7 @@ class Player:
         parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
         self.machine = Machine(
             parameters,
-            design=design_of(setup.params["kernel"]),
+            design=design_of(setup.params["kernel"], setup.design),
             host_maxphyaddr=HOST_MAXPHYADDR,
             tlb=tlb,
             implementation=TCG,

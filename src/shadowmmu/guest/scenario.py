@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from ..kvm.design import DEFAULT_KERNEL, kernel_text
+from ..kvm.switches import DEFAULT_KERNEL, DesignError, kernel_text, value_of
 from .op_parser import (
     GPA_LIMIT,
     MAX_COUNT,
@@ -110,6 +110,8 @@ class Scenario:
     kernel: str
     params: Mapping[str, str]
     """Module parameters as a recording's header names them: `kvm_amd.npt` = `N`, ..."""
+    design: Mapping[str, str]
+    """Switches that are not as the kernel has them, switch name -> value name."""
     mode: str
     maxphyaddr: int
     host_la57: bool
@@ -145,6 +147,12 @@ class Scenario:
     def with_kernel(self, release: str) -> Scenario:
         """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
         return replace(self, kernel=kernel_text(release))
+
+    def with_design(self, values: Mapping[str, str]) -> Scenario:
+        """The same with other values of switches, names both. Raises DesignError for what there is not."""
+        for name, value in values.items():
+            value_of(name, value)
+        return replace(self, design={**self.design, **values})
 
     @classmethod
     def from_recording(cls, recording: RecordedRun, *, text: Scenario | None = None) -> Scenario:
@@ -198,6 +206,7 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
         differs(ops[-1].line if ops else 1, f"the scenario ends before `{missing.text}`")
     return replace(
         text, name=rebuilt.name, title=rebuilt.title, kernel=rebuilt.kernel, params=rebuilt.params,
+        design=rebuilt.design,
         maxphyaddr=rebuilt.maxphyaddr, host_la57=rebuilt.host_la57, ops=tuple(ops),
     )  # fmt: skip
 
@@ -211,6 +220,7 @@ class _Parser:
         self.mode: Mode | None = None
         self.title = ""
         self.params: dict[str, str] = dict(_DEFAULT_PARAMS)
+        self.design: dict[str, str] = {}
         self.physbits: int | None = None
         self.nvcpus: int | None = None
         self.setup: list[SetupLine] = []
@@ -252,6 +262,9 @@ class _Parser:
             if tokens[0] == "param":
                 line.word = "param"
                 self._param(line, tokens[1:])
+            elif tokens[0] == "design":
+                line.word = "design"
+                self._design(line, tokens[1:])
             elif ended:
                 continue
             elif not self.vcpus:
@@ -272,6 +285,7 @@ class _Parser:
             title=self.title,
             kernel=kernel_text(DEFAULT_KERNEL),
             params={**self.params, "thp": "always [madvise] never"},
+            design=self.design,
             mode=self.mode.name,
             maxphyaddr=self.physbits or _HOST_MAXPHYADDR,
             host_la57=self.mode.name == "long5",
@@ -280,6 +294,19 @@ class _Parser:
             setup=tuple(self.setup),
             ops=tuple(self.ops),
         )
+
+    def _design(self, line: Line, rest: list[str]) -> None:
+        if not rest:
+            line.fail("`design` lacks an argument", line.usage())
+        for setting in rest:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                line.fail(f"`{setting}` is no setting", line.usage())
+            try:
+                value_of(name, value)
+            except DesignError as error:
+                line.fail(str(error), "see `shadowmmu designs`")
+            self.design[name] = value
 
     def _param(self, line: Line, rest: list[str]) -> None:
         if len(rest) < 2:
@@ -499,6 +526,7 @@ class _RecordingParser:
             title=header["title"],
             kernel=header["kernel"],
             params=header["params"],
+            design=self._design(header.get("design", {})),
             mode=self.ops_parser.mode.name,
             maxphyaddr=self.maxphyaddr,
             host_la57=self.ops_parser.mode.name == "long5" or _has_five_levels(recording.rows),
@@ -507,6 +535,14 @@ class _RecordingParser:
             setup=tuple(self.setup),
             ops=tuple(self._ops(recording.rows)),
         )
+
+    def _design(self, values: Mapping[str, str]) -> Mapping[str, str]:
+        try:
+            for name, value in values.items():
+                value_of(name, value)
+        except (AttributeError, DesignError) as error:
+            self.fail(1, f"the design {values!r} is none: {error}", "see `shadowmmu designs`")
+        return values
 
     def _entry(self, entry: Mapping[str, Any]) -> None:
         statement: Statement

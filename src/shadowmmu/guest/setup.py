@@ -279,6 +279,8 @@ class Setup:
     maxphyaddr: int
     params: Mapping[str, str]
     """Module parameters, and `kernel`."""
+    design: Mapping[str, str]
+    """Switches that are not as the kernel has them."""
     host_la57: bool
     """The host has five-level page tables."""
     actions: tuple[SetupAction, ...]
@@ -473,6 +475,7 @@ def resolve(scenario: Scenario) -> Setup:
         mode=scenario.mode,
         maxphyaddr=scenario.maxphyaddr,
         params={**scenario.params, "kernel": scenario.kernel},
+        design=scenario.design,
         host_la57=scenario.host_la57,
         actions=(*builder.actions, *_vcpus_with_vmcbs(scenario)),
     )

@@ -126,7 +126,7 @@ class Recorder:
         """`areas` is the player's live view of the memory made for slots (see `Names`)."""
         self._scenario = scenario
         self._setup = resolve(scenario)
-        self._design = design_of(scenario.kernel)
+        self._design = design_of(scenario.kernel, scenario.design)
         self._names = Names(areas, self._design)
         self._state: State = {}
 
@@ -143,6 +143,7 @@ class Recorder:
             "title": scenario.title,
             "kernel": scenario.kernel,
             "params": dict(scenario.params),
+            **({"design": dict(scenario.design)} if scenario.design else {}),
             "tramp_gva": f"{self._setup.tramp_gva:#x}",
             "setup": _header_setup(self._setup),
         }

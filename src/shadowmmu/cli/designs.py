@@ -1,0 +1,81 @@
+"""`shadowmmu designs`: the switches of the MMU's design, what each changes and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from shutil import get_terminal_size
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from shadowmmu.kvm.switches import Switch
+
+__all__ = ["designs"]
+
+_INDENT = 6
+_WIDEST = 100
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--json", "as_json", is_flag=True, help="Print one object with a member for each switch.")
+def designs(*, names: tuple[str, ...], as_json: bool) -> None:
+    """List the switches that `run --design KEY=VALUE` sets; with NAMEs only those.
+
+    The default is marked by *, a value that is known to be wrong by !. Without --kernel and --design a guest
+    runs on the defaults.
+    """
+    from shadowmmu.kvm.switches import SWITCHES, DesignError, switch_named
+
+    try:
+        chosen = [switch_named(name) for name in names] or list(SWITCHES)
+    except DesignError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps({switch.name: _described(switch) for switch in chosen}, indent=1))
+        return
+    width = min(get_terminal_size().columns, _WIDEST)
+    for mail, group in groupby(sorted(chosen, key=lambda switch: switch.mail), key=lambda s: s.mail):
+        click.secho(f"mail {mail}" if mail else "kernels", bold=True)
+        for switch in group:
+            click.echo("\n".join(_lines(switch, width)))
+        click.echo()
+
+
+def _described(switch: Switch) -> dict[str, object]:
+    from shadowmmu.kvm.switches import PROFILES, values_named
+
+    return {
+        "values": values_named(switch),
+        "default": switch.default,
+        "unsafe": list(switch.unsafe),
+        "kernels": {profile.kernel: profile.values.get(switch.name, switch.default) for profile in PROFILES},
+        "mail": switch.mail,
+        "origin": switch.origin,
+        "effect": switch.effect,
+    }
+
+
+def _lines(switch: Switch, width: int) -> Iterator[str]:
+    from shadowmmu.kvm.switches import values_named
+
+    marked = [_marked(switch, value) for value in values_named(switch)]
+    yield f"  {click.style(switch.name, fg='cyan')} = {' | '.join(marked)}"
+    yield from _paragraph(switch.effect, width)
+    yield from _paragraph(f"[{switch.origin}]", width)
+
+
+def _marked(switch: Switch, value: str) -> str:
+    if value == switch.default:
+        return f"{value}*"
+    return f"{value}!" if value in switch.unsafe else value
+
+
+def _paragraph(text: str, width: int) -> Sequence[str]:
+    indent = " " * (_INDENT)
+    return wrap(text, width, initial_indent=indent, subsequent_indent=indent)

@@ -1,0 +1,311 @@
+"""The table of switches: everything in which kernels and designs differ, and the values that kernels have.
+
+To add a switch: a `Switch` here, a field of `design.Design` with a line in its docstring, and the field's
+type in design.pxd. No code asks for a version: a profile is a set of values and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+class DesignError(ValueError):
+    """No such switch, value or kernel; the text names those there are."""
+
+
+NO_YES = {"no": 0, "yes": 1}
+"""The values of most switches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A named choice. `values` maps each value's name to what the field holds; `default` is one of the names.
+
+    Some take any number in `numbers` besides, which the field then holds. `origin` says which kernels have
+    which value and where that is described; `effect` what it changes. `mail` names the mail that argues about
+    it; `unsafe` are the values that let a guest see wrong translations, there for the checks to find.
+    """
+
+    name: str
+    values: Mapping[str, int]
+    default: str
+    origin: str
+    effect: str
+    mail: str = ""
+    unsafe: tuple[str, ...] = ()
+    numbers: range = range(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A kernel: what its release texts start with, and its values that are not the defaults."""
+
+    kernel: str
+    series: str
+    values: Mapping[str, str]
+
+
+SWITCHES: tuple[Switch, ...] = (
+    Switch(
+        "set_sregs_flushes",
+        NO_YES,
+        "yes",
+        "6.12: yes (__set_sregs); 6.1: no",
+        "registers set by user space request a flush of the guest's TLB",
+    ),
+    Switch(
+        "cr0_wp_resets_without_paging",
+        NO_YES,
+        "no",
+        "6.1: yes (kvm_post_set_cr0); 6.12: no",
+        "a change of CR0.WP unloads the roots of a guest without paging",
+    ),
+    Switch(
+        "empty_spte",
+        {"0": 0, "1<<63": 1 << 63},
+        "1<<63",
+        "6.12: bit 63 (SHADOW_NONPRESENT_VALUE); 6.1: 0",
+        "what an SPTE holds that maps nothing",
+    ),
+    Switch(
+        "rmap_grows_at_tail",
+        NO_YES,
+        "no",
+        "6.1: yes (pte_list_add)",
+        "a full descriptor gets a new one behind the last instead of before the first; holes are filled from "
+        "the same descriptor",
+    ),
+    Switch(
+        "sync_always_rebuilds",
+        NO_YES,
+        "no",
+        "6.1: yes (FNAME(sync_page)); 6.12: no (FNAME(sync_spte))",
+        "sync rebuilds an SPTE also if the guest's access is the same: Accessed goes, and a flush follows",
+    ),
+    Switch(
+        "invlpg_zaps",
+        NO_YES,
+        "no",
+        "6.1: yes (FNAME(invlpg)); 6.12: no (__kvm_mmu_invalidate_addr)",
+        "INVLPG zaps the SPTE of an unsync page and prefetches the gpte anew, instead of syncing it in place",
+    ),
+    Switch(
+        "child_lookup_compares_role",
+        NO_YES,
+        "yes",
+        "6.1.176: no, the gfn only; 6.12.111: yes (kvm_mmu_get_child_sp)",
+        "a page already linked is kept only if its role is the one that is due",
+    ),
+    Switch(
+        "child_inherits_invalid",
+        NO_YES,
+        "no",
+        "6.1.176: yes; 6.12.111: no (kvm_mmu_child_role)",
+        "a page made below a zapped root is invalid from the start",
+    ),
+    Switch(
+        "stale_check_before_recycling",
+        NO_YES,
+        "no",
+        "6.1.176: yes; 6.12.111: no (FNAME(page_fault), direct_page_fault)",
+        "a fault looks whether its root or page went away before it makes room for new pages, not after",
+    ),
+    Switch(
+        "early_invalidation_check",
+        NO_YES,
+        "yes",
+        "6.12: yes (kvm_faultin_pfn); 6.1: only under the lock",
+        "a fault that met an invalidation by the host is retried before it takes the lock",
+    ),
+    Switch(
+        "write_protected_is_emulate",
+        NO_YES,
+        "no",
+        "6.1: yes; 6.12 has RET_PF_WRITE_PROTECTED",
+        "a write to a shadowed table has no result of its own: it counts in pf_emulate even if it is then "
+        "retried, and any emulation but MMIO's may be retried",
+    ),
+    Switch(
+        "reinjection_unprotects_first",
+        NO_YES,
+        "no",
+        "6.1: yes (kvm_handle_page_fault); 6.12: only for a write-protected page, after its fault",
+        "a fault while an event awaits re-injection unprotects the address, whatever is there, before it is "
+        "handled",
+    ),
+    Switch(
+        "retry_without_zapping",
+        NO_YES,
+        "no",
+        "6.1: yes (retry_instruction, reexecute_instruction)",
+        "an instruction that does not look like one for page tables is retried once even if nothing shadowed "
+        "the page",
+    ),
+    Switch(
+        "self_map_test_before_fetch",
+        NO_YES,
+        "no",
+        "6.1: yes (FNAME(is_self_change_mapping)); 6.12: in FNAME(fetch)",
+        "a writable translation through a table inside its own page is found before the page is looked up, "
+        "and for reads too",
+    ),
+    Switch(
+        "invisible_root_is_triple_fault",
+        NO_YES,
+        "no",
+        "6.1: yes (mmu_check_root); 6.12: dummy root",
+        "a root outside memory shuts the guest down",
+    ),
+    Switch(
+        "translations_at_all_levels",
+        NO_YES,
+        "no",
+        "6.1: yes; 6.12: up to level 3 (kvm_mmu_alloc_shadow_page)",
+        "indirect pages of levels 4 and 5 have an array of translations too",
+    ),
+    Switch(
+        "nx_marks_only_possible_huge_pages",
+        NO_YES,
+        "no",
+        "6.1: yes (lpage_disallowed); 6.12: no (nx_huge_page_disallowed)",
+        "a page is marked as made for NX only if a huge page would be possible there; and a huge page never "
+        "replaces a table, marked or not",
+    ),
+    Switch(
+        "nx_marks_without_paging",
+        NO_YES,
+        "yes",
+        "6.12: yes; 6.1: only with two-dimensional paging (direct_map)",
+        "pages of a guest without paging are marked as made for NX too",
+    ),
+    Switch(
+        "nx_recovery_skips_logged_slots",
+        NO_YES,
+        "yes",
+        "6.12: yes (kvm_recover_nx_huge_pages); 6.1: no",
+        "the recovery worker leaves pages of slots that log alone",
+    ),
+    Switch(
+        "change_pte",
+        NO_YES,
+        "no",
+        "6.1: yes (kvm_mmu_notifier_change_pte); removed before 6.12",
+        "the host tells KVM of a page that it replaces in place (kvm_set_spte_hva)",
+    ),
+    Switch(
+        "hugetlb_unmap_notifies_again",
+        NO_YES,
+        "no",
+        "6.1: yes (__unmap_hugepage_range); 6.12: no",
+        "the host tells of hugetlbfs pages that it unmaps once for the call and once for each VMA",
+    ),
+    Switch(
+        "pre_fault_memory",
+        NO_YES,
+        "yes",
+        "6.12: yes; 6.1 does not know the ioctl",
+        "KVM_PRE_FAULT_MEMORY exists",
+    ),
+    Switch(
+        "event_strings",
+        NO_YES,
+        "yes",
+        "6.1: no; the lab's recordings of 6.1 have lost them",
+        "ftrace prints the strings in events; without them a recording cannot tell a page that was zapped "
+        "and made again",
+    ),
+    Switch(
+        "zero_page",
+        {"0x3735000": 0x3735000, "0x330d000": 0x330D000},
+        "0x3735000",
+        "where the kernels of the recordings have it",
+        "the address that recordings show for the host's zero page, which is 0 here",
+    ),
+)
+
+PROFILES: tuple[Profile, ...] = (
+    Profile("6.12.111", "6.12", {}),
+    Profile(
+        "6.1.176",
+        "6.1",
+        {
+            "set_sregs_flushes": "no",
+            "cr0_wp_resets_without_paging": "yes",
+            "empty_spte": "0",
+            "rmap_grows_at_tail": "yes",
+            "sync_always_rebuilds": "yes",
+            "invlpg_zaps": "yes",
+            "child_lookup_compares_role": "no",
+            "child_inherits_invalid": "yes",
+            "stale_check_before_recycling": "yes",
+            "early_invalidation_check": "no",
+            "write_protected_is_emulate": "yes",
+            "reinjection_unprotects_first": "yes",
+            "retry_without_zapping": "yes",
+            "self_map_test_before_fetch": "yes",
+            "invisible_root_is_triple_fault": "yes",
+            "translations_at_all_levels": "yes",
+            "nx_marks_only_possible_huge_pages": "yes",
+            "nx_marks_without_paging": "no",
+            "nx_recovery_skips_logged_slots": "no",
+            "change_pte": "yes",
+            "hugetlb_unmap_notifies_again": "yes",
+            "pre_fault_memory": "no",
+            "event_strings": "no",
+            "zero_page": "0x330d000",
+        },
+    ),
+)
+"""The kernels there are; the first is the default."""
+
+DEFAULT_KERNEL = PROFILES[0].kernel
+
+
+def switch_named(name: str) -> Switch:
+    """The switch of that name. Raises DesignError."""
+    for switch in SWITCHES:
+        if switch.name == name:
+            return switch
+    raise DesignError(f"no switch {name!r}{_nearest(name, [switch.name for switch in SWITCHES])}")
+
+
+def value_of(name: str, value: str) -> int:
+    """What the field of a switch holds for the value of that name. Raises DesignError."""
+    switch = switch_named(name)
+    if value in switch.values:
+        return switch.values[value]
+    if value.isdecimal() and int(value) in switch.numbers:
+        return int(value)
+    raise DesignError(f"switch {name} has no value {value!r}{_nearest(value, values_named(switch))}")
+
+
+def values_named(switch: Switch) -> list[str]:
+    """The names of a switch's values; a range stands for its numbers."""
+    numbers = [f"{switch.numbers[0]}-{switch.numbers[-1]}"] if switch.numbers else []
+    return [*switch.values, *numbers]
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    """The end of a complaint about a word: what was meant, or else what there is."""
+    near = get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+
+
+def profile_of(release: str) -> Profile:
+    """The profile of a kernel by its release text, `6.1.176` or a header's `6.1.0-50-amd64 #1 SMP ...`.
+
+    Kernels of the same stable series share a profile. Raises DesignError.
+    """
+    for profile in PROFILES:
+        word = release.split(" ", 1)[0]
+        if word == profile.series or word.startswith((f"{profile.series}.", f"{profile.series}-")):
+            return profile
+    known = ", ".join(profile.kernel for profile in PROFILES)
+    raise DesignError(f"kernel {release.split(' ', 1)[0] or 'unknown'!s} has no profile; there are {known}")
+
+
+def kernel_text(release: str) -> str:
+    """What the header of a recording made on the model says of its kernel. Raises DesignError."""
+    return f"{profile_of(release).kernel} (shadowmmu)"
