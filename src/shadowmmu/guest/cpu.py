@@ -95,6 +95,8 @@ class GuestCpu:
                 vcpu_enter_guest(vcpu)
                 check_entry(vcpu)
                 self.in_guest = True
+                if in_l2 and not vcpu.guest_mode:
+                    raise LeftL2
             try:
                 if vcpu.exception is not None:
                     vcpu.soft_interrupt = None

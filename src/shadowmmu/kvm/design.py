@@ -33,6 +33,10 @@ class Design:
     change_pte                         the host tells of pages replaced in place
     hugetlb_unmap_notifies_again       the host tells of unmapped hugetlbfs pages twice
     pre_fault_memory                   KVM_PRE_FAULT_MEMORY exists
+    unused_role_is_invalid             the root role of an MMU never used is invalid, not 0
+    tdp_zap_starts_at                  level of the first pass over a root of the TDP MMU that is zapped
+    tdp_zap_reports_frozen             an SPTE zapped by freezing it is reported as frozen
+    tdp_fault_splits                   a fault splits a huge page of the TDP MMU that is in its way
     event_strings                      ftrace prints the strings in events
     zero_page                          address of the host's zero page in recordings
 
@@ -66,6 +70,10 @@ class Design:
         self.change_pte = held["change_pte"] != 0
         self.hugetlb_unmap_notifies_again = held["hugetlb_unmap_notifies_again"] != 0
         self.pre_fault_memory = held["pre_fault_memory"] != 0
+        self.unused_role_is_invalid = held["unused_role_is_invalid"] != 0
+        self.tdp_zap_starts_at = held["tdp_zap_starts_at"]
+        self.tdp_zap_reports_frozen = held["tdp_zap_reports_frozen"] != 0
+        self.tdp_fault_splits = held["tdp_fault_splits"] != 0
         self.event_strings = held["event_strings"] != 0
         self.zero_page = held["zero_page"]
 

@@ -10,6 +10,7 @@ from .invlpg import kvm_mmu_invlpg
 from .msr import is_intercepted, set_msr
 from .nested import (
     SVM_EXIT_NPF,
+    SVM_EXIT_SHUTDOWN,
     nested_svm_can_vmrun,
     nested_svm_check_permissions,
     nested_svm_vmexit,
@@ -27,7 +28,7 @@ SVM_EXIT_CR0_SEL_WRITE = 0x65
 SVM_EXIT_INVLPG = 0x79
 SVM_EXIT_IOIO = 0x7B
 SVM_EXIT_MSR = 0x7C
-SVM_EXIT_SHUTDOWN, SVM_EXIT_INVLPGA, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL = 0x7F, 0x7A, 0x80, 0x81
+SVM_EXIT_INVLPGA, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL = 0x7A, 0x80, 0x81
 SVM_EXIT_ERR = 0xFFFFFFFF
 DF_VECTOR = 8
 CONTRIBUTORY = (0, 10, 11, 12, 13)

@@ -1,6 +1,6 @@
 cimport cython
 from ..x86.bits cimport u8, u32, u64
-from .bits cimport (INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_INVALID,
+from .bits cimport (INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX,
                     ROLE_LEVEL)
 
 @cython.final

@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from .bits import INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_INVALID, ROLE_LEVEL
+from .bits import INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_LEVEL
 
 
 class KvmMmu:
@@ -24,14 +24,14 @@ class KvmMmu:
     pdptrs          the guest's four PDPTEs as last loaded
     """
 
-    def __init__(self, pae_root: u64 = 0) -> None:
+    def __init__(self, unused_role: u32, pae_root: u64 = 0) -> None:
         self.root_hpa = INVALID_PAGE
         self.root_pgd = 0
         self.prev_hpa = [INVALID_PAGE, INVALID_PAGE, INVALID_PAGE]
         self.prev_pgd = [INVALID_PAGE, INVALID_PAGE, INVALID_PAGE]
         self.cpu_role = 0
         self.cpu_ext = 0
-        self.root_role = ROLE_INVALID
+        self.root_role = unused_role
         self.initialised = False
         self.pae_root = pae_root
         self.pml4_root = 0

@@ -14,7 +14,7 @@ from .role import kvm_init_mmu, kvm_init_shadow_npt_mmu
 from .roots import kvm_mmu_new_pgd
 from .vcpu import QueuedException, Vcpu
 
-SVM_EXIT_NPF = 0x400
+SVM_EXIT_SHUTDOWN, SVM_EXIT_NPF = 0x7F, 0x400
 SVM_EXIT_ERR = (1 << 64) - 1
 
 INTERCEPTS, ASID, NESTED_CTL, NESTED_CR3 = 0x00, 0x58, 0x90, 0xB0
@@ -124,7 +124,7 @@ def nested_svm_vmrun(vcpu: Vcpu, vmcb12: int) -> None:
     l1 = L1State(vmcb12, vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer, vcpu.rip)
     vcpu.l1_state = l1
     _trace_vmenter(vcpu, vmcb12)
-    vcpu.stat.nested_run += 1
+    vcpu.nested_run_pending = True
     vcpu.stat.guest_mode = 1
     vcpu.guest_mode = True
     nested_svm_transition_tlb_flush(vcpu)
@@ -151,6 +151,7 @@ def nested_svm_vmexit(vcpu: Vcpu) -> None:
     l1 = vcpu.l1_state
     assert l1 is not None
     vcpu.l1_state = None
+    vcpu.nested_run_pending = False
     vcpu.guest_mode = False
     vcpu.stat.guest_mode = 0
     for offset, value in (
@@ -175,6 +176,12 @@ def nested_svm_vmexit(vcpu: Vcpu) -> None:
     _nested_svm_load_cr3(vcpu, l1.cr3)
     vcpu.exception = None
     vcpu.soft_interrupt = None
+
+
+def nested_svm_triple_fault(vcpu: Vcpu) -> None:
+    """KVM shuts L2 down: L1 learns of it."""
+    vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = SVM_EXIT_SHUTDOWN, 0, 0
+    nested_svm_vmexit(vcpu)
 
 
 def _nested_svm_load_cr3(vcpu: Vcpu, cr3: int) -> None:

@@ -57,7 +57,7 @@ from .mmio import (
 from .mmu import KvmMmu
 from .spte import is_last_spte
 from .tdp.map import kvm_tdp_mmu_map
-from .unprotect import kvm_mmu_unprotect_gfn_and_retry
+from .unprotect import kvm_mmu_unprotect_gfn, kvm_mmu_unprotect_gfn_and_retry
 from .vcpu import Vcpu
 from .vm import Kvm
 from .zap import make_mmu_pages_available
@@ -321,13 +321,22 @@ def _write_protect_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     return RET_PF_EMULATE
 
 
-def _emulate_without_reason(vcpu: Vcpu, addr: u64, result: u32) -> u32:
-    """The result for kernels without RET_PF_WRITE_PROTECTED: all emulation but MMIO's may be retried."""
+def _emulate_without_reason(vcpu: Vcpu, addr: u64, error_code: u64, result: u32) -> u32:
+    """The result for kernels without RET_PF_WRITE_PROTECTED: all emulation but MMIO's may be retried.
+
+    For L1 a write of the processor on its walk is retried at once, whatever shadows the table.
+    """
     if result == RET_PF_WRITE_PROTECTED:
         result = RET_PF_EMULATE
-    if result == RET_PF_EMULATE and not mmio_info_in_cache(vcpu, addr):
+    if result != RET_PF_EMULATE:
+        return result
+    if vcpu.mmu.direct() and error_code & TABLE_WRITE == TABLE_WRITE:
+        vcpu.stat.pf_emulate += 1
+        kvm_mmu_unprotect_gfn(vcpu.kvm, addr >> 12)
+        return RET_PF_RETRY
+    if not vcpu.guest_mode and not mmio_info_in_cache(vcpu, addr):
         vcpu.emulation_type |= EMULTYPE_ALLOW_RETRY_PF
-    return result
+    return RET_PF_EMULATE
 
 
 def kvm_mmu_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
@@ -350,7 +359,7 @@ def kvm_mmu_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
         if vcpu.fault.write_fault_to_shadow_pgtable:
             vcpu.emulation_type |= EMULTYPE_WRITE_PF_TO_SP
     if vcpu.kvm.design.write_protected_is_emulate:
-        result = _emulate_without_reason(vcpu, addr, result)
+        result = _emulate_without_reason(vcpu, addr, error_code, result)
     elif result == RET_PF_WRITE_PROTECTED:
         result = _write_protect_fault(vcpu, addr, error_code)
     if result == RET_PF_FIXED:

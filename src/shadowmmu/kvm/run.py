@@ -18,6 +18,7 @@ from .bits import (
     REQ_TRIPLE_FAULT,
 )
 from .dirty_ring import kvm_dirty_ring_check_request
+from .nested import nested_svm_triple_fault
 from .roots import kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
 from .sync import kvm_mmu_sync_roots, unsync_prev_roots
 from .vcpu import Vcpu
@@ -67,7 +68,9 @@ def service_requests(vcpu: Vcpu) -> None:
     if _take(vcpu, REQ_TLB_FLUSH_GUEST):
         kvm_vcpu_flush_tlb_guest(vcpu)
     if _take(vcpu, REQ_TRIPLE_FAULT):
-        raise TripleFault
+        if not vcpu.guest_mode:
+            raise TripleFault
+        nested_svm_triple_fault(vcpu)
 
 
 def _guest_levels(vcpu: Vcpu) -> u32:
@@ -132,6 +135,9 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
         if vcpu.exception is not None:
             vcpu.exception.reinjected = True
     configure_cpu(vcpu)
+    if vcpu.nested_run_pending:
+        vcpu.nested_run_pending = False
+        vcpu.stat.nested_run += 1
 
 
 def _inject_soft_interrupt(vcpu: Vcpu) -> None:

@@ -9,7 +9,7 @@ from cython import uint as u32, ulonglong as u64
 from ..host.memory import Arena
 from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA
 from ..x86.processor import Processor
-from .bits import REQ_TLB_FLUSH_GUEST
+from .bits import REQ_TLB_FLUSH_GUEST, ROLE_INVALID
 from .fault import GuestWalker, LeafSpte, PageFault
 from .mmu import KvmMmu
 from .stats import VcpuStat
@@ -64,9 +64,10 @@ class Vcpu:
         self.id = id
         self.cpu = cpu
         self.stat = VcpuStat()
-        self.root_mmu = KvmMmu(0 if kvm.parameters.tdp_enabled else kvm.arena.alloc_table())
-        self.guest_mmu = KvmMmu()
-        self.nested_mmu = KvmMmu()
+        unused = ROLE_INVALID if kvm.design.unused_role_is_invalid else 0
+        self.root_mmu = KvmMmu(unused, 0 if kvm.parameters.tdp_enabled else kvm.arena.alloc_table())
+        self.guest_mmu = KvmMmu(unused)
+        self.nested_mmu = KvmMmu(unused)
         self.mmu = self.root_mmu
         self.walk_mmu = self.root_mmu
         self.walker = GuestWalker()
@@ -87,6 +88,7 @@ class Vcpu:
         self.hsave_msr = 0
         self.guest_mode = False
         self.l1_state: Any = None
+        self.nested_run_pending = False
         self.exit_code = 0
         self.exit_info1 = 0
         self.exit_info2 = 0

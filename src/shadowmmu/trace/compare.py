@@ -31,11 +31,12 @@ _WITH_STRINGS = frozenset(
     {
         "kvm_mmu_get_page", "kvm_mmu_sync_page", "kvm_mmu_unsync_page", "kvm_mmu_prepare_zap_page",
         "kvm_mmu_walker_error", "kvm_inj_exception", "kvm_inj_virq", "kvm_mmio", "vcpu_match_mmio", "kvm_msr",
-        "kvm_set_spte_hva",
+        "kvm_set_spte_hva", "kvm_nested_vmenter_failed",
     }
 )  # fmt: skip
 """Events whose text is strings, or (the last) a host address."""
 _STRING_FIELDS = frozenset({"reason", "perm", "error_code"})
+_REASON = re.compile(r"reason: \w*")
 _UNNAMED = re.compile(r"\?[0-9a-f]+")
 _RIP = re.compile(r" rip 0x[0-9a-f]+")
 _HEX = re.compile(r"0x[0-9a-f]+")
@@ -120,7 +121,7 @@ def _may_be_timer(event: Mapping[str, Any]) -> bool:
 
     INVLPG and writes to control registers look the same; their emulation follows.
     """
-    return bool(event["e"] == "kvm_exit" and event["info1"] == event["info2"] == "0")
+    return bool(event["e"] in ("kvm_exit", "kvm_nested_vmexit") and event["info1"] == event["info2"] == "0")
 
 
 def _again(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
@@ -139,8 +140,8 @@ def _event(event: Mapping[str, Any], *, strings: bool) -> Mapping[str, Any]:
 
 
 def _unnamed(value: Any) -> Any:
-    """A field without host addresses: SPTEs in pages that came and went, frames that back nothing."""
-    return _UNNAMED.sub("?", value) if isinstance(value, str) else value
+    """A field without strings and host addresses: SPTEs in pages that came and went, frames without use."""
+    return _REASON.sub("reason: ", _UNNAMED.sub("?", value)) if isinstance(value, str) else value
 
 
 def _counts(value: Any) -> bool:

@@ -16,7 +16,7 @@ from .iter cimport TdpIter
 from .rcu cimport rcu_read_lock, rcu_read_unlock, tdp_mmu_free_sp
 from .roots cimport tdp_mmu_alloc_sp
 from .split cimport tdp_mmu_link_sp, tdp_mmu_split_huge_page
-from .spte_changed cimport tdp_mmu_set_spte_atomic
+from .spte_changed cimport tdp_mmu_set_spte_atomic, tdp_mmu_zap_spte_atomic
 
 cpdef u32 kvm_tdp_mmu_map(Vcpu vcpu, PageFault fault) except? 77
 cdef bint _add_table(Vcpu vcpu, PageFault fault, TdpIter it) except -1

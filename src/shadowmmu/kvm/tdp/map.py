@@ -29,7 +29,7 @@ from .iter import TdpIter
 from .rcu import rcu_read_lock, rcu_read_unlock, tdp_mmu_free_sp
 from .roots import tdp_mmu_alloc_sp
 from .split import tdp_mmu_link_sp, tdp_mmu_split_huge_page
-from .spte_changed import tdp_mmu_set_spte_atomic
+from .spte_changed import tdp_mmu_set_spte_atomic, tdp_mmu_zap_spte_atomic
 
 
 def kvm_tdp_mmu_map(vcpu: Vcpu, fault: PageFault) -> u32:
@@ -64,6 +64,10 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: PageFault) -> u32:
 def _add_table(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> bool:
     """Link a new table, empty or in place of a huge page; False if somebody else changed the SPTE."""
     kvm: Kvm = vcpu.kvm
+    if it.old_spte & SPTE_MMU_PRESENT and not kvm.design.tdp_fault_splits:
+        if not tdp_mmu_zap_spte_atomic(kvm, it):
+            return False
+        it.old_spte = kvm.words[it.sptep >> 3]
     sp: ShadowPage = tdp_mmu_alloc_sp(vcpu, it.gfn, kvm.sptep_to_sp(it.sptep).role - 1, it.sptep)
     sp.nx_huge_page_disallowed = fault.huge_page_disallowed
     linked: bool

@@ -72,9 +72,12 @@ def tdp_mmu_zap_spte_atomic(kvm: Kvm, it: TdpIter) -> bool:
     """Empty an SPTE so that nothing can be mapped there before the TLBs are flushed; False as above."""
     if not _try_cmpxchg(kvm, it, kvm.frozen_spte):
         return False
+    if kvm.design.tdp_zap_reports_frozen:
+        handle_changed_spte(kvm, it.gfn, it.old_spte, kvm.frozen_spte, it.level, 1)
     kvm_flush_remote_tlbs(kvm)
     kvm.words[it.sptep >> 3] = kvm.design.empty_spte
-    handle_changed_spte(kvm, it.gfn, it.old_spte, kvm.design.empty_spte, it.level, 1)
+    if not kvm.design.tdp_zap_reports_frozen:
+        handle_changed_spte(kvm, it.gfn, it.old_spte, kvm.design.empty_spte, it.level, 1)
     return True
 
 

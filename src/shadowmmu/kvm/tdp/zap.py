@@ -51,6 +51,8 @@ def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: u64, end: u64, flush: u32, may_
 class ZapRoots(TdpWalk):
     """Empties roots, small pages first, then one level of tables after the other, so that no step is long.
 
+    Where it begins is the design's tdp_zap_starts_at.
+
     `shared`: only the invalid roots that are scheduled for it, with mmu_lock held for reading, and the MMU's
     own reference to them is dropped. Else every root. No flush: no vCPU may use such a root any more.
     """
@@ -59,7 +61,7 @@ class ZapRoots(TdpWalk):
         TdpWalk.__init__(self, kvm, 0, MAX_GFN, 1)
         self.only_valid = False
         self.shared = shared
-        self.zap_level = 1
+        self.zap_level = kvm.design.tdp_zap_starts_at
 
     def visit(self) -> bool:
         if not self.it.old_spte & SPTE_MMU_PRESENT or self.it.level > self.zap_level:
@@ -79,14 +81,14 @@ class ZapRoots(TdpWalk):
         if root is not None and self.shared:
             kvm_tdp_mmu_put_root(self.kvm, root)
         self.started = True
-        self.zap_level = 1
+        self.zap_level = self.kvm.design.tdp_zap_starts_at
         root = tdp_mmu_next_root(self.kvm, root, 0)
         while root is not None and self.shared and not root.scheduled_root_to_zap:
             root = tdp_mmu_next_root(self.kvm, root, 0)
         self.root = root
         if root is not None:
             root.scheduled_root_to_zap = False
-            self.it.start(root, 1, 0)
+            self.it.start(root, self.zap_level, 0)
 
 
 def kvm_tdp_mmu_zap_all(kvm: Kvm) -> None:
