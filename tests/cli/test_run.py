@@ -133,6 +133,39 @@ def test_bad_scenarios_are_one_line(command, tmp_path, text, message):
     assert line.startswith(f"shadowmmu: {path}{message}")
 
 
+HYPERVISOR = """\
+param kvm_amd npt=1
+mode long4
+nested
+slot 0 0x0 16M
+alloc 0x2000
+tramp 0x1000
+ntramp 0x8000
+start cr3=0x1000 ncr3=0x8000
+nop
+l2nop
+"""
+
+
+@pytest.mark.parametrize("line", ["nop", "read 0x0", "ncr3 0x8000"])
+def test_an_op_of_l1_while_l2_runs_is_one_line(command, fixtures, tmp_path, line):
+    """What was played before stays: the text of the ops, the recordings of other scenarios, old recordings."""
+    first, second = fixtures.scenarios / "t-nopaging.txt", tmp_path / "x.txt"
+    second.write_text(HYPERVISOR + line + "\nnop\n")
+    (tmp_path / "x.jsonl").write_text("old")
+    done = command("run", first, second, "--record", tmp_path)
+    assert done.returncode == 2
+    (error,) = [text for text in done.stderr.splitlines() if "not compiled" not in text]
+    assert error == f"shadowmmu: {second}:11: vCPU 0 is in L2; put `l2exit` before `{line}`"
+    lines = done.stdout.splitlines()
+    assert "    0 nop  ok" in lines
+    assert "    1 l2nop  ok" in lines
+    assert not any(text.startswith("    2 ") for text in lines[lines.index("    1 l2nop  ok") :])
+    assert Recording.read(tmp_path / "t-nopaging.jsonl").rows
+    assert (tmp_path / "x.jsonl").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t-nopaging.jsonl", "x.jsonl", "x.txt"]
+
+
 def test_no_file(command, tmp_path):
     done = command("run", tmp_path / "none.txt")
     assert done.returncode == 2

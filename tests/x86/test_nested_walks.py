@@ -398,6 +398,32 @@ def test_a_read_of_a_dirty_guest_page_does_not_let_writes_pass_a_clean_nested_on
     assert world.entry(("nested", PAGE_OBJECT, 1)) & D
 
 
+@pytest.mark.parametrize(("kind", "bit"), [(WRITE, W), (FETCH, NX)])
+@pytest.mark.parametrize("dimension", ["guest", "nested"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_a_read_cached_has_the_rights_of_both(kind: int, bit: int, dimension: str, size: int) -> None:
+    world = World(4, 4, sizes={PAGE_OBJECT: size})
+    world.change((dimension, 1, 1) if dimension == "guest" else (dimension, PAGE_OBJECT, size), bit)
+    cpu = world.processor(tlb=True)
+    assert outcome(cpu, world.gva, READ)[0] == "ok"
+    assert outcome(cpu, world.gva, kind)[0] == {"guest": "fault", "nested": "nested"}[dimension]
+
+
+@pytest.mark.parametrize("levels", [0, 4])
+def test_a_nested_fault_is_forgotten(levels: int) -> None:
+    world = World(levels, 4)
+    cpu = world.processor(tlb=False)
+    world.change(("nested", PAGE_OBJECT, 1), P)
+    assert outcome(cpu, world.gva, READ)[0] == "nested"
+    world.change(("nested", PAGE_OBJECT, 1), P)
+    assert outcome(cpu, world.gva, READ)[0] == "ok"
+    assert cpu.fault_gpa == FAULT
+    if levels:
+        world.change(("nested", PAGE_OBJECT, 1), P)
+        assert outcome(cpu, world.gva, READ)[0] == "nested"
+        assert outcome(cpu, world.gva + 0x1000, READ) == ("fault", PF_VECTOR, 0)
+
+
 # -- what is cached --------------------------------------------------------------------------------------
 
 
