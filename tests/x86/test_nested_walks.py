@@ -66,6 +66,7 @@ class World:
     sizes: dict[int, int] = field(default_factory=dict)
     smap: bool = False
     wp: bool = True
+    nx: bool = True
 
     def __post_init__(self) -> None:
         self.memory = Memory(FRAMES)
@@ -130,7 +131,11 @@ class World:
         cpu = Processor(self.memory.words, tlb=tlb)
         cpu.set_nested(levels=self.nested_levels, maxphyaddr=MAXPHYADDR)
         cpu.set_paging(
-            levels=self.levels, cr0_wp=self.wp, cr4_smap=self.smap, maxphyaddr=MAXPHYADDR, cr4_pge=True
+            levels=self.levels,
+            cr0_wp=self.wp,
+            efer_nx=self.nx,
+            cr4_smap=self.smap,
+            maxphyaddr=MAXPHYADDR,
         )
         cpu.nested_root = self.nested_root
         cpu.root = self.gpa(self.levels) if self.levels else 0
@@ -298,7 +303,7 @@ ACCESSES = st.tuples(st.sampled_from([READ, WRITE, FETCH]), st.booleans(), st.bo
 def test_the_reference(shape, sizes, flips, accesses, wp, smap):
     """Same outcomes and the same tables afterwards, by walks alone and with TLB and caches.
 
-    The last guarantees that what is cached never allows or refuses other than the tables do.
+    So what is cached never allows or refuses other than the tables do.
     """
 
     def build() -> World:
@@ -407,6 +412,27 @@ def test_what_a_read_cached_has_the_rights_of_both(kind: int, bit: int, dimensio
     cpu = world.processor(tlb=True)
     assert outcome(cpu, world.gva, READ)[0] == "ok"
     assert outcome(cpu, world.gva, kind)[0] == {"guest": "fault", "nested": "nested"}[dimension]
+
+
+@pytest.mark.parametrize(("kind", "bit", "code"), [(WRITE, W, PFERR_W), (FETCH, NX, PFERR_F)])
+@pytest.mark.parametrize("levels", [0, 2, 3, 4, 5])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_the_guest_waives_the_nested_tables_do_not(
+    levels: int, kind: int, bit: int, code: int, size: int
+) -> None:
+    """CR0.WP, EFER.NX or paging is off: of what a read cached, D and the rights of the page are not enough."""
+    world = World(levels, 4, sizes={PAGE_OBJECT: size}, wp=False, nx=False)
+    world.change(("nested", PAGE_OBJECT, size), bit)
+    cpu = world.processor(tlb=True)
+    assert outcome(cpu, world.gva, READ)[0] == "ok"
+    wanted = ("nested", world.gpa(PAGE_OBJECT) | 0x123, PFERR_GUEST_FINAL | PFERR_U | PFERR_P | code)
+    assert outcome(cpu, world.gva, kind) == wanted
+    world.change(("nested", PAGE_OBJECT, size), bit)
+    assert outcome(cpu, world.gva, kind)[0] == "ok"
+    if levels and kind == WRITE:
+        world.change(("guest", 1, 1), W)
+        cpu.flush_all()
+        assert [outcome(cpu, world.gva, kind)[0] for kind in (READ, WRITE, WRITE)] == ["ok"] * 3
 
 
 @pytest.mark.parametrize("levels", [0, 4])
