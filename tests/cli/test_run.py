@@ -63,6 +63,21 @@ def test_the_kernel_can_be_chosen(invoke, fixtures, tmp_path):
     assert refused.output == "Error: kernel 2.6.37 has no profile; there are 6.12.111, 6.1.176\n"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["n1-basic-tdp0", "n10-mmio", "n14-l1-32-tdp0", "n14-l1-pae-tdp0", "n17-long5", "tdp1-a-map4", "x-svme"],
+)
+def test_records_hypervisors_and_nested_paging(invoke, fixtures, tmp_path, name):
+    target = tmp_path / "out.jsonl"
+    assert invoke("run", fixtures.scenarios / f"{name}.txt", "--record", target).exit_code == 0
+    made, real = Recording.read(target), Recording.read(fixtures.recordings / f"{name}.jsonl")
+    assert [row["op"] for row in made.rows] == [row["op"] for row in real.rows]
+    for one, two in zip(made.rows, real.rows, strict=True):
+        assert json_line(one) == json_line(two)
+    for key in ("scenario", "title", "params", "tramp_gva", "setup"):
+        assert made.header[key] == real.header[key]
+
+
 def test_records_several_into_a_folder(invoke, fixtures, tmp_path):
     paths = [fixtures.scenarios / f"{name}.txt" for name in ("m-access", "f-pae")]
     result = invoke("run", *paths, "--record", tmp_path / "new" / "folder")
