@@ -209,7 +209,9 @@ def test_refused_ops(line: str, message: str) -> None:
 
 @pytest.mark.parametrize("word", ["l2read 0x0", "l2nop", "l2exit", "ncr3 0x0", "vmcb", "l1invlpga 0x0"])
 def test_ops_of_a_hypervisor_need_one(word: str) -> None:
-    with pytest.raises(ScenarioError, match="needs a guest that is a hypervisor; put `nested` before `start`"):
+    with pytest.raises(
+        ScenarioError, match="needs a guest that is a hypervisor; put `nested` before `start`"
+    ):
         Scenario.parse(f"mode long4\nslot 0 0x0 1M\nstart\n{word}")
     assert not OpParser().knows(word.split()[0])
 
@@ -270,7 +272,9 @@ def test_the_vmcb12() -> None:
     assert world.do("l2exit").result == {"outcome": "vmexit", "code": "0x81", "info1": "0x0", "info2": "0x0"}
 
 
-@pytest.mark.parametrize("line", ["nop", "read 0x0", "cr3 0x1000", "invlpg 0x0", "ncr3 0x8000", "l1invlpga 0x0"])
+@pytest.mark.parametrize(
+    "line", ["nop", "read 0x0", "cr3 0x1000", "invlpg 0x0", "ncr3 0x8000", "l1invlpga 0x0"]
+)
 def test_an_op_of_l1_while_l2_runs(line: str) -> None:
     world = l1()
     world.ok("nop", "l2nop")

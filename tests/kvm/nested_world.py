@@ -17,7 +17,9 @@ NPT, DATA, HUGE = 0x1F000, 0x800000, 0x10000000
 WINDOW, L1_HUGE, L2_HUGE = 0x40000000, 0x60000000, 0x50000000
 
 
-def nested_text(*setup: str, mode: str = "long4", tdp_mmu: int = 1, vcpus: int = 2, backing: str = "huge2m") -> str:
+def nested_text(
+    *setup: str, mode: str = "long4", tdp_mmu: int = 1, vcpus: int = 2, backing: str = "huge2m"
+) -> str:
     """The scenario up to `start`; `setup` comes at its end, parameters and capabilities first."""
     early = [line for line in setup if line.split()[0] in ("param", "cap", "slot")]
     large = 1 << 22 if mode == "32" else 1 << 21
@@ -45,7 +47,9 @@ def nested_text(*setup: str, mode: str = "long4", tdp_mmu: int = 1, vcpus: int =
     return "\n".join(lines) + "\n"
 
 
-def nested_world(*setup: str, mode: str = "long4", tdp_mmu: int = 1, tlb: bool = False, **options: object) -> World:
+def nested_world(
+    *setup: str, mode: str = "long4", tdp_mmu: int = 1, tlb: bool = False, **options: object
+) -> World:
     """Both vCPUs have run their first instruction."""
     host_la57 = bool(options.pop("host_la57", False))
     world = World.of(nested_text(*setup, mode=mode, tdp_mmu=tdp_mmu, **options), tlb=tlb, host_la57=host_la57)

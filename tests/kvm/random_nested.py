@@ -162,7 +162,9 @@ class NestedGenerator:
                 slot = rng.choice((1, 1, 2))
                 return [f"getdirty {slot}"] if self.logging[slot] else []
             case 5:
-                return [f"cleardirty 1 {64 * rng.randrange(32)} 64"] if self.manual and self.logging[1] else []
+                return (
+                    [f"cleardirty 1 {64 * rng.randrange(32)} 64"] if self.manual and self.logging[1] else []
+                )
             case 6:
                 return [f"madvise_dontneed {page:#x} 0x1000", f"hosttouch {page:#x} 0x1000"]
             case 7:
@@ -175,7 +177,10 @@ class NestedGenerator:
                 self.eager = not self.eager
                 return [f"modparam kvm eager_page_split {'NY'[self.eager]}", "hostsregs"]
             case _:
-                return [f"nrmmu {rng.choice((64, 70, 1000))}", f"modparam kvm nx_huge_pages {rng.choice('NY')}"]
+                return [
+                    f"nrmmu {rng.choice((64, 70, 1000))}",
+                    f"modparam kvm nx_huge_pages {rng.choice('NY')}",
+                ]
 
     def text(self) -> str:
         self.setup()

@@ -83,6 +83,9 @@ def test_each_switch_asks_for_sync_and_flush() -> None:
         (0x4D0, 8, 0, "!(save->efer & EFER_SVME)"),
         (0x558, 8, 0x20000011, "(save->cr0 & X86_CR0_CD) == 0 && (save->cr0 & X86_CR0_NW)"),
         (0x558, 8, 1 << 32 | 0x11, "save->cr0 & ~0xffffffffULL"),
+        (0x548, 8, 1 << 31, "!__kvm_is_valid_cr4(vcpu, save->cr4)"),
+        (0x548, 8, 1 << 12, "!__kvm_is_valid_cr4(vcpu, save->cr4)"),
+        (0x4D0, 8, 1 << 63 | 0x1000, "!kvm_valid_efer(vcpu, save->efer)"),
         (0x10, 4, 2, "!vmcb12_is_intercept(control, INTERCEPT_VMRUN)"),
         (0x58, 4, 0, "control->asid == 0"),
         (0xB0, 8, 1 << 40, "(control->nested_ctl & SVM_NESTED_CTL_NP_ENABLE) && "
@@ -103,6 +106,18 @@ def test_an_invalid_vmcb12(field: int, size: int, value: int, text: str) -> None
     assert (world.stats["nested_run"], world.stats["guest_mode"]) == (0, 0)
     world.machine.host_write(NESTED_GPA + field, size, old)
     world.ok("nop", "l2read 0x800000")
+
+
+def test_what_only_the_processor_refuses_is_an_exit_of_l2() -> None:
+    """EFER.LMSLE on a processor without: KVM enters L2, VMRUN fails, L1 sees that of its own."""
+    world = nested_world()
+    world.machine.host_write(NESTED_GPA + 0x4D0, 8, 0x3000)
+    played = world.do("l2nop")
+    assert vmexit(played) == (0xFFFFFFFF, 0, 0)
+    assert "kvm_nested_vmenter" in names(played.events)
+    assert (world.stats["nested_run"], world.stats["guest_mode"]) == (0, 0)
+    world.machine.host_write(NESTED_GPA + 0x4D0, 8, 0x1000)
+    world.ok("l2nop")
 
 
 @pytest.mark.parametrize("ncr3", [(1 << 40) - 0x1000, 0xD0000000, 0xFEE00000, 0x70000000])
@@ -534,7 +549,15 @@ def test_two_vcpus_run_l2_on_the_same_pages() -> None:
 
 
 def test_machines_differ_in_nothing_by_the_tlb() -> None:
-    lines = ("l2read 0x800000", "l2exit", pt(0, 0x801067), "l2read 0x800000", "l2exit", pt(0, 0), "l2read 0x800000")
+    lines = (
+        "l2read 0x800000",
+        "l2exit",
+        pt(0, 0x801067),
+        "l2read 0x800000",
+        "l2exit",
+        pt(0, 0),
+        "l2read 0x800000",
+    )
     worlds: list[World] = [nested_world(tlb=tlb) for tlb in (False, True)]
     assert all(isinstance(cpu, GuestCpu) for cpu in worlds[0].player.cpus)
     for world in worlds:

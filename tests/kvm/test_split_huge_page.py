@@ -84,8 +84,16 @@ def test_clear_splits_what_its_mask_touches() -> None:
     world = split_world("cap 168 3")
     world.ok("dirtylog on 1")
     events = world.ok("cleardirty 1 512 64")
-    assert {(gfn, error) for gfn, _, error in splits(events)[:2]} == {(HUGE + LARGE >> 12, EAGAIN), (HUGE + LARGE >> 12, 0)}
-    assert [bool(nested_spte(world, L2_HUGE + LARGE * n) & 0x80) for n in range(4)] == [True, False, True, True]
+    assert {(gfn, error) for gfn, _, error in splits(events)[:2]} == {
+        (HUGE + LARGE >> 12, EAGAIN),
+        (HUGE + LARGE >> 12, 0),
+    }
+    assert [bool(nested_spte(world, L2_HUGE + LARGE * n) & 0x80) for n in range(4)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_aliases_of_the_same_rights_share_a_page_read_only_ones_do_not() -> None:
