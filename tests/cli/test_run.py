@@ -164,7 +164,7 @@ l2nop
 
 @pytest.mark.parametrize("line", ["nop", "read 0x0", "ncr3 0x8000"])
 def test_an_op_of_l1_while_l2_runs_is_one_line(command, fixtures, tmp_path, line):
-    """What was played before stays: the text of the ops, the recordings of other scenarios, old recordings."""
+    """What was played before stays: the text of the ops, recordings of other scenarios, old recordings."""
     first, second = fixtures.scenarios / "t-nopaging.txt", tmp_path / "x.txt"
     second.write_text(HYPERVISOR + line + "\nnop\n")
     (tmp_path / "x.jsonl").write_text("old")

@@ -1,8 +1,8 @@
 """A World whose guest is a hypervisor, L1.
 
-Its nested tables for L2 are at NPT: root, PDPT, PD, PT one after the other (32: root and PT; PAE: root, PD, PT).
-L2 sees four pages at DATA, and slot 1, 8 MiB at HUGE, from L2_HUGE on in large pages. L1 has the nested tables at
-WINDOW and slot 1 at L1_HUGE.
+Its nested tables for L2 are at NPT: root, PDPT, PD, PT one after the other (32: root and PT; PAE: root, PD,
+PT). L2 sees four pages at DATA, and slot 1, 8 MiB at HUGE, from L2_HUGE on in large pages. L1 has the nested
+tables at WINDOW and slot 1 at L1_HUGE.
 """
 
 from kvm.world import World

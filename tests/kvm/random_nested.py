@@ -1,8 +1,7 @@
 """Random scenarios of a hypervisor, L1, and its guest, L2: L1 rewrites nested tables that L2 runs on.
 
-Nested tables of every level are filled at random and shared, L1 edits them through a window of its own address
-space, the host logs, splits and takes memory away. The same seed gives the same scenario. L2's own code and
-L1's own tables stay as they are.
+Nested tables of every level are filled at random and shared, L1 edits them through a window, the host logs,
+splits and takes memory away. The same seed gives the same scenario. L2's own code and L1's own tables stay.
 """
 
 import random

@@ -1,5 +1,7 @@
 """Nested SVM: VMRUN, #VMEXIT, what goes to L1 and what L0 settles by itself."""
 
+from itertools import pairwise
+
 import pytest
 from kvm.nested_world import DATA, HUGE, L1_HUGE, L2_HUGE, NPT, WINDOW, nested_spte, nested_world, vmexit
 from kvm.world import World, names
@@ -274,7 +276,7 @@ def test_the_vcpu_keeps_the_first_info_if_the_exit_was_another() -> None:
 
 
 def test_a_permission_fault_of_l2_syncs_its_spte_first() -> None:
-    """L1 takes W away behind L2's back: the unsync table is still shadowed with W; the fault makes it good."""
+    """L1 takes W away behind L2's back: the table is unsync and shadowed with W; the fault mends it."""
     world = nested_world(vcpus=2)
     world.ok("l2write 0x800000 1", "@1 read 0x40000000")
     world.ok("@1 " + pt(1, 0x801067), "@1 " + pt(0, 0x800065))
@@ -316,14 +318,14 @@ def test_the_root_of_l2_is_a_page_of_its_own_role(mode: str) -> None:
 @pytest.mark.parametrize("host_la57", [False, True])
 @pytest.mark.parametrize("mode", ["pae", "32"])
 def test_special_roots(mode: str, host_la57: bool) -> None:
-    """Four directories under one or two more tables; never cached, and let go of with all that was in them."""
+    """Four directories under one or two more tables; never cached, and let go of with all in them."""
     world = nested_world(mode=mode, host_la57=host_la57)
     world.ok("l2write 0x800000 1")
     mmu, read = world.vcpu.guest_mmu, world.kvm.read_spte
     tables = [mmu.pml5_root, mmu.pml4_root, mmu.pae_root] if host_la57 else [mmu.pml4_root, mmu.pae_root]
     assert mmu.root_hpa == tables[0]
     assert bool(mmu.pml5_root) == host_la57
-    for table, below in zip(tables, tables[1:], strict=False):
+    for table, below in pairwise(tables):
         assert read(table) == below | P | W | U | A
     entries = [read(mmu.pae_root + 8 * i) for i in range(4)]
     expected = [True, True, mode == "32", True]

@@ -1,5 +1,6 @@
-"""Hypervisors that do their worst: nested tables of any bytes, anywhere, neither crash nor hang nor reach other
-memory. The invariants are checked after every operation; I14 says that only frames of the guest's slots are mapped.
+"""Hypervisors that do their worst: nested tables of any bytes, anywhere, do no harm.
+
+The invariants are checked after every operation; I14 says that only frames of the guest's slots are mapped.
 """
 
 import random

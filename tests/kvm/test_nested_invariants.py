@@ -1,4 +1,4 @@
-"""The invariants hold after every operation of a hypervisor and its guest: recorded scenarios, and random ones."""
+"""The invariants hold after every operation of random hypervisors and their guests."""
 
 import pytest
 from kvm.invariants import check_tlb
@@ -40,7 +40,7 @@ def test_random_scenarios_with_tlb(mode: str, seed: int) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_neither_guest_sees_the_tlb(mode: str) -> None:
-    """L1's tables stay as they are, and each VMRUN and #VMEXIT flushes: outcomes are the same without a TLB."""
+    """L1's tables stay as they are, each VMRUN and #VMEXIT flushes: outcomes are the same without."""
     text = random_nested(mode, 5, OPS)
     with_tlb, without = World.of(text, tlb=True), World.of(text)
     for op in Scenario.parse(text).ops:

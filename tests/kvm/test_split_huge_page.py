@@ -98,7 +98,7 @@ def test_clear_splits_what_its_mask_touches() -> None:
 
 def test_aliases_of_the_same_rights_share_a_page_read_only_ones_do_not() -> None:
     first, second, third = (f"npt map {NPT:#x} {gva} {HUGE:#x} {flags} level=2" for gva, flags in
-                            (("0x58000000", "0x67"), ("0x59000000", "0x65"), ("0x5a000000", "0x65")))  # fmt: skip
+        (("0x58000000", "0x67"), ("0x59000000", "0x65"), ("0x5a000000", "0x65")))  # fmt: skip
     world = split_world(first, second, third, pages=1)
     world.ok("l2write 0x58000000 1", "l2read 0x59000000", "l2read 0x5a000000")
     world.ok("dirtylog on 1")

@@ -1,6 +1,6 @@
 """Walks in two dimensions: rule by rule, and against a reference on random tables (AMD APM vol. 2, 15.25).
 
-Object i of the guest's memory, a table of level i or the page (6), is in gigabyte i, and at the same offset in
+Object i of the guest's memory, a table of level i or the page (6), is in gigabyte i, at the same offset in
 host memory whatever the size of the nested page: HOST(i). So every combination of page sizes gives the same
 physical address.
 """
@@ -88,7 +88,7 @@ class World:
         return [*range(max(self.leaf, 1), self.levels + 1), PAGE_OBJECT]
 
     def gpa(self, i: int) -> int:
-        """Where object i is in the guest's memory; a page that 32-bit entries cannot name only if it is large."""
+        """Where object i is in the guest's memory; above 4 GiB only if the entry can say so."""
         gigabyte = 3 if i == PAGE_OBJECT and (self.levels == 0 or self.levels == 2 and self.leaf == 1) else i
         return gigabyte << 30 | host(i)
 
@@ -264,7 +264,7 @@ SHAPES = [
 @pytest.mark.parametrize(("levels", "nested_levels", "leaf"), SHAPES)
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_combination_of_page_sizes(levels: int, nested_levels: int, leaf: int, size: int) -> None:
-    """The page itself in nested pages of each size, the tables in all sizes in turn; reached from cold and warm."""
+    """The page in nested pages of each size, the tables in all sizes in turn; from cold and warm."""
     for tables in (1, 2, 3):
         sizes = {i: (i + tables) % 3 + 1 for i in range(6)} | {PAGE_OBJECT: size}
         world = World(levels, nested_levels, leaf, sizes)
@@ -420,7 +420,7 @@ def test_what_a_read_cached_has_the_rights_of_both(kind: int, bit: int, dimensio
 def test_what_the_guest_waives_the_nested_tables_do_not(
     levels: int, kind: int, bit: int, code: int, size: int
 ) -> None:
-    """CR0.WP, EFER.NX or paging is off: of what a read cached, D and the rights of the page are not enough."""
+    """CR0.WP, EFER.NX or paging is off: what a read cached does not serve what is forbidden below."""
     world = World(levels, 4, sizes={PAGE_OBJECT: size}, wp=False, nx=False)
     world.change(("nested", PAGE_OBJECT, size), bit)
     cpu = world.processor(tlb=True)
@@ -532,9 +532,7 @@ def test_nested_tables_outside_memory_are_a_machine_check(nested_levels: int, tl
     tlb=st.booleans(),
 )
 def test_whatever_the_guest_writes_it_stays_in_its_memory(levels, words, root, gva, tlb):
-    """Its tables full of anything: a page of its own, a fault of its own, or a nested fault at an address that is
-    not mapped. Never a machine check.
-    """
+    """Tables full of anything: a page, a fault of its own, or a nested fault where nothing is mapped."""
     world = World(levels, 4)
     cpu = world.processor(tlb=tlb)
     frames = [host(i) for i in world.objects()]

@@ -380,7 +380,7 @@ class _Parser:
         if NESTED_SLOT in self.ops_parser.slots:
             line.fail(f"slot {NESTED_SLOT} exists already", "leave 62 free, or write `nested` once")
         for other, (gpa, size) in self.ops_parser.slots.items():
-            if gpa < NESTED_GPA + NESTED_SIZE and NESTED_GPA < gpa + size:
+            if gpa < NESTED_GPA + NESTED_SIZE and gpa + size > NESTED_GPA:
                 line.fail(f"slot {other} overlaps the hypervisor's at {NESTED_GPA:#x}", "use other addresses")
         self.nested_line = line
         self.ops_parser.allow_nested()
