@@ -63,6 +63,21 @@ def test_the_kernel_can_be_chosen(invoke, fixtures, tmp_path):
     assert refused.output == "Error: kernel 2.6.37 has no profile; there are 6.12.111, 6.1.176\n"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["n1-basic-tdp0", "n10-mmio", "n14-l1-32-tdp0", "n14-l1-pae-tdp0", "n17-long5", "tdp1-a-map4", "x-svme"],
+)
+def test_records_hypervisors_and_nested_paging(invoke, fixtures, tmp_path, name):
+    target = tmp_path / "out.jsonl"
+    assert invoke("run", fixtures.scenarios / f"{name}.txt", "--record", target).exit_code == 0
+    made, real = Recording.read(target), Recording.read(fixtures.recordings / f"{name}.jsonl")
+    assert [row["op"] for row in made.rows] == [row["op"] for row in real.rows]
+    for one, two in zip(made.rows, real.rows, strict=True):
+        assert json_line(one) == json_line(two)
+    for key in ("scenario", "title", "params", "tramp_gva", "setup"):
+        assert made.header[key] == real.header[key]
+
+
 def test_records_several_into_a_folder(invoke, fixtures, tmp_path):
     paths = [fixtures.scenarios / f"{name}.txt" for name in ("m-access", "f-pae")]
     result = invoke("run", *paths, "--record", tmp_path / "new" / "folder")
@@ -131,6 +146,39 @@ def test_bad_scenarios_are_one_line(command, tmp_path, text, message):
     assert done.stdout == ""
     (line,) = [line for line in done.stderr.splitlines() if "not compiled" not in line]
     assert line.startswith(f"shadowmmu: {path}{message}")
+
+
+HYPERVISOR = """\
+param kvm_amd npt=1
+mode long4
+nested
+slot 0 0x0 16M
+alloc 0x2000
+tramp 0x1000
+ntramp 0x8000
+start cr3=0x1000 ncr3=0x8000
+nop
+l2nop
+"""
+
+
+@pytest.mark.parametrize("line", ["nop", "read 0x0", "ncr3 0x8000"])
+def test_an_op_of_l1_while_l2_runs_is_one_line(command, fixtures, tmp_path, line):
+    """What was played before stays: the text of the ops, recordings of other scenarios, old recordings."""
+    first, second = fixtures.scenarios / "t-nopaging.txt", tmp_path / "x.txt"
+    second.write_text(HYPERVISOR + line + "\nnop\n")
+    (tmp_path / "x.jsonl").write_text("old")
+    done = command("run", first, second, "--record", tmp_path)
+    assert done.returncode == 2
+    (error,) = [text for text in done.stderr.splitlines() if "not compiled" not in text]
+    assert error == f"shadowmmu: {second}:11: vCPU 0 is in L2; put `l2exit` before `{line}`"
+    lines = done.stdout.splitlines()
+    assert "    0 nop  ok" in lines
+    assert "    1 l2nop  ok" in lines
+    assert not any(text.startswith("    2 ") for text in lines[lines.index("    1 l2nop  ok") :])
+    assert Recording.read(tmp_path / "t-nopaging.jsonl").rows
+    assert (tmp_path / "x.jsonl").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t-nopaging.jsonl", "x.jsonl", "x.txt"]
 
 
 def test_no_file(command, tmp_path):

@@ -503,7 +503,7 @@ def check_roots_of(s: State, vcpu: Vcpu, mmu: KvmMmu) -> None:
 
 
 def check_nested(s: State) -> None:
-    """N1 .. N3: pages for L2 hang below roots for L2; what an MMU runs, and the tables above a special root."""
+    """N1 .. N3: pages for L2 hang below roots for L2; which MMU runs; the tables above a special root."""
     for spte in s.links:
         assert (spte.sp.role ^ s.child(spte).role) & ROLE_GUEST_MODE == 0, spte
     for vcpu in s.kvm.vcpus:

@@ -1,6 +1,7 @@
 """A virtual machine in the words of the scenario language, with its MMU open to tests."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kvm.invariants import State, check_all, check_order
 
@@ -55,15 +56,26 @@ class World:
         tlb: bool = False,
         kernel: str = DEFAULT_KERNEL,
         design: Mapping[str, str] | None = None,
+        host_la57: bool = False,
     ) -> "World":
-        """The world of a whole scenario, before its first operation."""
+        """The world of a whole scenario, before its first operation; host_la57: the host has five levels."""
         world = cls.__new__(cls)
-        world._build(text, tlb=tlb, kernel=kernel, design=design)
+        world._build(text, tlb=tlb, kernel=kernel, design=design, host_la57=host_la57)
         return world
 
-    def _build(self, text: str, *, tlb: bool, kernel: str, design: Mapping[str, str] | None) -> None:
+    def _build(
+        self,
+        text: str,
+        *,
+        tlb: bool,
+        kernel: str,
+        design: Mapping[str, str] | None,
+        host_la57: bool = False,
+    ) -> None:
         self.text = text
         scenario = Scenario.parse(text).with_kernel(kernel).with_design(design or {})
+        if host_la57:
+            scenario = replace(scenario, host_la57=True)
         self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
         self.machine = self.player.machine
         self.kvm = self.machine.kvm

@@ -1,6 +1,6 @@
 """Walks in two dimensions: rule by rule, and against a reference on random tables (AMD APM vol. 2, 15.25).
 
-Object i of the guest's memory, a table of level i or the page (6), is in gigabyte i, and at the same offset in
+Object i of the guest's memory, a table of level i or the page (6), is in gigabyte i, at the same offset in
 host memory whatever the size of the nested page: HOST(i). So every combination of page sizes gives the same
 physical address.
 """
@@ -66,6 +66,7 @@ class World:
     sizes: dict[int, int] = field(default_factory=dict)
     smap: bool = False
     wp: bool = True
+    nx: bool = True
 
     def __post_init__(self) -> None:
         self.memory = Memory(FRAMES)
@@ -87,7 +88,7 @@ class World:
         return [*range(max(self.leaf, 1), self.levels + 1), PAGE_OBJECT]
 
     def gpa(self, i: int) -> int:
-        """Where object i is in the guest's memory; a page that 32-bit entries cannot name only if it is large."""
+        """Where object i is in the guest's memory; above 4 GiB only if the entry can say so."""
         gigabyte = 3 if i == PAGE_OBJECT and (self.levels == 0 or self.levels == 2 and self.leaf == 1) else i
         return gigabyte << 30 | host(i)
 
@@ -130,7 +131,11 @@ class World:
         cpu = Processor(self.memory.words, tlb=tlb)
         cpu.set_nested(levels=self.nested_levels, maxphyaddr=MAXPHYADDR)
         cpu.set_paging(
-            levels=self.levels, cr0_wp=self.wp, cr4_smap=self.smap, maxphyaddr=MAXPHYADDR, cr4_pge=True
+            levels=self.levels,
+            cr0_wp=self.wp,
+            efer_nx=self.nx,
+            cr4_smap=self.smap,
+            maxphyaddr=MAXPHYADDR,
         )
         cpu.nested_root = self.nested_root
         cpu.root = self.gpa(self.levels) if self.levels else 0
@@ -259,7 +264,7 @@ SHAPES = [
 @pytest.mark.parametrize(("levels", "nested_levels", "leaf"), SHAPES)
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_every_combination_of_page_sizes(levels: int, nested_levels: int, leaf: int, size: int) -> None:
-    """The page itself in nested pages of each size, the tables in all sizes in turn; reached from cold and warm."""
+    """The page in nested pages of each size, the tables in all sizes in turn; from cold and warm."""
     for tables in (1, 2, 3):
         sizes = {i: (i + tables) % 3 + 1 for i in range(6)} | {PAGE_OBJECT: size}
         world = World(levels, nested_levels, leaf, sizes)
@@ -298,7 +303,7 @@ ACCESSES = st.tuples(st.sampled_from([READ, WRITE, FETCH]), st.booleans(), st.bo
 def test_the_reference(shape, sizes, flips, accesses, wp, smap):
     """Same outcomes and the same tables afterwards, by walks alone and with TLB and caches.
 
-    The last guarantees that what is cached never allows or refuses other than the tables do.
+    So what is cached never allows or refuses other than the tables do.
     """
 
     def build() -> World:
@@ -398,6 +403,53 @@ def test_a_read_of_a_dirty_guest_page_does_not_let_writes_pass_a_clean_nested_on
     assert world.entry(("nested", PAGE_OBJECT, 1)) & D
 
 
+@pytest.mark.parametrize(("kind", "bit"), [(WRITE, W), (FETCH, NX)])
+@pytest.mark.parametrize("dimension", ["guest", "nested"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_a_read_cached_has_the_rights_of_both(kind: int, bit: int, dimension: str, size: int) -> None:
+    world = World(4, 4, sizes={PAGE_OBJECT: size})
+    world.change((dimension, 1, 1) if dimension == "guest" else (dimension, PAGE_OBJECT, size), bit)
+    cpu = world.processor(tlb=True)
+    assert outcome(cpu, world.gva, READ)[0] == "ok"
+    assert outcome(cpu, world.gva, kind)[0] == {"guest": "fault", "nested": "nested"}[dimension]
+
+
+@pytest.mark.parametrize(("kind", "bit", "code"), [(WRITE, W, PFERR_W), (FETCH, NX, PFERR_F)])
+@pytest.mark.parametrize("levels", [0, 2, 3, 4, 5])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_the_guest_waives_the_nested_tables_do_not(
+    levels: int, kind: int, bit: int, code: int, size: int
+) -> None:
+    """CR0.WP, EFER.NX or paging is off: what a read cached does not serve what is forbidden below."""
+    world = World(levels, 4, sizes={PAGE_OBJECT: size}, wp=False, nx=False)
+    world.change(("nested", PAGE_OBJECT, size), bit)
+    cpu = world.processor(tlb=True)
+    assert outcome(cpu, world.gva, READ)[0] == "ok"
+    wanted = ("nested", world.gpa(PAGE_OBJECT) | 0x123, PFERR_GUEST_FINAL | PFERR_U | PFERR_P | code)
+    assert outcome(cpu, world.gva, kind) == wanted
+    world.change(("nested", PAGE_OBJECT, size), bit)
+    assert outcome(cpu, world.gva, kind)[0] == "ok"
+    if levels and kind == WRITE:
+        world.change(("guest", 1, 1), W)
+        cpu.flush_all()
+        assert [outcome(cpu, world.gva, kind)[0] for kind in (READ, WRITE, WRITE)] == ["ok"] * 3
+
+
+@pytest.mark.parametrize("levels", [0, 4])
+def test_a_nested_fault_is_forgotten(levels: int) -> None:
+    world = World(levels, 4)
+    cpu = world.processor(tlb=False)
+    world.change(("nested", PAGE_OBJECT, 1), P)
+    assert outcome(cpu, world.gva, READ)[0] == "nested"
+    world.change(("nested", PAGE_OBJECT, 1), P)
+    assert outcome(cpu, world.gva, READ)[0] == "ok"
+    assert cpu.fault_gpa == FAULT
+    if levels:
+        world.change(("nested", PAGE_OBJECT, 1), P)
+        assert outcome(cpu, world.gva, READ)[0] == "nested"
+        assert outcome(cpu, world.gva + 0x1000, READ) == ("fault", PF_VECTOR, 0)
+
+
 # -- what is cached --------------------------------------------------------------------------------------
 
 
@@ -480,9 +532,7 @@ def test_nested_tables_outside_memory_are_a_machine_check(nested_levels: int, tl
     tlb=st.booleans(),
 )
 def test_whatever_the_guest_writes_it_stays_in_its_memory(levels, words, root, gva, tlb):
-    """Its tables full of anything: a page of its own, a fault of its own, or a nested fault at an address that is
-    not mapped. Never a machine check.
-    """
+    """Tables full of anything: a page, a fault of its own, or a nested fault where nothing is mapped."""
     world = World(levels, 4)
     cpu = world.processor(tlb=tlb)
     frames = [host(i) for i in world.objects()]

@@ -94,6 +94,8 @@ class GuestCpu:
             if not self.in_guest:
                 vcpu_enter_guest(vcpu)
                 check_entry(vcpu)
+                if in_l2 and not vcpu.guest_mode:
+                    raise LeftL2
                 self.in_guest = True
                 if in_l2 and not vcpu.guest_mode:
                     raise LeftL2

@@ -151,7 +151,7 @@ _USAGE = {
     "l2exit": "l2exit",
     "ncr3": "ncr3 VALUE",
     "vmcb": "vmcb [ncr3=V] [asid=N] [tlb=N]",
-    "l1invlpga": "l1invlpga ADDRESS ASID",
+    "l1invlpga": "l1invlpga ADDRESS [ASID]",
     "end": "end",
 }
 

@@ -277,8 +277,7 @@ class Player:
             ):
                 return self._run(op)
             case kinds.ChangeVmcb():
-                self.vmcbs[op.vcpu].change(op.ncr3, op.asid, op.tlb)
-                return {"outcome": "ok"}
+                return self._host(lambda: self.vmcbs[op.vcpu].change(op.ncr3, op.asid, op.tlb))
             case kinds.GetDirty():
                 return self._get_dirty(op)
             case kinds.HostRead():
@@ -312,7 +311,8 @@ class Player:
 
     def _in_l1(self, op: kinds.Op) -> None:
         if self.cpus[op.vcpu].vcpu.guest_mode:
-            raise ScenarioError(f"line {op.line}: vCPU {op.vcpu} is in L2; put `l2exit` before `{op.text}`")
+            where = f"{self.setup.path}:{op.line}"
+            raise ScenarioError(f"{where}: vCPU {op.vcpu} is in L2; put `l2exit` before `{op.text.strip()}`")
 
     def _steps(self, op: kinds.Op) -> list[Step]:
         l2 = self._l2_steps(op)
@@ -347,7 +347,10 @@ class Player:
 
     def _run(self, op: kinds.Op) -> dict[str, Any]:
         cpu = self.cpus[op.vcpu]
-        steps = self._steps(op)
+        try:
+            steps = self._steps(op)
+        except HostError as error:
+            return _errno_result(error.errno or 0)
         self.mmio.clear()
         self.worker.start()
         pending = cpu.vcpu.exception
@@ -360,7 +363,7 @@ class Player:
             outcome = self._run_to_exit(cpu, op, steps)
         except DirtyRingFull:
             outcome = {"outcome": "exit", "reason": KVM_EXIT_DIRTY_RING_FULL}
-        except KvmRunError as error:
+        except (KvmRunError, HostError) as error:
             outcome = _errno_result(error.errno or 0)
         except NoShadowPages:
             outcome = _errno_result(errno.ENOSPC)

@@ -223,6 +223,7 @@ class _Parser:
         self.design: dict[str, str] = {}
         self.physbits: int | None = None
         self.nvcpus: int | None = None
+        self.nested_line: Line | None = None
         self.setup: list[SetupLine] = []
         self.ops: list[Op] = []
         self.vcpus: tuple[Vcpu, ...] = ()
@@ -275,6 +276,10 @@ class _Parser:
                 ended = True
             else:
                 self.ops.append(self.ops_parser.op(line, tokens))
+        if self.nested_line is not None and self.params["kvm_amd.npt"] != "Y":
+            self.nested_line.fail(
+                "a guest that is a hypervisor needs nested paging", "put `param kvm_amd npt=1` first"
+            )
         if not self.vcpus or self.mode is None:
             raise ScenarioError(f"{self.path}:{len(lines)}: no `start`; end the setup with `start cr3=GPA`")
         if self.params["kvm_amd.npt"] == "N":
@@ -370,12 +375,14 @@ class _Parser:
 
     def _nested(self, line: Line, rest: list[str]) -> SlotSetup:
         line.split(rest, least=0)
-        if self.params["kvm_amd.npt"] != "Y":
-            line.fail("a guest that is a hypervisor needs nested paging", "put `param kvm_amd npt=1` first")
         if self.ops_parser.mode.name == "nopaging":
             line.fail("a guest without paging cannot be a hypervisor", "use another `mode`")
         if NESTED_SLOT in self.ops_parser.slots:
             line.fail(f"slot {NESTED_SLOT} exists already", "leave 62 free, or write `nested` once")
+        for other, (gpa, size) in self.ops_parser.slots.items():
+            if gpa < NESTED_GPA + NESTED_SIZE and gpa + size > NESTED_GPA:
+                line.fail(f"slot {other} overlaps the hypervisor's at {NESTED_GPA:#x}", "use other addresses")
+        self.nested_line = line
         self.ops_parser.allow_nested()
         self.ops_parser.slots[NESTED_SLOT] = NESTED_GPA, NESTED_SIZE
         return SlotSetup(NESTED_SLOT, NESTED_GPA, NESTED_SIZE, options="nested")

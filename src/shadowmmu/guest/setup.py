@@ -275,6 +275,8 @@ class SetupLine:
 class Setup:
     """A machine ready to be built: every memslot, guest entry and register in the order they are set."""
 
+    path: str
+    """The scenario's file, for messages."""
     mode: str
     maxphyaddr: int
     params: Mapping[str, str]
@@ -472,6 +474,7 @@ def resolve(scenario: Scenario) -> Setup:
         builder.statement(item.action)
     builder.need_tramp()
     return Setup(
+        path=scenario.path,
         mode=scenario.mode,
         maxphyaddr=scenario.maxphyaddr,
         params={**scenario.params, "kernel": scenario.kernel},

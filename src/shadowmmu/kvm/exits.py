@@ -66,10 +66,18 @@ def merge_exceptions(first: QueuedException, second: QueuedException) -> QueuedE
 
 
 def check_entry(vcpu: Vcpu) -> None:
-    """VMRUN's check of the guest's registers. Raises EntryFailed (VMEXIT_INVALID)."""
-    if vcpu.efer & vcpu.efer_missing:
-        _exit(vcpu, SVM_EXIT_ERR, 0, 0)
+    """The processor's check of the guest's registers at VMRUN (VMEXIT_INVALID); L2's failure is L1's affair.
+
+    A VMRUN of L1 counts once its L2 has passed. Raises EntryFailed.
+    """
+    pending, vcpu.nested_run_pending = vcpu.nested_run_pending, False
+    if not vcpu.efer & vcpu.efer_missing:
+        vcpu.stat.nested_run += pending
+        return
+    _exit(vcpu, SVM_EXIT_ERR, 0, 0)
+    if not vcpu.guest_mode:
         raise EntryFailed
+    nested_svm_vmexit(vcpu)
 
 
 def page_fault_exit(

@@ -6,10 +6,10 @@ VMCB12; what it asks for beyond paging is not modelled.
 
 from dataclasses import dataclass
 
-from ..x86.bits import CR0_CD, CR0_NW, EFER_SVME, GP_VECTOR, UD_VECTOR
+from ..x86.bits import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME, GP_VECTOR, UD_VECTOR
 from .bits import REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT
 from .guest_memory import read_guest, write_guest
-from .regs import load_pdptrs
+from .regs import CR4_KNOWN, EFER_FFXSR, EFER_KNOWN, load_pdptrs
 from .role import kvm_init_mmu, kvm_init_shadow_npt_mmu
 from .roots import kvm_mmu_new_pgd
 from .vcpu import QueuedException, Vcpu
@@ -68,12 +68,22 @@ def _failed_check(vcpu: Vcpu, vmcb12: int) -> str | None:
 
     Of the checks only those that concern what is modelled.
     """
-    cr0 = _read(vcpu, vmcb12, SAVE_CR0)
+    cr0, cr4 = _read(vcpu, vmcb12, SAVE_CR0), _read(vcpu, vmcb12, SAVE_CR4)
+    efer = _read(vcpu, vmcb12, SAVE_EFER)
+    long_mode = efer & EFER_LME and cr0 & CR0_PG
     nested_paging = _read(vcpu, vmcb12, NESTED_CTL) & 1
     checks = (
-        ("!(save->efer & EFER_SVME)", not _read(vcpu, vmcb12, SAVE_EFER) & EFER_SVME),
+        ("!(save->efer & EFER_SVME)", not efer & EFER_SVME),
         ("(save->cr0 & X86_CR0_CD) == 0 && (save->cr0 & X86_CR0_NW)", not cr0 & CR0_CD and cr0 & CR0_NW),
         ("save->cr0 & ~0xffffffffULL", cr0 >> 32),
+        ("!(save->cr4 & X86_CR4_PAE)", long_mode and not cr4 & CR4_PAE),
+        ("!(save->cr0 & X86_CR0_PE)", long_mode and not cr0 & CR0_PE),
+        (
+            "!kvm_vcpu_is_legal_cr3(vcpu, save->cr3)",
+            long_mode and _read(vcpu, vmcb12, SAVE_CR3) >> vcpu.maxphyaddr,
+        ),
+        ("!__kvm_is_valid_cr4(vcpu, save->cr4)", cr4 & (~CR4_KNOWN | vcpu.cr4_missing)),
+        ("!kvm_valid_efer(vcpu, save->efer)", efer & (~EFER_KNOWN | EFER_FFXSR & vcpu.efer_missing)),
         (
             "!vmcb12_is_intercept(control, INTERCEPT_VMRUN)",
             not _read(vcpu, vmcb12, WORD_VMRUN, 4) & INTERCEPT_VMRUN,

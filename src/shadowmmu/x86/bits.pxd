@@ -18,6 +18,8 @@ cdef extern from *:
     #define SHADOWMMU_D (1ULL << 6)
     #define SHADOWMMU_PS (1ULL << 7)
     #define SHADOWMMU_G (1ULL << 8)
+    #define SHADOWMMU_NESTED_W (1ULL << 9)
+    #define SHADOWMMU_NESTED_X (1ULL << 10)
     #define SHADOWMMU_NX (1ULL << 63)
     #define SHADOWMMU_ADDR 0x000FFFFFFFFFF000ULL
     #define SHADOWMMU_MASK64 0xFFFFFFFFFFFFFFFFULL
@@ -89,6 +91,8 @@ cdef extern from *:
     const u64 D "SHADOWMMU_D"
     const u64 PS "SHADOWMMU_PS"
     const u64 G "SHADOWMMU_G"
+    const u64 NESTED_W "SHADOWMMU_NESTED_W"
+    const u64 NESTED_X "SHADOWMMU_NESTED_X"
     const u64 NX "SHADOWMMU_NX"
     const u64 ADDR "SHADOWMMU_ADDR"
     const u64 MASK64 "SHADOWMMU_MASK64"

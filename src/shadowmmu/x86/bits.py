@@ -77,6 +77,10 @@ EFER_SVME = 1 << 12
 # RFLAGS (3.1.6)
 EFLAGS_AC = 1 << 18
 
+# a translation that the TLB keeps: the nested tables let it be written, and executed
+NESTED_W = 1 << 9
+NESTED_X = 1 << 10
+
 # rights, as KVM combines them (ACC_* in arch/x86/kvm/mmu.h, 6.12.111)
 ACC_X = 1
 ACC_W = 2

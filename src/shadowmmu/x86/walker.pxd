@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport (A, ADDR, D, FAULT, FETCH, G, NX, P, PFERR_F, PFERR_GUEST_FINAL, PFERR_GUEST_PAGE, PFERR_P,
+from .bits cimport (A, ADDR, D, FAULT, FETCH, G, NESTED_W, NESTED_X, NX, P, PFERR_F, PFERR_GUEST_FINAL, PFERR_GUEST_PAGE, PFERR_P,
                     PFERR_RSVD, PFERR_U, PFERR_W, PS, U, W, WRITE, u32, u64)
 from .tlb cimport TranslationCache
 

@@ -21,6 +21,8 @@ from .bits import (
     ADDR,
     FAULT,
     FETCH,
+    NESTED_W,
+    NESTED_X,
     NX,
     PFERR_F,
     PFERR_GUEST_FINAL,
@@ -141,7 +143,9 @@ class Walker:
         if row >> (full & ~ACC_X) & 1:
             deny |= NX
         if kind == WRITE:
-            need |= D
+            need |= D | NESTED_W
+        elif kind == FETCH:
+            need |= NESTED_X
         self.need[mode] = need
         self.deny[mode] = deny
 
@@ -168,7 +172,7 @@ class Walker:
             self.level = 1
             if self.two_dimensional:
                 return self.nested_page(gva, P | W | U | D, mode)
-            return gva & ADDR | P | W | U | D
+            return gva & ADDR | P | W | U | D | NESTED_W | NESTED_X
         level: u64 = self.levels
         table: u64 = root & self.root_mask
         rights: u64 = W | U
@@ -218,7 +222,7 @@ class Walker:
             if use_caches:
                 self.remember(level, gva, pcid, table | rights & (W | U) | nx | P)
             level -= 1
-        translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D
+        translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D | NESTED_W | NESTED_X
         if translation & self.need[mode] != self.need[mode] or translation & self.deny[mode]:
             return self.fault(PFERR_P, mode)
         new: u64 = entry | A
@@ -249,7 +253,10 @@ class Walker:
         return entry & ADDR | offset
 
     def nested_page(self, gpa: u64, translation: u64, mode: u32) -> u64:
-        """The translation to the page at `gpa` with the rights of both dimensions; 0: a nested page fault."""
+        """The translation to the page at `gpa`; 0: a nested page fault.
+
+        The rights of the dimensions are kept apart: the guest may waive its own (CR0.WP), not the others.
+        """
         entry: u64 = self.nested.translate(self.nested_root, gpa, 0, mode & 3 | 4)
         if entry == 0:
             self.nested_fault_gpa = gpa
@@ -259,7 +266,12 @@ class Walker:
         if self.levels == 0 or self.nested.level < self.level:
             self.level = self.nested.level
         frame: u64 = (entry & ADDR | offset) >> 3 + 9 * self.level << 3 + 9 * self.level
-        return translation & ~(W | D) | translation & entry & (W | D) | entry & NX | frame
+        translation &= ~(NESTED_W | NESTED_X | (~entry & D))
+        if entry & W:
+            translation |= NESTED_W
+        if not entry & NX:
+            translation |= NESTED_X
+        return translation | frame
 
     def fault(self, cause: u64, mode: u32) -> u64:
         """Record the error code of a page fault in an access of that mode; 0."""
