@@ -97,8 +97,6 @@ class GuestCpu:
                 if in_l2 and not vcpu.guest_mode:
                     raise LeftL2
                 self.in_guest = True
-                if in_l2 and not vcpu.guest_mode:
-                    raise LeftL2
             try:
                 if vcpu.exception is not None:
                     vcpu.soft_interrupt = None

@@ -135,9 +135,6 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
         if vcpu.exception is not None:
             vcpu.exception.reinjected = True
     configure_cpu(vcpu)
-    if vcpu.nested_run_pending:
-        vcpu.nested_run_pending = False
-        vcpu.stat.nested_run += 1
 
 
 def _inject_soft_interrupt(vcpu: Vcpu) -> None:

@@ -87,7 +87,6 @@ class Vcpu:
         self.nested_cr3 = 0
         self.hsave_msr = 0
         self.guest_mode = False
-        self.nested_run_pending = False
         self.l1_state: Any = None
         self.nested_run_pending = False
         self.exit_code = 0
