@@ -346,14 +346,12 @@ def test_special_roots(mode: str, host_la57: bool) -> None:
 def test_special_tables_start_empty() -> None:
     """A table that was a shadow page before: what it mapped must not be reached through the new root."""
     world = nested_world(mode="32")
-    world.kvm.arena.free_tables.clear()
-    frames = [world.kvm.arena.alloc_table() for _ in range(4)]
+    arena = world.kvm.arena
+    frames = [arena.alloc_table() for _ in range(100)]
     for frame in frames:
         for i in range(512):
-            world.machine.arena.store(frame + 8 * i, 8, (1 << 64) - 1)
-        world.kvm.arena.free_table(frame)
-    world.vcpu.shadow_page_cache.top_up(5)
-    frames.reverse()
+            arena.store(frame + 8 * i, 8, (1 << 64) - 1)
+        arena.free_table(frame)
     world.ok("l2nop")
     mmu = world.vcpu.guest_mmu
     for table, used in ((mmu.pml4_root, 1), (mmu.pae_root, 4)):
