@@ -97,7 +97,7 @@ def run(
     designs: dict[str, str],
     tlb: bool,
 ) -> None:
-    """Play SCENARIOs op by op; without any, two that come with the program."""
+    """Play SCENARIOs op by op; without any, three that come with the program."""
     from shadowmmu.guest.setup import ScenarioError
     from shadowmmu.kvm.switches import DesignError
     from shadowmmu.trace.ftrace import FtraceWriter
