@@ -35,7 +35,7 @@ $(VENV)/.installed: $(SOURCES) pyproject.toml setup.py | $(VENV)/.created
 
 $(VENV)/.dev: pyproject.toml setup.py | $(VENV)/.created
 	@$(call has_compiler) || { echo "$(needs_compiler)" >&2; exit 1; }
-	SHADOWMMU_REQUIRE_NATIVE=1 $(PIP) install --editable '.[dev]'
+	SHADOWMMU_INTERPRETED=1 $(PIP) install --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.compiled: $(VENV)/.dev $(SOURCES)
