@@ -18,3 +18,6 @@ cdef class Design:
     cdef public bint nx_recovery_skips_logged_slots
     cdef public bint change_pte, hugetlb_unmap_notifies_again, pre_fault_memory, event_strings
     cdef public u64 zero_page
+    cdef public u32 get_page_flow, hash_function, hash_bits, active_pages
+    cdef public u32 split_flush, eager_split, ranged_flush_start
+    cdef public bint ranged_flush
