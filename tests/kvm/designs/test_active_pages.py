@@ -1,7 +1,7 @@
 """Mail 000: the order of the active pages, which zapping by generation depends on (`active_pages`)."""
 
 import pytest
-from kvm.designs.guests import by_default, play
+from kvm.designs.guests import OPS, by_default, play
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World, names
 
@@ -52,7 +52,7 @@ def test_without_a_break_all_old_pages_go(order: str) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_new_pages_while_the_lock_is_free(order: str) -> None:
-    """kvm_zap_obsolete_pages stops at the first page of the new generation: none may be among the old ones."""
+    """kvm_zap_obsolete_pages stops at the first page of the new generation: none may be among old ones."""
     world = many_tables(order)
     zap = kvm_mmu_start_zap_all_fast(world.kvm)
     assert zap.step(), "some are left"
@@ -66,7 +66,7 @@ def test_new_pages_while_the_lock_is_free(order: str) -> None:
 
 @pytest.mark.parametrize(("order", "value"), [("fifo", 0x2222), ("lifo", 0x1111)])
 def test_pages_that_were_left_come_back(order: str, value: int) -> None:
-    """The generation is one bit: the next zap-all makes them valid again, with what the guest has long changed."""
+    """The generation is one bit: the next zap-all makes them valid again, whatever the guest has changed."""
     world = many_tables(order)
     zap = kvm_mmu_start_zap_all_fast(world.kvm)
     assert zap.step()
@@ -82,5 +82,5 @@ def test_pages_that_were_left_come_back(order: str, value: int) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_guests_do_not_notice_as_long_as_the_lock_is_kept(mode: str) -> None:
-    text = random_scenario(mode, 72, 80)
+    text = random_scenario(mode, 72, OPS)
     assert play(text, {"active_pages": "lifo"}, checked=True) == by_default(text)

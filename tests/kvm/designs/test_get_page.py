@@ -1,7 +1,7 @@
 """Mail 000: how shadow pages are found and made (`get_page_flow`)."""
 
 import pytest
-from kvm.designs.guests import by_default, play
+from kvm.designs.guests import OPS, by_default, play
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
@@ -42,7 +42,7 @@ class Probe(Tracer):
 
 
 def unsync_table(flow: str, **design: str) -> World:
-    """The leaf table 0x4000 is unsync, with nothing in its shadow to change; entries 2 and 3 of its directory lead there."""
+    """The leaf table 0x4000, which two directory entries lead to, is unsync; its shadow need not change."""
     world = World(
         "long4",
         "map 0x1000 0x400000 0x800000 0x67 n=4",
@@ -86,7 +86,7 @@ def test_a_sync_that_changes_something_is_flushed_once(flow: str) -> None:
 
 @pytest.mark.parametrize(("flow", "at_event"), [("merged", 2), ("sketch", 2), ("v3", 2), ("single", 1)])
 def test_the_event_and_the_commit(flow: str, at_event: int) -> None:
-    """An upper-level page zaps the unsync one: flushed by the commit; write-protecting the table flushes too."""
+    """An upper-level page zaps the unsync one, and the commit flushes; so does protecting the table."""
     world = unsync_table(flow)
     probe = probed(world, 4, 0x3702)
     assert probe.seen == [("zap",), ("new",)]
@@ -97,7 +97,7 @@ def test_the_event_and_the_commit(flow: str, at_event: int) -> None:
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_when_collisions_are_counted(flow: str) -> None:
-    """A sync that fails, as the table is gone, zaps the page: v3 has counted by then, `single` not even later."""
+    """A sync that fails, as the table is gone, zaps the page: v3 has counted by then."""
     world = unsync_table(flow, hash_bits="1")
     world.machine.host.mprotect(world.machine.hva(0x4000), 0x1000, 0)
     bucket = world.kvm.hash_bucket(4)
@@ -137,5 +137,5 @@ def test_a_table_found_in_use_has_its_flood_counter_reset(flow: str) -> None:
 @pytest.mark.parametrize("flow", FLOWS[1:])
 @pytest.mark.parametrize("mode", MODES)
 def test_guests_do_not_notice(mode: str, flow: str) -> None:
-    text = random_scenario(mode, 70, 80)
+    text = random_scenario(mode, 70, OPS)
     assert play(text, {"get_page_flow": flow}, checked=True) == by_default(text)

@@ -1,7 +1,7 @@
 """Mail 000: the hash of shadow pages (`hash_function`, `hash_bits`)."""
 
 import pytest
-from kvm.designs.guests import by_default, play
+from kvm.designs.guests import OPS, by_default, play
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
@@ -18,7 +18,9 @@ def collisions(world: World) -> int:
     return world.kvm.stat.max_mmu_page_hash_collisions
 
 
-@pytest.mark.parametrize(("bits", "gfn", "bucket"), [(10, 837, 837), (10, 0x12345, 837), (12, 0x12345, 0x345)])
+@pytest.mark.parametrize(
+    ("bits", "gfn", "bucket"), [(10, 837, 837), (10, 0x12345, 837), (12, 0x12345, 0x345)]
+)
 def test_low_bits_of_the_gfn(bits: int, gfn: int, bucket: int) -> None:
     world = World("long4", design={"hash_function": "gfn", "hash_bits": str(bits)})
     assert world.kvm.hash_bucket(gfn) == bucket
@@ -64,5 +66,5 @@ def test_shadowed_tables(function: str, most: int) -> None:
 @pytest.mark.parametrize("design", HASHES, ids=lambda design: " ".join(design.values()))
 @pytest.mark.parametrize("mode", MODES)
 def test_guests_do_not_notice(mode: str, design: dict[str, str]) -> None:
-    text = random_scenario(mode, 71, 80)
+    text = random_scenario(mode, 71, OPS)
     assert play(text, design, checked=True) == by_default(text)
