@@ -257,7 +257,7 @@ SWITCHES: tuple[Switch, ...] = (
         "fifo",
         "all kernels: fifo, new pages at the head of active_mmu_pages",
         "the order in which pages are zapped for room or by generation; with lifo a zap-all that lets go of "
-        "the lock stops at the first new page and leaves old ones, which the generation after next revives",
+        "the lock stops at the first new page and leaves old ones, which the next zap-all revives",
         mail="000_5e315c3f49194dbe",
         unsafe=("lifo",),
     ),
@@ -287,8 +287,8 @@ SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "no, but on Hyper-V (kvm_flush_remote_tlbs_with_address, later _range)",
-        "flushes for a range of gfns drop only what leads to these, at once and uncounted. The stable "
-        "kernels' flush for a replaced SPTE is none, see split_flush",
+        "a flush for a range of gfns drops only what leads to these, at once and uncounted; the stable "
+        "kernels' flush for a replaced SPTE has no range (split_flush)",
         mail="001_59f67f44841b1267",
     ),
     Switch(
