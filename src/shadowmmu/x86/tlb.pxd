@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport ADDR, FAULT, G, u64
+from .bits cimport ADDR, FAULT, G, MASK64, u64
 
 @cython.final
 cdef class TranslationCache:
