@@ -108,12 +108,17 @@ class World:
         self.quick(line)
 
     def play(self, op: Op) -> OpResult:
-        before = self.kvm.active_mmu_pages.pages()
+        before = self._active_pages()
         self.unseen |= changed_unseen(op)
         played = list(self.player.play([op]))
-        check_order(before, self.kvm.active_mmu_pages.pages())
+        check_order(before, self._active_pages())
         self.state = check_all(self.machine, self.unseen)
         return played[0] if played else OpResult(-1, op.text, op.vcpu, {}, {}, [], [], None)
+
+    def _active_pages(self) -> list[ShadowPage]:
+        """Active pages, newest first, whichever end that is."""
+        pages = self.kvm.active_mmu_pages.pages()
+        return pages if self.kvm.design.value("active_pages") == "fifo" else pages[::-1]
 
     def ok(self, *lines: str) -> list[Event]:
         """Play lines that must succeed; the events of the last one."""

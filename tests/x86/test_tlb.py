@@ -134,3 +134,26 @@ def test_the_second_level_refills_the_first_for_large_pages(level: int, array: s
     assert tlb.lookup_beyond(0x1_2345, 0, P, 0) == 0x1_2345
     assert first.entries() == [(0, 0, P)]
     assert tlb.l2_hits == 1
+
+
+def test_frames_are_flushed_for_all_addresses_and_pcids(cache: TranslationCache) -> None:
+    cache.insert(0x1000, 1, 0x5000 | P | G)
+    cache.insert(0x2000, 2, 0x5000 | P)
+    cache.insert(0x3000, 1, 0x6000 | P)
+    cache.flush_frames(0x4000, 0x1000)
+    assert len(cache.entries()) == 3
+    cache.flush_frames(0x5000, 0x1000)
+    assert [gva for gva, _, _ in cache.entries()] == [0x3000]
+    cache.flush_frames(0x6800, 1)
+    assert cache.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("hpa", "size", "kept"),
+    [(0x3FF000, 0x1000, False), (0x200000, 0x1000, False), (0x0, 0x1000000, False), (0x400000, 0x1000, True)],
+)
+def test_a_large_page_goes_with_any_of_its_frames(hpa: int, size: int, kept: bool) -> None:
+    tlb = Tlb()
+    tlb.insert(0x40000000, 0, 0x200000 | P, 2)
+    tlb.flush_frames(hpa, size)
+    assert bool(tlb.translations()) == kept

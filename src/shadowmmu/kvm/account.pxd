@@ -1,6 +1,6 @@
 from ..x86.bits cimport MASK64, i64, u64
 from .bits cimport ROLE_LEVEL
-from .flush cimport kvm_flush_remote_tlbs
+from .flush cimport kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range
 from .memslots cimport MemSlot
 from .shadow_page cimport ShadowPage
 from .vm cimport Kvm

@@ -7,7 +7,7 @@ from cython import longlong as i64, ulonglong as u64
 
 from ..x86.bits import MASK64
 from .bits import ROLE_LEVEL
-from .flush import kvm_flush_remote_tlbs
+from .flush import kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range
 from .memslots import MemSlot
 from .shadow_page import ShadowPage
 from .vm import Kvm
@@ -26,7 +26,10 @@ def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
         _write_track(slot, sp.gfn, 1)
     slot.count_disallow_lpage(sp.gfn, 1)
     if kvm_mmu_slot_gfn_write_protect(kvm, slot, sp.gfn, 1):
-        kvm_flush_remote_tlbs(kvm)
+        if sp.role & ROLE_LEVEL > 1:
+            kvm_flush_remote_tlbs(kvm)
+        else:
+            kvm_flush_remote_tlbs_range(kvm, sp.gfn, 1)
 
 
 def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:

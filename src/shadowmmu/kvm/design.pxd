@@ -20,3 +20,6 @@ cdef class Design:
     cdef public u32 tdp_zap_starts_at
     cdef public bint tdp_zap_reports_frozen, tdp_fault_splits
     cdef public u64 zero_page
+    cdef public u32 get_page_flow, hash_function, hash_bits, active_pages
+    cdef public u32 split_flush, eager_split, ranged_flush_start
+    cdef public bint ranged_flush

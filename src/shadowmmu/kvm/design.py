@@ -39,6 +39,14 @@ class Design:
     tdp_fault_splits                   a fault splits a huge page of the TDP MMU that is in its way
     event_strings                      ftrace prints the strings in events
     zero_page                          address of the host's zero page in recordings
+    get_page_flow                      how a shadow page is found or made (GET_PAGE_*)
+    hash_function                      the bucket of a page: hash_64 or the low bits of its gfn
+    hash_bits                          bits of a bucket's number
+    active_pages                       new pages go to the tail of the active list
+    split_flush                        flush when an eager split replaces a huge SPTE (SPLIT_FLUSH_*)
+    eager_split                        huge SPTEs of any guest are split eagerly
+    ranged_flush                       flushes of a range drop no more than that
+    ranged_flush_start                 a replaced SPTE's range begins at its table's gfn
 
     Where each comes from is in the table.
     """
@@ -76,6 +84,14 @@ class Design:
         self.tdp_fault_splits = held["tdp_fault_splits"] != 0
         self.event_strings = held["event_strings"] != 0
         self.zero_page = held["zero_page"]
+        self.get_page_flow = held["get_page_flow"]
+        self.hash_function = held["hash_function"]
+        self.hash_bits = held["hash_bits"]
+        self.active_pages = held["active_pages"]
+        self.split_flush = held["split_flush"]
+        self.eager_split = held["eager_split"]
+        self.ranged_flush = held["ranged_flush"] != 0
+        self.ranged_flush_start = held["ranged_flush_start"]
 
     def value(self, name: str) -> str:
         """The name of a switch's value. Raises DesignError."""

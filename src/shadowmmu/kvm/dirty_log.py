@@ -10,7 +10,7 @@ from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import D
 from .bits import ROLE_DIRECT, ROLE_LEVEL
-from .flush import kvm_flush_remote_tlbs
+from .flush import kvm_flush_remote_tlbs_memslot
 from .huge_page import kvm_mmu_max_mapping_level
 from .memslots import MemSlot
 from .rmap import RmapIterator, drop_spte, rmap_write_protect
@@ -83,7 +83,7 @@ def kvm_mmu_slot_enable_log(kvm: Kvm, slot: MemSlot) -> None:
         kvm_mmu_slot_remove_write_access(kvm, slot, 2)
     else:
         kvm_mmu_slot_remove_write_access(kvm, slot, 1)
-    kvm_flush_remote_tlbs(kvm)
+    kvm_flush_remote_tlbs_memslot(kvm, slot)
 
 
 def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
@@ -98,7 +98,7 @@ def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
                 if heads[index]:
                     flush |= _zap_collapsible(kvm, slot, level, index)
         if flush:
-            kvm_flush_remote_tlbs(kvm)
+            kvm_flush_remote_tlbs_memslot(kvm, slot)
     if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_zap_collapsible_sptes(kvm, slot)
 
@@ -180,7 +180,7 @@ def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
             words[i] = 0
             kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, i * 64, mask)
     if flush:
-        kvm_flush_remote_tlbs(kvm)
+        kvm_flush_remote_tlbs_memslot(kvm, slot)
     return pages
 
 
@@ -202,4 +202,4 @@ def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, bitmap: memoryview)
             words[(first >> 6) + i] &= ~mask
             kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, first + i * 64, mask)
     if flush:
-        kvm_flush_remote_tlbs(kvm)
+        kvm_flush_remote_tlbs_memslot(kvm, slot)

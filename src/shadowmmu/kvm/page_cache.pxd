@@ -1,24 +1,23 @@
 from ..x86.bits cimport ADDR, PS, i64, u32, u64
-from .account cimport account_shadowed
+from .alloc_page cimport kvm_mmu_alloc_shadow_page
 from .bits cimport (ROLE_4BYTE_GPTE, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL,
                     ROLE_PASSTHROUGH, ROLE_QUADRANT, ROLE_QUADRANT_SHIFT, SPTE_MMU_PRESENT)
 from .flush cimport kvm_flush_remote_tlbs
+from .get_page_flows cimport get_page_by_flow
+from .replace_spte cimport zap_replaced_spte
 from .rmap cimport pte_list_add
 from .shadow_page cimport ShadowPage
 from .spte cimport make_nonleaf_spte, mmu_spte_update, spte_index
 from .sync cimport kvm_sync_page
-from .table cimport clear_table, clear_translations
 from .unsync cimport mark_unsync
 from .vcpu cimport MemoryCache, Vcpu
 from .vm cimport Kvm
-from .zap cimport (kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap,
-                   mmu_page_zap_pte)
+from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 cpdef u32 kvm_mmu_child_role(Kvm kvm, ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
 cdef ShadowPage _find(Kvm kvm, Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
 cpdef bint _refresh(Vcpu vcpu, ShadowPage sp, list[ShadowPage] invalid_list) except -1
-cdef ShadowPage _alloc(Kvm kvm, MemoryCache shadow_pages, MemoryCache translation_pages, u64 gfn, u64 bucket,
-                       u32 role)
+cdef ShadowPage _get(Kvm kvm, Vcpu vcpu, MemoryCache shadow_pages, MemoryCache translation_pages, u64 gfn, u32 role)
 cpdef ShadowPage kvm_mmu_get_shadow_page(Vcpu vcpu, u64 gfn, u32 role)
 cpdef ShadowPage shadow_mmu_get_sp_for_split(Kvm kvm, MemoryCache shadow_pages, ShadowPage parent, u64 sptep, u64 gfn,
                                              u32 access)

@@ -1,4 +1,4 @@
-"""Finding and making shadow pages (find/alloc/get of arch/x86/kvm/mmu/mmu.c, 6.12.111).
+"""Finding shadow pages, or making them, and linking them (find/get of arch/x86/kvm/mmu/mmu.c, 6.12.111).
 
 Pages are found by gfn and role in a hash of 4096 buckets, newest first.
 """
@@ -6,7 +6,7 @@ Pages are found by gfn and role in a hash of 4096 buckets, newest first.
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS
-from .account import account_shadowed
+from .alloc_page import kvm_mmu_alloc_shadow_page
 from .bits import (
     ROLE_4BYTE_GPTE,
     ROLE_ACCESS,
@@ -20,20 +20,16 @@ from .bits import (
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs
+from .get_page_flows import get_page_by_flow
+from .replace_spte import zap_replaced_spte
 from .rmap import pte_list_add
 from .shadow_page import ShadowPage
 from .spte import make_nonleaf_spte, mmu_spte_update, spte_index
 from .sync import kvm_sync_page
-from .table import clear_table, clear_translations
 from .unsync import mark_unsync
 from .vcpu import MemoryCache, Vcpu
 from .vm import Kvm
-from .zap import (
-    kvm_mmu_commit_zap_page,
-    kvm_mmu_prepare_zap_page,
-    kvm_mmu_remote_flush_or_zap,
-    mmu_page_zap_pte,
-)
+from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 
 def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
@@ -92,35 +88,21 @@ def _refresh(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) -> bool
     return True
 
 
-def _alloc(
-    kvm: Kvm, shadow_pages: MemoryCache, translation_pages: MemoryCache, gfn: u64, bucket: u64, role: u32
+def _get(
+    kvm: Kvm,
+    vcpu: Vcpu | None,
+    shadow_pages: MemoryCache,
+    translation_pages: MemoryCache,
+    gfn: u64,
+    role: u32,
 ) -> ShadowPage:
-    spt: u64 = shadow_pages.take()
-    clear_table(kvm, spt)
-    translations: u64 = 0
-    if not role & ROLE_DIRECT and (role & ROLE_LEVEL <= 3 or kvm.design.translations_at_all_levels):
-        translations = translation_pages.take()
-        clear_translations(kvm, translations)
-    sp: ShadowPage = ShadowPage(gfn, role, spt, translations)
-    sp.mmu_valid_gen = kvm.mmu_valid_gen
-    kvm.set_owner(spt, sp)
-    kvm.active_mmu_pages.add(sp)
-    kvm.n_used_mmu_pages += 1
-    sp.hash_next = kvm.page_hash[bucket]
-    kvm.page_hash[bucket] = sp
-    if sp.has_gptes():
-        account_shadowed(kvm, sp)
-    return sp
-
-
-def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
-    """The shadow page for gfn with that role, found or new."""
-    kvm: Kvm = vcpu.kvm
+    if kvm.design.get_page_flow:
+        return get_page_by_flow(kvm, vcpu, shadow_pages, translation_pages, gfn, role)
     bucket: u64 = kvm.hash_bucket(gfn)
     found: ShadowPage | None = _find(kvm, vcpu, gfn, bucket, role)
     sp: ShadowPage
     if found is None:
-        sp = _alloc(kvm, vcpu.shadow_page_cache, vcpu.translation_cache, gfn, bucket, role)
+        sp = kvm_mmu_alloc_shadow_page(kvm, shadow_pages, translation_pages, gfn, bucket, role)
     else:
         sp = found
     if kvm.tracing:
@@ -128,17 +110,17 @@ def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
     return sp
 
 
+def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
+    """The shadow page for gfn with that role, found or new."""
+    return _get(vcpu.kvm, vcpu, vcpu.shadow_page_cache, vcpu.translation_cache, gfn, role)
+
+
 def shadow_mmu_get_sp_for_split(
     kvm: Kvm, shadow_pages: MemoryCache, parent: ShadowPage, sptep: u64, gfn: u64, access: u32
 ) -> ShadowPage:
     """The direct page that takes the place of the huge SPTE at sptep, in `parent`; no vCPU asks for it."""
     role: u32 = kvm_mmu_child_role(kvm, parent, sptep, 1, access)
-    bucket: u64 = kvm.hash_bucket(gfn)
-    found: ShadowPage | None = _find(kvm, None, gfn, bucket, role)
-    sp: ShadowPage = _alloc(kvm, shadow_pages, shadow_pages, gfn, bucket, role) if found is None else found
-    if kvm.tracing:
-        kvm.tracer.kvm_mmu_get_page(sp, found is None)
-    return sp
+    return _get(kvm, None, shadow_pages, shadow_pages, gfn, role)
 
 
 def kvm_mmu_get_child_sp(
@@ -164,9 +146,7 @@ def is_linked(kvm: Kvm, sptep: u64, child: ShadowPage) -> bool:
 def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
     """Let the SPTE at sptep point to `sp`; what was there is zapped and always flushed."""
     if kvm.words[sptep >> 3] & SPTE_MMU_PRESENT:
-        invalid_list: list[ShadowPage] = []
-        mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep, invalid_list)
-        kvm_mmu_remote_flush_or_zap(kvm, invalid_list, 1)
+        zap_replaced_spte(kvm, sptep, 1)
     mmu_spte_update(kvm, sptep, make_nonleaf_spte(sp))
     sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
     if sp.unsync or sp.unsync_children:

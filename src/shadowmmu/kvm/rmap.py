@@ -17,7 +17,8 @@ from cython import uint as u32, ulonglong as u64
 from ..x86.bits import PAGE_SIZE, A, W
 from .atomic import fetch_andnot64
 from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
-from .flush import kvm_flush_remote_tlbs
+from .flush import kvm_flush_remote_tlbs_range
+from .huge_page import pages_per_hpage
 from .memslots import MemSlot
 from .shadow_page import ShadowPage
 from .spte import (
@@ -246,7 +247,7 @@ def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, acce
     _record_rmap_size(kvm, count)
     if count > RMAP_RECYCLE_THRESHOLD:
         kvm_zap_all_rmap_sptes(kvm, slot, gfn, level)
-        kvm_flush_remote_tlbs(kvm)
+        kvm_flush_remote_tlbs_range(kvm, gfn, pages_per_hpage(level))
 
 
 def _record_rmap_size(kvm: Kvm, count: u64) -> None:

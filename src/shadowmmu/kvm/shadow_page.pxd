@@ -21,5 +21,6 @@ cdef class ShadowPage:
 cdef class PageList:
     cdef ShadowPage newest, oldest
     cpdef void add(self, ShadowPage sp)
+    cpdef void add_oldest(self, ShadowPage sp)
     cpdef void remove(self, ShadowPage sp)
     cpdef list pages(self)

@@ -79,6 +79,17 @@ class PageList:
         self.newest = sp
         sp.on_list = True
 
+    def add_oldest(self, sp: ShadowPage) -> None:
+        """Put a page at the oldest end."""
+        sp.older = None
+        sp.newer = self.oldest
+        if self.oldest is not None:
+            self.oldest.older = sp
+        else:
+            self.newest = sp
+        self.oldest = sp
+        sp.on_list = True
+
     def remove(self, sp: ShadowPage) -> None:
         if sp.newer is not None:
             sp.newer.older = sp.older

@@ -5,9 +5,10 @@ from .bits cimport (MIN_FREE_MMU_PAGES, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_GUE
 from .make_spte cimport make_huge_page_split_spte
 from .memslots cimport MemSlot
 from .page_cache cimport link_shadow_page, shadow_mmu_get_sp_for_split
+from .replace_spte cimport split_needs_flush, zap_replaced_spte
 from .rmap cimport RmapIterator, rmap_add
 from .shadow_page cimport ShadowPage
-from .spte cimport page_access, page_gfn, spte_index
+from .spte cimport is_last_spte, page_access, page_gfn, spte_index
 from .tdp.split cimport kvm_tdp_mmu_try_split_huge_pages
 from .vcpu cimport MemoryCache
 from .vm cimport Kvm

@@ -1,7 +1,8 @@
 """Splitting the huge pages of a slot before they are written to (kvm_mmu_try_split_huge_pages, 6.12.111).
 
-Shadow pages have huge SPTEs only where they map nested guests, with the TDP MMU on. A new table maps what the
-huge SPTE did; one that was there already may map less, whatever is missing then faults in again.
+Of shadow pages those for nested guests are split, with the TDP MMU on; `eager_split` adds all others, where
+the table is a direct page as a fault makes it below a guest's huge page. A new table maps what the huge SPTE
+did; one that was there already may map less, whatever is missing then faults in again.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
@@ -19,9 +20,10 @@ from .bits import (
 from .make_spte import make_huge_page_split_spte
 from .memslots import MemSlot
 from .page_cache import link_shadow_page, shadow_mmu_get_sp_for_split
+from .replace_spte import split_needs_flush, zap_replaced_spte
 from .rmap import RmapIterator, rmap_add
 from .shadow_page import ShadowPage
-from .spte import page_access, page_gfn, spte_index
+from .spte import is_last_spte, page_access, page_gfn, spte_index
 from .tdp.split import kvm_tdp_mmu_try_split_huge_pages
 from .vcpu import CACHE_CAPACITY, MemoryCache
 from .vm import Kvm
@@ -61,12 +63,17 @@ def _shadow_mmu_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64, shadow_page
         kvm, shadow_pages, parent, sptep, gfn, page_access(kvm, parent, index)
     )
     access: u32 = (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
+    leads_on: u32 = 0
     i: u64
     for i in range(512):
         child: u64 = sp.spt + i * 8
-        if not kvm.words[child >> 3] & SPTE_MMU_PRESENT:
+        old: u64 = kvm.words[child >> 3]
+        if old & SPTE_MMU_PRESENT:
+            leads_on |= not is_last_spte(old, sp.role & ROLE_LEVEL)
+        else:
             kvm.words[child >> 3] = make_huge_page_split_spte(kvm, huge, sp.role, i)
             rmap_add(kvm, slot, sp, child, page_gfn(kvm, sp, i), access)
+    zap_replaced_spte(kvm, sptep, split_needs_flush(kvm, leads_on))
     link_shadow_page(kvm, sptep, sp)
 
 
@@ -95,7 +102,7 @@ def _try_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64) -> i64:
 
 
 class SplitShadowHugePages:
-    """Splits the huge SPTEs in shadow pages for nested guests that map pages [start, end) of a slot.
+    """Splits the huge SPTEs in shadow pages that map pages [start, end) of a slot, of nested guests or all.
 
     step() returns true while there is more to do: there the kernel has dropped mmu_lock to fill its caches.
     """
@@ -139,7 +146,9 @@ class SplitShadowHugePages:
 
     def _is_splittable(self, sptep: u64) -> bool:
         sp: ShadowPage = self.kvm.sptep_to_sp(sptep)
-        if not sp.role & ROLE_GUEST_MODE or sp.role & ROLE_INVALID or sp.unsync:
+        if not sp.role & ROLE_GUEST_MODE and not self.kvm.design.eager_split:
+            return False
+        if sp.role & ROLE_INVALID or sp.unsync:
             return False
         return self.kvm.words[sptep >> 3] & PS != 0
 
@@ -147,14 +156,16 @@ class SplitShadowHugePages:
 def kvm_mmu_try_split_huge_pages(
     kvm: Kvm, slot: MemSlot, start: u64, end: u64, target_level: u32, shared: u32
 ) -> None:
-    """Split what maps pages [start, end) of a slot at a level above target_level. Only with the TDP MMU.
+    """Split what maps pages [start, end) of a slot at a level above target_level.
 
-    `shared`: the TDP MMU's part is done with mmu_lock held for reading. No flush: the caller does one.
+    Only with the TDP MMU, but for the design that splits everywhere. `shared`: the TDP MMU's part is done
+    with mmu_lock held for reading. No flush: the caller does one.
     """
-    if not kvm.tdp_mmu_enabled():
+    if not kvm.tdp_mmu_enabled() and not kvm.design.eager_split:
         return
     if kvm.have_rmaps():
         split: SplitShadowHugePages = SplitShadowHugePages(kvm, slot, start, end, target_level)
         while split.step():
             pass
-    kvm_tdp_mmu_try_split_huge_pages(kvm, start, end, target_level, shared)
+    if kvm.tdp_mmu_enabled():
+        kvm_tdp_mmu_try_split_huge_pages(kvm, start, end, target_level, shared)

@@ -251,6 +251,84 @@ SWITCHES: tuple[Switch, ...] = (
         "where the kernels of the recordings have it",
         "the address that recordings show for the host's zero page, which is 0 here",
     ),
+    Switch(
+        "get_page_flow",
+        {"merged": 0, "sketch": 1, "v3": 2, "single": 3},
+        "merged",
+        "6.0 and later: merged; the mail: sketch; the series that it answers: v3; 5.18 and 5.19: single "
+        "(kvm_mmu_get_page)",
+        "how a shadow page is found or made: what is counted when, whether a page that is synced on the way "
+        "is always followed by a flush, and when kvm_mmu_get_page comes (the table: get_page_flows.py)",
+        mail="000_5e315c3f49194dbe",
+    ),
+    Switch(
+        "hash_function",
+        {"hash_64": 0, "gfn": 1},
+        "hash_64",
+        "4.11 and later: hash_64; before: the low bits of the gfn (kvm_page_table_hashfn)",
+        "the bucket of a shadow page; direct pages have gfns with low bits of 0, see "
+        "max_mmu_page_hash_collisions",
+        mail="000_5e315c3f49194dbe",
+    ),
+    Switch(
+        "hash_bits",
+        {"12": 12, "10": 10},
+        "12",
+        "4.11 and later: 12 (KVM_MMU_HASH_SHIFT); before: 10",
+        "there are 1 << hash_bits buckets of shadow pages",
+        mail="000_5e315c3f49194dbe",
+        numbers=range(1, 21),
+    ),
+    Switch(
+        "active_pages",
+        {"fifo": 0, "lifo": 1},
+        "fifo",
+        "all kernels: fifo, new pages at the head of active_mmu_pages",
+        "the order in which pages are zapped for room or by generation; with lifo a zap-all that lets go of "
+        "the lock stops at the first new page and leaves old ones, which the next zap-all revives",
+        mail="000_5e315c3f49194dbe",
+        unsafe=("lifo",),
+    ),
+    Switch(
+        "split_flush",
+        {"stable": 0, "always": 1, "if_not_identical": 2, "never": 3},
+        "stable",
+        "6.1.176, 6.12.111: stable (__link_shadow_page ignores its flush); before the mail's patch: always; "
+        "with it: if_not_identical",
+        "whether an eager split flushes when its table replaces the huge SPTE: the whole TLB; the range; the "
+        "range if the table was there before and leads on to tables, which may map less (SPTEs from before "
+        "that allow less are overlooked); or not at all",
+        mail="001_59f67f44841b1267",
+        unsafe=("never",),
+    ),
+    Switch(
+        "eager_split",
+        {"nested": 0, "all": 1},
+        "nested",
+        "6.1.176, 6.12.111: nested, and only with the TDP MMU",
+        "which huge SPTEs of shadow pages are split eagerly: those for nested guests, or those of any guest "
+        "and also without the TDP MMU",
+        mail="001_59f67f44841b1267",
+    ),
+    Switch(
+        "ranged_flush",
+        NO_YES,
+        "no",
+        "no, but on Hyper-V (kvm_flush_remote_tlbs_with_address, later _range)",
+        "a flush for a range of gfns drops only what leads to these, at once and uncounted; the stable "
+        "kernels' flush for a replaced SPTE has no range (split_flush)",
+        mail="001_59f67f44841b1267",
+    ),
+    Switch(
+        "ranged_flush_start",
+        {"entry": 0, "table": 1},
+        "entry",
+        "6.2 and later: entry; before: table (drop_large_spte)",
+        "where the range begins that is flushed for a replaced huge SPTE: at its own gfn or at that of the "
+        "table it is in. Matters with ranged_flush=yes and split_flush other than stable",
+        mail="001_59f67f44841b1267",
+        unsafe=("table",),
+    ),
 )
 
 PROFILES: tuple[Profile, ...] = (

@@ -1,7 +1,7 @@
 cimport cython
 from ..host.memory cimport Arena
 from ..x86.bits cimport MASK64, u32, u64
-from .bits cimport (FROZEN_BITS, GOLDEN_RATIO_64, INVALID_PAGE, MEMSLOT_INVALID, MMU_HASH_SHIFT, ROLE_DIRECT, ROLE_INVALID,
+from .bits cimport (FROZEN_BITS, GOLDEN_RATIO_64, INVALID_PAGE, MEMSLOT_INVALID, ROLE_DIRECT, ROLE_INVALID,
                     ROLE_PASSTHROUGH)
 from .design cimport Design
 from .memslots cimport MemSlot
@@ -38,7 +38,7 @@ cdef class Kvm:
     cdef public u32 mmu_valid_gen
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
     cdef u64 free_pte_list_desc
-    cdef readonly u64 frozen_spte
+    cdef readonly u64 frozen_spte, buckets, hash_shift
     cdef public u64 pte_list_descs_taken
     cdef public object split_caches
     cdef public bint shadow_root_allocated

@@ -12,7 +12,6 @@ from .bits import (
     GOLDEN_RATIO_64,
     INVALID_PAGE,
     MEMSLOT_INVALID,
-    MMU_HASH_SHIFT,
     ROLE_DIRECT,
     ROLE_INVALID,
     ROLE_PASSTHROUGH,
@@ -76,7 +75,9 @@ class Kvm:
         self.memslots_generation = 0
         self.last_used_slot: MemSlot | None = None
         self.owners: list[ShadowPage | None] = []
-        self.page_hash: list[ShadowPage | None] = [None] * (1 << MMU_HASH_SHIFT)
+        self.buckets = 1 << self.design.hash_bits
+        self.hash_shift = 64 - self.design.hash_bits
+        self.page_hash: list[ShadowPage | None] = [None] * self.buckets
         self.active_mmu_pages = PageList()
         self.possible_nx_huge_pages: list[ShadowPage] = []
         self.shadow_root_allocated = False
@@ -134,8 +135,10 @@ class Kvm:
         return slot.mapping.untouched_page(gfn - slot.base_gfn + slot.first_page)
 
     def hash_bucket(self, gfn: u64) -> u64:
-        """kvm_page_table_hashfn: 12 bits of the 64-bit golden-ratio hash."""
-        return ((gfn * GOLDEN_RATIO_64) & MASK64) >> (64 - MMU_HASH_SHIFT)
+        """kvm_page_table_hashfn: the top bits of the 64-bit golden-ratio hash."""
+        if self.design.hash_function:
+            return gfn & (self.buckets - 1)
+        return ((gfn * GOLDEN_RATIO_64) & MASK64) >> self.hash_shift
 
     def is_obsolete(self, sp: ShadowPage) -> bool:
         """is_obsolete_sp: zapped, or of the generation before the last zap-all. Roots of the TDP MMU are just

@@ -21,3 +21,4 @@ cdef class Processor:
     cpdef int flush_all(self) except -1 nogil
     cpdef int flush_current(self) except -1 nogil
     cpdef int flush_gva(self, u64 gva) except -1 nogil
+    cpdef int flush_frames(self, u64 hpa, u64 size) except -1 nogil

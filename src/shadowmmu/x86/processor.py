@@ -211,6 +211,16 @@ class Processor:
         self.walker.flush_pcid(self.pcid)
         return 0
 
+    def flush_frames(self, hpa: u64, size: u64) -> int:
+        """Drop the translations to physical addresses [hpa, hpa + size), and all upper levels.
+
+        No instruction does this; hypervisors offer it to the hypervisors that run on them.
+        """
+        self.tlb.flush_frames(hpa, size)
+        self.walker.flush_all()
+        self.nested.flush_all()
+        return 0
+
     def counters(self) -> dict[str, int]:
         """Since the start: hits in each TLB level, walks, loads of table entries, entries given A or D."""
         return {

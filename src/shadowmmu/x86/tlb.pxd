@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport ADDR, FAULT, G, u64
+from .bits cimport ADDR, FAULT, G, MASK64, u64
 
 @cython.final
 cdef class TranslationCache:
@@ -14,6 +14,7 @@ cdef class TranslationCache:
     cpdef int flush_all(self) except -1 nogil
     cpdef int flush_nonglobal(self, u64 pcid) except -1 nogil
     cpdef int flush_page(self, u64 gva, u64 pcid) except -1 nogil
+    cpdef int flush_frames(self, u64 hpa, u64 size) except -1 nogil
 
 @cython.final
 cdef class Tlb:
@@ -25,3 +26,4 @@ cdef class Tlb:
     cpdef int flush_all(self) except -1 nogil
     cpdef int flush_nonglobal(self, u64 pcid) except -1 nogil
     cpdef int flush_page(self, u64 gva, u64 pcid) except -1 nogil
+    cpdef int flush_frames(self, u64 hpa, u64 size) except -1 nogil

@@ -162,6 +162,18 @@ class TranslationCache:
                 self.entry[i] = 0
         return 0
 
+    def flush_frames(self, hpa: u64, size: u64) -> int:
+        """Drop what leads to physical addresses [hpa, hpa + size), of all PCIDs, global entries too."""
+        if not self.filled:
+            return 0
+        i: u64
+        for i in range((self.set_mask + 1) * self.ways):
+            page: u64 = self.entry[i] & ADDR & self.page_mask
+            last: u64 = page | ~self.page_mask & MASK64
+            if page < hpa + size and last >= hpa:
+                self.entry[i] = 0
+        return 0
+
     def entries(self) -> list[tuple[int, int, int]]:
         """The live entries as (gva, PCID, entry), in the order of the array."""
         return [
@@ -260,6 +272,16 @@ class Tlb:
         self.l2_4k.flush_page(gva, pcid)
         self.l2_2m.flush_page(gva, pcid)
         self.l2_1g.flush_page(gva, pcid)
+        return 0
+
+    def flush_frames(self, hpa: u64, size: u64) -> int:
+        """Drop what leads to physical addresses [hpa, hpa + size), of all PCIDs, global entries too."""
+        self.l1_4k.flush_frames(hpa, size)
+        self.l1_2m.flush_frames(hpa, size)
+        self.l1_1g.flush_frames(hpa, size)
+        self.l2_4k.flush_frames(hpa, size)
+        self.l2_2m.flush_frames(hpa, size)
+        self.l2_1g.flush_frames(hpa, size)
         return 0
 
     def translations(self) -> list[tuple[int, int, int, int]]:
