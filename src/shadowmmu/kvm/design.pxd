@@ -20,3 +20,4 @@ cdef class Design:
     cdef public u32 tdp_zap_starts_at
     cdef public bint tdp_zap_reports_frozen, tdp_fault_splits
     cdef public u64 zero_page
+    cdef public bint special_roots

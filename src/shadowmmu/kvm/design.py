@@ -39,6 +39,7 @@ class Design:
     tdp_fault_splits                   a fault splits a huge page of the TDP MMU that is in its way
     event_strings                      ftrace prints the strings in events
     zero_page                          address of the host's zero page in recordings
+    special_roots                      roots above the guest's own tables are shadow pages made for one vCPU
 
     Where each comes from is in the table.
     """
@@ -76,6 +77,7 @@ class Design:
         self.tdp_fault_splits = held["tdp_fault_splits"] != 0
         self.event_strings = held["event_strings"] != 0
         self.zero_page = held["zero_page"]
+        self.special_roots = held["special_roots"] != 0
 
     def value(self, name: str) -> str:
         """The name of a switch's value. Raises DesignError."""

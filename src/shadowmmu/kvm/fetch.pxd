@@ -12,6 +12,7 @@ from .page_cache cimport is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch cimport pte_prefetch
 from .set_spte cimport mmu_set_spte
 from .shadow_page cimport ShadowPage
+from .special_root cimport pdpte_changed, special_walk_level, special_walk_root
 from .sync cimport mmu_sync_children
 from .vcpu cimport Vcpu
 from .vm cimport Kvm

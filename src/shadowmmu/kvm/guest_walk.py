@@ -108,7 +108,7 @@ def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) 
         level -= 1
     w.max_level = level
     nx: u64 = 0 if four_byte else NX
-    combined: u64 = MASK64
+    combined: u64 = 0xFFFFFFFF if four_byte else MASK64
     inherited: u64
     while True:
         inherited = combined

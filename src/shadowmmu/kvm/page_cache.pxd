@@ -5,7 +5,7 @@ from .bits cimport (ROLE_4BYTE_GPTE, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT
 from .flush cimport kvm_flush_remote_tlbs
 from .rmap cimport pte_list_add
 from .shadow_page cimport ShadowPage
-from .spte cimport make_nonleaf_spte, mmu_spte_update, spte_index
+from .spte cimport is_pae_root, make_nonleaf_spte, make_pae_pdpte, mmu_spte_update, spte_index
 from .sync cimport kvm_sync_page
 from .table cimport clear_table, clear_translations
 from .unsync cimport mark_unsync

@@ -251,6 +251,15 @@ SWITCHES: tuple[Switch, ...] = (
         "where the kernels of the recordings have it",
         "the address that recordings show for the host's zero page, which is 0 here",
     ),
+    Switch(
+        "special_roots",
+        {"preallocated": 0, "one_off": 1},
+        "preallocated",
+        "preallocated: 6.1, 6.12 (mmu_alloc_shadow_roots); one_off: Lai Jiangshan's patches of May 2022, not merged",
+        "one_off: what is above the directories of a guest with less than four levels, or without paging, is shadow "
+        "pages of its vCPU alone; faults make the directories, whose quadrant follows from the parent",
+        mail="004_186dd804c34dd7d4",
+    ),
 )
 
 PROFILES: tuple[Profile, ...] = (
