@@ -21,3 +21,6 @@ cdef class Design:
     cdef public bint tdp_zap_reports_frozen, tdp_fault_splits
     cdef public u64 zero_page
     cdef public bint special_roots
+    cdef public u32 prefetch_window
+    cdef public bint prefetch_gpte_reads, prefetch_host_lookups, prefetch_above_level_1, merged_prefetch
+    cdef public bint pte_write_prefetches

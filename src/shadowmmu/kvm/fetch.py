@@ -28,6 +28,7 @@ from .mmu import KvmMmu
 from .nx_huge_page import account_nx_huge_page
 from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import pte_prefetch
+from .prefetch_designs import prefetch_around
 from .set_spte import mmu_set_spte
 from .shadow_page import ShadowPage
 from .special_root import pdpte_changed, special_walk_level, special_walk_root
@@ -146,6 +147,10 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
         sptep = shadow_walk_sptep(sp.spt, fault.addr, level)
     base_gfn = gfn_round_for_level(fault.gfn, level)
     result: u32 = mmu_set_spte(vcpu, fault.slot, parent, sptep, w.pte_access, base_gfn, fault.pfn, fault)
-    if result != RET_PF_SPURIOUS:
+    if result == RET_PF_SPURIOUS:
+        return result
+    if kvm.design.merged_prefetch:
         pte_prefetch(vcpu, w, parent, sptep)
+    else:
+        prefetch_around(vcpu, w, parent, sptep)
     return result

@@ -39,8 +39,7 @@ from .zap import (
 def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
     """The role of the page that the SPTE at sptep, in `parent`, should point to.
 
-    A 4-byte guest table is shadowed by two pages at level 1 and by four at level 2, where only a special root is
-    above it.
+    Two pages at level 1 shadow a 4-byte guest table, and four at level 2, where only a special root is above.
     """
     role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH)
     if not kvm.design.child_inherits_invalid:

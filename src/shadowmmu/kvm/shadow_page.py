@@ -15,7 +15,8 @@ class ShadowPage:
     A page of the TDP MMU (`tdp_mmu_page`) is linked at one place only, `ptep` (0 for a root), and is on no
     PageList. root_count of such a root is its reference count.
 
-    A `special` page is above the directories of one vCPU's root, in no PageList and not in the hash (special_root).
+    A `special` page is above the directories of one vCPU's root, on no PageList and not in the hash
+    (special_root).
     """
 
     def __init__(self, gfn: u64, role: u32, spt: u64, translations: u64) -> None:

@@ -1,10 +1,10 @@
 """Special roots as shadow pages, made once for one vCPU (the design of mail 004 that was not merged).
 
 A special root stands above what the guest has tables for: the PAE root of a guest with less than four levels,
-or without paging, and the levels above it where the shadow has more. Merged kernels keep bare tables there and
-link the four directories while they load the root (roots.py). With `special_roots` at one_off they are
-ordinary pages, but in no list and not in the hash, not counted as used, and freed with the root. The fault makes
-the directories, as children like all others.
+or without paging, and the levels above it where the shadow has more. Merged kernels keep bare tables there
+and link the four directories while they load the root (roots.py). With `special_roots` at one_off these are
+ordinary pages, but on no list and not in the hash, not counted as used, and freed with the root. A fault
+makes the directory that it needs, a child like all others.
 """
 
 from cython import uint as u32, ulonglong as u64

@@ -26,8 +26,8 @@ def snapshot(machine: Machine) -> RawState:
     """The state between two operations. All numbers as they are; names are trace.names' work.
 
     `sps` are the active pages, newest first, the trees of the TDP MMU in pre-order, newest root first, then
-    roots that were zapped while in use and special ones (`off_list`); `rmap`, `lpage` and `wtrack` hold what is not empty;
-    `pfns` says what each frame in a leaf SPTE backs now.
+    roots that were zapped while in use and special ones (`off_list`); `rmap`, `lpage` and `wtrack` hold what
+    is not empty; `pfns` says what each frame in a leaf SPTE backs now.
     """
     kvm = machine.kvm
     pages = [*kvm.active_mmu_pages.pages(), *_tdp_pages(kvm)]
