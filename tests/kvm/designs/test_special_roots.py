@@ -296,8 +296,8 @@ def gfn_of(world: World, pfn: int) -> int:
 def compare_leaves(one: World, two: World, gvas: set[int], tables: set[int]) -> int:
     """Every address that both processors can translate leads to the same frame with the same rights.
 
-    Only W may differ, for `tables`, the frames shadowed so far: a directory that nobody needed yet is none. How
-    many addresses there were.
+    Only W may differ, for `tables`, the frames shadowed so far: a directory that nobody needed yet is none.
+    The number of addresses is returned.
     """
     compared = 0
     for first, second in zip(one.kvm.vcpus, two.kvm.vcpus, strict=True):
