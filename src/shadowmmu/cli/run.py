@@ -42,7 +42,7 @@ _SUMMARY = (
     ("pages synced", "kvm_mmu_sync_page"),
     ("guest table writes seen", "mmu_pte_write"),
     ("upper SPTEs dropped by them", "mmu_pde_zapped"),
-    ("leaf SPTEs dropped and mapped anew", "mmu_pte_updated"),
+    ("leaf SPTEs mapped by them", "mmu_pte_updated"),
     ("leaf SPTEs installed", "kvm_mmu_set_spte"),
     ("gptes read for prefetching", "prefetch_gptes"),
     ("host lookups for prefetching", "prefetch_lookups"),
