@@ -163,7 +163,7 @@ def test_at_the_end_of_a_slot(lookups: str, expected: list[int]) -> None:
 
 @pytest.mark.parametrize(("lookups", "expected"), [("batch", [0]), ("one_by_one", list(range(8)))])
 def test_where_two_slots_meet(lookups: str, expected: list[int]) -> None:
-    """gfn and gfn + 1 may be in different slots; a batch is limited to one for simplicity, as the mail says."""
+    """gfn and gfn + 1 may be in different slots; for simplicity a batch is limited to one, the mail says."""
     slots = ("slot 1 0x2000000 8K", "slot 2 0x2002000 24K")
     world = World("nopaging", *slots, design={"prefetch_host_lookups": lookups})
     world.ok("read 0x2000000")
