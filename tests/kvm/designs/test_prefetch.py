@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from kvm.designs.alike import NPT0, NPT1, assert_alike
+from kvm.random_nested import MODES as L1_MODES, random_nested
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World, names
 
@@ -377,3 +378,12 @@ def test_guests_see_no_difference(
     lines = [*parameters, *random_scenario(mode, 5000 + seed, 100).splitlines()]
     text = "\n".join(line for line in lines if not line.startswith("getdirty")) + "\n"
     assert_alike(text, {}, design, checked=True)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mode", L1_MODES)
+def test_hypervisors_and_their_guests_see_no_difference(mode: str, seed: int) -> None:
+    lines = random_nested(mode, 5000 + seed, 80).splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("getdirty")) + "\n"
+    one, _ = assert_alike(text, {}, ALL, checked=True)
+    assert one.stats["nested_run"]

@@ -3,6 +3,7 @@
 import pytest
 from kvm.designs.alike import Player, assert_alike
 from kvm.invariants import has_gptes
+from kvm.random_nested import random_nested
 from kvm.random_scenarios import random_scenario
 from kvm.world import World, names
 
@@ -328,3 +329,10 @@ def test_random_guests_get_the_same_translations(mode: str, seed: int, kernel: s
         compared += compare_leaves(one.world, two.world, gvas, tables)
     assert one.memory() == two.memory()
     assert compared > 100
+
+
+@pytest.mark.parametrize("kernel", [profile.kernel for profile in PROFILES])
+@pytest.mark.parametrize(("mode", "seed"), [(mode, seed) for mode in ("32", "pae") for seed in SEEDS])
+def test_random_hypervisors_and_their_guests_see_no_difference(mode: str, seed: int, kernel: str) -> None:
+    one, _ = assert_alike(random_nested(mode, 4000 + seed, 100), {}, ONE_OFF, kernel=kernel, checked=True)
+    assert one.stats["nested_run"]
