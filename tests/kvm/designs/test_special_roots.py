@@ -200,6 +200,17 @@ def test_an_unsync_page_marks_the_special_root() -> None:
     assert world.spte(0x400000) & ADDR == world.hpa(0x801000)
 
 
+@DESIGNS
+def test_a_directory_whose_memory_comes_later(one_off: bool) -> None:
+    """Directories made on demand are not missing if they could not be seen when the root was loaded."""
+    world = world_of("pae", one_off, "pt 0x1000 1 0x2000001", "map 0x1000 0x400000 0x800000 0x67")
+    world.ok("read 0x400000")
+    world.do_quietly("slot 1 0x2000000 1M")
+    world.ok("hostwrite 0x2000010 0x2001067 size=8", "hostwrite 0x2001000 0x800067 size=8")
+    expected = {"outcome": "ok", "value": "0x0"} if one_off else {"outcome": "error", "errno": "EFAULT"}
+    assert world.do("read 0x40400000").result == expected
+
+
 # -- nested ----------------------------------------------------------------------------------------------
 
 NESTED = """param kvm_amd npt=1
