@@ -258,8 +258,8 @@ SWITCHES: tuple[Switch, ...] = (
         "preallocated: 6.1, 6.12 (mmu_alloc_shadow_roots); one_off: "
         "Lai Jiangshan's patches of May 2022, not merged",
         "one_off: above the directories of a guest with less than four levels, or without paging, are shadow "
-        "pages of its vCPU alone; faults make the directories, whose quadrant follows from the parent, also those "
-        "whose memory was added after the root was loaded",
+        "pages of its vCPU alone; faults make the directories, whose quadrant follows from the parent, "
+        "also those whose memory was added after the root was loaded",
         mail="004_186dd804c34dd7d4",
     ),
     Switch(
