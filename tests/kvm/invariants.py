@@ -92,11 +92,12 @@ class State:
         self.unseen = frozenset(unseen)
         self.active: list[ShadowPage] = kvm.active_mmu_pages.pages()
         owners: list[ShadowPage] = [sp for sp in kvm.owners if sp is not None]
-        self.pages = [sp for sp in owners if not sp.tdp_mmu_page]
+        self.pages = [sp for sp in owners if not sp.tdp_mmu_page and not sp.special]
+        self.special = [sp for sp in owners if sp.special]
         self.tdp_pages = [sp for sp in owners if sp.tdp_mmu_page]
         self.tables = {sp.hpa: kvm.read_table(sp.hpa) for sp in owners}
         self.translations = {sp.hpa: kvm.read_table(sp.translations) for sp in self.pages if sp.translations}
-        self.sptes = self._present(self.pages)
+        self.sptes = self._present([*self.pages, *self.special])
         self.tdp_sptes = self._present(self.tdp_pages)
         self.leaves = [spte for spte in self.sptes if spte.is_leaf]
         self.links = [spte for spte in self.sptes if not spte.is_leaf]
@@ -227,8 +228,9 @@ def check_order(before: Iterable[ShadowPage], after: Iterable[ShadowPage]) -> No
 
 def check_links(s: State) -> None:
     """I7: an SPTE points to a page exactly if the page has it among its parents, one level down."""
+    pages = [*s.pages, *s.special]
     pointing = Counter((s.child(spte).hpa, spte.address) for spte in s.links)
-    parents = Counter((sp.hpa, sptep) for sp in s.pages for sptep in pte_list(s.kvm, sp.parent_ptes))
+    parents = Counter((sp.hpa, sptep) for sp in pages for sptep in pte_list(s.kvm, sp.parent_ptes))
     assert pointing == parents
     assert all(count == 1 for count in parents.values())
     for spte in s.links:
@@ -244,8 +246,9 @@ def check_roles(s: State) -> None:
         assert child.role & ROLE_DIRECT or not parent.role & ROLE_DIRECT, spte
         assert not child.role & ROLE_PASSTHROUGH, spte
         assert child.gfn == parent.gfn or not parent.role & ROLE_PASSTHROUGH, spte
-        if parent.role & ROLE_4BYTE_GPTE:
-            assert (child.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT == spte.index & 1, spte
+        if parent.role & ROLE_4BYTE_GPTE and not child.special:
+            quadrants = 1 << (child.role & ROLE_LEVEL)
+            assert (child.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT == spte.index % quadrants, spte
         else:
             assert not child.role & ROLE_QUADRANT, spte
 
@@ -253,7 +256,10 @@ def check_roles(s: State) -> None:
 def check_rights(s: State) -> None:
     """I9, I23: links allow all; a leaf allows what its page's role does, and W follows from the host down."""
     for spte in s.links:
-        assert spte.value & ~ADDR == SPTE_MMU_PRESENT | P | W | U | A, spte
+        if spte.sp.special and spte.level == 3 and not spte.sp.parent_ptes:
+            assert spte.value & ~(ADDR | A) == SPTE_MMU_PRESENT | P, "a PDPTE, in which some processors set A"
+        else:
+            assert spte.value & ~ADDR == SPTE_MMU_PRESENT | P | W | U | A, spte
     for spte in s.leaves:
         allowed = role_access(spte.sp)
         if not spte.sp.role & ROLE_CR0_WP and spte.value & W and not spte.value & U:
@@ -421,7 +427,7 @@ def check_mmio(s: State) -> None:
 def check_unsync(s: State) -> None:
     """I17 .. I20: only leaf tables are unsync, every way to one is marked, and they are counted."""
     upper = {sp.gfn for sp in s.pages if s.is_valid(sp) and has_gptes(sp) and sp.role & ROLE_LEVEL > 1}
-    for sp in s.pages:
+    for sp in (*s.pages, *s.special):
         level = sp.role & ROLE_LEVEL
         assert not sp.unsync or (level == 1 and has_gptes(sp)), sp
         assert not (sp.unsync and s.is_valid(sp) and sp.gfn in upper), sp
@@ -500,6 +506,18 @@ def check_roots_of(s: State, vcpu: Vcpu, mmu: KvmMmu) -> None:
         root = s.kvm.sptep_to_sp(hpa)
         assert s.is_valid(root) or pending, "an obsolete root stays in use"
         assert bool(root.role & ROLE_GUEST_MODE) == (mmu is vcpu.guest_mmu), root
+
+
+def check_special_roots(s: State) -> None:
+    """One-off roots: on no list, not hashed, of one vCPU; one page a level, and four directories at most."""
+    active = {sp.hpa for sp in s.active}
+    for sp in s.special:
+        assert s.kvm.design.special_roots, sp
+        assert sp.hpa not in active, sp
+        assert not any(other is sp for other in s.kvm.hashed_pages(sp.gfn)), sp
+        assert sp.root_count == s.roots[sp.hpa] == (0 if sp.parent_ptes else 1), sp
+        present = [n for n, value in enumerate(s.tables[sp.hpa]) if value & SPTE_MMU_PRESENT]
+        assert set(present) <= ({0} if sp.level() > 3 else {0, 1, 2, 3}), sp
 
 
 def check_nested(s: State) -> None:
@@ -588,6 +606,7 @@ CHECKS = (
     check_write_protection,
     check_accounting,
     check_roots,
+    check_special_roots,
     check_nested,
     check_tdp_trees,
     check_tdp_leaves,

@@ -42,7 +42,10 @@ _SUMMARY = (
     ("pages synced", "kvm_mmu_sync_page"),
     ("guest table writes seen", "mmu_pte_write"),
     ("upper SPTEs dropped by them", "mmu_pde_zapped"),
+    ("leaf SPTEs mapped by them", "mmu_pte_updated"),
     ("leaf SPTEs installed", "kvm_mmu_set_spte"),
+    ("gptes read for prefetching", "prefetch_gptes"),
+    ("host lookups for prefetching", "prefetch_lookups"),
     ("host mapping changes", "kvm_unmap_hva_range"),
 )
 
@@ -235,6 +238,8 @@ class _Report:
             parts = path.split(":")
             if parts[0] == "sps" and len(parts) == 2:
                 role = "direct" if value.get("direct") else f"of guest table {value['gfn']}"
+                if "off_list" in value:
+                    role = "special"
                 yield f"{parts[1]} new: level {value['level']}, {role}, gfn {value['gfn']}, {value['access']}"
             elif parts[0] == "sps" and parts[2] == "unsync":
                 yield f"{parts[1]} {'unsync' if value else 'in sync'}"

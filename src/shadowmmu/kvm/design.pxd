@@ -23,3 +23,7 @@ cdef class Design:
     cdef public u32 get_page_flow, hash_function, hash_bits, active_pages
     cdef public u32 split_flush, eager_split, ranged_flush_start
     cdef public bint ranged_flush
+    cdef public bint special_roots
+    cdef public u32 prefetch_window
+    cdef public bint prefetch_gpte_reads, prefetch_host_lookups, prefetch_above_level_1, merged_prefetch
+    cdef public bint pte_write_prefetches

@@ -5,6 +5,7 @@ A switch at its default costs one load from a typed field.
 
 from collections.abc import Mapping
 
+from .bits import PREFETCH_NUM
 from .switches import SWITCHES, profile_of, switch_named, value_of
 
 
@@ -47,8 +48,15 @@ class Design:
     eager_split                        huge SPTEs of any guest are split eagerly
     ranged_flush                       flushes of a range drop no more than that
     ranged_flush_start                 a replaced SPTE's range begins at its table's gfn
+    special_roots                      roots above the guest's own tables are shadow pages made for one vCPU
+    prefetch_window                    how many SPTEs around a fault are mapped with it, and which
+    prefetch_gpte_reads                whether their gptes are read together or each when it is needed
+    prefetch_host_lookups              whether host pages of direct SPTEs are looked up in runs
+    prefetch_above_level_1             huge pages are prefetched too
+    pte_write_prefetches               an emulated write to a leaf table maps the new gpte
 
-    Where each comes from is in the table.
+    Where each comes from is in the table. merged_prefetch says that the switches of prefetching at a fault
+    are at their defaults.
     """
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
@@ -92,6 +100,15 @@ class Design:
         self.eager_split = held["eager_split"]
         self.ranged_flush = held["ranged_flush"] != 0
         self.ranged_flush_start = held["ranged_flush_start"]
+        self.special_roots = held["special_roots"] != 0
+        self.prefetch_window = held["prefetch_window"]
+        self.prefetch_gpte_reads = held["prefetch_gpte_reads"] != 0
+        self.prefetch_host_lookups = held["prefetch_host_lookups"] != 0
+        self.prefetch_above_level_1 = held["prefetch_above_level_1"] != 0
+        self.pte_write_prefetches = held["pte_write_prefetches"] != 0
+        self.merged_prefetch = self.prefetch_window == PREFETCH_NUM and not (
+            self.prefetch_gpte_reads or self.prefetch_host_lookups or self.prefetch_above_level_1
+        )
 
     def value(self, name: str) -> str:
         """The name of a switch's value. Raises DesignError."""

@@ -7,6 +7,7 @@ from .huge_page cimport (disallowed_hugepage_adjust, gfn_round_for_level,
 from .nx_huge_page cimport account_nx_huge_page
 from .page_cache cimport is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch cimport direct_pte_prefetch
+from .prefetch_designs cimport direct_prefetch_around
 from .set_spte cimport mmu_set_spte
 from .shadow_page cimport ShadowPage
 from .vcpu cimport Vcpu

@@ -14,6 +14,7 @@ from .huge_page import (
 from .nx_huge_page import account_nx_huge_page
 from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import direct_pte_prefetch
+from .prefetch_designs import direct_prefetch_around
 from .set_spte import mmu_set_spte
 from .shadow_page import ShadowPage
 from .vcpu import Vcpu
@@ -47,6 +48,10 @@ def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
         sptep = shadow_walk_sptep(sp.spt, fault.addr, level)
     base_gfn = gfn_round_for_level(fault.gfn, level)
     result: u32 = mmu_set_spte(vcpu, fault.slot, parent, sptep, ACC_ALL, base_gfn, fault.pfn, fault)
-    if result != RET_PF_SPURIOUS and level == 1 and not kvm.mmu_invalidate_in_progress:
+    if result == RET_PF_SPURIOUS:
+        return result
+    if not kvm.design.merged_prefetch:
+        direct_prefetch_around(vcpu, parent, sptep)
+    elif level == 1 and not kvm.mmu_invalidate_in_progress:
         direct_pte_prefetch(vcpu, parent, sptep)
     return result

@@ -11,7 +11,7 @@ cdef class GuestWalker:
     cdef u64 pte_gpa[5]
     cdef u64 pte_hpa[5]
     cdef u32 pt_access[5]
-    cdef u64 prefetch_ptes[8]
+    cdef u64 prefetch_ptes[16]
 
 @cython.final
 cdef class PageFault:

@@ -20,7 +20,7 @@ class GuestWalker:
         self.pte_gpa = [0] * 5
         self.pte_hpa = [0] * 5
         self.pt_access = [0] * 5
-        self.prefetch_ptes = [0] * 8
+        self.prefetch_ptes = [0] * 16
         self.error_code = 0
 
 

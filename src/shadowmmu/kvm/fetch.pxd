@@ -10,8 +10,10 @@ from .mmu cimport KvmMmu
 from .nx_huge_page cimport account_nx_huge_page
 from .page_cache cimport is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch cimport pte_prefetch
+from .prefetch_designs cimport prefetch_around
 from .set_spte cimport mmu_set_spte
 from .shadow_page cimport ShadowPage
+from .special_root cimport pdpte_changed, special_walk_level, special_walk_root
 from .sync cimport mmu_sync_children
 from .vcpu cimport Vcpu
 from .vm cimport Kvm

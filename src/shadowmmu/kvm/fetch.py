@@ -28,8 +28,10 @@ from .mmu import KvmMmu
 from .nx_huge_page import account_nx_huge_page
 from .page_cache import is_linked, kvm_mmu_get_child_sp, link_shadow_page
 from .prefetch import pte_prefetch
+from .prefetch_designs import prefetch_around
 from .set_spte import mmu_set_spte
 from .shadow_page import ShadowPage
+from .special_root import pdpte_changed, special_walk_level, special_walk_root
 from .sync import mmu_sync_children
 from .vcpu import Vcpu
 from .vm import Kvm
@@ -39,18 +41,20 @@ from .zap import drop_parent_pte
 def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
     """Where a walk of the shadow tables for addr starts: the address of a table, 0 if there is none.
 
-    With a three-level shadow that is one of the four directories in pae_root.
+    With a three-level shadow that is one of the four directories in pae_root, or the special page above them.
     """
     mmu: KvmMmu = vcpu.mmu
     if not mmu.root_is_special():
-        return mmu.root_hpa
+        return special_walk_root(vcpu) if vcpu.kvm.design.special_roots else mmu.root_hpa
     entry: u64 = vcpu.kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
     return entry & ADDR if entry & P else 0
 
 
 def shadow_walk_level(vcpu: Vcpu) -> u32:
     """Level of the table at shadow_walk_root."""
-    return PT32_ROOT_LEVEL if vcpu.mmu.root_is_special() else vcpu.mmu.shadow_level()
+    if vcpu.mmu.root_is_special():
+        return PT32_ROOT_LEVEL
+    return special_walk_level(vcpu.mmu) if vcpu.kvm.design.special_roots else vcpu.mmu.shadow_level()
 
 
 def shadow_walk_sptep(table: u64, addr: u64, level: u32) -> u64:
@@ -91,6 +95,8 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
         return RET_PF_RETRY
     if mmu.root_hpa == 0:
         vcpu.requests |= REQ_MMU_FREE_OBSOLETE_ROOTS
+        return RET_PF_RETRY
+    if kvm.design.special_roots and pdpte_changed(vcpu, w, fault.addr):
         return RET_PF_RETRY
     table: u64 = shadow_walk_root(vcpu, fault.addr)
     if table == 0:
@@ -141,6 +147,10 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
         sptep = shadow_walk_sptep(sp.spt, fault.addr, level)
     base_gfn = gfn_round_for_level(fault.gfn, level)
     result: u32 = mmu_set_spte(vcpu, fault.slot, parent, sptep, w.pte_access, base_gfn, fault.pfn, fault)
-    if result != RET_PF_SPURIOUS:
+    if result == RET_PF_SPURIOUS:
+        return result
+    if kvm.design.merged_prefetch:
         pte_prefetch(vcpu, w, parent, sptep)
+    else:
+        prefetch_around(vcpu, w, parent, sptep)
     return result

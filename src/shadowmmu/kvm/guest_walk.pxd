@@ -7,6 +7,7 @@ from .guest_memory cimport read_page_atomic, table_page, write_page
 from .mark_dirty cimport mark_page_dirty_in_slot
 from .memslots cimport MemSlot
 from .mmu cimport KvmMmu
+from .prefetch_window cimport read_window
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 

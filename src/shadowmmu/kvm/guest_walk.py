@@ -39,6 +39,7 @@ from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .mmu import KvmMmu
 from .pdptrs import refresh_pdptrs
+from .prefetch_window import read_window
 from .vcpu import Vcpu
 from .vm import Kvm
 
@@ -108,7 +109,7 @@ def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) 
         level -= 1
     w.max_level = level
     nx: u64 = 0 if four_byte else NX
-    combined: u64 = MASK64
+    combined: u64 = 0xFFFFFFFF if four_byte else MASK64
     inherited: u64
     while True:
         inherited = combined
@@ -256,7 +257,9 @@ def gpte_changed(vcpu: Vcpu, w: GuestWalker, level: u32) -> bool:
     if page == INVALID_PAGE:
         return True
     offset: u64 = w.pte_gpa[level - 1] & 0xFFF
-    if level == 1:
+    if level == 1 and not kvm.design.merged_prefetch:
+        read_window(kvm, w, page, offset, four_byte)
+    elif level == 1:
         size: u64 = 4 if four_byte else 8
         first: u64 = (page | (offset & ~(size * PREFETCH_NUM - 1))) >> 3
         word: u64

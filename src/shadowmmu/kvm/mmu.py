@@ -16,7 +16,8 @@ class KvmMmu:
     prev_roots      up to three former roots, most recently used first, as parallel lists of hpa and pgd
     cpu_role        what the guest's registers ask for: base word and extended word
     root_role       the role of the root shadow page
-    pae_root        hpa of the four-entry table used as root while the guest has less than 4 levels; 0: none
+    pae_root        hpa of the four-entry table used as root while the guest has less than 4 levels; 0: none,
+                    or the root is a special page (special_root)
     pml4_root, pml5_root
                     tables above pae_root where the shadow has more levels than the guest; 0: none
     permissions     16 bytes, see x86.paging.permission_bitmask

@@ -7,7 +7,7 @@ from .get_page_flows cimport get_page_by_flow
 from .replace_spte cimport zap_replaced_spte
 from .rmap cimport pte_list_add
 from .shadow_page cimport ShadowPage
-from .spte cimport make_nonleaf_spte, mmu_spte_update, spte_index
+from .spte cimport is_pae_root, make_nonleaf_spte, make_pae_pdpte, mmu_spte_update, spte_index
 from .sync cimport kvm_sync_page
 from .unsync cimport mark_unsync
 from .vcpu cimport MemoryCache, Vcpu

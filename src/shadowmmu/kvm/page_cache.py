@@ -24,7 +24,7 @@ from .get_page_flows import get_page_by_flow
 from .replace_spte import zap_replaced_spte
 from .rmap import pte_list_add
 from .shadow_page import ShadowPage
-from .spte import make_nonleaf_spte, mmu_spte_update, spte_index
+from .spte import is_pae_root, make_nonleaf_spte, make_pae_pdpte, mmu_spte_update, spte_index
 from .sync import kvm_sync_page
 from .unsync import mark_unsync
 from .vcpu import MemoryCache, Vcpu
@@ -33,7 +33,10 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 
 def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
-    """The role of the page that the SPTE at sptep, in `parent`, should point to."""
+    """The role of the page that the SPTE at sptep, in `parent`, should point to.
+
+    Two pages at level 1 shadow a 4-byte guest table, and four at level 2, where only a special root is above.
+    """
     role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH)
     if not kvm.design.child_inherits_invalid:
         role &= ~ROLE_INVALID
@@ -43,7 +46,8 @@ def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, ac
         role |= ROLE_DIRECT
     if role & ROLE_4BYTE_GPTE:
         role &= ~ROLE_QUADRANT
-        role |= (spte_index(sptep) & 1) << ROLE_QUADRANT_SHIFT
+        quadrants: u32 = 1 << (role & ROLE_LEVEL)
+        role |= (spte_index(sptep) & (quadrants - 1)) << ROLE_QUADRANT_SHIFT
     return role
 
 
@@ -147,7 +151,10 @@ def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
     """Let the SPTE at sptep point to `sp`; what was there is zapped and always flushed."""
     if kvm.words[sptep >> 3] & SPTE_MMU_PRESENT:
         zap_replaced_spte(kvm, sptep, 1)
-    mmu_spte_update(kvm, sptep, make_nonleaf_spte(sp))
+    spte: u64 = make_nonleaf_spte(sp)
+    if kvm.design.special_roots and is_pae_root(kvm.sptep_to_sp(sptep)):
+        spte = make_pae_pdpte(sp)
+    mmu_spte_update(kvm, sptep, spte)
     sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
     if sp.unsync or sp.unsync_children:
         mark_unsync(kvm, sptep)

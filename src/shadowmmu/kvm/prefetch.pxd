@@ -10,9 +10,9 @@ from .sync cimport prefetch_invalid_gpte, shadowed_access
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 
-cdef MemSlot _slot_without_dirty_log(Kvm kvm, u64 gfn, u32 writable)
-cdef u64 _atomic_page(MemSlot slot, u64 gfn) except? 1
+cpdef MemSlot slot_without_dirty_log(Kvm kvm, u64 gfn, u32 writable)
+cpdef u64 atomic_page(MemSlot slot, u64 gfn) except? 1
 cpdef bint prefetch_gpte(Vcpu vcpu, ShadowPage sp, u64 sptep, u64 gpte, u32 no_dirty_log) except -1
 cpdef void pte_prefetch(Vcpu vcpu, GuestWalker w, ShadowPage sp, u64 sptep) except *
-cdef bint _direct_prefetch_run(Vcpu vcpu, ShadowPage sp, u64 start, u64 end) except -1
+cpdef bint direct_prefetch_run(Vcpu vcpu, ShadowPage sp, u64 start, u64 end) except -1
 cpdef void direct_pte_prefetch(Vcpu vcpu, ShadowPage sp, u64 sptep) except *

@@ -1,5 +1,7 @@
 """Mapping the neighbours of a faulting page: the aligned group of eight SPTEs around it, at level 1 only.
 
+Other ways to do it are in prefetch_designs.
+
 pte_prefetch and __direct_pte_prefetch, arch/x86/kvm/mmu, 6.12.111.
 """
 
@@ -26,7 +28,7 @@ from .vcpu import Vcpu
 from .vm import Kvm
 
 
-def _slot_without_dirty_log(kvm: Kvm, gfn: u64, writable: u32) -> MemSlot | None:
+def slot_without_dirty_log(kvm: Kvm, gfn: u64, writable: u32) -> MemSlot | None:
     """gfn_to_memslot_dirty_bitmap: the slot, unless the page would be written behind the dirty log's back."""
     slot: MemSlot | None = kvm.visible_memslot(gfn)
     if slot is None or (writable and slot.flags & MEM_LOG_DIRTY_PAGES):
@@ -34,7 +36,7 @@ def _slot_without_dirty_log(kvm: Kvm, gfn: u64, writable: u32) -> MemSlot | None
     return slot
 
 
-def _atomic_page(slot: MemSlot, gfn: u64) -> u64:
+def atomic_page(slot: MemSlot, gfn: u64) -> u64:
     """A writable page, without sleeping; 0 if there is none."""
     if slot.flags & MEM_READONLY:
         return 0
@@ -51,10 +53,10 @@ def prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64, no_dirty_lo
         return False
     gfn: u64 = (gpte & ADDR) >> 12
     access: u32 = shadowed_access(sp, gpte)
-    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, no_dirty_log and access & ACC_W)
+    slot: MemSlot | None = slot_without_dirty_log(kvm, gfn, no_dirty_log and access & ACC_W)
     if slot is None:
         return False
-    page: u64 = _atomic_page(slot, gfn)
+    page: u64 = atomic_page(slot, gfn)
     if page == 0:
         return False
     mmu_set_spte(vcpu, slot, sp, sptep, access, gfn, (page & ADDR) >> 12, None)
@@ -82,15 +84,15 @@ def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None
             return
 
 
-def _direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bool:
+def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bool:
     """Map the SPTEs at addresses start..end-8 of a direct page; False if nothing could be mapped."""
     kvm: Kvm = vcpu.kvm
     access: u32 = (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
     gfn: u64 = page_gfn(kvm, sp, spte_index(start))
-    slot: MemSlot | None = _slot_without_dirty_log(kvm, gfn, access & ACC_W)
+    slot: MemSlot | None = slot_without_dirty_log(kvm, gfn, access & ACC_W)
     if slot is None or gfn + ((end - start) >> 3) > slot.base_gfn + slot.npages:
         return False
-    page: u64 = _atomic_page(slot, gfn)
+    page: u64 = atomic_page(slot, gfn)
     if page == 0:
         return False
     sptep: u64 = start
@@ -99,7 +101,7 @@ def _direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bo
         gfn += 1
         sptep += 8
         if sptep < end:
-            page = _atomic_page(slot, gfn)
+            page = atomic_page(slot, gfn)
     return True
 
 
@@ -111,10 +113,10 @@ def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
     at: u64
     for at in range(first, first + PREFETCH_NUM * 8, 8):
         if kvm.words[at >> 3] & SPTE_MMU_PRESENT or at == sptep:
-            if start and not _direct_prefetch_run(vcpu, sp, start, at):
+            if start and not direct_prefetch_run(vcpu, sp, start, at):
                 return
             start = 0
         elif start == 0:
             start = at
     if start:
-        _direct_prefetch_run(vcpu, sp, start, first + PREFETCH_NUM * 8)
+        direct_prefetch_run(vcpu, sp, start, first + PREFETCH_NUM * 8)

@@ -7,6 +7,7 @@ from .mmio cimport vcpu_clear_mmio_info
 from .mmu cimport KvmMmu
 from .page_cache cimport kvm_mmu_get_shadow_page
 from .shadow_page cimport ShadowPage
+from .special_root cimport alloc_special_root, free_special_root
 from .sync cimport kvm_mmu_sync_roots
 from .table cimport clear_translations
 from .tdp.roots cimport kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root

@@ -25,6 +25,7 @@ from .mmu import KvmMmu
 from .page_cache import kvm_mmu_get_shadow_page
 from .role import kvm_init_mmu
 from .shadow_page import ShadowPage
+from .special_root import alloc_special_root, free_special_root
 from .sync import kvm_mmu_sync_roots
 from .table import clear_translations
 from .tdp.roots import kvm_tdp_mmu_alloc_root, kvm_tdp_mmu_put_root
@@ -75,6 +76,10 @@ def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
         mmu.root_hpa = _alloc_root(vcpu, 0, mmu.root_role)
         mmu.root_pgd = 0
         return
+    if vcpu.kvm.design.special_roots:
+        mmu.root_hpa = alloc_special_root(vcpu)
+        mmu.root_pgd = 0
+        return
     i: u64
     for i in range(4):
         root: u64 = _alloc_root(vcpu, i << 18, _directory_role(mmu, 0))
@@ -121,6 +126,10 @@ def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
         mmu.root_hpa = _alloc_root(vcpu, root_gfn, mmu.root_role)
         mmu.root_pgd = pgd
         return
+    if kvm.design.special_roots:
+        mmu.root_hpa = alloc_special_root(vcpu)
+        mmu.root_pgd = pgd
+        return
     flags: u64 = P
     if mmu.shadow_level() >= PT64_ROOT_4LEVEL:
         flags |= W | U | A
@@ -142,6 +151,8 @@ def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
 def mmu_alloc_special_roots(kvm: Kvm, mmu: KvmMmu) -> None:
     """The tables above the four directories that an MMU needs if it shadows fewer levels than it has."""
     if mmu.direct() or mmu.guest_level() >= PT64_ROOT_4LEVEL or mmu.shadow_level() < PT64_ROOT_4LEVEL:
+        return
+    if kvm.design.special_roots:
         return
     if not mmu.pae_root:
         mmu.pae_root = _zeroed_table(kvm)
@@ -199,6 +210,9 @@ def _free_root_page(kvm: Kvm, hpa: u64, invalid_list: list[ShadowPage]) -> None:
     sp: ShadowPage = kvm.sptep_to_sp(hpa)
     if sp.tdp_mmu_page:
         kvm_tdp_mmu_put_root(kvm, sp)
+        return
+    if sp.special:
+        free_special_root(kvm, sp)
         return
     sp.root_count -= 1
     if not sp.root_count and sp.role & ROLE_INVALID:
@@ -317,8 +331,10 @@ def _find_without_current(vcpu: Vcpu, new_pgd: u64) -> bool:
 def fast_pgd_switch(vcpu: Vcpu, new_pgd: u64) -> bool:
     """Make a cached root for new_pgd current; False if there is none. PAE and dummy roots are not cached."""
     mmu: KvmMmu = vcpu.mmu
-    if mmu.root_hpa != INVALID_PAGE and root_to_sp(vcpu, mmu.root_hpa) is None:
-        kvm_mmu_free_roots(vcpu.kvm, mmu, ROOT_CURRENT)
+    if mmu.root_hpa != INVALID_PAGE:
+        current: ShadowPage | None = root_to_sp(vcpu, mmu.root_hpa)
+        if current is None or current.special:
+            kvm_mmu_free_roots(vcpu.kvm, mmu, ROOT_CURRENT)
     if mmu.root_hpa != INVALID_PAGE:
         return _find_and_keep_current(vcpu, new_pgd)
     return _find_without_current(vcpu, new_pgd)

@@ -8,7 +8,7 @@ cdef class ShadowPage:
     cdef public u32 role
     cdef public u32 mmu_valid_gen, root_count, unsync_children, write_flooding_count
     cdef public bint unsync, nx_huge_page_disallowed, tracked_nx_huge_page, on_list
-    cdef public bint tdp_mmu_page, scheduled_root_to_zap
+    cdef public bint tdp_mmu_page, scheduled_root_to_zap, special
     cdef public u64 ptep
     cdef u64 unsync_child_bitmap[8]
     cdef public u64 parent_ptes

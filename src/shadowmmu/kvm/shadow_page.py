@@ -14,6 +14,9 @@ class ShadowPage:
 
     A page of the TDP MMU (`tdp_mmu_page`) is linked at one place only, `ptep` (0 for a root), and is on no
     PageList. root_count of such a root is its reference count.
+
+    A `special` page is above the directories of one vCPU's root, on no PageList and not in the hash
+    (special_root).
     """
 
     def __init__(self, gfn: u64, role: u32, spt: u64, translations: u64) -> None:
@@ -32,6 +35,7 @@ class ShadowPage:
         self.tracked_nx_huge_page = False
         self.on_list = False
         self.tdp_mmu_page = False
+        self.special = False
         self.scheduled_root_to_zap = False
         self.ptep = 0
         self.newer: ShadowPage | None = None

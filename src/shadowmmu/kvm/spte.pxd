@@ -1,5 +1,6 @@
 from ..x86.bits cimport A, ADDR, D, NX, P, PS, U, W, i64, u32, u64
-from .bits cimport ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_HOST_WRITABLE, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from .bits cimport (PT32E_ROOT_LEVEL, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_LEVEL, SPTE_HOST_WRITABLE, SPTE_MMU_PRESENT,
+                    SPTE_MMU_WRITABLE)
 from .shadow_page cimport ShadowPage
 from .vm cimport Kvm
 
@@ -7,6 +8,8 @@ cpdef bint is_shadow_present(u64 spte) except -1
 cpdef bint is_last_spte(u64 spte, u32 level) except -1
 cpdef u32 spte_index(u64 sptep) except? 0xdead
 cpdef u64 make_nonleaf_spte(ShadowPage child) except? 0xdead
+cpdef bint is_pae_root(ShadowPage sp) except -1
+cpdef u64 make_pae_pdpte(ShadowPage child) except? 0xdead
 cpdef u64 page_gfn(Kvm kvm, ShadowPage sp, u32 index) except? 0xdead
 cpdef u32 page_access(Kvm kvm, ShadowPage sp, u32 index) except? 77
 cpdef void set_page_translation(Kvm kvm, ShadowPage sp, u32 index, u64 gfn, u32 access) except *

@@ -9,8 +9,10 @@ from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, NX, PS, A, D, P, U, W
 from .bits import (
+    PT32E_ROOT_LEVEL,
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
+    ROLE_LEVEL,
     SPTE_HOST_WRITABLE,
     SPTE_MMU_PRESENT,
     SPTE_MMU_WRITABLE,
@@ -37,6 +39,16 @@ def spte_index(sptep: u64) -> u32:
 def make_nonleaf_spte(child: ShadowPage) -> u64:
     """An SPTE that points to a table: all rights, Accessed."""
     return child.spt | SPTE_MMU_PRESENT | P | W | U | A
+
+
+def is_pae_root(sp: ShadowPage) -> bool:
+    """Whether `sp` is a special page that the processor takes for the four PDPTEs of a PAE guest."""
+    return sp.special and sp.role & ROLE_LEVEL == PT32E_ROOT_LEVEL and not sp.parent_ptes
+
+
+def make_pae_pdpte(child: ShadowPage) -> u64:
+    """A PDPTE that points to a directory: the processor reserves the bits of rights there, and Accessed."""
+    return child.spt | SPTE_MMU_PRESENT | P
 
 
 def page_gfn(kvm: Kvm, sp: ShadowPage, index: u32) -> u64:

@@ -7,6 +7,7 @@ cdef class VmStat:
     cdef public i64 mmu_pde_zapped, mmu_flooded, mmu_recycled, mmu_cache_miss, mmu_unsync
     cdef public i64 pages_4k, pages_2m, pages_1g, nx_lpage_splits
     cdef public i64 max_mmu_rmap_size, max_mmu_page_hash_collisions
+    cdef public i64 mmu_pte_updated, prefetch_gptes, prefetch_lookups
 
 @cython.final
 cdef class VcpuStat:

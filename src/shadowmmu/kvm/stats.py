@@ -16,6 +16,9 @@ VM_STATS = (
     "nx_lpage_splits",
     "max_mmu_rmap_size",
     "max_mmu_page_hash_collisions",
+    "mmu_pte_updated",
+    "prefetch_gptes",
+    "prefetch_lookups",
 )
 VCPU_STATS = (
     "pf_taken",
@@ -37,7 +40,11 @@ VCPU_STATS = (
 
 
 class VmStat:
-    """Statistics of a VM; the gauges mmu_unsync, pages_* and nx_lpage_splits go up and down."""
+    """Statistics of a VM; the gauges mmu_unsync, pages_* and nx_lpage_splits go up and down.
+
+    Today's kernels do not count the last three: gptes mapped when they were written (3.12), and, as long as
+    prefetching is not the merged one, gptes read and host pages (or runs of them) looked up for it.
+    """
 
     def __init__(self) -> None:
         self.remote_tlb_flush = 0
@@ -55,6 +62,9 @@ class VmStat:
         self.nx_lpage_splits = 0
         self.max_mmu_rmap_size = 0
         self.max_mmu_page_hash_collisions = 0
+        self.mmu_pte_updated = 0
+        self.prefetch_gptes = 0
+        self.prefetch_lookups = 0
 
     def as_dict(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in VM_STATS}

@@ -329,6 +329,63 @@ SWITCHES: tuple[Switch, ...] = (
         mail="001_59f67f44841b1267",
         unsafe=("table",),
     ),
+    Switch(
+        "special_roots",
+        {"preallocated": 0, "one_off": 1},
+        "preallocated",
+        "preallocated: 6.1, 6.12 (mmu_alloc_shadow_roots); one_off: "
+        "Lai Jiangshan's patches of May 2022, not merged",
+        "one_off: above the directories of a guest with less than four levels, or without paging, are shadow "
+        "pages of its vCPU alone; faults make the directories, whose quadrant follows from the parent, "
+        "also those whose memory was added after the root was loaded",
+        mail="004_186dd804c34dd7d4",
+    ),
+    Switch(
+        "prefetch_window",
+        {"off": 0, "8_aligned": 8, "16_aligned": 16, "16_from_fault": 17},
+        "8_aligned",
+        "8_aligned: since 2.6.37 (PTE_PREFETCH_NUM); 16_from_fault: "
+        "Xiao Guangrong's patch of June 2010; 16_aligned: Avi Kivity's answer; off: before",
+        "which SPTEs a fault maps besides its own; from_fault gains nothing when memory is scanned backwards",
+        mail="003_03ed09b02ff8a576",
+    ),
+    Switch(
+        "prefetch_gpte_reads",
+        {"batch": 0, "one_by_one": 1},
+        "batch",
+        "batch: since 2.6.37 (FNAME(gpte_changed)); one_by_one: the patch of June 2010",
+        "gptes for prefetching are read together when the fault's gpte is checked, or each when the one "
+        "before has been mapped: then none is read in vain, and what is read is newer",
+        mail="003_03ed09b02ff8a576",
+    ),
+    Switch(
+        "prefetch_host_lookups",
+        {"batch": 0, "one_by_one": 1},
+        "batch",
+        "batch: since 2.6.37 (gfn_to_page_many_atomic); one_by_one: "
+        "the patch of June 2010 (gfn_to_pfn_atomic)",
+        "neighbours in direct pages are looked up in runs within one slot, of which a missing page ends "
+        "its run only; or one by one across slots, up to the first missing page",
+        mail="003_03ed09b02ff8a576",
+    ),
+    Switch(
+        "prefetch_above_level_1",
+        NO_YES,
+        "no",
+        "no: since 2.6.37; yes: the patch of June 2010, with the test of the host page's size that its "
+        "review asked for",
+        "huge pages next to one that faulted are mapped too, where guest and host have pages of that size",
+        mail="003_03ed09b02ff8a576",
+    ),
+    Switch(
+        "pte_write_prefetches",
+        NO_YES,
+        "no",
+        "yes: up to 5.11 (mmu_pte_write_new_pte, update_pte); no: 6.1, 6.12",
+        "an emulated write to a leaf table maps the new gpte with the code of prefetching, and flushes TLBs "
+        "only if something is gone; with invlpg_zaps INVLPG does the same",
+        mail="003_03ed09b02ff8a576",
+    ),
 )
 
 PROFILES: tuple[Profile, ...] = (

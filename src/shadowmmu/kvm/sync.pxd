@@ -25,7 +25,7 @@ cpdef u32 shadowed_access(ShadowPage sp, u64 gpte) except? 0xdead
 cpdef u64 level1_gpte_gpa(ShadowPage sp, u32 index) except? 0xdead
 cdef bint _sync_mmio_spte(Kvm kvm, u64 sptep, u64 gfn, u32 access) except -1
 cpdef i64 sync_spte(Vcpu vcpu, ShadowPage sp, u32 index) except? 77
-cdef bint _sync_page_check(Vcpu vcpu, ShadowPage sp) except -1
+cpdef bint kvm_sync_page_check(Vcpu vcpu, ShadowPage sp) except -1
 cpdef i64 kvm_sync_page(Vcpu vcpu, ShadowPage sp, list[ShadowPage] invalid_list) except? 77
 cpdef bint kvm_vcpu_write_protect_gfn(Kvm kvm, u64 gfn) except -1
 cpdef void mmu_sync_children(Vcpu vcpu, ShadowPage parent) except *

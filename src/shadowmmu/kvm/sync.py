@@ -115,7 +115,8 @@ def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
     return 1 if mmu_spte_update(kvm, sptep, leaf.spte) else 0
 
 
-def _sync_page_check(vcpu: Vcpu, sp: ShadowPage) -> bool:
+def kvm_sync_page_check(vcpu: Vcpu, sp: ShadowPage) -> bool:
+    """Whether `sp` shadows tables in the mode that the vCPU is in, so that its gptes can be read."""
     ignored: u32 = ROLE_LEVEL | ROLE_ACCESS | ROLE_QUADRANT | ROLE_PASSTHROUGH
     if sp.role & ROLE_DIRECT or vcpu.mmu.direct():
         return False
@@ -128,7 +129,7 @@ def kvm_sync_page(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) ->
     Neither write-protects the guest table nor clears `unsync`.
     """
     result: i64 = 0
-    if _sync_page_check(vcpu, sp):
+    if kvm_sync_page_check(vcpu, sp):
         i: u32
         for i in range(512):
             result |= sync_spte(vcpu, sp, i)

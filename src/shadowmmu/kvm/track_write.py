@@ -9,6 +9,7 @@ from .bits import (
     WRITE_FLOODING_LIMIT,
 )
 from .guest_memory import read_guest
+from .pte_update import flush_local_tlb, need_remote_flush, update_pte
 from .shadow_page import ShadowPage
 from .spte import is_shadow_present
 from .vcpu import Vcpu
@@ -56,6 +57,7 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
     """Guest memory at gpa was written by `size` bytes: drop what shadows it.
 
     A page that is written again and again, or in odd ways, is taken for no page table any more and zapped.
+    Older kernels map the new gpte at once (pte_update).
     """
     kvm = vcpu.kvm
     if not kvm.indirect_shadow_pages:
@@ -64,7 +66,7 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
     if vcpu.is_pae() and size == 4:
         gpa &= ~7
         size = 8
-    gentry = read_guest(kvm, gpa, size) if size in (4, 8) else 0
+    gentry = (read_guest(kvm, gpa, size) or 0) if size in (4, 8) else 0
     kvm.stat.mmu_pte_write += 1
     invalid_list: list[ShadowPage] = []
     flush = False
@@ -74,8 +76,15 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
             kvm.stat.mmu_flooded += 1
             continue
         for sptep in get_written_sptes(sp, gpa):
-            flush |= is_shadow_present(kvm.read_spte(sptep))
+            old = kvm.read_spte(sptep)
             mmu_page_zap_pte(kvm, sp, sptep, None)
             if gentry and sp.level() > 1:
                 kvm.stat.mmu_pde_zapped += 1
+            if kvm.design.pte_write_prefetches:
+                update_pte(vcpu, sp, sptep, gentry)
+                flush |= need_remote_flush(old, kvm.read_spte(sptep))
+            else:
+                flush |= is_shadow_present(old)
+    if kvm.design.pte_write_prefetches and pages and not flush:
+        flush_local_tlb(vcpu)
     kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)

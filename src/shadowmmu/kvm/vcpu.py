@@ -65,7 +65,8 @@ class Vcpu:
         self.cpu = cpu
         self.stat = VcpuStat()
         unused = ROLE_INVALID if kvm.design.unused_role_is_invalid else 0
-        self.root_mmu = KvmMmu(unused, 0 if kvm.parameters.tdp_enabled else kvm.arena.alloc_table())
+        has_pae_root = not kvm.parameters.tdp_enabled and not kvm.design.special_roots
+        self.root_mmu = KvmMmu(unused, kvm.arena.alloc_table() if has_pae_root else 0)
         self.guest_mmu = KvmMmu(unused)
         self.nested_mmu = KvmMmu(unused)
         self.mmu = self.root_mmu

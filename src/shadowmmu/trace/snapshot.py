@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from ..kvm.bits import INVALID_PAGE, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
+from ..kvm.bits import INVALID_PAGE, PT32E_ROOT_LEVEL, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
 from ..kvm.rmap import pte_list
 from ..x86.bits import ADDR, PS
 
@@ -26,8 +26,8 @@ def snapshot(machine: Machine) -> RawState:
     """The state between two operations. All numbers as they are; names are trace.names' work.
 
     `sps` are the active pages, newest first, the trees of the TDP MMU in pre-order, newest root first, then
-    roots that were zapped while in use (`off_list`); `rmap`, `lpage` and `wtrack` hold what is not empty;
-    `pfns` says what each frame in a leaf SPTE backs now.
+    roots that were zapped while in use and special ones (`off_list`); `rmap`, `lpage` and `wtrack` hold what
+    is not empty; `pfns` says what each frame in a leaf SPTE backs now.
     """
     kvm = machine.kvm
     pages = [*kvm.active_mmu_pages.pages(), *_tdp_pages(kvm)]
@@ -83,7 +83,9 @@ def _roots(kvm: Kvm) -> list[ShadowPage]:
     for vcpu in kvm.vcpus:
         for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
             hpas = [mmu.prev_root(i)[1] for i in range(3)]
-            if mmu.root_is_special():
+            if kvm.design.special_roots:
+                hpas += _special_pages(kvm, mmu.root_hpa)
+            elif mmu.root_is_special():
                 hpas += [word & ADDR for word in _pae_root(kvm, mmu) if word & 1]
             else:
                 hpas.append(mmu.root_hpa)
@@ -91,6 +93,14 @@ def _roots(kvm: Kvm) -> list[ShadowPage]:
                 if hpa not in (0, INVALID_PAGE):
                     found.setdefault(hpa, kvm.sptep_to_sp(hpa))
     return list(found.values())
+
+
+def _special_pages(kvm: Kvm, hpa: int) -> list[int]:
+    """A root and, if it is special, the special pages below it."""
+    sp = kvm.page_at(hpa) if hpa not in (0, INVALID_PAGE) else None
+    if sp is None or not sp.special or sp.level() == PT32E_ROOT_LEVEL:
+        return [hpa]
+    return [hpa, *_special_pages(kvm, kvm.read_spte(hpa) & ADDR)]
 
 
 def _pae_root(kvm: Kvm, mmu: KvmMmu) -> list[int]:
