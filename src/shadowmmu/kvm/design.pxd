@@ -18,3 +18,5 @@ cdef class Design:
     cdef public bint nx_recovery_skips_logged_slots
     cdef public bint change_pte, hugetlb_unmap_notifies_again, pre_fault_memory, event_strings
     cdef public u64 zero_page
+    cdef public bint multimapped, mmio_caching, vcpu_mmio_cache, fast_page_fault, clear_spte_count, unsync
+    cdef public u32 write_flooding, mmio_invalidation, mmio_generation_bits, zap_all, host_word

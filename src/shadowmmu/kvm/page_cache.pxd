@@ -3,7 +3,7 @@ from .account cimport account_shadowed
 from .bits cimport (ROLE_4BYTE_GPTE, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL,
                     ROLE_PASSTHROUGH, ROLE_QUADRANT, ROLE_QUADRANT_SHIFT, SPTE_MMU_PRESENT)
 from .flush cimport kvm_flush_remote_tlbs
-from .rmap cimport pte_list_add
+from .parent_pte cimport mmu_page_add_parent_pte
 from .shadow_page cimport ShadowPage
 from .spte cimport make_nonleaf_spte, mmu_spte_update, spte_index
 from .sync cimport kvm_sync_page

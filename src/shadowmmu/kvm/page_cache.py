@@ -20,7 +20,7 @@ from .bits import (
     SPTE_MMU_PRESENT,
 )
 from .flush import kvm_flush_remote_tlbs
-from .rmap import pte_list_add
+from .parent_pte import mmu_page_add_parent_pte
 from .shadow_page import ShadowPage
 from .spte import make_nonleaf_spte, mmu_spte_update, spte_index
 from .sync import kvm_sync_page
@@ -168,6 +168,6 @@ def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
         mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep, invalid_list)
         kvm_mmu_remote_flush_or_zap(kvm, invalid_list, 1)
     mmu_spte_update(kvm, sptep, make_nonleaf_spte(sp))
-    sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
+    mmu_page_add_parent_pte(kvm, sp, sptep)
     if sp.unsync or sp.unsync_children:
         mark_unsync(kvm, sptep)
