@@ -317,9 +317,10 @@ SWITCHES: tuple[Switch, ...] = (
         "unsync",
         {"leaf": 1, "never": 0},
         "leaf",
-        "2.6.28 on: leaf; before: never",
+        "2.6.28 on: leaf (mail patch 3 says why only leaves); before: never",
         "a leaf table that the guest writes becomes writable, and out of sync until the guest flushes; or "
         "every shadowed table stays write-protected, and every write to one is emulated",
+        mail="002_61aa16377bf62e9f",
     ),
 )
 

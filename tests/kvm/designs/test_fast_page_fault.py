@@ -1,7 +1,7 @@
 """Mail 002, patch 5: write faults fixed without mmu_lock."""
 
 import pytest
-from kvm.designs.alike import PAGING
+from kvm.designs.side_by_side import PAGING
 from kvm.world import World, names
 
 GPA = 0x2000000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
-from kvm.designs.alike import PAGING
+from kvm.designs.side_by_side import PAGING
 from kvm.world import World, names
 
 from shadowmmu.kvm.mmio import get_mmio_spte_generation, is_mmio_spte
@@ -15,11 +15,14 @@ WAYS = pytest.mark.parametrize("way", PAGING)
 
 
 def mmio_world(design: Mapping[str, str], way: str = "npt=0") -> World:
-    """A guest with four pages of MMIO at GVA and memory at DATA; the first page of each was read."""
+    """A guest with four pages of MMIO at GVA and memory at DATA; the first of each was read."""
     world = World(
-        "long4", *PAGING[way], f"map 0x1000 {GVA:#x} {HOLE:#x} 0x67 n=4", f"map 0x1000 {DATA:#x} 0x800000 0x67",
+        "long4",
+        *PAGING[way],
+        f"map 0x1000 {GVA:#x} {HOLE:#x} 0x67 n=4",
+        f"map 0x1000 {DATA:#x} 0x800000 0x67",
         design=design,
-    )  # fmt: skip
+    )
     world.ok(f"read {GVA:#x}", f"read {DATA:#x}")
     return world
 

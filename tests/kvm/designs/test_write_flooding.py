@@ -7,7 +7,7 @@ ENTRIES = 8
 
 
 def flood(limit: str) -> tuple[World, list[list[str]]]:
-    """Entries of a directory in use are written one by one through a window elsewhere; names of the events."""
+    """Entries of a directory are written one by one through a window elsewhere; names of the events."""
     world = World(
         "long4",
         "map 0x1000 0x400000 0x800000 0x67 n=16",

@@ -1,7 +1,7 @@
 """Mail 002, patch 6: zapping all pages, by generation in steps or by a walk under one hold of mmu_lock."""
 
 import pytest
-from kvm.designs.alike import PAGING
+from kvm.designs.side_by_side import PAGING
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import ROLE_INVALID
