@@ -230,7 +230,7 @@ def check_links(s: State) -> None:
     """I7: an SPTE points to a page exactly if the page has it among its parents, one level down."""
     pages = [*s.pages, *s.special]
     pointing = Counter((s.child(spte).hpa, spte.address) for spte in s.links)
-    parents = Counter((sp.hpa, sptep) for sp in pages for sptep in pte_list(s.kvm, sp.parent_ptes))
+    parents = Counter((sp.hpa, sptep) for sp in pages for sptep in pte_list(s.kvm, sp.parents()))
     assert pointing == parents
     assert all(count == 1 for count in parents.values())
     for spte in s.links:
@@ -309,7 +309,9 @@ def check_rmap_encoding(s: State) -> None:
     """I12: one address, or descriptors of 1..14 SPTEs with true counts; growing at the head all but the first
     are full.
     """
-    heads = [sp.parent_ptes for sp in s.pages]
+    heads = [sp.parent_ptes for sp in s.pages if not sp.multimapped]
+    for sp in s.pages:
+        check_chain(s, sp)
     for slot in s.kvm.memslots:
         for level in (1, 2, 3):
             for _, head in slot.rmap_entries(level):
@@ -320,6 +322,17 @@ def check_rmap_encoding(s: State) -> None:
             check_descriptors(s, head & ~1)
         else:
             assert head % 8 == 0
+
+
+def check_chain(s: State, sp: ShadowPage) -> None:
+    """In kernels with the flag `multimapped`: one parent, or blocks of 1..5."""
+    assert s.kvm.design.multimapped or not sp.multimapped, sp
+    assert not s.kvm.design.multimapped or not sp.parent_ptes & 1, sp
+    block = sp.parent_ptes if sp.multimapped else 0
+    assert block or not sp.multimapped, sp
+    while block:
+        assert 1 <= s.kvm.read_spte(block + 8) <= 5, sp
+        block = s.kvm.read_spte(block)
 
 
 def check_descriptors(s: State, first: int) -> None:
@@ -459,7 +472,7 @@ def check_accounting(s: State) -> None:
     assert s.kvm.indirect_shadow_pages == len(shadowing)
     for slot in s.kvm.memslots:
         inside = [sp for sp in shadowing if slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages]
-        tracked = Counter(sp.gfn for sp in inside if sp.role & ROLE_LEVEL > 1)
+        tracked = Counter(sp.gfn for sp in inside if sp.role & ROLE_LEVEL > 1 or not s.kvm.design.unsync)
         assert dict(slot.tracked()) == dict(tracked)
         for level in (2, 3):
             counts = alignment(slot, level)

@@ -68,8 +68,8 @@ def test_misaligned(offset: int, size: int, entry: int, misaligned: bool) -> Non
 
 def test_the_third_write_is_a_flood_but_never_to_a_leaf_table() -> None:
     upper, leaf = page(2, four_byte=False), page(1, four_byte=False)
-    assert [detect_write_flooding(upper) for _ in range(4)] == [False, False, True, True]
-    assert [detect_write_flooding(leaf) for _ in range(4)] == [False] * 4
+    assert [detect_write_flooding(upper, 3) for _ in range(4)] == [False, False, True, True]
+    assert [detect_write_flooding(leaf, 3) for _ in range(4)] == [False] * 4
     assert (upper.write_flooding_count, leaf.write_flooding_count) == (4, 0)
 
 

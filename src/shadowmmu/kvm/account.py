@@ -18,11 +18,11 @@ def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
     """A new page shadows the guest table at its gfn (6.12.111).
 
     An upper-level table is write-tracked: every write to it is emulated from now on. A leaf table is only
-    write-protected; the first write makes it unsync.
+    write-protected; the first write makes it unsync. Without `unsync` it is tracked too.
     """
     kvm.indirect_shadow_pages += 1
     slot: MemSlot = kvm.memslot_of(sp.gfn)
-    if sp.role & ROLE_LEVEL > 1:
+    if sp.role & ROLE_LEVEL > 1 or not kvm.design.unsync:
         _write_track(slot, sp.gfn, 1)
     slot.count_disallow_lpage(sp.gfn, 1)
     if kvm_mmu_slot_gfn_write_protect(kvm, slot, sp.gfn, 1):
@@ -36,7 +36,7 @@ def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
     """The page goes. Nothing becomes writable by this: the next write fault does that."""
     kvm.indirect_shadow_pages -= 1
     slot: MemSlot = kvm.memslot_of(sp.gfn)
-    if sp.role & ROLE_LEVEL > 1:
+    if sp.role & ROLE_LEVEL > 1 or not kvm.design.unsync:
         _write_track(slot, sp.gfn, -1)
     slot.count_disallow_lpage(sp.gfn, -1)
 

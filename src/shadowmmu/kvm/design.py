@@ -54,6 +54,17 @@ class Design:
     prefetch_host_lookups              whether host pages of direct SPTEs are looked up in runs
     prefetch_above_level_1             huge pages are prefetched too
     pte_write_prefetches               an emulated write to a leaf table maps the new gpte
+    multimapped                        a page's parents are one parent_pte, or blocks of five
+    write_flooding                     emulated writes that zap an upper-level page; 0: none do
+    mmio_caching                       addresses without memory get MMIO SPTEs
+    vcpu_mmio_cache                    a vCPU remembers its last MMIO access
+    mmio_invalidation                  how MMIO SPTEs get stale: BY_GENERATION or BY_WALK
+    mmio_generation_bits               bits of the generation that MMIO SPTEs keep
+    fast_page_fault                    some write faults are fixed without mmu_lock
+    zap_all                            how all pages are zapped: BY_GENERATION or BY_WALK
+    host_word                          bits of the host's largest store
+    clear_spte_count                   pages of a 32-bit host count the SPTEs they lose
+    unsync                             leaf tables may get out of sync
 
     Where each comes from is in the table. merged_prefetch says that the switches of prefetching at a fault
     are at their defaults.
@@ -109,6 +120,17 @@ class Design:
         self.merged_prefetch = self.prefetch_window == PREFETCH_NUM and not (
             self.prefetch_gpte_reads or self.prefetch_host_lookups or self.prefetch_above_level_1
         )
+        self.multimapped = held["multimapped"] != 0
+        self.write_flooding = held["write_flooding"]
+        self.mmio_caching = held["mmio_caching"] != 0
+        self.vcpu_mmio_cache = held["vcpu_mmio_cache"] != 0
+        self.mmio_invalidation = held["mmio_invalidation"]
+        self.mmio_generation_bits = held["mmio_generation_bits"]
+        self.fast_page_fault = held["fast_page_fault"] != 0
+        self.zap_all = held["zap_all"]
+        self.host_word = held["host_word"]
+        self.clear_spte_count = held["clear_spte_count"] != 0
+        self.unsync = held["unsync"] != 0
 
     def value(self, name: str) -> str:
         """The name of a switch's value. Raises DesignError."""

@@ -51,9 +51,9 @@ def is_access_allowed(fault: PageFault, spte: u64) -> bool:
 
 def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     """RET_PF_FIXED, RET_PF_SPURIOUS, or RET_PF_INVALID if the fault must take the slow path."""
-    if fault.rsvd or not fault.present or not fault.write:
-        return RET_PF_INVALID
     kvm: Kvm = vcpu.kvm
+    if fault.rsvd or not fault.present or not fault.write or not kvm.design.fast_page_fault:
+        return RET_PF_INVALID
     slot: MemSlot | None = fault.slot
     result: u32 = RET_PF_INVALID
     sptep: u64 = 0

@@ -5,17 +5,19 @@ import errno
 from ..host.mapping import Mapping
 from .bits import (
     ADDRESS_SPACES,
+    BY_GENERATION,
     GEN_UPDATE_IN_PROGRESS,
     MEM_LOG_DIRTY_PAGES,
     MEM_READONLY,
     MEMSLOT_INVALID,
     MIN_ALLOC_MMU_PAGES,
-    MMIO_GEN_MASK,
 )
 from .dirty_log import kvm_mmu_slot_enable_log, kvm_mmu_zap_collapsible_sptes
 from .memslots import MemSlot
+from .mmio_walk import kvm_mmu_zap_mmio_sptes
 from .vm import Kvm
-from .zap import kvm_mmu_change_mmu_pages, kvm_mmu_zap_all_fast
+from .zap import kvm_mmu_change_mmu_pages
+from .zap_all import zap_all
 
 PAGES_PER_MMU_PAGE = 50
 
@@ -30,14 +32,15 @@ def id_to_memslot(kvm: Kvm, id: int) -> MemSlot | None:
 
 
 def activate_memslots(kvm: Kvm, slots: list[MemSlot]) -> None:
-    """Publish a new set of slots: a new generation; when its 19 bits wrap, all shadow pages go."""
+    """Publish a new set of slots: a new generation; when what MMIO SPTEs keep of it wraps, all pages go."""
     generation = kvm.memslots_generation
     kvm.memslots_generation = generation | GEN_UPDATE_IN_PROGRESS
     kvm.memslots = sorted(slots, key=lambda slot: slot.base_gfn)
     kvm.last_used_slot = None
     generation += ADDRESS_SPACES
-    if not generation & MMIO_GEN_MASK & ~(ADDRESS_SPACES - 1):
-        kvm_mmu_zap_all_fast(kvm)
+    kept = (1 << kvm.design.mmio_generation_bits) - 1
+    if kvm.design.mmio_invalidation == BY_GENERATION and not generation & kept & ~(ADDRESS_SPACES - 1):
+        zap_all(kvm)
     kvm.memslots_generation = generation
 
 
@@ -67,6 +70,7 @@ def _create(
     if flags & MEM_LOG_DIRTY_PAGES:
         _set_logging(kvm, slot, on=True)
     activate_memslots(kvm, [*kvm.memslots, slot])
+    kvm_mmu_zap_mmio_sptes(kvm)
     _recompute_mmu_pages(kvm)
 
 
@@ -74,7 +78,7 @@ def _replace(kvm: Kvm, old: MemSlot, new: MemSlot | None) -> None:
     """Delete or move: first no mapping of the old slot may be left, then the new set of slots holds."""
     old.flags |= MEMSLOT_INVALID
     activate_memslots(kvm, kvm.memslots)
-    kvm_mmu_zap_all_fast(kvm)
+    zap_all(kvm)
     others = [slot for slot in kvm.memslots if slot is not old]
     activate_memslots(kvm, others if new is None else [*others, new])
 
@@ -84,6 +88,7 @@ def _move(kvm: Kvm, old: MemSlot, base_gfn: int) -> None:
     new = MemSlot(old.id, base_gfn, old.npages, old.flags, old.mapping, old.first_page)
     new.adopt_log(old)
     _replace(kvm, old, new)
+    kvm_mmu_zap_mmio_sptes(kvm)
 
 
 def _change_flags(kvm: Kvm, slot: MemSlot, flags: int) -> None:

@@ -1,14 +1,16 @@
 """MMIO: SPTEs that stand for addresses without memory, and the vCPU's record of the last such access.
 
 An MMIO SPTE is not present to the MMU but has a reserved bit set, so that the processor faults with RSVD and
-the access can be emulated without a walk. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52.
-(make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111; MAXPHYADDR below 52, no L1TF.)
+the access can be emulated without a walk. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52;
+0 if changes of the slots zap all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte,
+vcpu_cache_mmio_info, 6.12.111; MAXPHYADDR below 52, no L1TF.)
 """
 
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_U, ACC_W, ADDR
-from .bits import GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, MMIO_GVA_ANY, SPTE_MMIO_VALUE
+from .bits import BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, MMIO_GVA_ANY, SPTE_MMIO_VALUE
+from .spte import mmu_spte_set
 from .vcpu import Vcpu
 from .vm import Kvm
 
@@ -41,19 +43,29 @@ def get_mmio_spte_generation(spte: u64) -> u64:
     return ((spte >> 3) & 0xFF) | (((spte >> 52) & 0x7FF) << 8)
 
 
+def mmio_generation(kvm: Kvm) -> u64:
+    """The current memslot generation as far as an MMIO SPTE keeps it."""
+    if kvm.design.mmio_invalidation == BY_WALK:
+        return 0
+    one: u64 = 1
+    return kvm.memslots_generation & ((one << kvm.design.mmio_generation_bits) - 1)
+
+
 def mark_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> None:
     """Write an MMIO SPTE of the current generation."""
-    spte: u64 = make_mmio_spte(kvm.memslots_generation, gfn, access)
+    spte: u64 = make_mmio_spte(mmio_generation(kvm), gfn, access)
     if kvm.tracing:
         kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(spte))
-    kvm.words[sptep >> 3] = spte
+    mmu_spte_set(kvm, sptep, spte)
 
 
 def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
     """Whether the SPTE is of the current generation; never while the memslots are being changed."""
     if kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
         return False
-    kvm_gen: u64 = kvm.memslots_generation & MMIO_GEN_MASK
+    if kvm.design.mmio_invalidation == BY_WALK:
+        return True
+    kvm_gen: u64 = mmio_generation(kvm)
     spte_gen: u64 = get_mmio_spte_generation(spte)
     if kvm.tracing:
         kvm.tracer.check_mmio_spte(spte, kvm_gen, spte_gen)
@@ -62,7 +74,7 @@ def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
 
 def vcpu_cache_mmio_info(vcpu: Vcpu, gva: u64, gfn: u64, access: u32) -> None:
     """Record an MMIO access, so that the next one to its page needs no walk; not during a change of slots."""
-    if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
+    if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS or not vcpu.kvm.design.vcpu_mmio_cache:
         return
     vcpu.mmio_gva = 0 if vcpu.mmu_is_nested() else gva & ~0xFFF
     vcpu.mmio_access = access

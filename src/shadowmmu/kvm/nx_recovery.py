@@ -4,11 +4,8 @@ from .nx_huge_page import unaccount_nx_huge_page
 from .shadow_page import ShadowPage
 from .tdp.zap import kvm_tdp_mmu_zap_sp
 from .vm import Kvm
-from .zap import (
-    kvm_mmu_prepare_zap_page,
-    kvm_mmu_remote_flush_or_zap,
-    kvm_mmu_zap_all_fast,
-)
+from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap
+from .zap_all import zap_all
 
 HOUR_MS = 3_600_000
 
@@ -36,7 +33,7 @@ def set_nx_huge_pages(kvm: Kvm, value: str) -> bool:
         return False
     if new != kvm.parameters.nx_huge_pages:
         kvm.parameters.nx_huge_pages = new
-        kvm_mmu_zap_all_fast(kvm)
+        zap_all(kvm)
     return True
 
 

@@ -4,8 +4,8 @@ from .bits cimport (ROLE_4BYTE_GPTE, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT
                     ROLE_PASSTHROUGH, ROLE_QUADRANT, ROLE_QUADRANT_SHIFT, SPTE_MMU_PRESENT)
 from .flush cimport kvm_flush_remote_tlbs
 from .get_page_flows cimport get_page_by_flow
+from .parent_pte cimport mmu_page_add_parent_pte
 from .replace_spte cimport zap_replaced_spte
-from .rmap cimport pte_list_add
 from .shadow_page cimport ShadowPage
 from .spte cimport is_pae_root, make_nonleaf_spte, make_pae_pdpte, mmu_spte_update, spte_index
 from .sync cimport kvm_sync_page

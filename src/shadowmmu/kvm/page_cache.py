@@ -21,8 +21,8 @@ from .bits import (
 )
 from .flush import kvm_flush_remote_tlbs
 from .get_page_flows import get_page_by_flow
+from .parent_pte import mmu_page_add_parent_pte
 from .replace_spte import zap_replaced_spte
-from .rmap import pte_list_add
 from .shadow_page import ShadowPage
 from .spte import is_pae_root, make_nonleaf_spte, make_pae_pdpte, mmu_spte_update, spte_index
 from .sync import kvm_sync_page
@@ -155,6 +155,6 @@ def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
     if kvm.design.special_roots and is_pae_root(kvm.sptep_to_sp(sptep)):
         spte = make_pae_pdpte(sp)
     mmu_spte_update(kvm, sptep, spte)
-    sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
+    mmu_page_add_parent_pte(kvm, sp, sptep)
     if sp.unsync or sp.unsync_children:
         mark_unsync(kvm, sptep)

@@ -123,6 +123,8 @@ def kvm_handle_noslot_fault(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
     vcpu_cache_mmio_info(vcpu, 0 if fault.is_tdp else fault.addr, fault.gfn, access & (ACC_W | ACC_U))
     if vcpu.kvm.parameters.tdp_enabled and fault.gfn >> (vcpu.host_maxphyaddr - 12):
         return RET_PF_EMULATE
+    if not vcpu.kvm.design.mmio_caching:
+        return RET_PF_EMULATE
     fault.slot = None
     fault.pfn = NO_PFN
     fault.map_writable = False

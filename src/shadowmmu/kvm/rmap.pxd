@@ -17,8 +17,8 @@ cdef class RmapIterator:
     cdef u64 first(self, u64 head) except? 1
     cdef u64 next(self) except? 1
 
-cdef u64 _alloc_desc(Kvm kvm) except 1
-cdef void _free_desc(Kvm kvm, u64 desc) except *
+cpdef u64 alloc_desc(Kvm kvm) except 1
+cpdef void free_desc(Kvm kvm, u64 desc) except *
 cpdef u64 pte_list_count(Kvm kvm, u64 head) except? 0xdead
 cdef u64 _count_on_add(Kvm kvm, u64 head) except? 0xdead
 cpdef u64 pte_list_add(Kvm kvm, u64 head, u64 sptep) except? 1

@@ -64,7 +64,8 @@ class RmapIterator:
         return self.kvm.words[(self.desc >> 3) + 2] if self.desc else 0
 
 
-def _alloc_desc(kvm: Kvm) -> u64:
+def alloc_desc(kvm: Kvm) -> u64:
+    """A descriptor to fill in."""
     kvm.pte_list_descs_taken += 1
     desc: u64 = kvm.free_pte_list_desc
     if desc == 0:
@@ -77,7 +78,8 @@ def _alloc_desc(kvm: Kvm) -> u64:
     return desc
 
 
-def _free_desc(kvm: Kvm, desc: u64) -> None:
+def free_desc(kvm: Kvm, desc: u64) -> None:
+    """Give a descriptor back."""
     kvm.words[desc >> 3] = kvm.free_pte_list_desc
     kvm.free_pte_list_desc = desc
 
@@ -117,7 +119,7 @@ def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
     if head == 0:
         return sptep
     if not head & 1:
-        desc: u64 = _alloc_desc(kvm)
+        desc: u64 = alloc_desc(kvm)
         kvm.words[desc >> 3] = 0
         kvm.words[(desc >> 3) + 1] = 2
         kvm.words[(desc >> 3) + 2] = head
@@ -131,7 +133,7 @@ def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
     if count == PTE_LIST_EXT:
         more: u64 = desc
         tail: u64 = pte_list_count(kvm, head)
-        desc = _alloc_desc(kvm)
+        desc = alloc_desc(kvm)
         kvm.words[desc >> 3] = more
         kvm.words[(desc >> 3) + 1] = tail << 32
         count = 0
@@ -144,7 +146,7 @@ def _add_at_tail(kvm: Kvm, desc: u64, sptep: u64) -> None:
     """Add an SPTE to the first descriptor that is not full, or to a new one behind the last."""
     while kvm.words[(desc >> 3) + 1] == PTE_LIST_EXT:
         if kvm.words[desc >> 3] == 0:
-            fresh: u64 = _alloc_desc(kvm)
+            fresh: u64 = alloc_desc(kvm)
             kvm.words[fresh >> 3] = 0
             kvm.words[(fresh >> 3) + 1] = 0
             kvm.words[desc >> 3] = fresh
@@ -185,7 +187,7 @@ def _pte_list_fill_hole(kvm: Kvm, first: u64, hole: u64) -> u64:
     if last:
         return first | 1
     more: u64 = kvm.words[first >> 3]
-    _free_desc(kvm, first)
+    free_desc(kvm, first)
     return more | 1 if more else 0
 
 
@@ -197,7 +199,7 @@ def _fill_hole_in_place(kvm: Kvm, head: u64, before: u64, desc: u64, hole: u64) 
     if last:
         return head
     more: u64 = kvm.words[desc >> 3]
-    _free_desc(kvm, desc)
+    free_desc(kvm, desc)
     if before:
         kvm.words[before >> 3] = more
         return head
@@ -210,7 +212,7 @@ def pte_list_free(kvm: Kvm, head: u64) -> None:
         desc: u64 = head & ~1
         while desc:
             more: u64 = kvm.words[desc >> 3]
-            _free_desc(kvm, desc)
+            free_desc(kvm, desc)
             desc = more
 
 

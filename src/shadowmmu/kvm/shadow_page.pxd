@@ -6,8 +6,8 @@ from .bits cimport ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
 cdef class ShadowPage:
     cdef readonly u64 gfn, spt, translations
     cdef public u32 role
-    cdef public u32 mmu_valid_gen, root_count, unsync_children, write_flooding_count
-    cdef public bint unsync, nx_huge_page_disallowed, tracked_nx_huge_page, on_list
+    cdef public u32 mmu_valid_gen, root_count, unsync_children, write_flooding_count, clear_spte_count
+    cdef public bint unsync, nx_huge_page_disallowed, tracked_nx_huge_page, on_list, multimapped
     cdef public bint tdp_mmu_page, scheduled_root_to_zap, special
     cdef public u64 ptep
     cdef u64 unsync_child_bitmap[8]
@@ -16,6 +16,7 @@ cdef class ShadowPage:
     cpdef u32 level(self)
     cpdef bint direct(self)
     cpdef bint has_gptes(self)
+    cpdef u64 parents(self)
 
 @cython.final
 cdef class PageList:

@@ -13,7 +13,8 @@ class ShadowPage:
     """struct kvm_mmu_page, 6.12.111.
 
     A page of the TDP MMU (`tdp_mmu_page`) is linked at one place only, `ptep` (0 for a root), and is on no
-    PageList. root_count of such a root is its reference count.
+    PageList. root_count of such a root is its reference count. `multimapped` and `clear_spte_count` are used
+    by designs of older kernels and 32-bit hosts only (parent_pte.py, split_spte.py).
 
     A `special` page is above the directories of one vCPU's root, on no PageList and not in the hash
     (special_root).
@@ -31,6 +32,8 @@ class ShadowPage:
         self.unsync_child_bitmap = [0] * 8
         self.parent_ptes = 0
         self.write_flooding_count = 0
+        self.clear_spte_count = 0
+        self.multimapped = False
         self.nx_huge_page_disallowed = False
         self.tracked_nx_huge_page = False
         self.on_list = False
@@ -56,6 +59,10 @@ class ShadowPage:
     def has_gptes(self) -> bool:
         """Whether the page shadows a guest table (sp_has_gptes)."""
         return self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH) == 0
+
+    def parents(self) -> u64:
+        """Head of the reverse map of the SPTEs that point here, as rmap.py has them."""
+        return self.parent_ptes | self.multimapped
 
     def marked_children(self) -> list[int]:
         """Numbers of the SPTEs that are marked to lead to an unsync page (unsync_child_bitmap)."""

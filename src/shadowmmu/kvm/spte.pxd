@@ -13,6 +13,7 @@ cpdef u64 make_pae_pdpte(ShadowPage child) except? 0xdead
 cpdef u64 page_gfn(Kvm kvm, ShadowPage sp, u32 index) except? 0xdead
 cpdef u32 page_access(Kvm kvm, ShadowPage sp, u32 index) except? 77
 cpdef void set_page_translation(Kvm kvm, ShadowPage sp, u32 index, u64 gfn, u32 access) except *
+cpdef void mmu_spte_set(Kvm kvm, u64 sptep, u64 new) except *
 cpdef bint mmu_spte_update(Kvm kvm, u64 sptep, u64 new) except -1
 cpdef void mmu_spte_clear_no_track(Kvm kvm, u64 sptep) except *
 cpdef void count_pages(Kvm kvm, u32 level, i64 delta) except *

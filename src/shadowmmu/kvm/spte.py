@@ -18,6 +18,7 @@ from .bits import (
     SPTE_MMU_WRITABLE,
 )
 from .shadow_page import ShadowPage
+from .split_spte import write_in_halves
 from .vm import Kvm
 
 
@@ -72,10 +73,18 @@ def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access:
         kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | access
 
 
+def mmu_spte_set(kvm: Kvm, sptep: u64, new: u64) -> None:
+    """Store an SPTE, in halves if the host has no larger store."""
+    if kvm.design.host_word == 32:
+        write_in_halves(kvm, sptep, new)
+    else:
+        kvm.words[sptep >> 3] = new
+
+
 def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
     """Change a present SPTE, or set an empty one; whether a TLB flush is needed before others rely on it."""
     old: u64 = kvm.words[sptep >> 3]
-    kvm.words[sptep >> 3] = new
+    mmu_spte_set(kvm, sptep, new)
     if not old & SPTE_MMU_PRESENT:
         return False
     if old & SPTE_MMU_WRITABLE and not new & W:
@@ -85,7 +94,7 @@ def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
 
 def mmu_spte_clear_no_track(kvm: Kvm, sptep: u64) -> None:
     """Empty a non-leaf or MMIO SPTE."""
-    kvm.words[sptep >> 3] = kvm.design.empty_spte
+    mmu_spte_set(kvm, sptep, kvm.design.empty_spte)
 
 
 def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
@@ -101,7 +110,7 @@ def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
 def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
     """Empty a leaf SPTE; whether it was present. Its page leaves the page statistics."""
     old: u64 = kvm.words[sptep >> 3]
-    kvm.words[sptep >> 3] = kvm.design.empty_spte
+    mmu_spte_set(kvm, sptep, kvm.design.empty_spte)
     if not old & SPTE_MMU_PRESENT:
         return False
     count_pages(kvm, kvm.sptep_to_sp(sptep).level(), -1)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from .bits import BY_GENERATION, BY_WALK
+
 
 class DesignError(ValueError):
     """No such switch, value or kernel; the text names those there are."""
@@ -385,6 +387,103 @@ SWITCHES: tuple[Switch, ...] = (
         "an emulated write to a leaf table maps the new gpte with the code of prefetching, and flushes TLBs "
         "only if something is gone; with invlpg_zaps INVLPG does the same",
         mail="003_03ed09b02ff8a576",
+    ),
+    Switch(
+        "multimapped",
+        NO_YES,
+        "no",
+        "2.6 to 3.0: yes; since: no, bit 0 of parent_ptes tells (mail patch 1)",
+        "a shadow page has one parent_pte, or with its flag multimapped set blocks of five, instead of the "
+        "tagged word parent_ptes that every reverse map has",
+        mail="002_61aa16377bf62e9f",
+    ),
+    Switch(
+        "write_flooding",
+        {"3": 3, "off": 0},
+        "3",
+        "3.3 to 6.12: 3 (detect_write_flooding; mail patch 3)",
+        "how many emulated writes to an upper-level table without a use between them zap its page",
+        mail="002_61aa16377bf62e9f",
+        numbers=range(1, 65),
+    ),
+    Switch(
+        "mmio_caching",
+        NO_YES,
+        "yes",
+        "3.1 on: yes (mail patch 4); before, or with kvm.mmio_caching=0: no",
+        "addresses without memory get SPTEs with a reserved bit, so that the error code of the next access "
+        "says MMIO; without them every access is a not-present fault and walks the guest's tables",
+        mail="002_61aa16377bf62e9f",
+    ),
+    Switch(
+        "vcpu_mmio_cache",
+        NO_YES,
+        "yes",
+        "3.1 on: yes (vcpu_cache_mmio_info; mail patch 4)",
+        "a vCPU remembers its last MMIO access: the emulator, and the next fault on that page, need no walk",
+        mail="002_61aa16377bf62e9f",
+    ),
+    Switch(
+        "mmio_invalidation",
+        {"generation": BY_GENERATION, "walk": BY_WALK},
+        "generation",
+        "3.11 on: generation (mail patch 7); 3.10: walk (kvm_mmu_zap_mmio_sptes)",
+        "MMIO SPTEs get stale when memory slots change: each carries the generation it was made in, or all "
+        "pages are searched for them and those that hold one are zapped",
+        mail="002_61aa16377bf62e9f",
+    ),
+    Switch(
+        "mmio_generation_bits",
+        {"19": 19},
+        "19",
+        "3.11 to 6.12: 19 (mail patch 7; a generation is even, which leaves 18)",
+        "how much of the generation an MMIO SPTE keeps: when that comes round to 0 all pages are zapped",
+        mail="002_61aa16377bf62e9f",
+        numbers=range(3, 20),
+    ),
+    Switch(
+        "fast_page_fault",
+        NO_YES,
+        "yes",
+        "3.6 on: yes (mail patch 5); before: no",
+        "a write to an SPTE that only logging or tracking made read-only is let through without mmu_lock",
+        mail="002_61aa16377bf62e9f",
+    ),
+    Switch(
+        "zap_all",
+        {"generation": BY_GENERATION, "walk": BY_WALK},
+        "generation",
+        "3.11 on: generation (kvm_mmu_zap_all_fast; mail patch 6); before: walk (kvm_mmu_zap_all)",
+        "deleting or moving a slot, and a wrap of the MMIO generation, make all pages obsolete and zap them "
+        "in steps between which vCPUs run; or zap them all under one hold of mmu_lock",
+        mail="002_61aa16377bf62e9f",
+    ),
+    Switch(
+        "host_word",
+        {"64": 64, "32": 32},
+        "64",
+        "x86_64 hosts: 64; i386 hosts: 32 (mail patch 2; they have empty_spte=0 and no TDP MMU)",
+        "the largest store of the host: with 32 bits an SPTE is written in two halves",
+        mail="002_61aa16377bf62e9f",
+    ),
+    Switch(
+        "clear_spte_count",
+        NO_YES,
+        "yes",
+        "3.1 on: yes on 32-bit hosts (mail patch 2); elsewhere there is none",
+        "with host_word=32 a page counts the SPTEs that it loses, and readers without mmu_lock look whether "
+        "it did; without the count they may see half of one SPTE and half of the next",
+        mail="002_61aa16377bf62e9f",
+        unsafe=("no",),
+    ),
+    Switch(
+        "unsync",
+        {"leaf": 1, "never": 0},
+        "leaf",
+        "2.6.28 on: leaf (mail patch 3 says why only leaves); before: never",
+        "a leaf table that the guest writes becomes writable, and out of sync until the guest flushes; or "
+        "every shadowed table stays write-protected, and every write to one is emulated",
+        mail="002_61aa16377bf62e9f",
     ),
 )
 

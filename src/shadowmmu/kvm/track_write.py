@@ -6,7 +6,6 @@ from .bits import (
     ROLE_LEVEL,
     ROLE_QUADRANT,
     ROLE_QUADRANT_SHIFT,
-    WRITE_FLOODING_LIMIT,
 )
 from .guest_memory import read_guest
 from .pte_update import flush_local_tlb, need_remote_flush, update_pte
@@ -28,12 +27,12 @@ def detect_write_misaligned(sp: ShadowPage, gpa: int, size: int) -> bool:
     return bool((offset ^ (offset + size - 1)) & ~(entry - 1)) or size < 4
 
 
-def detect_write_flooding(sp: ShadowPage) -> bool:
-    """Whether this is the third write to an upper-level table since a walk last used it."""
+def detect_write_flooding(sp: ShadowPage, limit: int) -> bool:
+    """Whether this is write `limit` to an upper-level table since a walk last used it; 0: it never is."""
     if sp.level() == 1:
         return False
     sp.write_flooding_count += 1
-    return sp.write_flooding_count >= WRITE_FLOODING_LIMIT
+    return 0 < limit <= sp.write_flooding_count
 
 
 def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:
@@ -68,10 +67,11 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
         size = 8
     gentry = (read_guest(kvm, gpa, size) or 0) if size in (4, 8) else 0
     kvm.stat.mmu_pte_write += 1
+    limit = kvm.design.write_flooding
     invalid_list: list[ShadowPage] = []
     flush = False
     for sp in pages:
-        if detect_write_misaligned(sp, gpa, size) or detect_write_flooding(sp):
+        if detect_write_misaligned(sp, gpa, size) or detect_write_flooding(sp, limit):
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
             kvm.stat.mmu_flooded += 1
             continue

@@ -36,7 +36,7 @@ def mark_unsync(kvm: Kvm, sptep: u64) -> None:
 def kvm_mmu_mark_parents_unsync(kvm: Kvm, sp: ShadowPage) -> None:
     """Note in every parent that it leads to an unsync page."""
     it: RmapIterator = RmapIterator(kvm)
-    sptep: u64 = it.first(sp.parent_ptes)
+    sptep: u64 = it.first(sp.parents())
     while sptep:
         mark_unsync(kvm, sptep)
         sptep = it.next()

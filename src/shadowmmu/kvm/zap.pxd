@@ -5,7 +5,8 @@ from .bits cimport (BATCH_ZAP_PAGES, MIN_FREE_MMU_PAGES, REFILL_PAGES, REQ_MMU_F
                     ROLE_LEVEL, SPTE_MMU_PRESENT)
 from .flush cimport kvm_flush_remote_tlbs, kvm_make_all_cpus_request
 from .nx_huge_page cimport unaccount_nx_huge_page
-from .rmap cimport RmapIterator, drop_spte, pte_list_free, pte_list_remove
+from .parent_pte cimport mmu_page_remove_parent_pte
+from .rmap cimport RmapIterator, drop_spte, pte_list_free
 from .shadow_page cimport ShadowPage
 from .spte cimport is_last_spte, mmu_spte_clear_no_track
 from .tdp.roots cimport kvm_tdp_mmu_invalidate_all_roots

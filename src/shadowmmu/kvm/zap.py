@@ -20,7 +20,8 @@ from .bits import (
 )
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
 from .nx_huge_page import unaccount_nx_huge_page
-from .rmap import RmapIterator, drop_spte, pte_list_free, pte_list_remove
+from .parent_pte import mmu_page_remove_parent_pte
+from .rmap import RmapIterator, drop_spte, pte_list_free
 from .shadow_page import ShadowPage
 from .spte import is_last_spte, mmu_spte_clear_no_track
 from .tdp.roots import kvm_tdp_mmu_invalidate_all_roots
@@ -31,7 +32,7 @@ from .vm import Kvm
 
 def drop_parent_pte(kvm: Kvm, child: ShadowPage, sptep: u64) -> None:
     """Empty the non-leaf SPTE at sptep, which points to `child`."""
-    child.parent_ptes = pte_list_remove(kvm, child.parent_ptes, sptep)
+    mmu_page_remove_parent_pte(kvm, child, sptep)
     mmu_spte_clear_no_track(kvm, sptep)
 
 
@@ -73,12 +74,13 @@ def _zap_unsync_children(kvm: Kvm, parent: ShadowPage, invalid_list: list[Shadow
 
 def _unlink_parents(kvm: Kvm, sp: ShadowPage) -> None:
     it: RmapIterator = RmapIterator(kvm)
-    sptep: u64 = it.first(sp.parent_ptes)
+    sptep: u64 = it.first(sp.parents())
     while sptep:
         mmu_spte_clear_no_track(kvm, sptep)
         sptep = it.next()
-    pte_list_free(kvm, sp.parent_ptes)
+    pte_list_free(kvm, sp.parents())
     sp.parent_ptes = 0
+    sp.multimapped = False
 
 
 def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[ShadowPage]) -> u64:

@@ -149,7 +149,7 @@ def _page(kvm: Kvm, sp: ShadowPage, *, off_list: bool) -> RawState:
         "flood": sp.write_flooding_count,
         "nxd": int(sp.nx_huge_page_disallowed),
         "off_list": off_list,
-        "parents": pte_list(kvm, sp.parent_ptes),
+        "parents": pte_list(kvm, sp.parents()),
         "sptes": sptes,
         "translations": translations,
         "none63": values.count(SPTE_EMPTY),

@@ -92,7 +92,7 @@ class ZapRoots(TdpWalk):
 
 
 def kvm_tdp_mmu_zap_all(kvm: Kvm) -> None:
-    """The VM ends: empty every root. No vCPU will run again, so nothing is flushed."""
+    """Empty every root. Nothing is flushed: for the end of the VM, when no vCPU will run again."""
     ZapRoots(kvm, 0).finish()
 
 
