@@ -79,7 +79,7 @@ class Emulator:
         vcpu = self.vcpu
         if gpa & ~0xFFF == APIC_DEFAULT_PHYS_BASE:
             return True
-        if not vcpu_match_mmio_gpa(vcpu, gpa):
+        if not (vcpu.kvm.design.vcpu_mmio_cache and vcpu_match_mmio_gpa(vcpu, gpa)):
             return False
         if vcpu.kvm.tracing:
             vcpu.kvm.tracer.vcpu_match_mmio(address, gpa, write, True)
@@ -91,8 +91,10 @@ class Emulator:
         access = self._access_bits(write=write)
         if self.gpa_hint is not None and (address ^ self.gpa_hint) & 0xFFF == 0:
             return self.gpa_hint, self._is_mmio_gpa(address, self.gpa_hint, write=write)
-        if vcpu_match_mmio_gva(vcpu, address) and (
-            not vcpu.is_paging() or not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access)
+        if (
+            vcpu.kvm.design.vcpu_mmio_cache
+            and vcpu_match_mmio_gva(vcpu, address)
+            and (not vcpu.is_paging() or not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access))
         ):
             gpa = vcpu.mmio_gfn << 12 | (address & 0xFFF)
             if vcpu.kvm.tracing:

@@ -74,7 +74,7 @@ def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
 
 def vcpu_cache_mmio_info(vcpu: Vcpu, gva: u64, gfn: u64, access: u32) -> None:
     """Record an MMIO access, so that the next one to its page needs no walk; not during a change of slots."""
-    if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS or not vcpu.kvm.design.vcpu_mmio_cache:
+    if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
         return
     vcpu.mmio_gva = 0 if vcpu.mmu_is_nested() else gva & ~0xFFF
     vcpu.mmio_access = access

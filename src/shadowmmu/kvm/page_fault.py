@@ -69,7 +69,7 @@ TABLE_WRITE = PFERR_GUEST_PAGE | PFERR_W | PFERR_P
 def handle_mmio_page_fault(vcpu: Vcpu, addr: u64) -> u32:
     """A fault with RSVD: RET_PF_EMULATE, RET_PF_INVALID (stale generation) or RET_PF_RETRY (SPTE is gone)."""
     kvm: Kvm = vcpu.kvm
-    if mmio_info_in_cache(vcpu, addr):
+    if kvm.design.vcpu_mmio_cache and mmio_info_in_cache(vcpu, addr):
         return RET_PF_EMULATE
     sptep: u64 = last_sptep_lockless(vcpu, addr)
     spte: u64 = kvm.words[sptep >> 3] if sptep else 0

@@ -91,6 +91,15 @@ def test_the_vcpu_s_last_access(value: str) -> None:
     assert events.count("kvm_mmu_pagetable_walk") == (1 if known else 2), "one finds the instruction"
 
 
+@BOTH
+def test_a_read_leaves_the_guest_s_dirty_bit(value: str) -> None:
+    """Only what is not MMIO is tried again after unprotecting, which walks the tables as a write does."""
+    line = f"map 0x1000 {GVA:#x} {HOLE:#x} 0x27"
+    world = World("pae", line, design={"vcpu_mmio_cache": value}, kernel="6.1.176")
+    for _ in range(2):
+        assert world.do(f"read {GVA:#x}").gptes == []
+
+
 # -- mmio_invalidation -----------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Mail 004: special roots as bare tables with directories made in advance, or as one-off shadow pages."""
 
 import pytest
-from kvm.designs.alike import Player, assert_alike
+from kvm.designs.side_by_side import Guest, assert_alike
 from kvm.invariants import has_gptes
 from kvm.random_nested import random_nested
 from kvm.random_scenarios import random_scenario
@@ -254,7 +254,7 @@ def nested(mode: str, la57: bool) -> str:
 @pytest.mark.parametrize("mode", ["32", "pae"])
 def test_upper_levels_are_special_too(mode: str) -> None:
     text = nested(mode, la57=False)
-    one, two = assert_alike(text, {}, ONE_OFF, checked=True)
+    one, two = assert_alike(text, {}, ONE_OFF)
     top = two.kvm.sptep_to_sp(two.vcpu.guest_mmu.root_hpa)
     middle = two.kvm.sptep_to_sp(two.kvm.read_spte(top.hpa) & ADDR)
     assert [(sp.special, sp.role & ROLE_LEVEL) for sp in (top, middle)] == [(True, 4), (True, 3)]
@@ -330,8 +330,8 @@ def test_random_guests_get_the_same_translations(mode: str, seed: int, kernel: s
     ops = Scenario.parse(text).ops
     gvas = {op.gva & ~0xFFF for op in ops if isinstance(op, Access | Exec | Invlpg)}
     gvas |= {(gva + 0x1000 * n) % (1 << 32) for gva in gvas for n in range(8)}
-    one = Player(text, {}, kernel=kernel, checked=False)
-    two = Player(text, ONE_OFF, kernel=kernel, checked=True)
+    one = Guest(text, {}, kernel=kernel, checked=False)
+    two = Guest(text, ONE_OFF, kernel=kernel, checked=True)
     tables: set[int] = set()
     compared = 0
     for op in ops:
@@ -345,5 +345,5 @@ def test_random_guests_get_the_same_translations(mode: str, seed: int, kernel: s
 @pytest.mark.parametrize("kernel", [profile.kernel for profile in PROFILES])
 @pytest.mark.parametrize(("mode", "seed"), [(mode, seed) for mode in ("32", "pae") for seed in SEEDS])
 def test_random_hypervisors_and_their_guests_see_no_difference(mode: str, seed: int, kernel: str) -> None:
-    one, _ = assert_alike(random_nested(mode, 4000 + seed, 100), {}, ONE_OFF, kernel=kernel, checked=True)
+    one, _ = assert_alike(random_nested(mode, 4000 + seed, 100), {}, ONE_OFF, kernel=kernel)
     assert one.stats["nested_run"]
