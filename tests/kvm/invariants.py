@@ -379,8 +379,10 @@ def check_against_gpte(s: State, spte: Spte) -> None:
     assert gpte & P, f"{spte} shadows {gpte:#x}"
     assert gpte & A or not slot.writable(), f"{spte} shadows {gpte:#x}"
     gfn = (gpte & ADDR) >> 12
-    if is_mmio_spte(spte.value):
-        assert get_mmio_spte_gfn(spte.value) == gfn or sp.role & ROLE_LEVEL > 1, f"{spte} shadows {gpte:#x}"
+    if is_mmio_spte(s.kvm, spte.value):
+        assert get_mmio_spte_gfn(s.kvm, spte.value) == gfn or sp.role & ROLE_LEVEL > 1, (
+            f"{spte} shadows {gpte:#x}"
+        )
         return
     granted = ((gpte & 7) ^ (gpte >> 63)) & role_access(sp)
     if spte.is_leaf:
@@ -414,7 +416,7 @@ def check_mmio(s: State) -> None:
     for sp in [*s.pages, *s.tdp_pages]:
         for value in s.tables[sp.hpa]:
             if value != s.kvm.design.empty_spte and not value & SPTE_MMU_PRESENT:
-                assert is_mmio_spte(value), f"{value:#x} in {sp}"
+                assert is_mmio_spte(s.kvm, value), f"{value:#x} in {sp}"
                 assert get_mmio_spte_generation(value) <= now, f"{value:#x} in {sp}"
 
 

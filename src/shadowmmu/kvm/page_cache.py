@@ -167,7 +167,7 @@ def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
         invalid_list: list[ShadowPage] = []
         mmu_page_zap_pte(kvm, kvm.sptep_to_sp(sptep), sptep, invalid_list)
         kvm_mmu_remote_flush_or_zap(kvm, invalid_list, 1)
-    mmu_spte_update(kvm, sptep, make_nonleaf_spte(sp))
+    mmu_spte_update(kvm, sptep, make_nonleaf_spte(kvm, sp))
     sp.parent_ptes = pte_list_add(kvm, sp.parent_ptes, sptep)
     if sp.unsync or sp.unsync_children:
         mark_unsync(kvm, sptep)

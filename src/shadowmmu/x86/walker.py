@@ -7,6 +7,7 @@ paging-structure caches.
 
 Under nested paging (15.25) the addresses in the guest's tables are guest-physical: each table entry is
 reached by a walk of the nested tables as a user write, and at last the page by one of the access's own kind.
+Intel's nested tables are in ept.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .bits import (
     ACC_W,
     ACC_X,
     ADDR,
+    EPT_R,
+    EPT_W,
     FAULT,
     FETCH,
     NX,
@@ -38,15 +41,13 @@ from .bits import (
     U,
     W,
 )
+from .ept import EptWalker
 from .implementation import MANUAL, Implementation
+from .machine_check import MachineCheck
 from .paging import paging_format, permission_bitmask, reserved_bits
 from .tlb import TranslationCache
 
 __all__ = ["MachineCheck", "Walker"]
-
-
-class MachineCheck(IndexError):
-    """The tables sent the processor to a physical address without memory: they are wrong, not the access."""
 
 
 class Walker:
@@ -59,10 +60,17 @@ class Walker:
     `nested` walks the nested tables from `nested_root` on while `two_dimensional` is set. A fault there
     leaves a nested page fault's error code and its guest-physical address in `nested_fault_gpa`; otherwise
     that is `FAULT`.
+
+    Nested tables may be EPT tables: then `nested` leaves them to its `ept`, whose exit qualification is the
+    low half of the error code.
     """
 
     def __init__(
-        self, words: memoryview, implementation: Implementation = MANUAL, nested: Walker | None = None
+        self,
+        words: memoryview,
+        implementation: Implementation = MANUAL,
+        nested: Walker | None = None,
+        ept: EptWalker | None = None,
     ) -> None:
         self.words = words
         self.nested: Walker = nested or self
@@ -89,6 +97,7 @@ class Walker:
         self.need = [0] * 16
         self.deny = [0] * 16
         self.levels = 0
+        self.ept: EptWalker = ept or EptWalker(words)
 
     def set_mode(
         self,
@@ -165,6 +174,8 @@ class Walker:
         self.shortened = False
         self.nested_fault_gpa = FAULT
         if self.levels == 0:
+            if self.ept.levels:
+                return self.walk_ept(root, gva, mode)
             self.level = 1
             if self.two_dimensional:
                 return self.nested_page(gva, P | W | U | D, mode)
@@ -204,6 +215,8 @@ class Walker:
             if level == 3 and self.levels == 3:
                 rights = W | U
                 if self.pdpte_accessed and not entry & A:
+                    if self.two_dimensional and not self.may_update(table, gva, level):
+                        return 0
                     self.words[hpa >> 3] = word | A
                     self.ad_sets += 1
             else:
@@ -212,6 +225,8 @@ class Walker:
                 if level == 1 or entry & self.leaf_bit:
                     break
                 if not entry & A:
+                    if self.two_dimensional and not self.may_update(table, gva, level):
+                        return 0
                     self.words[hpa >> 3] = word | A << lane
                     self.ad_sets += 1
             table = entry & ADDR
@@ -225,6 +240,8 @@ class Walker:
         if mode & 3 == WRITE:
             new |= D
         if new != entry:
+            if self.two_dimensional and not self.may_update(table, gva, level):
+                return 0
             self.words[hpa >> 3] = word | new << lane
             self.ad_sets += 1
         self.level = level
@@ -240,7 +257,7 @@ class Walker:
 
     def nested_entry(self, gpa: u64) -> u64:
         """The physical address of the guest table entry at `gpa`, or `FAULT`: a nested page fault."""
-        entry: u64 = self.nested.translate(self.nested_root, gpa, 0, WRITE | 4)
+        entry: u64 = self.nested.translate(self.nested_root, gpa, 0, WRITE | 12)
         if entry == 0:
             self.nested_fault_gpa = gpa
             self.error_code = self.nested.error_code | PFERR_GUEST_PAGE
@@ -259,7 +276,31 @@ class Walker:
         if self.levels == 0 or self.nested.level < self.level:
             self.level = self.nested.level
         frame: u64 = (entry & ADDR | offset) >> 3 + 9 * self.level << 3 + 9 * self.level
-        return translation & ~(W | D) | translation & entry & (W | D) | entry & NX | frame
+        return translation & ~(P | W | D) | translation & entry & (P | W | D) | entry & (A | NX) | frame
+
+    def may_update(self, table: u64, gva: u64, level: u64) -> bool:
+        """Whether the nested tables let the processor set A or D in the guest's entry; else a nested fault.
+
+        They do if it could be read: but for EPT without Accessed and Dirty that was a write already.
+        """
+        ept: EptWalker = self.nested.ept
+        if not ept.levels or ept.ad:
+            return True
+        shift: u64 = 12 + self.index_bits * (level - 1)
+        gpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
+        if ept.translate(self.nested_root, gpa, EPT_R | EPT_W, 1):
+            return True
+        self.nested_fault_gpa = gpa
+        self.error_code = ept.qualification | PFERR_GUEST_PAGE
+        return False
+
+    def walk_ept(self, root: u64, gpa: u64, mode: u32) -> u64:
+        """`walk` for EPT tables; an access to an entry of the guest's tables has bit 3 of its mode set."""
+        ept: EptWalker = self.ept
+        entry: u64 = ept.translate(root, gpa, ept.access(mode), mode & 8)
+        self.level = ept.level
+        self.error_code = ept.qualification
+        return entry
 
     def fault(self, cause: u64, mode: u32) -> u64:
         """Record the error code of a page fault in an access of that mode; 0."""

@@ -108,7 +108,7 @@ def _map_target_level(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> u32:
 def _map_mmio(vcpu: Vcpu, it: TdpIter) -> u32:
     """No memory there: an MMIO SPTE, also traced and counted if it is there already."""
     kvm: Kvm = vcpu.kvm
-    spte: u64 = make_mmio_spte(kvm.memslots_generation, it.gfn, ACC_ALL)
+    spte: u64 = make_mmio_spte(kvm, it.gfn, ACC_ALL)
     if spte != it.old_spte and not tdp_mmu_set_spte_atomic(kvm, it, spte):
         return RET_PF_RETRY
     vcpu.stat.pf_mmio_spte_created += 1
