@@ -79,6 +79,11 @@ def _settings(context: click.Context, option: click.Parameter, given: Sequence[s
     help="Whose KVM: 6.12.111 (default) or 6.1.176.",
 )
 @click.option(
+    "--vendor",
+    type=click.Choice(["amd", "intel"]),
+    help="Whose processor, if another than the scenario's; nested paging stays on or off.",
+)
+@click.option(
     "--design",
     "designs",
     metavar="KEY=VALUE",
@@ -94,6 +99,7 @@ def run(
     events: Path | None,
     as_json: bool,
     kernel: str | None,
+    vendor: str | None,
     designs: dict[str, str],
     tlb: bool,
 ) -> None:
@@ -107,6 +113,8 @@ def run(
         loaded = _load(scenarios)
         if kernel is not None:
             loaded = [scenario.with_kernel(kernel) for scenario in loaded]
+        if vendor is not None:
+            loaded = [scenario.with_vendor(vendor) for scenario in loaded]
         loaded = [scenario.with_design(designs) for scenario in loaded]
         targets = _targets(record, loaded)
         totals: Counter[str] = Counter()
@@ -310,6 +318,8 @@ def _short(event: Mapping[str, Any]) -> str:
     if name == "exit":
         if event["reason"] == "PF excp":
             return f"page fault at {event['info2']} ({pferr_flags(int(event['info1'], 16)) or 'read'})"
+        if event["reason"] == "EXCEPTION_NMI":
+            return f"page fault at 0x{event['info1']} (see kvm_page_fault)"
         if event["reason"] == "npf":
             return _nested_page_fault(event["info2"], int(event["info1"], 16))
         return f"exit {event['reason']}"

@@ -69,8 +69,13 @@ EFER_SVME = 0x1000
 
 _YES = {"1", "y", "Y", "on", "ON", "On"}
 _NO = {"0", "n", "N", "off", "OFF", "Off"}
+_VENDORS: Mapping[str, Mapping[str, str]] = {
+    "amd": {"kvm_amd.npt": "N"},
+    "intel": {"kvm_intel.ept": "N", "kvm_intel.eptad": "Y", "kvm_intel.pml": "Y"},
+}
+"""The parameters of the vendors' modules; the first of each is for nested paging."""
 _DEFAULT_PARAMS = {
-    "kvm_amd.npt": "N",
+    **_VENDORS["amd"],
     "kvm.tdp_mmu": "Y",
     "kvm.eager_page_split": "Y",
     "kvm.nx_huge_pages": "N",
@@ -98,6 +103,27 @@ class RecordedRun(Protocol):
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """The lines after it: op -1, op 0, ..."""
         ...
+
+
+def params_of_vendor(params: Mapping[str, str], vendor: str) -> dict[str, str]:
+    """The parameters with those of another vendor's module; nested paging is used as before.
+
+    Raises ScenarioError for a vendor that is none.
+    """
+    if vendor not in _VENDORS:
+        raise ScenarioError(f"there is no vendor {vendor!r}; there are {', '.join(_VENDORS)}")
+    module = dict(_VENDORS[vendor])
+    if next(iter(module)) in params:
+        return dict(params)
+    nested_paging = params[_nested_paging(params)]
+    modules = {name for names in _VENDORS.values() for name in names}
+    module[_nested_paging(module)] = nested_paging
+    return {**module, **{name: value for name, value in params.items() if name not in modules}}
+
+
+def _nested_paging(params: Mapping[str, str]) -> str:
+    """The parameter for nested paging."""
+    return "kvm_intel.ept" if "kvm_intel.ept" in params else "kvm_amd.npt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +173,12 @@ class Scenario:
     def with_kernel(self, release: str) -> Scenario:
         """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
         return replace(self, kernel=kernel_text(release))
+
+    def with_vendor(self, vendor: str) -> Scenario:
+        """The same on a processor of a vendor, `intel` or `amd`. Raises ScenarioError if it cannot be."""
+        if vendor == "intel" and self.vmcbs:
+            raise ScenarioError(f"{self.path}: a guest that is a hypervisor is modelled on AMD only")
+        return replace(self, params=params_of_vendor(self.params, vendor))
 
     def with_design(self, values: Mapping[str, str]) -> Scenario:
         """The same with other values of switches, names both. Raises DesignError for what there is not."""
@@ -262,6 +294,9 @@ class _Parser:
             if tokens[0] == "param":
                 line.word = "param"
                 self._param(line, tokens[1:])
+            elif tokens[0] == "vendor":
+                line.word = "vendor"
+                self._vendor(line, tokens[1:])
             elif tokens[0] == "design":
                 line.word = "design"
                 self._design(line, tokens[1:])
@@ -277,7 +312,7 @@ class _Parser:
                 self.ops.append(self.ops_parser.op(line, tokens))
         if not self.vcpus or self.mode is None:
             raise ScenarioError(f"{self.path}:{len(lines)}: no `start`; end the setup with `start cr3=GPA`")
-        if self.params["kvm_amd.npt"] == "N":
+        if self.params[_nested_paging(self.params)] == "N":
             self.params["kvm.tdp_mmu"] = "N"
         return Scenario(
             name=Path(self.path).stem,
@@ -294,6 +329,12 @@ class _Parser:
             setup=tuple(self.setup),
             ops=tuple(self.ops),
         )
+
+    def _vendor(self, line: Line, rest: list[str]) -> None:
+        line.split(rest, least=1)
+        if self.ops_parser.nested:
+            line.fail("a guest that is a hypervisor is modelled on AMD only", "leave this line out")
+        self.params = params_of_vendor(self.params, line.choice(0, tuple(_VENDORS)))
 
     def _design(self, line: Line, rest: list[str]) -> None:
         if not rest:
@@ -370,7 +411,7 @@ class _Parser:
 
     def _nested(self, line: Line, rest: list[str]) -> SlotSetup:
         line.split(rest, least=0)
-        if self.params["kvm_amd.npt"] != "Y":
+        if self.params.get("kvm_amd.npt") != "Y":
             line.fail("a guest that is a hypervisor needs nested paging", "put `param kvm_amd npt=1` first")
         if self.ops_parser.mode.name == "nopaging":
             line.fail("a guest without paging cannot be a hypervisor", "use another `mode`")

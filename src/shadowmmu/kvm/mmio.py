@@ -20,7 +20,7 @@ def is_mmio_spte(kvm: Kvm, spte: u64) -> bool:
 
 
 def make_mmio_spte(kvm: Kvm, gfn: u64, access: u32) -> u64:
-    """An MMIO SPTE of the current generation; it keeps 19 bits of that, and W and U of the access, or none."""
+    """An MMIO SPTE of the current generation; it keeps 19 bits of that; of the access W and U, or none."""
     gen: u64 = kvm.memslots_generation & MMIO_GEN_MASK
     spte: u64 = ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | (gfn << 12)
     return spte | kvm.shadow_mmio_value | (access & kvm.shadow_mmio_access_mask)

@@ -39,6 +39,7 @@ cdef class Kvm:
     cdef public u32 mmu_valid_gen
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
     cdef u64 free_pte_list_desc
+    cdef readonly bint ept
     cdef readonly u64 frozen_spte
     cdef readonly u64 shadow_user_mask, shadow_x_mask, shadow_nx_mask, shadow_accessed_mask, shadow_dirty_mask
     cdef readonly u64 shadow_acc_track_mask, shadow_host_writable_mask, shadow_mmu_writable_mask

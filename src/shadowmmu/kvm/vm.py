@@ -66,8 +66,8 @@ class Kvm:
     `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while
     `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in frame n. `page_hash` holds the newest
     shadow page of each bucket. `need_resched` says that somebody waits for mmu_lock, so that long walks over
-    the TDP MMU let go of it when they can. The `shadow_*` and `spte_*` fields are the format of SPTEs (see
-    spte_masks).
+    the TDP MMU let go of it when they can. `ept`: SPTEs have EPT's format; the `shadow_*` and
+    `spte_*` fields say how that is (see spte_masks).
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Kvm:
         self.parameters = parameters
         self.design = design or Design()
         self.frozen_spte = self.design.empty_spte | FROZEN_BITS
+        self.ept = parameters.vmx and parameters.tdp_enabled
         self._set_masks(self._masks())
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
@@ -113,7 +114,7 @@ class Kvm:
 
     def _masks(self) -> SpteMasks:
         parameters: Parameters = self.parameters
-        if not parameters.vmx or not parameters.tdp_enabled:
+        if not self.ept:
             return LEGACY_MASKS
         return ept_masks(
             has_ad_bits=parameters.ept_ad_bits,
