@@ -42,6 +42,7 @@ from .exits import EntryFailed, finish_page_fault
 from .invlpg import kvm_mmu_invlpg
 from .msr import SYSENTER_MSRS, set_msr
 from .page_fault import kvm_mmu_page_fault
+from .pdptrs import read_pdptrs
 from .pml import vmx_flush_pml_buffer
 from .regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
 from .role import kvm_init_mmu
@@ -161,14 +162,17 @@ def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
     return True
 
 
-def _set_cr4_in_guest(vcpu: Vcpu, value: int) -> bool:
+def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
+    """MOV to CR4 exits unless it changes the guest's own bits only; it checks the PDPTEs if PGE changes."""
     owned = CR4_GUEST_OWNED & (-1 if vcpu.kvm.parameters.tdp_enabled else ~CR4_PGE)
-    changed = vcpu.cr4 ^ value
-    if changed & ~owned & 0xFFFFFFFF:
-        return False
-    vcpu.cr4 = (vcpu.cr4 & ~owned) | (value & owned)
+    changed = (vcpu.cr4 ^ value) & 0xFFFFFFFF
+    if changed & ~owned:
+        return _write_cr(vcpu, 4, value)
     if changed & CR4_PGE:
+        if vcpu.is_pae_paging() and read_pdptrs(vcpu, vcpu.cr3) is None:
+            return _complete(vcpu, accepted=False)
         vcpu.cpu.flush_all()
+    vcpu.cr4 ^= changed
     _use_new_registers(vcpu)
     return True
 
@@ -192,7 +196,7 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
         case Op.MOV_CR3:
             return _write_cr(vcpu, 3, insn.value)
         case Op.MOV_CR4:
-            return _set_cr4_in_guest(vcpu, insn.value) or _write_cr(vcpu, 4, insn.value)
+            return _move_to_cr4(vcpu, insn.value)
         case Op.WRMSR:
             return insn.count in PASSTHROUGH_MSRS or _write_msr(vcpu, insn)
         case _:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from shadowmmu.kvm.shadow_page import ShadowPage
 from shadowmmu.kvm.tracepoints import KVM_ISA_SVM, KVM_ISA_VMX, Log
-from shadowmmu.x86.bits import EPT_R, EPT_W, EPT_X
+from shadowmmu.x86.bits import EPT_R, EPT_VIOLATION_GVA_TRANSLATED, EPT_VIOLATION_RWX_SHIFT, EPT_W, EPT_X
 
 __all__ = [
     "ACCESS_NAMES",
@@ -61,6 +61,7 @@ __all__ = [
     "VcpuMatchMmio",
     "WalkerError",
     "ZapAllFast",
+    "ept_violation_text",
     "exit_reason",
     "pferr_flags",
     "vmx_exit_reason",
@@ -150,6 +151,17 @@ def _padded(value: int) -> str:
 def _pointer(physical: int) -> str:
     """C's %p of a pointer into the direct map; the null pointer stays null."""
     return f"{PAGE_OFFSET + physical if physical else 0:016x}"
+
+
+def ept_violation_text(qualification: int) -> str:
+    """The exit qualification of an EPT violation in words: what was tried, and what the tables grant."""
+
+    def rights(bits: int) -> str:
+        return "".join(name for bit, name in ((EPT_R, "r"), (EPT_W, "w"), (EPT_X, "x")) if bits & bit) or "-"
+
+    of_a_table = "" if qualification & EPT_VIOLATION_GVA_TRANSLATED else "a table of the guest, "
+    granted = rights(qualification >> EPT_VIOLATION_RWX_SHIFT)
+    return f"{of_a_table}{rights(qualification)} where {granted} is granted"
 
 
 class Event(ABC):

@@ -283,23 +283,21 @@ class Walker:
 
         They do if it could be read: but for EPT without Accessed and Dirty that was a write already.
         """
-        ept: EptWalker = self.nested.ept
-        if not ept.levels or ept.ad:
+        if not self.nested.ept.levels or self.nested.ept.ad:
             return True
         shift: u64 = 12 + self.index_bits * (level - 1)
         gpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
-        if ept.translate(self.nested_root, gpa, EPT_R | EPT_W, 1):
+        if self.nested.ept.translate(self.nested_root, gpa, EPT_R | EPT_W, 1):
             return True
         self.nested_fault_gpa = gpa
-        self.error_code = ept.qualification | PFERR_GUEST_PAGE
+        self.error_code = self.nested.ept.qualification | PFERR_GUEST_PAGE
         return False
 
     def walk_ept(self, root: u64, gpa: u64, mode: u32) -> u64:
         """`walk` for EPT tables; an access to an entry of the guest's tables has bit 3 of its mode set."""
-        ept: EptWalker = self.ept
-        entry: u64 = ept.translate(root, gpa, ept.access(mode), mode & 8)
-        self.level = ept.level
-        self.error_code = ept.qualification
+        entry: u64 = self.ept.translate(root, gpa, self.ept.access(mode), mode & 8)
+        self.level = self.ept.level
+        self.error_code = self.ept.qualification
         return entry
 
     def fault(self, cause: u64, mode: u32) -> u64:
