@@ -86,6 +86,14 @@ def _settings(context: click.Context, option: click.Parameter, given: Sequence[s
     help="Whose processor, if another than the scenario's; nested paging stays on or off.",
 )
 @click.option(
+    "--param",
+    "params",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_settings,
+    help="Set a module parameter, kvm.tdp_mmu=0 or kvm_intel.eptad=0. Repeatable.",
+)
+@click.option(
     "--design",
     "designs",
     metavar="KEY=VALUE",
@@ -102,6 +110,7 @@ def run(
     as_json: bool,
     kernel: str | None,
     vendor: str | None,
+    params: dict[str, str],
     designs: dict[str, str],
     tlb: bool,
 ) -> None:
@@ -117,6 +126,7 @@ def run(
             loaded = [scenario.with_kernel(kernel) for scenario in loaded]
         if vendor is not None:
             loaded = [scenario.with_vendor(vendor) for scenario in loaded]
+        loaded = [scenario.with_params(params) for scenario in loaded]
         loaded = [scenario.with_design(designs) for scenario in loaded]
         targets = _targets(record, loaded)
         totals: Counter[str] = Counter()

@@ -121,6 +121,15 @@ def params_of_vendor(params: Mapping[str, str], vendor: str) -> dict[str, str]:
     return {**module, **{name: value for name, value in params.items() if name not in modules}}
 
 
+def _param_value(name: str, value: str) -> str | None:
+    """The value of a parameter as headers show it; None if it is none."""
+    if value in _YES:
+        return "Y"
+    if value in _NO:
+        return "N"
+    return _NX_HUGE_PAGES.get(value) if name == "kvm.nx_huge_pages" else None
+
+
 def _nested_paging(params: Mapping[str, str]) -> str:
     """The parameter for nested paging."""
     return "kvm_intel.ept" if "kvm_intel.ept" in params else "kvm_amd.npt"
@@ -179,6 +188,19 @@ class Scenario:
         if vendor == "intel" and self.vmcbs:
             raise ScenarioError(f"{self.path}: a guest that is a hypervisor is modelled on AMD only")
         return replace(self, params=params_of_vendor(self.params, vendor))
+
+    def with_params(self, values: Mapping[str, str]) -> Scenario:
+        """The same with other module parameters, `kvm_intel.eptad` -> `0`. Raises ScenarioError."""
+        params = dict(self.params)
+        for name, value in values.items():
+            shown = _param_value(name, value)
+            if name not in params or name == "thp":
+                known = ", ".join(name for name in params if name != "thp")
+                raise ScenarioError(f"there is no parameter {name!r}; there are {known}")
+            if shown is None:
+                raise ScenarioError(f"parameter {name} has no value {value!r}; use Y or N")
+            params[name] = shown
+        return replace(self, params=params)
 
     def with_design(self, values: Mapping[str, str]) -> Scenario:
         """The same with other values of switches, names both. Raises DesignError for what there is not."""
@@ -358,13 +380,8 @@ class _Parser:
             if not equals or known not in self.params:
                 names = ", ".join(key.replace(".", " ") for key in self.params)
                 line.fail(f"there is no parameter `{rest[0]} {name}`", f"known are {names}")
-            if value in _YES:
-                shown = "Y"
-            elif value in _NO:
-                shown = "N"
-            elif known == "kvm.nx_huge_pages" and value in _NX_HUGE_PAGES:
-                shown = _NX_HUGE_PAGES[value]
-            else:
+            shown = _param_value(known, value)
+            if shown is None:
                 line.fail(f"`{value}` is no value of {known}", "use Y or N")
             self.params[known] = shown
 
