@@ -190,16 +190,26 @@ class Scenario:
         return replace(self, params=params_of_vendor(self.params, vendor))
 
     def with_params(self, values: Mapping[str, str]) -> Scenario:
-        """The same with other module parameters, `kvm_intel.eptad` -> `0`. Raises ScenarioError."""
+        """The same with other module parameters, `kvm_intel.eptad` -> `0`.
+
+        Nested paging that they turn on brings the TDP MMU, unless they say otherwise. Raises ScenarioError.
+        """
         params = dict(self.params)
         for name, value in values.items():
-            shown = _param_value(name, value)
             if name not in params or name == "thp":
                 known = ", ".join(name for name in params if name != "thp")
-                raise ScenarioError(f"there is no parameter {name!r}; there are {known}")
+                raise ScenarioError(f"{self.path}: there is no parameter {name!r}; there are {known}")
+            shown = _param_value(name, value)
             if shown is None:
-                raise ScenarioError(f"parameter {name} has no value {value!r}; use Y or N")
+                raise ScenarioError(f"{self.path}: {value!r} is no value of {name}; use Y or N")
             params[name] = shown
+        nested_paging = _nested_paging(params)
+        if params[nested_paging] == "N":
+            if self.vmcbs:
+                raise ScenarioError(f"{self.path}: a guest that is a hypervisor needs {nested_paging}")
+            params["kvm.tdp_mmu"] = "N"
+        elif self.params[nested_paging] == "N" and "kvm.tdp_mmu" not in values:
+            params["kvm.tdp_mmu"] = "Y"
         return replace(self, params=params)
 
     def with_design(self, values: Mapping[str, str]) -> Scenario:
