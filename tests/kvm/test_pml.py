@@ -172,7 +172,7 @@ def test_user_space_kicks_a_running_vcpu() -> None:
     vcpu = vm.vcpus[0].state
     vm.vcpus[0].read(GVA)
     vm.dirty_pages()
-    assert run_accesses(vcpu, memoryview(array("Q", [GVA])), memoryview(bytes([1])), 0) == 1
+    assert run_accesses(vcpu, memoryview(array("Q", [GVA])), memoryview(bytearray([1])), 0) == 1
     assert vcpu.cpu.ept.pml_index < 511
     assert 0 in vm.dirty_pages()
     assert vcpu.cpu.ept.pml_index == 511
