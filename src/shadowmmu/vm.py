@@ -23,6 +23,7 @@ from .guest.stubs import Step
 from .host.mapping import Kind
 from .kvm.bits import MEM_LOG_DIRTY_PAGES, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from .kvm.design import design_of
+from .kvm.dirty_log import cpu_dirty_log_size
 from .kvm.dirty_log_ioctl import (
     INITIALLY_SET,
     KVM_CAP_DIRTY_LOG_RING,
@@ -232,10 +233,13 @@ class Vcpu:
         modes = kinds if isinstance(kinds, memoryview) else memoryview(array("B", kinds))
         if len(addresses) != len(modes):
             raise ValueError(f"{len(addresses)} addresses but {len(modes)} kinds")
-        done = run_accesses(self.state, addresses, modes, 0)
-        while done < len(addresses):
-            self._finish(addresses[done], modes[done])
-            done = run_accesses(self.state, addresses, modes, done + 1)
+        try:
+            done = run_accesses(self.state, addresses, modes, 0)
+            while done < len(addresses):
+                self._finish(addresses[done], modes[done])
+                done = run_accesses(self.state, addresses, modes, done + 1)
+        finally:
+            self._cpu.leave()
 
     def _finish(self, gva: int, kind: int) -> None:
         """Complete an access that needs more than the MMU."""
@@ -273,10 +277,14 @@ class Vm:
     kernel    whose KVM: "6.12.111", "6.1.176"
     design    switches that are not as that kernel has them, {"invlpg_zaps": "yes"}; `shadowmmu designs` has
               them all
+    vendor    whose processor: "amd", "intel"
     tlb       False: every access walks the tables
     nested_paging
               the guest's tables are used as they are, and guest-physical memory is mapped by nested tables:
               by the TDP MMU, or with tdp_mmu=False by shadow pages
+    eptad, pml
+              on Intel with nested_paging: EPT has Accessed and Dirty; with those the processor logs the
+              pages that become dirty
     eager_page_split
               logging splits huge pages before they are written to (TDP MMU only)
     dirty_ring
@@ -295,22 +303,31 @@ class Vm:
         backing: Kind = Kind.ANON,
         kernel: str = DEFAULT_KERNEL,
         design: Mapping[str, str] | None = None,
+        vendor: str = "amd",
         tlb: bool = True,
         nx_huge_pages: bool = False,
         nested_paging: bool = False,
         tdp_mmu: bool = True,
+        eptad: bool = True,
+        pml: bool = True,
         eager_page_split: bool = True,
         dirty_ring: int = 0,
         mmio: Callable[[MmioAccess], int] | None = None,
     ) -> None:
         if paging not in _FORMATS:
             raise ValueError(f"paging {paging!r} is none of {', '.join(_FORMATS)}")
+        if vendor not in ("amd", "intel"):
+            raise ValueError(f"vendor {vendor!r} is neither amd nor intel")
         size = _bytes(memory)
         if size <= 0 or size % 4096:
             raise ValueError(f"memory of {size} bytes is not a positive number of 4 KiB pages")
         parameters = Parameters()
         parameters.nx_huge_pages = nx_huge_pages
         parameters.tdp_enabled, parameters.tdp_mmu = nested_paging, tdp_mmu
+        parameters.vmx, parameters.ept_ad_bits = vendor == "intel", eptad
+        parameters.cpu_dirty_log_size = cpu_dirty_log_size(
+            vmx=parameters.vmx, ept=nested_paging, ept_ad_bits=eptad, pml=pml
+        )
         parameters.eager_page_split = eager_page_split
         self.format: PagingFormat = _FORMATS[paging]
         self.machine = Machine(parameters, design=design_of(kernel, design), tlb=tlb)

@@ -78,6 +78,85 @@ def test_records_hypervisors_and_nested_paging(invoke, fixtures, tmp_path, name)
         assert made.header[key] == real.header[key]
 
 
+EPT = """\
+vendor intel
+param kvm_intel ept=1
+mode long4
+slot 0 0x0 16M
+alloc 0x2000
+tramp 0x1000
+map 0x1000 0x400000 0x900000 0x67
+start cr3=0x1000
+prefault 0x900000 0x1000
+read 0x400000
+"""
+
+
+def test_parameters_can_be_set(invoke, tmp_path):
+    scenario, target = tmp_path / "s.txt", tmp_path / "out.jsonl"
+    scenario.write_text(EPT)
+    assert " (r---) " not in invoke("run", scenario).output
+    tracked = invoke("run", scenario, "--param", "kvm_intel.eptad=0", "--record", target)
+    assert tracked.exit_code == 0
+    assert "[256] = gpa:900000|8750000000000870 (r---) level 1, gfn 900\n" in tracked.output
+    params = Recording.read(target).header["params"]
+    assert (params["kvm_intel.ept"], params["kvm_intel.eptad"], params["kvm.tdp_mmu"]) == ("Y", "N", "Y")
+    assert invoke("compare", target).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "set_to"),
+    [
+        (["kvm_intel.ept=off"], {"kvm_intel.ept": "N", "kvm.tdp_mmu": "N"}),
+        (["kvm.tdp_mmu=n", "kvm.tdp_mmu=y"], {}),
+        (["kvm.nx_huge_pages=force", "kvm.tdp_mmu=0"], {"kvm.nx_huge_pages": "Y", "kvm.tdp_mmu": "N"}),
+        (["kvm.nx_huge_pages=never"], {"kvm.nx_huge_pages": "never"}),
+    ],
+)
+def test_a_parameter_is_shown_as_the_kernel_shows_it(invoke, tmp_path, given, set_to):
+    scenario = tmp_path / "s.txt"
+    scenario.write_text(EPT)
+    words = [word for setting in given for word in ("--param", setting)]
+    header = json.loads(invoke("run", scenario, "--json", *words).output.splitlines()[0])
+    assert header["params"] == {**Scenario.parse(EPT).params, **set_to}
+
+
+def test_they_are_set_after_vendor_and_nested_paging_brings_the_tdp_mmu(invoke, tmp_path):
+    scenario = tmp_path / "s.txt"
+    scenario.write_text(EPT.replace("vendor intel\nparam kvm_intel ept=1\n", ""))
+    words = ("run", scenario, "--json", "--vendor", "intel", "--param", "kvm_intel.ept=1")
+    for more, tdp_mmu in ((), "Y"), (("--param", "kvm.tdp_mmu=0"), "N"):
+        header = json.loads(invoke(*words, *more).output.splitlines()[0])
+        assert (header["params"]["kvm_intel.ept"], header["params"]["kvm.tdp_mmu"]) == ("Y", tdp_mmu)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ("kvm_intel.pml", "'kvm_intel.pml' is no setting; write KEY=VALUE"),
+        ("kvm_intel.pml=2", "s.txt: '2' is no value of kvm_intel.pml; use Y or N"),
+        ("kvm_intel.pml=", "s.txt: '' is no value of kvm_intel.pml; use Y or N"),
+        ("kvm_intel.pml=force", "s.txt: 'force' is no value of kvm_intel.pml; use Y or N"),
+        ("kvm_amd.npt=1", "s.txt: there is no parameter 'kvm_amd.npt'; there are kvm_intel.ept,"),
+        ("thp=Y", "s.txt: there is no parameter 'thp'; there are kvm_intel.ept,"),
+        ("=1", "s.txt: there is no parameter ''; there are kvm_intel.ept,"),
+    ],
+)
+def test_what_is_no_parameter(invoke, tmp_path, setting, complaint):
+    scenario = tmp_path / "s.txt"
+    scenario.write_text(EPT)
+    refused = invoke("run", scenario, "--param", setting)
+    assert refused.exit_code != 0
+    assert complaint in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_a_hypervisor_keeps_nested_paging(invoke):
+    refused = invoke("run", "--param", "kvm_amd.npt=0")
+    assert refused.exit_code != 0
+    assert refused.output.endswith("nested.txt: a guest that is a hypervisor needs kvm_amd.npt\n")
+
+
 def test_records_several_into_a_folder(invoke, fixtures, tmp_path):
     paths = [fixtures.scenarios / f"{name}.txt" for name in ("m-access", "f-pae")]
     result = invoke("run", *paths, "--record", tmp_path / "new" / "folder")

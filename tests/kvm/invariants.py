@@ -12,7 +12,6 @@ from shadowmmu.guest.machine import Machine
 from shadowmmu.kvm.bits import (
     INVALID_PAGE,
     MEMSLOT_INVALID,
-    MMIO_GEN_MASK,
     REQ_LOAD_MMU_PGD,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
     REQ_TLB_FLUSH,
@@ -30,17 +29,18 @@ from shadowmmu.kvm.bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
     ROLE_QUADRANT_SHIFT,
-    SPTE_HOST_WRITABLE,
+    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
-    SPTE_MMU_WRITABLE,
 )
 from shadowmmu.kvm.memslots import MemSlot
-from shadowmmu.kvm.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte
+from shadowmmu.kvm.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte, mmio_generation
 from shadowmmu.kvm.mmu import KvmMmu
 from shadowmmu.kvm.rmap import pte_list
 from shadowmmu.kvm.shadow_page import ShadowPage
+from shadowmmu.kvm.spte import is_access_track_spte
 from shadowmmu.kvm.vcpu import Vcpu
-from shadowmmu.x86.bits import ACC_U, ACC_W, ACC_X, ADDR, FAULT, FETCH, NX, PS, READ, WRITE, A, D, P, U, W
+from shadowmmu.kvm.vm import Kvm
+from shadowmmu.x86.bits import ACC_U, ACC_W, ACC_X, ADDR, FAULT, FETCH, PS, READ, WRITE, A, D, P, U, W
 from shadowmmu.x86.processor import Processor
 
 FLUSHES = (
@@ -58,6 +58,7 @@ HOST_PAGE_WRITABLE = 4
 class Spte:
     """A shadow-present SPTE and where it is."""
 
+    kvm: Kvm
     sp: ShadowPage
     index: int
     value: int
@@ -76,8 +77,23 @@ class Spte:
 
     @property
     def rights(self) -> int:
-        value = self.value
-        return (ACC_W if value & W else 0) | (ACC_U if value & U else 0) | (0 if value & NX else ACC_X)
+        kvm, value = self.kvm, self.value
+        x, no_x = kvm.shadow_x_mask, kvm.shadow_nx_mask
+        rights = (ACC_W if value & W else 0) | (ACC_U if value & kvm.shadow_user_mask else 0)
+        return rights | (ACC_X if value & (x | no_x) == x else 0)
+
+    @property
+    def mmu_writable(self) -> bool:
+        return bool(self.value & self.kvm.shadow_mmu_writable_mask)
+
+    @property
+    def host_writable(self) -> bool:
+        return bool(self.value & self.kvm.shadow_host_writable_mask)
+
+    @property
+    def is_tracked(self) -> bool:
+        """It has lost all rights, so that the next access is seen; only without Accessed."""
+        return is_access_track_spte(self.kvm, self.value)
 
     def __repr__(self) -> str:
         return f"SPTE {self.value:#x} [{self.index}] of {self.sp}"
@@ -105,7 +121,7 @@ class State:
 
     def _present(self, pages: list[ShadowPage]) -> list[Spte]:
         return [
-            Spte(sp, i, value)
+            Spte(self.kvm, sp, i, value)
             for sp in pages
             for i, value in enumerate(self.tables[sp.hpa])
             if value & SPTE_MMU_PRESENT
@@ -259,16 +275,26 @@ def check_rights(s: State) -> None:
         if spte.sp.special and spte.level == 3 and not spte.sp.parent_ptes:
             assert spte.value & ~(ADDR | A) == SPTE_MMU_PRESENT | P, "a PDPTE, in which some processors set A"
         else:
-            assert spte.value & ~ADDR == SPTE_MMU_PRESENT | P | W | U | A, spte
+            assert spte.value & ~ADDR == s.kvm.spte_nonleaf_bits, spte
     for spte in s.leaves:
         allowed = role_access(spte.sp)
         if not spte.sp.role & ROLE_CR0_WP and spte.value & W and not spte.value & U:
             allowed |= ACC_W
         if spte.sp.role & ROLE_DIRECT or spte.sp.role & ROLE_CR0_WP or spte.value & U:
             assert spte.rights & ~allowed == 0, spte
-        assert spte.value & SPTE_MMU_WRITABLE or not spte.value & W, spte
-        assert spte.value & SPTE_HOST_WRITABLE or not spte.value & SPTE_MMU_WRITABLE, spte
-        assert spte.value & P, spte
+        check_leaf_bits(spte)
+
+
+def check_leaf_bits(spte: Spte) -> None:
+    """Whatever the format: a leaf can be read unless it is tracked, and W follows from the host down."""
+    kvm = spte.kvm
+    assert spte.mmu_writable or not spte.value & W, spte
+    assert spte.host_writable or not spte.mmu_writable, spte
+    kept = kvm.spte_leaf_bits & ~kvm.shadow_acc_track_mask
+    assert spte.value & kept == kept, spte
+    assert spte.value & P or spte.is_tracked, spte
+    if spte.is_tracked:
+        assert spte.value >> SHADOW_ACC_TRACK_SAVED_SHIFT & P, spte
 
 
 # -- reverse maps ----------------------------------------------------------------------------------------
@@ -364,11 +390,12 @@ def check_frames(s: State) -> None:
             page = slot.mapping.page(slot.page_index(gfn + n))
             assert page & ADDR == (spte.value & ADDR) + (n << 12), f"{spte}: {gfn + n:#x} is at {page:#x}"
             assert page & HOST_PAGE_WRITABLE or not spte.value & W, spte
-        assert slot.writable() or not spte.value & (W | SPTE_HOST_WRITABLE), spte
+        assert slot.writable() or not (spte.value & W or spte.host_writable), spte
         parameters = s.kvm.parameters
-        in_bitmap = not parameters.cpu_dirty_log_size and not parameters.dirty_ring_size
-        by_write = slot.logs_dirty() and in_bitmap
-        assert not (spte.value & W and by_write and spte.level == 1) or is_dirty(slot, gfn), spte
+        in_bitmap = slot.logs_dirty() and not parameters.dirty_ring_size
+        written = W | (s.kvm.shadow_dirty_mask if parameters.cpu_dirty_log_size else 0)
+        if in_bitmap and spte.level == 1 and spte.value & written == written:
+            assert is_dirty(slot, gfn), spte
 
 
 def is_dirty(slot: MemSlot, gfn: int) -> bool:
@@ -385,7 +412,7 @@ def check_synced(s: State) -> None:
         if s.is_valid(sp) and has_gptes(sp) and not sp.unsync and sp.gfn not in s.unseen:
             for index, value in enumerate(s.tables[sp.hpa]):
                 if value != s.kvm.design.empty_spte:
-                    check_against_gpte(s, Spte(sp, index, value))
+                    check_against_gpte(s, Spte(s.kvm, sp, index, value))
 
 
 def check_against_gpte(s: State, spte: Spte) -> None:
@@ -398,8 +425,10 @@ def check_against_gpte(s: State, spte: Spte) -> None:
     assert gpte & P, f"{spte} shadows {gpte:#x}"
     assert gpte & A or not slot.writable(), f"{spte} shadows {gpte:#x}"
     gfn = (gpte & ADDR) >> 12
-    if is_mmio_spte(spte.value):
-        assert get_mmio_spte_gfn(spte.value) == gfn or sp.role & ROLE_LEVEL > 1, f"{spte} shadows {gpte:#x}"
+    if is_mmio_spte(s.kvm, spte.value):
+        assert get_mmio_spte_gfn(s.kvm, spte.value) == gfn or sp.role & ROLE_LEVEL > 1, (
+            f"{spte} shadows {gpte:#x}"
+        )
         return
     granted = ((gpte & 7) ^ (gpte >> 63)) & role_access(sp)
     if spte.is_leaf:
@@ -429,11 +458,11 @@ def check_leaf(s: State, spte: Spte, gpte: int, granted: int) -> None:
 
 def check_mmio(s: State) -> None:
     """I31: an MMIO SPTE is not present and not from the future."""
-    now = s.kvm.memslots_generation & MMIO_GEN_MASK
+    now = mmio_generation(s.kvm)
     for sp in [*s.pages, *s.tdp_pages]:
         for value in s.tables[sp.hpa]:
             if value != s.kvm.design.empty_spte and not value & SPTE_MMU_PRESENT:
-                assert is_mmio_spte(value), f"{value:#x} in {sp}"
+                assert is_mmio_spte(s.kvm, value), f"{value:#x} in {sp}"
                 assert get_mmio_spte_generation(value) <= now, f"{value:#x} in {sp}"
 
 
@@ -460,7 +489,7 @@ def check_write_protection(s: State) -> None:
     """I21, I22: no SPTE allows a write to a guest table that is shadowed in sync."""
     protected = {sp.gfn for sp in s.pages if s.is_valid(sp) and has_gptes(sp) and not sp.unsync}
     for spte in s.leaves:
-        if spte.value & (W | SPTE_MMU_WRITABLE):
+        if spte.value & W or spte.mmu_writable:
             first, pages = s.gfn(spte.sp, spte.index), 512 ** (spte.level - 1)
             shadowed = [gfn for gfn in protected if first <= gfn < first + pages]
             assert not shadowed, f"{spte} allows writes to table {shadowed[0]:#x}"
@@ -568,7 +597,7 @@ def check_tdp_trees(s: State) -> None:
         assert child.ptep == spte.address, child
         assert child.gfn == s.gfn(spte.sp, spte.index), child
         assert child.role | ROLE_INVALID == spte.sp.role - 1 | ROLE_INVALID, child
-        assert spte.value & ~ADDR == SPTE_MMU_PRESENT | P | W | U | A, spte
+        assert spte.value & ~ADDR == s.kvm.spte_nonleaf_bits, spte
     for sp in s.tdp_pages:
         assert sp.role & ROLE_DIRECT, sp
         assert not sp.on_list, sp
@@ -581,9 +610,8 @@ def check_tdp_leaves(s: State) -> None:
     """T3, T5: every leaf has U; W follows from the host down; nothing is frozen."""
     for spte in s.tdp_sptes:
         if spte.is_leaf:
-            assert spte.value & (P | U) == P | U, spte
-            assert spte.value & SPTE_MMU_WRITABLE or not spte.value & W, spte
-            assert spte.value & SPTE_HOST_WRITABLE or not spte.value & SPTE_MMU_WRITABLE, spte
+            assert spte.rights & ACC_U or spte.is_tracked, spte
+            check_leaf_bits(spte)
             assert spte.value & PS or spte.level == 1, spte
     assert not any(s.kvm.frozen_spte in s.tables[sp.hpa] for sp in s.tdp_pages)
 
@@ -669,6 +697,11 @@ def walker(machine: Machine, vcpu: Vcpu) -> Processor:
     )
     walking.root, walking.user, walking.eflags_ac = cpu.root, cpu.user, cpu.eflags_ac
     if cpu.walker.two_dimensional:
-        walking.set_nested(levels=machine.kvm.parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
+        parameters = machine.kvm.parameters
+        if parameters.vmx:
+            levels, ad = vcpu.mmu.root_role & ROLE_LEVEL, parameters.ept_ad_bits
+            walking.set_ept(levels=levels, maxphyaddr=vcpu.host_maxphyaddr, ad=ad)
+        else:
+            walking.set_nested(levels=parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
         walking.nested_root = cpu.nested_root
     return walking

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 from kvm.world import World, names
 
+from shadowmmu.guest.machine import Machine
 from shadowmmu.kvm.bits import GEN_UPDATE_IN_PROGRESS, SPTE_EMPTY, SPTE_MMU_PRESENT
 from shadowmmu.kvm.mmio import (
     check_mmio_spte,
@@ -19,6 +20,12 @@ from shadowmmu.kvm.mmio import (
 )
 
 GVA, HOLE = 0x400000, 0xD0000000
+KVM = Machine().kvm
+
+
+def mmio_spte(generation: int, gfn: int, access: int) -> int:
+    KVM.memslots_generation = generation
+    return make_mmio_spte(KVM, gfn, access)
 
 
 @pytest.fixture
@@ -37,26 +44,26 @@ def world() -> World:
     ],
 )
 def test_encoding(generation: int, gfn: int, access: int, spte: int) -> None:
-    assert make_mmio_spte(generation, gfn, access) == spte
-    assert is_mmio_spte(spte)
+    assert mmio_spte(generation, gfn, access) == spte
+    assert is_mmio_spte(KVM, spte)
     assert not spte & SPTE_MMU_PRESENT
-    assert get_mmio_spte_gfn(spte) == gfn
-    assert get_mmio_spte_access(spte) == access & 6
+    assert get_mmio_spte_gfn(KVM, spte) == gfn
+    assert get_mmio_spte_access(KVM, spte) == access & 6
     assert get_mmio_spte_generation(spte) == generation & 0x7FFFF
 
 
 @given(st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 39) - 1), st.integers(0, 7))
 def test_decoding_is_the_inverse(generation: int, gfn: int, access: int) -> None:
-    spte = make_mmio_spte(generation, gfn, access)
-    assert is_mmio_spte(spte)
-    assert get_mmio_spte_gfn(spte) == gfn
-    assert get_mmio_spte_access(spte) == access & 6
+    spte = mmio_spte(generation, gfn, access)
+    assert is_mmio_spte(KVM, spte)
+    assert get_mmio_spte_gfn(KVM, spte) == gfn
+    assert get_mmio_spte_access(KVM, spte) == access & 6
     assert get_mmio_spte_generation(spte) == generation & 0x7FFFF
 
 
 @pytest.mark.parametrize("spte", [0, SPTE_EMPTY, 1, 1 << 51, 0xE67 | 1 << 12])
 def test_others_are_none(spte: int) -> None:
-    assert not is_mmio_spte(spte)
+    assert not is_mmio_spte(KVM, spte)
 
 
 def test_the_first_touch_is_a_fault_the_second_is_not(world: World) -> None:
@@ -66,7 +73,7 @@ def test_the_first_touch_is_a_fault_the_second_is_not(world: World) -> None:
     assert [name for name in names(events) if "mmio" in name] == [
         "mark_mmio_spte", "vcpu_match_mmio", "kvm_mmio", "kvm_mmio",
     ]  # fmt: skip
-    assert is_mmio_spte(world.spte(GVA))
+    assert is_mmio_spte(world.kvm, world.spte(GVA))
     events = world.ok(f"read {GVA:#x}")
     again = world.stats
     for name in ("pf_taken", "pf_mmio_spte_created", "pf_emulate"):
@@ -152,7 +159,7 @@ def test_flushes_forget_the_record(world: World, line: str) -> None:
 def test_a_guest_without_paging_is_asked_by_frame() -> None:
     world = World("nopaging")
     world.ok(f"read {HOLE:#x}")
-    assert is_mmio_spte(world.spte(HOLE))
+    assert is_mmio_spte(world.kvm, world.spte(HOLE))
     world.ok(f"read {HOLE + 0x1000:#x}")
     events = world.ok(f"read {HOLE:#x}")
     (event,) = (event for event in events if event.name == "handle_mmio_page_fault")
@@ -162,7 +169,7 @@ def test_a_guest_without_paging_is_asked_by_frame() -> None:
 def test_rights_of_mmio_are_the_guest_s() -> None:
     world = World("long4", f"map 0x1000 {GVA:#x} {HOLE:#x} 0x61")
     world.ok(f"read {GVA:#x}")
-    assert get_mmio_spte_access(world.spte(GVA)) == 0
+    assert get_mmio_spte_access(world.kvm, world.spte(GVA)) == 0
     assert world.do(f"uread {GVA:#x}").result["vector"] == 14
     assert world.do(f"write {GVA:#x} 1").result["vector"] == 14
 
@@ -173,5 +180,5 @@ def test_a_present_spte_is_dropped_before_it_becomes_mmio() -> None:
     world.ok(f"read {GVA:#x}", "write 0x600800 0", f"write 0x600000 {HOLE | 0x67:#x}", f"write {GVA:#x} 1")
     requests = world.kvm.stat.remote_tlb_flush_requests
     world.ok(f"invlpg {GVA:#x}", f"write {GVA:#x} 1")
-    assert is_mmio_spte(world.spte(GVA))
+    assert is_mmio_spte(world.kvm, world.spte(GVA))
     assert world.kvm.stat.remote_tlb_flush_requests == requests + 1

@@ -35,7 +35,7 @@ def world() -> World:
     return world
 
 
-def test_predicates() -> None:
+def test_predicates(world: World) -> None:
     assert not is_shadow_present(SPTE_EMPTY)
     assert not is_shadow_present(P)
     assert is_shadow_present(PRESENT)
@@ -44,12 +44,13 @@ def test_predicates() -> None:
     assert is_last_spte(PRESENT | PS, 2)
     assert spte_index(0x5FF8) == 511
     assert spte_to_pfn(0x12345000 | WRITABLE | NX) == 0x12345
-    assert is_executable(WRITABLE)
-    assert not is_executable(WRITABLE | NX)
+    assert is_executable(world.kvm, WRITABLE)
+    assert not is_executable(world.kvm, WRITABLE | NX)
 
 
-def test_nonleaf_allows_all() -> None:
-    assert make_nonleaf_spte(ShadowPage(1, 0x3701, 0x7000, 0)) == 0x7000 | PRESENT | P | W | U | A
+def test_nonleaf_allows_all(world: World) -> None:
+    child = ShadowPage(1, 0x3701, 0x7000, 0)
+    assert make_nonleaf_spte(world.kvm, child) == 0x7000 | PRESENT | P | W | U | A
 
 
 @pytest.mark.parametrize(

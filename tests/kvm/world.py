@@ -35,7 +35,7 @@ class World:
         kernel: str = DEFAULT_KERNEL,
         design: Mapping[str, str] | None = None,
     ) -> None:
-        parameters = [line for line in setup if line.startswith("param ")]
+        parameters = [line for line in setup if line.startswith(("param ", "vendor "))]
         first = [line for line in setup if line.split()[0] in ("vcpus", "physbits", "cap", "slot")]
         if not any(line.startswith("slot 0 ") for line in first):
             first.append("slot 0 0x0 16M")

@@ -20,6 +20,8 @@ __all__ = ["event_line", "outcome_line", "run"]
 
 _EMBEDDED = ("default.txt", "quadrants.txt", "nested.txt")
 _SAID_BY_EXIT = ("kvm_page_fault", "kvm_nested_vmexit", "kvm_nested_intercepts")
+_SAID_BY_FAULT = ("EXCEPTION_NMI", "EPT_VIOLATION")
+"""Exits of an Intel processor whose address is only in the page fault's event that follows."""
 _SUMMARY = (
     ("page faults", "pf_taken"),
     ("  fixed", "pf_fixed"),
@@ -82,6 +84,19 @@ def _settings(context: click.Context, option: click.Parameter, given: Sequence[s
     help="Whose KVM: 6.12.111 (default) or 6.1.176.",
 )
 @click.option(
+    "--vendor",
+    type=click.Choice(["amd", "intel"]),
+    help="Whose processor, if another than the scenario's; nested paging stays on or off.",
+)
+@click.option(
+    "--param",
+    "params",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_settings,
+    help="Set a module parameter, kvm.tdp_mmu=0 or kvm_intel.eptad=0. Repeatable.",
+)
+@click.option(
     "--design",
     "designs",
     metavar="KEY=VALUE",
@@ -97,6 +112,8 @@ def run(
     events: Path | None,
     as_json: bool,
     kernel: str | None,
+    vendor: str | None,
+    params: dict[str, str],
     designs: dict[str, str],
     tlb: bool,
 ) -> None:
@@ -110,6 +127,9 @@ def run(
         loaded = _load(scenarios)
         if kernel is not None:
             loaded = [scenario.with_kernel(kernel) for scenario in loaded]
+        if vendor is not None:
+            loaded = [scenario.with_vendor(vendor) for scenario in loaded]
+        loaded = [scenario.with_params(params) for scenario in loaded]
         loaded = [scenario.with_design(designs) for scenario in loaded]
         targets = _targets(record, loaded)
         totals: Counter[str] = Counter()
@@ -292,6 +312,7 @@ def event_line(event: Mapping[str, Any]) -> str:
 def _event_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Events in short, each guest walk on one line; walks that fetch the trampoline's code are left out."""
     walk: list[str] = []
+    reason = ""
     for event in events:
         if walk and event["e"] != "kvm_mmu_paging_element":
             yield " ".join(walk)
@@ -302,6 +323,11 @@ def _event_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             walk = [f"walk {event['addr']} pferr {event['pferr']}:"]
         elif event["e"] == "kvm_mmu_paging_element":
             walk.append(event["pte"])
+        elif event["e"] == "kvm_exit" and event["reason"] in _SAID_BY_FAULT:
+            reason = event["reason"]
+        elif event["e"] == "kvm_page_fault" and reason:
+            yield _vmx_fault(event["t"], reason)
+            reason = ""
         elif event["e"] not in _SAID_BY_EXIT:
             yield _short(event)
     if walk:
@@ -341,6 +367,17 @@ def _short(event: Mapping[str, Any]) -> str:
         words += ["new" if event["created"] else "found"] if "created" in event else []
         return " ".join(words)
     return event_line({**event, "e": name})
+
+
+def _vmx_fault(text: str, reason: str) -> str:
+    """A page fault on an Intel processor, by the text of its event: its error code, or exit qualification."""
+    from shadowmmu.trace.events import ept_violation_text, pferr_flags
+
+    words = text.split()
+    address, code = int(words[words.index("address") + 1], 16), int(words[-1], 16)
+    if reason == "EPT_VIOLATION":
+        return f"EPT violation at {address:#x} ({ept_violation_text(code)})"
+    return f"page fault at {address:#x} ({pferr_flags(code) or 'read'})"
 
 
 def _nested_page_fault(gpa: str, error_code: int) -> str:

@@ -8,6 +8,7 @@ from ..kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSP
 from ..kvm.page_fault import kvm_mmu_page_fault
 from ..kvm.run import vcpu_enter_guest
 from ..kvm.vcpu import Vcpu
+from ..kvm.vmx_exits import handle_ept_exit, handle_page_fault
 from ..x86.bits import NESTED_FAULT, PF_VECTOR
 
 SVM_EXIT_EXCP_PF = 0x4E
@@ -21,6 +22,8 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
     either an exception is pending for the guest (vcpu.exception; a #GP if there is none and
     vcpu.cpu.fault_vector is 13), or vcpu.last_result is RET_PF_EMULATE, RET_PF_EFAULT or RET_PF_ENOSPC.
     """
+    if vcpu.kvm.parameters.vmx:
+        return _run_on_vmx(vcpu, gvas, kinds, start)
     n: u64 = len(gvas)
     i: u64 = start
     result: u32
@@ -39,6 +42,27 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
         if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC):
             return i
         if vcpu.exception is not None:
+            return i
+
+
+def _run_on_vmx(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u64) -> u64:
+    """The same loop with an Intel processor's exits."""
+    n: u64 = len(gvas)
+    i: u64 = start
+    result: u32
+    exiting: u64 = NESTED_FAULT if vcpu.kvm.parameters.tdp_enabled else PF_VECTOR
+    while True:
+        if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
+            vcpu_enter_guest(vcpu)
+        i = vcpu.cpu.run(gvas, kinds, i)
+        if i == n or vcpu.cpu.fault_vector != exiting:
+            return i
+        if exiting == NESTED_FAULT:
+            result = handle_ept_exit(vcpu, vcpu.cpu.fault_gpa, vcpu.cpu.fault_error_code & 0xFFFFFFFF)
+        else:
+            result = handle_page_fault(vcpu, vcpu.cpu.fault_gva, vcpu.cpu.fault_error_code)
+        vcpu.last_result = result
+        if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None:
             return i
 
 

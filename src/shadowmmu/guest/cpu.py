@@ -2,23 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+from ..kvm import exits as svm_exits, vmx_exits
 from ..kvm.emulate import Emulator, MmioAccess
-from ..kvm.exits import (
-    check_entry,
-    cr0_exit_reason,
-    intercept,
-    merge_exceptions,
-    page_fault_exit,
-    port_exit,
-    shutdown_exit,
-)
+from ..kvm.exits import merge_exceptions
+from ..kvm.pml import vmx_flush_pml_buffer
 from ..kvm.regs import CR3_NOFLUSH
 from ..kvm.run import TripleFault, vcpu_enter_guest
 from ..kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
 from ..x86.bits import (
-    CR0_MP,
-    CR0_TS,
     CR4_PCIDE,
     FAULT,
     FETCH,
@@ -61,6 +54,31 @@ class Delivered:
     rip: int
 
 
+class Exits(Protocol):
+    """How a vendor's processor leaves the guest: kvm.exits, kvm.vmx_exits."""
+
+    def check_entry(self, vcpu: Vcpu) -> None: ...
+
+    def page_fault_exit(
+        self,
+        vcpu: Vcpu,
+        emulator: Emulator,
+        insn: Insn,
+        address: int,
+        error_code: int,
+        *,
+        nested: bool = False,
+    ) -> bool: ...
+
+    def port_exit(self, vcpu: Vcpu, port: int, length: int) -> None: ...
+
+    def set_cr0_in_guest(self, vcpu: Vcpu, value: int) -> bool: ...
+
+    def intercept(self, vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool: ...
+
+    def shutdown_exit(self, vcpu: Vcpu) -> None: ...
+
+
 class GuestCpu:
     """One vCPU with the guest code in `stubs`; `mmio` answers accesses to what is no memory.
 
@@ -72,13 +90,15 @@ class GuestCpu:
         self.cpu = vcpu.cpu
         self.stubs = stubs
         self.emulator = Emulator(vcpu, mmio, has_code=stubs is not None)
+        self.exits: Exits = vmx_exits if vcpu.kvm.parameters.vmx else svm_exits
         self.in_guest = False
 
     # -- running --------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """KVM_RUN has ended: the next instruction starts with an entry."""
+        """KVM_RUN has ended, after some exit: the next instruction starts with an entry."""
         self.in_guest = False
+        vmx_flush_pml_buffer(self.vcpu)
 
     def execute(self, step: Step) -> Delivered | None:
         """Run one instruction to its end; the exception it caused, once that is delivered, else None.
@@ -93,7 +113,7 @@ class GuestCpu:
         for _ in range(ENDLESS):
             if not self.in_guest:
                 vcpu_enter_guest(vcpu)
-                check_entry(vcpu)
+                self.exits.check_entry(vcpu)
                 if in_l2 and not vcpu.guest_mode:
                     raise LeftL2
                 self.in_guest = True
@@ -150,12 +170,12 @@ class GuestCpu:
         vcpu, cpu = self.vcpu, self.cpu
         if cpu.fault_vector == NESTED_FAULT:
             self.in_guest = False
-            return page_fault_exit(
+            return self.exits.page_fault_exit(
                 vcpu, self.emulator, insn, cpu.fault_gpa, cpu.fault_error_code, nested=True
             )
         if vcpu.guest_mode:
             self.in_guest = False
-            shutdown_exit(vcpu)
+            self.exits.shutdown_exit(vcpu)
             return False
         if cpu.fault_vector != PF_VECTOR:
             vcpu.exception = QueuedException(cpu.fault_vector, 0, None)
@@ -165,7 +185,7 @@ class GuestCpu:
             return False
         self.in_guest = False
         vcpu.cr2 = cpu.fault_gva
-        return page_fault_exit(vcpu, self.emulator, insn, cpu.fault_gva, cpu.fault_error_code)
+        return self.exits.page_fault_exit(vcpu, self.emulator, insn, cpu.fault_gva, cpu.fault_error_code)
 
     def _raise_in_guest(self, exception: QueuedException) -> None:
         """An exception that does not exit; the third one on the way to a handler shuts the processor down."""
@@ -175,7 +195,7 @@ class GuestCpu:
                 exception if vcpu.exception is None else merge_exceptions(vcpu.exception, exception)
             )
         except TripleFault:
-            shutdown_exit(vcpu)
+            self.exits.shutdown_exit(vcpu)
 
     def _attempt(self, insn: Insn) -> bool:
         """Execute the instruction on the processor; whether it completed there or in an exit."""
@@ -188,13 +208,13 @@ class GuestCpu:
             return self._change_translation(insn)
         if insn.op in INTERCEPTED or insn.op in PAGING_INSTRUCTIONS:
             self.in_guest = False
-            return intercept(self.vcpu, self.emulator, insn)
+            return self.exits.intercept(self.vcpu, self.emulator, insn)
         if insn.op is Op.MOV_CR0:
             return self._move_to_cr0(insn)
         if insn.op is Op.IRET:
             self._iret()
         elif insn.op is Op.OUT:
-            port_exit(self.vcpu, insn.value, len(insn.code))
+            self.exits.port_exit(self.vcpu, insn.value, len(insn.code))
         elif insn.address or insn.size:
             self._data(insn)
         return True
@@ -220,12 +240,10 @@ class GuestCpu:
         if insn.value >> 32 and not self.vcpu.wide_cr0:
             self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
             return False
-        if cr0_exit_reason(self.vcpu, insn.value) is None:
-            keep = ~(CR0_TS | CR0_MP)
-            self.vcpu.cr0 = (self.vcpu.cr0 & keep) | (insn.value & ~keep)
+        if self.exits.set_cr0_in_guest(self.vcpu, insn.value):
             return True
         self.in_guest = False
-        return intercept(self.vcpu, self.emulator, insn)
+        return self.exits.intercept(self.vcpu, self.emulator, insn)
 
     # -- memory --------------------------------------------------------------------------------------------
 

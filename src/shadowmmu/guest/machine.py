@@ -8,6 +8,7 @@ from ..kvm.design import Design
 from ..kvm.dirty_ring import kvm_dirty_ring_alloc
 from ..kvm.memory_region import RegionError, kvm_set_memory_region
 from ..kvm.notifier import MmuNotifier
+from ..kvm.pml import vmx_create_pml_buffer
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Kvm, Parameters
 from ..x86.bits import CR4_LA57, CR4_PCIDE
@@ -61,6 +62,7 @@ class Machine:
         cpu = Processor(self.arena.view(), tlb=self.tlb, implementation=self.implementation)
         vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
         kvm_dirty_ring_alloc(vcpu)
+        vmx_create_pml_buffer(vcpu)
         vcpu.maxphyaddr = maxphyaddr
         vcpu.host_maxphyaddr = self.host_maxphyaddr
         vcpu.wide_cr0 = self.implementation.wide_cr0

@@ -93,6 +93,7 @@ _USAGE = {
     "title": "title TEXT",
     "param": "param kvm|kvm_amd NAME=VALUE",
     "design": "design SWITCH=VALUE",
+    "vendor": "vendor amd|intel",
     "mode": "mode long4|long5|pae|32|nopaging",
     "vcpus": "vcpus N (1 to 8)",
     "physbits": "physbits N (32 to 52)",

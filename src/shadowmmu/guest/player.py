@@ -14,6 +14,7 @@ from typing import Any
 
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
 from ..kvm.design import design_of
+from ..kvm.dirty_log import cpu_dirty_log_size
 from ..kvm.dirty_log_ioctl import (
     kvm_vm_ioctl_clear_dirty_log,
     kvm_vm_ioctl_enable_cap,
@@ -104,7 +105,16 @@ class Player:
         self.snapshot = snapshot
         self.mode = MODES[setup.mode]
         parameters = Parameters()
-        parameters.tdp_enabled = setup.params.get("kvm_amd.npt", "N") in ("Y", "1")
+        parameters.vmx = "kvm_intel.ept" in setup.params
+        nested_paging = setup.params.get("kvm_intel.ept" if parameters.vmx else "kvm_amd.npt", "N")
+        parameters.tdp_enabled = nested_paging in ("Y", "1")
+        parameters.ept_ad_bits = setup.params.get("kvm_intel.eptad", "Y") in ("Y", "1")
+        parameters.cpu_dirty_log_size = cpu_dirty_log_size(
+            vmx=parameters.vmx,
+            ept=parameters.tdp_enabled,
+            ept_ad_bits=parameters.ept_ad_bits,
+            pml=setup.params.get("kvm_intel.pml", "Y") in ("Y", "1"),
+        )
         parameters.tdp_mmu = setup.params.get("kvm.tdp_mmu", "Y") in ("Y", "1")
         parameters.eager_page_split = setup.params.get("kvm.eager_page_split", "Y") in ("Y", "1")
         parameters.tdp_level = 5 if setup.host_la57 else 4

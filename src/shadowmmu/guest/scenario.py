@@ -69,8 +69,13 @@ EFER_SVME = 0x1000
 
 _YES = {"1", "y", "Y", "on", "ON", "On"}
 _NO = {"0", "n", "N", "off", "OFF", "Off"}
+_VENDORS: Mapping[str, Mapping[str, str]] = {
+    "amd": {"kvm_amd.npt": "N"},
+    "intel": {"kvm_intel.ept": "N", "kvm_intel.eptad": "Y", "kvm_intel.pml": "Y"},
+}
+"""The parameters of the vendors' modules; the first of each is for nested paging."""
 _DEFAULT_PARAMS = {
-    "kvm_amd.npt": "N",
+    **_VENDORS["amd"],
     "kvm.tdp_mmu": "Y",
     "kvm.eager_page_split": "Y",
     "kvm.nx_huge_pages": "N",
@@ -98,6 +103,36 @@ class RecordedRun(Protocol):
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """The lines after it: op -1, op 0, ..."""
         ...
+
+
+def params_of_vendor(params: Mapping[str, str], vendor: str) -> dict[str, str]:
+    """The parameters with those of another vendor's module; nested paging is used as before.
+
+    Raises ScenarioError for a vendor that is none.
+    """
+    if vendor not in _VENDORS:
+        raise ScenarioError(f"there is no vendor {vendor!r}; there are {', '.join(_VENDORS)}")
+    module = dict(_VENDORS[vendor])
+    if next(iter(module)) in params:
+        return dict(params)
+    nested_paging = params[_nested_paging(params)]
+    modules = {name for names in _VENDORS.values() for name in names}
+    module[_nested_paging(module)] = nested_paging
+    return {**module, **{name: value for name, value in params.items() if name not in modules}}
+
+
+def _param_value(name: str, value: str) -> str | None:
+    """The value of a parameter as headers show it; None if it is none."""
+    if value in _YES:
+        return "Y"
+    if value in _NO:
+        return "N"
+    return _NX_HUGE_PAGES.get(value) if name == "kvm.nx_huge_pages" else None
+
+
+def _nested_paging(params: Mapping[str, str]) -> str:
+    """The parameter for nested paging."""
+    return "kvm_intel.ept" if "kvm_intel.ept" in params else "kvm_amd.npt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +182,35 @@ class Scenario:
     def with_kernel(self, release: str) -> Scenario:
         """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
         return replace(self, kernel=kernel_text(release))
+
+    def with_vendor(self, vendor: str) -> Scenario:
+        """The same on a processor of a vendor, `intel` or `amd`. Raises ScenarioError if it cannot be."""
+        if vendor == "intel" and self.vmcbs:
+            raise ScenarioError(f"{self.path}: a guest that is a hypervisor is modelled on AMD only")
+        return replace(self, params=params_of_vendor(self.params, vendor))
+
+    def with_params(self, values: Mapping[str, str]) -> Scenario:
+        """The same with other module parameters, `kvm_intel.eptad` -> `0`.
+
+        Nested paging that they turn on brings the TDP MMU, unless they say otherwise. Raises ScenarioError.
+        """
+        params = dict(self.params)
+        for name, value in values.items():
+            if name not in params or name == "thp":
+                known = ", ".join(name for name in params if name != "thp")
+                raise ScenarioError(f"{self.path}: there is no parameter {name!r}; there are {known}")
+            shown = _param_value(name, value)
+            if shown is None:
+                raise ScenarioError(f"{self.path}: {value!r} is no value of {name}; use Y or N")
+            params[name] = shown
+        nested_paging = _nested_paging(params)
+        if params[nested_paging] == "N":
+            if self.vmcbs:
+                raise ScenarioError(f"{self.path}: a guest that is a hypervisor needs {nested_paging}")
+            params["kvm.tdp_mmu"] = "N"
+        elif self.params[nested_paging] == "N" and "kvm.tdp_mmu" not in values:
+            params["kvm.tdp_mmu"] = "Y"
+        return replace(self, params=params)
 
     def with_design(self, values: Mapping[str, str]) -> Scenario:
         """The same with other values of switches, names both. Raises DesignError for what there is not."""
@@ -263,6 +327,9 @@ class _Parser:
             if tokens[0] == "param":
                 line.word = "param"
                 self._param(line, tokens[1:])
+            elif tokens[0] == "vendor":
+                line.word = "vendor"
+                self._vendor(line, tokens[1:])
             elif tokens[0] == "design":
                 line.word = "design"
                 self._design(line, tokens[1:])
@@ -282,7 +349,7 @@ class _Parser:
             )
         if not self.vcpus or self.mode is None:
             raise ScenarioError(f"{self.path}:{len(lines)}: no `start`; end the setup with `start cr3=GPA`")
-        if self.params["kvm_amd.npt"] == "N":
+        if self.params[_nested_paging(self.params)] == "N":
             self.params["kvm.tdp_mmu"] = "N"
         return Scenario(
             name=Path(self.path).stem,
@@ -299,6 +366,12 @@ class _Parser:
             setup=tuple(self.setup),
             ops=tuple(self.ops),
         )
+
+    def _vendor(self, line: Line, rest: list[str]) -> None:
+        line.split(rest, least=1)
+        if self.ops_parser.nested:
+            line.fail("a guest that is a hypervisor is modelled on AMD only", "leave this line out")
+        self.params = params_of_vendor(self.params, line.choice(0, tuple(_VENDORS)))
 
     def _design(self, line: Line, rest: list[str]) -> None:
         if not rest:
@@ -322,13 +395,8 @@ class _Parser:
             if not equals or known not in self.params:
                 names = ", ".join(key.replace(".", " ") for key in self.params)
                 line.fail(f"there is no parameter `{rest[0]} {name}`", f"known are {names}")
-            if value in _YES:
-                shown = "Y"
-            elif value in _NO:
-                shown = "N"
-            elif known == "kvm.nx_huge_pages" and value in _NX_HUGE_PAGES:
-                shown = _NX_HUGE_PAGES[value]
-            else:
+            shown = _param_value(known, value)
+            if shown is None:
                 line.fail(f"`{value}` is no value of {known}", "use Y or N")
             self.params[known] = shown
 

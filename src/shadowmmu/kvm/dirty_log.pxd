@@ -1,5 +1,5 @@
 cimport cython
-from ..x86.bits cimport D, u32, u64
+from ..x86.bits cimport PML_ENTRIES, u32, u64
 from .bits cimport ROLE_DIRECT, ROLE_LEVEL
 from .flush cimport kvm_flush_remote_tlbs_memslot
 from .huge_page cimport kvm_mmu_max_mapping_level

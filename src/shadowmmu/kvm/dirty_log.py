@@ -8,7 +8,7 @@ TDP MMU in its trees; both are done, the shadow MMU first.
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import D
+from ..x86.bits import PML_ENTRIES
 from .bits import ROLE_DIRECT, ROLE_LEVEL
 from .flush import kvm_flush_remote_tlbs_memslot
 from .huge_page import kvm_mmu_max_mapping_level
@@ -25,8 +25,6 @@ from .tdp.dirty_log import (
 )
 from .vm import Kvm
 from .write_protect import kvm_mmu_slot_gfn_write_protect
-
-PML_ENTRIES = 512
 
 
 def cpu_dirty_log_size(*, vmx: bool, ept: bool, ept_ad_bits: bool, pml: bool) -> int:
@@ -68,7 +66,7 @@ def _rmap_clear_dirty(kvm: Kvm, head: u64) -> None:
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(head)
     while sptep:
-        mmu_spte_update(kvm, sptep, kvm.words[sptep >> 3] & ~D)
+        mmu_spte_update(kvm, sptep, kvm.words[sptep >> 3] & ~kvm.shadow_dirty_mask)
         sptep = it.next()
 
 

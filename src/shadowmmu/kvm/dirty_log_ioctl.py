@@ -11,6 +11,7 @@ from .dirty_ring import ENTRY_BYTES, MAX_ENTRIES, RESERVED_ENTRIES, DirtyRing, d
 from .flush import kvm_flush_remote_tlbs
 from .memory_region import RegionError, id_to_memslot
 from .memslots import MemSlot
+from .pml import kvm_arch_sync_dirty_log
 from .vm import Kvm
 
 PAGE_SIZE = 4096
@@ -59,7 +60,9 @@ def _logging_slot(kvm: Kvm, id: int) -> MemSlot:
 def kvm_vm_ioctl_get_dirty_log(kvm: Kvm, id: int) -> list[int]:
     """KVM_GET_DIRTY_LOG: the numbers of the dirty pages of a slot. Raises RegionError."""
     _check_bitmap_is_used(kvm)
-    return kvm_get_dirty_log(kvm, _logging_slot(kvm, id))
+    slot = _logging_slot(kvm, id)
+    kvm_arch_sync_dirty_log(kvm)
+    return kvm_get_dirty_log(kvm, slot)
 
 
 def _bitmap(first: int, count: int, pages: Sequence[int] | None) -> memoryview:
@@ -90,6 +93,7 @@ def kvm_vm_ioctl_clear_dirty_log(
         raise RegionError(errno.EINVAL, "range outside the slot")
     if count % 64 and count < slot.npages - first:
         raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
+    kvm_arch_sync_dirty_log(kvm)
     kvm_clear_dirty_log(kvm, slot, first, _bitmap(first, count, pages))
 
 

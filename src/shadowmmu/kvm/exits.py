@@ -94,6 +94,16 @@ def page_fault_exit(
         kvm_mmu_unprotect_page_virt(vcpu, address)
     before = vcpu.exception
     result = kvm_mmu_page_fault(vcpu, address, error_code)
+    return finish_page_fault(vcpu, emulator, insn, address, before, result)
+
+
+def finish_page_fault(
+    vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, before: QueuedException | None, result: int
+) -> bool:
+    """What follows a fault that ended as `result`, RET_PF_*; `before` was to be injected when it happened.
+
+    Whether the instruction was completed by emulation. Raises KvmRunError, TripleFault or EmulationError.
+    """
     if before is not None and vcpu.exception is not None and vcpu.exception is not before:
         second = vcpu.exception
         vcpu.exception = before
@@ -122,6 +132,15 @@ def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
     if (vcpu.cr0 ^ value) & ~(CR0_TS | CR0_MP) & 0xFFFFFFFF:
         return SVM_EXIT_CR0_SEL_WRITE
     return None
+
+
+def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
+    """MOV to CR0 as far as it does not exit; whether it was that."""
+    if cr0_exit_reason(vcpu, value) is not None:
+        return False
+    keep = ~(CR0_TS | CR0_MP)
+    vcpu.cr0 = (vcpu.cr0 & keep) | (value & ~keep)
+    return True
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:

@@ -1,11 +1,11 @@
-"""Faults fixed without mmu_lock: a write to an SPTE that only logging or tracking made read-only.
+"""Faults fixed without mmu_lock: an access to an SPTE that only logging or tracking took rights from.
 
 Direct MMUs only: the gfn behind an indirect SPTE is not stable (fast_page_fault, 6.12.111).
 """
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR, W
+from ..x86.bits import ADDR, P, W
 from .atomic import cmpxchg64
 from .bits import (
     MEM_LOG_DIRTY_PAGES,
@@ -13,13 +13,12 @@ from .bits import (
     RET_PF_INVALID,
     RET_PF_SPURIOUS,
     SPTE_MMU_PRESENT,
-    SPTE_MMU_WRITABLE,
 )
 from .fault import PageFault
 from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
-from .spte import is_executable, is_last_spte
+from .spte import is_access_track_spte, is_executable, is_last_spte, restore_acc_track_spte
 from .vcpu import Vcpu
 from .vm import Kvm
 
@@ -42,17 +41,24 @@ def last_sptep_lockless(vcpu: Vcpu, addr: u64) -> u64:
         level -= 1
 
 
-def is_access_allowed(fault: PageFault, spte: u64) -> bool:
-    """Whether a leaf SPTE allows what faulted: somebody else has fixed it."""
+def is_access_allowed(kvm: Kvm, fault: PageFault, spte: u64) -> bool:
+    """Whether a leaf SPTE allows what faulted. P is R in EPT."""
     if fault.exec:
-        return is_executable(spte)
-    return not fault.write or spte & W != 0
+        return is_executable(kvm, spte)
+    return spte & (W if fault.write else P) != 0
+
+
+def page_fault_can_be_fast(kvm: Kvm, fault: PageFault) -> bool:
+    """Whether a fault may be due to lost rights: W, or where Accessed is not used, all of them."""
+    if fault.rsvd:
+        return False
+    return fault.write if fault.present else not kvm.shadow_accessed_mask
 
 
 def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     """RET_PF_FIXED, RET_PF_SPURIOUS, or RET_PF_INVALID if the fault must take the slow path."""
     kvm: Kvm = vcpu.kvm
-    if fault.rsvd or not fault.present or not fault.write or not kvm.design.fast_page_fault:
+    if not kvm.design.fast_page_fault or not page_fault_can_be_fast(kvm, fault):
         return RET_PF_INVALID
     slot: MemSlot | None = fault.slot
     result: u32 = RET_PF_INVALID
@@ -65,13 +71,19 @@ def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
         level: u32 = kvm.sptep_to_sp(sptep).level()
         if slot is None or not spte & SPTE_MMU_PRESENT or not is_last_spte(spte, level):
             break
-        if is_access_allowed(fault, spte):
+        if is_access_allowed(kvm, fault, spte):
             result = RET_PF_SPURIOUS
             break
-        if not spte & SPTE_MMU_WRITABLE or (level > 1 and slot.flags & MEM_LOG_DIRTY_PAGES):
+        new: u64 = restore_acc_track_spte(kvm, spte) if is_access_track_spte(kvm, spte) else spte
+        if fault.write and spte & kvm.shadow_mmu_writable_mask:
+            if level > 1 and slot.flags & MEM_LOG_DIRTY_PAGES:
+                break
+            new |= W
+        if not is_access_allowed(kvm, fault, new):
             break
-        if cmpxchg64(kvm, sptep, spte, spte | W) == spte:
-            mark_page_dirty_in_slot(kvm, slot, fault.gfn)
+        if cmpxchg64(kvm, sptep, spte, new) == spte:
+            if new & ~spte & W:
+                mark_page_dirty_in_slot(kvm, slot, fault.gfn)
             result = RET_PF_FIXED
             break
     if kvm.tracing:

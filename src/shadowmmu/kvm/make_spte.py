@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ACC_U, ACC_W, ACC_X, NX, PS, A, D, P, U, W
+from ..x86.bits import ACC_U, ACC_W, ACC_X, PS, W
 from .bits import (
     MAKE_CAN_UNSYNC,
     MAKE_HOST_WRITABLE,
@@ -10,15 +10,12 @@ from .bits import (
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
     ROLE_LEVEL,
-    SPTE_HOST_WRITABLE,
-    SPTE_MMU_PRESENT,
-    SPTE_MMU_WRITABLE,
 )
 from .fault import LeafSpte
 from .mark_dirty import mark_page_dirty_in_slot
 from .memslots import MemSlot
 from .shadow_page import ShadowPage
-from .spte import is_last_spte
+from .spte import is_access_track_spte, is_last_spte, mark_spte_for_access_track, restore_acc_track_spte
 from .unsync import mmu_try_to_unsync_pages
 from .vm import Kvm
 
@@ -40,32 +37,31 @@ def make_spte(
     already; that short cut also leaves out the Dirty bit. A logging slot's page gets dirty. `flags`: MAKE_*.
     """
     level: u32 = sp.role & ROLE_LEVEL
-    spte: u64 = SPTE_MMU_PRESENT | P
+    spte: u64 = kvm.spte_leaf_bits
     leaf.wrprot = False
     if not flags & MAKE_PREFETCH:
-        spte |= A
+        spte |= kvm.shadow_accessed_mask
     if level > 1 and access & ACC_X and kvm.parameters.nx_huge_pages:
         access &= ~ACC_X
-    if not access & ACC_X:
-        spte |= NX
+    spte |= kvm.shadow_x_mask if access & ACC_X else kvm.shadow_nx_mask
     if access & ACC_U:
-        spte |= U
+        spte |= kvm.shadow_user_mask
     if level > 1:
         spte |= PS
     if flags & MAKE_HOST_WRITABLE:
-        spte |= SPTE_HOST_WRITABLE
+        spte |= kvm.shadow_host_writable_mask
     else:
         access &= ~ACC_W
     spte |= pfn << 12
     if access & ACC_W:
         if is_last_spte(old, level) and old & W:
-            spte |= W | SPTE_MMU_WRITABLE
+            spte |= W | kvm.shadow_mmu_writable_mask
         elif mmu_try_to_unsync_pages(kvm, slot, gfn, flags & MAKE_CAN_UNSYNC, flags & MAKE_PREFETCH):
             leaf.wrprot = True
         else:
-            spte |= W | SPTE_MMU_WRITABLE | D
-    if flags & MAKE_PREFETCH:
-        spte &= ~A
+            spte |= W | kvm.shadow_mmu_writable_mask | kvm.shadow_dirty_mask
+    if flags & MAKE_PREFETCH and not kvm.shadow_accessed_mask:
+        spte = mark_spte_for_access_track(kvm, spte)
     if spte & W:
         mark_page_dirty_in_slot(kvm, slot, gfn)
     leaf.spte = spte
@@ -81,5 +77,13 @@ def make_huge_page_split_spte(kvm: Kvm, huge: u64, role: u32, index: u64) -> u64
     if level == 1:
         child &= ~PS
         if role & ROLE_ACCESS & (ACC_X << ROLE_ACCESS_SHIFT) and kvm.parameters.nx_huge_pages:
-            child &= ~NX
+            child = _make_spte_executable(kvm, child)
     return child
+
+
+def _make_spte_executable(kvm: Kvm, spte: u64) -> u64:
+    tracked: bool = is_access_track_spte(kvm, spte)
+    if tracked:
+        spte = restore_acc_track_spte(kvm, spte)
+    spte = spte & ~kvm.shadow_nx_mask | kvm.shadow_x_mask
+    return mark_spte_for_access_track(kvm, spte) if tracked else spte

@@ -15,6 +15,7 @@ from .bits import (
 from .dirty_log import kvm_mmu_slot_enable_log, kvm_mmu_zap_collapsible_sptes
 from .memslots import MemSlot
 from .mmio_walk import kvm_mmu_zap_mmio_sptes
+from .pml import kvm_mmu_update_cpu_dirty_logging
 from .vm import Kvm
 from .zap import kvm_mmu_change_mmu_pages
 from .zap_all import zap_all
@@ -71,6 +72,8 @@ def _create(
         _set_logging(kvm, slot, on=True)
     activate_memslots(kvm, [*kvm.memslots, slot])
     kvm_mmu_zap_mmio_sptes(kvm)
+    if flags & MEM_LOG_DIRTY_PAGES:
+        kvm_mmu_update_cpu_dirty_logging(kvm, enable=True)
     _recompute_mmu_pages(kvm)
 
 
@@ -81,6 +84,8 @@ def _replace(kvm: Kvm, old: MemSlot, new: MemSlot | None) -> None:
     zap_all(kvm)
     others = [slot for slot in kvm.memslots if slot is not old]
     activate_memslots(kvm, others if new is None else [*others, new])
+    if new is None and old.flags & MEM_LOG_DIRTY_PAGES:
+        kvm_mmu_update_cpu_dirty_logging(kvm, enable=False)
 
 
 def _move(kvm: Kvm, old: MemSlot, base_gfn: int) -> None:
@@ -95,6 +100,7 @@ def _change_flags(kvm: Kvm, slot: MemSlot, flags: int) -> None:
     log = bool(flags & MEM_LOG_DIRTY_PAGES)
     _set_logging(kvm, slot, on=log)
     activate_memslots(kvm, kvm.memslots)
+    kvm_mmu_update_cpu_dirty_logging(kvm, enable=log)
     if flags & MEM_READONLY:
         return
     if log:

@@ -1,13 +1,13 @@
-from ..x86.bits cimport ACC_U, ACC_W, ADDR, u32, u64
-from .bits cimport BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, MMIO_GVA_ANY, SPTE_MMIO_VALUE
+from ..x86.bits cimport ADDR, u32, u64
+from .bits cimport BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY
 from .spte cimport mmu_spte_set
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 
-cpdef bint is_mmio_spte(u64 spte) except -1
-cpdef u64 make_mmio_spte(u64 generation, u64 gfn, u32 access) except? 0xdead
-cpdef u64 get_mmio_spte_gfn(u64 spte) except? 0xdead
-cpdef u32 get_mmio_spte_access(u64 spte) except? 0xdead
+cpdef bint is_mmio_spte(Kvm kvm, u64 spte) except -1
+cpdef u64 make_mmio_spte(Kvm kvm, u64 gfn, u32 access) except? 0xdead
+cpdef u64 get_mmio_spte_gfn(Kvm kvm, u64 spte) except? 0xdead
+cpdef u32 get_mmio_spte_access(Kvm kvm, u64 spte) except? 0xdead
 cpdef u64 get_mmio_spte_generation(u64 spte) except? 0xdead
 cpdef u64 mmio_generation(Kvm kvm) except? 0xdead
 cpdef void mark_mmio_spte(Kvm kvm, u64 sptep, u64 gfn, u32 access) except *

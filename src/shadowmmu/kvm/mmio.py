@@ -1,41 +1,41 @@
 """MMIO: SPTEs that stand for addresses without memory, and the vCPU's record of the last such access.
 
 An MMIO SPTE is not present to the MMU but has a reserved bit set, so that the processor faults with RSVD and
-the access can be emulated without a walk. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52;
-0 if changes of the slots zap all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte,
-vcpu_cache_mmio_info, 6.12.111; MAXPHYADDR below 52, no L1TF.)
+the access can be emulated without a walk; of EPT it is one that the processor reports as misconfigured, which
+says nothing of the access. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52; 0 if changes of
+the slots zap all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111;
+MAXPHYADDR below 52, no L1TF.)
 """
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ACC_U, ACC_W, ADDR
-from .bits import BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GEN_MASK, MMIO_GVA_ANY, SPTE_MMIO_VALUE
+from ..x86.bits import ADDR
+from .bits import BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY
 from .spte import mmu_spte_set
 from .vcpu import Vcpu
 from .vm import Kvm
 
 
-def is_mmio_spte(spte: u64) -> bool:
+def is_mmio_spte(kvm: Kvm, spte: u64) -> bool:
     """Whether an SPTE stands for an address without memory."""
-    return spte & SPTE_MMIO_VALUE == SPTE_MMIO_VALUE
+    return spte & kvm.shadow_mmio_mask == kvm.shadow_mmio_value
 
 
-def make_mmio_spte(generation: u64, gfn: u64, access: u32) -> u64:
-    """An MMIO SPTE; of the generation it keeps 19 bits, of the access W and U."""
-    gen: u64 = generation & MMIO_GEN_MASK
-    return (
-        ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | SPTE_MMIO_VALUE | (access & (ACC_W | ACC_U)) | (gfn << 12)
-    )
+def make_mmio_spte(kvm: Kvm, gfn: u64, access: u32) -> u64:
+    """An MMIO SPTE of the current generation; of the access it keeps W and U, or nothing."""
+    gen: u64 = mmio_generation(kvm)
+    spte: u64 = ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | (gfn << 12)
+    return spte | kvm.shadow_mmio_value | (access & kvm.shadow_mmio_access_mask)
 
 
-def get_mmio_spte_gfn(spte: u64) -> u64:
+def get_mmio_spte_gfn(kvm: Kvm, spte: u64) -> u64:
     """The frame without memory."""
-    return ((spte & ADDR) & ~(SPTE_MMIO_VALUE & ADDR)) >> 12
+    return (spte & ADDR & ~kvm.shadow_mmio_mask) >> 12
 
 
-def get_mmio_spte_access(spte: u64) -> u32:
-    """What the guest's tables grant: W and U."""
-    return spte & (ACC_W | ACC_U)
+def get_mmio_spte_access(kvm: Kvm, spte: u64) -> u32:
+    """What the guest's tables grant: W and U; in EPT it is not known."""
+    return spte & kvm.shadow_mmio_access_mask
 
 
 def get_mmio_spte_generation(spte: u64) -> u64:
@@ -53,7 +53,7 @@ def mmio_generation(kvm: Kvm) -> u64:
 
 def mark_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> None:
     """Write an MMIO SPTE of the current generation."""
-    spte: u64 = make_mmio_spte(mmio_generation(kvm), gfn, access)
+    spte: u64 = make_mmio_spte(kvm, gfn, access)
     if kvm.tracing:
         kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(spte))
     mmu_spte_set(kvm, sptep, spte)

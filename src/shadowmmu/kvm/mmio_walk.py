@@ -28,4 +28,4 @@ def kvm_mmu_zap_mmio_sptes(kvm: Kvm) -> None:
 
 
 def _holds_mmio(kvm: Kvm, sp: ShadowPage) -> bool:
-    return any(is_mmio_spte(spte) for spte in kvm.read_table(sp.spt))
+    return any(is_mmio_spte(kvm, spte) for spte in kvm.read_table(sp.spt))

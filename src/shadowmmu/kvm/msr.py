@@ -71,6 +71,8 @@ def set_msr(vcpu: Vcpu, index: int, value: int) -> bool:
         return _is_valid_mtrr(vcpu, index, value)
     if index == MSR_APIC_BASE:
         return _set_apic_base(vcpu, value)
+    if vcpu.kvm.parameters.vmx:
+        return False
     if index == MSR_VM_HSAVE_PA:
         return _set_hsave(vcpu, value)
     if index == MSR_VM_CR:

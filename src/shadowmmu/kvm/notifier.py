@@ -120,7 +120,7 @@ def _set_gfn_pfn(kvm: Kvm, slot: MemSlot, gfn: int, pfn: int, *, writable: bool)
         for sptep in pte_list(kvm, head):
             spte = kvm.read_spte(sptep)
             mmu_spte_clear_track_bits(kvm, sptep)
-            mmu_spte_update(kvm, sptep, changed_pte_spte(spte, pfn))
+            mmu_spte_update(kvm, sptep, changed_pte_spte(kvm, spte, pfn))
     return found
 
 

@@ -151,7 +151,7 @@ def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
     """Let the SPTE at sptep point to `sp`; what was there is zapped and always flushed."""
     if kvm.words[sptep >> 3] & SPTE_MMU_PRESENT:
         zap_replaced_spte(kvm, sptep, 1)
-    spte: u64 = make_nonleaf_spte(sp)
+    spte: u64 = make_nonleaf_spte(kvm, sp)
     if kvm.design.special_roots and is_pae_root(kvm.sptep_to_sp(sptep)):
         spte = make_pae_pdpte(sp)
     mmu_spte_update(kvm, sptep, spte)

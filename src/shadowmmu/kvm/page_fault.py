@@ -73,10 +73,10 @@ def handle_mmio_page_fault(vcpu: Vcpu, addr: u64) -> u32:
         return RET_PF_EMULATE
     sptep: u64 = last_sptep_lockless(vcpu, addr)
     spte: u64 = kvm.words[sptep >> 3] if sptep else 0
-    if not is_mmio_spte(spte):
+    if not is_mmio_spte(kvm, spte):
         return RET_PF_RETRY
-    gfn: u64 = get_mmio_spte_gfn(spte)
-    access: u32 = get_mmio_spte_access(spte)
+    gfn: u64 = get_mmio_spte_gfn(kvm, spte)
+    access: u32 = get_mmio_spte_access(kvm, spte)
     if not check_mmio_spte(kvm, spte):
         return RET_PF_INVALID
     if vcpu.mmu.direct():

@@ -20,9 +20,10 @@ def read_pdptrs(vcpu: Vcpu, cr3: int) -> list[int] | None:
 
 def refresh_pdptrs(vcpu: Vcpu, mmu: KvmMmu) -> None:
     """Under nested paging MOV CR3 does not exit: KVM reads them when it needs them, and keeps its old ones if
-    they are not valid.
+    they are not valid. An Intel processor has them in registers, here those that it would load now.
     """
     pdptrs = read_pdptrs(vcpu, vcpu.cr3)
     if pdptrs is not None:
         mmu.set_pdptrs(pdptrs)
-        vcpu.make_request(REQ_LOAD_MMU_PGD)
+        if not vcpu.kvm.parameters.vmx:
+            vcpu.make_request(REQ_LOAD_MMU_PGD)

@@ -14,6 +14,7 @@ from .bits import (
     PREFETCH_NUM,
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
+    ROLE_AD_DISABLED,
     ROLE_DIRECT,
     ROLE_LEVEL,
     SPTE_MMU_PRESENT,
@@ -106,7 +107,12 @@ def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> boo
 
 
 def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
-    """Map the empty neighbours in a direct page, run by run, until a run maps nothing."""
+    """Map the empty neighbours in a direct page, run by run, until a run maps nothing.
+
+    Not without Accessed, which tells a neighbour that was accessed from one that was mapped for nothing.
+    """
+    if sp.role & ROLE_AD_DISABLED:
+        return
     kvm: Kvm = vcpu.kvm
     first: u64 = sptep & ~(PREFETCH_NUM * 8 - 1)
     start: u64 = 0

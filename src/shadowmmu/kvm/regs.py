@@ -40,6 +40,7 @@ CR3_NOFLUSH = 1 << 63
 PCID_MASK = 0xFFF
 EFER_FFXSR = 1 << 14
 EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | EFER_FFXSR
+EFER_KNOWN_INTEL = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX
 
 
 def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
@@ -180,7 +181,7 @@ def set_efer(vcpu: Vcpu, efer: int) -> bool:
     """A write of the guest to EFER. LMA is not the guest's to change."""
     old = vcpu.efer
     if (
-        efer & ~EFER_KNOWN
+        efer & ~(EFER_KNOWN_INTEL if vcpu.kvm.parameters.vmx else EFER_KNOWN)
         or efer & EFER_FFXSR & vcpu.efer_missing
         or (vcpu.is_paging() and (efer ^ old) & EFER_LME)
     ):

@@ -1,13 +1,13 @@
 cimport cython
-from ..x86.bits cimport A, PAGE_SIZE, W, u32, u64
-from .atomic cimport fetch_andnot64
-from .bits cimport PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
+from ..x86.bits cimport PAGE_SIZE, W, u32, u64
+from .atomic cimport fetch_andnot64, xchg64
+from .bits cimport PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
 from .flush cimport kvm_flush_remote_tlbs_range
 from .huge_page cimport pages_per_hpage
 from .memslots cimport MemSlot
 from .shadow_page cimport ShadowPage
-from .spte cimport (count_pages, mmu_spte_clear_track_bits, mmu_spte_update, page_gfn, set_page_translation,
-                    spte_index)
+from .spte cimport (count_pages, mark_spte_for_access_track, mmu_spte_clear_track_bits, mmu_spte_update, page_gfn,
+                    set_page_translation, spte_index)
 from .vm cimport Kvm
 
 @cython.final

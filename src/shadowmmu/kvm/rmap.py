@@ -14,15 +14,16 @@ of word 1 is 0.
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import PAGE_SIZE, A, W
-from .atomic import fetch_andnot64
-from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_MMU_WRITABLE
+from ..x86.bits import PAGE_SIZE, W
+from .atomic import fetch_andnot64, xchg64
+from .bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
 from .flush import kvm_flush_remote_tlbs_range
 from .huge_page import pages_per_hpage
 from .memslots import MemSlot
 from .shadow_page import ShadowPage
 from .spte import (
     count_pages,
+    mark_spte_for_access_track,
     mmu_spte_clear_track_bits,
     mmu_spte_update,
     page_gfn,
@@ -293,10 +294,13 @@ def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> b
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(slot.rmap_head(gfn, level))
     while sptep:
-        if kvm.words[sptep >> 3] & A:
+        spte: u64 = kvm.words[sptep >> 3]
+        if spte & kvm.spte_young_mask:
             young = 1
-            if clear:
-                fetch_andnot64(kvm, sptep, A)
+            if clear and kvm.shadow_accessed_mask:
+                fetch_andnot64(kvm, sptep, kvm.shadow_accessed_mask)
+            elif clear:
+                xchg64(kvm, sptep, mark_spte_for_access_track(kvm, spte))
         sptep = it.next()
     return young != 0
 
@@ -304,10 +308,10 @@ def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> b
 def spte_write_protect(kvm: Kvm, sptep: u64, pt_protect: u32) -> bool:
     """Take W from an SPTE, for page-table protection MMU-writable too; whether a flush is needed."""
     spte: u64 = kvm.words[sptep >> 3]
-    if not spte & W and not (pt_protect and spte & SPTE_MMU_WRITABLE):
+    if not spte & W and not (pt_protect and spte & kvm.shadow_mmu_writable_mask):
         return False
     if pt_protect:
-        spte &= ~SPTE_MMU_WRITABLE
+        spte &= ~kvm.shadow_mmu_writable_mask
     return mmu_spte_update(kvm, sptep, spte & ~W)
 
 

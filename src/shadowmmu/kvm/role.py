@@ -24,6 +24,7 @@ from .bits import (
     PT64_ROOT_4LEVEL,
     ROLE_4BYTE_GPTE,
     ROLE_ACCESS,
+    ROLE_AD_DISABLED,
     ROLE_CR0_WP,
     ROLE_DIRECT,
     ROLE_EFER_NX,
@@ -78,9 +79,16 @@ def shadow_root_role(cpu_role: int) -> int:
     return (cpu_role & ~ROLE_LEVEL) | level | ROLE_EFER_NX
 
 
+def kvm_mmu_get_tdp_level(vcpu: Vcpu) -> int:
+    """Levels of the nested tables: on AMD those of the host's; of EPT five only if the guest needs them."""
+    parameters = vcpu.kvm.parameters
+    return 4 if parameters.vmx and vcpu.maxphyaddr <= 48 else parameters.tdp_level
+
+
 def tdp_root_role(vcpu: Vcpu) -> int:
     """The root role of an MMU that maps guest-physical memory (kvm_calc_tdp_mmu_root_page_role)."""
-    role = ROLE_ACCESS | ROLE_DIRECT | ROLE_CR0_WP | ROLE_EFER_NX | vcpu.kvm.parameters.tdp_level
+    role = ROLE_ACCESS | ROLE_DIRECT | ROLE_CR0_WP | ROLE_EFER_NX | kvm_mmu_get_tdp_level(vcpu)
+    role |= 0 if vcpu.kvm.shadow_accessed_mask else ROLE_AD_DISABLED
     return role | (ROLE_GUEST_MODE if vcpu.guest_mode else 0)
 
 
@@ -111,7 +119,7 @@ def _init_context(vcpu: Vcpu, mmu: KvmMmu, cpu_role: tuple[int, int], root_role:
         nx=nx,
         pse=bool(extended & EXT_CR4_PSE),
         gbpages=True,
-        amd=True,
+        amd=not vcpu.kvm.parameters.vmx,
     )
     permissions = permission_bitmask(
         wp=bool(base & ROLE_CR0_WP),

@@ -1,7 +1,8 @@
-"""Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, and svm.c for the registers, 6.12.111).
+"""Entering the guest (vcpu_enter_guest, arch/x86/kvm/x86.c, svm.c and vmx.c for the registers, 6.12.111).
 
 Requests are served in KVM's order: a full dirty ring, obsolete roots, sync, load root, flush all, flush
-current, flush guest, a triple fault; then a pending exception is injected, and the MMU loaded if it has none.
+current, flush guest, a triple fault, the processor's log of dirty pages; then a pending exception is
+injected, and the MMU loaded if it has none.
 """
 
 from cython import uint as u32
@@ -16,9 +17,11 @@ from .bits import (
     REQ_TLB_FLUSH_CURRENT,
     REQ_TLB_FLUSH_GUEST,
     REQ_TRIPLE_FAULT,
+    REQ_UPDATE_CPU_DIRTY_LOGGING,
 )
 from .dirty_ring import kvm_dirty_ring_check_request
 from .nested import nested_svm_triple_fault
+from .pml import vmx_update_cpu_dirty_logging
 from .roots import kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
 from .sync import kvm_mmu_sync_roots, unsync_prev_roots
 from .vcpu import Vcpu
@@ -71,6 +74,8 @@ def service_requests(vcpu: Vcpu) -> None:
         if not vcpu.guest_mode:
             raise TripleFault
         nested_svm_triple_fault(vcpu)
+    if _take(vcpu, REQ_UPDATE_CPU_DIRTY_LOGGING):
+        vmx_update_cpu_dirty_logging(vcpu)
 
 
 def _guest_levels(vcpu: Vcpu) -> u32:
@@ -84,7 +89,16 @@ def _guest_levels(vcpu: Vcpu) -> u32:
 
 def _configure_nested_paging(vcpu: Vcpu) -> None:
     """The guest runs with its own registers; behind its tables are KVM's."""
-    vcpu.cpu.set_nested(levels=vcpu.kvm.parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
+    parameters = vcpu.kvm.parameters
+    if parameters.vmx:
+        vcpu.cpu.set_ept(
+            levels=vcpu.mmu.shadow_level(),
+            maxphyaddr=vcpu.host_maxphyaddr,
+            ad=parameters.ept_ad_bits,
+            execute_only=parameters.ept_exec_only,
+        )
+    else:
+        vcpu.cpu.set_nested(levels=parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
     vcpu.cpu.set_paging(
         levels=_guest_levels(vcpu),
         cr0_wp=bool(vcpu.cr0 & CR0_WP),
@@ -94,6 +108,7 @@ def _configure_nested_paging(vcpu: Vcpu) -> None:
         cr4_pse=bool(vcpu.cr4 & CR4_PSE),
         cr4_pge=bool(vcpu.cr4 & CR4_PGE),
         maxphyaddr=vcpu.host_maxphyaddr,
+        amd=not parameters.vmx,
     )
 
 
@@ -138,11 +153,11 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
 
 
 def _inject_soft_interrupt(vcpu: Vcpu) -> None:
-    """svm_inject_irq without nRIP: the instruction is read again to find its end; dropped if that fails."""
+    """An INT n anew. svm_inject_irq without nRIP reads it to find its end, and drops it if that fails."""
     interrupt = vcpu.soft_interrupt
     if interrupt is None:
         return
-    if not interrupt.skip():
+    if not vcpu.kvm.parameters.vmx and not interrupt.skip():
         vcpu.soft_interrupt = None
         return
     if vcpu.kvm.tracing:

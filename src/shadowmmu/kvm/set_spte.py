@@ -79,7 +79,7 @@ def mmu_set_spte(
     else:
         flush |= mmu_spte_update(kvm, sptep, leaf.spte)
         if kvm.tracing:
-            kvm.tracer.kvm_mmu_set_spte(gfn, leaf.spte, sptep, level)
+            kvm.tracer.kvm_mmu_set_spte(gfn, leaf.spte, sptep, level, kvm.ept)
     if leaf.wrprot and fault is not None and fault.write:
         result = RET_PF_WRITE_PROTECTED
     if flush:

@@ -1,21 +1,21 @@
 """SPTEs: what their bits mean and the three ways of writing one (arch/x86/kvm/mmu/spte.h, mmu.c, 6.12.111).
 
-Format of legacy shadow paging: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writable, 10 MMU-writable,
-11 MMU-present, 51:12 frame, 63 NX. An empty SPTE is the kernel's `empty_spte`, 1 << 63 or 0. `sptep` is the
-address of an SPTE.
+Format of shadow paging and NPT: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writable, 10 MMU-writable,
+11 MMU-present, 51:12 frame, 63 NX; of EPT: see spte_masks. An empty SPTE is the kernel's `empty_spte`,
+1 << 63 or 0. `sptep` is the address of an SPTE.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR, NX, PS, A, D, P, U, W
+from ..x86.bits import ADDR, PS, P, W
 from .bits import (
     PT32E_ROOT_LEVEL,
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
     ROLE_LEVEL,
-    SPTE_HOST_WRITABLE,
+    SHADOW_ACC_TRACK_SAVED_BITS,
+    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
-    SPTE_MMU_WRITABLE,
 )
 from .shadow_page import ShadowPage
 from .split_spte import write_in_halves
@@ -37,9 +37,9 @@ def spte_index(sptep: u64) -> u32:
     return (sptep >> 3) & 511
 
 
-def make_nonleaf_spte(child: ShadowPage) -> u64:
+def make_nonleaf_spte(kvm: Kvm, child: ShadowPage) -> u64:
     """An SPTE that points to a table: all rights, Accessed."""
-    return child.spt | SPTE_MMU_PRESENT | P | W | U | A
+    return child.spt | kvm.spte_nonleaf_bits
 
 
 def is_pae_root(sp: ShadowPage) -> bool:
@@ -87,9 +87,9 @@ def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
     mmu_spte_set(kvm, sptep, new)
     if not old & SPTE_MMU_PRESENT:
         return False
-    if old & SPTE_MMU_WRITABLE and not new & W:
+    if old & kvm.shadow_mmu_writable_mask and not new & W:
         return True
-    return old & ~new & (A | D) != 0
+    return old & ~new & kvm.spte_flush_mask != 0
 
 
 def mmu_spte_clear_no_track(kvm: Kvm, sptep: u64) -> None:
@@ -122,15 +122,40 @@ def spte_to_pfn(spte: u64) -> u64:
     return (spte & ADDR) >> 12
 
 
-def changed_pte_spte(spte: u64, pfn: u64) -> u64:
+def changed_pte_spte(kvm: Kvm, spte: u64, pfn: u64) -> u64:
     """A leaf SPTE for another page, read-only and not Accessed.
 
     kvm_mmu_changed_pte_notifier_make_spte, 6.1.176.
     """
-    kept: u64 = spte & ~(ADDR | W | A | SPTE_HOST_WRITABLE | SPTE_MMU_WRITABLE)
-    return kept | (pfn << 12)
+    lost: u64 = ADDR | W | kvm.shadow_host_writable_mask | kvm.shadow_mmu_writable_mask
+    return mark_spte_for_access_track(kvm, spte & ~lost | (pfn << 12))
 
 
-def is_executable(spte: u64) -> bool:
+def is_executable(kvm: Kvm, spte: u64) -> bool:
     """Whether a leaf SPTE allows fetches."""
-    return spte & NX == 0
+    return spte & (kvm.shadow_x_mask | kvm.shadow_nx_mask) == kvm.shadow_x_mask
+
+
+def is_access_track_spte(kvm: Kvm, spte: u64) -> bool:
+    """Whether a present SPTE has lost its rights, so that the next access is seen."""
+    return not kvm.shadow_accessed_mask and not spte & kvm.shadow_acc_track_mask
+
+
+def mark_spte_for_access_track(kvm: Kvm, spte: u64) -> u64:
+    """The SPTE as not accessed: without Accessed, or where there is none without rights.
+
+    R and X are kept aside. W is not: MMU-writable says whether it may come back.
+    """
+    if kvm.shadow_accessed_mask:
+        return spte & ~kvm.shadow_accessed_mask
+    if is_access_track_spte(kvm, spte):
+        return spte
+    spte |= (spte & SHADOW_ACC_TRACK_SAVED_BITS) << SHADOW_ACC_TRACK_SAVED_SHIFT
+    return spte & ~kvm.shadow_acc_track_mask
+
+
+def restore_acc_track_spte(kvm: Kvm, spte: u64) -> u64:
+    """The SPTE with the rights that were kept aside."""
+    saved: u64 = (spte >> SHADOW_ACC_TRACK_SAVED_SHIFT) & SHADOW_ACC_TRACK_SAVED_BITS
+    kept_aside: u64 = SHADOW_ACC_TRACK_SAVED_BITS
+    return spte & ~kvm.shadow_acc_track_mask & ~(kept_aside << SHADOW_ACC_TRACK_SAVED_SHIFT) | saved

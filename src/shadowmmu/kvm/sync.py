@@ -17,7 +17,6 @@ from .bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
     ROLE_QUADRANT_SHIFT,
-    SPTE_HOST_WRITABLE,
     SPTE_MMU_PRESENT,
 )
 from .fault import LeafSpte
@@ -71,9 +70,9 @@ def level1_gpte_gpa(sp: ShadowPage, index: u32) -> u64:
 
 def _sync_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> bool:
     spte: u64 = kvm.words[sptep >> 3]
-    if not is_mmio_spte(spte):
+    if not is_mmio_spte(kvm, spte):
         return False
-    if gfn != get_mmio_spte_gfn(spte):
+    if gfn != get_mmio_spte_gfn(kvm, spte):
         mmu_spte_clear_no_track(kvm, sptep)
     else:
         mark_mmio_spte(kvm, sptep, gfn, access)
@@ -108,7 +107,7 @@ def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
     set_page_translation(kvm, sp, index, gfn, access)
     slot: MemSlot = kvm.memslot_of(gfn)
     flags: u32 = MAKE_PREFETCH
-    if spte & SPTE_HOST_WRITABLE:
+    if spte & kvm.shadow_host_writable_mask:
         flags |= MAKE_HOST_WRITABLE
     leaf: LeafSpte = vcpu.leaf
     make_spte(kvm, leaf, sp, slot, access, gfn, spte_to_pfn(spte), spte, flags)

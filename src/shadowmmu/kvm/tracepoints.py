@@ -10,6 +10,8 @@ from typing import Any
 
 from .shadow_page import ShadowPage
 
+KVM_ISA_VMX, KVM_ISA_SVM = 1, 2
+
 
 class Tracer:
     """Listens to nothing. Method names are the tracepoints' (kernel 6.12.111, mmutrace.h, trace.h, kvm.h).
@@ -70,8 +72,8 @@ class Tracer:
     ) -> None:
         """A lockless fix was tried; `sptep` is 0 when there was no SPTE, `new_spte` is read again."""
 
-    def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int) -> None:
-        """A leaf SPTE was installed with a changed value, by a fault or by prefetch."""
+    def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int, ept: int = 0) -> None:
+        """A leaf SPTE (`ept`: of EPT) was installed with a changed value, by a fault or by prefetch."""
 
     def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int) -> None:
         """A fault knows the level it maps at; `pfn` is the exact 4 KiB frame, 1 << 63 without a slot."""
@@ -79,8 +81,24 @@ class Tracer:
     def kvm_page_fault(self, vcpu_id: int, rip: int, address: int, error_code: int) -> None:
         """An intercepted #PF reached KVM, before anything is done about it."""
 
-    def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
-        """The guest left hardware; `reason` is the SVM exit code (0x4e is #PF)."""
+    def kvm_exit(
+        self,
+        vcpu_id: int,
+        reason: int,
+        rip: int,
+        info1: int,
+        info2: int,
+        isa: int = KVM_ISA_SVM,
+        intr_info: int = 0,
+        error_code: int = 0,
+    ) -> None:
+        """The guest left hardware; `reason` is the SVM exit code (0x4e is #PF) or, by `isa`, VMX's."""
+
+    def kvm_pml_full(self, vcpu_id: int) -> None:
+        """The vCPU's log of dirty pages was full; the exit emptied it."""
+
+    def kvm_cr(self, write: int, cr: int, value: int) -> None:
+        """An intercepted MOV to a control register is about to be carried out (VMX)."""
 
     def kvm_nested_vmexit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
         """L2 left hardware; whether L1 or KVM handles it is not decided yet."""

@@ -10,6 +10,7 @@ from .stats cimport VmStat
 
 @cython.final
 cdef class Parameters:
+    cdef public bint vmx, ept_ad_bits, ept_exec_only, ignore_guest_pat
     cdef public bint tdp_enabled, tdp_mmu, eager_page_split
     cdef public u32 tdp_level
     cdef public bint nx_huge_pages, flush_on_reuse, manual_dirty_log_protect, dirty_log_initially_set
@@ -38,7 +39,12 @@ cdef class Kvm:
     cdef public u32 mmu_valid_gen
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
     cdef u64 free_pte_list_desc
+    cdef readonly bint ept
     cdef readonly u64 frozen_spte, buckets, hash_shift
+    cdef readonly u64 shadow_user_mask, shadow_x_mask, shadow_nx_mask, shadow_accessed_mask, shadow_dirty_mask
+    cdef readonly u64 shadow_acc_track_mask, shadow_host_writable_mask, shadow_mmu_writable_mask
+    cdef readonly u64 shadow_mmio_value, shadow_mmio_mask, shadow_mmio_access_mask
+    cdef readonly u64 spte_leaf_bits, spte_nonleaf_bits, spte_young_mask, spte_written_mask, spte_flush_mask
     cdef public u64 pte_list_descs_taken
     cdef public object split_caches
     cdef public bint shadow_root_allocated

@@ -19,6 +19,7 @@ from .bits import (
 from .design import Design
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
+from .spte_masks import LEGACY_MASKS, SpteMasks, ept_masks
 from .stats import VmStat
 from .tracepoints import Tracer
 
@@ -29,10 +30,20 @@ if TYPE_CHECKING:
 class Parameters:
     """Module parameters and VM capabilities that the MMU looks at.
 
-    tdp_enabled is kvm_amd.npt; tdp_level the levels of the nested tables, which are those of the host's.
+    vmx                 the processor is Intel's, not AMD's
+    tdp_enabled         kvm_amd.npt, or kvm_intel.ept
+    ept_ad_bits         kvm_intel.eptad: the processor keeps Accessed and Dirty in EPT
+    ept_exec_only       the processor knows EPT entries that allow execution only
+    ignore_guest_pat    memory is write-back whatever the guest's PAT says (KVM_X86_QUIRK_IGNORE_GUEST_PAT)
+    tdp_level           levels of the nested tables: those of the host's; of EPT the most that may be used
+    cpu_dirty_log_size  entries of the processor's log of dirty pages: 512 with kvm_intel.pml
     """
 
     def __init__(self) -> None:
+        self.vmx = False
+        self.ept_ad_bits = True
+        self.ept_exec_only = True
+        self.ignore_guest_pat = True
         self.tdp_enabled = False
         self.tdp_mmu = False
         self.tdp_level = 4
@@ -54,7 +65,8 @@ class Kvm:
     `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while
     `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in frame n. `page_hash` holds the newest
     shadow page of each bucket. `need_resched` says that somebody waits for mmu_lock, so that long walks over
-    the TDP MMU let go of it when they can.
+    the TDP MMU let go of it when they can. `ept`: SPTEs have EPT's format; the `shadow_*` and
+    `spte_*` fields say how that is (see spte_masks).
     """
 
     def __init__(
@@ -66,6 +78,8 @@ class Kvm:
         self.parameters = parameters
         self.design = design or Design()
         self.frozen_spte = self.design.empty_spte | FROZEN_BITS
+        self.ept = parameters.vmx and parameters.tdp_enabled
+        self._set_masks(self._masks())
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
@@ -98,6 +112,36 @@ class Kvm:
         self.free_pte_list_desc = 0
         self.pte_list_descs_taken = 0
         self.split_caches: Any = None
+
+    def _masks(self) -> SpteMasks:
+        parameters: Parameters = self.parameters
+        if not self.ept:
+            return LEGACY_MASKS
+        return ept_masks(
+            has_ad_bits=parameters.ept_ad_bits,
+            has_exec_only=parameters.ept_exec_only,
+            suppress_ve=self.design.empty_spte,
+            ignore_pat=parameters.ignore_guest_pat,
+        )
+
+    def _set_masks(self, masks: SpteMasks) -> None:
+        """Keep the format of SPTEs where the MMU finds it fast."""
+        self.shadow_user_mask = masks.user
+        self.shadow_x_mask = masks.x
+        self.shadow_nx_mask = masks.nx
+        self.shadow_accessed_mask = masks.accessed
+        self.shadow_dirty_mask = masks.dirty
+        self.shadow_acc_track_mask = masks.acc_track
+        self.shadow_host_writable_mask = masks.host_writable
+        self.shadow_mmu_writable_mask = masks.mmu_writable
+        self.shadow_mmio_value = masks.mmio_value
+        self.shadow_mmio_mask = masks.mmio
+        self.shadow_mmio_access_mask = masks.mmio_access
+        self.spte_leaf_bits = masks.leaf_bits
+        self.spte_nonleaf_bits = masks.nonleaf_bits
+        self.spte_young_mask = masks.young
+        self.spte_written_mask = masks.written
+        self.spte_flush_mask = masks.flush
 
     def gfn_to_memslot(self, gfn: u64) -> MemSlot | None:
         """The slot that holds gfn, also if it is flagged INVALID."""

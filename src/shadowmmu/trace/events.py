@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.tracepoints import Log
+from shadowmmu.kvm.tracepoints import KVM_ISA_SVM, KVM_ISA_VMX, Log
+from shadowmmu.x86.bits import EPT_R, EPT_VIOLATION_GVA_TRANSLATED, EPT_VIOLATION_RWX_SHIFT, EPT_W, EPT_X
 
 __all__ = [
     "ACCESS_NAMES",
@@ -19,6 +20,7 @@ __all__ = [
     "SVM_EXIT_NPF",
     "AgeHva",
     "CheckMmioSpte",
+    "ControlRegister",
     "DirtyRingExit",
     "DirtyRingPush",
     "DirtyRingReset",
@@ -43,6 +45,7 @@ __all__ = [
     "PageFault",
     "PagetableWalk",
     "PagingElement",
+    "PmlFull",
     "PrepareZapPage",
     "SetAccessedBit",
     "SetDirtyBit",
@@ -58,8 +61,10 @@ __all__ = [
     "VcpuMatchMmio",
     "WalkerError",
     "ZapAllFast",
+    "ept_violation_text",
     "exit_reason",
     "pferr_flags",
+    "vmx_exit_reason",
 ]
 
 PAGE_OFFSET = 0xFFFF888000000000
@@ -88,11 +93,25 @@ _SVM_EXITS = {
     0x84: "stgi", 0x85: "clgi", 0x86: "skinit", 0x87: "rdtscp", 0x89: "wbinvd", 0x8A: "monitor",
     0x8B: "mwait", 0x8D: "xsetbv", 0xA2: "invpcid", 0x400: "npf",
 }  # fmt: skip
+_VMX_EXITS = {
+    0: "EXCEPTION_NMI", 1: "EXTERNAL_INTERRUPT", 2: "TRIPLE_FAULT", 3: "INIT_SIGNAL", 4: "SIPI_SIGNAL",
+    7: "INTERRUPT_WINDOW", 8: "NMI_WINDOW", 9: "TASK_SWITCH", 10: "CPUID", 12: "HLT", 13: "INVD",
+    14: "INVLPG", 15: "RDPMC", 16: "RDTSC", 18: "VMCALL", 19: "VMCLEAR", 20: "VMLAUNCH", 21: "VMPTRLD",
+    22: "VMPTRST", 23: "VMREAD", 24: "VMRESUME", 25: "VMWRITE", 26: "VMOFF", 27: "VMON", 28: "CR_ACCESS",
+    29: "DR_ACCESS", 30: "IO_INSTRUCTION", 31: "MSR_READ", 32: "MSR_WRITE", 33: "INVALID_STATE",
+    34: "MSR_LOAD_FAIL", 36: "MWAIT_INSTRUCTION", 37: "MONITOR_TRAP_FLAG", 39: "MONITOR_INSTRUCTION",
+    40: "PAUSE_INSTRUCTION", 41: "MCE_DURING_VMENTRY", 43: "TPR_BELOW_THRESHOLD", 44: "APIC_ACCESS",
+    45: "EOI_INDUCED", 46: "GDTR_IDTR", 47: "LDTR_TR", 48: "EPT_VIOLATION", 49: "EPT_MISCONFIG",
+    50: "INVEPT", 51: "RDTSCP", 52: "PREEMPTION_TIMER", 53: "INVVPID", 54: "WBINVD", 55: "XSETBV",
+    56: "APIC_WRITE", 57: "RDRAND", 58: "INVPCID", 59: "VMFUNC", 60: "ENCLS", 61: "RDSEED", 62: "PML_FULL",
+    63: "XSAVES", 64: "XRSTORS", 67: "UMWAIT", 68: "TPAUSE", 74: "BUS_LOCK", 75: "NOTIFY",
+}  # fmt: skip
 SVM_EXIT_NPF = 0x400
 _MMIO_KINDS = ("unsatisfied-read", "read", "write")
 _SPTE_W = 1 << 1
 _SPTE_U = 1 << 2
 _SPTE_NX = 1 << 63
+EPT_SUPPRESS_VE = 1 << 63
 _U32 = (1 << 32) - 1
 
 
@@ -108,6 +127,17 @@ def exit_reason(code: int) -> str:
     return _SVM_EXITS.get(code, f"{code:#x}")
 
 
+def vmx_exit_reason(reason: int) -> str:
+    """Name of a VMX exit reason (kernel VMX_EXIT_REASONS, VMX_EXIT_REASON_FLAGS)."""
+    name = _VMX_EXITS.get(reason & 0xFFFF, f"{reason & 0xFFFF:#x}")
+    flags = reason & ~0xFFFF
+    if not flags:
+        return name
+    names = ["FAILED_VMENTRY"] if flags & 1 << 31 else []
+    rest = flags & ~(1 << 31)
+    return f"{name} {'|'.join([*names, f'{rest:#x}'] if rest else names)}"
+
+
 def _alternate(value: int) -> str:
     """The kernel's %#llx; unlike C's it has a prefix for 0 too."""
     return f"{value:#x}"
@@ -121,6 +151,17 @@ def _padded(value: int) -> str:
 def _pointer(physical: int) -> str:
     """C's %p of a pointer into the direct map; the null pointer stays null."""
     return f"{PAGE_OFFSET + physical if physical else 0:016x}"
+
+
+def ept_violation_text(qualification: int) -> str:
+    """The exit qualification of an EPT violation in words: what was tried, and what the tables grant."""
+
+    def rights(bits: int) -> str:
+        return "".join(name for bit, name in ((EPT_R, "r"), (EPT_W, "w"), (EPT_X, "x")) if bits & bit) or "-"
+
+    of_a_table = "" if qualification & EPT_VIOLATION_GVA_TRANSLATED else "a table of the guest, "
+    granted = rights(qualification >> EPT_VIOLATION_RWX_SHIFT)
+    return f"{of_a_table}{rights(qualification)} where {granted} is granted"
 
 
 class Event(ABC):
@@ -346,14 +387,22 @@ class SetSpte(Event):
     spte: int
     sptep: int
     level: int
+    ept: int = 0
 
     @property
     def permissions(self) -> str:
-        """`rwxu` with `-` for what the SPTE does not allow; r always shows (shadow_present_mask is not 0)."""
-        write = "w" if self.spte & _SPTE_W else "-"
-        execute = "-" if self.spte & _SPTE_NX else "x"
-        user = "u" if self.spte & _SPTE_U else "-"
-        return f"r{write}{execute}{user}"
+        """`rwxu` with `-` for what the SPTE does not allow.
+
+        r always shows if shadow_present_mask is not 0, as it is but for EPT without suppress #VE (6.1); u is
+        R of EPT.
+        """
+        spte = self.spte
+        if self.ept:
+            always = spte & EPT_SUPPRESS_VE
+            rights = always or spte & EPT_R, spte & EPT_W, spte & EPT_X, spte & EPT_R
+        else:
+            rights = 1, spte & _SPTE_W, not spte & _SPTE_NX, spte & _SPTE_U
+        return "".join(name if right else "-" for name, right in zip("rwxu", rights, strict=True))
 
     def text(self) -> str:
         return (
@@ -399,12 +448,45 @@ class Exit(Event):
     rip: int
     info1: int
     info2: int
+    isa: int = KVM_ISA_SVM
+    intr_info: int = 0
+    error_code: int = 0
+
+    @property
+    def reason_name(self) -> str:
+        """The exit reason as the event prints it."""
+        return vmx_exit_reason(self.reason) if self.isa == KVM_ISA_VMX else exit_reason(self.reason)
 
     def text(self) -> str:
         return (
-            f"vcpu {self.vcpu_id} reason {exit_reason(self.reason)} rip {self.rip:#x}"
-            f" info1 {self.info1:#018x} info2 {self.info2:#018x} intr_info 0x00000000 error_code 0x00000000"
+            f"vcpu {self.vcpu_id} reason {self.reason_name} rip {self.rip:#x}"
+            f" info1 {self.info1:#018x} info2 {self.info2:#018x}"
+            f" intr_info {self.intr_info:#010x} error_code {self.error_code:#010x}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PmlFull(Event):
+    """kvm_pml_full."""
+
+    name: ClassVar[str] = "kvm_pml_full"
+    vcpu_id: int
+
+    def text(self) -> str:
+        return f"vcpu {self.vcpu_id}: PML full"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRegister(Event):
+    """kvm_cr."""
+
+    name: ClassVar[str] = "kvm_cr"
+    write: int
+    cr: int
+    value: int
+
+    def text(self) -> str:
+        return f"cr_{'write' if self.write else 'read'} {self.cr:x} = 0x{self.value:x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -792,8 +874,8 @@ class EventLog(Log):
             FastPageFault(vcpu_id, gva, error_code, sptep, old_spte, new_spte, spurious, fixed)
         )
 
-    def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int) -> None:
-        self.events.append(SetSpte(gfn, spte, sptep, level))
+    def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int, ept: int = 0) -> None:
+        self.events.append(SetSpte(gfn, spte, sptep, level, ept))
 
     def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int) -> None:
         self.events.append(SpteRequested(gfn, pfn, level))
@@ -801,8 +883,24 @@ class EventLog(Log):
     def kvm_page_fault(self, vcpu_id: int, rip: int, address: int, error_code: int) -> None:
         self.events.append(PageFault(vcpu_id, rip, address, error_code))
 
-    def kvm_exit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
-        self.events.append(Exit(vcpu_id, reason, rip, info1, info2))
+    def kvm_exit(
+        self,
+        vcpu_id: int,
+        reason: int,
+        rip: int,
+        info1: int,
+        info2: int,
+        isa: int = KVM_ISA_SVM,
+        intr_info: int = 0,
+        error_code: int = 0,
+    ) -> None:
+        self.events.append(Exit(vcpu_id, reason, rip, info1, info2, isa, intr_info, error_code))
+
+    def kvm_pml_full(self, vcpu_id: int) -> None:
+        self.events.append(PmlFull(vcpu_id))
+
+    def kvm_cr(self, write: int, cr: int, value: int) -> None:
+        self.events.append(ControlRegister(write, cr, value))
 
     def kvm_nested_vmexit(self, vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
         self.events.append(NestedVmexit(vcpu_id, reason, rip, info1, info2))

@@ -34,6 +34,7 @@ _EMPTY = {0: "none", 1 << 63: "none63"}
 _NO_SLOT = 1 << 63
 _INVALID_ROOT = (1 << 64) - 1
 _MMIO = 1 << 51
+_EPT_MMIO, _EPT_MMIO_MASK = 6, 1 << 63 | 7
 _FROZEN = 0x5A0
 _HUGE = 1 << 7
 _ROLE_DIRECT, _ROLE_INVALID, _ROLE_4_BYTE = 1 << 7, 1 << 11, 1 << 4
@@ -80,7 +81,7 @@ class Names:
             return _EMPTY[spte]
         if spte & ~(1 << 63) == _FROZEN:
             return "frozen"
-        if spte & _MMIO:
+        if spte & _MMIO or spte & _EPT_MMIO_MASK == _EPT_MMIO:
             return f"mmio:{spte:x}"
         page = None if leaf else self.page(spte & _PA)
         return f"{page or self.pfn((spte & _PA) >> 12)}|{spte & ~_PA:x}"

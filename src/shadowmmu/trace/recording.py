@@ -57,7 +57,7 @@ __all__ = [
 Row = dict[str, Any]
 """One line of a recording."""
 
-_NOT_RECORDED_EXITS = {"interrupt", "nmi", "io", "vintr"}
+_NOT_RECORDED_EXITS = {"interrupt", "nmi", "io", "vintr", "IO_INSTRUCTION"}
 _NOT_RECORDED_STATS = {
     "irq_exits", "host_state_reload", "fpu_reload", "req_event", "preemption_reported", "preemption_other",
     "exits", "io_exits", "signal_exits", "halt_poll_fail_ns", "blocking",
@@ -233,7 +233,7 @@ def _header_entry(action: SetupAction) -> Row:
 
 def _is_recorded(event: Event) -> bool:
     """Whether recordings have the event; where texts have lost their strings they cannot leave any out."""
-    return not isinstance(event, events.Exit) or events.exit_reason(event.reason) not in _NOT_RECORDED_EXITS
+    return not isinstance(event, events.Exit) or event.reason_name not in _NOT_RECORDED_EXITS
 
 
 def _is_freezing(event: Event) -> bool:
@@ -296,7 +296,7 @@ def _named_event(names: Names, event: Event) -> Row:
             entry["start"] = names.hva(event.start)
             entry["end"] = names.hva(event.end)
         case events.Exit():
-            entry["reason"] = events.exit_reason(event.reason)
+            entry["reason"] = event.reason_name
             entry["rip"] = f"{event.rip:#x}"
             entry["info1"] = f"{event.info1:x}"
             entry["info2"] = f"{event.info2:x}"

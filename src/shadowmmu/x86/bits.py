@@ -15,6 +15,28 @@ PS = 1 << 7
 G = 1 << 8
 NX = 1 << 63
 
+# entries of an EPT table (Intel SDM vol. 3C, 29.3.2; memory type, IPAT, D: leaf entries); PS as above
+EPT_R = 1 << 0
+EPT_W = 1 << 1
+EPT_X = 1 << 2
+EPT_RWX = EPT_R | EPT_W | EPT_X
+EPT_TYPE = 7 << 3
+EPT_WB = 6 << 3
+EPT_IPAT = 1 << 6
+EPT_A = 1 << 8
+EPT_D = 1 << 9
+# exit qualification of an EPT violation (28.2.1): the access, R, W and X of the translation from bit 3 on,
+# whether there is a linear address, and whether the access was to its page, not to a table of the guest
+EPT_VIOLATION_RWX_SHIFT = 3
+EPT_VIOLATION_GVA_VALID = 1 << 7
+EPT_VIOLATION_GVA_TRANSLATED = 1 << 8
+# why an access leaves the guest: basic exit reasons (appendix C)
+EXIT_EPT_VIOLATION = 48
+EXIT_EPT_MISCONFIG = 49
+EXIT_PML_FULL = 62
+# entries of the page-modification log (29.3.6)
+PML_ENTRIES = 512
+
 # the physical address in an 8-byte entry, and a full 64-bit word
 ADDR = 0x000F_FFFF_FFFF_F000
 MASK64 = 0xFFFF_FFFF_FFFF_FFFF

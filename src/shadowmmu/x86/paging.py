@@ -21,6 +21,7 @@ __all__ = [
     "PagingFormat",
     "ReservedBits",
     "entry_gfn",
+    "ept_reserved_bits",
     "is_canonical",
     "paging_format",
     "permission_bitmask",
@@ -121,6 +122,18 @@ def reserved_bits(
     no_gb = 0 if gbpages else PS
     top = (high | PS | (_bits(8, 8) if amd else 0),) * (levels - 3)
     return (high, high, high | no_gb, *top), (high, high | _bits(20, 13), high | no_gb | _bits(29, 13), *top)
+
+
+@cache
+def ept_reserved_bits(levels: int, maxphyaddr: int) -> ReservedBits:
+    """Bits that must be zero in a present EPT entry, as `[whether it is a leaf][level - 1]`.
+
+    1 GiB pages exist (Intel SDM vol. 3C, 29.3.2).
+    """
+    high = _bits(51, maxphyaddr)
+    low = high | _bits(6, 3)
+    top = (high | _bits(7, 3),) * (levels - 3)
+    return (high, low, low, *top), (high, high | _bits(20, 12), high | _bits(29, 12), *(0 for _ in top))
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cython import uint as u32, ulonglong as u64
 
 from .bits import ADDR, FAULT, GP_VECTOR, MASK64, NESTED_FAULT, PF_VECTOR
+from .ept import EptWalker
 from .implementation import MANUAL, Implementation
 from .paging import paging_format
 from .tlb import ZEN, Tlb, TlbGeometry
@@ -26,7 +27,8 @@ class Processor:
     With `tlb=False` neither TLB nor paging-structure caches are used and every access walks.
 
     Under nested paging (`set_nested`) `root` and the tables behind it are guest-physical, and `nested_root`
-    is the physical address of the nested tables. The TLB translates from linear to physical addresses.
+    is the physical address of the nested tables; so too with EPT (`set_ept`), where `ept` says why a nested
+    page fault happened. The TLB translates from linear to physical addresses.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Processor:
         self.limit = len(words) << 3
         self.tlb = Tlb(geometry)
         self.tlb.enabled = tlb
-        self.nested = Walker(words, implementation)
+        self.ept = EptWalker(words)
+        self.ept.caches_enabled = tlb
+        self.nested = Walker(words, implementation, ept=self.ept)
         self.nested.caches_enabled = tlb
         self.walker = Walker(words, implementation, self.nested)
         self.walker.caches_enabled = tlb
@@ -97,22 +101,37 @@ class Processor:
         self.gbpages = gbpages
         self.amd = amd
 
+    def set_ept(
+        self, *, levels: int, maxphyaddr: int = 48, ad: bool = True, execute_only: bool = True
+    ) -> None:
+        """Switch nested paging on with EPT tables of 4 or 5 levels.
+
+        ad: their Accessed and Dirty are used (EPTP bit 6); execute_only: entries with X alone are valid.
+        """
+        self.walker.two_dimensional = True
+        self._set_nested_mode(0, maxphyaddr)
+        self.ept.set_mode(levels=levels, maxphyaddr=maxphyaddr, ad=ad, execute_only=execute_only)
+
     def set_nested(self, *, levels: int, maxphyaddr: int = 48) -> None:
-        """Switch nested paging on, with nested tables of 4 or 5 levels, or off (0)."""
+        """Switch nested paging on, with nested tables of 4 or 5 levels in AMD's format, or off (0)."""
         self.walker.two_dimensional = levels != 0
+        self.ept.set_mode(levels=0, maxphyaddr=maxphyaddr, ad=True, execute_only=True)
         if levels:
-            self.nested.set_mode(
-                levels=levels,
-                cr0_wp=True,
-                efer_nx=True,
-                cr4_smep=False,
-                cr4_smap=False,
-                cr4_pse=True,
-                cr4_pge=False,
-                maxphyaddr=maxphyaddr,
-                gbpages=True,
-                amd=True,
-            )
+            self._set_nested_mode(levels, maxphyaddr)
+
+    def _set_nested_mode(self, levels: int, maxphyaddr: int) -> None:
+        self.nested.set_mode(
+            levels=levels,
+            cr0_wp=True,
+            efer_nx=True,
+            cr4_smep=False,
+            cr4_smap=False,
+            cr4_pse=True,
+            cr4_pge=False,
+            maxphyaddr=maxphyaddr,
+            gbpages=True,
+            amd=True,
+        )
 
     @property
     def nested_root(self) -> int:
@@ -197,6 +216,8 @@ class Processor:
         self.tlb.flush_all()
         self.walker.flush_all()
         self.nested.flush_all()
+        if self.ept.levels:
+            self.ept.flush_all()
         return 0
 
     def flush_current(self) -> int:

@@ -1,7 +1,8 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport (A, ADDR, D, FAULT, FETCH, G, NESTED_W, NESTED_X, NX, P, PFERR_F, PFERR_GUEST_FINAL, PFERR_GUEST_PAGE, PFERR_P,
-                    PFERR_RSVD, PFERR_U, PFERR_W, PS, U, W, WRITE, u32, u64)
+from .bits cimport (A, ADDR, D, EPT_R, EPT_W, FAULT, FETCH, G, NESTED_W, NESTED_X, NX, P, PFERR_F, PFERR_GUEST_FINAL,
+                    PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, PS, U, W, WRITE, u32, u64)
+from .ept cimport EptWalker
 from .tlb cimport TranslationCache
 
 @cython.final
@@ -21,10 +22,13 @@ cdef class Walker:
     cdef u64 need[16]
     cdef u64 deny[16]
     cdef bint shortened, nonleaf_bit8
+    cdef readonly EptWalker ept
     cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
     cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil
     cdef u64 nested_entry(self, u64 gpa) except? 2 nogil
     cdef u64 nested_page(self, u64 gpa, u64 translation, u32 mode) except? 2 nogil
+    cdef bint may_update(self, u64 table, u64 gva, u64 level) except -1 nogil
+    cdef u64 walk_ept(self, u64 root, u64 gpa, u32 mode) except? 2 nogil
     cdef u64 cached(self, u64 level, u64 gva, u64 pcid) except? 2 nogil
     cdef int remember(self, u64 level, u64 gva, u64 pcid, u64 entry) except -1 nogil
     cdef u64 fault(self, u64 cause, u32 mode) except? 2 nogil

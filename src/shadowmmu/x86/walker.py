@@ -7,6 +7,7 @@ paging-structure caches.
 
 Under nested paging (15.25) the addresses in the guest's tables are guest-physical: each table entry is
 reached by a walk of the nested tables as a user write, and at last the page by one of the access's own kind.
+Intel's nested tables are in ept.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .bits import (
     ACC_W,
     ACC_X,
     ADDR,
+    EPT_R,
+    EPT_W,
     FAULT,
     FETCH,
     NESTED_W,
@@ -40,15 +43,13 @@ from .bits import (
     U,
     W,
 )
+from .ept import EptWalker
 from .implementation import MANUAL, Implementation
+from .machine_check import MachineCheck
 from .paging import paging_format, permission_bitmask, reserved_bits
 from .tlb import TranslationCache
 
 __all__ = ["MachineCheck", "Walker"]
-
-
-class MachineCheck(IndexError):
-    """The tables sent the processor to a physical address without memory: they are wrong, not the access."""
 
 
 class Walker:
@@ -61,10 +62,17 @@ class Walker:
     `nested` walks the nested tables from `nested_root` on while `two_dimensional` is set. A fault there
     leaves a nested page fault's error code and its guest-physical address in `nested_fault_gpa`; otherwise
     that is `FAULT`.
+
+    Nested tables may be EPT tables: then `nested` leaves them to its `ept`, whose exit qualification is the
+    low half of the error code.
     """
 
     def __init__(
-        self, words: memoryview, implementation: Implementation = MANUAL, nested: Walker | None = None
+        self,
+        words: memoryview,
+        implementation: Implementation = MANUAL,
+        nested: Walker | None = None,
+        ept: EptWalker | None = None,
     ) -> None:
         self.words = words
         self.nested: Walker = nested or self
@@ -91,6 +99,7 @@ class Walker:
         self.need = [0] * 16
         self.deny = [0] * 16
         self.levels = 0
+        self.ept: EptWalker = ept or EptWalker(words)
 
     def set_mode(
         self,
@@ -169,6 +178,8 @@ class Walker:
         self.shortened = False
         self.nested_fault_gpa = FAULT
         if self.levels == 0:
+            if self.ept.levels:
+                return self.walk_ept(root, gva, mode)
             self.level = 1
             if self.two_dimensional:
                 return self.nested_page(gva, P | W | U | D, mode)
@@ -208,6 +219,8 @@ class Walker:
             if level == 3 and self.levels == 3:
                 rights = W | U
                 if self.pdpte_accessed and not entry & A:
+                    if self.two_dimensional and not self.may_update(table, gva, level):
+                        return 0
                     self.words[hpa >> 3] = word | A
                     self.ad_sets += 1
             else:
@@ -216,6 +229,8 @@ class Walker:
                 if level == 1 or entry & self.leaf_bit:
                     break
                 if not entry & A:
+                    if self.two_dimensional and not self.may_update(table, gva, level):
+                        return 0
                     self.words[hpa >> 3] = word | A << lane
                     self.ad_sets += 1
             table = entry & ADDR
@@ -229,6 +244,8 @@ class Walker:
         if mode & 3 == WRITE:
             new |= D
         if new != entry:
+            if self.two_dimensional and not self.may_update(table, gva, level):
+                return 0
             self.words[hpa >> 3] = word | new << lane
             self.ad_sets += 1
         self.level = level
@@ -244,7 +261,7 @@ class Walker:
 
     def nested_entry(self, gpa: u64) -> u64:
         """The physical address of the guest table entry at `gpa`, or `FAULT`: a nested page fault."""
-        entry: u64 = self.nested.translate(self.nested_root, gpa, 0, WRITE | 4)
+        entry: u64 = self.nested.translate(self.nested_root, gpa, 0, WRITE | 12)
         if entry == 0:
             self.nested_fault_gpa = gpa
             self.error_code = self.nested.error_code | PFERR_GUEST_PAGE
@@ -266,12 +283,34 @@ class Walker:
         if self.levels == 0 or self.nested.level < self.level:
             self.level = self.nested.level
         frame: u64 = (entry & ADDR | offset) >> 3 + 9 * self.level << 3 + 9 * self.level
-        translation &= ~(NESTED_W | NESTED_X | (~entry & D))
+        translation &= ~(NESTED_W | NESTED_X | (~entry & (P | D)))
         if entry & W:
             translation |= NESTED_W
         if not entry & NX:
             translation |= NESTED_X
-        return translation | frame
+        return translation | entry & A | frame
+
+    def may_update(self, table: u64, gva: u64, level: u64) -> bool:
+        """Whether the nested tables let the processor set A or D in the guest's entry; else a nested fault.
+
+        They do if it could be read: but for EPT without Accessed and Dirty that was a write already.
+        """
+        if not self.nested.ept.levels or self.nested.ept.ad:
+            return True
+        shift: u64 = 12 + self.index_bits * (level - 1)
+        gpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
+        if self.nested.ept.translate(self.nested_root, gpa, EPT_R | EPT_W, 1):
+            return True
+        self.nested_fault_gpa = gpa
+        self.error_code = self.nested.ept.qualification | PFERR_GUEST_PAGE
+        return False
+
+    def walk_ept(self, root: u64, gpa: u64, mode: u32) -> u64:
+        """`walk` for EPT tables; an access to an entry of the guest's tables has bit 3 of its mode set."""
+        entry: u64 = self.ept.translate(root, gpa, self.ept.access(mode), mode & 8)
+        self.level = self.ept.level
+        self.error_code = self.ept.qualification
+        return entry
 
     def fault(self, cause: u64, mode: u32) -> u64:
         """Record the error code of a page fault in an access of that mode; 0."""

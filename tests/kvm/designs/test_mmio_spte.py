@@ -30,7 +30,7 @@ def mmio_world(design: Mapping[str, str], way: str = "npt=0") -> World:
 def mmio_sptes(world: World) -> list[int]:
     """Every MMIO SPTE that there is."""
     tables = [sp for sp in world.kvm.owners if sp is not None]
-    return [spte for sp in tables for spte in world.kvm.read_table(sp.hpa) if is_mmio_spte(spte)]
+    return [spte for sp in tables for spte in world.kvm.read_table(sp.hpa) if is_mmio_spte(world.kvm, spte)]
 
 
 # -- mmio_caching ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Dirty logging in the TDP MMU: write protection, Dirty bits, huge pages, the log's interface."""
 
 import pytest
+from kvm.ept_world import ept_world
 from kvm.tdp_world import BIG, PHYSICAL, huge_world, tdp_world
 from kvm.world import World, names
 
@@ -14,13 +15,16 @@ from shadowmmu.kvm.tdp.dirty_log import (
     kvm_tdp_mmu_clear_dirty_slot,
     kvm_tdp_mmu_write_protect_gfn,
 )
-from shadowmmu.x86.bits import PS, D, W
+from shadowmmu.x86.bits import EPT_D, PS, W
 
 GFN = BIG >> 12
 
 
 def small_world(*setup: str) -> World:
-    world = tdp_world("slot 1 0x10000000 8M", *setup)
+    return written(tdp_world("slot 1 0x10000000 8M", *setup))
+
+
+def written(world: World) -> World:
     for page in (0, 1, 63, 64, 70, 512):
         world.quick(f"write {PHYSICAL + BIG + 0x1000 * page:#x} 1")
     return world
@@ -111,29 +115,24 @@ def test_pml_needs_all_of_its_conditions(off: str) -> None:
     assert cpu_dirty_log_size(**{**conditions, off: False}) == 0
 
 
-def pml_world(*setup: str) -> World:
-    world = small_world(*setup)
-    world.kvm.parameters.cpu_dirty_log_size = 512
-    return world
-
-
 def test_with_pml_switching_it_on_clears_dirty_and_keeps_w() -> None:
-    world = pml_world()
+    world = written(ept_world("slot 1 0x10000000 8M"))
     world.ok("dirtylog on 1")
-    assert bits(world, D) == []
+    assert bits(world, EPT_D) == []
     assert len(bits(world, W)) == 6
     world.ok(f"write {PHYSICAL + BIG + 0x1000:#x} 2")
-    assert bits(world, D) == [1], "the processor sets it, and would report the page"
+    assert bits(world, EPT_D) == [1], "the processor sets it, and reports the page"
     kvm_arch_mmu_enable_log_dirty_pt_masked(world.kvm, slot(world), 0, 0b10)
-    assert bits(world, D) == []
+    assert bits(world, EPT_D) == []
     assert not kvm_tdp_mmu_clear_dirty_slot(world.kvm, slot(world)), "nothing left"
 
 
 def test_with_pml_huge_pages_are_write_protected_all_the_same() -> None:
-    world = huge_world("param kvm eager_page_split=N")
-    world.kvm.parameters.cpu_dirty_log_size = 512
+    world = ept_world("param kvm eager_page_split=N", "slot 1 0x10000000 8M huge2m")
+    world.ok(f"write {PHYSICAL + BIG:#x} 1")
+    assert world.spte(BIG) & (PS | W | EPT_D) == PS | W | EPT_D
     world.ok("dirtylog on 1")
-    assert world.spte(BIG) & (PS | W | D) == PS
+    assert world.spte(BIG) & (PS | W | EPT_D) == PS
 
 
 # -- initially all set ------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_2_mib_pages() -> None:
 def test_no_memory_is_an_mmio_spte_whose_second_fault_counts_too(world: World) -> None:
     created = world.vcpu.stat.pf_mmio_spte_created
     world.ok(f"read {PHYSICAL + 0x30000000:#x}", f"read {PHYSICAL + 0x30001000:#x}")
-    assert is_mmio_spte(world.spte(0x30000000))
+    assert is_mmio_spte(world.kvm, world.spte(0x30000000))
     assert world.vcpu.stat.pf_mmio_spte_created == created + 2
     fault(world, 0x30000000)
     assert world.vcpu.stat.pf_mmio_spte_created == created + 3

@@ -140,4 +140,4 @@ READ_ONLY = SPTE_MMU_PRESENT | P | U | A | SPTE_HOST_WRITABLE
 )
 def test_what_may_change_without_the_lock(spte: int, volatile: bool) -> None:
     """A fast fault sets W where MMU-writable is set, the processor sets A, and D where W is set."""
-    assert spte_has_volatile_bits(spte) == volatile
+    assert spte_has_volatile_bits(tdp_world().kvm, spte) == volatile

@@ -2,13 +2,14 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ...x86.bits import PS, A
+from ...x86.bits import PS
 from ..bits import SPTE_MMU_PRESENT
 from ..shadow_page import ShadowPage
+from ..spte import mark_spte_for_access_track
 from ..vm import Kvm
 from .iter import TdpIter
 from .rcu import rcu_read_lock, rcu_read_unlock
-from .spte_changed import tdp_mmu_clear_spte_bits
+from .spte_changed import kvm_tdp_mmu_write_spte, tdp_mmu_clear_spte_bits
 
 
 def kvm_tdp_mmu_age_gfn_range(kvm: Kvm, start: u64, end: u64) -> bool:
@@ -30,10 +31,20 @@ def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
         it.start(root, 1, start)
         while it.valid and it.gfn < end:
             spte: u64 = it.old_spte
-            if spte & SPTE_MMU_PRESENT and (it.level == 1 or spte & PS) and spte & A:
+            if spte & SPTE_MMU_PRESENT and (it.level == 1 or spte & PS) and spte & kvm.spte_young_mask:
                 accessed = 1
                 if clear:
-                    tdp_mmu_clear_spte_bits(kvm, it, A)
+                    _clear(kvm, it)
             it.next()
     rcu_read_unlock(kvm)
     return accessed != 0
+
+
+def _clear(kvm: Kvm, it: TdpIter) -> None:
+    if kvm.shadow_accessed_mask:
+        tdp_mmu_clear_spte_bits(kvm, it, kvm.shadow_accessed_mask)
+        return
+    new: u64 = mark_spte_for_access_track(kvm, it.old_spte)
+    it.old_spte = kvm_tdp_mmu_write_spte(kvm, it.sptep, it.old_spte, new, it.level)
+    if kvm.tracing:
+        kvm.tracer.kvm_tdp_mmu_spte_changed(0, it.gfn, it.level, it.old_spte, new)

@@ -1,5 +1,5 @@
-from ...x86.bits cimport D, PS, W, u32, u64
-from ..bits cimport ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ...x86.bits cimport PS, W, u32, u64
+from ..bits cimport ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT
 from ..memslots cimport MemSlot
 from ..shadow_page cimport ShadowPage
 from ..vm cimport Kvm

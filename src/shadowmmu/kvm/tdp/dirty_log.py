@@ -6,8 +6,8 @@ sets Dirty (see kvm.dirty_log). MMU-writable stays set in both cases.
 
 from cython import uint as u32, ulonglong as u64
 
-from ...x86.bits import PS, D, W
-from ..bits import ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ...x86.bits import PS, W
+from ..bits import ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT
 from ..memslots import MemSlot
 from ..shadow_page import ShadowPage
 from ..vm import Kvm
@@ -52,7 +52,7 @@ class ClearDirtySlot(TdpWalk):
         if not spte & SPTE_MMU_PRESENT or (self.it.level > 1 and not spte & PS):
             return True
         root: ShadowPage | None = self.root
-        bit: u64 = D
+        bit: u64 = self.kvm.shadow_dirty_mask
         if root is not None and tdp_mmu_need_write_protect(self.kvm, root):
             bit = W
         if not spte & bit:
@@ -80,7 +80,7 @@ def kvm_tdp_mmu_clear_dirty_pt_masked(kvm: Kvm, gfn: u64, mask: u64, wrprot: u32
     rcu_read_lock(kvm)
     for root in kvm.tdp_mmu_roots:
         if not root.role & ROLE_INVALID:
-            bit: u64 = W if wrprot or tdp_mmu_need_write_protect(kvm, root) else D
+            bit: u64 = W if wrprot or tdp_mmu_need_write_protect(kvm, root) else kvm.shadow_dirty_mask
             _clear_masked(kvm, it, root, gfn, mask, bit)
     rcu_read_unlock(kvm)
 
@@ -117,8 +117,8 @@ def kvm_tdp_mmu_write_protect_gfn(kvm: Kvm, gfn: u64, min_level: u32) -> bool:
         while it.valid and it.gfn < gfn + 1:
             spte: u64 = it.old_spte
             if spte & SPTE_MMU_PRESENT and (it.level == 1 or spte & PS):
-                if spte & (W | SPTE_MMU_WRITABLE):
-                    tdp_mmu_iter_set_spte(kvm, it, spte & ~(W | SPTE_MMU_WRITABLE))
+                if spte & (W | kvm.shadow_mmu_writable_mask):
+                    tdp_mmu_iter_set_spte(kvm, it, spte & ~(W | kvm.shadow_mmu_writable_mask))
                     changed = 1
                 break
             it.next()

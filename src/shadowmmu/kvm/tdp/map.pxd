@@ -7,7 +7,7 @@ from ..flush cimport kvm_flush_remote_tlbs
 from ..huge_page cimport disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from ..make_spte cimport make_spte
 from ..memslots cimport MemSlot
-from ..mmio cimport get_mmio_spte_generation, make_mmio_spte, mmio_generation
+from ..mmio cimport get_mmio_spte_generation, make_mmio_spte
 from ..nx_huge_page cimport track_possible_nx_huge_page
 from ..shadow_page cimport ShadowPage
 from ..vcpu cimport Vcpu

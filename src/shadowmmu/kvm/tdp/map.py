@@ -20,7 +20,7 @@ from ..flush import kvm_flush_remote_tlbs
 from ..huge_page import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from ..make_spte import make_spte
 from ..memslots import MemSlot
-from ..mmio import get_mmio_spte_generation, make_mmio_spte, mmio_generation
+from ..mmio import get_mmio_spte_generation, make_mmio_spte
 from ..nx_huge_page import track_possible_nx_huge_page
 from ..shadow_page import ShadowPage
 from ..vcpu import Vcpu
@@ -105,14 +105,14 @@ def _map_target_level(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> u32:
     if leaf.wrprot and fault.write:
         result = RET_PF_WRITE_PROTECTED
     if kvm.tracing:
-        kvm.tracer.kvm_mmu_set_spte(it.gfn, kvm.words[it.sptep >> 3], it.sptep, it.level)
+        kvm.tracer.kvm_mmu_set_spte(it.gfn, kvm.words[it.sptep >> 3], it.sptep, it.level, kvm.ept)
     return result
 
 
 def _map_mmio(vcpu: Vcpu, it: TdpIter) -> u32:
     """No memory there: an MMIO SPTE, also traced and counted if it is there already."""
     kvm: Kvm = vcpu.kvm
-    spte: u64 = make_mmio_spte(mmio_generation(kvm), it.gfn, ACC_ALL)
+    spte: u64 = make_mmio_spte(kvm, it.gfn, ACC_ALL)
     if spte != it.old_spte and not tdp_mmu_set_spte_atomic(kvm, it, spte):
         return RET_PF_RETRY
     vcpu.stat.pf_mmio_spte_created += 1

@@ -23,8 +23,8 @@ EBUSY = 16
 def tdp_mmu_link_sp(kvm: Kvm, it: TdpIter, sp: ShadowPage, shared: u32) -> bool:
     """Let the SPTE where a walk stands point to `sp`; False if somebody else changed it."""
     if not shared:
-        tdp_mmu_iter_set_spte(kvm, it, make_nonleaf_spte(sp))
-    elif not tdp_mmu_set_spte_atomic(kvm, it, make_nonleaf_spte(sp)):
+        tdp_mmu_iter_set_spte(kvm, it, make_nonleaf_spte(kvm, sp))
+    elif not tdp_mmu_set_spte_atomic(kvm, it, make_nonleaf_spte(kvm, sp)):
         return False
     kvm.tdp_mmu_pages += 1
     return True

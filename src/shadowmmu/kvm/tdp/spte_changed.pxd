@@ -1,7 +1,7 @@
 cimport cython
-from ...x86.bits cimport A, ADDR, D, W, u32, u64
+from ...x86.bits cimport ADDR, W, u32, u64
 from ..atomic cimport cmpxchg64, fetch_andnot64, xchg64
-from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT
 from ..flush cimport kvm_flush_remote_tlbs
 from ..nx_huge_page cimport unaccount_nx_huge_page
 from ..shadow_page cimport ShadowPage
@@ -10,7 +10,7 @@ from ..vm cimport Kvm
 from .iter cimport TdpIter
 from .rcu cimport call_rcu
 
-cpdef bint spte_has_volatile_bits(u64 spte) except -1
+cpdef bint spte_has_volatile_bits(Kvm kvm, u64 spte) except -1
 cpdef u64 kvm_tdp_mmu_write_spte(Kvm kvm, u64 sptep, u64 old, u64 new, u32 level) except? 0xdead
 cpdef u64 tdp_mmu_set_spte(Kvm kvm, u64 sptep, u64 old, u64 new, u64 gfn, u32 level) except? 0xdead
 cpdef void tdp_mmu_iter_set_spte(Kvm kvm, TdpIter it, u64 new) except *

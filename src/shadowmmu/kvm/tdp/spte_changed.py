@@ -7,9 +7,9 @@ flush must come before the next mapping.
 
 from cython import uint as u32, ulonglong as u64
 
-from ...x86.bits import ADDR, A, D, W
+from ...x86.bits import ADDR, W
 from ..atomic import cmpxchg64, fetch_andnot64, xchg64
-from ..bits import ROLE_LEVEL, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ..bits import ROLE_LEVEL, SPTE_MMU_PRESENT
 from ..flush import kvm_flush_remote_tlbs
 from ..nx_huge_page import unaccount_nx_huge_page
 from ..shadow_page import ShadowPage
@@ -23,16 +23,17 @@ class InvalidSpteChange(RuntimeError):
     """A mapping was replaced by one of another page without being zapped in between: the kernel panics."""
 
 
-def spte_has_volatile_bits(spte: u64) -> bool:
+def spte_has_volatile_bits(kvm: Kvm, spte: u64) -> bool:
     """Whether a fast page fault or the processor may change a present SPTE at any time."""
-    if spte & (W | SPTE_MMU_WRITABLE) == SPTE_MMU_WRITABLE or not spte & A:
+    writable: u64 = kvm.shadow_mmu_writable_mask
+    if spte & (W | writable) == writable or not spte & kvm.spte_young_mask:
         return True
-    return spte & (W | D) == W
+    return spte & W != 0 and not spte & kvm.spte_written_mask
 
 
 def kvm_tdp_mmu_write_spte(kvm: Kvm, sptep: u64, old: u64, new: u64, level: u32) -> u64:
     """Store with mmu_lock held for writing; what the SPTE really was."""
-    if old & SPTE_MMU_PRESENT and is_last_spte(old, level) and spte_has_volatile_bits(old):
+    if old & SPTE_MMU_PRESENT and is_last_spte(old, level) and spte_has_volatile_bits(kvm, old):
         return xchg64(kvm, sptep, new)
     kvm.words[sptep >> 3] = new
     return old
@@ -83,7 +84,7 @@ def tdp_mmu_zap_spte_atomic(kvm: Kvm, it: TdpIter) -> bool:
 
 def tdp_mmu_clear_spte_bits(kvm: Kvm, it: TdpIter, bits: u64) -> None:
     """Clear A, D or W with mmu_lock held for writing. It changes no books, and is traced here."""
-    if spte_has_volatile_bits(it.old_spte):
+    if spte_has_volatile_bits(kvm, it.old_spte):
         it.old_spte = fetch_andnot64(kvm, it.sptep, bits)
     else:
         kvm.words[it.sptep >> 3] = it.old_spte & ~bits

@@ -11,7 +11,7 @@ class ZapMmio(TdpWalk):
     """Empties every MMIO SPTE. No processor caches one, so that nothing is flushed."""
 
     def visit(self) -> bool:
-        if is_mmio_spte(self.it.old_spte):
+        if is_mmio_spte(self.kvm, self.it.old_spte):
             tdp_mmu_iter_set_spte(self.kvm, self.it, self.kvm.design.empty_spte)
         return True
 
