@@ -343,7 +343,7 @@ class _Parser:
                 ended = True
             else:
                 self.ops.append(self.ops_parser.op(line, tokens))
-        if self.nested_line is not None and self.params["kvm_amd.npt"] != "Y":
+        if self.nested_line is not None and self.params.get("kvm_amd.npt") != "Y":
             self.nested_line.fail(
                 "a guest that is a hypervisor needs nested paging", "put `param kvm_amd npt=1` first"
             )
