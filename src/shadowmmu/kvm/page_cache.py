@@ -33,10 +33,7 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 
 def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
-    """The role of the page that the SPTE at sptep, in `parent`, should point to.
-
-    Two pages at level 1 shadow a 4-byte guest table, and four at level 2, where only a special root is above.
-    """
+    """The role of the page that the SPTE at sptep, in `parent`, should point to."""
     role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH)
     if not kvm.design.child_inherits_invalid:
         role &= ~ROLE_INVALID
@@ -44,11 +41,13 @@ def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, ac
     role |= access << ROLE_ACCESS_SHIFT
     if direct:
         role |= ROLE_DIRECT
-    if role & ROLE_4BYTE_GPTE:
-        role &= ~ROLE_QUADRANT
-        quadrants: u32 = 1 << (role & ROLE_LEVEL)
-        role |= (spte_index(sptep) & (quadrants - 1)) << ROLE_QUADRANT_SHIFT
-    return role
+    return _in_quadrant(role, sptep) if role & ROLE_4BYTE_GPTE else role
+
+
+def _in_quadrant(role: u32, sptep: u64) -> u32:
+    """Two pages at level 1 shadow a 4-byte guest table, and four at level 2, below special roots."""
+    pages: u32 = 2 * (role & ROLE_LEVEL)
+    return role & ~ROLE_QUADRANT | (spte_index(sptep) & (pages - 1)) << ROLE_QUADRANT_SHIFT
 
 
 def _find(kvm: Kvm, vcpu: Vcpu | None, gfn: u64, bucket: u64, role: u32) -> ShadowPage | None:

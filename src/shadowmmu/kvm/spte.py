@@ -84,7 +84,10 @@ def mmu_spte_set(kvm: Kvm, sptep: u64, new: u64) -> None:
 def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
     """Change a present SPTE, or set an empty one; whether a TLB flush is needed before others rely on it."""
     old: u64 = kvm.words[sptep >> 3]
-    mmu_spte_set(kvm, sptep, new)
+    if kvm.design.host_word == 32:
+        write_in_halves(kvm, sptep, new)
+    else:
+        kvm.words[sptep >> 3] = new
     if not old & SPTE_MMU_PRESENT:
         return False
     if old & kvm.shadow_mmu_writable_mask and not new & W:

@@ -27,6 +27,7 @@ cdef class Walker:
     cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil
     cdef u64 nested_entry(self, u64 gpa) except? 2 nogil
     cdef u64 nested_page(self, u64 gpa, u64 translation, u32 mode) except? 2 nogil
+    cdef bint update(self, u64 hpa, u64 word, u64 table, u64 gva, u64 level) except -1 nogil
     cdef bint may_update(self, u64 table, u64 gva, u64 level) except -1 nogil
     cdef u64 walk_ept(self, u64 root, u64 gpa, u32 mode) except? 2 nogil
     cdef u64 cached(self, u64 level, u64 gva, u64 pcid) except? 2 nogil

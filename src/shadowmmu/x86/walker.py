@@ -218,21 +218,19 @@ class Walker:
                 return self.fault(self.reserved_error, mode)
             if level == 3 and self.levels == 3:
                 rights = W | U
-                if self.pdpte_accessed and not entry & A:
-                    if self.two_dimensional and not self.may_update(table, gva, level):
-                        return 0
-                    self.words[hpa >> 3] = word | A
-                    self.ad_sets += 1
+                if (
+                    self.pdpte_accessed
+                    and not entry & A
+                    and not self.update(hpa, word | A, table, gva, level)
+                ):
+                    return 0
             else:
                 rights &= entry
                 nx |= entry & NX
                 if level == 1 or entry & self.leaf_bit:
                     break
-                if not entry & A:
-                    if self.two_dimensional and not self.may_update(table, gva, level):
-                        return 0
-                    self.words[hpa >> 3] = word | A << lane
-                    self.ad_sets += 1
+                if not entry & A and not self.update(hpa, word | A << lane, table, gva, level):
+                    return 0
             table = entry & ADDR
             if use_caches:
                 self.remember(level, gva, pcid, table | rights & (W | U) | nx | P)
@@ -243,11 +241,8 @@ class Walker:
         new: u64 = entry | A
         if mode & 3 == WRITE:
             new |= D
-        if new != entry:
-            if self.two_dimensional and not self.may_update(table, gva, level):
-                return 0
-            self.words[hpa >> 3] = word | new << lane
-            self.ad_sets += 1
+        if new != entry and not self.update(hpa, word | new << lane, table, gva, level):
+            return 0
         self.level = level
         frame: u64 = (entry & ADDR) >> shift << shift
         if shift == 22:
@@ -289,6 +284,14 @@ class Walker:
         if not entry & NX:
             translation |= NESTED_X
         return translation | entry & A | frame
+
+    def update(self, hpa: u64, word: u64, table: u64, gva: u64, level: u64) -> bool:
+        """Set A or D: store the word at `hpa`, in which the entry is; False: a nested page fault."""
+        if self.two_dimensional and not self.may_update(table, gva, level):
+            return False
+        self.words[hpa >> 3] = word
+        self.ad_sets += 1
+        return True
 
     def may_update(self, table: u64, gva: u64, level: u64) -> bool:
         """Whether the nested tables let the processor set A or D in the guest's entry; else a nested fault.
