@@ -1,4 +1,4 @@
-from ..x86.bits cimport ADDR, P, PS, u32, u64
+from ..x86.bits cimport ADDR, PS, u32, u64
 from .bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_EFAULT, RET_PF_RETRY,
                     RET_PF_SPURIOUS, ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_MMU_PRESENT)
 from .fault cimport GuestWalker, PageFault
@@ -17,6 +17,7 @@ from .special_root cimport pdpte_changed, special_walk_level, special_walk_root
 from .sync cimport mmu_sync_children
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
+from .walk_start cimport pae_directory
 from .zap cimport drop_parent_pte
 
 cpdef u64 shadow_walk_root(Vcpu vcpu, u64 addr) except? 1

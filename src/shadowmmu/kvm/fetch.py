@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR, PS, P
+from ..x86.bits import ADDR, PS
 from .bits import (
     INVALID_PAGE,
     PT32_ROOT_LEVEL,
@@ -35,6 +35,7 @@ from .special_root import pdpte_changed, special_walk_level, special_walk_root
 from .sync import mmu_sync_children
 from .vcpu import Vcpu
 from .vm import Kvm
+from .walk_start import pae_directory
 from .zap import drop_parent_pte
 
 
@@ -46,8 +47,7 @@ def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
     mmu: KvmMmu = vcpu.mmu
     if not mmu.root_is_special():
         return special_walk_root(vcpu) if vcpu.kvm.design.special_roots else mmu.root_hpa
-    entry: u64 = vcpu.kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
-    return entry & ADDR if entry & P else 0
+    return pae_directory(vcpu.kvm, mmu, addr)
 
 
 def shadow_walk_level(vcpu: Vcpu) -> u32:

@@ -1,5 +1,5 @@
-from ..x86.bits cimport ADDR, P, u32, u64
-from .bits cimport INVALID_PAGE, ROLE_4BYTE_GPTE, SPTE_MMU_PRESENT
+from ..x86.bits cimport ADDR, u32, u64
+from .bits cimport ROLE_4BYTE_GPTE, ROLE_LEVEL, SPTE_MMU_PRESENT
 from .flush cimport kvm_flush_remote_tlbs
 from .guest_walk cimport read_gpte_atomic
 from .mmio cimport vcpu_clear_mmio_info
@@ -10,6 +10,7 @@ from .spte cimport is_last_spte, spte_index
 from .sync cimport level1_gpte_gpa
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
+from .walk_start cimport first_table
 from .zap cimport mmu_page_zap_pte
 
 cpdef void zap_on_invlpg(Vcpu vcpu, KvmMmu mmu, u64 addr, u64 root_hpa) except *

@@ -5,8 +5,8 @@ FNAME(invlpg), arch/x86/kvm/mmu/paging_tmpl.h, 6.1.176.
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR, P
-from .bits import INVALID_PAGE, ROLE_4BYTE_GPTE, SPTE_MMU_PRESENT
+from ..x86.bits import ADDR
+from .bits import ROLE_4BYTE_GPTE, ROLE_LEVEL, SPTE_MMU_PRESENT
 from .flush import kvm_flush_remote_tlbs
 from .guest_walk import read_gpte_atomic
 from .mmio import vcpu_clear_mmio_info
@@ -17,6 +17,7 @@ from .spte import is_last_spte, spte_index
 from .sync import level1_gpte_gpa
 from .vcpu import Vcpu
 from .vm import Kvm
+from .walk_start import first_table
 from .zap import mmu_page_zap_pte
 
 
@@ -29,18 +30,10 @@ def zap_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
     vcpu_clear_mmio_info(vcpu, addr)
     vcpu.shadow_page_cache.top_up(5)
     vcpu.translation_cache.top_up(5)
-    if root_hpa == INVALID_PAGE or root_hpa == 0:
-        return
-    level: u32 = mmu.shadow_level()
-    table: u64 = root_hpa
-    if root_hpa == mmu.special_root():
-        entry: u64 = kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
-        if not entry & P:
-            return
-        table = entry & ADDR
-        level = 2
-    while True:
+    table: u64 = first_table(kvm, mmu, addr, root_hpa)
+    while table:
         sp: ShadowPage = kvm.sptep_to_sp(table)
+        level: u32 = sp.role & ROLE_LEVEL
         index: u32 = (addr >> (12 + 9 * (level - 1))) & 511
         sptep: u64 = table + index * 8
         spte: u64 = kvm.words[sptep >> 3]
@@ -51,7 +44,6 @@ def zap_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
         if not sp.unsync_children or not spte & SPTE_MMU_PRESENT:
             return
         table = spte & ADDR
-        level -= 1
 
 
 def _map_anew(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:

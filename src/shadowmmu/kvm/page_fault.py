@@ -188,18 +188,22 @@ def mmu_topup_memory_caches(vcpu: Vcpu, maybe_indirect: u32) -> None:
         vcpu.translation_cache.top_up(5)
 
 
-def direct_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
-    """A fault of a guest without paging."""
+def _direct_faultin(vcpu: Vcpu, fault: PageFault) -> u32:
+    """What comes before mmu_lock where fault addresses are gpas; RET_PF_CONTINUE: the page can be mapped."""
     if _page_fault_handle_page_track(vcpu.kvm, fault):
         return RET_PF_WRITE_PROTECTED
     result: u32 = fast_page_fault(vcpu, fault)
     if result != RET_PF_INVALID:
         return result
     mmu_topup_memory_caches(vcpu, 0)
-    result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
-    if result != RET_PF_CONTINUE:
-        return result
-    result = _prepare_to_map(vcpu, fault)
+    return kvm_faultin_pfn(vcpu, fault, ACC_ALL)
+
+
+def direct_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
+    """A fault of a guest without paging, or a nested page fault without the TDP MMU."""
+    result: u32 = _direct_faultin(vcpu, fault)
+    if result == RET_PF_CONTINUE:
+        result = _prepare_to_map(vcpu, fault)
     return direct_map(vcpu, fault) if result == RET_PF_CONTINUE else result
 
 
@@ -224,18 +228,10 @@ def _is_self_change_mapping(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> boo
 
 def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     """A nested page fault, for the TDP MMU; mmu_lock is held for reading from the stale check on."""
-    if _page_fault_handle_page_track(vcpu.kvm, fault):
-        return RET_PF_WRITE_PROTECTED
-    result: u32 = fast_page_fault(vcpu, fault)
-    if result != RET_PF_INVALID:
-        return result
-    mmu_topup_memory_caches(vcpu, 0)
-    result = kvm_faultin_pfn(vcpu, fault, ACC_ALL)
+    result: u32 = _direct_faultin(vcpu, fault)
     if result != RET_PF_CONTINUE:
         return result
-    if is_page_fault_stale(vcpu, fault):
-        return RET_PF_RETRY
-    return kvm_tdp_mmu_map(vcpu, fault)
+    return RET_PF_RETRY if is_page_fault_stale(vcpu, fault) else kvm_tdp_mmu_map(vcpu, fault)
 
 
 def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:

@@ -16,6 +16,7 @@ from .spte cimport (mmu_spte_clear_no_track, mmu_spte_update, page_access, page_
 from .unsync cimport UnsyncWalk, kvm_unlink_unsync_page
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
+from .walk_start cimport first_table
 from .write_protect cimport kvm_mmu_slot_gfn_write_protect
 from .zap cimport kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
 

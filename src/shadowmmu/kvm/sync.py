@@ -39,6 +39,7 @@ from .spte import (
 from .unsync import UnsyncWalk, kvm_unlink_unsync_page
 from .vcpu import Vcpu
 from .vm import Kvm
+from .walk_start import first_table
 from .write_protect import kvm_mmu_slot_gfn_write_protect
 from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
 
@@ -211,18 +212,10 @@ def sync_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
     """Sync the one SPTE for addr of every unsync page on the way from a root (__kvm_mmu_invalidate_addr)."""
     kvm: Kvm = vcpu.kvm
     vcpu_clear_mmio_info(vcpu, addr)
-    if root_hpa == INVALID_PAGE or root_hpa == 0:
-        return
-    level: u32 = mmu.shadow_level()
-    table: u64 = root_hpa
-    if root_hpa == mmu.special_root():
-        entry: u64 = kvm.words[(mmu.pae_root >> 3) + ((addr >> 30) & 3)]
-        if not entry & P:
-            return
-        table = entry & ADDR
-        level = 2
-    while True:
+    table: u64 = first_table(kvm, mmu, addr, root_hpa)
+    while table:
         sp: ShadowPage = kvm.sptep_to_sp(table)
+        level: u32 = sp.role & ROLE_LEVEL
         index: u32 = (addr >> (12 + 9 * (level - 1))) & 511
         sptep: u64 = table + index * 8
         if sp.unsync:
@@ -237,4 +230,3 @@ def sync_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
         if level == 1 or not spte & SPTE_MMU_PRESENT or spte & PS:
             return
         table = spte & ADDR
-        level -= 1
