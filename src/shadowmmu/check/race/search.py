@@ -1,0 +1,294 @@
+"""Which orders of steps are run.
+
+AllOrders  every order that can make a difference, or every one with at most `bound` preemptions: depth first,
+           with dynamic partial-order reduction (Flanagan and Godefroid, POPL 2005). Two orders that differ
+           only in steps that do not depend on each other are one. Sleep sets spare most of what is left of
+           those; with a bound they would lose orders, and the points where a preempted thread could have gone
+           first are added instead (Coons, Musuvathi and McKinley, OOPSLA 2013).
+Randomly   the next thread is drawn each time
+Pct        random priorities that change at few random places (Burckhardt and others, ASPLOS 2010)
+Replay     a given order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+from .engine import Execution, Location, Op
+
+__all__ = ["AllOrders", "Pct", "Randomly", "Replay", "Search"]
+
+Make = Callable[[set[Location]], Execution]
+"""A new execution of the program, in which these locations are stops."""
+
+
+class Search(Protocol):
+    """A way of choosing orders; `states` counts the points where a step was chosen for the first time."""
+
+    states: int
+
+    def executions(self, make: Make) -> Iterator[Execution]:
+        """Run one order after the other; each is handed out after its end."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """A state on the way to the present one, and what is known of the orders that go through it.
+
+    last: the thread that made the step before; sleep: who need not go next, because an order that had it do
+    so here is equal to one that was run.
+    """
+
+    pending: dict[int, Op]
+    ready: list[int]
+    last: int
+    preemptions: int
+    chosen: int = -1
+    backtrack: set[int] = field(default_factory=set)
+    done: set[int] = field(default_factory=set)
+    sleep: dict[int, Op] = field(default_factory=dict)
+
+
+class _Past:
+    """The steps so far, and which happened before which (vector clocks)."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.clocks: dict[int, dict[int, int]] = {}
+        self.written: dict[Location, dict[int, int]] = {}
+        self.read: dict[Location, dict[int, int]] = {}
+        self.accesses: dict[Location, list[tuple[int, int, bool]]] = {}
+
+    def add(self, actor: int, op: Op) -> None:
+        """A step was made."""
+        clock = dict(self.clocks.get(actor, ()))
+        for location, write in op.accesses:
+            _join(clock, self.written.get(location))
+            if write:
+                _join(clock, self.read.get(location))
+        index = len(self.steps)
+        clock[actor] = index
+        self.clocks[actor] = clock
+        self.steps.append(actor)
+        for location, write in op.accesses:
+            if write:
+                self.written[location] = clock
+                self.read.pop(location, None)
+            else:
+                _join(self.read.setdefault(location, {}), clock)
+            if not op.release:
+                self.accesses.setdefault(location, []).append((index, actor, write))
+
+    def before(self, index: int, actor: int) -> bool:
+        """Whether step `index` happened before whatever the actor does next."""
+        return self.clocks.get(actor, {}).get(self.steps[index], -1) >= index
+
+    def race(self, actor: int, op: Op) -> int:
+        """The last step that could have come after `op` instead; -1 if there is none."""
+        last = -1
+        if op.release:
+            return last
+        for location, write in op.accesses:
+            if isinstance(location, tuple) and location[0] == "buffer":
+                continue
+            for index, other, written in reversed(self.accesses.get(location, ())):
+                if index <= last:
+                    break
+                if other != actor and (write or written) and not self.before(index, actor):
+                    last = index
+        return last
+
+
+def _join(clock: dict[int, int], other: dict[int, int] | None) -> None:
+    for actor, index in (other or {}).items():
+        if clock.get(actor, -1) < index:
+            clock[actor] = index
+
+
+class AllOrders:
+    """See above; bound None: any number of preemptions. `reduce` false: truly all orders, to test with."""
+
+    def __init__(self, bound: int | None = None, *, reduce: bool = True) -> None:
+        self.bound = bound
+        self.reduce = reduce
+        self.states = 0
+        self.nodes: list[_Node] = []
+        self.threads = 0
+
+    def executions(self, make: Make) -> Iterator[Execution]:
+        conflicts: set[Location] = set()
+        while True:
+            execution = make(conflicts)
+            self.threads = len(execution.actors)
+            self.depth = 0
+            self.past = _Past()
+            execution.run(self._choose)
+            if execution.found:
+                conflicts |= execution.found
+                self.nodes.clear()
+                self.states = 0
+                continue
+            if not execution.abandoned:
+                yield execution
+            if not self._backtrack():
+                return
+
+    def _choose(self, pending: dict[int, Op], ready: list[int]) -> int | None:
+        if self.depth == len(self.nodes):
+            self._new_node(pending, ready)
+        node = self.nodes[self.depth]
+        if node.chosen < 0:
+            self.nodes.pop()
+            return None
+        if node.chosen not in ready:
+            raise RuntimeError("the program does not do the same in the same order")
+        self.past.add(node.chosen, pending[node.chosen])
+        self.depth += 1
+        return node.chosen
+
+    def _new_node(self, pending: dict[int, Op], ready: list[int]) -> None:
+        node = _Node(pending, ready, -1, 0)
+        if self.nodes:
+            parent = self.nodes[-1]
+            op = parent.pending[parent.chosen]
+            node.last = parent.chosen if parent.chosen < self.threads else parent.last
+            node.preemptions = parent.preemptions + self._cost(parent, parent.chosen)
+            node.sleep = {n: other for n, other in parent.sleep.items() if not other.depends_on(op)}
+        if self.reduce:
+            for actor, op in pending.items():
+                index = self.past.race(actor, op)
+                if index >= 0:
+                    self._add_backtrack(index, actor)
+        awake = [n for n in ready if n not in node.sleep]
+        if awake:
+            node.chosen = node.last if node.last in awake else awake[0]
+            node.backtrack.update([node.chosen] if self.reduce else ready)
+            self.states += 1
+        self.nodes.append(node)
+
+    def _cost(self, node: _Node, chosen: int) -> int:
+        """1 if that takes the processor from a thread that could go on."""
+        return int(chosen < self.threads and chosen != node.last and node.last in node.ready)
+
+    def _add_backtrack(self, index: int, actor: int) -> None:
+        """Also let `actor` go before step `index`."""
+        self._let_go(index, index, actor)
+        if self.bound is None:
+            return
+        first = index
+        while first and self.past.steps[first - 1] == self.past.steps[index]:
+            first -= 1
+        self._let_go(first, index, actor)
+
+    def _let_go(self, at: int, index: int, actor: int) -> None:
+        node = self.nodes[at]
+        if actor in node.ready:
+            node.backtrack.add(actor)
+            return
+        clock = self.past.clocks.get(actor, {})
+        helpers = [n for n in node.ready if clock.get(n, -1) > index]
+        node.backtrack.update(helpers[:1] or node.ready)
+
+    def _backtrack(self) -> bool:
+        """Prepare the next order; False if there is none."""
+        while self.nodes:
+            node = self.nodes[-1]
+            node.done.add(node.chosen)
+            if self.bound is None and self.reduce:
+                node.sleep[node.chosen] = node.pending[node.chosen]
+            for n in sorted(node.backtrack - node.done - node.sleep.keys()):
+                if self.bound is None or node.preemptions + self._cost(node, n) <= self.bound:
+                    node.chosen = n
+                    return True
+            self.nodes.pop()
+        return False
+
+
+class _Sampling:
+    """Runs `runs` orders, each chosen step by step."""
+
+    def __init__(self, runs: int, seed: int) -> None:
+        self.runs = runs
+        self.random = Random(seed)
+        self.states = 0
+        self.length = 1
+
+    def begin(self, threads: int) -> None:
+        """A new order."""
+
+    def pick(self, ready: list[int], step: int) -> int:
+        """Who goes next."""
+        raise NotImplementedError
+
+    def executions(self, make: Make) -> Iterator[Execution]:
+        conflicts: set[Location] = set()
+        done = 0
+        while done < self.runs:
+            execution = make(conflicts)
+            self.begin(len(execution.actors))
+            step = 0
+
+            def choose(pending: dict[int, Op], ready: list[int]) -> int | None:
+                nonlocal step
+                step += 1
+                return self.pick(ready, step) if ready else None
+
+            execution.run(choose)
+            conflicts |= execution.found
+            self.states += step
+            self.length = max(self.length, step)
+            if not execution.found:
+                done += 1
+                yield execution
+
+
+class Randomly(_Sampling):
+    """Whoever can go next is as likely as the others."""
+
+    def pick(self, ready: list[int], step: int) -> int:
+        return self.random.choice(ready)
+
+
+class Pct(_Sampling):
+    """The thread of the highest priority goes; at `depth` - 1 places the one that would go falls behind."""
+
+    def __init__(self, runs: int, seed: int, depth: int = 3) -> None:
+        super().__init__(runs, seed)
+        self.depth = depth
+
+    def begin(self, threads: int) -> None:
+        self.priority = {n: self.random.random() + 1 for n in range(2 * threads)}
+        self.places = {self.random.randint(1, self.length): place for place in range(self.depth - 1)}
+
+    def pick(self, ready: list[int], step: int) -> int:
+        best = max(ready, key=self.priority.__getitem__)
+        if step in self.places:
+            self.priority[best] = -1.0 - self.places[step]
+            best = max(ready, key=self.priority.__getitem__)
+        return best
+
+
+class Replay:
+    """One given order, with the locations that were stops in it; what it leaves open goes on by itself."""
+
+    def __init__(self, steps: list[int], conflicts: set[Location]) -> None:
+        self.steps = steps
+        self.conflicts = conflicts
+        self.states = 0
+
+    def executions(self, make: Make) -> Iterator[Execution]:
+        execution = make(self.conflicts)
+
+        def choose(pending: dict[int, Op], ready: list[int]) -> int | None:
+            at = len(execution.steps)
+            wanted = self.steps[at] if at < len(self.steps) else -1
+            if ready and wanted >= 0 and wanted not in ready:
+                raise ValueError(f"step {at + 1} of the schedule cannot be made: it is of another program")
+            self.states += 1
+            return wanted if wanted in ready else next(iter(ready), None)
+
+        execution.run(choose)
+        yield execution
