@@ -18,7 +18,7 @@ from typing import Any
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-__all__ = ["Actor", "Bad", "Execution", "Location", "Op", "Store"]
+__all__ = ["Actor", "Bad", "CaseError", "Execution", "Location", "Op", "Store"]
 
 type_ = type
 Location = Any
@@ -29,6 +29,10 @@ STEPS = 20_000
 
 class Bad(Exception):
     """The outcome that the protection exists to prevent."""
+
+
+class CaseError(ValueError):
+    """No such case or protection, or a schedule that is none; the text says what there is."""
 
 
 @dataclass(slots=True)
@@ -81,6 +85,7 @@ class Execution:
     """One run of the threads.
 
     steps      who made each step (a thread's number, or that of its buffer: number of threads + number)
+    texts      what each step was, before it was made
     events     (thread, text) of what is worth telling, in order
     conflicts  locations that are stops, and `found` those that turned out to be
     bad        why the outcome is one that must not be; None: it is not
@@ -95,6 +100,7 @@ class Execution:
         self.current: Actor | None = None
         self.quiet = 0
         self.steps: list[int] = []
+        self.texts: list[str] = []
         self.events: list[tuple[int, str]] = []
         self.bad: str | None = None
         self.witness: str | None = None
@@ -152,10 +158,12 @@ class Execution:
         if number >= len(self.actors):
             store = self.actors[number - len(self.actors)].buffer.popleft()
             store.commit()
+            self.texts.append(store.text)
             self.events.append((number, store.text))
             return
         actor = self.actors[number]
         assert actor.pending is not None
+        self.texts.append(actor.pending.text)
         self.events.append((number, actor.pending.text))
         actor.pending = None
         self._resume(actor)

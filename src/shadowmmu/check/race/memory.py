@@ -33,8 +33,8 @@ class Shared:
         values: dict[str, Any] = self.__dict__["_values"]
         if name not in values:
             raise AttributeError(name)
-        value = execution.load(name, lambda: values[name], f"{name} is ")
-        execution.say(shown(value))
+        value = execution.load(name, lambda: values[name], f"read {name}")
+        execution.say(f": {shown(value)}")
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
-from .engine import Execution, Location, Op
+from .engine import CaseError, Execution, Location, Op
 
 __all__ = ["AllOrders", "Pct", "Randomly", "Replay", "Search"]
 
@@ -272,23 +272,29 @@ class Pct(_Sampling):
 
 
 class Replay:
-    """One given order, with the locations that were stops in it; what it leaves open goes on by itself."""
+    """One given order, with the locations that were stops in it; what it leaves open goes on by itself.
 
-    def __init__(self, steps: list[int], conflicts: set[Location]) -> None:
+    texts: what each step was then. Raises CaseError if it cannot be made, or is another one now.
+    """
+
+    def __init__(self, steps: list[int], conflicts: set[Location], texts: list[str]) -> None:
         self.steps = steps
         self.conflicts = conflicts
+        self.texts = texts
         self.states = 0
 
     def executions(self, make: Make) -> Iterator[Execution]:
         execution = make(self.conflicts)
-
-        def choose(pending: dict[int, Op], ready: list[int]) -> int | None:
-            at = len(execution.steps)
-            wanted = self.steps[at] if at < len(self.steps) else -1
-            if ready and wanted >= 0 and wanted not in ready:
-                raise ValueError(f"step {at + 1} of the schedule cannot be made: it is of another program")
-            self.states += 1
-            return wanted if wanted in ready else next(iter(ready), None)
-
-        execution.run(choose)
+        execution.run(lambda pending, ready: self._choose(len(execution.steps), pending, ready))
         yield execution
+
+    def _choose(self, at: int, pending: dict[int, Op], ready: list[int]) -> int | None:
+        self.states += 1
+        if at >= len(self.steps) or not ready:
+            return next(iter(ready), None)
+        if self.steps[at] not in ready:
+            raise CaseError(f"step {at + 1} of the schedule cannot be made now: {self.texts[at]!r}")
+        if pending[self.steps[at]].text != self.texts[at]:
+            now = pending[self.steps[at]].text
+            raise CaseError(f"step {at + 1} of the schedule is {self.texts[at]!r}, but now {now!r}")
+        return self.steps[at]
