@@ -19,7 +19,7 @@ class Case:
     protections  what prevents the bad outcome: name and what it is in KVM; each alone can be taken away
     needs_tso    protections without which only store buffers bring the bad outcome out
     bound        preemptions that are searched; None: every order
-    open         the bad outcome comes with all protections too: a finding, not a proof
+    missing      protections that KVM has not (6.12): a candidate that turned out to be a finding
     verdict      what a candidate turned out to be
     reachable    an outcome that looks bad, is not, and must come up: the end of check() says so by witness()
 
@@ -31,7 +31,7 @@ class Case:
     protections: ClassVar[dict[str, str]] = {}
     needs_tso: ClassVar[frozenset[str]] = frozenset()
     bound: ClassVar[int | None] = None
-    open: ClassVar[bool] = False
+    missing: ClassVar[frozenset[str]] = frozenset()
     verdict: ClassVar[str] = ""
     reachable: ClassVar[str] = ""
 

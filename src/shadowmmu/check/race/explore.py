@@ -15,7 +15,7 @@ from .search import AllOrders, Pct, Randomly, Replay, Search
 __all__ = ["Plan", "Result", "Schedule", "explore", "read_schedule", "replay"]
 
 HEADER = "# shadowmmu race: a schedule"
-DEEPEST = 3
+DEEPEST = 4
 """Preemptions up to which the bad outcome is looked for before all orders are: fewer are easier to read."""
 
 
@@ -123,7 +123,7 @@ def _searches(
         kind = Pct if plan.sample == "pct" else Randomly
         return [(kind(plan.runs, plan.seed), None)]
     deeper: list[int | None] = []
-    if without or case.open or case.reachable:
+    if without or case.reachable:
         deeper = [depth for depth in range(DEEPEST) if bound is None or depth < bound]
     return [(AllOrders(depth), depth) for depth in [*deeper, bound]]
 

@@ -13,6 +13,8 @@ __all__ = ["Lock", "Rcu", "Shared", "shown"]
 
 def shown(value: Any) -> str:
     """A value as diagrams have it."""
+    if isinstance(value, str):
+        return f"[{value}]" if " " in value else value
     if value is None or isinstance(value, bool) or not isinstance(value, int):
         return str(value)
     return str(value) if -10 < value < 10 else f"{value:#x}"
@@ -63,6 +65,22 @@ class Shared:
     def add(self, name: str, delta: int) -> int:
         """An atomic addition; what it was."""
         return int(self.update(name, lambda seen: seen + delta, f"{name} += {delta}"))
+
+    def step(
+        self,
+        names: str,
+        text: str,
+        change: Callable[[dict[str, Any]], Any],
+        ready: Callable[[dict[str, Any]], bool] | None = None,
+    ) -> Any:
+        """What the processor, or a short stretch of code under a spinlock, does in one step.
+
+        It may read and write the named variables, and waits until `ready`. What `change`, which is given all
+        values, returns.
+        """
+        accesses = tuple((name, True) for name in names.split())
+        self._execution.atomic(text, accesses, None if ready is None else lambda: ready(self._values))
+        return change(self._values)
 
     def wait(self, condition: Callable[[dict[str, Any]], bool], names: str, text: str) -> None:
         """Block until a condition on the named variables holds; it is given all values."""

@@ -82,24 +82,33 @@ class _Past:
             if not op.release:
                 self.accesses.setdefault(location, []).append((index, actor, write))
 
-    def before(self, index: int, actor: int) -> bool:
-        """Whether step `index` happened before whatever the actor does next."""
-        return self.clocks.get(actor, {}).get(self.steps[index], -1) >= index
+    def clock(self, actor: int, op: Op) -> dict[int, int]:
+        """What happened before `op` in any order: the actor's steps, and the store that its buffer carries."""
+        clock = dict(self.clocks.get(actor, ()))
+        for location, _ in op.accesses:
+            if _of_buffer(location):
+                _join(clock, self.written.get(location))
+        return clock
 
     def race(self, actor: int, op: Op) -> int:
         """The last step that could have come after `op` instead; -1 if there is none."""
         last = -1
         if op.release:
             return last
+        clock = self.clock(actor, op)
         for location, write in op.accesses:
-            if isinstance(location, tuple) and location[0] == "buffer":
+            if _of_buffer(location):
                 continue
             for index, other, written in reversed(self.accesses.get(location, ())):
                 if index <= last:
                     break
-                if other != actor and (write or written) and not self.before(index, actor):
+                if other != actor and (write or written) and clock.get(other, -1) < index:
                     last = index
         return last
+
+
+def _of_buffer(location: Location) -> bool:
+    return isinstance(location, tuple) and location[0] == "buffer"
 
 
 def _join(clock: dict[int, int], other: dict[int, int] | None) -> None:
@@ -161,7 +170,7 @@ class AllOrders:
             for actor, op in pending.items():
                 index = self.past.race(actor, op)
                 if index >= 0:
-                    self._add_backtrack(index, actor)
+                    self._add_backtrack(index, actor, self.past.clock(actor, op))
         awake = [n for n in ready if n not in node.sleep]
         if awake:
             node.chosen = node.last if node.last in awake else awake[0]
@@ -173,22 +182,21 @@ class AllOrders:
         """1 if that takes the processor from a thread that could go on."""
         return int(chosen < self.threads and chosen != node.last and node.last in node.ready)
 
-    def _add_backtrack(self, index: int, actor: int) -> None:
-        """Also let `actor` go before step `index`."""
-        self._let_go(index, index, actor)
+    def _add_backtrack(self, index: int, actor: int, clock: dict[int, int]) -> None:
+        """Also let `actor`, which has that clock, go before step `index`."""
+        self._let_go(index, index, actor, clock)
         if self.bound is None:
             return
         first = index
         while first and self.past.steps[first - 1] == self.past.steps[index]:
             first -= 1
-        self._let_go(first, index, actor)
+        self._let_go(first, index, actor, clock)
 
-    def _let_go(self, at: int, index: int, actor: int) -> None:
+    def _let_go(self, at: int, index: int, actor: int, clock: dict[int, int]) -> None:
         node = self.nodes[at]
         if actor in node.ready:
             node.backtrack.add(actor)
             return
-        clock = self.past.clocks.get(actor, {})
         helpers = [n for n in node.ready if clock.get(n, -1) > index]
         node.backtrack.update(helpers[:1] or node.ready)
 

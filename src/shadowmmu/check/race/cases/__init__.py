@@ -1,7 +1,20 @@
 """The programs, in the order of the protocol's description."""
 
-from .layout import CASES as LAYOUT
+from __future__ import annotations
+
+from ..case import Case
+from . import fast_fault, layout, lockless
 
 __all__ = ["ALL"]
 
-ALL = (*LAYOUT,)
+
+def _place(case: type[Case]) -> tuple[int, int, str]:
+    kind, digits, letter = ("C", case.name[3:], "") if case.name.startswith("R-c") else (case.name[0], case.name[1:], "")
+    if digits[-1].isalpha():
+        digits, letter = digits[:-1], digits[-1]
+    return ("RTC".index(kind), int(digits), letter)
+
+
+_MODULES = (fast_fault, layout, lockless)
+
+ALL = tuple(sorted((case for module in _MODULES for case in module.CASES), key=_place))
