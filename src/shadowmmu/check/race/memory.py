@@ -173,11 +173,11 @@ class Rcu:
         if actor is None or not self.real:
             yield
             return
-        self.execution.stop(Op(f"{self.name}_read_lock", ((self.name, True),)))
+        self.execution.stop(Op(f"{self.name}_read_lock", ((self.name, False),)))
         self.sections += 1
         self.reading[actor.number] = self.sections
         yield
-        self.execution.stop(Op(f"{self.name}_read_unlock", ((self.name, True),), None, True))
+        self.execution.stop(Op(f"{self.name}_read_unlock", ((self.name, False),), None, True))
         self.reading.pop(actor.number, None)
 
     def synchronize(self) -> None:
@@ -188,6 +188,6 @@ class Rcu:
         waiting = dict(self.reading)
         self.execution.atomic(
             f"synchronize_{self.name} ends",
-            ((self.name, False),),
+            ((self.name, True),),
             lambda: all(self.reading.get(number) != section for number, section in waiting.items()),
         )

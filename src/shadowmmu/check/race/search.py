@@ -1,10 +1,10 @@
 """Which orders of steps are run.
 
 AllOrders  every order that can make a difference, or every one with at most `bound` preemptions: depth first,
-           with dynamic partial-order reduction (Flanagan and Godefroid, POPL 2005). Two orders that differ
-           only in steps that do not depend on each other are one. Sleep sets spare most of what is left of
-           those; with a bound they would lose orders, and the points where a preempted thread could have gone
-           first are added instead (Coons, Musuvathi and McKinley, OOPSLA 2013).
+           with dynamic partial-order reduction: two orders that differ only in steps that do not depend on
+           each other are one. Source sets and sleep sets (Abdulla and others, POPL 2014) leave few of those;
+           with a bound they would lose orders, and more points are tried instead (Coons, Musuvathi and
+           McKinley, OOPSLA 2013).
 Randomly   the next thread is drawn each time
 Pct        random priorities that change at few random places (Burckhardt and others, ASPLOS 2010)
 Replay     a given order
@@ -57,22 +57,33 @@ class _Past:
 
     def __init__(self) -> None:
         self.steps: list[int] = []
+        self.stamps: list[dict[int, int]] = []
         self.clocks: dict[int, dict[int, int]] = {}
         self.written: dict[Location, dict[int, int]] = {}
         self.read: dict[Location, dict[int, int]] = {}
         self.accesses: dict[Location, list[tuple[int, int, bool]]] = {}
 
-    def add(self, actor: int, op: Op) -> None:
-        """A step was made."""
+    def clock(self, actor: int, op: Op, *, effects: bool) -> dict[int, int]:
+        """What happened before `op`: the actor's steps, and the store that its buffer carries.
+
+        With effects also what it would read, or overwrite, if it came now.
+        """
         clock = dict(self.clocks.get(actor, ()))
         for location, write in op.accesses:
-            _join(clock, self.written.get(location))
-            if write:
-                _join(clock, self.read.get(location))
+            if _of_buffer(location) or (effects and not op.release):
+                _join(clock, self.written.get(location))
+                if write:
+                    _join(clock, self.read.get(location))
+        return clock
+
+    def add(self, actor: int, op: Op) -> None:
+        """A step was made."""
+        clock = self.clock(actor, op, effects=True)
         index = len(self.steps)
         clock[actor] = index
         self.clocks[actor] = clock
         self.steps.append(actor)
+        self.stamps.append(clock)
         for location, write in op.accesses:
             if write:
                 self.written[location] = clock
@@ -82,29 +93,40 @@ class _Past:
             if not op.release:
                 self.accesses.setdefault(location, []).append((index, actor, write))
 
-    def clock(self, actor: int, op: Op) -> dict[int, int]:
-        """What happened before `op` in any order: the actor's steps, and the store that its buffer carries."""
-        clock = dict(self.clocks.get(actor, ()))
-        for location, _ in op.accesses:
-            if _of_buffer(location):
-                _join(clock, self.written.get(location))
-        return clock
-
-    def race(self, actor: int, op: Op) -> int:
-        """The last step that could have come after `op` instead; -1 if there is none."""
-        last = -1
+    def races(self, actor: int, op: Op) -> list[int]:
+        """The steps that could have come after `op` instead, the last first."""
+        found: set[int] = set()
         if op.release:
-            return last
-        clock = self.clock(actor, op)
+            return []
+        clock = self.clock(actor, op, effects=False)
         for location, write in op.accesses:
             if _of_buffer(location):
                 continue
+            seen = set()
             for index, other, written in reversed(self.accesses.get(location, ())):
-                if index <= last:
-                    break
-                if other != actor and (write or written) and clock.get(other, -1) < index:
-                    last = index
-        return last
+                if other in seen or other == actor or not (write or written):
+                    continue
+                seen.add(other)
+                if clock.get(other, -1) < index:
+                    found.add(index)
+        return sorted(found, reverse=True)
+
+    def initials(self, index: int, actor: int, op: Op) -> set[int]:
+        """Who may go first if all that does not depend on step `index` comes before it, and `op` then too."""
+        moved = [
+            (self.steps[at], self.stamps[at], at)
+            for at in range(index + 1, len(self.steps))
+            if self.stamps[at].get(self.steps[index], -1) < index
+        ]
+        moved.append((actor, self.clock(actor, op, effects=True), len(self.steps)))
+        first: dict[int, int] = {}
+        for who, _, at in moved:
+            first.setdefault(who, at)
+        return {
+            who
+            for who, stamp, at in moved
+            if first[who] == at and not any(stamp.get(n, -1) >= start for n, start in first.items() if n != who)
+        }
 
 
 def _of_buffer(location: Location) -> bool:
@@ -126,12 +148,14 @@ class AllOrders:
         self.states = 0
         self.nodes: list[_Node] = []
         self.threads = 0
+        self.buffers = range(0)
 
     def executions(self, make: Make) -> Iterator[Execution]:
         conflicts: set[Location] = set()
         while True:
             execution = make(conflicts)
             self.threads = len(execution.actors)
+            self.buffers = range(self.threads, 2 * self.threads)
             self.depth = 0
             self.past = _Past()
             execution.run(self._choose)
@@ -168,13 +192,13 @@ class AllOrders:
             node.sleep = {n: other for n, other in parent.sleep.items() if not other.depends_on(op)}
         if self.reduce:
             for actor, op in pending.items():
-                index = self.past.race(actor, op)
-                if index >= 0:
-                    self._add_backtrack(index, actor, self.past.clock(actor, op))
+                for index in self.past.races(actor, op):
+                    self._add_backtrack(index, actor, op)
         awake = [n for n in ready if n not in node.sleep]
         if awake:
             node.chosen = node.last if node.last in awake else awake[0]
-            node.backtrack.update([node.chosen] if self.reduce else ready)
+            free = self.bound is not None and node.last not in ready
+            node.backtrack.update([node.chosen] if self.reduce and not free else ready)
             self.states += 1
         self.nodes.append(node)
 
@@ -182,23 +206,21 @@ class AllOrders:
         """1 if that takes the processor from a thread that could go on."""
         return int(chosen < self.threads and chosen != node.last and node.last in node.ready)
 
-    def _add_backtrack(self, index: int, actor: int, clock: dict[int, int]) -> None:
-        """Also let `actor`, which has that clock, go before step `index`."""
-        self._let_go(index, index, actor, clock)
+    def _add_backtrack(self, index: int, actor: int, op: Op) -> None:
+        """Also let `actor` make its step `op` before step `index`."""
+        node = self.nodes[index]
         if self.bound is None:
+            first = self.past.initials(index, actor, op)
+            if first & (node.backtrack | node.sleep.keys()):
+                return
+            able = first & set(node.ready)
+            node.backtrack.update([min(able)] if able else node.ready)
             return
-        first = index
-        while first and self.past.steps[first - 1] == self.past.steps[index]:
-            first -= 1
-        self._let_go(first, index, actor, clock)
-
-    def _let_go(self, at: int, index: int, actor: int, clock: dict[int, int]) -> None:
-        node = self.nodes[at]
-        if actor in node.ready:
-            node.backtrack.add(actor)
-            return
-        helpers = [n for n in node.ready if clock.get(n, -1) > index]
-        node.backtrack.update(helpers[:1] or node.ready)
+        block = index
+        while block and self.past.steps[block - 1] in (self.past.steps[index], *self.buffers):
+            block -= 1
+        for place in (node, self.nodes[block]):
+            place.backtrack.update([actor] if actor in place.ready else place.ready)
 
     def _backtrack(self) -> bool:
         """Prepare the next order; False if there is none."""

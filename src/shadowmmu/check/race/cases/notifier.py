@@ -71,7 +71,6 @@ class R18Union(Case):
     name = "R18b"
     title = "two overlapping invalidations: the range is the union until both are over"
     protections = {"union": "a second invalidation widens the range (kvm_mmu_invalidate_range_add)"}
-    bound = 2
 
     def setup(self) -> None:
         self.s = self.shared(seq=0, in_progress=0, range=(0, 0), host="pfn1", spte=EMPTY)
