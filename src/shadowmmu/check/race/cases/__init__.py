@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..case import Case
-from . import fast_fault, layout, lockless, notifier, roots, unsync
+from . import candidates, fast_fault, layout, lockless, notifier, requests, roots, tdp, unsync
 
 __all__ = ["ALL"]
 
@@ -15,6 +15,6 @@ def _place(case: type[Case]) -> tuple[int, int, str]:
     return ("RTC".index(kind), int(digits), letter)
 
 
-_MODULES = (fast_fault, layout, lockless, notifier, roots, unsync)
+_MODULES = (candidates, fast_fault, layout, lockless, notifier, requests, roots, tdp, unsync)
 
 ALL = tuple(sorted((case for module in _MODULES for case in module.CASES), key=_place))
