@@ -35,6 +35,9 @@ class Case:
     verdict: ClassVar[str] = ""
     reachable: ClassVar[str] = ""
 
+    s: Any
+    """The shared variables."""
+
     def __init__(self, execution: Execution, without: frozenset[str] = frozenset()) -> None:
         self.execution = execution
         self.without = without
@@ -109,7 +112,8 @@ def find(names: Iterable[str]) -> list[type[Case]]:
         same = [
             case
             for key, case in known.items()
-            if key.upper() == wanted.upper() or (key.upper().startswith(wanted) and key[len(wanted) :].isalpha())
+            if key.upper() == wanted.upper()
+            or (key.upper().startswith(wanted) and key[len(wanted) :].isalpha())
         ]
         if not same:
             raise CaseError(f"no race case {name!r}; `shadowmmu race` lists them")

@@ -44,7 +44,8 @@ def _line(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
     lines = []
     for row in range(max(map(len, cells))):
         parts = [
-            (cell[row] if row < len(cell) else "").ljust(width) for cell, width in zip(cells, widths, strict=True)
+            (cell[row] if row < len(cell) else "").ljust(width)
+            for cell, width in zip(cells, widths, strict=True)
         ]
         lines.append((" " * GAP).join(parts).rstrip())
     return "\n".join(lines)

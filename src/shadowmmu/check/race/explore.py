@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,8 +37,8 @@ class Plan:
 class Schedule:
     """An order of steps that can be run again.
 
-    steps: (who, what) with who a thread's name, or "NAME's buffer"; conflicts: the words of the model that are
-    stops in it. events: the same for people, with what was read. outcome: how it ended.
+    steps: (who, what) with who a thread's name, or "NAME's buffer"; conflicts: the words of the model that
+    are stops in it. events: the same for people, with what was read. outcome: how it ended.
     """
 
     case: str
@@ -70,8 +69,8 @@ class Schedule:
 class Result:
     """What a search found.
 
-    complete: all orders (with at most `bound` preemptions) were run. states: points in them where a thread was
-    chosen. bad, witness: the first order that ended so.
+    complete: all orders (with at most `bound` preemptions) were run. states: points in them where a thread
+    was chosen. bad, witness: the first order that ended so.
     """
 
     case: type[Case]
@@ -87,7 +86,7 @@ class Result:
     deepest: int = field(default=0)
 
 
-def explore(case: type[Case], without: tuple[str, ...] = (), plan: Plan = Plan()) -> Result:  # noqa: B008
+def explore(case: type[Case], without: tuple[str, ...] = (), plan: Plan = Plan()) -> Result:
     """Search the orders of a case until its bad outcome is found. Raises CaseError.
 
     Where an outcome is to be found orders with few preemptions come first.
@@ -164,9 +163,13 @@ def _schedule(result: Result, execution: Execution, outcome: str) -> Schedule:
         result.without,
         result.tso,
         names,
-        tuple((_who(names, number), text) for number, text in zip(execution.steps, execution.texts, strict=True)),
+        tuple(
+            (_who(names, number), text) for number, text in zip(execution.steps, execution.texts, strict=True)
+        ),
         tuple(sorted((place for place in execution.conflicts), key=repr)),
-        tuple((number % count, f"({text})" if number >= count else text) for number, text in execution.events),
+        tuple(
+            (number % count, f"({text})" if number >= count else text) for number, text in execution.events
+        ),
         outcome,
     )
 
@@ -231,7 +234,10 @@ def replay(schedule: Schedule) -> Result:
             raise CaseError(f"{case.name} has no protection {name!r}")
     result = Result(case, schedule.without, schedule.tso, None)
     started = time.perf_counter()
-    _run(result, Replay(_numbers(case, schedule), set(schedule.conflicts), [what for _, what in schedule.steps]))
+    _run(
+        result,
+        Replay(_numbers(case, schedule), set(schedule.conflicts), [what for _, what in schedule.steps]),
+    )
     result.seconds = time.perf_counter() - started
     return result
 

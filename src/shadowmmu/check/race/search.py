@@ -125,7 +125,8 @@ class _Past:
         return {
             who
             for who, stamp, at in moved
-            if first[who] == at and not any(stamp.get(n, -1) >= start for n, start in first.items() if n != who)
+            if first[who] == at
+            and not any(stamp.get(n, -1) >= start for n, start in first.items() if n != who)
         }
 
 

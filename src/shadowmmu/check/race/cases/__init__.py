@@ -9,7 +9,9 @@ __all__ = ["ALL"]
 
 
 def _place(case: type[Case]) -> tuple[int, int, str]:
-    kind, digits, letter = ("C", case.name[3:], "") if case.name.startswith("R-c") else (case.name[0], case.name[1:], "")
+    kind, digits, letter = (
+        ("C", case.name[3:], "") if case.name.startswith("R-c") else (case.name[0], case.name[1:], "")
+    )
     if digits[-1].isalpha():
         digits, letter = digits[:-1], digits[-1]
     return ("RTC".index(kind), int(digits), letter)

@@ -12,20 +12,23 @@ Threads = dict[str, Callable[[], None]]
 
 
 class Rc1(Case):
-    """kvm_arch_mmu_enable_log_dirty_pt_masked() protects huge pages like tables, and returns without a flush."""
+    """kvm_arch_mmu_enable_log_dirty_pt_masked() protects huge pages like tables, and does not flush."""
 
     name = "R-c1"
-    title = "CLEAR_DIRTY_LOG clears MMU-writable of a huge SPTE, and its flush comes after mmu_lock is dropped"
+    title = (
+        "CLEAR_DIRTY_LOG clears MMU-writable of a huge SPTE, and its flush comes after mmu_lock is dropped"
+    )
     protections = {"flush_before_unlock": "the huge SPTE's flush is done before mmu_lock is released"}
     missing = frozenset({"flush_before_unlock"})
     verdict = (
-        "Confirmed in the model of the protocol: 6.12 breaks its own rule that who clears MMU-writable flushes "
-        "before mmu_lock is released (kvm_mmu_slot_gfn_write_protect() returns that a flush is due, "
-        "kvm_arch_mmu_enable_log_dirty_pt_masked() drops that). It needs KVM_DIRTY_LOG_INITIALLY_SET, a huge "
-        "page that eager splitting left (off, or out of memory), a writable 2 MiB translation in a TLB, and L1's "
-        "nested tables shadowed inside that page between the unlock and the ioctl's flush. Then a write to "
-        "such a table goes unseen, and the shadow page is stale until it is zapped. Nothing outside the guest's "
-        "own memory becomes reachable: what L1 does to its own tables is at stake. Not tried on a real machine."
+        "Confirmed in the model of the protocol: 6.12 breaks its own rule that who clears MMU-writable "
+        "flushes before mmu_lock is released (kvm_mmu_slot_gfn_write_protect() returns that a flush is due,"
+        " kvm_arch_mmu_enable_log_dirty_pt_masked() drops that). It needs KVM_DIRTY_LOG_INITIALLY_SET, a "
+        "huge page that eager splitting left (off, or out of memory), a writable 2 MiB translation in a "
+        "TLB, and L1's nested tables shadowed inside that page between the unlock and the ioctl's flush. "
+        "Then a write to such a table goes unseen, and the shadow page is stale until it is zapped. Nothing"
+        " outside the guest's own memory becomes reachable: what L1 does to its own tables is at stake. Not"
+        " tried on a real machine."
     )
 
     def setup(self) -> None:
@@ -75,13 +78,13 @@ class Rc2(Case):
         "zap_before_clean": "the host cleans a page only after a notifier, whose zap marks it and flushes",
     }
     verdict = (
-        "W is dropped, as suspected: the exchange overwrites it, and a write in between is never reported to "
-        "the host by that SPTE. No data is lost: an SPTE that is MMU-writable without W lost W in "
-        "mmu_spte_update(), which marked the page dirty, and the host cleans a page only after a notifier that "
-        "zaps and flushes. The write before that is in the page when it is written back; the log has it too. "
-        "What is left is one more fault. The TDP MMU ages under mmu_lock held for writing, but fast page faults "
-        "take no lock there either; its books use the SPTE that the exchange returned for its trace only, so "
-        "that the same holds."
+        "W is dropped, as suspected: the exchange overwrites it, and a write in between is never reported "
+        "to the host by that SPTE. No data is lost: an SPTE that is MMU-writable without W lost W in "
+        "mmu_spte_update(), which marked the page dirty, and the host cleans a page only after a notifier "
+        "that zaps and flushes. The write before that is in the page when it is written back; the log has "
+        "it too. What is left is one more fault. The TDP MMU ages under mmu_lock held for writing, but fast"
+        " page faults take no lock there either; its books use the SPTE that the exchange returned for its "
+        "trace only, so that the same holds."
     )
 
     def setup(self) -> None:

@@ -24,7 +24,9 @@ class R1(Case):
 
     name = "R1"
     title = "fast page fault: an SPTE that is the same word again, for another gfn (ABA)"
-    protections = {"direct_only": "fast_page_fault() is for direct MMUs, where the SPTE's place fixes the gfn"}
+    protections = {
+        "direct_only": "fast_page_fault() is for direct MMUs, where the SPTE's place fixes the gfn"
+    }
 
     def setup(self) -> None:
         self.s = self.shared(spte="pfn1 MW", maps=1, logged=0)
@@ -136,7 +138,9 @@ class R3(Case):
 
     def write(self) -> None:
         if self.s.step(
-            "tlb shadowed", "writes through its TLB if that has W", lambda v: v["tlb"] == "W" and v["shadowed"]
+            "tlb shadowed",
+            "writes through its TLB if that has W",
+            lambda v: v["tlb"] == "W" and v["shadowed"],
         ):
             self.bad("the guest wrote a shadowed table: no exit, and the page is not unsync")
 
@@ -179,7 +183,7 @@ class R4(Case):
 
 
 class _Logged(Case):
-    """A guest that writes a page which is logged, and user space that gets and clears the log, then copies."""
+    """A guest that writes a page which is logged; user space gets and clears the log, then copies."""
 
     writes = 2
 
@@ -226,7 +230,9 @@ class _Logged(Case):
     def check(self) -> None:
         s = self.s
         if s.peek("page") != s.peek("copy") and not s.peek("bit"):
-            self.bad(f"a write is lost: the page is {s.peek('page')}, the copy {s.peek('copy')}, nothing is logged")
+            self.bad(
+                f"a write is lost: the page is {s.peek('page')}, the copy {s.peek('copy')}, nothing is logged"
+            )
 
 
 class R5(_Logged):
@@ -317,7 +323,9 @@ class R6Srcu(Case):
 
     name = "R6b"
     title = "fast page fault on a huge page with the slot from before logging was enabled"
-    protections = {"srcu_wait": "the new slot is published, then faults with the old one end, then W is taken"}
+    protections = {
+        "srcu_wait": "the new slot is published, then faults with the old one end, then W is taken"
+    }
 
     def setup(self) -> None:
         self.s = self.shared(spte="2M MW", logs=False, enabled=False)

@@ -100,7 +100,9 @@ class R11(Case):
 
     def check(self) -> None:
         if self.s.peek("written") and not self.s.peek("host_dirty"):
-            self.bad("a page was made writable in a removed table, and the host does not know that it is dirty")
+            self.bad(
+                "a page was made writable in a removed table, and the host does not know that it is dirty"
+            )
 
 
 class _Cached(Case):
@@ -108,7 +110,9 @@ class _Cached(Case):
 
     def walk(self) -> None:
         if self.s.step(
-            "cache table", "walks on from its paging-structure cache", lambda v: v["cache"] and v["table"] == "freed"
+            "cache table",
+            "walks on from its paging-structure cache",
+            lambda v: v["cache"] and v["table"] == "freed",
         ):
             self.bad("the processor walks a freed table")
 

@@ -165,7 +165,9 @@ class R20(Case):
 
     name = "R20"
     title = "memory slots change between the start and the end of an invalidation"
-    protections = {"waits_for_notifiers": "kvm_swap_active_memslots() sleeps while mn_active_invalidate_count"}
+    protections = {
+        "waits_for_notifiers": "kvm_swap_active_memslots() sleeps while mn_active_invalidate_count"
+    }
 
     def setup(self) -> None:
         self.s = self.shared(active=0, slots="old, new", in_progress=0)

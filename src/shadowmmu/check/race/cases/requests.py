@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..case import Case
@@ -196,11 +197,10 @@ class R41(Case):
 
     def toggle(self) -> None:
         for delta in (1, -1, 1):
-            self.in_order(
-                "count_first",
-                lambda delta=delta: self.s.add("count", delta),
-                lambda: self.s.xchg("request", True),
-            )
+            self.in_order("count_first", partial(self.s.add, "count", delta), self.tell)
+
+    def tell(self) -> None:
+        self.s.xchg("request", True)
 
     def vcpu(self) -> None:
         for _ in range(3):

@@ -71,7 +71,9 @@ class T2(Case):
         with self.mmu_lock.read():
             if s.root != "live":
                 return
-            if self.has("reference") and not s.update("references", lambda n: n + bool(n), "get, unless zero"):
+            if self.has("reference") and not s.update(
+                "references", lambda n: n + bool(n), "get, unless zero"
+            ):
                 return
         self.note("yields")
         with self.mmu_lock.read():
@@ -132,7 +134,9 @@ class R22(Case):
         self.kick()
 
     def kick(self) -> None:
-        self.s.wait(lambda values: values["mode"] == "OUTSIDE", "mode", "kick: wait until no vCPU is in the guest")
+        self.s.wait(
+            lambda values: values["mode"] == "OUTSIDE", "mode", "kick: wait until no vCPU is in the guest"
+        )
 
     def zap_all(self) -> None:
         if self.has("one_critical_section") and self.has("generation_first"):
@@ -271,7 +275,7 @@ class R26(Case):
     name = "R26a"
     title = "an MMIO SPTE made while memory slots change hides the new slot"
     protections = {
-        "old_number": "until the update is done MMIO SPTEs get the old generation (KVM_MEMSLOT_GEN_UPDATE...)",
+        "old_number": "until the update is done MMIO SPTEs get the old generation ",
         "srcu_wait": "the generation changes after all faults with the old slots have ended",
     }
 
@@ -297,7 +301,9 @@ class R26(Case):
             lambda v: v.update(slots="with gfn", in_progress=True, generation=0 if old_number else 2),
         )
         self.srcu.synchronize()
-        s.step("generation in_progress", "generation = 2", lambda v: v.update(generation=2, in_progress=False))
+        s.step(
+            "generation in_progress", "generation = 2", lambda v: v.update(generation=2, in_progress=False)
+        )
 
     def check(self) -> None:
         if self.s.peek("mmio") == self.s.peek("generation"):
@@ -309,7 +315,9 @@ class R26Wrap(Case):
 
     name = "R26b"
     title = "the MMIO generation wraps, and SPTEs of long ago look valid"
-    protections = {"zap_on_wrap": "when the generation is 0 all pages are zapped (kvm_mmu_invalidate_mmio_sptes)"}
+    protections = {
+        "zap_on_wrap": "when the generation is 0 all pages are zapped (kvm_mmu_invalidate_mmio_sptes)"
+    }
 
     def setup(self) -> None:
         self.s = self.shared(slots="without gfn", generation=0, mmio=None)

@@ -120,7 +120,9 @@ class R31(Case):
 
     def check(self) -> None:
         if self.s.peek("entry") != FROZEN:
-            self.bad(f"a removed table, about to be freed, has an entry that can be used: {self.s.peek('entry')}")
+            self.bad(
+                f"a removed table, about to be freed, has an entry that can be used: {self.s.peek('entry')}"
+            )
 
 
 class R32(Case):
