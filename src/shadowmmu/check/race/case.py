@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from .engine import Bad, CaseError, Execution
@@ -44,6 +45,11 @@ class Case:
         self.setup()
         for name, body in self.threads().items():
             execution.add(name, body)
+
+    @classmethod
+    def environment(cls) -> AbstractContextManager[None]:
+        """What must be so while orders of this case are run."""
+        return nullcontext()
 
     def setup(self) -> None:
         """Make the shared memory and the locks."""

@@ -23,7 +23,7 @@ __all__ = ["Actor", "Bad", "CaseError", "Execution", "Location", "Op", "Store"]
 type_ = type
 Location = Any
 """str, int or tuple: see above."""
-STEPS = 20_000
+STEPS = 5_000
 """Steps after which a program is taken for endless."""
 
 

@@ -137,14 +137,15 @@ def _run(result: Result, search: Search) -> bool:
         return execution
 
     try:
-        for execution in search.executions(make):
-            result.schedules += 1
-            _finish(made[0], execution)
-            if execution.witness is not None and result.witness is None:
-                result.witness = _schedule(result, execution, execution.witness)
-            if execution.bad is not None:
-                result.bad = _schedule(result, execution, execution.bad)
-                return False
+        with result.case.environment():
+            for execution in search.executions(make):
+                result.schedules += 1
+                _finish(made[0], execution)
+                if execution.witness is not None and result.witness is None:
+                    result.witness = _schedule(result, execution, execution.witness)
+                if execution.bad is not None:
+                    result.bad = _schedule(result, execution, execution.bad)
+                    return False
     finally:
         result.states += search.states
     return True
@@ -244,7 +245,8 @@ def replay(schedule: Schedule) -> Result:
 
 def _numbers(case: type[Case], schedule: Schedule) -> list[int]:
     execution = Execution(set(), tso=schedule.tso)
-    case(execution, frozenset(schedule.without))
+    with case.environment():
+        case(execution, frozenset(schedule.without))
     names = tuple(actor.name for actor in execution.actors)
     known = {_who(names, number): number for number in range(2 * len(names))}
     for who, _ in schedule.steps:

@@ -14,7 +14,7 @@ __all__ = ["Lock", "Rcu", "Shared", "shown"]
 def shown(value: Any) -> str:
     """A value as diagrams have it."""
     if isinstance(value, str):
-        return f"[{value}]" if " " in value else value
+        return f"[{value}]" if not value or " " in value else value
     if value is None or isinstance(value, bool) or not isinstance(value, int):
         return str(value)
     return str(value) if -10 < value < 10 else f"{value:#x}"
