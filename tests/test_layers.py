@@ -9,7 +9,16 @@ import pytest
 import shadowmmu
 
 PACKAGE = Path(shadowmmu.__file__).parent
-ROOMS = ("x86", "host", "kvm", "guest", "trace", "vm", "cli")  # all folders but vm.py, the public face
+ROOMS = (
+    "x86",
+    "host",
+    "kvm",
+    "guest",
+    "trace",
+    "vm",
+    "check",
+    "cli",
+)  # all folders but vm.py, the public face
 
 
 def imported(source: Path) -> Iterator[tuple[int, str]]:

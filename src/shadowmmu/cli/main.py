@@ -12,6 +12,7 @@ import click
 from shadowmmu import __version__
 from shadowmmu.cli.compare import compare
 from shadowmmu.cli.designs import designs
+from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
 
 __all__ = ["cli", "main"]
@@ -31,6 +32,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(compare)
 cli.add_command(designs)
+cli.add_command(race)
 
 
 def main() -> NoReturn:
