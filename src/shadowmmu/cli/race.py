@@ -188,6 +188,8 @@ def _show(result: Result) -> None:
     taken = f"without {', '.join(result.without)}" if result.without else "all protections"
     if not result.case.protections:
         taken = "as it is"
+    elif result.without and set(result.without) == result.case.missing:
+        taken += ", as KVM 6.12 is"
     if result.bad is not None:
         ended = click.style(f"bad: {result.bad.outcome}", fg="red" if not _as_expected(result) else None)
     elif _as_expected(result):
