@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, ClassVar
 
 import shadowmmu
@@ -74,8 +75,10 @@ class Words:
         return old
 
 
-def _visible_class(base: type, fields: frozenset[str]) -> type:
-    """A subclass whose `fields` are stops. Its objects have a `race`: (execution, name for people, key)."""
+@cache
+def _visible_class(base: type) -> type:
+    """A subclass whose FIELDS are stops. Its objects have a `race`: (execution, name for people, key)."""
+    fields = FIELDS[base.__name__]
 
     class Visible(base):  # type: ignore[misc]
         def __getattribute__(self, name: str) -> Any:
@@ -97,10 +100,6 @@ def _visible_class(base: type, fields: frozenset[str]) -> type:
 
     Visible.__name__ = base.__name__
     return Visible
-
-
-VisibleKvm = _visible_class(Kvm, FIELDS["Kvm"])
-VisiblePage = _visible_class(ShadowPage, FIELDS["ShadowPage"])
 
 
 def cmpxchg64(kvm: Kvm, sptep: int, old: int, new: int) -> int:
@@ -197,8 +196,6 @@ class ModelCase(Case):
     design: ClassVar[dict[str, str]] = {}
 
     def setup(self) -> None:
-        if shadowmmu.native:
-            raise CaseError(f"{self.name} runs the model's own code, which must be interpreted")
         scenario = Scenario.parse(self.scenario).with_design(dict(self.design_of()))
         player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=False)
         for played in player.play(scenario.ops):
@@ -213,6 +210,8 @@ class ModelCase(Case):
 
     @classmethod
     def environment(cls) -> AbstractContextManager[None]:
+        if shadowmmu.native:
+            raise CaseError(f"{cls.name} runs the model's own code, which must be interpreted")
         return instrumented(cls.changes())
 
     @classmethod
@@ -236,8 +235,8 @@ class ModelCase(Case):
         for sp in kvm.owners:
             if sp is not None:
                 sp.race = (self.execution, f"page {sp.spt >> 12:#x}'s ", sp.spt)
-                sp.__class__ = VisiblePage
-        kvm.__class__ = VisibleKvm
+                sp.__class__ = _visible_class(ShadowPage)
+        kvm.__class__ = _visible_class(Kvm)
 
     def _name(self, index: int) -> str:
         """What a word of the arena is."""
