@@ -70,6 +70,8 @@ FLUSHING = (
     MASK64,
 )
 """Bits of each number of `_registers_of` whose change empties the TLB."""
+LOADING_PDPTRS = (CR0_PG, MASK64, CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP, EFER_LMA, 1, MASK64)
+"""The same for the PDPTE registers of PAE (AMD APM vol. 2, 5.2.3; Intel SDM vol. 3, 4.4.1)."""
 MAX_TRACKED = 4096
 ACCESS_NAMES = ("read", "written", "executed", "read by CPL 3", "written by CPL 3", "executed by CPL 3")
 WRITES = 0b010010
@@ -153,6 +155,7 @@ class Coherence(Checker):
             regs.pdptrs = self.pdptrs[vcpu.id]
         regs.wp = bool(vcpu.cr0 & CR0_WP)
         regs.nx = bool(vcpu.efer & EFER_NX) and regs.levels > 2
+        regs.nx_reserved = self.tdp
         regs.smep = bool(vcpu.cr4 & CR4_SMEP) and regs.levels > 0
         regs.pse = bool(vcpu.cr4 & CR4_PSE)
         regs.pge = bool(vcpu.cr4 & CR4_PGE)
@@ -203,7 +206,12 @@ class Coherence(Checker):
         """
         if any((a ^ b) & mask for a, b, mask in zip(before, after, FLUSHING, strict=True)):
             flushes.flush(time)
-        if self._levels(after[0], after[2], after[3]) == 3 or after[4]:
+        pae = self._levels(after[0], after[2], after[3]) == 3
+        if (
+            after[4]
+            or pae
+            and any((a ^ b) & mask for a, b, mask in zip(before, after, LOADING_PDPTRS, strict=True))
+        ):
             self.pdptrs[vcpu.id] = self._read_pdptrs(vcpu)
 
     # -- what changed in memory ----------------------------------------------------------------------------
@@ -222,10 +230,11 @@ class Coherence(Checker):
                 continue
             changed.append(gfn)
             base = gfn << 12
+            harmless = 0 if self.formats[gfn] & {(3, 3), (2, 2), (1, 2)} else AD_BITS
             for i, (a, b) in enumerate(
                 zip(memoryview(old).cast("Q"), memoryview(new).cast("Q"), strict=True)
             ):
-                if a == b or (a & b == a and (a ^ b) & ~AD_BITS == 0):
+                if a == b or (a & b == a and (a ^ b) & ~harmless == 0):
                     continue
                 if unseen:
                     self.memory.changed_unseen(base + 8 * i, a)
@@ -446,10 +455,21 @@ class Coherence(Checker):
                 ways = self._ways(regs, flushes, address)
             else:
                 ways = self._finish_walk(regs, states, address, since)
-            problem = self._judge(regs, ways, use.frame + (page << 12), use.accesses)
+            frame = use.frame + (page << 12)
+            problem = self._judge(regs, ways, frame, use.accesses)
+            if problem is not None and self._maps_own_entry(regs, address, ways):
+                ways = [(gpa, rights & ~UNUSED | DIRTY) for gpa, rights in ways]
+                problem = self._judge(regs, ways, frame, use.accesses)
             if problem is not None:
                 return [self._violation(op, vcpu, regs, use, address, problem)]
         return []
+
+    def _maps_own_entry(self, regs: Registers, address: int, ways: Iterable[tuple[int, int]]) -> bool:
+        """Whether a translation leads to a table that it came through: an access may have set A and D there
+        and then overwritten them, all in one op.
+        """
+        tables = set(self._tables_on_way(regs, address, -1))
+        return any(gpa >> 12 in tables for gpa, _ in ways)
 
     def _ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
         """(gpa, rights) of every translation of an address that its last flush leaves."""
@@ -495,7 +515,10 @@ class Coherence(Checker):
                     if (rights & DIRTY or regs.levels == 0) and self.memory.page(gpa >> 12, 1) == frame
                 ]
             if not allowed:
-                return "more-rights", f"it can be {ACCESS_NAMES[n]}, which {self._denier(regs, here, user, kind)}"
+                return (
+                    "more-rights",
+                    f"it can be {ACCESS_NAMES[n]}, which {self._denier(regs, here, user, kind)}",
+                )
         if accesses & WRITES and not any(self._may_be_written(gpa >> 12) for gpa, _ in here):
             return "not-logged", f"gpa {here[0][0] & -4096:#x} can be written and is not marked as dirty"
         return None
@@ -594,6 +617,7 @@ class Coherence(Checker):
     def _is_granted(self, vcpu: Vcpu, address: int, user: int, kind: int) -> bool:
         """Whether the tables allow an access now, and did before this op, in every way that they can be read."""
         regs = self.guest_registers(vcpu)
+        regs.nx_reserved = True
         refused: list[tuple[int, int, int]] = []
         ways = self.memory.walk(regs, address, self.clock - 1, refused)
         if refused or not ways:
@@ -631,6 +655,8 @@ class Coherence(Checker):
             return []
         value = int(played.result["value"], 16)
         regs = self.guest_registers(vcpu)
+        if self.tdp and self._has_odd_tables(regs, op.gva):
+            return []
         ways = self._ways(regs, self.flushes[vcpu.id], op.gva)
         possible = set()
         for gpa, _ in ways:
@@ -644,6 +670,24 @@ class Coherence(Checker):
         may = " or ".join(sorted(map(hex, possible))) or "nothing"
         says = f"vCPU {vcpu.id} read {value:#x} at {op.gva:#x}; memory has {may}"
         return [self._tell(op, "wrong-value", says, self._guest_lines(regs, self.flushes[vcpu.id], op.gva))]
+
+    def _has_odd_tables(self, regs: Registers, address: int) -> bool:
+        """Whether the guest's own walk meets a table in a read-only slot or in none.
+
+        KVM then emulates the instruction, and where the offsets in their pages agree it takes the table's
+        entry for the operand (emulator_can_use_gpa, 6.12.111).
+        """
+        slots = map(self.memory.slot_at, self._tables_on_way(regs, address, self.clock - 1))
+        return any(slot is None or not slot.writable() for slot in slots)
+
+    def _tables_on_way(self, regs: Registers, address: int, since: int) -> Iterator[int]:
+        """gfns of the guest's tables that a walk may pass."""
+        states = [self.memory.start(regs)]
+        while states:
+            state = states.pop()
+            if state[0] > 0:
+                yield state[1] >> 12
+                states += self.memory.step(regs, state, address, since, [])
 
     # -- telling -------------------------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ class Registers:
     root        guest-physical address of the top table (PAE: ignored if `pdptrs` are given)
     pdptrs      the four PDPTE registers, or None where the processor walks them in memory
     pa_bits     width of a physical address: higher bits in an entry are reserved
+    nx          EFER.NX; without it bit 63 of an entry is reserved, but where `nx_reserved` is off: KVM's shadow
+                pages are used whatever EFER.NX is, so that a page marked so is not executed instead
     nested      these are nested tables: every access is one of a user
     """
 
@@ -61,6 +63,7 @@ class Registers:
         self.pdptrs: list[int] | None = None
         self.wp = True
         self.nx = True
+        self.nx_reserved = True
         self.smep = False
         self.pse = True
         self.pge = False
@@ -192,7 +195,7 @@ class GuestMemory:
             high |= 0x7FF0 << 48
             if level == 3:
                 return RESERVED if entry & (high | 1 << 63 | 0x1C6) else 0
-        if not regs.nx:
+        if not regs.nx and regs.nx_reserved:
             high |= NX
         if level > 3:
             high |= PS
