@@ -54,7 +54,7 @@ from ..x86.bits import (
     W,
 )
 from .checker import Checker, Violation
-from .guest_tables import DIRTY, FOREVER, GLOBAL, UNUSED, GuestMemory, Registers, State, permits
+from .guest_tables import DIRTY, GLOBAL, UNUSED, GuestMemory, Registers, State, permits
 from .usable import ACCESSES, Link, Use, accesses_of, hardware_walk, is_usable, tlb_uses
 
 __all__ = ["Coherence"]
@@ -112,9 +112,9 @@ class Flushes:
 
 
 class Coherence(Checker):
-    """Holds a machine against the specification: after every op where it was touched, every `every` ops all.
+    """Holds a machine against the specification: after an op where it was touched, every `every` ops all.
 
-    Its clock counts ops; a value that a table entry had up to op n may not be used after a flush in a later op.
+    Its clock counts ops; what a table entry was up to op n may not be used after a flush in a later op.
     """
 
     name = "coherence"
@@ -201,9 +201,7 @@ class Coherence(Checker):
     def _note_registers(
         self, vcpu: Vcpu, flushes: Flushes, before: Sequence[int], after: Sequence[int], time: int
     ) -> None:
-        """Registers changed other than by MOV to CR3. The processor flushes unless only CR0.WP, CR4.SMAP and the
-        like did.
-        """
+        """Registers changed other than by MOV to CR3. That flushes, but for CR0.WP, CR4.SMAP and the like."""
         if any((a ^ b) & mask for a, b, mask in zip(before, after, FLUSHING, strict=True)):
             flushes.flush(time)
         pae = self._levels(after[0], after[2], after[3]) == 3
@@ -615,7 +613,7 @@ class Coherence(Checker):
         return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
 
     def _is_granted(self, vcpu: Vcpu, address: int, user: int, kind: int) -> bool:
-        """Whether the tables allow an access now, and did before this op, in every way that they can be read."""
+        """Whether the tables allow an access in every way that they can be read, now and before this op."""
         regs = self.guest_registers(vcpu)
         regs.nx_reserved = True
         refused: list[tuple[int, int, int]] = []

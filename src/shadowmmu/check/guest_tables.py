@@ -1,4 +1,4 @@
-"""What a guest's page tables say, and said: the walk of the architecture manuals, over all values an entry had.
+"""What a guest's page tables say, and said: the walk of the manuals over all values that an entry had.
 
 A processor may use what the tables say now, and what they said at any time since the last flush that covers
 the address: it may have read every entry of the way at another time. So a walk here follows every value that
@@ -52,8 +52,8 @@ class Registers:
     root        guest-physical address of the top table (PAE: ignored if `pdptrs` are given)
     pdptrs      the four PDPTE registers, or None where the processor walks them in memory
     pa_bits     width of a physical address: higher bits in an entry are reserved
-    nx          EFER.NX; without it bit 63 of an entry is reserved, but where `nx_reserved` is off: KVM's shadow
-                pages are used whatever EFER.NX is, so that a page marked so is not executed instead
+    nx          EFER.NX; without it bit 63 of an entry is reserved, but where `nx_reserved` is off: KVM's
+                shadow pages are used whatever EFER.NX is, so that a page marked so is not executed instead
     nested      these are nested tables: every access is one of a user
     """
 
@@ -213,7 +213,7 @@ class GuestMemory:
     def step(
         self, regs: Registers, state: State, gva: u64, since: i64, refused: list[tuple[int, int, int]]
     ) -> list[State]:
-        """The states that reading one more entry for gva leads to; refusals as (level, gpa, why) are added."""
+        """Where reading one more entry for gva leads to; refusals are added as (level, gpa, why)."""
         level: u64 = state[0]
         table: u64 = state[1]
         above: u64 = state[2]

@@ -1,4 +1,4 @@
-"""What a processor could use at this moment: its TLB, and the tables behind its root, as the manuals read them.
+"""What a processor could use now: its TLB, and the tables behind its root, as the manuals read them.
 
 A `Use` is a translation that would be served without an exit: where from, where to, and for which accesses.
 """
@@ -71,7 +71,7 @@ def tlb_uses(vcpu: Vcpu, regs: Registers) -> Iterator[Use]:
 def hardware_walk(
     words: memoryview, root: int, levels: int, address: int, pa_bits: int
 ) -> tuple[list[Link], int]:
-    """The entries on the way to an address and the rights over all of them; the last entry may not lead on."""
+    """The entries on the way to an address and the rights over all; the last one may not lead on."""
     table = root & (ADDR | 0xFE0 if levels == 3 else ADDR)
     path: list[Link] = []
     rights = ACC_W | ACC_U | ACC_X
