@@ -173,8 +173,6 @@ class Coherence(Checker):
             regs.nx = bool(l1.efer & EFER_NX)
             regs.pse = True
             regs.pa_bits = vcpu.maxphyaddr
-            if regs.levels == 3:
-                regs.pdptrs = self.pdptrs[vcpu.id]
         return regs
 
     def _read_pdptrs(self, vcpu: Vcpu) -> list[int]:

@@ -184,7 +184,10 @@ class GuestMemory:
         return found
 
     def refusal(self, regs: Registers, level: u64, entry: u64) -> u64:
-        """Why an entry ends a walk: NOT_PRESENT, RESERVED; 0: it does not. AMD APM vol. 2, 5.3 and 5.4."""
+        """Why an entry ends a walk: NOT_PRESENT, RESERVED; 0: it does not. AMD APM vol. 2, 5.3 and 5.4.
+
+        KVM reads the PDPTEs of nested tables as they are.
+        """
         if not entry & P:
             return NOT_PRESENT
         if regs.levels == 2:
@@ -193,6 +196,8 @@ class GuestMemory:
         high: u64 = ADDR & ~((one << regs.pa_bits) - 1)
         if regs.levels == 3:
             high |= 0x7FF0 << 48
+            if level == 3 and regs.nested:
+                return 0
             if level == 3:
                 return RESERVED if entry & (high | 1 << 63 | 0x1C6) else 0
         if not regs.nx and regs.nx_reserved:
@@ -202,6 +207,10 @@ class GuestMemory:
         elif level > 1 and entry & PS:
             high |= 0x1FE000 if level == 2 else 0x3FFFE000
         return RESERVED if entry & high else 0
+
+    def _takes_bits(self, gpa: u64) -> bool:
+        """Whether A and D can be set in an entry; where not, walks go on without."""
+        return self.page(gpa >> 12, 1) != MASK64
 
     def start(self, regs: Registers) -> State:
         """Where walks begin. Without paging all of memory is a leaf."""
@@ -246,13 +255,14 @@ class GuestMemory:
                     | (ACC_U if entry & U else 0)
                     | (0 if entry & NX and regs.entry_bytes == 8 else ACC_X)
                 )
-                if not entry & A and self.page(gpa >> 12, 1) != MASK64:
+                if not entry & A and self._takes_bits(gpa):
                     rights |= UNUSED
             if level == 1 or (entry & PS and level < 4 and (regs.pse or regs.levels != 2)):
                 frame: u64 = (entry & ADDR) >> shift << shift
                 if shift == 22:
                     frame |= (entry >> 13 & 0xF) << 32
-                rights |= (DIRTY if entry & D else 0) | (GLOBAL if entry & G and regs.pge else 0)
+                rights |= DIRTY if entry & D or not self._takes_bits(gpa) else 0
+                rights |= GLOBAL if entry & G and regs.pge else 0
                 found.append((-level, frame, rights))
             else:
                 found.append((level - 1, entry & ADDR, rights))
