@@ -76,6 +76,7 @@ MAX_TRACKED = 4096
 ACCESS_NAMES = ("read", "written", "executed", "read by CPL 3", "written by CPL 3", "executed by CPL 3")
 WRITES = 0b010010
 AD_BITS = 0x60
+MMIO = 1 << 51 | 1
 
 Problem = tuple[str, str]
 """Predicate and what is wrong."""
@@ -98,6 +99,10 @@ class Flushes:
 
     def since_global(self, address: int) -> int:
         return max(self.everything, self.pages.get(address >> 12, -1))
+
+    def oldest(self) -> int:
+        """Values that ended by then are of no use."""
+        return self.everything if self.roots else max(self.everything, self.nonglobal)
 
     def flush(self, time: int) -> None:
         """All translations go."""
@@ -150,7 +155,7 @@ class Coherence(Checker):
             return self.nested_registers(vcpu)
         regs = Registers()
         regs.set_levels(self._levels(vcpu.cr0, vcpu.cr4, vcpu.efer))
-        regs.root = vcpu.cr3
+        regs.root = vcpu.cpu.root if self.tdp else vcpu.cr3
         if regs.levels == 3 and not self.tdp:
             regs.pdptrs = self.pdptrs[vcpu.id]
         regs.wp = bool(vcpu.cr0 & CR0_WP)
@@ -209,6 +214,17 @@ class Coherence(Checker):
             and any((a ^ b) & mask for a, b, mask in zip(before, after, LOADING_PDPTRS, strict=True))
         ):
             self.pdptrs[vcpu.id] = self._read_pdptrs(vcpu)
+
+    def loaded_cr3(self, vcpu: Vcpu, before: int) -> None:
+        """A MOV to CR3 was carried out that this checker did not see as an op."""
+        self.flushes[vcpu.id].load_root(before, self.clock - 1)
+        self.pdptrs[vcpu.id] = self._read_pdptrs(vcpu)
+
+    def catch_up(self) -> None:
+        """The tables changed and somebody else kept their former values."""
+        for gfn in self.tracked:
+            self.tracked[gfn] = self._page(gfn)
+        self._track(list(self.tracked))
 
     # -- what changed in memory ----------------------------------------------------------------------------
 
@@ -289,17 +305,21 @@ class Coherence(Checker):
         self._track(changed)
         found = [] if played is None else self._check_result(op, played)
         if self.clock % self.every == 0:
-            found += self._check_machine(op)
-            self.memory.forget(min(flushes.everything for flushes in self.flushes))
+            found += self.check_machine(op)
+            self.forget()
         elif isinstance(op, kinds.Access | kinds.Invlpg | kinds.Exec):
             found += self._check_address(op, op.gva)
         return found
 
+    def forget(self) -> None:
+        """Drop the former values that no vCPU may use any more."""
+        self.memory.forget(min(flushes.oldest() for flushes in self.flushes))
+
     def finish(self) -> list[Violation]:
         """The whole machine once more."""
-        return self._check_machine(None)
+        return self.check_machine(None)
 
-    def _check_machine(self, op: Op | None) -> list[Violation]:
+    def check_machine(self, op: Op | None) -> list[Violation]:
         found: list[Violation] = []
         for vcpu in self.kvm.vcpus:
             found += self._check_tables(op, vcpu)
@@ -428,6 +448,16 @@ class Coherence(Checker):
 
     # -- judging -------------------------------------------------------------------------------------------
 
+    def judge_access(
+        self, vcpu: Vcpu, regs: Registers, address: int, mode: int, frame: int
+    ) -> Problem | None:
+        """What is wrong with an access that reached a frame; mode: kind of access, plus 4 for CPL 3."""
+        number = ACCESSES.index((mode >> 2 & 1, mode & 3))
+        ways = self._ways(regs, self.flushes[vcpu.id], address)
+        if self._maps_own_entry(regs, address, ways):
+            ways = [(gpa, rights & ~UNUSED | DIRTY) for gpa, rights in ways]
+        return self._judge(regs, ways, frame, 1 << number)
+
     def _offsets(self, level: int) -> tuple[int, ...]:
         """Pages of a huge page that stand for all."""
         pages = 1 << 9 * (level - 1)
@@ -515,7 +545,7 @@ class Coherence(Checker):
                     "more-rights",
                     f"it can be {ACCESS_NAMES[n]}, which {self._denier(regs, here, user, kind)}",
                 )
-        if accesses & WRITES and not any(self._may_be_written(gpa >> 12) for gpa, _ in here):
+        if accesses & WRITES and not any(self.may_be_written(gpa >> 12) for gpa, _ in here):
             return "not-logged", f"gpa {here[0][0] & -4096:#x} can be written and is not marked as dirty"
         return None
 
@@ -533,7 +563,7 @@ class Coherence(Checker):
             return "the host forbids"
         return "needs D in the guest's entry"
 
-    def _may_be_written(self, gfn: int) -> bool:
+    def may_be_written(self, gfn: int) -> bool:
         """Whether a page is dirty already, if it is one of a slot that logs in a bitmap."""
         slot = self.memory.slot_at(gfn)
         parameters = self.kvm.parameters
@@ -580,7 +610,7 @@ class Coherence(Checker):
             gfns = [gpa >> 12 for _, gpa in behind]
             if entry & W and all(self.memory.page(gfn, 1) == MASK64 for gfn in gfns):
                 return "more-rights", f"gpa {gfns[0] << 12:#x} can be written; slot or host forbids"
-            if entry & W and not any(self._may_be_written(gfn) for gfn in gfns):
+            if entry & W and not any(self.may_be_written(gfn) for gfn in gfns):
                 return "not-logged", f"gpa {gfns[0] << 12:#x} can be written and is not marked as dirty"
         return None
 
@@ -604,13 +634,13 @@ class Coherence(Checker):
         address = int(played.result["cr2"], 16)
         code = int(played.result["error_code"], 16)
         kind = 1 if code & PFERR_W else 2 if code & PFERR_F else 0
-        if not self._is_granted(vcpu, address, code >> 2 & 1, kind):
+        if not self.is_granted(vcpu, address, code >> 2 & 1, kind):
             return []
         regs = self.guest_registers(vcpu)
         says = f"vCPU {vcpu.id} got #PF({code:#x}) at {address:#x}, which its tables allow"
         return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
 
-    def _is_granted(self, vcpu: Vcpu, address: int, user: int, kind: int) -> bool:
+    def is_granted(self, vcpu: Vcpu, address: int, user: int, kind: int) -> bool:
         """Whether the tables allow an access in every way that they can be read, now and before this op."""
         regs = self.guest_registers(vcpu)
         regs.nx_reserved = True
@@ -636,7 +666,7 @@ class Coherence(Checker):
         kind = 1 if code & PFERR_W else 2 if code & PFERR_F else 0
         if not self._tables_settled(vcpu) or vcpu.mmu.root_hpa == 0:
             return []
-        if not self._is_granted(vcpu, address, 1 if code & PFERR_U else 0, kind):
+        if not self.is_granted(vcpu, address, 1 if code & PFERR_U else 0, kind):
             return []
         regs = self.guest_registers(vcpu)
         gpas = [gpa for gpa, _ in self.memory.walk(regs, address, self.clock - 1, [])]
@@ -661,11 +691,21 @@ class Coherence(Checker):
                 possible.add(MMIO_ANSWER & (1 << 8 * op.size) - 1)
             else:
                 possible.add(self.machine.arena.load(hpa | gpa & 0xFFF, op.size))
-        if value in possible:
+        if value in possible or self._is_revived_mmio(vcpu, op.gva):
             return []
         may = " or ".join(sorted(map(hex, possible))) or "nothing"
         says = f"vCPU {vcpu.id} read {value:#x} at {op.gva:#x}; memory has {may}"
         return [self._tell(op, "wrong-value", says, self._guest_lines(regs, self.flushes[vcpu.id], op.gva))]
+
+    def _is_revived_mmio(self, vcpu: Vcpu, address: int) -> bool:
+        """Whether an access met an MMIO SPTE where memory is by now.
+
+        A sync gives an MMIO SPTE the current generation without a look at the slots (sync_mmio_spte,
+        6.12.111), so that the access goes to user space until the SPTE is zapped.
+        """
+        root, levels = self._root(vcpu)
+        path, _ = hardware_walk(self.words, root, levels, address, 64)
+        return not self.tdp and bool(path) and path[-1][2] & MMIO == MMIO
 
     def _has_odd_tables(self, regs: Registers, address: int) -> bool:
         """Whether the guest's own walk meets a table in a read-only slot or in none.

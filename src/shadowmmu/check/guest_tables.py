@@ -199,7 +199,7 @@ class GuestMemory:
             if level == 3 and regs.nested:
                 return 0
             if level == 3:
-                return RESERVED if entry & (high | 1 << 63 | 0x1C6) else 0
+                return RESERVED if entry & (high | NX | 0x1C6) else 0
         if not regs.nx and regs.nx_reserved:
             high |= NX
         if level > 3:
@@ -223,7 +223,7 @@ class GuestMemory:
         self, regs: Registers, state: State, gva: u64, since: i64, refused: list[tuple[int, int, int]]
     ) -> list[State]:
         """Where reading one more entry for gva leads to; refusals are added as (level, gpa, why)."""
-        level: u64 = state[0]
+        level: i64 = state[0]
         table: u64 = state[1]
         above: u64 = state[2]
         shift: u64 = 12 + regs.index_bits * (level - 1)
