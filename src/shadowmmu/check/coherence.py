@@ -54,7 +54,7 @@ from ..x86.bits import (
     W,
 )
 from .checker import Checker, Violation
-from .guest_tables import DIRTY, GLOBAL, UNUSED, GuestMemory, Registers, State, permits
+from .guest_tables import DIRTY, GLOBAL, UNUSED, GuestMemory, Refusals, Registers, State, permits
 from .usable import ACCESSES, Link, Use, accesses_of, hardware_walk, is_usable, tlb_uses
 
 __all__ = ["Coherence"]
@@ -257,7 +257,7 @@ class Coherence(Checker):
 
     def _track(self, changed: Iterable[int] = ()) -> None:
         """Find the tables that can be reached now, to see them change from here on."""
-        queue: list[tuple[int, int, int]] = []
+        queue: Refusals = []
         for vcpu in self.kvm.vcpus:
             for regs in (self.guest_registers(vcpu), self.nested_registers(vcpu)):
                 if regs.levels == 3 and regs.pdptrs is not None:
@@ -644,7 +644,7 @@ class Coherence(Checker):
         """Whether the tables allow an access in every way that they can be read, now and before this op."""
         regs = self.guest_registers(vcpu)
         regs.nx_reserved = True
-        refused: list[tuple[int, int, int]] = []
+        refused: Refusals = []
         ways = self.memory.walk(regs, address, self.clock - 1, refused)
         if refused or not ways:
             return False

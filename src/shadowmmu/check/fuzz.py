@@ -288,7 +288,7 @@ def _cut(lines: list[str], violation: Violation) -> list[str]:
     return lines[: violation.op + 1] if violation.op + 1 < len(lines) else lines
 
 
-# -- long runs ------------------------------------------------------------------------------------------------
+# -- long runs -------------------------------------------------------------------------------------------
 
 
 def grounds(

@@ -1,10 +1,10 @@
 """Guests made at random: the text of a machine, and what may happen on it, line by line of a scenario.
 
-A guest has a few tables of every level, filled at random and shared, and reaches them through windows, so that
-it edits tables in use. The `ordinary` guest keeps its tables in order: an entry of a level leads to a table of
-the next or to a page, and after most edits it flushes. The `hostile` one writes anything: random words, tables
-that lead to themselves, to tables of another level, into memory-mapped devices or nowhere; its tables are in
-memory of every kind.
+A guest has a few tables of every level, filled at random and shared, and reaches them through windows, so
+that it edits tables in use. The `ordinary` guest keeps its tables in order: an entry of a level leads to a
+table of the next or to a page, and after most edits it flushes. The `hostile` one writes anything: random
+words, tables that lead to themselves, to tables of another level, into memory-mapped devices or nowhere; its
+tables are in memory of every kind.
 
 The same seed gives the same guest.
 """
@@ -335,8 +335,10 @@ class Ground:
             return [at + self.access()]
         if chance < 0.8 and self.mode != "nopaging":
             edits = [f"{at}write {edit.gva:#x} {edit.value:#x} size={edit.size}" for edit in self.edit()]
-            flush = [] if self.nested or self.hostile or rng.random() < 0.3 else [f"{at}cr3 {self._root():#x}"]
-            return [f"{at}l2exit", *edits] if self.nested else edits + flush
+            if self.nested:
+                return [f"{at}l2exit", *edits]
+            flushes = not self.hostile and rng.random() < 0.7
+            return [*edits, *([f"{at}cr3 {self._root():#x}"] if flushes else [])]
         return self.slow()
 
     def _root(self) -> int:

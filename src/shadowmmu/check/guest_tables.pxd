@@ -26,6 +26,6 @@ cdef class GuestMemory:
     cpdef list values(self, u64 gpa, u64 size, i64 since)
     cpdef u64 refusal(self, Registers regs, u64 level, u64 entry) except? 77
     cpdef bint _takes_bits(self, u64 gpa) except -1
-    cpdef tuple start(self, Registers regs)
-    cpdef list step(self, Registers regs, tuple state, u64 gva, i64 since, list refused)
-    cpdef list walk(self, Registers regs, u64 gva, i64 since, list refused)
+    cpdef object start(self, Registers regs)
+    cpdef list step(self, Registers regs, object state, u64 gva, i64 since, object refused)
+    cpdef list walk(self, Registers regs, u64 gva, i64 since, object refused)

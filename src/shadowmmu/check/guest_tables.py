@@ -32,9 +32,10 @@ from ..x86.bits import (
     W,
 )
 
-__all__ = ["DIRTY", "FOREVER", "GLOBAL", "UNUSED", "GuestMemory", "Registers", "State", "permits"]
+__all__ = ["DIRTY", "FOREVER", "GLOBAL", "UNUSED", "GuestMemory", "Refusals", "Registers", "State", "permits"]
 
 State = tuple[int, int, int]
+Refusals = list[tuple[int, int, int]]
 
 DIRTY, GLOBAL, UNUSED = 8, 16, 32
 """Beside the ACC bits in a state's rights: D and G of the leaf; A is missing somewhere on the way."""
@@ -147,7 +148,7 @@ class GuestMemory:
         if known is None:
             self.past[gpa] = [(old, time)]
             return
-        if known[-1][1] == FOREVER:
+        if known[len(known) - 1][1] == FOREVER:
             known = self.past[gpa] = [(value, time if end == FOREVER else end) for value, end in known]
         known.append((old, time))
 
@@ -219,9 +220,7 @@ class GuestMemory:
         mask: u64 = ADDR | 0xFE0 if regs.levels == 3 else ADDR
         return (regs.levels, regs.root & mask, ACC_ALL)
 
-    def step(
-        self, regs: Registers, state: State, gva: u64, since: i64, refused: list[tuple[int, int, int]]
-    ) -> list[State]:
+    def step(self, regs: Registers, state: State, gva: u64, since: i64, refused: Refusals) -> list[State]:
         """Where reading one more entry for gva leads to; refusals are added as (level, gpa, why)."""
         level: i64 = state[0]
         table: u64 = state[1]
@@ -268,9 +267,7 @@ class GuestMemory:
                 found.append((level - 1, entry & ADDR, rights))
         return found
 
-    def walk(
-        self, regs: Registers, gva: u64, since: i64, refused: list[tuple[int, int, int]]
-    ) -> list[tuple[int, int]]:
+    def walk(self, regs: Registers, gva: u64, since: i64, refused: Refusals) -> list[tuple[int, int]]:
         """(gpa, rights) of every way that gva may be translated by entries as they were after `since`."""
         states = [self.start(regs)]
         leaves: list[tuple[int, int]] = []

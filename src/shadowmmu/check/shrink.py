@@ -1,4 +1,4 @@
-"""Delta debugging: the smallest list that still fails (Zeller and Hildebrandt, ddmin), then simpler operands."""
+"""Delta debugging: the smallest list that still fails (after Zeller and Hildebrandt), simpler operands."""
 
 from __future__ import annotations
 

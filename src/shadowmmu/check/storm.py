@@ -88,8 +88,10 @@ class Storm:
         return x * 0x2545F4914F6CDD1D & MASK64
 
     def run(self, count: u64, user: u32, size: u32) -> u64:
-        """Play up to `count` random ops; how many were. It stops early at a failure, at something seldom, which
-        the caller has to think of, and when a vCPU that should be in L2 is not. `user`: also at CPL 3.
+        """Play up to `count` random ops; how many were. `user`: also at CPL 3; `size`: bytes of an access.
+
+        It stops early at a failure, at something seldom, which the caller has to think of, and when a vCPU
+        that should be in L2 is not.
         """
         done: u64 = 0
         flushing: u64 = 0 if self.nested or len(self.roots) == 0 else 1
@@ -110,9 +112,7 @@ class Storm:
                 if len(self.edits) == 0 or vcpu.guest_mode:
                     continue
                 which = which % (len(self.edits) // 3) * 3
-                self.note(
-                    WRITE, number, 1, self.edits[which + 2], self.edits[which], self.edits[which + 1]
-                )
+                self.note(WRITE, number, 1, self.edits[which + 2], self.edits[which], self.edits[which + 1])
                 self.play(number, self.edits[which], 1, self.edits[which + 1], self.edits[which + 2])
             elif chance < 985 and flushing:
                 gva = self.gvas[which % len(self.gvas)]
@@ -169,9 +169,8 @@ class Storm:
         cpu = vcpu.cpu
         address: u64
         result: u32
-        n: u32
         cpu.user = mode >> 2 & 1
-        for n in range(RETRIES):
+        for _ in range(RETRIES):
             if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
                 vcpu_enter_guest(vcpu)
             hpa: u64 = cpu.access(gva, mode & 3)
@@ -184,7 +183,7 @@ class Storm:
             result = kvm_mmu_page_fault(vcpu, address, cpu.fault_error_code)
             if result == RET_PF_EMULATE:
                 return FAULT - 1
-            if result == RET_PF_EFAULT or result == RET_PF_ENOSPC:
+            if result in (RET_PF_EFAULT, RET_PF_ENOSPC):
                 return FAULT - 2
             if vcpu.exception is not None:
                 vcpu.exception = None
@@ -263,7 +262,7 @@ class Storm:
                 self.memory.changed(gpa, old, self.clock)
         return 0
 
-    # -- control -----------------------------------------------------------------------------------------------
+    # -- control -------------------------------------------------------------------------------------------
 
     def invlpg(self, number: u32, gva: u64) -> int:
         """INVLPG."""
