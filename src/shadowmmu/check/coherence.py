@@ -134,7 +134,9 @@ class Coherence(Checker):
         self.clock = 0
         self.tdp = bool(self.kvm.parameters.tdp_enabled)
         self.flushes = [Flushes() for _ in self.kvm.vcpus]
-        self.pdptrs = [self._read_pdptrs(vcpu) for vcpu in self.kvm.vcpus]
+        self.pdptrs = [[0] * 4 for _ in self.kvm.vcpus]
+        for vcpu in self.kvm.vcpus:
+            self._load_pdptrs(vcpu)
         self.before = [_registers_of(vcpu) for vcpu in self.kvm.vcpus]
         self.tracked: dict[int, bytes] = {}
         self.formats: dict[int, set[tuple[int, int]]] = {}
@@ -180,10 +182,13 @@ class Coherence(Checker):
             regs.pa_bits = vcpu.maxphyaddr
         return regs
 
-    def _read_pdptrs(self, vcpu: Vcpu) -> list[int]:
-        """The PDPTEs in memory at the CR3 (in L2: nested CR3) of a vCPU."""
-        base = (vcpu.nested_cr3 if vcpu.guest_mode else vcpu.cr3) & 0xFFFFFFE0
-        return [self.memory.word(base + 8 * i) for i in range(4)]
+    def _load_pdptrs(self, vcpu: Vcpu) -> None:
+        """The processor loads its PDPTE registers from memory, all or, if one has a reserved bit, none."""
+        base = vcpu.cr3 & 0xFFFFFFE0
+        reserved = 0x1E6 | MASK64 >> vcpu.maxphyaddr << vcpu.maxphyaddr
+        pdptrs = [self.memory.word(base + 8 * i) for i in range(4)]
+        if not any(pdpte & P and pdpte & reserved for pdpte in pdptrs):
+            self.pdptrs[vcpu.id] = pdptrs
 
     def _note_flushes(self, op: Op, played: OpResult | None) -> None:
         """Which flushes the op was. They are taken for older than what the op itself changed."""
@@ -197,7 +202,7 @@ class Coherence(Checker):
             if mine and isinstance(op, kinds.WriteCr) and op.cr == 3 and (outcome == "ok" or after != before):
                 if not (vcpu.cr4 & CR4_PCIDE and op.value >> 63):
                     flushes.load_root(before[1], time)
-                self.pdptrs[vcpu.id] = self._read_pdptrs(vcpu)
+                self._load_pdptrs(vcpu)
             elif after != before:
                 self._note_registers(vcpu, flushes, before, after, time)
 
@@ -208,17 +213,13 @@ class Coherence(Checker):
         if any((a ^ b) & mask for a, b, mask in zip(before, after, FLUSHING, strict=True)):
             flushes.flush(time)
         pae = self._levels(after[0], after[2], after[3]) == 3
-        if (
-            after[4]
-            or pae
-            and any((a ^ b) & mask for a, b, mask in zip(before, after, LOADING_PDPTRS, strict=True))
-        ):
-            self.pdptrs[vcpu.id] = self._read_pdptrs(vcpu)
+        if pae and any((a ^ b) & mask for a, b, mask in zip(before, after, LOADING_PDPTRS, strict=True)):
+            self._load_pdptrs(vcpu)
 
     def loaded_cr3(self, vcpu: Vcpu, before: int) -> None:
         """A MOV to CR3 was carried out that this checker did not see as an op."""
         self.flushes[vcpu.id].load_root(before, self.clock - 1)
-        self.pdptrs[vcpu.id] = self._read_pdptrs(vcpu)
+        self._load_pdptrs(vcpu)
 
     def catch_up(self) -> None:
         """The tables changed and somebody else kept their former values."""
@@ -643,7 +644,7 @@ class Coherence(Checker):
     def is_granted(self, vcpu: Vcpu, address: int, user: int, kind: int) -> bool:
         """Whether the tables allow an access in every way that they can be read, now and before this op."""
         regs = self.guest_registers(vcpu)
-        regs.nx_reserved = True
+        regs.nx_reserved = regs.bit8_reserved = True
         refused: Refusals = []
         ways = self.memory.walk(regs, address, self.clock - 1, refused)
         if refused or not ways:
@@ -732,6 +733,15 @@ class Coherence(Checker):
             return Violation(self.name, predicate, says, self.player.op_number - 1, "end", shows=shows)
         number = self.player.op_number - (0 if isinstance(op, kinds.SetAc | kinds.SetDump) else 1)
         return Violation(self.name, predicate, says, number, op.text, shows=shows)
+
+    def explain(self, vcpu: Vcpu, address: int) -> list[str]:
+        """The guest's walk for an address beside the shadow's."""
+        lines = self._guest_lines(self.guest_registers(vcpu), self.flushes[vcpu.id], address)
+        if self.tdp:
+            return lines
+        root, levels = self._root(vcpu)
+        path, _ = hardware_walk(self.words, root, levels, address, vcpu.host_maxphyaddr)
+        return lines + self._shadow_lines(Use(address, 1, 0, 0, tuple(path))) if path else lines
 
     def _violation(
         self, op: Op | None, vcpu: Vcpu, regs: Registers, use: Use, address: int, problem: Problem

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..guest.ops import Op
 from ..guest.player import Player
 from ..guest.scenario import Scenario
 from ..guest.setup import ScenarioError, resolve
@@ -21,7 +22,7 @@ from .checker import CORRUPT, Checker, Violation, play_checked
 from .coherence import Coherence
 from .ground import MMUS, MODES, PROFILES, Ground
 from .shrink import shrink, simpler_lines
-from .storm import ACCESS, CR3, INVLPG, LINES, Storm, StormOp
+from .storm import ACCESS, CR3, INVLPG, LINES, VMEXIT, VMRUN, Storm, StormOp
 
 __all__ = ["Failure", "Found", "Report", "check_lines", "episode", "fuzz"]
 
@@ -126,10 +127,12 @@ class _Episode:
         self.player.watched.clear()
         self.player.kvm.tracing = False
         self.lines: list[list[str]] = []
-        self.text = list(ground.setup)
+        self.text = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
+        self.known: dict[str, Op] = {}
         self.coherence = Coherence(self.player, every=1 << 60) if checked else None
         vcpus = [cpu.vcpu for cpu in self.player.cpus]
-        self.storm = Storm(vcpus, self.coherence, nested=ground.nested)
+        vmcbs = [vmcb.gpa for vmcb in self.player.vmcbs]
+        self.storm = Storm(vcpus, self.coherence, vmcbs)
         self.storm.load(
             ground.seed + 1,
             [ground.address() for _ in range(GVAS)],
@@ -145,7 +148,7 @@ class _Episode:
         """Play the episode; what is wrong, if anything."""
         user = 0 if self.ground.nested else 1
         size = 8 if self.ground.mode in ("long4", "long5") and not self.ground.nested else 4
-        self._play_lines(["nop", "@1 nop"])
+        self._play_lines(["l2nop", "@1 l2nop"] if self.ground.nested else ["nop", "@1 nop"])
         try:
             while self.ops < self.limit and self.storm.played < self.limit:
                 done = self.storm.run(min(BATCH, self.limit - self.ops), user, size)
@@ -173,21 +176,14 @@ class _Episode:
 
     def _storm_failure(self) -> Violation:
         assert self.storm.failure is not None
-        predicate, says, vcpu, gva = self.storm.failure
-        return Violation("coherence", predicate, f"vCPU {vcpu}, gva {gva:#x}: {says}", self.ops, "")
+        predicate, says, number, gva = self.storm.failure
+        what = f"vCPU {number}, gva {gva:#x}: {says}"
+        shows = () if self.coherence is None else self.coherence.explain(self.storm.vcpus[number], gva)
+        return Violation("coherence", predicate, what, self.ops, "", shows=shows)
 
     def _seldom(self) -> list[Violation]:
-        """The storm has paused: bring something that happens seldom, and send vCPUs back to L2."""
-        found: list[Violation] = []
-        if self.rng.random() < SLOW_SHARE:
-            found = self._play_lines(self.ground.slow())
-        if self.ground.nested and not found:
-            number = self.rng.randrange(2)
-            if not self.storm.vcpus[number].guest_mode:
-                found = self._play_lines(["@1 l2nop" if number else "l2nop"])
-            elif self.rng.random() < 0.1:
-                found = self._play_lines(["@1 l2exit" if number else "l2exit"])
-        return found
+        """The storm has paused: bring something that happens seldom."""
+        return self._play_lines(self.ground.slow()) if self.rng.random() < SLOW_SHARE else []
 
     def _play_lines(self, lines: list[str]) -> list[Violation]:
         found: list[Violation] = []
@@ -195,9 +191,7 @@ class _Episode:
             self.coherence.clock = self.storm.clock
             self.coherence.catch_up()
         for line in lines:
-            op = Scenario.parse("\n".join([*self.text, line]) + "\n").ops[-1]
-            if line.split()[0] in ("slot", "delslot", "movslot"):
-                self.text.append(line)
+            op = self._op(line)
             if self.coherence is not None:
                 self.coherence.before_op(op)
             played = next(self.player.play([op]), None)
@@ -210,6 +204,16 @@ class _Episode:
         self.storm.refresh()
         return found
 
+    def _op(self, line: str) -> Op:
+        """A line as an op; what it needs of the machine are slots and vCPUs."""
+        if line.split()[0] in ("slot", "delslot", "movslot"):
+            self.text.append(line)
+            return Scenario.parse("\n".join(self.text) + "\n").ops[-1]
+        op = self.known.get(line)
+        if op is None:
+            op = self.known[line] = Scenario.parse("\n".join([*self.text, line]) + "\n").ops[-1]
+        return op
+
     def history(self) -> list[str]:
         """All that happened, as lines."""
         return [line for op in self.storm.history() for line in self._lines_of(op)]
@@ -219,6 +223,8 @@ class _Episode:
         at = "@1 " if vcpu else ""
         if kind == LINES:
             return self.lines[value]
+        if kind in (VMRUN, VMEXIT):
+            return [f"{at}l2nop" if kind == VMRUN else f"{at}l2exit"]
         if kind == INVLPG:
             return [f"{at}invlpg {gva:#x}"]
         if kind == CR3:

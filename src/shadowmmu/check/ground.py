@@ -6,6 +6,10 @@ table of the next or to a page, and after most edits it flushes. The `hostile` o
 words, tables that lead to themselves, to tables of another level, into memory-mapped devices or nowhere; its
 tables are in memory of every kind.
 
+A PAE hypervisor leaves its PDPTEs alone: KVM's walks of nested tables read them anew while its roots are
+those of the last VMRUN, so that what one leads to ends up in the shadow of another, for good
+(nested_svm_get_tdp_pdptr, FNAME(fetch), 6.12.111).
+
 The same seed gives the same guest.
 """
 
@@ -76,6 +80,8 @@ class Ground:
             for level in range(1, self.levels + 1)
         }
         self.everything = [(level, table) for level in self.tables for table in self.tables[level]]
+        fixed = 3 if mode == "pae" and self.nested else 0
+        self.edited = [(level, table) for level, table in self.everything if level != fixed]
         self.window: dict[int, int] = {}
         self.logging = {1: False, 2: False}
         self.manual = rng.choice((0, 0, 0, 1, 3))
@@ -129,7 +135,7 @@ class Ground:
         rng, chance = self.random, self.random.random()
         if chance < 0.08:
             return rng.choice((0, 0, 0x20))
-        if self.hostile and chance < 0.16:
+        if self.hostile and chance < 0.16 and (self.mode, level) != ("pae", 3):
             return self._hostile_entry(chance)
         if self.mode == "pae" and level == 3:
             return rng.choice(self.tables[2]) | 1
@@ -145,7 +151,7 @@ class Ground:
         rng = self.random
         if chance < 0.1:
             return rng.getrandbits(8 * self.entry_size) | 1
-        page = rng.choice((*(table for _, table in self.everything), *NOTHING, *READ_ONLY, 0xF0001000))
+        page = rng.choice((*(table for _, table in self.edited), *NOTHING, *READ_ONLY, 0xF0001000))
         return page | self.flags(leaf=True) & ~0x100 | self._maybe(0x80, 0.1)
 
     # -- setup ---------------------------------------------------------------------------------------------
@@ -210,7 +216,7 @@ class Ground:
 
     def edit(self) -> list[Edit]:
         """Writes of the guest that change one entry: two if its code cannot do it in one."""
-        level, table = self.random.choice(self.everything)
+        level, table = self.random.choice(self.edited)
         gva, value = self.window[table] + self.entry_size * self.index(level), self.entry(level)
         if self.hostile and self.random.random() < 0.05:
             return [Edit(gva + self.random.randrange(self.entry_size), 1, value & 0xFF)]

@@ -8,7 +8,7 @@ cimport cython
 cdef class Registers:
     cdef public u64 levels, root, pa_bits
     cdef public list pdptrs
-    cdef public bint wp, nx, nx_reserved, smep, pse, pge, nested
+    cdef public bint wp, nx, nx_reserved, bit8_reserved, smep, pse, pge, nested
     cdef readonly u64 index_bits, entry_bytes
 
 cpdef bint permits(Registers regs, u64 rights, u64 user, u64 kind) except -1

@@ -55,6 +55,8 @@ class Registers:
     pa_bits     width of a physical address: higher bits in an entry are reserved
     nx          EFER.NX; without it bit 63 of an entry is reserved, but where `nx_reserved` is off: KVM's
                 shadow pages are used whatever EFER.NX is, so that a page marked so is not executed instead
+    bit8_reserved
+                bit 8 of an entry of level 4 or 5 is reserved: to KVM's guests it is, processors differ
     nested      these are nested tables: every access is one of a user
     """
 
@@ -65,6 +67,7 @@ class Registers:
         self.wp = True
         self.nx = True
         self.nx_reserved = True
+        self.bit8_reserved = False
         self.smep = False
         self.pse = True
         self.pge = False
@@ -204,7 +207,7 @@ class GuestMemory:
         if not regs.nx and regs.nx_reserved:
             high |= NX
         if level > 3:
-            high |= PS
+            high |= PS | G if regs.bit8_reserved else PS
         elif level > 1 and entry & PS:
             high |= 0x1FE000 if level == 2 else 0x3FFFE000
         return RESERVED if entry & high else 0

@@ -11,7 +11,7 @@ from .guest_tables cimport GuestMemory, Registers, permits
 
 @cython.final
 cdef class Storm:
-    cdef readonly list vcpus, emulators, cpus, registers
+    cdef readonly list vcpus, emulators, cpus, registers, vmcbs
     cdef readonly Kvm kvm
     cdef readonly bint tdp, nested, checking
     cdef readonly object coherence
@@ -24,6 +24,10 @@ cdef class Storm:
     cdef u64[::1] log, gvas, edits, roots
     cdef u64 next(self) except? 0xdead
     cpdef u64 run(self, u64 count, u32 user, u32 size) except? 0xdead
+    cdef int in_l1(self, u32 number, u64 which) except -1
+    cdef int edit(self, u32 number, u64 which) except -1
+    cdef int vmrun(self, u32 number) except -1
+    cdef int vmexit(self, u32 number) except -1
     cdef int note(self, u64 kind, u64 number, u64 mode, u64 size, u64 gva, u64 value) except -1
     @cython.locals(cpu=Processor)
     cdef u64 access(self, Vcpu vcpu, u64 gva, u32 mode) except? 0xdead

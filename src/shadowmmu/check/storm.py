@@ -14,7 +14,7 @@ from array import array
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
-from ..guest.cpu import EndlessFaults, GuestCpu
+from ..guest.cpu import EndlessFaults, GuestCpu, LeftL2
 from ..guest.stubs import Step
 from ..kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from ..kvm.emulate import EmulationError, Emulator, MmioAccess
@@ -29,30 +29,42 @@ from .coherence import Coherence
 from .ground import Edit
 from .guest_tables import DIRTY, UNUSED, GuestMemory, Registers, permits
 
-__all__ = ["ACCESS", "CR3", "INVLPG", "LINES", "WRITE", "Storm", "StormOp"]
+__all__ = ["ACCESS", "CR3", "INVLPG", "LINES", "VMEXIT", "VMRUN", "WRITE", "Storm", "StormOp"]
 
-ACCESS, WRITE, INVLPG, CR3, LINES = 0, 1, 2, 3, 4
+ACCESS, WRITE, INVLPG, CR3, LINES, VMRUN, VMEXIT = 0, 1, 2, 3, 4, 5, 6
 
 StormOp = tuple[int, int, int, int, int]
 """Kind, vCPU, address, mode (bits 1:0 kind of access, bit 2 CPL 3; size in bits 15:8), value; LINES: value is
 an index."""
 
 RETRIES = 64
-ENDS = (TripleFault, DirtyRingFull, EntryFailed, EmulationError, EndlessFaults, KvmRunError, NoShadowPages)
+ENDS = (
+    TripleFault,
+    DirtyRingFull,
+    EntryFailed,
+    EmulationError,
+    EndlessFaults,
+    KvmRunError,
+    NoShadowPages,
+    LeftL2,
+)
 """What ends KVM_RUN: the op is over, and the guest may go on."""
 
 
 class Storm:
     """Plays ops on the vCPUs of a machine; `coherence` checks them, if given.
 
+    `vmcbs` are the VMCB12s of vCPUs that are hypervisors, one for each.
+
     `failure` is set to what is wrong when an op breaks the specification: (predicate, what, vCPU, address).
     """
 
-    def __init__(self, vcpus: list[Vcpu], coherence: Coherence | None, *, nested: bool) -> None:
+    def __init__(self, vcpus: list[Vcpu], coherence: Coherence | None, vmcbs: list[int]) -> None:
         self.vcpus = vcpus
         self.kvm = vcpus[0].kvm
         self.tdp = self.kvm.parameters.tdp_enabled
-        self.nested = nested
+        self.nested = len(vmcbs) != 0
+        self.vmcbs = vmcbs
         self.emulators = [Emulator(vcpu, _no_memory, has_code=False) for vcpu in vcpus]
         self.cpus = [GuestCpu(vcpu, _no_memory) for vcpu in vcpus]
         self.coherence = coherence
@@ -103,17 +115,21 @@ class Storm:
             which: u64 = random >> 16 & 0xFFFFFF
             if chance < 900:
                 if self.nested and not vcpu.guest_mode:
-                    return done
+                    self.in_l1(number, which)
+                    done += 1
+                    continue
                 mode: u32 = (1 if random >> 40 & 7 > 4 else 0) | (random >> 44 & user) << 2
                 gva: u64 = self.gvas[which % len(self.gvas)]
                 self.note(WRITE if mode & 3 else ACCESS, number, mode, size, gva, random >> 48)
                 self.play(number, gva, mode, random >> 48, size)
             elif chance < 970:
-                if len(self.edits) == 0 or vcpu.guest_mode:
+                if vcpu.guest_mode and which & 7 == 0:
+                    self.note(VMEXIT, number, 0, 0, 0, 0)
+                    self.vmexit(number)
+                elif len(self.edits) and not vcpu.guest_mode:
+                    self.edit(number, which)
+                else:
                     continue
-                which = which % (len(self.edits) // 3) * 3
-                self.note(WRITE, number, 1, self.edits[which + 2], self.edits[which], self.edits[which + 1])
-                self.play(number, self.edits[which], 1, self.edits[which + 1], self.edits[which + 2])
             elif chance < 985 and flushing:
                 gva = self.gvas[which % len(self.gvas)]
                 self.note(INVLPG, number, 0, 0, gva, 0)
@@ -128,6 +144,19 @@ class Storm:
                 continue
             done += 1
         return done
+
+    def in_l1(self, number: u32, which: u64) -> int:
+        """A vCPU that left L2 changes tables a few times and goes back."""
+        if len(self.edits) and which & 7:
+            return self.edit(number, which)
+        self.note(VMRUN, number, 0, 0, 0, 0)
+        return self.vmrun(number)
+
+    def edit(self, number: u32, which: u64) -> int:
+        """One of the known writes to tables."""
+        at: u64 = which % (len(self.edits) // 3) * 3
+        self.note(WRITE, number, 1, self.edits[at + 2], self.edits[at], self.edits[at + 1])
+        return self.play(number, self.edits[at], 1, self.edits[at + 1], self.edits[at + 2])
 
     def note(self, kind: u64, number: u64, mode: u64, size: u64, gva: u64, value: u64) -> int:
         """Write an op down."""
@@ -152,7 +181,10 @@ class Storm:
         ]
 
     def refresh(self) -> None:
-        """Registers may have changed."""
+        """Somebody else has played: registers may have changed, and nothing stays pending."""
+        for vcpu in self.vcpus:
+            vcpu.exception = None
+            vcpu.soft_interrupt = None
         if self.coherence is not None:
             self.clock = self.coherence.clock
             self.refresh_registers()
@@ -207,15 +239,15 @@ class Storm:
             elif hpa == FAULT - 1:
                 self.emulate(vcpu, gva, mode, value, size)
             if in_l2 != vcpu.guest_mode:
-                self.left_l2(vcpu)
+                self.switched(vcpu)
             elif hpa == FAULT and self.checking and not in_l2 and vcpu.cpu.fault_vector == PF_VECTOR:
                 self.check_exception(vcpu, gva, mode)
         except ENDS:
             self.end(vcpu)
         return 0
 
-    def left_l2(self, vcpu: Vcpu) -> None:
-        """#VMEXIT: the vCPU has other tables now, and nothing in its TLB."""
+    def switched(self, vcpu: Vcpu) -> None:
+        """VMRUN or #VMEXIT: the vCPU has other tables now, and nothing in its TLB."""
         if self.coherence is not None:
             self.coherence.flushes[vcpu.id].flush(self.clock - 1)
             self.refresh_registers()
@@ -281,6 +313,20 @@ class Storm:
             if done:
                 self.coherence.loaded_cr3(self.vcpus[number], before)
             self.refresh_registers()
+        return 0
+
+    def vmrun(self, number: u32) -> int:
+        """VMRUN, with the L2 that the VMCB12 has had last."""
+        self.clock += 1
+        self.execute(number, Insn(InsnOp.VMRUN, value=self.vmcbs[number]))
+        self.switched(self.vcpus[number])
+        return 0
+
+    def vmexit(self, number: u32) -> int:
+        """VMMCALL of L2."""
+        self.clock += 1
+        self.execute(number, Insn(InsnOp.VMMCALL))
+        self.switched(self.vcpus[number])
         return 0
 
     def execute(self, number: u32, insn: Insn) -> bool:
