@@ -1,0 +1,94 @@
+"""What all checks have in common: a `Checker` looks at a machine after every op and tells of `Violation`s."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from ..guest.ops import Op
+from ..guest.player import OpResult, Player
+from ..kvm.tdp.spte_changed import InvalidSpteChange
+
+__all__ = ["CORRUPT", "Checker", "Violation", "play_checked"]
+
+CORRUPT = (LookupError, InvalidSpteChange, RecursionError, RuntimeError)
+"""What the MMU raises when it meets structures that cannot be: where KVM has BUG() or WARN()."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must not be, found after an op.
+
+    check       which checker found it: audit, coherence
+    predicate   the name of what does not hold
+    says        what is wrong, with the names of recordings (S7[3], gpa:800000)
+    op, do      number and text of the op that broke it
+    step        what the vCPU did last, if the check looks inside ops; else empty
+    shows       lines with the part of the tables that explains it
+    """
+
+    check: str
+    predicate: str
+    says: str
+    op: int
+    do: str
+    step: str = ""
+    shows: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**asdict(self), "shows": list(self.shows)}
+
+    def text(self) -> str:
+        """The same for a reader, on several lines."""
+        step = f", {self.step}" if self.step else ""
+        head = [f"{self.predicate}: {self.says}", f"  broken by op {self.op}: {self.do.strip()}{step}"]
+        return "\n".join([*head, *(f"    {line}" for line in self.shows)])
+
+
+class Checker(ABC):
+    """Checks one machine. It is made before the first op; every op is announced, then reported."""
+
+    name: ClassVar[str]
+
+    def __init__(self, player: Player) -> None:
+        self.player = player
+
+    def before_op(self, op: Op) -> None:  # noqa: B027  (not every checker needs it)
+        """`op` is about to be played."""
+
+    @abstractmethod
+    def after_op(self, op: Op, played: OpResult | None) -> list[Violation]:
+        """What does not hold any more. `played` is None if the op says nothing about the machine."""
+
+    def finish(self) -> list[Violation]:
+        """After the last op: what was too dear to look at after each."""
+        return []
+
+
+def play_checked(
+    player: Player, ops: Iterable[Op], checkers: Sequence[Checker]
+) -> Iterator[tuple[Op, OpResult | None, list[Violation]]]:
+    """Play ops one by one; after each what the checkers found. Ends with the first op that ends the machine.
+
+    Structures on which the MMU itself stumbles are a violation too.
+    """
+    for op in ops:
+        for checker in checkers:
+            checker.before_op(op)
+        try:
+            played = next(player.play([op]), None)
+        except CORRUPT as error:
+            yield op, None, [_stumbled(player, op, error)]
+            return
+        found: list[Violation] = []
+        for checker in checkers:
+            found += checker.after_op(op, played)
+        yield op, played, found
+
+
+def _stumbled(player: Player, op: Op, error: Exception) -> Violation:
+    says = f"the MMU stumbles over its own structures: {type(error).__name__}: {error}"
+    return Violation("audit", "no-bug", says, player.op_number, op.text)
