@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..kvm.vcpu import Vcpu
     from ..kvm.vm import Kvm
 
-__all__ = ["snapshot"]
+__all__ = ["backed", "snapshot"]
 
 RawState = dict[str, Any]
 
@@ -61,7 +61,7 @@ def snapshot(machine: Machine) -> RawState:
             for gfn, count in slot.lpage_entries(level)
         ],
         "wtrack": [(slot.id, gfn, count) for slot in slots for gfn, count in slot.tracked()],
-        "pfns": _backed(machine, frames),
+        "pfns": backed(machine, frames),
     }
 
 
@@ -162,7 +162,7 @@ def _rmaps(kvm: Kvm, slot: MemSlot) -> Iterable[tuple[int, int, int, list[int]]]
             yield slot.id, level, gfn, pte_list(kvm, head)
 
 
-def _backed(machine: Machine, frames: set[int]) -> dict[int, int | str]:
+def backed(machine: Machine, frames: set[int]) -> dict[int, int | str]:
     """Guest address (or "zero") behind each of the frames that back guest memory now."""
     found: dict[int, int | str] = {}
     for pfn in frames:
