@@ -49,9 +49,13 @@ class Violation:
 
 
 class Checker(ABC):
-    """Checks one machine. It is made before the first op; every op is announced, then reported."""
+    """Checks one machine. It is made before the first op; every op is announced, then reported.
+
+    `checks` counts how often it looked.
+    """
 
     name: ClassVar[str]
+    checks: int = 0
 
     def __init__(self, player: Player) -> None:
         self.player = player

@@ -28,7 +28,9 @@ from ..kvm.memslots import MemSlot
 from ..kvm.mmu import KvmMmu
 from ..kvm.shadow_page import ShadowPage
 from ..kvm.vcpu import Vcpu
+from ..trace.events import Event
 from ..trace.names import Names
+from ..trace.snapshot import backed, shadow_pages
 from ..x86.bits import ACC_U, ACC_W, ACC_X, ADDR, NX, PS, P, U, W
 
 __all__ = ["Changes", "FrameKey", "Page", "Spte", "Tables", "pages_at", "roots_of"]
@@ -56,14 +58,15 @@ class Page:
         "frames",
         "gfn",
         "guest",
-        "guest_at",
         "hpa",
         "image",
         "level",
         "marked",
         "meta",
+        "read",
         "role",
         "sp",
+        "special",
         "tdp",
         "translations",
         "translations_image",
@@ -76,6 +79,7 @@ class Page:
         self.hpa: int = sp.hpa
         self.gfn: int = sp.gfn
         self.tdp: bool = bool(sp.tdp_mmu_page)
+        self.special: bool = bool(sp.special)
         self.role = 0
         self.level = 0
         self.valid = False
@@ -86,13 +90,13 @@ class Page:
         self.translations: memoryview = memoryview(b"")
         self.marked: frozenset[int] = frozenset()
         self.guest: bytes | None = None
-        self.guest_at = -1
+        self.read = False
         self.frames: dict[int, FrameKey] = {}
 
     @property
     def has_gptes(self) -> bool:
         """Whether it shadows a guest table."""
-        return not self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH)
+        return not self.special and not self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH)
 
     @property
     def access(self) -> int:
@@ -174,6 +178,8 @@ class Changes:
     frames: set[FrameKey] = field(default_factory=set)
     tables: set[int] = field(default_factory=set)
     """gfns of guest tables."""
+    rewritten: set[int] = field(default_factory=set)
+    """gfns of guest tables that changed under a page in sync; told also if `everything`."""
 
 
 def roots_of(machine: Machine, mmu: KvmMmu) -> Iterator[int]:
@@ -225,6 +231,7 @@ class Tables:
         self.names = Names({}, self.kvm.design)
         self.unseen: set[int] = set()
         self._generations = (-1, -1)
+        self._pages_changed = False
         self._clear()
 
     def _clear(self) -> None:
@@ -259,6 +266,26 @@ class Tables:
         """What is not empty in a page."""
         empty = self.kvm.design.empty_spte
         return (Spte(page, i) for i, value in enumerate(page.words) if value != empty)
+
+    def all_sptes(self) -> Iterator[Spte]:
+        """Every SPTE that is not empty."""
+        for page in self.pages.values():
+            yield from self.sptes_of(page)
+
+    def sptes_at(self, addresses: Iterable[int]) -> Iterator[Spte]:
+        """Those of the addresses, in order, at which there still is one."""
+        for address in sorted(addresses):
+            spte = self.spte(address)
+            if spte is not None:
+                yield spte
+
+    def all_frames(self) -> set[FrameKey]:
+        """All frames that are mapped or have an rmap."""
+        found = set(self.mapping)
+        for slot in self.kvm.memslots:
+            for level in (1, 2, 3):
+                found |= {(slot.id, level, gfn) for gfn, _ in slot.rmap_entries(level)}
+        return found
 
     def child(self, spte: Spte) -> Page | None:
         """The page that a link leads to."""
@@ -295,6 +322,33 @@ class Tables:
                 yield from self.mapping.get((slot.id, level, first), ())
             yield from self.mapping.get((TDP, level, first), ())
 
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def number(self, events: Iterable[Event]) -> None:
+        """Give pages that came since the last time their numbers; `events` are those since then."""
+        if not self._pages_changed:
+            return
+        try:
+            listed, extra = shadow_pages(self.kvm)
+        except LookupError:
+            return
+        self._pages_changed = False
+        self.names.number([{"hpa": sp.hpa, "gfn": sp.gfn, "role": sp.role} for sp in (*listed, *extra)], events)
+
+    def page_name(self, hpa: int) -> str:
+        """Name of the page at hpa, as recordings have it."""
+        return self.names.page(hpa) or f"page {hpa:#x}"
+
+    def spte_name(self, address: int) -> str:
+        """Name of the SPTE at an address."""
+        return f"{self.page_name(address & ~0xFFF)}[{address >> 3 & 511}]"
+
+    def value_name(self, spte: Spte) -> str:
+        """What an SPTE holds, as recordings have it."""
+        if spte.is_leaf:
+            self.names.learn(backed(self.machine, {(spte.value & ADDR) >> 12}))
+        return self.names.spte(spte.value, leaf=not spte.is_link)
+
     # -- looking -------------------------------------------------------------------------------------------
 
     def look(self, *, again: bool = False) -> Changes:
@@ -302,8 +356,9 @@ class Tables:
         kvm = self.kvm
         changes = Changes()
         generations = kvm.mmu_valid_gen, kvm.memslots_generation
+        former: dict[int, Page] = {}
         if again or generations != self._generations:
-            active = self.active
+            active, former = self.active, self.pages
             self._clear()
             self.active = active
             self._host.ranges.clear()
@@ -319,7 +374,8 @@ class Tables:
                         self._drop(page, changes)
                     page = self.pages[sp.hpa] = Page(sp)
                     changes.pages.add(page.hpa)
-                self._compare(page, changes)
+                    self._pages_changed = True
+                self._compare(page, changes, former.get(page.hpa, page))
         if seen != len(self.pages):
             here = {sp.hpa for sp in kvm.owners if sp is not None}
             for hpa in [hpa for hpa in self.pages if hpa not in here]:
@@ -329,10 +385,11 @@ class Tables:
         self._look_at_logs(changes)
         self.former_active, self.active = self.active, kvm.active_mmu_pages.pages()
         if changes.everything:
-            return Changes(everything=True)
+            return Changes(everything=True, rewritten=changes.rewritten)
         return changes
 
-    def _compare(self, page: Page, changes: Changes) -> None:
+    def _compare(self, page: Page, changes: Changes, former: Page) -> None:
+        """Find what changed in a page; `former` is what was known of it, mostly itself."""
         sp = page.sp
         meta = (
             sp.role,
@@ -340,7 +397,7 @@ class Tables:
             sp.unsync_children,
             sp.mmu_valid_gen,
             sp.root_count,
-            sp.parent_ptes,
+            sp.parents(),
             sp.nx_huge_page_disallowed,
             sp.tracked_nx_huge_page,
             sp.on_list,
@@ -360,6 +417,9 @@ class Tables:
             self._new_words(page, image, translations, changes)
         if page.valid and page.has_gptes:
             guest = self._guest_table(page)
+            if former.read and former.sp is sp and guest != former.guest and not page.unsync:
+                changes.rewritten.add(page.gfn)
+            page.read = True
             if guest != page.guest:
                 page.guest = guest
                 self._touch_all(page, changes)
@@ -378,6 +438,7 @@ class Tables:
 
     def _new_meta(self, page: Page, meta: tuple[int, ...], changes: Changes) -> None:
         former = page.meta
+        self._pages_changed |= former[:1] != meta[:1]
         self._unname(page, changes)
         page.meta = meta
         page.role = meta[0]
@@ -390,7 +451,7 @@ class Tables:
 
     def _name(self, page: Page, changes: Changes) -> None:
         """Enter a page into the indexes that go by its role."""
-        if page.valid and not page.tdp:
+        if page.valid and not page.tdp and not page.special:
             self.named[page.gfn, page.role].add(page.hpa)
         self.unsync_pages += page.unsync
         if page.has_gptes and not page.role & ROLE_INVALID:
@@ -474,6 +535,7 @@ class Tables:
 
     def _drop(self, page: Page, changes: Changes) -> None:
         """The page is gone, and another may be at its address."""
+        self._pages_changed = True
         self._unname(page, changes)
         for spte in list(self.sptes_of(page)):
             self._forget(page, spte.index, changes)

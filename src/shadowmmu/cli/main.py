@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from shadowmmu import __version__
+from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
 from shadowmmu.cli.designs import designs
 from shadowmmu.cli.run import run
@@ -29,6 +30,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(designs)
 

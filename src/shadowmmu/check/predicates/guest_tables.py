@@ -149,7 +149,7 @@ def mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
 
 @predicate(
     "unsync-is-leaf-table",
-    Scope.PAGE,
+    Scope.ANY_PAGE,
     "only leaf tables are unsync, and only if nothing shadows their gfn as an upper table",
     "mmu_try_to_unsync_pages",
     "kvm_mmu_find_shadow_page",
@@ -185,7 +185,7 @@ def unsync_marked(t: Tables, spte: Spte) -> Iterator[Finding]:
 
 @predicate(
     "unsync-counted",
-    Scope.PAGE,
+    Scope.ANY_PAGE,
     "unsync_children counts the marks of a page",
     "__mmu_unsync_walk",
     "clear_unsync_child_bit",
@@ -279,11 +279,16 @@ def write_tracked(t: Tables, gfn: int) -> Iterator[Finding]:
     slot = t.kvm.gfn_to_memslot(gfn)
     if slot is None:
         return
-    upper = [hpa for hpa in sorted(t.shadowing.get(gfn, ())) if t.pages[hpa].level > 1]
+    upper = [hpa for hpa in sorted(t.shadowing.get(gfn, ())) if _is_tracked(t, t.pages[hpa])]
     if t.kvm.write_tracked(slot, gfn) != bool(upper):
         says = f"gfn {gfn:x} is {'not ' if upper else ''}write-tracked"
         by = f"shadowed as an upper table by {t.page_name(upper[0])}" if upper else "not an upper table"
         yield Finding(f"{says} but {by}", pages=tuple(upper))
+
+
+def _is_tracked(t: Tables, page: Page) -> bool:
+    """Whether a page has its guest table tracked: upper tables, and all if none may go unsync."""
+    return page.level > 1 or not t.kvm.design.unsync
 
 
 @predicate(
@@ -320,7 +325,7 @@ def tracking_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
             for gfn, hpas in t.shadowing.items()
             if slot.base_gfn <= gfn < slot.base_gfn + slot.npages
             for hpa in hpas
-            if t.pages[hpa].level > 1
+            if _is_tracked(t, t.pages[hpa])
         )
         if dict(slot.tracked()) != dict(upper):
             yield Finding(f"slot {slot.id}: write-tracking counts {slot.tracked()}, tables {sorted(upper.items())}")

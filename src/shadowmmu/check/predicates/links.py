@@ -27,14 +27,14 @@ LINK = SPTE_MMU_PRESENT | P | W | U | A
 
 @predicate(
     "parents-are-links",
-    Scope.PAGE,
+    Scope.ANY_PAGE,
     "an SPTE points to a page exactly if the page has it among its parents, once",
     "kvm_mmu_link_parent_pte",
     "kvm_mmu_page_set_parent_pte",
     "drop_parent_pte",
 )
 def parents_are_links(t: Tables, page: Page) -> Iterator[Finding]:
-    parents = pte_list(t.kvm, page.sp.parent_ptes)
+    parents = pte_list(t.kvm, page.sp.parents())
     pointing = t.pointing.get(page.hpa, set())
     name = t.page_name(page.hpa)
     for address in sorted({sptep for sptep in parents if parents.count(sptep) > 1}):
@@ -84,11 +84,17 @@ def child_role(t: Tables, spte: Spte) -> Iterator[Finding]:
         wrong = "is passthrough below the root"
     elif parent.role & ROLE_PASSTHROUGH and child.gfn != parent.gfn:
         wrong = "is of another gfn than its passthrough parent"
-    elif child.quadrant != (spte.index & 1 if parent.role & ROLE_4BYTE_GPTE else 0):
+    elif child.quadrant != _quadrant_due(spte, child):
         wrong = f"has quadrant {child.quadrant}"
     if wrong:
         says = f"the role of {t.page_name(child.hpa)}, below {t.spte_name(spte.address)}, {wrong}"
         yield Finding(says, (spte.address,), (child.hpa,))
+
+
+def _quadrant_due(spte: Spte, child: Page) -> int:
+    if child.special or not spte.page.role & ROLE_4BYTE_GPTE:
+        return 0
+    return spte.index % (1 << child.level)
 
 
 @predicate(
@@ -98,7 +104,12 @@ def child_role(t: Tables, spte: Spte) -> Iterator[Finding]:
     "make_nonleaf_spte",
 )
 def link_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
-    if spte.value & ~ADDR != LINK:
+    bits, page = spte.value & ~ADDR, spte.page
+    if page.special and page.level == 3 and not page.sp.parent_ptes:
+        right = bits & ~A == SPTE_MMU_PRESENT | P  # a PDPTE, in which some processors set A
+    else:
+        right = bits == LINK
+    if not right:
         yield of_spte(spte, f"{t.spte_name(spte.address)} is a link with bits {spte.value & ~ADDR:#x}")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ...kvm.bits import RMAP_RECYCLE_THRESHOLD, SPTE_HOST_WRITABLE
+from ...kvm.bits import PTE_CHAIN_EXT, PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_HOST_WRITABLE
 from ...kvm.memslots import MemSlot
 from ...kvm.rmap import pte_list
 from ...kvm.vm import Kvm
@@ -11,7 +11,6 @@ from ..predicate import Finding, Scope, of_page, of_spte, predicate
 from ..tables import TDP, FrameKey, Page, Spte, Tables, pages_at
 
 HOST_PAGE_WRITABLE = 4
-PTE_LIST_EXT = 14
 
 
 def rmap_of(t: Tables, frame: FrameKey) -> int:
@@ -68,9 +67,25 @@ def rmap_encoding(t: Tables, frame: FrameKey) -> Iterator[Finding]:
     "pte_list_remove",
 )
 def parents_encoding(t: Tables, page: Page) -> Iterator[Finding]:
-    wrong = _wrong_encoding(t, page.sp.parent_ptes)
+    sp = page.sp
+    if t.kvm.design.multimapped:
+        wrong = _wrong_chain(t, sp.parent_ptes, multimapped=sp.multimapped)
+    else:
+        wrong = "multimapped is set" if sp.multimapped else _wrong_encoding(t, sp.parent_ptes)
     if wrong:
         yield of_page(page, f"parents of {t.page_name(page.hpa)}: {wrong}")
+
+
+def _wrong_chain(t: Tables, head: int, *, multimapped: bool) -> str:
+    """In kernels with the flag `multimapped`: one parent, or blocks of 1..5."""
+    if not multimapped:
+        return f"{head:#x} is no address of an SPTE" if head % 8 else ""
+    counts = []
+    block = head
+    while block and len(counts) <= RMAP_RECYCLE_THRESHOLD:
+        counts.append(t.kvm.read_spte(block + 8))
+        block = t.kvm.read_spte(block)
+    return "" if counts and all(1 <= n <= PTE_CHAIN_EXT for n in counts) else f"blocks of {counts} parents"
 
 
 def _wrong_encoding(t: Tables, head: int) -> str:

@@ -115,3 +115,26 @@ def special_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
             yield Finding(f"vCPU {vcpu.id}: the table above pae_root is wrong", vcpus=(vcpu,))
     if any(t.kvm.read_table(mmu.pae_root)[4:]):
         yield Finding(f"vCPU {vcpu.id}: pae_root holds more than four entries", vcpus=(vcpu,))
+
+
+@predicate(
+    "special-pages",
+    Scope.SPECIAL,
+    "a special page is on no list, not hashed, the root of one vCPU or below it, and has few directories",
+    "mmu_alloc_special_roots",
+)
+def special_pages(t: Tables, page: Page) -> Iterator[Finding]:
+    sp, name = page.sp, t.page_name(page.hpa)
+    if not t.kvm.design.special_roots:
+        yield of_page(page, f"{name} is special, but this design has no such pages")
+    if sp.on_list or any(other is sp for other in t.kvm.hashed_pages(page.gfn)):
+        yield of_page(page, f"{name} is special, but listed or hashed")
+    due = 0 if sp.parent_ptes else 1
+    if not sp.root_count == t.roots[page.hpa] == due:
+        says = f"root_count is {sp.root_count}, it is a root {t.roots[page.hpa]} times"
+        yield of_page(page, f"{name} is special: {says}")
+    allowed = {0} if page.level > 3 else {0, 1, 2, 3}
+    wrong = [spte for spte in t.sptes_of(page) if spte.present and spte.index not in allowed]
+    if wrong:
+        says = f"{name} is special, but {t.spte_name(wrong[0].address)} is present"
+        yield Finding(says, (wrong[0].address,), (page.hpa,))

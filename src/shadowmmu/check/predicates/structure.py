@@ -141,7 +141,8 @@ def nx_list(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     "make_mmu_pages_available",
 )
 def pages_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
-    zapped = sum(not sp.on_list and not sp.tdp_mmu_page for sp in kvm.owners if sp is not None)
+    off_list = (page for page in t.pages.values() if not page.sp.on_list)
+    zapped = sum(not page.tdp and not page.special for page in off_list)
     there = len(t.active) + zapped
     if kvm.n_used_mmu_pages != there:
         yield Finding(f"n_used_mmu_pages is {kvm.n_used_mmu_pages}, there are {there} pages")
@@ -161,9 +162,12 @@ def active_order(t: Tables, kvm: Kvm) -> Iterator[Finding]:
         yield Finding("a page is on the list of active pages twice")
     if t.active == t.former_active:
         return
-    old = {id(sp): n for n, sp in enumerate(t.former_active)}
-    kept = [old[id(sp)] for sp in t.active if id(sp) in old]
-    if kept != sorted(kept) or any(id(sp) not in old for sp in t.active[len(t.active) - len(kept) :]):
+    former, now = t.former_active, t.active
+    if kvm.design.value("active_pages") != "fifo":
+        former, now = former[::-1], now[::-1]
+    old = {id(sp): n for n, sp in enumerate(former)}
+    kept = [old[id(sp)] for sp in now if id(sp) in old]
+    if kept != sorted(kept) or any(id(sp) not in old for sp in now[len(now) - len(kept) :]):
         yield Finding("pages changed their places on the list of active pages")
 
 
