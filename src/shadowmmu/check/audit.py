@@ -123,7 +123,8 @@ class Audit(Checker):
         self._told: set[tuple[Any, ...]] = set()
         self._pending: list[Violation] = []
         self._op: Op | None = None
-        self._swept_at = 0
+        self._unseen = False
+        self._swept_at = -1
         self._step = ""
         self._exits = 0
         self.tables.look()
@@ -131,8 +132,13 @@ class Audit(Checker):
         if level is Level.STEP:
             self._watch_exits()
 
+    def unseen(self) -> None:
+        """Guest memory changed since the last look, or will until the next, without KVM's knowing."""
+        self._unseen = True
+
     def before_op(self, op: Op) -> None:
         self._op = op
+        self._unseen |= _is_unseen(op)
         self._exits = 0
         self._step = ""
 
@@ -144,34 +150,41 @@ class Audit(Checker):
         full = number >= self._swept_at + self.sweep_every
         if full:
             self._swept_at = number
-        found = [*self._pending, *self._look(number, op, played.events, again=full)]
+        found = [*self._pending, *self._look(number, op.text, played.events, again=full)]
         self._pending = []
+        self._unseen = False
         return found
 
     def finish(self) -> list[Violation]:
-        if self.level is Level.OFF or self._op is None:
+        if self._op is not None:
+            self._step = f"or by one before it, from op {max(self._swept_at, 0)} on"
+        return self.sweep()
+
+    def sweep(self) -> list[Violation]:
+        """Look at everything, between two ops."""
+        if self.level is Level.OFF:
             return []
-        self._step = f"or by an op before it, from {self._swept_at} on"
-        return list(self._look(self.player.op_number - 1, self._op, (), again=True))
+        do = "start" if self._op is None else self._op.text
+        return list(self._look(self.player.op_number - 1, do, (), again=True))
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def _look(self, number: int, op: Op, events: Iterable[Event], *, again: bool) -> Iterator[Violation]:
+    def _look(self, number: int, do: str, events: Iterable[Event], *, again: bool) -> Iterator[Violation]:
         t = self.tables
         changes = t.look(again=again)
-        self._note_unseen(op, changes)
+        self._note_unseen(changes)
         if self.player.dump:
             t.number(events)
         self.checks += 1
         for predicate, finding in findings(t, changes):
             if self._is_new(predicate, finding):
-                yield self._violation(predicate, finding, number, op)
+                yield self._violation(predicate, finding, number, do)
 
-    def _note_unseen(self, op: Op, changes: Changes) -> None:
+    def _note_unseen(self, changes: Changes) -> None:
         """Guest tables that changed without KVM's knowing need not agree with their shadow."""
         t = self.tables
         if changes.rewritten:
-            if _is_unseen(op):
+            if self._unseen:
                 t.unseen |= changes.rewritten
             t.unseen |= changes.rewritten & {vmcb.gpa >> 12 for vmcb in self.player.vmcbs}
         t.unseen -= {gfn for gfn in t.unseen if not t.shadowing.get(gfn)}
@@ -184,9 +197,9 @@ class Audit(Checker):
         self._told.add(key)
         return True
 
-    def _violation(self, predicate: Predicate, finding: Finding, number: int, op: Op) -> Violation:
+    def _violation(self, predicate: Predicate, finding: Finding, number: int, do: str) -> Violation:
         shows = explain(self.tables, finding)
-        return Violation(self.name, predicate.name, finding.says, number, op.text, self._step, shows)
+        return Violation(self.name, predicate.name, finding.says, number, do, self._step, shows)
 
     # -- steps ---------------------------------------------------------------------------------------------
 
@@ -200,7 +213,7 @@ class Audit(Checker):
             if self._op is not None:
                 self._exits += 1
                 self._step = f"before exit {self._exits} ({exit_reason(reason)}, {info1:#x}, {info2:#x})"
-                self._pending += self._look(self.player.op_number, self._op, (), again=False)
+                self._pending += self._look(self.player.op_number, self._op.text, (), again=False)
 
         setattr(log, "kvm_exit", kvm_exit)  # noqa: B010  (a method of a Tracer)
 

@@ -210,6 +210,30 @@ class _HostWatcher:
         pass
 
 
+class Translations:
+    """Entries of a vCPU's TLB that agree with its tables, until an SPTE that they depend on changes."""
+
+    def __init__(self, tables: tuple[int, ...]) -> None:
+        self.tables = tables
+        self._good: set[tuple[int, int, int]] = set()
+        self._by_spte: defaultdict[int, set[tuple[int, int, int]]] = defaultdict(set)
+
+    def has(self, translation: tuple[int, int, int]) -> bool:
+        """Whether (gva, level, entry) was found to agree."""
+        return translation in self._good
+
+    def add(self, translation: tuple[int, int, int], way: Iterable[int]) -> None:
+        """It agrees with the SPTEs at these addresses."""
+        self._good.add(translation)
+        for address in way:
+            self._by_spte[address].add(translation)
+
+    def drop(self, addresses: Iterable[int]) -> None:
+        """These SPTEs changed."""
+        for address in addresses:
+            self._good -= self._by_spte.pop(address, set())
+
+
 class Tables:
     """All shadow pages and the TDP MMU's tables, with indexes of who points to and maps what.
 
@@ -232,6 +256,7 @@ class Tables:
         self.unseen: set[int] = set()
         self._generations = (-1, -1)
         self._pages_changed = False
+        self._translations: dict[int, Translations] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -322,6 +347,13 @@ class Tables:
                 yield from self.mapping.get((slot.id, level, first), ())
             yield from self.mapping.get((TDP, level, first), ())
 
+    def translations(self, vcpu: int, tables: tuple[int, ...]) -> Translations:
+        """What is known to be good in the TLB of a vCPU that uses these tables."""
+        known = self._translations.get(vcpu)
+        if known is None or known.tables != tables:
+            known = self._translations[vcpu] = Translations(tables)
+        return known
+
     # -- names ---------------------------------------------------------------------------------------------
 
     def number(self, events: Iterable[Event]) -> None:
@@ -361,7 +393,6 @@ class Tables:
             active, former = self.active, self.pages
             self._clear()
             self.active = active
-            self._host.ranges.clear()
             self._generations = generations
             changes.everything = True
         seen = 0
@@ -381,6 +412,10 @@ class Tables:
             for hpa in [hpa for hpa in self.pages if hpa not in here]:
                 self._drop(self.pages.pop(hpa), changes)
         self._look_at_roots(changes)
+        if changes.everything or self._host.ranges:
+            self._translations.clear()
+        for known in self._translations.values():
+            known.drop(changes.sptes)
         self._look_at_host(changes)
         self._look_at_logs(changes)
         self.former_active, self.active = self.active, kvm.active_mmu_pages.pages()
@@ -512,6 +547,7 @@ class Tables:
     def _forget(self, page: Page, index: int, changes: Changes) -> None:
         """Take what an SPTE was out of the indexes."""
         spte = Spte(page, index)
+        changes.sptes.add(spte.address)
         if spte.is_link:
             self.pointing[spte.value & ADDR].discard(spte.address)
             changes.pages.add(spte.value & ADDR)

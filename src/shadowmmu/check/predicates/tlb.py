@@ -1,6 +1,7 @@
 """What the TLBs hold, against the tables (I34, I36)."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ...guest.machine import Machine
 from ...kvm.bits import (
@@ -25,6 +26,9 @@ FLUSHES = (
     | REQ_MMU_FREE_OBSOLETE_ROOTS
 )
 NESTED_W, NESTED_X = 1 << 52, 1 << 53
+
+Compared = tuple[list[int], Finding | None]
+"""Addresses of the SPTEs that a translation depends on, and what is wrong with it."""
 
 
 def walk(t: Tables, mmu: KvmMmu, address: int) -> tuple[list[int], int, int]:
@@ -73,51 +77,103 @@ def _gpa_of(machine: Machine, pfn: int) -> int | None:
 def tlb_as_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     if vcpu.requests & FLUSHES or vcpu.mmu.root_hpa == INVALID_PAGE:
         return
-    nested = t.kvm.parameters.tdp_enabled
-    seen = set()
+    known = t.translations(vcpu.id, _tables_of(t, vcpu))
+    nested = t.kvm.parameters.tdp_enabled and not vcpu.guest_mode
     for gva, _, level, entry in vcpu.cpu.tlb.translations():
-        if (gva, level, entry) in seen:
+        if known.has((gva, level, entry)):
             continue
-        seen.add((gva, level, entry))
-        if nested and not vcpu.guest_mode:
-            finding = _against_nested(t, vcpu, gva, entry)
+        if nested:
+            way, finding = _against_nested(t, vcpu, gva, level, entry)
         else:
-            finding = _against_walk(t, vcpu, gva, level, entry)
-        if finding is not None:
+            way, finding = _against_walk(t, vcpu, gva, level, entry)
+        if finding is None:
+            known.add((gva, level, entry), way)
+        else:
             yield finding
 
 
-def _against_walk(t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int) -> Finding | None:
+def _tables_of(t: Tables, vcpu: Vcpu) -> tuple[int, ...]:
+    """What a vCPU's translations are compared with: its root, or the four directories."""
+    mmu = vcpu.mmu
+    if not mmu.root_is_special():
+        return (mmu.root_hpa,)
+    return (mmu.root_hpa, *(t.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4)))
+
+
+def _against_walk(t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int) -> Compared:
     """The tables translate the very address: shadow paging, or L2, which has no paging of its own."""
-    way, spte, at = walk(t, vcpu.mmu, gva)
     what = f"vCPU {vcpu.id} has a translation of {gva:#x} in its TLB"
-    if not spte:
-        return Finding(f"{what}, its tables have none", tuple(way), vcpus=(vcpu,))
-    inside = (1 << 12 + 9 * (at - 1)) - 1
-    if (spte & ADDR & ~inside | gva & inside & ~0xFFF) != entry & ADDR:
-        return Finding(f"{what} to another frame than its tables", tuple(way), vcpus=(vcpu,))
-    if at < level:
-        return None
-    nested = t.kvm.parameters.tdp_enabled
-    writable = entry & NESTED_W if nested else entry & W
-    executable = entry & NESTED_X if nested else not entry & NX
-    if (writable and not spte & W) or (executable and spte & NX) or (entry & U and not spte & U):
-        return Finding(f"{what} with more rights than its tables", tuple(way), vcpus=(vcpu,))
-    return None
+    if t.kvm.parameters.tdp_enabled:
+        needs = _Needs(entry & ADDR, bool(entry & NESTED_W), bool(entry & NESTED_X), bool(entry & U))
+    else:
+        needs = _Needs(entry & ADDR, bool(entry & W), not entry & NX, bool(entry & U))
+    return _compare(t, vcpu, gva, level, needs, what)
 
 
-def _against_nested(t: Tables, vcpu: Vcpu, gva: int, entry: int) -> Finding | None:
+def _against_nested(t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int) -> Compared:
     """The guest's own tables may have changed without a flush: only the frame and the nested rights count."""
     pfn = (entry & ADDR) >> 12
     if not pfn:
-        return None
+        return [], None
     what = f"vCPU {vcpu.id} has a translation of {gva:#x} in its TLB"
     gpa = _gpa_of(t.machine, pfn)
     if gpa is None:
-        return Finding(f"{what} to frame {pfn:x}, which backs no guest memory any more", vcpus=(vcpu,))
-    way, spte, _ = walk(t, vcpu.mmu, gpa)
+        return [], Finding(f"{what} to frame {pfn:x}, which backs no guest memory any more", vcpus=(vcpu,))
+    needs = _Needs(entry & ADDR, bool(entry & NESTED_W), bool(entry & NESTED_X), user=False)
+    return _compare(t, vcpu, gpa, level, needs, f"{what}, at gpa {gpa:#x},")
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """What the tables must grant: the frame and the rights of a translation."""
+
+    frame: int
+    write: bool
+    execute: bool
+    user: bool
+
+    def denied_by(self, spte: int) -> bool:
+        """Whether an SPTE lacks one of the rights."""
+        return bool(
+            (self.write and not spte & W) or (self.execute and spte & NX) or (self.user and not spte & U)
+        )
+
+
+def _compare(t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, what: str) -> Compared:
+    """Compare a translation with the SPTE on the walk for its address; of a huge one with all below it."""
+    way, spte, at = walk(t, vcpu.mmu, address)
     if not spte:
-        return Finding(f"{what} to gpa {gpa:#x}, which its tables do not map", tuple(way), vcpus=(vcpu,))
-    if (entry & NESTED_W and not spte & W) or (entry & NESTED_X and spte & NX):
-        return Finding(f"{what} with more rights than its tables", tuple(way), vcpus=(vcpu,))
-    return None
+        return way, Finding(f"{what} that its tables do not have", tuple(way[-1:]), vcpus=(vcpu,))
+    if at < level:
+        upper = way[at - level - 1]
+        below, wrong = _below(t, t.kvm.read_spte(upper) & ADDR, level - 1, needs.frame, needs)
+        way += below
+        if wrong is None:
+            return way, None
+        return way, Finding(f"{what} {wrong[0]}", (wrong[1],), vcpus=(vcpu,))
+    inside = (1 << 12 + 9 * (at - 1)) - 1
+    if (spte & ADDR & ~inside | address & inside & ~0xFFF) != needs.frame:
+        return way, Finding(f"{what} to another frame than its tables", tuple(way[-1:]), vcpus=(vcpu,))
+    if needs.denied_by(spte):
+        return way, Finding(f"{what} with more rights than its tables", tuple(way[-1:]), vcpus=(vcpu,))
+    return way, None
+
+
+def _below(t: Tables, table: int, level: int, frame: int, needs: _Needs) -> tuple[list[int], tuple[str, int] | None]:
+    """Whether a table maps all of a huge page: its SPTEs, and what is wrong with which of them."""
+    seen = []
+    for index, spte in enumerate(t.kvm.read_table(table)):
+        sptep, at = table + 8 * index, frame + (index << 12 + 9 * (level - 1))
+        seen.append(sptep)
+        if not spte & P or spte & 1 << 51:
+            return seen, ("of a part that its tables do not have", sptep)
+        if level > 1 and not spte & PS:
+            below, wrong = _below(t, spte & ADDR, level - 1, at, needs)
+            seen += below
+            if wrong:
+                return seen, wrong
+        elif spte & ADDR != at:
+            return seen, ("to another frame than its tables, in a part", sptep)
+        elif needs.denied_by(spte):
+            return seen, ("with more rights than its tables, in a part", sptep)
+    return seen, None
