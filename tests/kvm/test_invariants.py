@@ -18,6 +18,7 @@ SEEDS = range(12 if shadowmmu.native else 4)
 CASES = [(mode, seed) for mode in MODES for seed in SEEDS]
 OPS = 100
 
+
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
 def test_recorded_scenarios(path: Path) -> None:
     text = path.read_text()

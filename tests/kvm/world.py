@@ -19,6 +19,8 @@ from shadowmmu.trace.events import Event, EventLog
 from shadowmmu.x86.bits import ADDR
 
 SVM_EXIT_IOIO = 0x7B
+SWEEP_EVERY = 10
+"""Ops of a whole scenario between two looks at everything."""
 
 
 class World:
@@ -47,7 +49,7 @@ class World:
             *sorted(first, key=lambda line: line.startswith(("slot", "cap"))),
         ]
         lines += ["alloc 0x2000", "tramp 0x1000", *others]
-        self._build("\n".join([*lines, start]) + "\n", tlb=tlb, kernel=kernel, design=design)
+        self._build("\n".join([*lines, start]) + "\n", 1, tlb=tlb, kernel=kernel, design=design)
 
     @classmethod
     def of(
@@ -61,12 +63,13 @@ class World:
     ) -> "World":
         """The world of a whole scenario, before its first operation; host_la57: the host has five levels."""
         world = cls.__new__(cls)
-        world._build(text, tlb=tlb, kernel=kernel, design=design, host_la57=host_la57)
+        world._build(text, SWEEP_EVERY, tlb=tlb, kernel=kernel, design=design, host_la57=host_la57)
         return world
 
     def _build(
         self,
         text: str,
+        sweep_every: int,
         *,
         tlb: bool,
         kernel: str,
@@ -80,7 +83,7 @@ class World:
         self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
         self.machine = self.player.machine
         self.kvm = self.machine.kvm
-        self.audit = Audit(self.player, sweep_every=1)
+        self.audit = Audit(self.player, sweep_every=sweep_every)
 
     def switch(self, name: str, value: str) -> None:
         """Set a switch of the design, before the first operation."""

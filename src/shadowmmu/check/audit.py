@@ -18,14 +18,15 @@ from . import predicates as _predicates
 from .checker import CORRUPT, Checker, Violation
 from .explain import explain
 from .predicate import PREDICATES, Finding, Predicate, Scope
-from .tables import Changes, Page, Tables
+from .tables import Changes, Tables
 
-__all__ = ["SWEEP_EVERY", "Audit", "Level", "ask", "findings"]
+__all__ = ["PREDICATES", "SWEEP_EVERY", "Audit", "Level", "ask", "findings"]
 
 assert _predicates, "importing them is what enters them into PREDICATES"
 
 SWEEP_EVERY = 1000
-"""Ops between two full sweeps."""
+SPTES_PER_OP = 64
+"""Ops between two full sweeps: so many at least, and one for so many SPTEs, so that sweeps cost little."""
 
 GUEST_OPS = (
     kinds.Access,
@@ -42,54 +43,58 @@ GUEST_OPS = (
 
 
 class Level(Enum):
-    """When to look: never, after each op, or also at each exit of a guest, when mmu_lock is free."""
+    """When to look: never (there is no Audit then), after each op, or also at each exit of a guest: that is
+    when the MMU is done with what came before, and mmu_lock is free.
+    """
 
     OFF = "off"
     OP = "op"
     STEP = "step"
 
 
-def _scopes() -> dict[Scope, list[Predicate]]:
-    return {scope: [p for p in PREDICATES.values() if p.scope is scope] for scope in Scope}
+Found = Iterator[tuple[Predicate, Finding]]
 
 
-def _of_page(page: Page) -> tuple[Scope, ...]:
-    if page.tdp:
-        return (Scope.TDP_PAGE,)
-    return (Scope.ANY_PAGE, Scope.SPECIAL if page.special else Scope.PAGE)
+def _asked_of(scope: Scope) -> list[Predicate]:
+    return [p for p in PREDICATES.values() if p.scope is scope]
 
 
-def ask(t: Tables, changes: Changes) -> Iterator[tuple[Predicate, Finding]]:
+_OF_PAGE = [*_asked_of(Scope.ANY_PAGE), *_asked_of(Scope.PAGE)]
+_OF_SPECIAL = [*_asked_of(Scope.ANY_PAGE), *_asked_of(Scope.SPECIAL)]
+_OF_TDP_PAGE = _asked_of(Scope.TDP_PAGE)
+_OF_ENTRY = _asked_of(Scope.ENTRY)
+_OF_LEAF = [*_OF_ENTRY, *_asked_of(Scope.LEAF)]
+_OF_LINK = [*_OF_ENTRY, *_asked_of(Scope.LINK)]
+_OF_FRAME, _OF_TABLE = _asked_of(Scope.FRAME), _asked_of(Scope.TABLE)
+_OF_VCPU, _OF_VM, _OF_SWEEP = _asked_of(Scope.VCPU), _asked_of(Scope.VM), _asked_of(Scope.SWEEP)
+
+
+def _each(t: Tables, predicates: list[Predicate], subject: Any) -> Found:
+    for predicate in predicates:
+        for finding in predicate.ask(t, subject):
+            yield predicate, finding
+
+
+def ask(t: Tables, changes: Changes) -> Found:
     """What does not hold of the subjects that changed, or of all there are."""
-    by_scope = _scopes()
-
-    def each(scope: Scope, subject: Any) -> Iterator[tuple[Predicate, Finding]]:
-        for predicate in by_scope[scope]:
-            for finding in predicate.ask(t, subject):
-                yield predicate, finding
-
     everything = changes.everything
     for hpa in t.pages if everything else sorted(changes.pages & t.pages.keys()):
-        for scope in _of_page(t.pages[hpa]):
-            yield from each(scope, t.pages[hpa])
+        page = t.pages[hpa]
+        yield from _each(t, _OF_TDP_PAGE if page.tdp else _OF_SPECIAL if page.special else _OF_PAGE, page)
     for spte in t.all_sptes() if everything else t.sptes_at(changes.sptes):
-        yield from each(Scope.ENTRY, spte)
-        if spte.is_leaf:
-            yield from each(Scope.LEAF, spte)
-        elif spte.is_link:
-            yield from each(Scope.LINK, spte)
+        yield from _each(t, _OF_LEAF if spte.is_leaf else _OF_LINK if spte.is_link else _OF_ENTRY, spte)
     for frame in t.all_frames() if everything else sorted(changes.frames):
-        yield from each(Scope.FRAME, frame)
+        yield from _each(t, _OF_FRAME, frame)
     for gfn in list(t.shadowing) if everything else sorted(changes.tables):
-        yield from each(Scope.TABLE, gfn)
+        yield from _each(t, _OF_TABLE, gfn)
     for vcpu in t.kvm.vcpus:
-        yield from each(Scope.VCPU, vcpu)
-    yield from each(Scope.VM, t.kvm)
+        yield from _each(t, _OF_VCPU, vcpu)
+    yield from _each(t, _OF_VM, t.kvm)
     if everything:
-        yield from each(Scope.SWEEP, t.kvm)
+        yield from _each(t, _OF_SWEEP, t.kvm)
 
 
-def findings(t: Tables, changes: Changes) -> Iterator[tuple[Predicate, Finding]]:
+def findings(t: Tables, changes: Changes) -> Found:
     """The same; structures on which the questions themselves stumble are a finding too."""
     try:
         yield from ask(t, changes)
@@ -110,14 +115,13 @@ PREDICATES[NO_BUG.name] = NO_BUG
 class Audit(Checker):
     """Asks all predicates. A finding is told once, though it stays.
 
-    `sweep_every`: ops between two full sweeps.
+    `sweep_every`: ops between two full sweeps, if there are not very many SPTEs.
     """
 
     name: ClassVar[str] = "audit"
 
     def __init__(self, player: Player, *, level: Level = Level.OP, sweep_every: int = SWEEP_EVERY) -> None:
         super().__init__(player)
-        self.level = level
         self.sweep_every = sweep_every
         self.tables = Tables(player.machine)
         self._told: set[tuple[Any, ...]] = set()
@@ -143,11 +147,12 @@ class Audit(Checker):
         self._step = ""
 
     def after_op(self, op: Op, played: OpResult | None) -> list[Violation]:
-        if played is None or self.level is Level.OFF:
+        if played is None:
             return []
         self._step = f"after exit {self._exits}" if self._exits else ""
         number = played.op
-        full = number >= self._swept_at + self.sweep_every
+        leaves = sum(self.tables.leaves.values())
+        full = number >= self._swept_at + max(self.sweep_every, leaves // SPTES_PER_OP)
         if full:
             self._swept_at = number
         found = [*self._pending, *self._look(number, op.text, played.events, again=full)]
@@ -162,10 +167,12 @@ class Audit(Checker):
 
     def sweep(self) -> list[Violation]:
         """Look at everything, between two ops."""
-        if self.level is Level.OFF:
-            return []
+        return self.look(again=True)
+
+    def look(self, *, again: bool = False) -> list[Violation]:
+        """Look at what changed, between two ops; `again`: at everything."""
         do = "start" if self._op is None else self._op.text
-        return list(self._look(self.player.op_number - 1, do, (), again=True))
+        return list(self._look(self.player.op_number - 1, do, (), again=again))
 
     # -- looking -------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from ..kvm.vcpu import Vcpu
 from ..trace.events import ACCESS_NAMES
 from .predicate import Finding
 from .predicates.rmaps import rmap_of
-from .tables import FrameKey, Page, Spte, Tables, roots_of
+from .tables import FrameKey, Page, Tables
 
 __all__ = ["explain"]
 
@@ -119,10 +119,9 @@ def _rmap(t: Tables, frame: FrameKey) -> Iterator[str]:
 
 
 def _vcpu(t: Tables, vcpu: Vcpu) -> Iterator[str]:
-    for name, mmu in (("root_mmu", vcpu.root_mmu), ("guest_mmu", vcpu.guest_mmu)):
-        roots = [t.page_name(hpa) for hpa in roots_of(t.machine, mmu)]
+    both = zip(("root_mmu", "guest_mmu"), (vcpu.root_mmu, vcpu.guest_mmu), t.vcpu_roots[vcpu.id], strict=True)
+    for name, mmu, found in both:
+        roots = [t.page_name(hpa) for hpa in found]
         if roots or mmu.root_hpa not in (0, INVALID_PAGE):
             use = ", in use" if mmu is vcpu.mmu else ""
             yield f"vCPU {vcpu.id} {name}{use}: roots {' '.join(roots)}, requests {vcpu.requests:#x}"
-
-

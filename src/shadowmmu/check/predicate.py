@@ -60,7 +60,10 @@ PREDICATES: dict[str, Predicate] = {}
 
 
 def predicate(name: str, scope: Scope, means: str, *symbols: str) -> Callable[[Ask[Subject]], Ask[Subject]]:
-    """Enter a function, which yields what is wrong with one subject of the scope, as a predicate."""
+    """Enter a function, which yields what is wrong with one subject of the scope, as a predicate.
+
+    `means` stands for its docstring; nobody calls it by its own name.
+    """
 
     def enter(ask: Ask[Subject]) -> Ask[Subject]:
         if name in PREDICATES:

@@ -27,13 +27,12 @@ from ..kvm.bits import (
 from ..kvm.memslots import MemSlot
 from ..kvm.mmu import KvmMmu
 from ..kvm.shadow_page import ShadowPage
-from ..kvm.vcpu import Vcpu
 from ..trace.events import Event
 from ..trace.names import Names
 from ..trace.snapshot import backed, shadow_pages
 from ..x86.bits import ACC_U, ACC_W, ACC_X, ADDR, NX, PS, P, U, W
 
-__all__ = ["Changes", "FrameKey", "Page", "Spte", "Tables", "pages_at", "roots_of"]
+__all__ = ["Changes", "FrameKey", "Page", "Spte", "Tables", "pages_at"]
 
 FrameKey = tuple[int, int, int]
 """Slot id, level and first gfn of what one rmap is about; slot NO_SLOT: no slot has the frame."""
@@ -182,14 +181,16 @@ class Changes:
     """gfns of guest tables that changed under a page in sync; told also if `everything`."""
 
 
-def roots_of(machine: Machine, mmu: KvmMmu) -> Iterator[int]:
+def _roots_of(machine: Machine, mmu: KvmMmu) -> list[int]:
     """The current root, or its four directories, and the previous ones."""
-    if mmu.root_is_special():
-        entries = (machine.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4))
-        yield from (entry & ADDR for entry in entries if entry & P)
-    elif mmu.root_hpa not in (0, INVALID_PAGE):
-        yield mmu.root_hpa
-    yield from (hpa for _, hpa in (mmu.prev_root(i) for i in range(3)) if hpa != INVALID_PAGE)
+    found = [hpa for hpa in (mmu.prev_root(i)[1] for i in (0, 1, 2)) if hpa != INVALID_PAGE]
+    root = mmu.root_hpa
+    if root in (0, INVALID_PAGE):
+        return found
+    if not mmu.root_is_special():
+        return [root, *found]
+    entries = [machine.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4)]
+    return [*(entry & ADDR for entry in entries if entry & P), *found]
 
 
 class _HostWatcher:
@@ -244,6 +245,7 @@ class Tables:
     shadowing   pages that shadow the guest table at a gfn and were not zapped (`valid_at`: that are valid)
     regions     how many such pages (`shadowing`) lie in a huge page: (slot id, level, first gfn)
     roots       how often a table is in use as root
+    vcpu_roots  the roots of a vCPU, by id: those of root_mmu and those of guest_mmu
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -267,6 +269,7 @@ class Tables:
         self.shadowing: defaultdict[int, set[int]] = defaultdict(set)
         self.regions: Counter[FrameKey] = Counter()
         self.roots: Counter[int] = Counter()
+        self.vcpu_roots: dict[int, tuple[list[int], list[int]]] = {}
         self.leaves: Counter[int] = Counter()
         self.active: list[ShadowPage] = []
         self.former_active: list[ShadowPage] = []
@@ -365,7 +368,9 @@ class Tables:
         except LookupError:
             return
         self._pages_changed = False
-        self.names.number([{"hpa": sp.hpa, "gfn": sp.gfn, "role": sp.role} for sp in (*listed, *extra)], events)
+        self.names.number(
+            [{"hpa": sp.hpa, "gfn": sp.gfn, "role": sp.role} for sp in (*listed, *extra)], events
+        )
 
     def page_name(self, hpa: int) -> str:
         """Name of the page at hpa, as recordings have it."""
@@ -580,15 +585,14 @@ class Tables:
     # -- what else a predicate depends on ----------------------------------------------------------------
 
     def _look_at_roots(self, changes: Changes) -> None:
-        roots = Counter(hpa for vcpu in self.kvm.vcpus for hpa in self.roots_of_vcpu(vcpu))
+        self.vcpu_roots = {
+            vcpu.id: (_roots_of(self.machine, vcpu.root_mmu), _roots_of(self.machine, vcpu.guest_mmu))
+            for vcpu in self.kvm.vcpus
+        }
+        roots = Counter(hpa for both in self.vcpu_roots.values() for found in both for hpa in found)
         if roots != self.roots:
             changes.pages |= {hpa for hpa in {*roots, *self.roots} if roots[hpa] != self.roots[hpa]}
             self.roots = roots
-
-    def roots_of_vcpu(self, vcpu: Vcpu) -> Iterator[int]:
-        """Tables in use as roots, in the MMU for L1 and in that for L2."""
-        for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
-            yield from roots_of(self.machine, mmu)
 
     def _look_at_host(self, changes: Changes) -> None:
         ranges, self._host.ranges = self._host.ranges, []

@@ -166,7 +166,9 @@ def _list(*, as_json: bool) -> None:
     from shadowmmu.check.audit import PREDICATES
 
     if as_json:
-        rows = {p.name: {"means": p.means, "symbols": p.symbols, "of": p.scope.value} for p in PREDICATES.values()}
+        rows = {
+            p.name: {"means": p.means, "symbols": p.symbols, "of": p.scope.value} for p in PREDICATES.values()
+        }
         click.echo(json.dumps(rows, indent=1))
         return
     width = min(get_terminal_size().columns, 100)

@@ -248,9 +248,9 @@ def _remade(events: Iterable[Event]) -> set[_PageKey]:
     zapped: set[_PageKey] = set()
     remade: set[_PageKey] = set()
     for fired in events:
-        event = fired.event if isinstance(fired, ByTask) else fired
-        if isinstance(event, PrepareZapPage):
+        event = fired.event if type(fired) is ByTask else fired
+        if type(event) is PrepareZapPage:
             zapped.add(_event_key(event))
-        elif isinstance(event, GetPage) and event.created and _event_key(event) in zapped:
+        elif type(event) is GetPage and event.created and _event_key(event) in zapped:
             remade.add(_event_key(event))
     return remade

@@ -41,7 +41,7 @@ def _shadows(t: Tables, spte: Spte, gpte: int) -> str:
     "FNAME(sync_spte)",
     "kvm_mmu_track_write",
 )
-def shadow_of_present(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _shadow_of_present(t: Tables, spte: Spte) -> Iterator[Finding]:
     gpte = _shadowed_entry(t, spte)
     if gpte is None:
         return
@@ -59,7 +59,7 @@ def shadow_of_present(t: Tables, spte: Spte) -> Iterator[Finding]:
     "kvm_mmu_track_write",
     "kvm_mmu_get_child_sp",
 )
-def shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
     gpte = _shadowed_entry(t, spte)
     if gpte is None or not gpte & P:
         return
@@ -91,7 +91,7 @@ def shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
     "FNAME(sync_spte)",
     "kvm_mmu_child_role",
 )
-def shadow_of_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _shadow_of_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
     gpte = _shadowed_entry(t, spte)
     if gpte is None or not gpte & P or not spte.present:
         return
@@ -118,8 +118,8 @@ def shadow_of_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
     "check_mmio_spte",
     "kvm_mmu_invalidate_mmio_sptes",
 )
-def mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
-    if spte.value & SPTE_MMU_PRESENT:
+def _mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
+    if spte.value & SPTE_MMU_PRESENT or spte.value == t.kvm.frozen_spte:
         return
     name = t.spte_name(spte.address)
     if not is_mmio_spte(spte.value):
@@ -135,7 +135,7 @@ def mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
     "check_mmio_spte",
     "kvm_mmu_invalidate_mmio_sptes",
 )
-def mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     if spte.present or not is_mmio_spte(spte.value):
         return
     current = get_mmio_spte_generation(spte.value) == t.kvm.memslots_generation & MMIO_GEN_MASK
@@ -154,7 +154,7 @@ def mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     "mmu_try_to_unsync_pages",
     "kvm_mmu_find_shadow_page",
 )
-def unsync_is_leaf_table(t: Tables, page: Page) -> Iterator[Finding]:
+def _unsync_is_leaf_table(t: Tables, page: Page) -> Iterator[Finding]:
     name = t.page_name(page.hpa)
     if page.unsync and (page.level != 1 or not page.has_gptes):
         yield of_page(page, f"{name} is unsync but shadows no leaf table")
@@ -163,7 +163,7 @@ def unsync_is_leaf_table(t: Tables, page: Page) -> Iterator[Finding]:
     others = [other for other in t.valid_at(page.gfn) if page.unsync and other.level > 1]
     others += [other for other in t.valid_at(page.gfn) if page.level > 1 and other.unsync]
     if others:
-        says = f"{name} and {t.page_name(others[0].hpa)} shadow gfn {page.gfn:x}: one is unsync, one an upper table"
+        says = f"{name} and {t.page_name(others[0].hpa)} shadow one gfn: one is unsync, one upper"
         yield Finding(says, pages=(page.hpa, others[0].hpa))
 
 
@@ -175,9 +175,13 @@ def unsync_is_leaf_table(t: Tables, page: Page) -> Iterator[Finding]:
     "kvm_mmu_mark_parents_unsync",
     "link_shadow_page",
 )
-def unsync_marked(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _unsync_marked(t: Tables, spte: Spte) -> Iterator[Finding]:
     child = t.child(spte)
-    if child is not None and (child.unsync or child.sp.unsync_children) and spte.index not in spte.page.marked:
+    if (
+        child is not None
+        and (child.unsync or child.sp.unsync_children)
+        and spte.index not in spte.page.marked
+    ):
         what = "is unsync" if child.unsync else "leads to unsync pages"
         says = f"{t.spte_name(spte.address)} is not marked, but {t.page_name(child.hpa)} below it {what}"
         yield Finding(says, (spte.address,), (child.hpa,))
@@ -190,7 +194,7 @@ def unsync_marked(t: Tables, spte: Spte) -> Iterator[Finding]:
     "__mmu_unsync_walk",
     "clear_unsync_child_bit",
 )
-def unsync_counted(t: Tables, page: Page) -> Iterator[Finding]:
+def _unsync_counted(t: Tables, page: Page) -> Iterator[Finding]:
     if page.sp.unsync_children != len(page.marked):
         says = f"unsync_children is {page.sp.unsync_children}, {len(page.marked)} SPTEs are marked"
         yield of_page(page, f"{t.page_name(page.hpa)}: {says}")
@@ -205,7 +209,7 @@ def unsync_counted(t: Tables, page: Page) -> Iterator[Finding]:
     "kvm_unsync_page",
     "kvm_unlink_unsync_page",
 )
-def unsync_statistic(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _unsync_statistic(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     if kvm.stat.mmu_unsync != t.unsync_pages:
         yield Finding(f"mmu_unsync is {kvm.stat.mmu_unsync}, there are {t.unsync_pages} unsync pages")
 
@@ -230,13 +234,14 @@ def _protected_in(t: Tables, first: int, pages: int) -> int | None:
     "kvm_mmu_slot_gfn_write_protect",
     "mmu_try_to_unsync_pages",
 )
-def table_write_protected(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _table_write_protected(t: Tables, spte: Spte) -> Iterator[Finding]:
     if not spte.value & (W | SPTE_MMU_WRITABLE) or _is_leftover(t, spte):
         return
     gfn = _protected_in(t, spte.gfn, pages_at(spte.level))
     if gfn is not None:
         shadow = next(page for page in t.valid_at(gfn) if not page.unsync)
-        says = f"{t.spte_name(spte.address)} allows writes to table {gfn:x}, shadowed by {t.page_name(shadow.hpa)}"
+        name, by = t.spte_name(spte.address), t.page_name(shadow.hpa)
+        says = f"{name} allows writes to table {gfn:x}, shadowed by {by}"
         yield Finding(says, (spte.address,), (shadow.hpa,))
 
 
@@ -247,7 +252,7 @@ def table_write_protected(t: Tables, spte: Spte) -> Iterator[Finding]:
     "account_shadowed",
     "mmu_sync_children",
 )
-def shadowed_table_write_protected(t: Tables, page: Page) -> Iterator[Finding]:
+def _shadowed_table_write_protected(t: Tables, page: Page) -> Iterator[Finding]:
     if not page.valid or not page.has_gptes or page.unsync:
         return
     for address in t.maps_of(page.gfn):
@@ -275,7 +280,7 @@ def _is_leftover(t: Tables, spte: Spte) -> bool:
     "unaccount_shadowed",
     "__kvm_write_track_add_gfn",
 )
-def write_tracked(t: Tables, gfn: int) -> Iterator[Finding]:
+def _write_tracked(t: Tables, gfn: int) -> Iterator[Finding]:
     slot = t.kvm.gfn_to_memslot(gfn)
     if slot is None:
         return
@@ -298,7 +303,7 @@ def _is_tracked(t: Tables, page: Page) -> bool:
     "update_gfn_disallow_lpage_count",
     "kvm_alloc_memslot_metadata",
 )
-def huge_page_disallowed(t: Tables, gfn: int) -> Iterator[Finding]:
+def _huge_page_disallowed(t: Tables, gfn: int) -> Iterator[Finding]:
     slot = t.kvm.gfn_to_memslot(gfn)
     if slot is None:
         return
@@ -308,7 +313,9 @@ def huge_page_disallowed(t: Tables, gfn: int) -> Iterator[Finding]:
         if slot.disallow_lpage(gfn, level) != due:
             found = slot.disallow_lpage(gfn, level)
             pages = tuple(sorted(t.shadowing.get(gfn, ())))
-            yield Finding(f"disallow_lpage of level {level} at gfn {first:x} is {found}, not {due}", pages=pages)
+            yield Finding(
+                f"disallow_lpage of level {level} at gfn {first:x} is {found}, not {due}", pages=pages
+            )
 
 
 @predicate(
@@ -318,7 +325,7 @@ def huge_page_disallowed(t: Tables, gfn: int) -> Iterator[Finding]:
     "account_shadowed",
     "unaccount_shadowed",
 )
-def tracking_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _tracking_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     for slot in kvm.memslots:
         upper = Counter(
             gfn
@@ -328,14 +335,18 @@ def tracking_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
             if _is_tracked(t, t.pages[hpa])
         )
         if dict(slot.tracked()) != dict(upper):
-            yield Finding(f"slot {slot.id}: write-tracking counts {slot.tracked()}, tables {sorted(upper.items())}")
+            yield Finding(
+                f"slot {slot.id}: write-tracking counts {slot.tracked()}, tables {sorted(upper.items())}"
+            )
         for level in (2, 3):
             due = Counter(forbidden(slot, level))
             due.update({key[2]: n for key, n in t.regions.items() if key[:2] == (slot.id, level)})
             due = +due
             if dict(slot.lpage_entries(level)) != dict(due):
                 wrong = set(slot.lpage_entries(level)) ^ set(due.items())
-                yield Finding(f"slot {slot.id}: disallow_lpage of level {level} differs at {sorted(wrong)[:4]}")
+                yield Finding(
+                    f"slot {slot.id}: disallow_lpage of level {level} differs at {sorted(wrong)[:4]}"
+                )
 
 
 def forbidden(slot: MemSlot, level: int) -> range | set[int]:
@@ -359,7 +370,7 @@ def forbidden(slot: MemSlot, level: int) -> range | set[int]:
     "account_shadowed",
     "unaccount_shadowed",
 )
-def indirect_pages_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _indirect_pages_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     there = sum(len(hpas) for hpas in t.shadowing.values())
     if kvm.indirect_shadow_pages != there:
         yield Finding(f"indirect_shadow_pages is {kvm.indirect_shadow_pages}, there are {there}")

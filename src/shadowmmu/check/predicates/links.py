@@ -33,7 +33,7 @@ LINK = SPTE_MMU_PRESENT | P | W | U | A
     "kvm_mmu_page_set_parent_pte",
     "drop_parent_pte",
 )
-def parents_are_links(t: Tables, page: Page) -> Iterator[Finding]:
+def _parents_are_links(t: Tables, page: Page) -> Iterator[Finding]:
     parents = pte_list(t.kvm, page.sp.parents())
     pointing = t.pointing.get(page.hpa, set())
     name = t.page_name(page.hpa)
@@ -54,12 +54,16 @@ def parents_are_links(t: Tables, page: Page) -> Iterator[Finding]:
     "link_shadow_page",
     "kvm_mmu_free_shadow_page",
 )
-def link_leads_to_table(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _link_leads_to_table(t: Tables, spte: Spte) -> Iterator[Finding]:
     child = t.child(spte)
     if child is None:
-        yield of_spte(spte, f"{t.spte_name(spte.address)} points to {spte.value & ADDR:#x}, no table (any more)")
+        yield of_spte(
+            spte, f"{t.spte_name(spte.address)} points to {spte.value & ADDR:#x}, no table (any more)"
+        )
     elif child.level != spte.level - 1:
-        yield of_spte(spte, f"{t.spte_name(spte.address)} of level {spte.level} points to level {child.level}")
+        yield of_spte(
+            spte, f"{t.spte_name(spte.address)} of level {spte.level} points to level {child.level}"
+        )
     elif child.tdp != spte.page.tdp:
         yield of_spte(spte, f"{t.spte_name(spte.address)} points to a table of the other MMU")
 
@@ -71,7 +75,7 @@ def link_leads_to_table(t: Tables, spte: Spte) -> Iterator[Finding]:
     "kvm_mmu_child_role",
     "kvm_mmu_get_child_sp",
 )
-def child_role(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _child_role(t: Tables, spte: Spte) -> Iterator[Finding]:
     child, parent = t.child(spte), spte.page
     if child is None or parent.tdp:
         return
@@ -103,7 +107,7 @@ def _quadrant_due(spte: Spte, child: Page) -> int:
     "a link allows everything: rights are the leaves' affair",
     "make_nonleaf_spte",
 )
-def link_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _link_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
     bits, page = spte.value & ~ADDR, spte.page
     if page.special and page.level == 3 and not page.sp.parent_ptes:
         right = bits & ~A == SPTE_MMU_PRESENT | P  # a PDPTE, in which some processors set A
@@ -120,7 +124,7 @@ def link_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
     "make_spte",
     "kvm_mmu_get_shadow_page",
 )
-def leaf_within_role(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _leaf_within_role(t: Tables, spte: Spte) -> Iterator[Finding]:
     page = spte.page
     converted = not page.role & ROLE_CR0_WP and spte.value & W and not spte.value & U
     if page.tdp or (converted and not page.role & ROLE_DIRECT):
@@ -138,7 +142,7 @@ def leaf_within_role(t: Tables, spte: Spte) -> Iterator[Finding]:
     "spte_write_protect",
     "is_writable_pte",
 )
-def writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
     value, name = spte.value, t.spte_name(spte.address)
     if value & W and not value & SPTE_MMU_WRITABLE:
         yield of_spte(spte, f"{name} is writable but not MMU-writable")
@@ -155,7 +159,7 @@ def writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
     "kvm_mmu_child_role",
     "kvm_calc_shadow_npt_root_page_role",
 )
-def nested_role(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _nested_role(t: Tables, spte: Spte) -> Iterator[Finding]:
     child = t.child(spte)
     if child is not None and (child.role ^ spte.page.role) & ROLE_GUEST_MODE:
         says = f"{t.spte_name(spte.address)} leads from one guest's tables to the other's"

@@ -28,7 +28,7 @@ def rmap_of(t: Tables, frame: FrameKey) -> int:
     "rmap_remove",
     "kvm_zap_all_rmap_sptes",
 )
-def rmap_lists_the_leaves(t: Tables, frame: FrameKey) -> Iterator[Finding]:
+def _rmap_lists_the_leaves(t: Tables, frame: FrameKey) -> Iterator[Finding]:
     id, level, gfn = frame
     if id == TDP:
         return
@@ -52,7 +52,7 @@ def rmap_lists_the_leaves(t: Tables, frame: FrameKey) -> Iterator[Finding]:
     "pte_list_remove",
     "pte_list_desc_remove_entry",
 )
-def rmap_encoding(t: Tables, frame: FrameKey) -> Iterator[Finding]:
+def _rmap_encoding(t: Tables, frame: FrameKey) -> Iterator[Finding]:
     head = rmap_of(t, frame)
     wrong = _wrong_encoding(t, head)
     if wrong:
@@ -66,7 +66,7 @@ def rmap_encoding(t: Tables, frame: FrameKey) -> Iterator[Finding]:
     "pte_list_add",
     "pte_list_remove",
 )
-def parents_encoding(t: Tables, page: Page) -> Iterator[Finding]:
+def _parents_encoding(t: Tables, page: Page) -> Iterator[Finding]:
     sp = page.sp
     if t.kvm.design.multimapped:
         wrong = _wrong_chain(t, sp.parent_ptes, multimapped=sp.multimapped)
@@ -80,7 +80,7 @@ def _wrong_chain(t: Tables, head: int, *, multimapped: bool) -> str:
     """In kernels with the flag `multimapped`: one parent, or blocks of 1..5."""
     if not multimapped:
         return f"{head:#x} is no address of an SPTE" if head % 8 else ""
-    counts = []
+    counts: list[int] = []
     block = head
     while block and len(counts) <= RMAP_RECYCLE_THRESHOLD:
         counts.append(t.kvm.read_spte(block + 8))
@@ -92,7 +92,8 @@ def _wrong_encoding(t: Tables, head: int) -> str:
     if not head & 1:
         return f"{head:#x} is no address of an SPTE" if head % 8 else ""
     read = t.kvm.read_spte
-    chain, desc = [], head & ~1
+    chain: list[int] = []
+    desc = head & ~1
     while desc and len(chain) <= RMAP_RECYCLE_THRESHOLD:
         chain.append(desc)
         desc = read(desc)
@@ -107,7 +108,9 @@ def _wrong_encoding(t: Tables, head: int) -> str:
             return f"descriptors of {here} SPTEs: all but the first must be full"
         if [word >> 32 for word in words] != [sum(here[n + 1 :]) for n in range(len(here))]:
             return f"tail counts {[word >> 32 for word in words]} of descriptors of {here} SPTEs"
-    if not all(read(desc + 16 + 8 * i) for desc, count in zip(chain, here, strict=True) for i in range(count)):
+    if not all(
+        read(desc + 16 + 8 * i) for desc, count in zip(chain, here, strict=True) for i in range(count)
+    ):
         return "a descriptor holds a null pointer"
     return ""
 
@@ -118,7 +121,7 @@ def _wrong_encoding(t: Tables, head: int) -> str:
     "pages_4k, pages_2m and pages_1g count the leaf SPTEs of both MMUs",
     "kvm_update_page_stats",
 )
-def page_statistics(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _page_statistics(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     stat = kvm.stat
     for level, name, count in ((1, "4k", stat.pages_4k), (2, "2m", stat.pages_2m), (3, "1g", stat.pages_1g)):
         if count != t.leaves[level]:
@@ -131,7 +134,7 @@ def page_statistics(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     "no rmap grows beyond the recycle threshold",
     "__rmap_add",
 )
-def rmap_limit(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _rmap_limit(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     if kvm.stat.max_mmu_rmap_size > RMAP_RECYCLE_THRESHOLD + 1:
         yield Finding(f"max_mmu_rmap_size is {kvm.stat.max_mmu_rmap_size}")
 
@@ -149,7 +152,7 @@ def visible_slot(t: Tables, gfn: int) -> MemSlot | None:
     "is_page_fault_stale",
     "kvm_mmu_max_mapping_level",
 )
-def leaf_maps_its_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _leaf_maps_its_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
     gfn, pages, name = spte.gfn, pages_at(spte.level), t.spte_name(spte.address)
     slot = visible_slot(t, gfn)
     if slot is None:
@@ -177,7 +180,7 @@ def leaf_maps_its_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
     "__kvm_faultin_pfn",
     "gfn_to_memslot_dirty_bitmap",
 )
-def read_only_slot(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _read_only_slot(t: Tables, spte: Spte) -> Iterator[Finding]:
     slot = visible_slot(t, spte.gfn)
     if slot is not None and not slot.writable() and spte.value & (W | SPTE_HOST_WRITABLE):
         yield of_spte(spte, f"{t.spte_name(spte.address)} is writable, slot {slot.id} is read-only")
@@ -191,7 +194,7 @@ def read_only_slot(t: Tables, spte: Spte) -> Iterator[Finding]:
     "kvm_mmu_slot_remove_write_access",
     "kvm_arch_mmu_enable_log_dirty_pt_masked",
 )
-def logged_page_dirty(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _logged_page_dirty(t: Tables, spte: Spte) -> Iterator[Finding]:
     if spte.level != 1 or not spte.value & W:
         return
     gfn, parameters = spte.gfn, t.kvm.parameters

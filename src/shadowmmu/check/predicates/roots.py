@@ -1,13 +1,14 @@
 """Roots: counted, cached once, current; which MMU runs (I26 .. I28, N2, N3)."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 from ...kvm.bits import INVALID_PAGE, REQ_MMU_FREE_OBSOLETE_ROOTS, ROLE_GUEST_MODE, ROLE_INVALID
 from ...kvm.mmu import KvmMmu
 from ...kvm.vcpu import Vcpu
 from ...x86.bits import A, P, U, W
 from ..predicate import Finding, Scope, of_page, predicate
-from ..tables import Page, Tables, roots_of
+from ..tables import Page, Tables
 
 
 @predicate(
@@ -17,7 +18,7 @@ from ..tables import Page, Tables, roots_of
     "mmu_alloc_root",
     "mmu_free_root_page",
 )
-def root_counted(t: Tables, page: Page) -> Iterator[Finding]:
+def _root_counted(t: Tables, page: Page) -> Iterator[Finding]:
     if page.sp.root_count != t.roots[page.hpa]:
         says = f"root_count is {page.sp.root_count}, it is a root {t.roots[page.hpa]} times"
         yield of_page(page, f"{t.page_name(page.hpa)}: {says}")
@@ -30,13 +31,13 @@ def root_counted(t: Tables, page: Page) -> Iterator[Finding]:
     "kvm_mmu_free_roots",
     "kvm_mmu_new_pgd",
 )
-def root_lives(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
-    for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
-        for hpa in roots_of(t.machine, mmu):
+def _root_lives(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
+    for roots, of_l2 in zip(t.vcpu_roots[vcpu.id], (False, True), strict=True):
+        for hpa in roots:
             page = t.pages.get(hpa)
             if page is None:
                 yield Finding(f"vCPU {vcpu.id} has {hpa:#x} as root, no table (any more)", vcpus=(vcpu,))
-            elif bool(page.role & ROLE_GUEST_MODE) != (mmu is vcpu.guest_mmu):
+            elif bool(page.role & ROLE_GUEST_MODE) != of_l2:
                 yield of_page(page, f"root {t.page_name(hpa)} of vCPU {vcpu.id} is of the other guest")
 
 
@@ -48,10 +49,10 @@ def root_lives(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     "kvm_mmu_free_obsolete_roots",
     "__kvm_mmu_prepare_zap_page",
 )
-def root_not_obsolete(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
+def _root_not_obsolete(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     if vcpu.requests & REQ_MMU_FREE_OBSOLETE_ROOTS:
         return
-    for hpa in t.roots_of_vcpu(vcpu):
+    for hpa in chain(*t.vcpu_roots[vcpu.id]):
         page = t.pages.get(hpa)
         if page is not None and not page.valid:
             says = f"vCPU {vcpu.id} keeps the obsolete root {t.page_name(hpa)} and was not asked to free it"
@@ -65,7 +66,7 @@ def root_not_obsolete(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     "cached_root_find_and_keep_current",
     "kvm_mmu_new_pgd",
 )
-def root_cached_once(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
+def _root_cached_once(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
         slots = [(mmu.root_pgd, mmu.root_hpa), *(mmu.prev_root(i) for i in range(3))]
         none = (0, INVALID_PAGE, mmu.special_root())
@@ -88,14 +89,16 @@ def root_cached_once(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     "nested_svm_init_mmu_context",
     "nested_svm_uninit_mmu_context",
 )
-def mmu_of_guest(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
+def _mmu_of_guest(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     nested = vcpu.guest_mode
     if (
         nested != (vcpu.mmu is vcpu.guest_mmu)
         or nested != (vcpu.walk_mmu is vcpu.nested_mmu)
         or nested != (vcpu.l1_state is not None)
     ):
-        yield Finding(f"vCPU {vcpu.id} runs {'L2' if nested else 'L1'} on the MMU of the other", vcpus=(vcpu,))
+        yield Finding(
+            f"vCPU {vcpu.id} runs {'L2' if nested else 'L1'} on the MMU of the other", vcpus=(vcpu,)
+        )
 
 
 @predicate(
@@ -104,7 +107,7 @@ def mmu_of_guest(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     "the tables above the four directories hold one link each",
     "mmu_alloc_special_roots",
 )
-def special_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
+def _special_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     mmu: KvmMmu = vcpu.guest_mmu
     if not mmu.root_is_special():
         return
@@ -123,7 +126,7 @@ def special_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     "a special page is on no list, not hashed, the root of one vCPU or below it, and has few directories",
     "mmu_alloc_special_roots",
 )
-def special_pages(t: Tables, page: Page) -> Iterator[Finding]:
+def _special_pages(t: Tables, page: Page) -> Iterator[Finding]:
     sp, name = page.sp, t.page_name(page.hpa)
     if not t.kvm.design.special_roots:
         yield of_page(page, f"{name} is special, but this design has no such pages")

@@ -18,7 +18,7 @@ PAGES_OF_ONE_FAULT = 16
     "kvm_mmu_alloc_shadow_page",
     "kvm_mmu_free_shadow_page",
 )
-def page_hashed(t: Tables, page: Page) -> Iterator[Finding]:
+def _page_hashed(t: Tables, page: Page) -> Iterator[Finding]:
     if not any(other is page.sp for other in t.kvm.hashed_pages(page.gfn)):
         yield of_page(page, f"{t.page_name(page.hpa)} is not in its hash bucket")
 
@@ -30,7 +30,7 @@ def page_hashed(t: Tables, page: Page) -> Iterator[Finding]:
     "__kvm_mmu_prepare_zap_page",
     "kvm_mmu_free_roots",
 )
-def page_listed(t: Tables, page: Page) -> Iterator[Finding]:
+def _page_listed(t: Tables, page: Page) -> Iterator[Finding]:
     zapped = bool(page.role & ROLE_INVALID)
     if bool(page.sp.on_list) == zapped:
         state = "was zapped but is" if zapped else "is valid but not"
@@ -45,7 +45,7 @@ def page_listed(t: Tables, page: Page) -> Iterator[Finding]:
     "gfn and role name at most one valid page",
     "kvm_mmu_find_shadow_page",
 )
-def page_unique(t: Tables, page: Page) -> Iterator[Finding]:
+def _page_unique(t: Tables, page: Page) -> Iterator[Finding]:
     same = t.named.get((page.gfn, page.role), set())
     if page.valid and len(same) > 1:
         names = " and ".join(t.page_name(hpa) for hpa in sorted(same))
@@ -60,7 +60,7 @@ def page_unique(t: Tables, page: Page) -> Iterator[Finding]:
     "kvm_mmu_page_unlink_children",
     "kvm_mmu_unlink_parents",
 )
-def zapped_page_empty(t: Tables, page: Page) -> Iterator[Finding]:
+def _zapped_page_empty(t: Tables, page: Page) -> Iterator[Finding]:
     if not page.role & ROLE_INVALID:
         return
     if page.sp.parent_ptes:
@@ -79,7 +79,7 @@ def zapped_page_empty(t: Tables, page: Page) -> Iterator[Finding]:
     "kvm_mmu_zap_all_fast",
     "kvm_zap_obsolete_pages",
 )
-def generation(t: Tables, page: Page) -> Iterator[Finding]:
+def _generation(t: Tables, page: Page) -> Iterator[Finding]:
     if page.sp.mmu_valid_gen != t.kvm.mmu_valid_gen and not page.role & ROLE_INVALID:
         yield of_page(page, f"{t.page_name(page.hpa)} is of generation {page.sp.mmu_valid_gen} still")
 
@@ -91,8 +91,8 @@ def generation(t: Tables, page: Page) -> Iterator[Finding]:
     "account_nx_huge_page",
     "track_possible_nx_huge_page",
 )
-def nx_page(t: Tables, page: Page) -> Iterator[Finding]:
-    yield from _nx_page(t, page)
+def _nx_page(t: Tables, page: Page) -> Iterator[Finding]:
+    yield from _about_nx(t, page)
 
 
 @predicate(
@@ -102,11 +102,11 @@ def nx_page(t: Tables, page: Page) -> Iterator[Finding]:
     "track_possible_nx_huge_page",
     "tdp_mmu_unlink_sp",
 )
-def tdp_nx_page(t: Tables, page: Page) -> Iterator[Finding]:
-    yield from _nx_page(t, page)
+def _tdp_nx_page(t: Tables, page: Page) -> Iterator[Finding]:
+    yield from _about_nx(t, page)
 
 
-def _nx_page(t: Tables, page: Page) -> Iterator[Finding]:
+def _about_nx(t: Tables, page: Page) -> Iterator[Finding]:
     sp = page.sp
     if sp.tracked_nx_huge_page and not sp.nx_huge_page_disallowed:
         yield of_page(page, f"{t.page_name(page.hpa)} is listed but stands for no forbidden huge page")
@@ -121,7 +121,7 @@ def _nx_page(t: Tables, page: Page) -> Iterator[Finding]:
     "track_possible_nx_huge_page",
     "unaccount_nx_huge_page",
 )
-def nx_list(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _nx_list(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     listed = kvm.possible_nx_huge_pages
     if len(listed) != kvm.stat.nx_lpage_splits:
         yield Finding(f"nx_lpage_splits is {kvm.stat.nx_lpage_splits}, {len(listed)} pages are listed")
@@ -140,7 +140,7 @@ def nx_list(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     "kvm_mod_used_mmu_pages",
     "make_mmu_pages_available",
 )
-def pages_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _pages_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     off_list = (page for page in t.pages.values() if not page.sp.on_list)
     zapped = sum(not page.tdp and not page.special for page in off_list)
     there = len(t.active) + zapped
@@ -157,7 +157,7 @@ def pages_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     "kvm_mmu_alloc_shadow_page",
     "kvm_mmu_zap_oldest_mmu_pages",
 )
-def active_order(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _active_order(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     if len(set(map(id, t.active))) != len(t.active):
         yield Finding("a page is on the list of active pages twice")
     if t.active == t.former_active:
@@ -177,7 +177,7 @@ def active_order(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     "every active page is one that the VM owns",
     "kvm_mmu_alloc_shadow_page",
 )
-def no_page_twice(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _no_page_twice(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     for sp, count in Counter(kvm.active_mmu_pages.pages()).items():
         if count > 1 or kvm.page_at(sp.hpa) is not sp:
             yield Finding(f"{sp!r} is on the list of active pages but not at its address")
@@ -189,7 +189,7 @@ def no_page_twice(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     "no memory slot is flagged KVM_MEMSLOT_INVALID once the ioctl is done",
     "kvm_set_memslot",
 )
-def slots_settled(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _slots_settled(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     for slot in kvm.memslots:
         if slot.flags & MEMSLOT_INVALID:
             yield Finding(f"slot {slot.id} is still flagged KVM_MEMSLOT_INVALID")

@@ -17,7 +17,7 @@ from ..tables import Page, Spte, Tables
     "tdp_mmu_init_child_sp",
     "handle_removed_pt",
 )
-def tdp_linked_once(t: Tables, page: Page) -> Iterator[Finding]:
+def _tdp_linked_once(t: Tables, page: Page) -> Iterator[Finding]:
     pointing = sorted(t.pointing.get(page.hpa, ()))
     is_root = any(sp is page.sp for sp in t.kvm.tdp_mmu_roots)
     name = t.page_name(page.hpa)
@@ -36,7 +36,7 @@ def tdp_linked_once(t: Tables, page: Page) -> Iterator[Finding]:
     "a table of the TDP MMU has the gfn and the role that its place implies",
     "tdp_mmu_init_child_sp",
 )
-def tdp_child(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _tdp_child(t: Tables, spte: Spte) -> Iterator[Finding]:
     child, parent = t.child(spte), spte.page
     if child is None or not parent.tdp:
         return
@@ -53,7 +53,7 @@ def tdp_child(t: Tables, spte: Spte) -> Iterator[Finding]:
     "a table of the TDP MMU is direct, on no list, without parents, never unsync",
     "tdp_mmu_init_sp",
 )
-def tdp_page(t: Tables, page: Page) -> Iterator[Finding]:
+def _tdp_page(t: Tables, page: Page) -> Iterator[Finding]:
     sp = page.sp
     if not page.role & ROLE_DIRECT or sp.on_list or sp.parent_ptes or sp.unsync:
         yield of_page(page, f"{t.page_name(page.hpa)} looks like a page of the shadow MMU")
@@ -66,7 +66,7 @@ def tdp_page(t: Tables, page: Page) -> Iterator[Finding]:
     "make_spte",
     "tdp_mmu_map_handle_target_level",
 )
-def tdp_leaf(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _tdp_leaf(t: Tables, spte: Spte) -> Iterator[Finding]:
     if not spte.page.tdp:
         return
     if spte.value & (P | U) != P | U or (spte.level > 1 and not spte.value & PS):
@@ -80,7 +80,7 @@ def tdp_leaf(t: Tables, spte: Spte) -> Iterator[Finding]:
     "tdp_mmu_zap_spte_atomic",
     "handle_removed_pt",
 )
-def tdp_not_frozen(t: Tables, spte: Spte) -> Iterator[Finding]:
+def _tdp_not_frozen(t: Tables, spte: Spte) -> Iterator[Finding]:
     if spte.value == t.kvm.frozen_spte:
         yield of_spte(spte, f"{t.spte_name(spte.address)} is frozen")
 
@@ -92,7 +92,7 @@ def tdp_not_frozen(t: Tables, spte: Spte) -> Iterator[Finding]:
     "tdp_account_mmu_page",
     "tdp_unaccount_mmu_page",
 )
-def tdp_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _tdp_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     there = sum(page.tdp for page in t.pages.values()) - len(kvm.tdp_mmu_roots)
     if kvm.tdp_mmu_pages != there:
         yield Finding(f"tdp_mmu_pages is {kvm.tdp_mmu_pages}, there are {there} linked tables")
@@ -108,7 +108,7 @@ def tdp_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     "kvm_tdp_mmu_put_root",
     "kvm_tdp_mmu_invalidate_roots",
 )
-def tdp_roots(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+def _tdp_roots(t: Tables, kvm: Kvm) -> Iterator[Finding]:
     roles = [sp.role for sp in kvm.tdp_mmu_roots if not sp.role & ROLE_INVALID]
     if len(roles) != len(set(roles)):
         yield Finding("two valid roots have the same role", pages=tuple(sp.hpa for sp in kvm.tdp_mmu_roots))

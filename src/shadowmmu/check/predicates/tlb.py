@@ -74,7 +74,7 @@ def _gpa_of(machine: Machine, pfn: int) -> int | None:
     "kvm_mmu_remote_flush_or_zap",
     "kvm_tdp_mmu_zap_leafs",
 )
-def tlb_as_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
+def _tlb_as_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     if vcpu.requests & FLUSHES or vcpu.mmu.root_hpa == INVALID_PAGE:
         return
     known = t.translations(vcpu.id, _tables_of(t, vcpu))
@@ -159,7 +159,9 @@ def _compare(t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, wha
     return way, None
 
 
-def _below(t: Tables, table: int, level: int, frame: int, needs: _Needs) -> tuple[list[int], tuple[str, int] | None]:
+def _below(
+    t: Tables, table: int, level: int, frame: int, needs: _Needs
+) -> tuple[list[int], tuple[str, int] | None]:
     """Whether a table maps all of a huge page: its SPTEs, and what is wrong with which of them."""
     seen = []
     for index, spte in enumerate(t.kvm.read_table(table)):
