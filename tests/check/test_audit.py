@@ -24,6 +24,8 @@ from shadowmmu.trace.snapshot import snapshot
 from shadowmmu.x86.bits import W
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "conformance" / "scenarios").glob("*.txt"))
+EPT = ("vendor intel", "param kvm_intel ept=1")
+NO_AD = (*EPT, "param kvm_intel eptad=0", "param kvm tdp_mmu=0")
 DIRECT = ("param kvm_amd npt=1", "param kvm tdp_mmu=0")
 SEEDS = range(6 if shadowmmu.native else 1)
 OPS = 100
@@ -31,6 +33,8 @@ GUESTS = {
     **{f"shadow {mode}": ((), mode) for mode in random_scenarios.MODES},
     **{f"TDP MMU {mode}": (TDP, mode) for mode in random_scenarios.MODES},
     **{f"direct {mode}": (DIRECT, mode) for mode in random_scenarios.MODES},
+    **{f"EPT {mode}": (EPT, mode) for mode in ("long4", "pae")},
+    **{f"EPT without A/D {mode}": (NO_AD, mode) for mode in ("long5", "32")},
     **{f"nested {mode}": (None, mode) for mode in random_nested.MODES},
 }
 

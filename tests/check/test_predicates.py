@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from kvm.nested_world import DATA, nested_world
-from kvm.tdp_world import PHYSICAL, tdp_world
+from kvm.tdp_world import PHYSICAL, TDP, tdp_world
 from kvm.world import World
 
 from shadowmmu.check.audit import PREDICATES
@@ -283,6 +283,13 @@ def _() -> World:
 def _() -> World:
     world = small_world()
     store(world, world.sptep(GVA), world.spte(GVA) & ~SPTE_MMU_WRITABLE)
+    return world
+
+
+@case("leaf-bits")
+def _() -> World:
+    world = small_world()
+    store(world, world.sptep(GVA + 0x1000), world.spte(GVA + 0x1000) & ~P)
     return world
 
 
@@ -598,6 +605,28 @@ def _() -> World:
     world = small_world(tlb=True)
     store(world, world.sptep(GVA), world.spte(GVA) & ~W)
     return world
+
+
+@pytest.mark.parametrize("processor", [TDP, ("vendor intel", "param kvm_intel ept=1")])
+@pytest.mark.parametrize("lost", ["write", "execute", "all"])
+def test_a_nested_translation_has_no_more_rights_than_its_tables(
+    processor: tuple[str, ...], lost: str
+) -> None:
+    mapping = f"map 0x1000 {PHYSICAL:#x} 0x0 0x67 level=3 n=4"
+    world = World("long4", *processor, mapping, "code 0x800000", tlb=True)
+    world.ok(f"write {PHYSICAL + 0x800008:#x} 1", f"exec {PHYSICAL + 0x800000:#x}")
+    masks = {
+        "write": W,
+        "execute": world.kvm.shadow_x_mask,
+        "all": SPTE_MMU_PRESENT,
+    }
+    spte = world.kvm.read_spte(tdp_leaf(world)) & ~masks[lost]
+    if lost == "execute":
+        spte |= world.kvm.shadow_nx_mask
+    store(world, tdp_leaf(world), world.kvm.design.empty_spte if lost == "all" else spte)
+    found = {violation.predicate for violation in world.audit.look()}
+    assert "tlb-as-tables" in found
+    assert found <= {"tlb-as-tables", "page-statistics"}
 
 
 @case("no-bug")

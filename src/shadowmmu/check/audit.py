@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from ..guest import ops as kinds
 from ..guest.ops import Op
 from ..guest.player import OpResult, Player
-from ..trace.events import Event, exit_reason
+from ..trace.events import Event, Exit
 from . import predicates as _predicates
 from .checker import CORRUPT, Checker, Violation
 from .explain import explain
@@ -215,11 +215,13 @@ class Audit(Checker):
         log = self.player.log
         exited = log.kvm_exit
 
-        def kvm_exit(vcpu_id: int, reason: int, rip: int, info1: int, info2: int) -> None:
-            exited(vcpu_id, reason, rip, info1, info2)
+        def kvm_exit(*fields: int) -> None:
+            exited(*fields)
             if self._op is not None:
+                event = Exit(*fields)
                 self._exits += 1
-                self._step = f"before exit {self._exits} ({exit_reason(reason)}, {info1:#x}, {info2:#x})"
+                what = f"{event.reason_name}, {event.info1:#x}, {event.info2:#x}"
+                self._step = f"before exit {self._exits} ({what})"
                 self._pending += self._look(self.player.op_number, self._op.text, (), again=False)
 
         setattr(log, "kvm_exit", kvm_exit)  # noqa: B010  (a method of a Tracer)

@@ -27,12 +27,14 @@ from ..kvm.bits import (
 from ..kvm.memslots import MemSlot
 from ..kvm.mmu import KvmMmu
 from ..kvm.shadow_page import ShadowPage
+from ..kvm.spte import is_access_track_spte
+from ..kvm.vm import Kvm
 from ..trace.events import Event
 from ..trace.names import Names
 from ..trace.snapshot import backed, shadow_pages
-from ..x86.bits import ACC_U, ACC_W, ACC_X, ADDR, NX, PS, P, U, W
+from ..x86.bits import ACC_U, ACC_W, ACC_X, ADDR, PS, P, W
 
-__all__ = ["Changes", "FrameKey", "Page", "Spte", "Tables", "pages_at"]
+__all__ = ["Changes", "FrameKey", "Page", "Spte", "Tables", "pages_at", "rights_of"]
 
 FrameKey = tuple[int, int, int]
 """Slot id, level and first gfn of what one rmap is about; slot NO_SLOT: no slot has the frame."""
@@ -50,6 +52,13 @@ def pages_at(level: int) -> int:
     return 1 << 9 * (level - 1)
 
 
+def rights_of(kvm: Kvm, spte: int) -> int:
+    """What an SPTE allows, as ACC bits, in the format that the VM uses."""
+    x, no_x = kvm.shadow_x_mask, kvm.shadow_nx_mask
+    rights = (ACC_W if spte & W else 0) | (ACC_U if spte & kvm.shadow_user_mask else 0)
+    return rights | (ACC_X if spte & (x | no_x) == x else 0)
+
+
 class Page:
     """A shadow page as it was at the last look."""
 
@@ -59,6 +68,7 @@ class Page:
         "guest",
         "hpa",
         "image",
+        "kvm",
         "level",
         "marked",
         "meta",
@@ -73,7 +83,8 @@ class Page:
         "words",
     )
 
-    def __init__(self, sp: ShadowPage) -> None:
+    def __init__(self, kvm: Kvm, sp: ShadowPage) -> None:
+        self.kvm = kvm
         self.sp = sp
         self.hpa: int = sp.hpa
         self.gfn: int = sp.gfn
@@ -163,8 +174,20 @@ class Spte:
     @property
     def rights(self) -> int:
         """What it allows, as ACC bits."""
-        value = self.value
-        return (ACC_W if value & W else 0) | (ACC_U if value & U else 0) | (0 if value & NX else ACC_X)
+        return rights_of(self.page.kvm, self.value)
+
+    @property
+    def mmu_writable(self) -> bool:
+        return bool(self.value & self.page.kvm.shadow_mmu_writable_mask)
+
+    @property
+    def host_writable(self) -> bool:
+        return bool(self.value & self.page.kvm.shadow_host_writable_mask)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether it has lost its rights so that the next access is seen (without Accessed in EPT)."""
+        return bool(is_access_track_spte(self.page.kvm, self.value))
 
 
 @dataclass(slots=True)
@@ -408,7 +431,7 @@ class Tables:
                 if page is None or page.sp is not sp:
                     if page is not None:
                         self._drop(page, changes)
-                    page = self.pages[sp.hpa] = Page(sp)
+                    page = self.pages[sp.hpa] = Page(kvm, sp)
                     changes.pages.add(page.hpa)
                     self._pages_changed = True
                 self._compare(page, changes, former.get(page.hpa, page))

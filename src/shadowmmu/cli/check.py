@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.run import load, settings
+from shadowmmu.cli.inputs import Changes, load, machine_options
 
 if TYPE_CHECKING:
     from shadowmmu.check.checker import Violation
@@ -73,15 +73,7 @@ class _Outcome:
     show_default=True,
     help="When to audit the MMU's structures; step: also at each exit of a guest.",
 )
-@click.option("--kernel", metavar="RELEASE", help="Whose KVM: 6.12.111 (default) or 6.1.176.")
-@click.option(
-    "--design",
-    "designs",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=settings,
-    help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
-)
+@machine_options
 @click.option("--no-tlb", is_flag=True, help="Let every access walk (then no stale translation is found).")
 def check(
     *,
@@ -89,8 +81,7 @@ def check(
     list_them: bool,
     as_json: bool,
     level: str,
-    kernel: str | None,
-    designs: dict[str, str],
+    changes: Changes,
     no_tlb: bool,
 ) -> None:
     """Play INPUTs (scenarios, or folders of them) and check the MMU; without any, those of `run`.
@@ -105,7 +96,7 @@ def check(
         return
     violated = False
     try:
-        for scenario in load(list(_files(inputs)), kernel, designs):
+        for scenario in load(list(_files(inputs)), changes):
             outcome = _check(scenario, level, tlb=not no_tlb)
             click.echo(json.dumps(outcome.as_dict()) if as_json else outcome.text())
             violated |= bool(outcome.violations)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -70,7 +70,12 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def with_changes(
-        *, kernel: str | None, vendor: str | None, params: dict[str, str], designs: dict[str, str], **rest: Any
+        *,
+        kernel: str | None,
+        vendor: str | None,
+        params: dict[str, str],
+        designs: dict[str, str],
+        **rest: object,
     ) -> None:
         command(changes=Changes(kernel, vendor, params, designs), **rest)
 

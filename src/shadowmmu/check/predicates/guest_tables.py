@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from ...kvm.bits import MMIO_GEN_MASK, ROLE_CR0_WP, SPTE_MMU_PRESENT, SPTE_MMU_WRITABLE
+from ...kvm.bits import ROLE_CR0_WP, SPTE_MMU_PRESENT
 from ...kvm.memslots import MemSlot
-from ...kvm.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte
+from ...kvm.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte, mmio_generation
 from ...kvm.vm import Kvm
 from ...x86.bits import ACC_W, ADDR, PS, A, D, P, U, W
 from ..predicate import Finding, Scope, of_page, of_spte, predicate
@@ -65,9 +65,9 @@ def _shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
         return
     gfn, page = (gpte & ADDR) >> 12, spte.page
     if not spte.present:
-        if page.level == 1 and is_mmio_spte(spte.value) and get_mmio_spte_gfn(spte.value) != gfn:
-            says = f"{_shadows(t, spte, gpte)} but stands for MMIO at gfn {get_mmio_spte_gfn(spte.value):x}"
-            yield of_spte(spte, says)
+        mmio = get_mmio_spte_gfn(t.kvm, spte.value) if is_mmio_spte(t.kvm, spte.value) else gfn
+        if page.level == 1 and mmio != gfn:
+            yield of_spte(spte, f"{_shadows(t, spte, gpte)} but stands for MMIO at gfn {mmio:x}")
     elif spte.is_leaf:
         if page.level == 1 and spte.gfn != gfn:
             yield of_spte(spte, f"{_shadows(t, spte, gpte)} but maps gfn {spte.gfn:x}")
@@ -122,9 +122,9 @@ def _mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
     if spte.value & SPTE_MMU_PRESENT or spte.value == t.kvm.frozen_spte:
         return
     name = t.spte_name(spte.address)
-    if not is_mmio_spte(spte.value):
+    if not is_mmio_spte(t.kvm, spte.value):
         yield of_spte(spte, f"{name} is {spte.value:#x}: neither present nor empty nor MMIO")
-    elif get_mmio_spte_generation(spte.value) > t.kvm.memslots_generation & MMIO_GEN_MASK:
+    elif get_mmio_spte_generation(spte.value) > mmio_generation(t.kvm):
         yield of_spte(spte, f"{name} is of an MMIO generation that has not come yet")
 
 
@@ -136,10 +136,10 @@ def _mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
     "kvm_mmu_invalidate_mmio_sptes",
 )
 def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
-    if spte.present or not is_mmio_spte(spte.value):
+    if spte.present or not is_mmio_spte(t.kvm, spte.value):
         return
-    current = get_mmio_spte_generation(spte.value) == t.kvm.memslots_generation & MMIO_GEN_MASK
-    gfn = get_mmio_spte_gfn(spte.value)
+    current = get_mmio_spte_generation(spte.value) == mmio_generation(t.kvm)
+    gfn = get_mmio_spte_gfn(t.kvm, spte.value)
     if current and t.kvm.gfn_to_memslot(gfn) is not None:
         yield of_spte(spte, f"{t.spte_name(spte.address)} stands for MMIO at gfn {gfn:x}, which a slot has")
 
@@ -235,7 +235,7 @@ def _protected_in(t: Tables, first: int, pages: int) -> int | None:
     "mmu_try_to_unsync_pages",
 )
 def _table_write_protected(t: Tables, spte: Spte) -> Iterator[Finding]:
-    if not spte.value & (W | SPTE_MMU_WRITABLE) or _is_leftover(t, spte):
+    if not (spte.value & W or spte.mmu_writable) or _is_leftover(t, spte):
         return
     gfn = _protected_in(t, spte.gfn, pages_at(spte.level))
     if gfn is not None:
@@ -257,7 +257,7 @@ def _shadowed_table_write_protected(t: Tables, page: Page) -> Iterator[Finding]:
         return
     for address in t.maps_of(page.gfn):
         spte = t.spte(address)
-        if spte is not None and spte.value & (W | SPTE_MMU_WRITABLE) and not _is_leftover(t, spte):
+        if spte is not None and (spte.value & W or spte.mmu_writable) and not _is_leftover(t, spte):
             name = t.spte_name(address)
             says = f"{name} allows writes to table {page.gfn:x}, shadowed by {t.page_name(page.hpa)}"
             yield Finding(says, (address,), (page.hpa,))

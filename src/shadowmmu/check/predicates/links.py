@@ -12,9 +12,8 @@ from ...kvm.bits import (
     ROLE_LEVEL,
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
-    SPTE_HOST_WRITABLE,
+    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
-    SPTE_MMU_WRITABLE,
 )
 from ...kvm.rmap import pte_list
 from ...x86.bits import ACC_W, ADDR, A, P, U, W
@@ -22,7 +21,6 @@ from ..predicate import Finding, Scope, of_spte, predicate
 from ..tables import Page, Spte, Tables
 
 INHERITED = ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVALID | ROLE_PASSTHROUGH)
-LINK = SPTE_MMU_PRESENT | P | W | U | A
 
 
 @predicate(
@@ -112,7 +110,7 @@ def _link_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
     if page.special and page.level == 3 and not page.sp.parent_ptes:
         right = bits & ~A == SPTE_MMU_PRESENT | P  # a PDPTE, in which some processors set A
     else:
-        right = bits == LINK
+        right = bits == t.kvm.spte_nonleaf_bits
     if not right:
         yield of_spte(spte, f"{t.spte_name(spte.address)} is a link with bits {spte.value & ~ADDR:#x}")
 
@@ -137,19 +135,31 @@ def _leaf_within_role(t: Tables, spte: Spte) -> Iterator[Finding]:
 @predicate(
     "writable-chain",
     Scope.LEAF,
-    "W implies MMU-writable, MMU-writable implies host-writable, and a leaf has P",
+    "W implies MMU-writable, and MMU-writable implies host-writable",
     "make_spte",
     "spte_write_protect",
     "is_writable_pte",
 )
 def _writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
     value, name = spte.value, t.spte_name(spte.address)
-    if value & W and not value & SPTE_MMU_WRITABLE:
+    if value & W and not spte.mmu_writable:
         yield of_spte(spte, f"{name} is writable but not MMU-writable")
-    elif value & SPTE_MMU_WRITABLE and not value & SPTE_HOST_WRITABLE:
+    elif spte.mmu_writable and not spte.host_writable:
         yield of_spte(spte, f"{name} is MMU-writable but not host-writable")
-    if not value & P:
-        yield of_spte(spte, f"{name} is shadow-present without P")
+
+
+@predicate(
+    "leaf-bits",
+    Scope.LEAF,
+    "a leaf has the bits that all leaves have, and can be read unless its accesses are tracked",
+    "make_spte",
+    "mark_spte_for_access_track",
+)
+def _leaf_bits(t: Tables, spte: Spte) -> Iterator[Finding]:
+    kept = t.kvm.spte_leaf_bits & ~t.kvm.shadow_acc_track_mask
+    readable = spte.value >> SHADOW_ACC_TRACK_SAVED_SHIFT if spte.is_tracked else spte.value
+    if spte.value & kept != kept or not readable & P:
+        yield of_spte(spte, f"{t.spte_name(spte.address)} is no leaf that the processor can use")
 
 
 @predicate(

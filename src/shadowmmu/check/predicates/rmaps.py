@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ...kvm.bits import PTE_CHAIN_EXT, PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD, SPTE_HOST_WRITABLE
+from ...kvm.bits import PTE_CHAIN_EXT, PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
 from ...kvm.memslots import MemSlot
 from ...kvm.rmap import pte_list
 from ...kvm.vm import Kvm
@@ -139,7 +139,7 @@ def _rmap_limit(t: Tables, kvm: Kvm) -> Iterator[Finding]:
         yield Finding(f"max_mmu_rmap_size is {kvm.stat.max_mmu_rmap_size}")
 
 
-def visible_slot(t: Tables, gfn: int) -> MemSlot | None:
+def _visible_slot(t: Tables, gfn: int) -> MemSlot | None:
     """The slot that has gfn."""
     return t.kvm.visible_memslot(gfn)
 
@@ -154,7 +154,7 @@ def visible_slot(t: Tables, gfn: int) -> MemSlot | None:
 )
 def _leaf_maps_its_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
     gfn, pages, name = spte.gfn, pages_at(spte.level), t.spte_name(spte.address)
-    slot = visible_slot(t, gfn)
+    slot = _visible_slot(t, gfn)
     if slot is None:
         yield of_spte(spte, f"{name} maps gfn {gfn:x}, which no slot has")
         return
@@ -181,25 +181,26 @@ def _leaf_maps_its_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
     "gfn_to_memslot_dirty_bitmap",
 )
 def _read_only_slot(t: Tables, spte: Spte) -> Iterator[Finding]:
-    slot = visible_slot(t, spte.gfn)
-    if slot is not None and not slot.writable() and spte.value & (W | SPTE_HOST_WRITABLE):
+    slot = _visible_slot(t, spte.gfn)
+    if slot is not None and not slot.writable() and (spte.value & W or spte.host_writable):
         yield of_spte(spte, f"{t.spte_name(spte.address)} is writable, slot {slot.id} is read-only")
 
 
 @predicate(
     "logged-page-dirty",
     Scope.LEAF,
-    "a writable 4 KiB SPTE of a slot that logs has its bit in the dirty bitmap",
+    "a writable 4 KiB SPTE (with PML: a dirty one) of a slot that logs has its bit in the dirty bitmap",
     "mark_page_dirty_in_slot",
     "kvm_mmu_slot_remove_write_access",
     "kvm_arch_mmu_enable_log_dirty_pt_masked",
 )
 def _logged_page_dirty(t: Tables, spte: Spte) -> Iterator[Finding]:
-    if spte.level != 1 or not spte.value & W:
-        return
     gfn, parameters = spte.gfn, t.kvm.parameters
-    slot = visible_slot(t, gfn)
-    if slot is None or not slot.logs_dirty() or parameters.dirty_ring_size or parameters.cpu_dirty_log_size:
+    written = W | (t.kvm.shadow_dirty_mask if parameters.cpu_dirty_log_size else 0)
+    if spte.level != 1 or spte.value & written != written:
+        return
+    slot = _visible_slot(t, gfn)
+    if slot is None or not slot.logs_dirty() or parameters.dirty_ring_size:
         return
     page = gfn - slot.base_gfn
     if not slot.log_words()[page >> 6] >> (page & 63) & 1:

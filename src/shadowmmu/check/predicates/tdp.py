@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ...kvm.bits import ROLE_DIRECT, ROLE_INVALID
 from ...kvm.vm import Kvm
-from ...x86.bits import PS, P, U
+from ...x86.bits import ACC_U, PS
 from ..predicate import Finding, Scope, of_page, of_spte, predicate
 from ..tables import Page, Spte, Tables
 
@@ -62,15 +62,15 @@ def _tdp_page(t: Tables, page: Page) -> Iterator[Finding]:
 @predicate(
     "tdp-leaf",
     Scope.LEAF,
-    "a leaf of the TDP MMU has U, and PS above level 1",
+    "a leaf of the TDP MMU serves user accesses, and has PS above level 1",
     "make_spte",
     "tdp_mmu_map_handle_target_level",
 )
 def _tdp_leaf(t: Tables, spte: Spte) -> Iterator[Finding]:
-    if not spte.page.tdp:
+    if not spte.page.tdp or spte.is_tracked:
         return
-    if spte.value & (P | U) != P | U or (spte.level > 1 and not spte.value & PS):
-        yield of_spte(spte, f"{t.spte_name(spte.address)} is no leaf that the processor can use")
+    if not spte.rights & ACC_U or (spte.level > 1 and not spte.value & PS):
+        yield of_spte(spte, f"{t.spte_name(spte.address)} is no leaf of the TDP MMU")
 
 
 @predicate(

@@ -11,12 +11,17 @@ from ...kvm.bits import (
     REQ_TLB_FLUSH,
     REQ_TLB_FLUSH_CURRENT,
     REQ_TLB_FLUSH_GUEST,
+    SHADOW_ACC_TRACK_SAVED_BITS,
+    SHADOW_ACC_TRACK_SAVED_SHIFT,
+    SPTE_MMU_PRESENT,
 )
 from ...kvm.mmu import KvmMmu
+from ...kvm.spte import is_access_track_spte
 from ...kvm.vcpu import Vcpu
-from ...x86.bits import ADDR, NX, PS, P, U, W
+from ...kvm.vm import Kvm
+from ...x86.bits import ACC_U, ACC_W, ACC_X, ADDR, NESTED_W, NESTED_X, NX, PS, P, U, W
 from ..predicate import Finding, Scope, predicate
-from ..tables import Tables
+from ..tables import Tables, rights_of
 
 FLUSHES = (
     REQ_TLB_FLUSH
@@ -25,7 +30,6 @@ FLUSHES = (
     | REQ_LOAD_MMU_PGD
     | REQ_MMU_FREE_OBSOLETE_ROOTS
 )
-NESTED_W, NESTED_X = 1 << 52, 1 << 53
 
 Compared = tuple[list[int], Finding | None]
 """Addresses of the SPTEs that a translation depends on, and what is wrong with it."""
@@ -34,7 +38,7 @@ Compared = tuple[list[int], Finding | None]
 def walk(t: Tables, mmu: KvmMmu, address: int) -> tuple[list[int], int, int]:
     """The tables' own answer: addresses of the SPTEs on the way, the last SPTE, its level.
 
-    The last SPTE is 0 if it has no P, or if there is no root.
+    The last SPTE is 0 if it is not present, or if there is no root.
     """
     level, table = mmu.shadow_level(), mmu.root_hpa
     if table in (0, INVALID_PAGE):
@@ -49,7 +53,7 @@ def walk(t: Tables, mmu: KvmMmu, address: int) -> tuple[list[int], int, int]:
         sptep = table + 8 * (address >> 12 + 9 * (level - 1) & 511)
         way.append(sptep)
         spte = t.kvm.read_spte(sptep)
-        if not spte & P or spte & 1 << 51:
+        if not spte & SPTE_MMU_PRESENT:
             return way, 0, level
         if level == 1 or spte & PS:
             return way, spte, level
@@ -132,11 +136,14 @@ class _Needs:
     execute: bool
     user: bool
 
-    def denied_by(self, spte: int) -> bool:
-        """Whether an SPTE lacks one of the rights."""
-        return bool(
-            (self.write and not spte & W) or (self.execute and spte & NX) or (self.user and not spte & U)
-        )
+    def denied_by(self, kvm: Kvm, spte: int) -> bool:
+        """Whether an SPTE lacks one of the rights; what access tracking took away for a while counts."""
+        rights = rights_of(kvm, spte)
+        if is_access_track_spte(kvm, spte):
+            rights = rights_of(kvm, spte | spte >> SHADOW_ACC_TRACK_SAVED_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS)
+            rights |= ACC_W if spte & kvm.shadow_mmu_writable_mask else 0
+        needed = (ACC_W if self.write else 0) | (ACC_X if self.execute else 0) | (ACC_U if self.user else 0)
+        return bool(needed & ~rights)
 
 
 def _compare(t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, what: str) -> Compared:
@@ -154,7 +161,7 @@ def _compare(t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, wha
     inside = (1 << 12 + 9 * (at - 1)) - 1
     if (spte & ADDR & ~inside | address & inside & ~0xFFF) != needs.frame:
         return way, Finding(f"{what} to another frame than its tables", tuple(way[-1:]), vcpus=(vcpu,))
-    if needs.denied_by(spte):
+    if needs.denied_by(t.kvm, spte):
         return way, Finding(f"{what} with more rights than its tables", tuple(way[-1:]), vcpus=(vcpu,))
     return way, None
 
@@ -167,7 +174,7 @@ def _below(
     for index, spte in enumerate(t.kvm.read_table(table)):
         sptep, at = table + 8 * index, frame + (index << 12 + 9 * (level - 1))
         seen.append(sptep)
-        if not spte & P or spte & 1 << 51:
+        if not spte & SPTE_MMU_PRESENT:
             return seen, ("of a part that its tables do not have", sptep)
         if level > 1 and not spte & PS:
             below, wrong = _below(t, spte & ADDR, level - 1, at, needs)
@@ -176,6 +183,6 @@ def _below(
                 return seen, wrong
         elif spte & ADDR != at:
             return seen, ("to another frame than its tables, in a part", sptep)
-        elif needs.denied_by(spte):
+        elif needs.denied_by(t.kvm, spte):
             return seen, ("with more rights than its tables, in a part", sptep)
     return seen, None
