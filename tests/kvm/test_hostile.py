@@ -111,7 +111,7 @@ def attack(world: World, gvas: list[int], outcomes: set[str] = OUTCOMES) -> None
         world.do(f"cmpxchg {gva:#x} 0x1067 0x67")
         world.do(f"stos {gva & ~0xFFF:#x} 0x67 n=3")
         world.do(f"read {gva:#x}")
-    check_tlb(world.machine, gvas)
+    check_tlb(world.audit, gvas)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -193,7 +193,7 @@ def test_a_guest_without_paging_at_the_edge_of_memory(gva: int) -> None:
             in OUTCOMES
         )
     world.do(f"stos {gva & ~0xFFF:#x} 0 n=2048")
-    check_tlb(world.machine, [gva])
+    check_tlb(world.audit, [gva])
 
 
 # -- tables that go away ---------------------------------------------------------------------------------
@@ -314,13 +314,13 @@ def test_random_words_for_tables(mode: str, seed: int) -> None:
                 low = rng.getrandbits(12) & ~0x180 | rng.choice((1, 0x21, 0x27, 0x67, 0xE7))
                 word = rng.choice([*frames, DATA, 0x10000000, 0xD0000000]) | low
             world.machine.host_write(frame + number * size, size, word)
-        world.unseen.add(frame >> 12)
+        world.audit.unseen()
     for number in range(4) if mode == "pae" else ():
         world.machine.host_write(frames[0] + 8 * number, 8, rng.choice(frames) | 1)
     tramp = {"long4": 511, "long5": 511, "pae": 3, "32": 1023}[mode]
     entry = world.machine.host_read(ROOT + tramp * size, size)
     world.machine.host_write(frames[0] + tramp * size, size, entry)
-    world.unseen.add(frames[0] >> 12)
+    world.audit.unseen()
     world.do(f"cr3 {frames[0]:#x}")
     width = {"long4": 48, "long5": 57, "pae": 32, "32": 32}[mode]
     for _ in range(60):

@@ -67,7 +67,7 @@ def attack(world: World, addresses: list[int]) -> None:
             f"l2cmpxchg {address:#x} 0x1067 0x67",
         ):
             assert world.do(line).result["outcome"] in OUTCOMES, line
-    check_tlb(world.machine, addresses)
+    check_tlb(world.audit, addresses)
     world.do("l2exit")
     for line in ("nop", f"read {WINDOW:#x}", f"write {WINDOW + 0x2000:#x} 0x67"):
         assert world.do(line).result["outcome"] in OUTCOMES, line
@@ -172,7 +172,7 @@ def test_random_bytes_for_tables(mode: str, seed: int) -> None:
                 low = rng.getrandbits(12) & ~0x180 | rng.choice((5, 0x25, 0x27, 0x67, 0xE7))
                 word = rng.choice([*frames, DATA, HUGE, 0xD0000000, NPT, 0x1000]) | low
             world.machine.host_write(frame + number * size, size, word)
-        world.unseen.add(frame >> 12)
+        world.audit.unseen()
     code = 0xF010D000
     keep = {2: 0xF010F027, 3: 0xF010E001, 4: frames[1] | 0x27, 5: frames[1] | 0x27}[MODES[mode]]
     for level, table, entry in (

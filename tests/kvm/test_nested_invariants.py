@@ -34,7 +34,7 @@ def test_random_scenarios_with_tlb(mode: str, seed: int) -> None:
     compared = 0
     for op in ops:
         world.play(op)
-        compared += check_tlb(world.machine, gvas)
+        compared += check_tlb(world.audit, gvas)
     assert compared
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from kvm.invariants import State, check_all, check_order
+from kvm.invariants import expect_nothing
 
-from shadowmmu.guest.ops import HostTouch, HostWrite, Madvise, Mprotect, Op, Remap, SetGpte, SetSlot
+from shadowmmu.check.audit import Audit
+from shadowmmu.guest.ops import Op
 from shadowmmu.guest.player import OpResult, Player
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import resolve
@@ -18,10 +19,12 @@ from shadowmmu.trace.events import Event, EventLog
 from shadowmmu.x86.bits import ADDR
 
 SVM_EXIT_IOIO = 0x7B
+SWEEP_EVERY = 10
+"""Ops of a whole scenario between two looks at everything."""
 
 
 class World:
-    """Plays operations one by one and checks the invariants after each.
+    """Plays operations one by one and audits the MMU after each.
 
     Without slots in `setup` guest memory is 16 MiB at 0; page tables come from 0x2000 on, the root is 0x1000.
     """
@@ -46,7 +49,7 @@ class World:
             *sorted(first, key=lambda line: line.startswith(("slot", "cap"))),
         ]
         lines += ["alloc 0x2000", "tramp 0x1000", *others]
-        self._build("\n".join([*lines, start]) + "\n", tlb=tlb, kernel=kernel, design=design)
+        self._build("\n".join([*lines, start]) + "\n", 1, tlb=tlb, kernel=kernel, design=design)
 
     @classmethod
     def of(
@@ -60,12 +63,13 @@ class World:
     ) -> "World":
         """The world of a whole scenario, before its first operation; host_la57: the host has five levels."""
         world = cls.__new__(cls)
-        world._build(text, tlb=tlb, kernel=kernel, design=design, host_la57=host_la57)
+        world._build(text, SWEEP_EVERY, tlb=tlb, kernel=kernel, design=design, host_la57=host_la57)
         return world
 
     def _build(
         self,
         text: str,
+        sweep_every: int,
         *,
         tlb: bool,
         kernel: str,
@@ -79,8 +83,7 @@ class World:
         self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
         self.machine = self.player.machine
         self.kvm = self.machine.kvm
-        self.unseen: set[int] = set()
-        self.state: State | None = None
+        self.audit = Audit(self.player, sweep_every=sweep_every)
 
     def switch(self, name: str, value: str) -> None:
         """Set a switch of the design, before the first operation."""
@@ -100,7 +103,9 @@ class World:
 
     def quick(self, line: str) -> OpResult:
         """The same without checks, for the many operations before the one that matters."""
-        (played,) = self.player.play([self._parse(line)])
+        op = self._parse(line)
+        self.audit.before_op(op)
+        (played,) = self.player.play([op])
         return played
 
     def do_quietly(self, line: str) -> None:
@@ -108,17 +113,14 @@ class World:
         self.quick(line)
 
     def play(self, op: Op) -> OpResult:
-        before = self._active_pages()
-        self.unseen |= changed_unseen(op)
-        played = list(self.player.play([op]))
-        check_order(before, self._active_pages())
-        self.state = check_all(self.machine, self.unseen)
-        return played[0] if played else OpResult(-1, op.text, op.vcpu, {}, {}, [], [], None)
+        self.audit.before_op(op)
+        played = next(self.player.play([op]), None)
+        expect_nothing(self.audit.after_op(op, played))
+        return played or OpResult(-1, op.text, op.vcpu, {}, {}, [], [], None)
 
-    def _active_pages(self) -> list[ShadowPage]:
-        """Active pages, newest first, whichever end that is."""
-        pages = self.kvm.active_mmu_pages.pages()
-        return pages if self.kvm.design.value("active_pages") == "fifo" else pages[::-1]
+    def check(self) -> None:
+        """Look at everything."""
+        expect_nothing(self.audit.sweep())
 
     def ok(self, *lines: str) -> list[Event]:
         """Play lines that must succeed; the events of the last one."""
@@ -181,19 +183,6 @@ class World:
     def gpte(self, table: int, index: int) -> int:
         """An 8-byte guest entry."""
         return self.machine.host_read(table + 8 * index, 8)
-
-
-def changed_unseen(op: Op) -> set[int]:
-    """Guest frames that an operation of the host may change without KVM learning of it."""
-    match op:
-        case HostWrite() | SetGpte():
-            return {op.gpa >> 12}
-        case Madvise() | Remap() | Mprotect() | HostTouch():
-            return set(range(op.gpa >> 12, (op.gpa + op.length + 0xFFF) >> 12))
-        case SetSlot():
-            slot = op.slot
-            return set(range(slot.gpa >> 12, (slot.gpa + slot.size) >> 12)) if slot.size <= 1 << 30 else set()
-    return set()
 
 
 def names(events: list[Event]) -> list[str]:

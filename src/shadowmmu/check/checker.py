@@ -13,7 +13,7 @@ from ..kvm.tdp.spte_changed import InvalidSpteChange
 
 __all__ = ["CORRUPT", "Checker", "Violation", "play_checked"]
 
-CORRUPT = (LookupError, InvalidSpteChange, RecursionError, RuntimeError)
+CORRUPT = (LookupError, AttributeError, InvalidSpteChange, RecursionError, RuntimeError)
 """What the MMU raises when it meets structures that cannot be: where KVM has BUG() or WARN()."""
 
 
@@ -49,9 +49,13 @@ class Violation:
 
 
 class Checker(ABC):
-    """Checks one machine. It is made before the first op; every op is announced, then reported."""
+    """Checks one machine. It is made before the first op; every op is announced, then reported.
+
+    `checks` counts how often it looked.
+    """
 
     name: ClassVar[str]
+    checks: int = 0
 
     def __init__(self, player: Player) -> None:
         self.player = player
@@ -80,6 +84,8 @@ def play_checked(
             checker.before_op(op)
         try:
             played = next(player.play([op]), None)
+        except NotImplementedError:
+            raise
         except CORRUPT as error:
             yield op, None, [_stumbled(player, op, error)]
             return

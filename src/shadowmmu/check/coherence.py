@@ -301,6 +301,7 @@ class Coherence(Checker):
     def after_op(self, op: Op, played: OpResult | None) -> list[Violation]:
         """What is usable and may not be, what was refused and may not be."""
         self.clock += 1
+        self.checks += 1
         self._note_flushes(op, played)
         changed = self._note_changes(op)
         self._track(changed)

@@ -18,7 +18,9 @@ from ..guest.player import Player
 from ..guest.scenario import Scenario
 from ..guest.setup import ScenarioError, resolve
 from ..trace.events import EventLog
+from .audit import Audit, Level
 from .checker import CORRUPT, Checker, Violation, play_checked
+from .checks import checks_of
 from .coherence import Coherence
 from .ground import MMUS, MODES, PROFILES, Ground
 from .shrink import shrink, simpler_lines
@@ -83,7 +85,7 @@ class Report:
 
 def default_checkers(player: Player) -> list[Checker]:
     """All checks there are, after every op."""
-    return [Coherence(player)]
+    return checks_of(player, Level.OP)
 
 
 def player_of(lines: Sequence[str], *, kernel: str | None = None) -> tuple[Player, Scenario]:
@@ -130,6 +132,7 @@ class _Episode:
         self.text = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
         self.known: dict[str, Op] = {}
         self.coherence = Coherence(self.player, every=1 << 60) if checked else None
+        self.audit = Audit(self.player) if checked else None
         vcpus = [cpu.vcpu for cpu in self.player.cpus]
         vmcbs = [vmcb.gpa for vmcb in self.player.vmcbs]
         self.storm = Storm(vcpus, self.coherence, vmcbs)
@@ -161,6 +164,8 @@ class _Episode:
                 if found:
                     return found[0]
             last = self._sweep() if self.coherence is not None else []
+            if self.audit is not None:
+                last += self.audit.sweep()
             return last[0] if last else None
         except CORRUPT as error:
             says = f"the MMU stumbles over its own structures: {type(error).__name__}: {error}"
@@ -172,7 +177,7 @@ class _Episode:
         self.coherence.clock = self.storm.clock
         found = self.coherence.check_machine(None)
         self.coherence.forget()
-        return found
+        return found if self.audit is None else found + self.audit.look()
 
     def _storm_failure(self) -> Violation:
         assert self.storm.failure is not None
@@ -190,13 +195,16 @@ class _Episode:
         if self.coherence is not None:
             self.coherence.clock = self.storm.clock
             self.coherence.catch_up()
+        if self.audit is not None:
+            found += self.audit.look()
         for line in lines:
             op = self._op(line)
-            if self.coherence is not None:
-                self.coherence.before_op(op)
+            checkers = [checker for checker in (self.coherence, self.audit) if checker is not None]
+            for checker in checkers:
+                checker.before_op(op)
             played = next(self.player.play([op]), None)
-            if self.coherence is not None:
-                found += self.coherence.after_op(op, played)
+            for checker in checkers:
+                found += checker.after_op(op, played)
             self.ops += 1
         if lines:
             self.storm.note_lines(len(self.lines))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shadowmmu.cli.inputs import Changes, load, machine_options
+
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario import Scenario
     from shadowmmu.trace.names import State
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["event_line", "outcome_line", "run"]
 
-_EMBEDDED = ("default.txt", "quadrants.txt", "nested.txt")
 _SAID_BY_EXIT = ("kvm_page_fault", "kvm_nested_vmexit", "kvm_nested_intercepts")
 _SAID_BY_FAULT = ("EXCEPTION_NMI", "EPT_VIOLATION")
 """Exits of an Intel processor whose address is only in the page fault's event that follows."""
@@ -52,17 +53,6 @@ _SUMMARY = (
 )
 
 
-def _settings(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
-    """The `KEY=VALUE`s of an option. Raises BadParameter for what is none."""
-    settings = {}
-    for word in given:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{word!r} is no setting; write KEY=VALUE")
-        settings[name] = value
-    return settings
-
-
 @click.command(short_help="Play scenarios on the model.")
 @click.argument("scenarios", metavar="[SCENARIO]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -78,32 +68,7 @@ def _settings(context: click.Context, option: click.Parameter, given: Sequence[s
     help="Write the events as the kernel's ftrace text.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the recording's lines, then the totals.")
-@click.option(
-    "--kernel",
-    metavar="RELEASE",
-    help="Whose KVM: 6.12.111 (default) or 6.1.176.",
-)
-@click.option(
-    "--vendor",
-    type=click.Choice(["amd", "intel"]),
-    help="Whose processor, if another than the scenario's; nested paging stays on or off.",
-)
-@click.option(
-    "--param",
-    "params",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=_settings,
-    help="Set a module parameter, kvm.tdp_mmu=0 or kvm_intel.eptad=0. Repeatable.",
-)
-@click.option(
-    "--design",
-    "designs",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=_settings,
-    help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
-)
+@machine_options
 @click.option("--tlb", is_flag=True, help="Keep TLB entries between ops (recordings are made without).")
 def run(
     *,
@@ -111,10 +76,7 @@ def run(
     record: Path | None,
     events: Path | None,
     as_json: bool,
-    kernel: str | None,
-    vendor: str | None,
-    params: dict[str, str],
-    designs: dict[str, str],
+    changes: Changes,
     tlb: bool,
 ) -> None:
     """Play SCENARIOs op by op; without any, three that come with the program."""
@@ -124,13 +86,7 @@ def run(
     from shadowmmu.trace.recording import atomic_writer, json_line
 
     try:
-        loaded = _load(scenarios)
-        if kernel is not None:
-            loaded = [scenario.with_kernel(kernel) for scenario in loaded]
-        if vendor is not None:
-            loaded = [scenario.with_vendor(vendor) for scenario in loaded]
-        loaded = [scenario.with_params(params) for scenario in loaded]
-        loaded = [scenario.with_design(designs) for scenario in loaded]
+        loaded = load(scenarios, changes)
         targets = _targets(record, loaded)
         totals: Counter[str] = Counter()
         with ExitStack() as trace:
@@ -156,15 +112,6 @@ def run(
             click.echo(_summary(f"all {len(loaded)} scenarios", totals))
     except (ScenarioError, DesignError) as error:
         raise click.ClickException(str(error)) from None
-
-
-def _load(paths: Sequence[Path]) -> list[Scenario]:
-    from importlib.resources import as_file, files
-
-    from shadowmmu.guest.scenario import Scenario
-
-    with as_file(files("shadowmmu.guest") / "scenarios") as embedded:
-        return [Scenario.load(path) for path in paths or [embedded / name for name in _EMBEDDED]]
 
 
 def _targets(record: Path | None, scenarios: Sequence[Scenario]) -> list[Path | None]:

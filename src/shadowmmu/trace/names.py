@@ -12,7 +12,8 @@ such a page and made one again. A page that an op makes and destroys gets no num
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from shadowmmu.kvm.design import Design
@@ -114,8 +115,8 @@ class Names:
 
         What was the state so far becomes the one before. Name the events of the op after this.
         """
-        self._backing.update(raw["pfns"])
-        self._number(raw["sps"], _remade(events) if self._design.event_strings else set())
+        self.learn(raw["pfns"])
+        self.number(raw["sps"], events)
         on_list = [sp for sp in raw["sps"] if not sp["off_list"]]
         return {
             "kvm": {
@@ -137,7 +138,20 @@ class Names:
             "wtrack": {f"{slot}/{gfn:x}": count for slot, gfn, count in raw["wtrack"]},
         }
 
-    def _number(self, pages: list[Mapping[str, Any]], remade: set[_PageKey]) -> None:
+    def learn(self, backing: Mapping[int, int | str]) -> None:
+        """What frames back now: frame number -> guest address, or "zero"."""
+        self._backing.update(backing)
+
+    def fork(self) -> Names:
+        """Names that know the same; what they learn and number stays theirs."""
+        other = copy(self)
+        other._now, other._before = dict(self._now), dict(self._before)
+        other._identity, other._backing = dict(self._identity), dict(self._backing)
+        return other
+
+    def number(self, pages: Sequence[Mapping[str, Any]], events: Iterable[Event]) -> None:
+        """Number the pages after an op (`hpa`, `gfn`, `role`, newest first); `events` are the op's."""
+        remade = _remade(events) if self._design.event_strings else set()
         self._before, self._now = self._now, {}
         for sp in reversed(pages):
             role = sp["role"]
@@ -234,9 +248,9 @@ def _remade(events: Iterable[Event]) -> set[_PageKey]:
     zapped: set[_PageKey] = set()
     remade: set[_PageKey] = set()
     for fired in events:
-        event = fired.event if isinstance(fired, ByTask) else fired
-        if isinstance(event, PrepareZapPage):
+        event = fired.event if type(fired) is ByTask else fired
+        if type(event) is PrepareZapPage:
             zapped.add(_event_key(event))
-        elif isinstance(event, GetPage) and event.created and _event_key(event) in zapped:
+        elif type(event) is GetPage and event.created and _event_key(event) in zapped:
             remade.add(_event_key(event))
     return remade

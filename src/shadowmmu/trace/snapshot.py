@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..kvm.vcpu import Vcpu
     from ..kvm.vm import Kvm
 
-__all__ = ["snapshot"]
+__all__ = ["backed", "shadow_pages", "snapshot"]
 
 RawState = dict[str, Any]
 
@@ -30,9 +30,7 @@ def snapshot(machine: Machine) -> RawState:
     is not empty; `pfns` says what each frame in a leaf SPTE backs now.
     """
     kvm = machine.kvm
-    pages = [*kvm.active_mmu_pages.pages(), *_tdp_pages(kvm)]
-    listed = {sp.hpa for sp in pages}
-    extra = [sp for sp in _roots(kvm) if sp.hpa not in listed]
+    pages, extra = shadow_pages(kvm)
     sps = [_page(kvm, sp, off_list=False) for sp in pages] + [_page(kvm, sp, off_list=True) for sp in extra]
     frames = {
         (value & ADDR) >> 12
@@ -61,8 +59,18 @@ def snapshot(machine: Machine) -> RawState:
             for gfn, count in slot.lpage_entries(level)
         ],
         "wtrack": [(slot.id, gfn, count) for slot in slots for gfn, count in slot.tracked()],
-        "pfns": _backed(machine, frames),
+        "pfns": backed(machine, frames),
     }
+
+
+def shadow_pages(kvm: Kvm) -> tuple[list[ShadowPage], list[ShadowPage]]:
+    """The pages of a state, in its order: those on the list or in a tree of the TDP MMU, and other roots.
+
+    Raises LookupError if an SPTE or a root leads to no page: the structures are corrupt.
+    """
+    pages = [*kvm.active_mmu_pages.pages(), *_tdp_pages(kvm)]
+    listed = {sp.hpa for sp in pages}
+    return pages, [sp for sp in _roots(kvm) if sp.hpa not in listed]
 
 
 def _tdp_pages(kvm: Kvm) -> list[ShadowPage]:
@@ -162,7 +170,7 @@ def _rmaps(kvm: Kvm, slot: MemSlot) -> Iterable[tuple[int, int, int, list[int]]]
             yield slot.id, level, gfn, pte_list(kvm, head)
 
 
-def _backed(machine: Machine, frames: set[int]) -> dict[int, int | str]:
+def backed(machine: Machine, frames: set[int]) -> dict[int, int | str]:
     """Guest address (or "zero") behind each of the frames that back guest memory now."""
     found: dict[int, int | str] = {}
     for pfn in frames:

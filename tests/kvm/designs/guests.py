@@ -48,7 +48,7 @@ def check_tlb_after_each(text: str, design: Mapping[str, str]) -> None:
     compared = 0
     for op in ops:
         world.play(op)
-        compared += check_tlb(world.machine, gvas)
+        compared += check_tlb(world.audit, gvas)
     assert compared
 
 

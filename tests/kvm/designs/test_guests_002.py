@@ -64,5 +64,5 @@ def test_a_tlb_holds_nothing_stale(mode: str) -> None:
         compared = 0
         for op in ops:
             world.play(op)
-            compared += check_tlb(world.machine, gvas)
+            compared += check_tlb(world.audit, gvas)
         assert compared

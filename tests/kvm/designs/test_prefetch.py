@@ -146,7 +146,7 @@ def test_when_gptes_are_read(reads: str, page: int) -> None:
     log.world = world
     world.kvm.tracer = log
     world.kvm.tracing = True
-    world.unseen.add(4)
+    world.audit.unseen()
     world.quick(f"read {GVA:#x}")
     assert world.spte(GVA + 0x3000) >> 12 & 0xFFFFFFFFFF == world.hpa(page << 12) >> 12
 

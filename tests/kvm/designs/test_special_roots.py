@@ -2,7 +2,6 @@
 
 import pytest
 from kvm.designs.side_by_side import Guest, assert_alike
-from kvm.invariants import has_gptes
 from kvm.random_nested import random_nested
 from kvm.random_scenarios import random_scenario
 from kvm.world import World, names
@@ -336,7 +335,7 @@ def test_random_guests_get_the_same_translations(mode: str, seed: int, kernel: s
     compared = 0
     for op in ops:
         assert one.play(op) == two.play(op), op.text
-        tables |= {sp.gfn for world in (one.world, two.world) for sp in world.pages() if has_gptes(sp)}
+        tables |= {sp.gfn for world in (one.world, two.world) for sp in world.pages() if sp.has_gptes()}
         compared += compare_leaves(one.world, two.world, gvas, tables)
     assert one.memory() == two.memory()
     assert compared > 100

@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable
 
 import pytest
-from kvm.invariants import check_all
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.tdp_world import BIG, PHYSICAL, TDP, huge_world
 from kvm.world import World
@@ -80,4 +79,4 @@ def test_walks_with_others_in_between(kind: str, seed: int) -> None:
     world.kvm.need_resched = False
     for line in ("nop", "@1 nop"):
         world.quick(line)
-    check_all(world.machine, range(1 << 20))
+    world.check()

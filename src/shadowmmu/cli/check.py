@@ -1,0 +1,169 @@
+"""`shadowmmu check`: play scenarios with all checks on and tell what does not hold."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shadowmmu.cli.inputs import Changes, load, machine_options
+
+if TYPE_CHECKING:
+    from shadowmmu.check.checker import Violation
+    from shadowmmu.guest.scenario import Scenario
+
+__all__ = ["check"]
+
+_VIOLATED = 1
+_SHOWN = 10
+"""So many violations of a scenario are printed; of more the number."""
+
+_LEVELS = ("off", "op", "step")
+_EVERY = 100
+"""Ops between two updates of the progress line."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What came out of one scenario."""
+
+    scenario: str
+    ops: int = 0
+    checks: int = 0
+    violations: list[Violation] = field(default_factory=list)
+    interrupted: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "scenario": self.scenario,
+            "ops": self.ops,
+            "checks": self.checks,
+            "violations": [violation.as_dict() for violation in self.violations],
+            "interrupted": self.interrupted,
+        }
+
+    def text(self) -> str:
+        found = len(self.violations)
+        verdict = click.style(f"{found} found", fg="red") if found else "nothing found"
+        head = f"{self.scenario}: {self.ops} ops, {self.checks} checks, {verdict}"
+        lines = [head + (" before the interruption" if self.interrupted else "")]
+        for violation in self.violations[:_SHOWN]:
+            lines += [f"  {line}" for line in violation.text().splitlines()]
+        if found > _SHOWN:
+            lines.append(f"  and {found - _SHOWN} more")
+        return "\n".join(lines)
+
+
+@click.command(short_help="Play scenarios with all checks on.")
+@click.argument("inputs", metavar="[INPUT]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--list", "list_them", is_flag=True, help="List what the audit asks, then stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object for each scenario, on a line.")
+@click.option(
+    "--audit",
+    "level",
+    type=click.Choice(_LEVELS),
+    default="op",
+    show_default=True,
+    help="When to audit the MMU's structures; step: also at each exit of a guest.",
+)
+@machine_options
+@click.option("--no-tlb", is_flag=True, help="Let every access walk (then no stale translation is found).")
+def check(
+    *,
+    inputs: tuple[Path, ...],
+    list_them: bool,
+    as_json: bool,
+    level: str,
+    changes: Changes,
+    no_tlb: bool,
+) -> None:
+    """Play INPUTs (scenarios, or folders of them) and check the MMU; without any, those of `run`.
+
+    Exit status: 1 if something did not hold, 2 for input that cannot be used.
+    """
+    from shadowmmu.guest.setup import ScenarioError
+    from shadowmmu.kvm.switches import DesignError
+
+    if list_them:
+        _list(as_json=as_json)
+        return
+    violated = False
+    try:
+        for scenario in load(list(_files(inputs)), changes):
+            outcome = _check(scenario, level, tlb=not no_tlb)
+            click.echo(json.dumps(outcome.as_dict()) if as_json else outcome.text())
+            violated |= bool(outcome.violations)
+            if outcome.interrupted:
+                raise click.Abort
+    except (ScenarioError, DesignError) as error:
+        raise click.ClickException(str(error)) from None
+    if violated:
+        click.get_current_context().exit(_VIOLATED)
+
+
+def _files(inputs: Sequence[Path]) -> Iterator[Path]:
+    """The files themselves, and the scenarios in folders."""
+    for path in inputs:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(path.glob("*.txt"))
+        if not inside:
+            raise click.ClickException(f"{path}: no scenario (*.txt) is in this folder")
+        yield from inside
+
+
+def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:
+    from shadowmmu.check.audit import Level
+    from shadowmmu.check.checker import play_checked
+    from shadowmmu.check.checks import checks_of
+    from shadowmmu.guest.player import Player
+    from shadowmmu.guest.setup import resolve
+    from shadowmmu.trace.events import EventLog
+
+    player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
+    player.start()
+    checks = checks_of(player, Level(level))
+    outcome = _Outcome(scenario.name)
+    try:
+        for _, played, found in play_checked(player, scenario.ops, checks):
+            outcome.ops += played is not None
+            outcome.violations += found
+            if outcome.ops % _EVERY == 0:
+                _progress(f"{scenario.name}: {outcome.ops} of {len(scenario.ops)} ops")
+        for checker in checks:
+            outcome.violations += checker.finish()
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    _progress("")
+    outcome.checks = sum(checker.checks for checker in checks)
+    return outcome
+
+
+def _progress(text: str) -> None:
+    """One line on stderr that is written over, if somebody looks."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+
+def _list(*, as_json: bool) -> None:
+    from shadowmmu.check.audit import PREDICATES
+
+    if as_json:
+        rows = {
+            p.name: {"means": p.means, "symbols": p.symbols, "of": p.scope.value} for p in PREDICATES.values()
+        }
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = min(get_terminal_size().columns, 100)
+    for predicate in PREDICATES.values():
+        click.secho(predicate.name, fg="cyan")
+        for text in (predicate.means, f"[{', '.join(predicate.symbols)}]"):
+            click.echo("\n".join(wrap(text, width, initial_indent="    ", subsequent_indent="    ")))
