@@ -55,7 +55,17 @@ from ..x86.bits import (
 )
 from .checker import Checker, Violation
 from .guest_tables import DIRTY, GLOBAL, UNUSED, GuestMemory, Refusals, Registers, State, permits
-from .usable import ACCESSES, Link, Use, accesses_of, hardware_walk, is_usable, tlb_uses
+from .usable import (
+    ACCESSES,
+    Link,
+    Use,
+    accesses_of,
+    ept_rights,
+    hardware_walk,
+    is_usable,
+    rights_of,
+    tlb_uses,
+)
 
 __all__ = ["Coherence"]
 
@@ -343,7 +353,7 @@ class Coherence(Checker):
     def _root(self, vcpu: Vcpu) -> tuple[int, int]:
         """Root and levels of the tables that the hardware walks for KVM."""
         if self.tdp:
-            return vcpu.cpu.nested_root, self.kvm.parameters.tdp_level
+            return vcpu.cpu.nested_root, vcpu.mmu.shadow_level()
         return vcpu.cpu.root, vcpu.cpu.levels
 
     def _use_of(self, vcpu: Vcpu, address: int) -> Use | None:
@@ -381,7 +391,7 @@ class Coherence(Checker):
         """
         root, levels = self._root(vcpu)
         pa_bits = vcpu.host_maxphyaddr
-        smep = bool(vcpu.cpu.cr4_smep)
+        smep, ept = bool(vcpu.cpu.cr4_smep), bool(self.kvm.ept)
         seen: set[tuple[object, ...]] = set()
         top = root & (ADDR | 0xFE0 if levels == 3 else ADDR)
         stack: list[tuple[int, int, int, int, tuple[State, ...], tuple[Link, ...]]] = [
@@ -397,12 +407,12 @@ class Coherence(Checker):
             is_pdpte = levels == 3 and level == 3
             entries = self.words[table >> 3 : (table >> 3) + (4 if is_pdpte else 512)].tolist()
             for index, entry in enumerate(entries):
-                if not entry & P or not is_usable(entry, pa_bits):
+                if not entry & 7 or not is_usable(entry, pa_bits, ept=ept):
                     continue
                 address = prefix | index << shift
                 rights = above
                 if not is_pdpte:
-                    rights &= (entry & (W | 4)) | (0 if entry >> 63 else 1)
+                    rights &= ept_rights(entry) if ept else rights_of(entry)
                 here = (*path, (level, table + 8 * index, entry))
                 after = self._advance(regs, states, address, shift, since)
                 if level == 1 or (entry & PS and not is_pdpte):
@@ -589,13 +599,14 @@ class Coherence(Checker):
         """Every leaf of every table, reachable or not: the frame is the guest's, and it is written if at all
         as slots and host allow.
         """
+        ept = bool(self.kvm.ept)
         for sp in self.kvm.owners:
             if sp is None:
                 continue
             level = sp.role & ROLE_LEVEL
             entries = self.words[sp.hpa >> 3 : (sp.hpa >> 3) + 512].tolist()
             for index, entry in enumerate(entries):
-                if not entry & P or (level > 1 and not entry & PS) or not is_usable(entry, 46):
+                if not entry & 7 or (level > 1 and not entry & PS) or not is_usable(entry, 46, ept=ept):
                     continue
                 problem = self._judge_frame(entry & ADDR & -(1 << 3 + 9 * level), level, entry)
                 if problem is not None:

@@ -12,7 +12,18 @@ from ..kvm.vcpu import Vcpu
 from ..x86.bits import ACC_U, ACC_W, ACC_X, ADDR, NESTED_W, NESTED_X, NX, PS, D, P, U, W
 from .guest_tables import Registers, permits
 
-__all__ = ["ACCESSES", "Link", "Use", "accesses_of", "accesses_of_tlb", "hardware_walk", "tlb_uses"]
+__all__ = [
+    "ACCESSES",
+    "Link",
+    "Use",
+    "accesses_of",
+    "accesses_of_tlb",
+    "ept_rights",
+    "hardware_walk",
+    "is_usable",
+    "rights_of",
+    "tlb_uses",
+]
 
 ACCESSES = ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2))
 """(user, kind) of every access; bit n of `Use.accesses` stands for number n."""
@@ -42,7 +53,7 @@ def accesses_of(rights: int, *, smep: bool, nested: bool) -> int:
 
 def accesses_of_tlb(entry: int, regs: Registers) -> int:
     """Which accesses a TLB entry serves; `regs` are those that the processor runs with."""
-    rights = _rights(entry)
+    rights = rights_of(entry)
     found = 0
     for n, (user, kind) in enumerate(ACCESSES):
         if kind == 1 and not (entry & D and entry & NESTED_W):
@@ -54,7 +65,8 @@ def accesses_of_tlb(entry: int, regs: Registers) -> int:
     return found
 
 
-def _rights(entry: int) -> int:
+def rights_of(entry: int) -> int:
+    """Rights of an entry or a TLB entry, as ACC bits."""
     return (ACC_W if entry & W else 0) | (ACC_U if entry & U else 0) | (0 if entry & NX else ACC_X)
 
 
@@ -83,13 +95,23 @@ def hardware_walk(
         if not is_usable(entry, pa_bits):
             break
         if not (levels == 3 and level == 3):
-            rights &= _rights(entry)
+            rights &= rights_of(entry)
             if level == 1 or entry & PS:
                 break
         table = entry & ADDR
     return path, rights
 
 
-def is_usable(entry: int, pa_bits: int) -> bool:
-    """Whether the hardware goes on from an entry of a shadow table: present, no reserved bit."""
-    return entry & P != 0 and not entry & ADDR >> pa_bits << pa_bits
+def is_usable(entry: int, pa_bits: int, *, ept: bool = False) -> bool:
+    """Whether the hardware goes on from an entry of a shadow table: present, no reserved bit.
+
+    In EPT present is what has any right, and what can be written but not read is a misconfiguration.
+    """
+    if entry & ADDR >> pa_bits << pa_bits:
+        return False
+    return entry & 7 != 0 and entry & 3 != W if ept else entry & P != 0
+
+
+def ept_rights(entry: int) -> int:
+    """Rights of an EPT entry; U stands for read."""
+    return (ACC_W if entry & 2 else 0) | (ACC_U if entry & 1 else 0) | (ACC_X if entry & 4 else 0)
