@@ -1,4 +1,4 @@
-"""The local APIC of a single processor, and the I/O APIC: registers, IPIs to itself, timer, interrupt lines."""
+"""The local APIC of a single processor, and the I/O APIC: registers, IPIs, timer, interrupt lines."""
 
 import time
 from collections.abc import Callable
@@ -34,7 +34,8 @@ SHORTEST_PERIOD = 0.0005
 
 class LocalApic:
     """One APIC; `interrupt(vector)` gives the processor what is to be delivered, `armed()` is called when the
-    timer starts, `served(vector)` when the guest is done with an interrupt. The timer counts nanoseconds, as KVM's does.
+    timer starts, `served(vector)` when the guest is done with an interrupt. The timer counts
+    nanoseconds, as KVM's does.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class LocalApic:
         self.reset()
 
     def reset(self) -> None:
-        self._registers = {register: 0 for register in (*WRITABLE, ESR, INITIAL)}
+        self._registers = dict.fromkeys((*WRITABLE, ESR, INITIAL), 0)
         self._registers |= {DFR: 0xFFFFFFFF, SVR: 0xFF}
-        self._registers |= {register: LVT_MASKED for register in range(LVT_TIMER, LVT_ERROR + 1, 0x10)}
+        self._registers |= dict.fromkeys(range(LVT_TIMER, LVT_ERROR + 1, 16), LVT_MASKED)
         self.requested = self.in_service = 0
         self.due = None
 

@@ -18,7 +18,16 @@ HEADER_UNKNOWN = 0xFFF8
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
 EM_386, EM_X86_64 = 3, 62
 PT_LOAD, PT_INTERP = 1, 3
-MACHINES = {2: "SPARC", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "s390", 40: "ARM", 183: "AArch64", 243: "RISC-V"}
+MACHINES = {
+    2: "SPARC",
+    8: "MIPS",
+    20: "PowerPC",
+    21: "PowerPC64",
+    22: "s390",
+    40: "ARM",
+    183: "AArch64",
+    243: "RISC-V",
+}
 MOST_SEGMENTS = 4096
 LOWEST = 0x1000
 
@@ -88,9 +97,9 @@ def _find_header(data: bytes) -> int | None:
     magic = HEADER_MAGIC.to_bytes(4, "little")
     at = data.find(magic, 0, HEADER_SEARCH)
     while at >= 0:
-        if at % 4 == 0 and at + 12 <= len(data):
-            if sum(struct.unpack_from("<3I", data, at)) & 0xFFFFFFFF == 0:
-                return at
+        inside = at % 4 == 0 and at + 12 <= len(data)
+        if inside and sum(struct.unpack_from("<3I", data, at)) & 0xFFFFFFFF == 0:
+            return at
         at = data.find(magic, at + 1, HEADER_SEARCH)
     return None
 

@@ -175,7 +175,7 @@ class Pc:
         self._interrupted = True
         self.machine.stop("interrupted")
 
-    def run(self, limits: Limits = Limits(), progress: Callable[[], None] | None = None) -> Ending:  # noqa: B008
+    def run(self, limits: Limits = Limits(), progress: Callable[[], None] | None = None) -> Ending:
         """Run until the program ends, or a limit is reached; `progress` is called twice a second."""
         while True:
             started = time.monotonic()
