@@ -419,7 +419,8 @@ class SvmMachine:
                 accepted = kvm_set_cr0(vcpu, value)
             case "cr3":
                 accepted = kvm_set_cr3(vcpu, value)
-                vcpu.cpu.root = vcpu.cr3
+                if self.npt:
+                    vcpu.cpu.root = vcpu.cr3
             case "cr4":
                 accepted = kvm_set_cr4(vcpu, value)
             case "efer":
