@@ -6,7 +6,7 @@ Each has read(address, size) and write(address, size, value) for the ports or ad
 import time
 from collections.abc import Callable
 
-__all__ = ["Cmos", "FwCfg", "Pci", "Pit", "Serial", "TestDevice"]
+__all__ = ["Cmos", "Counters", "FwCfg", "Pci", "Pit", "Serial", "TestDevice"]
 
 COM1 = 0x3F8
 LSR_TRANSMITTER_EMPTY = 0x60
@@ -205,6 +205,48 @@ class Pit:
             loaded = value << 8 if high else value
         self._reload[counter] = loaded or 0x10000
         self._started[counter] = self._clock()
+
+
+class Counters:
+    """KVM's counters for a guest that is curious: it writes a number to the port and reads the counter there.
+
+    Number 0 says that the device is there. No other computer has this.
+    """
+
+    PORT = 0x5C0
+    SIGNATURE = int.from_bytes(b"UMMS", "little")
+    NAMES = (
+        "exits",
+        "pf_taken",
+        "pf_fixed",
+        "pf_emulate",
+        "pf_spurious",
+        "pf_guest",
+        "invlpg",
+        "mmio_exits",
+        "insn_emulation",
+        "mmu_shadow_zapped",
+        "mmu_pte_write",
+        "mmu_flooded",
+        "mmu_unsync",
+        "pages_4k",
+        "pages_2m",
+        "pages_1g",
+    )
+
+    def __init__(self, count: Callable[[str], int]) -> None:
+        self._count = count
+        self._number = 0
+
+    def write(self, port: int, size: int, value: int) -> None:
+        self._number = value
+
+    def read(self, port: int, size: int) -> int:
+        if self._number == 0:
+            return self.SIGNATURE
+        if self._number > len(self.NAMES):
+            return (1 << 8 * size) - 1
+        return self._count(self.NAMES[self._number - 1])
 
 
 class TestDevice:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...host.mapping import HostError
 from ..svm.machine import Outcome, SvmMachine
 from .apic import APIC_BASE, IOAPIC_BASE, IoApic, LocalApic
-from .chipset import Cmos, FwCfg, Pci, Pit, Serial, TestDevice
+from .chipset import Cmos, Counters, FwCfg, Pci, Pit, Serial, TestDevice
 from .image import Image, ImageError
 from .multiboot import BOOT_MAGIC, boot_information
 
@@ -88,6 +88,8 @@ class Pc:
         port(0x501, write=self._debug_exit)
         port(0x510, 0x511, read=self.fw_cfg.read, write=self.fw_cfg.select)
         port(0x40, 0x43, read=pit.read, write=pit.write)
+        counters = Counters(self._counter)
+        port(counters.PORT, counters.PORT + 3, read=counters.read, write=counters.write)
         port(0x61, read=pit.read, write=pit.write)
         port(0x70, 0x71, read=cmos.read, write=cmos.write)
         port(0xCF8, 0xCFF, read=pci.read, write=pci.write)
@@ -145,6 +147,12 @@ class Pc:
             return
         self.machine.machine.host.mprotect(hva, 0x1000, 0)
         self.machine.machine.host.mprotect(hva, 0x1000, 3)
+
+    def _counter(self, name: str) -> int:
+        machine = self.machine
+        if name == "exits":
+            return machine.exits.total()
+        return int(getattr(machine.vcpu.stat, name, None) or getattr(machine.kvm.stat, name, 0))
 
     def _timer_armed(self) -> None:
         self.machine.on_idle(self.apic.tick)

@@ -617,6 +617,7 @@ class SvmMachine:
         processor, vcpu = self.processor, self.vcpu
         vcpu.rip = processor.rip
         vcpu.cpl = processor.cpl
+        vcpu.compatibility_mode = not processor.is_64bit
         vcpu.eflags_ac = bool(processor.system_flags & FLAG_AC)
         if self.npt:
             vcpu.cpu.root = vcpu.cr3 = processor.cr(3)
