@@ -46,6 +46,7 @@ from ...kvm.exits import (
     shutdown_exit,
 )
 from ...kvm.fast_fault import last_sptep_lockless
+from ...kvm.guest_memory import table_page
 from ...kvm.guest_walk import gva_to_gpa
 from ...kvm.inject import kvm_inject_page_fault
 from ...kvm.mark_dirty import mark_page_dirty_in_slot
@@ -58,6 +59,7 @@ from ...kvm.track_write import kvm_mmu_track_write
 from ...kvm.vcpu import QueuedException, QueuedInterrupt
 from ...kvm.vm import Parameters
 from ...x86.bits import (
+    ADDR,
     CR0_CD,
     CR0_ET,
     CR0_NE,
@@ -80,6 +82,8 @@ from ...x86.bits import (
     NESTED_FAULT,
     PFERR_F,
     PFERR_GUEST_FINAL,
+    PFERR_P,
+    PFERR_RSVD,
     PFERR_W,
     PS,
     A,
@@ -764,7 +768,7 @@ class SvmMachine:
         elif cpu.fault_vector != PF:
             self._raise(QueuedException(cpu.fault_vector, 0, None))
         elif self.npt:
-            self._raise(QueuedException(PF, cpu.fault_error_code, cpu.fault_gva))
+            self._raise(QueuedException(PF, _as_hardware(cpu.fault_error_code), cpu.fault_gva))
         else:
             self._fault(cpu.fault_gva, cpu.fault_error_code)
 
@@ -802,7 +806,7 @@ class SvmMachine:
             self._step_alone()
             return
         if self.npt:
-            vcpu.exception = QueuedException(PF, error_code, address)
+            vcpu.exception = QueuedException(PF, _as_hardware(error_code), address)
             return
         self._handle_fault(address, error_code)
 
@@ -1055,6 +1059,8 @@ class SvmMachine:
         if insn is None:
             return
         vcpu, number = self.vcpu, code - EXIT_WRITE_CR
+        if self.npt and vcpu.is_pae_paging():
+            self._clear_accessed_in_pdptes()
         try:
             value = self._written_to_cr(insn)
         except OperandFault as fault:
@@ -1078,6 +1084,16 @@ class SvmMachine:
             return
         op = {0: Op.MOV_CR0, 3: Op.MOV_CR3, 4: Op.MOV_CR4}[number]
         self._complete(insn, Insn(op, insn.code, value=value))
+
+    def _clear_accessed_in_pdptes(self) -> None:
+        """The emulator sets A in PDPTEs, where it is reserved: hardware does not, and KVM will not load them."""
+        base = self.vcpu.cr3 & 0xFFFFFFE0
+        page = table_page(self.kvm, base >> 12)
+        if page != INVALID_PAGE:
+            words = self.machine.arena.view()
+            first = (page & ADDR | base & 0xFFF) >> 3
+            for index in range(first, first + 4):
+                words[index] &= ~A
 
     def _written_to_cr(self, insn: Code) -> int:
         """What MOV to CRn, LMSW or CLTS writes there."""
@@ -1150,6 +1166,11 @@ class SvmMachine:
         processor.q[4] = processor.field("sysenter_esp")
         processor.update_modes(0)
         processor.rip = processor.field("sysenter_eip") - 2 & MASK64
+
+
+def _as_hardware(error_code: int) -> int:
+    """The error code of a #PF that the guest gets without an exit: with RSVD the emulator leaves P out."""
+    return error_code | PFERR_P if error_code & PFERR_RSVD else error_code
 
 
 _GPR_NUMBERS = {name: number for number, name in enumerate(GPRS)}
