@@ -95,6 +95,7 @@ from ...x86.insn import Insn, Op
 from ...x86.machine_check import MachineCheck
 from ..cpu import EndlessFaults
 from ..machine import Machine
+from . import EmulatorError
 from .cpuid import Cpuid
 from .emulator import CodeEmulator, FetchFault
 from .instructions import Code
@@ -250,6 +251,8 @@ class SvmMachine:
             parameters.tdp_enabled, parameters.tdp_mmu = npt, npt and tdp_mmu
             parameters.nx_huge_pages = nx_huge_pages
         self.npt = parameters.tdp_enabled
+        if self.npt and parameters.nx_huge_pages:
+            raise EmulatorError("nested paging and nx_huge_pages do not go together: NX crashes the emulator")
         self.machine = Machine(
             parameters,
             design=design_of(kernel, design),
