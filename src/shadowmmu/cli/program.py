@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.kvm.vm import Parameters
 
-__all__ = ["EMBEDDED", "ProgramOptions", "has_extra", "is_program", "program_options", "run_program"]
+__all__ = [
+    "EMBEDDED",
+    "ProgramOptions",
+    "check_program",
+    "has_extra",
+    "is_program",
+    "program_options",
+    "run_program",
+]
 
 EMBEDDED = "tour.elf"
 HEAD = 8192
@@ -195,41 +203,76 @@ def run_program(
 
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
-    from shadowmmu.guest.pc.image import ImageError, Kind, kind_of
+    with _told(path):
+        pc, screen = _start(path, path.read_bytes(), arguments, changes, options)
+        ending = _run_to_end(pc, screen, options, events)
+    return finish(path, ending, pc, as_json=as_json)
+
+
+def check_program(
+    path: Path,
+    arguments: Sequence[str],
+    changes: Changes,
+    options: ProgramOptions,
+    *,
+    every: int,
+    as_json: bool = False,
+) -> int:
+    """Run a program with all checks on; 1 if something did not hold, else 0.
+
+    Raises ClickException for a program that cannot be run or does not end, Abort if the user interrupted it.
+    """
+    from shadowmmu.check.program import ProgramChecks
+
+    with _told(path):
+        pc, screen = _start(path, path.read_bytes(), arguments, changes, options)
+        checks = ProgramChecks(pc.machine, every=every)
+        ending = _run_to_end(pc, screen, options)
+    if ending.reason != "violations":
+        checks.finish()
+    found = checks.violations
+    if as_json:
+        outcome = {
+            "program": path.name,
+            "exits": pc.machine.exits.total(),
+            "checks": checks.checks,
+            "violations": [violation.as_dict() for violation in found],
+            "ending": ending.reason,
+            "status": ending.status,
+        }
+        click.echo(json.dumps(outcome))
+    else:
+        verdict = click.style(f"{len(found)} found", fg="red") if found else "nothing found"
+        exits = pc.machine.exits.total()
+        click.echo(f"{path.name}: {exits} exits, {checks.checks} checks, {verdict} ({_ended(ending)})")
+        for violation in found:
+            click.echo("\n".join(f"  {line}" for line in violation.text().splitlines()))
+    if ending.reason == "interrupted":
+        raise click.Abort
+    if not found and ending.status is None:
+        raise _failure(path, ending, pc)
+    return 1 if found else 0
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What is wrong with a program or the machine becomes one line."""
+    from shadowmmu.guest.pc.image import ImageError
     from shadowmmu.guest.svm import EmulatorError
     from shadowmmu.kvm.switches import DesignError
 
-    data = path.read_bytes()
     try:
-        if kind_of(data[:HEAD]) is Kind.LINUX:
-            return _run_linux(path, data, arguments, changes, options)
-        return _run_on_pc(path, data, arguments, changes, options, events, as_json=as_json)
+        yield
     except ImageError as error:
         raise click.ClickException(f"{path}: {error}") from None
     except (DesignError, EmulatorError) as error:
         raise click.ClickException(str(error)) from None
 
 
-def _run_linux(
+def _start(
     path: Path, data: bytes, arguments: Sequence[str], changes: Changes, options: ProgramOptions
-) -> int:
-    """A program without a multiboot header."""
-    from shadowmmu.guest.pc.image import ImageError, read_image
-
-    read_image(data)
-    raise ImageError("it has no multiboot header")
-
-
-def _run_on_pc(
-    path: Path,
-    data: bytes,
-    arguments: Sequence[str],
-    changes: Changes,
-    options: ProgramOptions,
-    events: Path | None,
-    *,
-    as_json: bool,
-) -> int:
+) -> tuple[Pc, Screen]:
+    """A PC with the program loaded. Raises ImageError, EmulatorError, DesignError, ClickException."""
     from shadowmmu.guest.pc.image import read_image
     from shadowmmu.guest.pc.pc import Pc
 
@@ -238,13 +281,17 @@ def _run_on_pc(
     screen = Screen()
     pc = Pc(machine, options.memory, screen.write)
     pc.load(image, command_line(path, arguments))
+    return pc, screen
+
+
+def _run_to_end(pc: Pc, screen: Screen, options: ProgramOptions, events: Path | None = None) -> Ending:
     with ExitStack() as stack:
         if events is not None:
-            stack.enter_context(_traced(machine, events))
+            stack.enter_context(_traced(pc.machine, events))
         stack.enter_context(_interruptible(pc.interrupt))
         ending = pc.run(_limits_of(options), lambda: screen.progress(_progress(pc)))
     screen.finish()
-    return finish(path, ending, pc, as_json=as_json)
+    return ending
 
 
 def command_line(path: Path, arguments: Sequence[str]) -> str:
@@ -454,10 +501,19 @@ def finish(path: Path, ending: Ending, pc: Pc, *, as_json: bool) -> int:
         click.echo(_report_text(pc, ending), err=True)
     if ending.reason == "interrupted":
         raise click.Abort
-    if ending.status is not None:
-        if ending.reason not in ("exit", "power off") and not as_json:
-            click.echo(f"shadowmmu: {path}: {ending.reason} {ending.detail}".rstrip(), err=True)
-        return ending.status
+    if ending.status is None:
+        raise _failure(path, ending, pc)
+    if ending.reason not in ("exit", "power off") and not as_json:
+        click.echo(f"shadowmmu: {path}: {ending.reason} {ending.detail}".rstrip(), err=True)
+    return ending.status
+
+
+def _ended(ending: Ending) -> str:
+    return ending.reason if ending.status is None else f"{ending.reason}, status {ending.status}"
+
+
+def _failure(path: Path, ending: Ending, pc: Pc) -> click.ClickException:
+    """A program that did not end by itself."""
     why = _WHY.get(ending.reason, ending.reason)
     text = f"{path}: {why}{f': {ending.detail}' if ending.detail else ''}"
-    raise click.ClickException(f"{text}\n{_state(pc.machine)}")
+    return click.ClickException(f"{text}\n{_state(pc.machine)}")

@@ -159,7 +159,7 @@ class Pc:
         machine = self.machine
         if name == "exits":
             return machine.exits.total()
-        return int(getattr(machine.vcpu.stat, name, None) or getattr(machine.kvm.stat, name, 0))
+        return (machine.vcpu.stat.as_dict() | machine.kvm.stat.as_dict()).get(name, 0)
 
     def _timer_armed(self) -> None:
         self.machine.on_idle(self.apic.tick)

@@ -285,6 +285,7 @@ class SvmMachine:
         self._vmmcall: Callable[[], None] | None = None
         self._exception: Callable[[int, int | None, int], bool] | None = None
         self._idle: Callable[[], None] | None = None
+        self._entry: Callable[[], None] | None = None
         self._outcome: Outcome | None = None
         self._exit_limit: int | None = None
         self._soft: tuple[int, int] | None = None
@@ -502,6 +503,10 @@ class SvmMachine:
         """Called every 10 ms or so while the guest runs without exits: for timers."""
         self._idle = callback
 
+    def on_entry(self, callback: Callable[[], None] | None) -> None:
+        """Called before the guest goes on after an exit, when KVM is done with it: to look at the MMU."""
+        self._entry = callback
+
     def on_msr(
         self,
         index: int,
@@ -684,6 +689,8 @@ class SvmMachine:
                 self._raise(QueuedException(fault.vector, fault.error_code, None))
             self._note_state()
         self._load()
+        if self._entry is not None:
+            self._entry()
 
     def _interruptible(self) -> bool:
         processor = self.processor
