@@ -77,7 +77,8 @@ class Rights:
         if not wide:
             names = {key: "e" + name[1:] for key, name in names.items()}
         text = "".join(
-            f".org {16 * number:#x}\n {stub.format(**names)}\n vmmcall\n" for number, stub in enumerate(STUBS.values())
+            f".org {16 * number:#x}\n {stub.format(**names)}\n vmmcall\n"
+            for number, stub in enumerate(STUBS.values())
         )
         self.offset = {key: 16 * number for number, key in enumerate(STUBS)}
         self.addresses = LOW + (HIGH if wide else ())
@@ -183,7 +184,9 @@ class Rights:
             self.do("cr3", rax=board.root)
         for _ in range(rng.choice((1, 1, 2, 3))):
             other = gva if rng.random() < 0.75 else rng.choice(self.addresses)
-            self.access(other, rng.choice((READ, WRITE, WRITE, FETCH)), user=rng.random() < 0.5, ac=rng.random() < 0.3)
+            self.access(
+                other, rng.choice((READ, WRITE, WRITE, FETCH)), user=rng.random() < 0.5, ac=rng.random() < 0.3
+            )
 
     def access(self, page: int, kind: int, *, user: bool, ac: bool) -> None:
         board, machine = self.board, self.machine

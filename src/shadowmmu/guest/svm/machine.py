@@ -31,6 +31,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...host.mapping import Kind
 from ...kvm.bits import INVALID_PAGE
@@ -134,6 +135,7 @@ from .processor import (
     GDTR,
     GPRS,
     GS,
+    HF_CPL,
     HF_INHIBIT_IRQ,
     IDTR,
     LDTR,
@@ -178,15 +180,13 @@ class Outcome:
     detail: object = None
 
 
-@dataclass(slots=True)
-class ExitRecord:
-    """One exit, for reports."""
+class ExitRecord(NamedTuple):
+    """One exit, for reports: its code, RIP, an exception's error code, a page fault's address."""
 
     code: int
     rip: int
     info1: int
     info2: int
-    result: str = ""
 
 
 @dataclass(slots=True)
@@ -268,7 +268,7 @@ class SvmMachine:
         self.emulator = CodeEmulator(self.vcpu, self.processor, self._mmio, self.memory)
         self.delivery = Delivery(self.vcpu, self.processor, self.machine.arena)
         self.exits: Counter[int] = Counter()
-        self.history: deque[ExitRecord] = deque(maxlen=HISTORY)
+        self._history: deque[tuple[int, int, int, int]] = deque(maxlen=HISTORY)
         self.delivered: Counter[int] = Counter()
         self.cr8 = 0
         self._ports: list[_Device] = []
@@ -568,6 +568,11 @@ class SvmMachine:
         """An exception, delivered before the next instruction."""
         self.vcpu.exception = QueuedException(vector, error_code, cr2)
 
+    @property
+    def history(self) -> list[ExitRecord]:
+        """The last exits, oldest first."""
+        return [ExitRecord(*record) for record in self._history]
+
     def counters(self) -> dict[str, int]:
         """Exits by name and in all, exceptions delivered."""
         named = {exit_name(code): count for code, count in sorted(self.exits.items())}
@@ -610,7 +615,7 @@ class SvmMachine:
         self.exits[code] += 1
         self._note_state()
         processor = self.processor
-        self.history.append(ExitRecord(code, processor.rip, processor.exit_info1, processor.exit_info2))
+        self._history.append((code, self.vcpu.rip, processor.exit_info1, processor.exit_info2))
         self._guarded(self._handle, code)
         if self._outcome is not None or (
             self._exit_limit is not None and self.exits.total() >= self._exit_limit
@@ -620,9 +625,10 @@ class SvmMachine:
     def _note_state(self) -> None:
         """Tell KVM what it would read from the VMCB."""
         processor, vcpu = self.processor, self.vcpu
-        vcpu.rip = processor.rip
-        vcpu.cpl = processor.cpl
-        vcpu.eflags_ac = bool(processor.system_flags & FLAG_AC)
+        q = processor.q
+        vcpu.rip = q[processor.rip_word]
+        vcpu.cpl = processor.d[processor.hflags_word] & HF_CPL
+        vcpu.eflags_ac = q[processor.eflags_word] & FLAG_AC != 0
         if self.npt:
             vcpu.cpu.root = vcpu.cr3 = processor.cr(3)
 

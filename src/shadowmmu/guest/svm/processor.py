@@ -389,6 +389,9 @@ class SvmProcessor:
     def segment_base(self, number: int) -> int:
         return self.q[self._segment_offsets[number] + 8 >> 3]
 
+    def selector(self, number: int) -> int:
+        return self.d[self._segment_offsets[number] >> 2] & 0xFFFF
+
     def segment(self, number: int) -> Segment:
         offset = self._segment_offsets[number]
         d = self.d
