@@ -7,11 +7,11 @@ each access must come to.
 import random
 
 import pytest
-import shadowmmu
 from guest.svm.assembler import asm
 from guest.svm.board import CODE, TABLES, USER_CODE, Board
 from guest.svm.invariants import check
 
+import shadowmmu
 from shadowmmu.host.memory import sparse_words
 from shadowmmu.x86.bits import (
     CR0_PE,
@@ -208,7 +208,7 @@ class Rights:
                     break
 
     def _is_limitation(self, kind: int, *, user: bool, ac: bool) -> bool:
-        """KVM's SPTE for a write of CPL 0 under CR0.WP=0 is one of a supervisor's page: SMAP is lost on it."""
+        """KVM's SPTE for a write of CPL 0 under CR0.WP=0 is a supervisor's page: SMAP is lost on it."""
         machine = self.machine
         wp, smap = machine.get("cr0") & CR0_WP, machine.get("cr4") & CR4_SMAP
         return not machine.npt and not wp and bool(smap) and not user and not ac and kind != FETCH

@@ -91,7 +91,7 @@ def test_bad_control_bits_are_refused() -> None:
         taken.append(event.rip),
         board.write_word(place, event.rip + 3),
     )[0]
-    text = f"mov rax, cr4\n bts rax, 17\n mov cr4, rax\n btr rax, 17\n bts rax, 12\n mov cr4, rax\n"
+    text = "mov rax, cr4\n bts rax, 17\n mov cr4, rax\n btr rax, 17\n bts rax, 12\n mov cr4, rax\n"
     text += "mov rax, cr4\n mov rbx, cr0\n hlt"
     board.execute(text)
     assert len(taken) == 2
@@ -116,7 +116,7 @@ def test_single_steps_of_the_guest_are_its_own() -> None:
     seen: list[int] = []
     board.handlers[1] = lambda event, place: seen.append(event.rip)
     board.execute(
-        "pushfq\n bts qword ptr [rsp], 8\n popfq\n nop\n cpuid\n pushfq\n btr qword ptr [rsp], 8\n popfq\n hlt"
+        "pushfq\n bts qword ptr [rsp], 8\n popfq\n nop\n cpuid\npushfq\n btr qword ptr [rsp], 8\n popfq\n hlt"
     )
     assert seen[:2] == [CODE + 9, CODE + 11]
 

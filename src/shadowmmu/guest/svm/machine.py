@@ -4,9 +4,9 @@ Everything a computer or a guest operating system is built from is here:
 
     SvmMachine(memory, npt=, tdp_mmu=, kernel=, design=, ...)      memory at 0, one vCPU, not started
     write(gpa, data), read(gpa, size), size                        guest memory, as user space sees it
-    start_protected(eip, ...)                                      32 bits, flat segments, paging off (multiboot)
+    start_protected(eip, ...)                                      32 bits, flat, paging off (multiboot)
     start_long(rip, cr3, ...)                                      64 bits, CPL 0 or 3, 4 or 5 levels
-    get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0, cr2, cr3, cr4, efer
+    get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0..cr4, efer
     get_segment("cs"), set_segment("cs", Segment(...))             es cs ss ds fs gs ldtr tr gdtr idtr
     on_port(first, last, read=, write=)                            IN and OUT
     on_mmio(gpa, size, read=, write=)                              accesses to what is no memory
@@ -341,11 +341,11 @@ class SvmMachine:
         cr0: int = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG,
         efer: int = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX,
     ) -> None:
-        """Begin at rip in 64-bit mode with the page tables at cr3, at CPL 3 with `user`; LA57 in cr4: 5 levels.
+        """Begin at rip in 64-bit mode with page tables at cr3, at CPL 3 with `user`; LA57 in cr4: 5 levels.
 
-        Selectors are those of a GDT with code, data, user data, user code at 0x08, 0x10, 0x28, 0x30; the guest
-        needs one only if it loads segments or takes exceptions. Raises ValueError for registers that do not
-        go together.
+        Selectors are those of a GDT with code, data, user data, user code at 0x08, 0x10, 0x28, 0x30; the
+        guest needs one only if it loads segments or takes exceptions. Raises ValueError for registers that do
+        not go together.
         """
         self._reset()
         if not set_sregs(self.vcpu, cr0, cr3, cr4, efer, code_64bit=True):
@@ -382,7 +382,7 @@ class SvmMachine:
             self.processor.set_segment(number, data)
 
     def get(self, name: str) -> int:
-        """A register as the guest has it: rax..r15, rip, rflags, cr0, cr2, cr3, cr4, cr8, efer. Raises KeyError."""
+        """A register as the guest has it: rax..r15, rip, rflags, cr0..cr4, cr8, efer. Raises KeyError."""
         processor, vcpu = self.processor, self.vcpu
         if name in _GPR_NUMBERS:
             return processor.q[_GPR_NUMBERS[name]]
@@ -480,7 +480,7 @@ class SvmMachine:
         self._devices.insert(0, _Device(gpa, gpa + size - 1, read, write))
 
     def on_syscall(self, callback: Callable[[], None]) -> None:
-        """SYSCALL, instead of what the processor does: RIP is behind it, RCX and R11 are set; SYSRET returns."""
+        """Instead of what SYSCALL does: RIP is behind it, RCX and R11 are set; the guest stays at its CPL."""
         self._syscall = callback
 
     def on_vmmcall(self, callback: Callable[[], None]) -> None:
