@@ -4,9 +4,9 @@ Everything a computer or a guest operating system is built from is here:
 
     SvmMachine(memory, npt=, tdp_mmu=, kernel=, design=, ...)      memory at 0, one vCPU, not started
     write(gpa, data), read(gpa, size), size                        guest memory, as user space sees it
-    start_protected(eip, ...)                                      32 bits, flat segments, paging off (multiboot)
+    start_protected(eip, ...)                                      32 bits, flat, paging off (multiboot)
     start_long(rip, cr3, ...)                                      64 bits, CPL 0 or 3, 4 or 5 levels
-    get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0, cr2, cr3, cr4, efer
+    get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0..cr4, efer
     get_segment("cs"), set_segment("cs", Segment(...))             es cs ss ds fs gs ldtr tr gdtr idtr
     on_port(first, last, read=, write=)                            IN and OUT
     on_mmio(gpa, size, read=, write=)                              accesses to what is no memory
@@ -31,6 +31,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...host.mapping import Kind
 from ...kvm.bits import INVALID_PAGE
@@ -139,6 +140,8 @@ from .processor import (
     GDTR,
     GPRS,
     GS,
+    HF_CPL,
+    HF_CS64,
     HF_INHIBIT_IRQ,
     IDTR,
     LDTR,
@@ -153,6 +156,7 @@ from .processor import (
 HISTORY = 32
 SLICE = 0.25
 """Seconds of running without exits after which limits and Ctrl-C are looked at."""
+LONG_SLICE = 600.0
 ENDLESS = 1000
 """Faults of one address at one RIP, with nothing else between, after which they are taken for endless."""
 EPYC = Implementation(
@@ -182,15 +186,13 @@ class Outcome:
     detail: object = None
 
 
-@dataclass(slots=True)
-class ExitRecord:
-    """One exit, for reports."""
+class ExitRecord(NamedTuple):
+    """One exit, for reports: its code, RIP, an exception's error code, a page fault's address."""
 
     code: int
     rip: int
     info1: int
     info2: int
-    result: str = ""
 
 
 @dataclass(slots=True)
@@ -274,7 +276,7 @@ class SvmMachine:
         self.emulator = CodeEmulator(self.vcpu, self.processor, self._mmio, self.memory)
         self.delivery = Delivery(self.vcpu, self.processor, self.machine.arena)
         self.exits: Counter[int] = Counter()
-        self.history: deque[ExitRecord] = deque(maxlen=HISTORY)
+        self._history: deque[tuple[int, int, int, int]] = deque(maxlen=HISTORY)
         self.delivered: Counter[int] = Counter()
         self.at_shutdown: dict[str, int] | None = None
         self.cr8 = 0
@@ -291,6 +293,8 @@ class SvmMachine:
         self._soft: tuple[int, int] | None = None
         self._interrupts: deque[int] = deque()
         self._step: _Step | None = None
+        self._stepped = False
+        self._stepped_at = (0, 0)
         self._loaded: tuple[int, ...] = ()
         self._flushes = self._page_flushes = -1
         self._last_fault = (0, 0)
@@ -347,11 +351,11 @@ class SvmMachine:
         cr0: int = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG,
         efer: int = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX,
     ) -> None:
-        """Begin at rip in 64-bit mode with the page tables at cr3, at CPL 3 with `user`; LA57 in cr4: 5 levels.
+        """Begin at rip in 64-bit mode with page tables at cr3, at CPL 3 with `user`; LA57 in cr4: 5 levels.
 
-        Selectors are those of a GDT with code, data, user data, user code at 0x08, 0x10, 0x28, 0x30; the guest
-        needs one only if it loads segments or takes exceptions. Raises ValueError for registers that do not
-        go together.
+        Selectors are those of a GDT with code, data, user data, user code at 0x08, 0x10, 0x28, 0x30; the
+        guest needs one only if it loads segments or takes exceptions. Raises ValueError for registers that do
+        not go together.
         """
         self._reset()
         if not set_sregs(self.vcpu, cr0, cr3, cr4, efer, code_64bit=True):
@@ -388,7 +392,7 @@ class SvmMachine:
             self.processor.set_segment(number, data)
 
     def get(self, name: str) -> int:
-        """A register as the guest has it: rax..r15, rip, rflags, cr0, cr2, cr3, cr4, cr8, efer. Raises KeyError."""
+        """A register as the guest has it: rax..r15, rip, rflags, cr0..cr4, cr8, efer. Raises KeyError."""
         processor, vcpu = self.processor, self.vcpu
         if name in _GPR_NUMBERS:
             return processor.q[_GPR_NUMBERS[name]]
@@ -486,7 +490,7 @@ class SvmMachine:
         self._devices.insert(0, _Device(gpa, gpa + size - 1, read, write))
 
     def on_syscall(self, callback: Callable[[], None]) -> None:
-        """SYSCALL, instead of what the processor does: RIP is behind it, RCX and R11 are set; SYSRET returns."""
+        """Instead of what SYSCALL does: RIP is behind it, RCX and R11 are set; the guest stays at its CPL."""
         self._syscall = callback
 
     def on_vmmcall(self, callback: Callable[[], None]) -> None:
@@ -531,18 +535,20 @@ class SvmMachine:
         self._guarded(self._resume)
         while self._outcome is None:
             interval = 0.01 if self._idle else 0.001 if self._interrupts else SLICE
+            if instructions:
+                interval = LONG_SLICE
             if deadline is not None:
                 interval = min(interval, max(deadline - time.monotonic(), 0.0001))
             try:
-                self.processor.run(interval if not instructions else 0, instructions or 0)
+                self.processor.run(interval, instructions or 0)
             except self.processor.error_type as error:
                 self._outcome = Outcome("processor", str(error))
             if self._outcome is not None:
                 break
-            if instructions:
-                self._outcome = Outcome("instructions")
-            elif deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and time.monotonic() >= deadline:
                 self._outcome = Outcome("seconds")
+            elif instructions:
+                self._outcome = Outcome("instructions")
             else:
                 self._guarded(self._between)
         return self._outcome
@@ -575,6 +581,11 @@ class SvmMachine:
     def inject(self, vector: int, error_code: int | None = None, cr2: int | None = None) -> None:
         """An exception, delivered before the next instruction."""
         self.vcpu.exception = QueuedException(vector, error_code, cr2)
+
+    @property
+    def history(self) -> list[ExitRecord]:
+        """The last exits, oldest first."""
+        return [ExitRecord(*record) for record in self._history]
 
     def counters(self) -> dict[str, int]:
         """Exits by name and in all, exceptions delivered."""
@@ -618,7 +629,7 @@ class SvmMachine:
         self.exits[code] += 1
         self._note_state()
         processor = self.processor
-        self.history.append(ExitRecord(code, processor.rip, processor.exit_info1, processor.exit_info2))
+        self._history.append((code, self.vcpu.rip, processor.exit_info1, processor.exit_info2))
         self._guarded(self._handle, code)
         if self._outcome is not None or (
             self._exit_limit is not None and self.exits.total() >= self._exit_limit
@@ -628,10 +639,12 @@ class SvmMachine:
     def _note_state(self) -> None:
         """Tell KVM what it would read from the VMCB."""
         processor, vcpu = self.processor, self.vcpu
-        vcpu.rip = processor.rip
-        vcpu.cpl = processor.cpl
-        vcpu.compatibility_mode = not processor.is_64bit
-        vcpu.eflags_ac = bool(processor.system_flags & FLAG_AC)
+        q = processor.q
+        hflags = processor.d[processor.hflags_word]
+        vcpu.rip = q[processor.rip_word]
+        vcpu.cpl = hflags & HF_CPL
+        vcpu.compatibility_mode = not hflags & HF_CS64
+        vcpu.eflags_ac = q[processor.eflags_word] & FLAG_AC != 0
         if self.npt:
             vcpu.cpu.root = vcpu.cr3 = processor.cr(3)
 
@@ -779,6 +792,7 @@ class SvmMachine:
         elif cpu.fault_vector != PF:
             self._raise(QueuedException(cpu.fault_vector, 0, None))
         elif self.npt:
+            self.processor.set_cr(2, cpu.fault_gva)
             self._raise(QueuedException(PF, _as_hardware(cpu.fault_error_code), cpu.fault_gva))
         else:
             self._fault(cpu.fault_gva, cpu.fault_error_code)
@@ -813,7 +827,8 @@ class SvmMachine:
     def _page_fault(self, code: int) -> None:
         processor, vcpu = self.processor, self.vcpu
         address, error_code = processor.exit_info2, processor.exit_info1
-        if error_code & PFERR_F and self._is_ahead(address):
+        if self._may_be_ahead(address, error_code) and self._is_ahead(address):
+            self._stepped_at = (processor.rip, address)
             self._step_alone()
             return
         if self.npt:
@@ -832,6 +847,17 @@ class SvmMachine:
             self._emulate(address, vcpu.emulation_type)
         elif vcpu.exception is None:
             self._check_progress(address)
+
+    def _may_be_ahead(self, address: int, error_code: int) -> bool:
+        """Whether it is a fetch, as far as the error code says so: under nested paging it may not.
+
+        An access that is none faults again when its instruction runs alone.
+        """
+        if error_code & PFERR_F:
+            return True
+        if not self.npt or error_code & PFERR_W or address & 0xFFF:
+            return False
+        return (self.processor.rip, address) != self._stepped_at
 
     def _is_ahead(self, address: int) -> bool:
         """Whether a fetch faulted for an instruction behind the one at RIP.
@@ -892,8 +918,6 @@ class SvmMachine:
         if code == EXIT_EXCEPTION + DB and not step.guest_tf:
             processor.set_dr(6, processor.dr(6) & ~DR6_BS)
             self._stepped = True
-
-    _stepped = False
 
     def _debug(self, code: int) -> None:
         if self._stepped:
