@@ -1,5 +1,6 @@
 # make run    play the embedded default scenario          make build  compile in place, for iterating
 # make test   lint, types, tests compiled and interpreted  make clean  remove all that make made
+# make programs    build anew what is committed as built: the default program (needs gcc for x86)
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
 
-.PHONY: run test build clean
+.PHONY: run test build clean programs
 
 run: $(VENV)/.installed
 	$(BIN)/shadowmmu run
@@ -21,6 +22,10 @@ test: build
 	SHADOWMMU_INTERPRETED=1 $(BIN)/python -m pytest -n $(JOBS)
 
 build: $(VENV)/.compiled
+
+programs:
+	$(MAKE) -C src/shadowmmu/guest/pc/programs/tour
+	$(MAKE) -C tests/guest/pc/guests
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.resources import as_file, files
 
 import pytest
 
@@ -152,7 +153,8 @@ def test_what_is_no_parameter(invoke, tmp_path, setting, complaint):
 
 
 def test_a_hypervisor_keeps_nested_paging(invoke):
-    refused = invoke("run", "--param", "kvm_amd.npt=0")
+    with as_file(files("shadowmmu.guest") / "scenarios" / "nested.txt") as nested:
+        refused = invoke("run", nested, "--param", "kvm_amd.npt=0")
     assert refused.exit_code != 0
     assert refused.output.endswith("nested.txt: a guest that is a hypervisor needs kvm_amd.npt\n")
 

@@ -67,7 +67,8 @@ class LocalApic:
     # -- registers ---------------------------------------------------------------------------------------
 
     def read(self, gpa: int, size: int) -> int:
-        return 0 if gpa & 0xC else self._read(gpa & 0xFF0) >> 8 * (gpa & 3)
+        value = 0 if gpa & 0xC else self._read(gpa & 0xFF0) >> 8 * (gpa & 3)
+        return value & (1 << 8 * size) - 1
 
     def _read(self, register: int) -> int:
         if register == VERSION:

@@ -1,0 +1,131 @@
+"""Programs on the PC: how they start, what they may touch, and how they end."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from guest.pc.programs import COMMAND_LINE, EXIT_3, HELLO, elf64, flat, program
+
+from shadowmmu.guest.pc.image import ImageError
+from shadowmmu.guest.pc.pc import Limits
+
+STARTUP = Path(__file__).with_name("guests") / "startup.flat"
+Make = Callable[..., Any]
+PAGING = ({}, {"npt": True}, {"npt": True, "tdp_mmu": False})
+
+
+@pytest.mark.parametrize("options", PAGING)
+def test_output_and_status(pc: Make, options: dict[str, Any]) -> None:
+    computer, output = pc(program(HELLO), **options)
+    ending = computer.run()
+    assert (ending.reason, ending.status, ending.detail) == ("exit", 7, "0x3")
+    assert b"".join(output) == b"hello\n"
+
+
+def test_elf64_and_flat_images(pc: Make) -> None:
+    code = bytes.fromhex("b803000000 baf4000000 ef f4")
+    for data in (elf64(code), flat(code)):
+        assert pc(data)[0].run().status == 7
+
+
+def test_the_program_gets_its_command_line(pc: Make) -> None:
+    computer, output = pc(program(COMMAND_LINE), line="name -v 3")
+    assert computer.run().status == 1
+    assert b"".join(output) == b"name -v 3"
+
+
+@pytest.mark.parametrize("options", PAGING)
+def test_start_up_code_of_test_programs(pc: Make, options: dict[str, Any]) -> None:
+    computer, _ = pc(STARTUP.read_bytes(), **options)
+    ending = computer.run(Limits(seconds=60))
+    assert ending.reason == "exit"
+    assert ending.status == 42 << 1 | 1, f"step {ending.status >> 1} failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "status"),
+    [
+        ("cli\n hlt", "halted", 0),
+        ("sti\n hlt", "halted", 0),
+        ("mov al, 0xfe\n out 0x64, al\n hlt", "reset", 0),
+        ("mov edx, 0xcf9\n mov al, 6\n out dx, al\n hlt", "reset", 0),
+        ("mov edx, 0x604\n mov eax, 0x2000\n out dx, ax\n hlt", "power off", 0),
+        ("mov edx, 0xf4\n mov eax, 0x1ff\n out dx, eax\n hlt", "exit", 0xFF),
+        ("ud2", "triple fault", None),
+        ("lgdt [0x300000]\n mov eax, 0x18\n mov ss, eax\n hlt", "triple fault", None),
+        ("mov eax, 0xe0000000\n jmp eax", "triple fault", None),
+        ("self: jmp self", "endless loop", None),
+        ("self: pause\n jmp self", "endless loop", None),
+    ],
+)
+def test_endings(pc: Make, text: str, reason: str, status: int | None) -> None:
+    ending = pc(program(text))[0].run(Limits(seconds=30))
+    assert (ending.reason, ending.status) == (reason, status)
+
+
+def test_registers_before_a_triple_fault(pc: Make) -> None:
+    computer, _ = pc(program("mov ebp, 0x1234\n mov ecx, 0x10\n ud2"))
+    assert computer.run().reason == "triple fault"
+    state = computer.machine.at_shutdown
+    assert state["rbp"] == 0x1234
+    assert state["cr0"] & 1
+    assert computer.machine.history
+
+
+def test_limits(pc: Make) -> None:
+    loop = program("again: inc dword ptr [0x200000]\n cpuid\n jmp again")
+    computer, _ = pc(loop)
+    assert computer.run(Limits(exits=50)).reason == "exits"
+    assert 50 <= computer.machine.exits.total() <= 52
+    computer, _ = pc(loop)
+    assert computer.run(Limits(seconds=0.2)).reason == "seconds"
+    assert 0.2 <= computer.seconds < 5
+    computer, _ = pc(program("again: inc ecx\n jmp again"))
+    assert computer.run(Limits(instructions=1000)).reason == "instructions"
+    assert 400 <= computer.machine.get("rcx") <= 600
+
+
+def test_interruption(pc: Make) -> None:
+    computer, _ = pc(program("again: cpuid\n jmp again"))
+    assert computer.run(progress=computer.interrupt).reason == "interrupted"
+
+
+def test_what_does_not_fit_in_memory(pc: Make) -> None:
+    with pytest.raises(ImageError, match="--memory"):
+        pc(flat(b"\xf4", bss=64 << 20))
+
+
+def test_memory_beyond_the_hole(pc: Make) -> None:
+    computer, _ = pc(program(EXIT_3), memory=5 << 30)
+    assert computer.machine.read((4 << 30) + 0x1000, 1) == b"\0"
+    assert computer.run().status == 7
+
+
+def test_unknown_ports_and_addresses_read_as_ones(pc: Make) -> None:
+    text = """
+        mov edx, 0x1230
+        in eax, dx
+        not eax
+        mov ebx, [0xe0001000]
+        not ebx
+        or eax, ebx
+        mov dword ptr [0xe0001000], 1
+        mov edx, 0xf4
+        out dx, eax
+        hlt
+    """
+    assert pc(program(text))[0].run().status == 1
+
+
+def test_the_host_takes_a_page_away_for_a_moment(pc: Make) -> None:
+    text = """
+        mov dword ptr [0x200000], 5
+        mov eax, 0x200000
+        out 0xe4, eax
+        mov eax, [0x200000]
+        mov edx, 0xf4
+        out dx, eax
+        hlt
+    """
+    assert pc(program(text))[0].run().status == 11
