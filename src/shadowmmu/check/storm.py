@@ -100,9 +100,9 @@ class Storm:
         return x * 0x2545F4914F6CDD1D & MASK64
 
     def run(self, count: u64, user: u32, size: u32) -> u64:
-        """Play up to `count` random ops; how many were. `user`: also at CPL 3; `size`: bytes of an access.
+        """Play up to `count` random ops; how many were.
 
-        It stops early at a failure, at something seldom, which the caller has to think of, and when a vCPU
+        `user`: also at CPL 3, and fetches; `size`: bytes of an access. It stops early at a failure, at something seldom, which the caller has to think of, and when a vCPU
         that should be in L2 is not.
         """
         done: u64 = 0
@@ -118,9 +118,11 @@ class Storm:
                     self.in_l1(number, which)
                     done += 1
                     continue
-                mode: u32 = (1 if random >> 40 & 7 > 4 else 0) | (random >> 44 & user) << 2
+                kind: u32 = random >> 40 & 7
+                mode: u32 = 1 if kind > 4 else 2 * user if kind == 4 else 0
+                mode |= (random >> 44 & user) << 2
                 gva: u64 = self.gvas[which % len(self.gvas)]
-                self.note(WRITE if mode & 3 else ACCESS, number, mode, size, gva, random >> 48)
+                self.note(WRITE if mode & 1 else ACCESS, number, mode, size, gva, random >> 48)
                 self.play(number, gva, mode, random >> 48, size)
             elif chance < 970:
                 if vcpu.guest_mode and which & 7 == 0:
