@@ -237,6 +237,21 @@ def test_a_guest_s_write_is_seen() -> None:
     assert [violation.predicate for violation in world.audit.look()] == ["shadow-of-present"]
 
 
+def test_what_the_processor_logged_is_not_lost() -> None:
+    """With PML the bitmap learns of a write at the next exit; the audit of steps looks before."""
+    text = TEXT.replace("mode long4", "vendor intel\nparam kvm_intel ept=1\nmode long4").replace(
+        "slot 0", "slot 1 0x10000000 1M dirty\nslot 0"
+    )
+    text = text.replace("start", "map 0x1000 0x600000 0x10000000 0x67 n=4\nstart")
+    scenario = Scenario.parse(text + "write 0x600000 1\ngetdirty 1\nwrite 0x600000 2\nwrite 0x601000 1\n")
+    player = player_of(scenario)
+    for op, _, found in play_checked(player, scenario.ops, [Audit(player, level=Level.STEP)]):
+        assert not found, (op.text, texts(found))
+    assert player.kvm.parameters.cpu_dirty_log_size
+    (slot,) = (slot for slot in player.kvm.memslots if slot.id == 1)
+    assert slot.log_words()[0] == 3
+
+
 # -- names -----------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
 from shadowmmu.cli.designs import designs
 from shadowmmu.cli.fuzz import fuzz
+from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
 
 __all__ = ["cli", "main"]
@@ -34,6 +35,7 @@ cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(designs)
+cli.add_command(race)
 cli.add_command(fuzz)
 
 

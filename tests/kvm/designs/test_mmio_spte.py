@@ -121,7 +121,9 @@ def test_by_generation_mmio_sptes_stay_and_are_stale(way: str) -> None:
 def test_by_a_walk_the_pages_that_hold_one_are_zapped(way: str) -> None:
     world = mmio_world({"mmio_invalidation": "walk"}, way)
     pages, zapped = world.pages(), world.stats["mmu_shadow_zapped"]
-    holding = [sp for sp in pages if any(map(is_mmio_spte, world.kvm.read_table(sp.hpa)))]
+    holding = [
+        sp for sp in pages if any(is_mmio_spte(world.kvm, spte) for spte in world.kvm.read_table(sp.hpa))
+    ]
     events = names(world.ok("slot 5 0x50000000 64K"))
     assert events.count("kvm_mmu_prepare_zap_page") == world.stats["mmu_shadow_zapped"] - zapped == 1
     assert [sp for sp in pages if not sp.on_list] == holding

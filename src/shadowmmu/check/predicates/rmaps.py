@@ -6,7 +6,7 @@ from ...kvm.bits import PTE_CHAIN_EXT, PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
 from ...kvm.memslots import MemSlot
 from ...kvm.rmap import pte_list
 from ...kvm.vm import Kvm
-from ...x86.bits import ADDR, W
+from ...x86.bits import ADDR, PML_ENTRIES, W
 from ..predicate import Finding, Scope, of_page, of_spte, predicate
 from ..tables import TDP, FrameKey, Page, Spte, Tables, pages_at
 
@@ -139,6 +139,15 @@ def _rmap_limit(t: Tables, kvm: Kvm) -> Iterator[Finding]:
         yield Finding(f"max_mmu_rmap_size is {kvm.stat.max_mmu_rmap_size}")
 
 
+def _in_pml_buffer(t: Tables, gfn: int) -> bool:
+    """Whether a processor has logged gfn and KVM has not yet read the log: it does after the next exit."""
+    for ept in (vcpu.cpu.ept for vcpu in t.kvm.vcpus if vcpu.cpu.ept.pml_address):
+        first = 0 if ept.pml_index >= PML_ENTRIES else ept.pml_index + 1
+        if any(t.kvm.read_spte(ept.pml_address + 8 * i) >> 12 == gfn for i in range(first, PML_ENTRIES)):
+            return True
+    return False
+
+
 def _visible_slot(t: Tables, gfn: int) -> MemSlot | None:
     """The slot that has gfn."""
     return t.kvm.visible_memslot(gfn)
@@ -193,6 +202,7 @@ def _read_only_slot(t: Tables, spte: Spte) -> Iterator[Finding]:
     "mark_page_dirty_in_slot",
     "kvm_mmu_slot_remove_write_access",
     "kvm_arch_mmu_enable_log_dirty_pt_masked",
+    "vmx_flush_pml_buffer",
 )
 def _logged_page_dirty(t: Tables, spte: Spte) -> Iterator[Finding]:
     gfn, parameters = spte.gfn, t.kvm.parameters
@@ -203,6 +213,6 @@ def _logged_page_dirty(t: Tables, spte: Spte) -> Iterator[Finding]:
     if slot is None or not slot.logs_dirty() or parameters.dirty_ring_size:
         return
     page = gfn - slot.base_gfn
-    if not slot.log_words()[page >> 6] >> (page & 63) & 1:
+    if not slot.log_words()[page >> 6] >> (page & 63) & 1 and not _in_pml_buffer(t, gfn):
         says = f"{t.spte_name(spte.address)} allows writes to gfn {gfn:x}, which is logged and clean"
         yield of_spte(spte, says)
