@@ -11,6 +11,7 @@ tables, the slots and the host allow for it; an exception is what the tables ask
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
@@ -67,7 +68,7 @@ class Storm:
         self.vmcbs = vmcbs
         self.emulators = [Emulator(vcpu, _no_memory, has_code=False) for vcpu in vcpus]
         self.cpus = [GuestCpu(vcpu, _no_memory) for vcpu in vcpus]
-        self.coherence = coherence
+        self.coherence: Any = coherence
         self.checking = coherence is not None
         self.memory = GuestMemory(self.kvm) if coherence is None else coherence.memory
         self.registers: list[Registers] = []
@@ -100,10 +101,10 @@ class Storm:
         return x * 0x2545F4914F6CDD1D & MASK64
 
     def run(self, count: u64, user: u32, size: u32) -> u64:
-        """Play up to `count` random ops; how many were. `user`: also at CPL 3; `size`: bytes of an access.
+        """Play up to `count` random ops; how many were.
 
-        It stops early at a failure, at something seldom, which the caller has to think of, and when a vCPU
-        that should be in L2 is not.
+        `user`: also at CPL 3, and fetches; `size`: bytes of an access. It stops early at a failure and at
+        something seldom, which the caller has to think of.
         """
         done: u64 = 0
         flushing: u64 = 0 if self.nested or len(self.roots) == 0 else 1
@@ -118,9 +119,15 @@ class Storm:
                     self.in_l1(number, which)
                     done += 1
                     continue
-                mode: u32 = (1 if random >> 40 & 7 > 4 else 0) | (random >> 44 & user) << 2
+                kind: u32 = random >> 40 & 7
+                mode: u32 = 0
+                if kind > 4:
+                    mode = 1
+                elif kind == 4:
+                    mode = 2 * user
+                mode |= (random >> 44 & user) << 2
                 gva: u64 = self.gvas[which % len(self.gvas)]
-                self.note(WRITE if mode & 3 else ACCESS, number, mode, size, gva, random >> 48)
+                self.note(WRITE if mode & 1 else ACCESS, number, mode, size, gva, random >> 48)
                 self.play(number, gva, mode, random >> 48, size)
             elif chance < 970:
                 if vcpu.guest_mode and which & 7 == 0:
@@ -201,7 +208,7 @@ class Storm:
         cpu = vcpu.cpu
         address: u64
         result: u32
-        cpu.user = mode >> 2 & 1
+        cpu.user = mode >> 2 & 1 != 0
         for _ in range(RETRIES):
             if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
                 vcpu_enter_guest(vcpu)
@@ -276,7 +283,7 @@ class Storm:
 
     def emulate(self, vcpu: Vcpu, gva: u64, mode: u32, value: u64, size: u32) -> int:
         """Let KVM emulate the access; what it writes is memory or not."""
-        write = mode & 3 == 1
+        write: bool = mode & 3 == 1
         vcpu.cpl = 3 if mode & 4 else 0
         address: u64 = vcpu.cpu.fault_gpa if self.tdp else vcpu.cpu.fault_gva
         if mode & 3 == 2:
