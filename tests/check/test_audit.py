@@ -57,8 +57,7 @@ def player_of(scenario: Scenario) -> Player:
 def audited(scenario: Scenario, level: Level) -> Iterator[tuple[Player, Audit, list[Violation]]]:
     """The machine, its audit and what was found, after each op and at the end."""
     player = player_of(scenario)
-    (audit,) = checks_of(player, level)
-    assert isinstance(audit, Audit)
+    audit = Audit(player, level=level)
     for _, _, found in play_checked(player, scenario.ops, [audit]):
         yield player, audit, found
     yield player, audit, audit.finish()
@@ -109,10 +108,11 @@ def assert_same(known: Tables, player: Player) -> None:
 
 def test_without_it_nothing_is_installed() -> None:
     player = player_of(Scenario.load(SCENARIOS[0]))
-    notifiers, log = list(player.machine.host.notifiers), dict(vars(player.log))
-    assert checks_of(player, Level.OFF) == []
-    assert player.machine.host.notifiers == notifiers
+    log = dict(vars(player.log))
+    assert not any(isinstance(check, Audit) for check in checks_of(player, Level.OFF))
     assert vars(player.log) == log
+    assert any(isinstance(check, Audit) for check in checks_of(player, Level.STEP))
+    assert vars(player.log) != log
 
 
 # -- when it looks ---------------------------------------------------------------------------------------
