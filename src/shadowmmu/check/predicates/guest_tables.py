@@ -23,8 +23,8 @@ def _shadowed_entry(t: Tables, spte: Spte) -> int | None:
 def _is_nested_pae_directory(t: Tables, page: Page) -> bool:
     """Whether a PDPTE of nested tables names the guest's table: KVM may link below it what is another's.
 
-    A walk reads these PDPTEs anew (nested_svm_get_tdp_pdptr); the shadow keeps the directories that they named
-    when the root was loaded.
+    A walk reads these PDPTEs anew (nested_svm_get_tdp_pdptr); the shadow keeps the directories that they
+    named when the root was loaded.
     """
     if page.level != 2 or not page.role & ROLE_GUEST_MODE or page.role & ROLE_4BYTE_GPTE:
         return False
