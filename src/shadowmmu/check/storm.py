@@ -294,6 +294,8 @@ class Storm:
             regs: Registers = self.registers[vcpu.id]
             ways: list[tuple[int, int]] = self.memory.walk(regs, gva, self.clock - 1, [])
             before = [(gpa & ~7, self.memory.word(gpa)) for gpa, _ in ways]
+            if self.tdp:  # KVM may take the table that faulted for the operand (emulator_can_use_gpa)
+                before.append((address & ~7, self.memory.word(address)))
         self.emulators[vcpu.id].emulate(insn, address, vcpu.emulation_type)
         vcpu.exception = None
         for gpa, old in before:
