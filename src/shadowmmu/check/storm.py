@@ -379,6 +379,9 @@ class Storm:
         problem = coherence.judge_access(vcpu, regs, gva, mode, frame)
         if problem is not None:
             self.failure = (problem[0], problem[1], vcpu.id, gva)
+        elif write:
+            ways = coherence.ways(regs, coherence.flushes[vcpu.id], gva)
+            self.written = [gpa for gpa, _ in ways if self.memory.page(gpa >> 12, 1) == frame]
         return 0
 
     def logged(self, gfn: u64) -> bool:
