@@ -465,7 +465,7 @@ class Coherence(Checker):
     ) -> Problem | None:
         """What is wrong with an access that reached a frame; mode: kind of access, plus 4 for CPL 3."""
         number = ACCESSES.index((mode >> 2 & 1, mode & 3))
-        ways = self._ways(regs, self.flushes[vcpu.id], address)
+        ways = self.ways(regs, self.flushes[vcpu.id], address)
         if self._maps_own_entry(regs, address, ways):
             ways = [(gpa, rights & ~UNUSED | DIRTY) for gpa, rights in ways]
         return self._judge(regs, ways, frame, 1 << number)
@@ -490,7 +490,7 @@ class Coherence(Checker):
         for page in self._offsets(use.level):
             address = use.address + (page << 12)
             if states is None:
-                ways = self._ways(regs, flushes, address)
+                ways = self.ways(regs, flushes, address)
             else:
                 ways = self._finish_walk(regs, states, address, since)
             frame = use.frame + (page << 12)
@@ -509,7 +509,7 @@ class Coherence(Checker):
         tables = set(self._tables_on_way(regs, address, -1))
         return any(gpa >> 12 in tables for gpa, _ in ways)
 
-    def _ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
+    def ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
         """(gpa, rights) of every translation of an address that its last flush leaves."""
         ways = self.memory.walk(regs, address, flushes.since(address), [])
         if regs.pge:
@@ -696,7 +696,7 @@ class Coherence(Checker):
         regs = self.guest_registers(vcpu)
         if self.tdp and self._has_odd_tables(regs, op.gva):
             return []
-        ways = self._ways(regs, self.flushes[vcpu.id], op.gva)
+        ways = self.ways(regs, self.flushes[vcpu.id], op.gva)
         possible = set()
         for gpa, _ in ways:
             hpa = self.memory.page(gpa >> 12, 0)

@@ -20,6 +20,7 @@ from ..guest.stubs import Step
 from ..kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from ..kvm.emulate import EmulationError, Emulator, MmioAccess
 from ..kvm.exits import EntryFailed, KvmRunError
+from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.page_fault import kvm_mmu_page_fault
 from ..kvm.roots import NoShadowPages
 from ..kvm.run import DirtyRingFull, TripleFault, vcpu_enter_guest
@@ -294,6 +295,10 @@ class Storm:
             regs: Registers = self.registers[vcpu.id]
             ways: list[tuple[int, int]] = self.memory.walk(regs, gva, self.clock - 1, [])
             before = [(gpa & ~7, self.memory.word(gpa)) for gpa, _ in ways]
+            if self.tdp:
+                # KVM may take the table that faulted for the operand (emulator_can_use_gpa), and has PDPTEs of
+                # its own, which are old ones if the processor has set A in them (refresh_pdptrs).
+                before += [(gpa & ~7, self.memory.word(gpa)) for gpa in (address, gva_to_gpa(vcpu, gva, 0))]
         self.emulators[vcpu.id].emulate(insn, address, vcpu.emulation_type)
         vcpu.exception = None
         for gpa, old in before:
@@ -377,6 +382,9 @@ class Storm:
         problem = coherence.judge_access(vcpu, regs, gva, mode, frame)
         if problem is not None:
             self.failure = (problem[0], problem[1], vcpu.id, gva)
+        elif write:
+            ways = coherence.ways(regs, coherence.flushes[vcpu.id], gva)
+            self.written = [gpa for gpa, _ in ways if self.memory.page(gpa >> 12, 1) == frame]
         return 0
 
     def logged(self, gfn: u64) -> bool:
