@@ -298,7 +298,8 @@ class Storm:
             if self.tdp:
                 # KVM may take the table that faulted for the operand (emulator_can_use_gpa), and has PDPTEs of
                 # its own, which are old ones if the processor has set A in them (refresh_pdptrs).
-                before += [(gpa & ~7, self.memory.word(gpa)) for gpa in (address, gva_to_gpa(vcpu, gva, 0))]
+                others = (address, gva_to_gpa(vcpu, gva, 0))
+                before += [(gpa & ~7, self.memory.word(gpa)) for gpa in others]
         self.emulators[vcpu.id].emulate(insn, address, vcpu.emulation_type)
         vcpu.exception = None
         for gpa, old in before:
