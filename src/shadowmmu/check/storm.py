@@ -367,6 +367,10 @@ class Storm:
         gpa: u64
         rights: u64
         self.written.clear()
+        if self.nested and not in_l2 and regs.levels == 3:
+            # If the processor sets A in PDPTEs, KVM takes L2's CR3 for L1's (nested_svm_load_cr3).
+            self.written = [at | gva & 0xFFF for _, at in coherence.behind(frame)]
+            return 0
         fine = False
         for gpa, rights in ways:
             if self.memory.page(gpa >> 12, write) != frame:
@@ -389,9 +393,7 @@ class Storm:
         return 0
 
     def registers_of(self, vcpu: Vcpu) -> Registers:
-        """The registers that decide. CR3 is the processor's own under nested paging: KVM may load another one
-        than L1 had at its VMRUN (nested_svm_load_cr3).
-        """
+        """The registers that decide; under nested paging CR3 is the processor's own."""
         regs: Registers = self.registers[vcpu.id]
         if self.tdp and not vcpu.guest_mode:
             regs.root = vcpu.cpu.root
