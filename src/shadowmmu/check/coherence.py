@@ -538,7 +538,7 @@ class Coherence(Checker):
         here = [(gpa, rights) for gpa, rights in ways if self.memory.page(gpa >> 12, 0) == frame]
         if not here:
             to = " or ".join(sorted({f"gpa {gpa & -4096:#x}" for gpa, _ in ways}))
-            behind = self._behind(frame)
+            behind = self.behind(frame)
             if not behind:
                 return "frame-outside-memory", f"frame {frame:#x} backs no guest page; it may be {to}"
             return "wrong-frame", f"frame {frame:#x} is that of gpa {behind[0][1]:#x}; it may be {to}"
@@ -586,7 +586,7 @@ class Coherence(Checker):
         page = gfn - slot.base_gfn
         return bool(slot.log_words()[page >> 6] >> (page & 63) & 1)
 
-    def _behind(self, frame: int) -> list[tuple[MemSlot, int]]:
+    def behind(self, frame: int) -> list[tuple[MemSlot, int]]:
         """(slot, gpa) of the guest pages that a frame backs; of the zero page none."""
         found = []
         for slot in self.kvm.memslots:
@@ -617,7 +617,7 @@ class Coherence(Checker):
         if frame == 0:
             return ("more-rights", "the host's zero page can be written") if entry & W else None
         for page in self._offsets(level):
-            behind = self._behind(frame + (page << 12))
+            behind = self.behind(frame + (page << 12))
             if not behind:
                 return "frame-outside-memory", f"frame {frame + (page << 12):#x} backs no guest page"
             gfns = [gpa >> 12 for _, gpa in behind]

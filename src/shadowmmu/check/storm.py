@@ -292,13 +292,14 @@ class Storm:
         insn = Insn(InsnOp.STORE if write else InsnOp.LOAD, address=gva, size=size, value=value)
         before: list[tuple[int, int]] = []
         if self.checking and write:
-            regs: Registers = self.registers[vcpu.id]
+            regs: Registers = self.registers_of(vcpu)
             ways: list[tuple[int, int]] = self.memory.walk(regs, gva, self.clock - 1, [])
             before = [(gpa & ~7, self.memory.word(gpa)) for gpa, _ in ways]
             if self.tdp:
-                # KVM may take the table that faulted for the operand (emulator_can_use_gpa), and has PDPTEs of
-                # its own, which are old ones if the processor has set A in them (refresh_pdptrs).
-                before += [(gpa & ~7, self.memory.word(gpa)) for gpa in (address, gva_to_gpa(vcpu, gva, 0))]
+                # KVM may take the table that faulted for the operand (emulator_can_use_gpa), and has its own
+                # PDPTEs, which are old ones if the processor has set A in them (refresh_pdptrs).
+                others = (address, gva_to_gpa(vcpu, gva, 0))
+                before += [(gpa & ~7, self.memory.word(gpa)) for gpa in others]
         self.emulators[vcpu.id].emulate(insn, address, vcpu.emulation_type)
         vcpu.exception = None
         for gpa, old in before:
@@ -358,7 +359,7 @@ class Storm:
     def check_access(self, vcpu: Vcpu, gva: u64, mode: u32, hpa: u64, in_l2: u32) -> int:
         """The frame of an access that was served is one that it may have."""
         coherence = self.coherence
-        regs: Registers = self.registers[vcpu.id]
+        regs: Registers = self.registers_of(vcpu)
         since: i64 = coherence.flushes[vcpu.id].since(gva)
         ways: list[tuple[int, int]] = self.memory.walk(regs, gva, since, [])
         frame: u64 = hpa & ~0xFFF
@@ -366,6 +367,10 @@ class Storm:
         gpa: u64
         rights: u64
         self.written.clear()
+        if self.nested and not in_l2 and regs.levels == 3:
+            # If the processor sets A in PDPTEs, KVM takes L2's CR3 for L1's (nested_svm_load_cr3).
+            self.written = [at | gva & 0xFFF for _, at in coherence.behind(frame)]
+            return 0
         fine = False
         for gpa, rights in ways:
             if self.memory.page(gpa >> 12, write) != frame:
@@ -386,6 +391,13 @@ class Storm:
             ways = coherence.ways(regs, coherence.flushes[vcpu.id], gva)
             self.written = [gpa for gpa, _ in ways if self.memory.page(gpa >> 12, 1) == frame]
         return 0
+
+    def registers_of(self, vcpu: Vcpu) -> Registers:
+        """The registers that decide; under nested paging CR3 is the processor's own."""
+        regs: Registers = self.registers[vcpu.id]
+        if self.tdp and not vcpu.guest_mode:
+            regs.root = vcpu.cpu.root
+        return regs
 
     def logged(self, gfn: u64) -> bool:
         """Whether a page that was written is marked as dirty, if its slot logs."""
