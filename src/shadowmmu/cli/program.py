@@ -50,7 +50,7 @@ _LAST_EXITS = 8
 _WHY = {
     "triple fault": "triple fault: it could not take an exception, and not the double fault either",
     "endless faults": "endless faults",
-    "endless loop": "it loops for ever, and no interrupt is to come",
+    "endless loop": "it loops for ever, with interrupts disabled",
     "emulation": "an instruction cannot be emulated",
     "host": "KVM_RUN failed",
     "processor": "the emulated processor failed",
@@ -204,9 +204,9 @@ def run_program(
         if kind_of(data[:HEAD]) is Kind.LINUX:
             return _run_linux(path, data, arguments, changes, options)
         return _run_on_pc(path, data, arguments, changes, options, events, as_json=as_json)
-    except (ImageError, EmulatorError) as error:
+    except ImageError as error:
         raise click.ClickException(f"{path}: {error}") from None
-    except DesignError as error:
+    except (DesignError, EmulatorError) as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -434,7 +434,7 @@ def _state(machine: SvmMachine) -> str:
     """The guest's registers and last exits."""
     from shadowmmu.guest.svm.processor import exit_name
 
-    registers = machine.registers()
+    registers = machine.at_shutdown or machine.registers()
     lines = ["  " + "  ".join(f"{name:>6} {registers[name]:016x}" for name in names) for names in _REGISTERS]
     if machine.history:
         lines.append("  last exits:")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...host.mapping import HostError
+from ..svm.emulator import FetchFault
 from ..svm.machine import Outcome, SvmMachine
 from .apic import APIC_BASE, IOAPIC_BASE, IoApic, LocalApic
 from .chipset import Cmos, Counters, FwCfg, Pci, Pit, Serial, TestDevice
@@ -19,6 +20,8 @@ POWER_OFF = b"Shutdown"
 """What Bochs wants at its port 0x8900 to switch itself off; QEMU's programs use it, too."""
 FLAG_IF = 1 << 9
 SLICE = 0.5
+SPINNING = (b"\xeb\xfe", b"\xf3\x90\xeb\xfc", b"\xe9\xfb\xff\xff\xff")
+"""Jumps to themselves, with or without PAUSE."""
 
 
 def memory_slots(size: int) -> list[tuple[int, int]]:
@@ -37,11 +40,15 @@ class Limits:
     seconds: float | None = None
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a run ended.
 
     reason      "exit": by the debug-exit port; "power off", "reset": as a PC does that
+                "endless loop": a jump to itself with interrupts disabled
                 "halted": HLT, and nothing will ever wake it; "interrupted": by interrupt()
                 "exits", "instructions", "seconds": a limit; else that of the machine's Outcome
     status      what the program gives its caller; None if it is not that it has ended
@@ -183,22 +190,21 @@ class Pc:
         self._interrupted = True
         self.machine.stop("interrupted")
 
-    def run(self, limits: Limits = Limits(), progress: Callable[[], None] | None = None) -> Ending:
+    def run(self, limits: Limits = NO_LIMITS, progress: Callable[[], None] = lambda: None) -> Ending:
         """Run until the program ends, or a limit is reached; `progress` is called twice a second."""
         while True:
             started = time.monotonic()
-            outcome = self._run_slice(limits, progress is not None)
+            outcome = self._run_slice(limits)
             self.seconds += time.monotonic() - started
-            if progress is not None:
-                progress()
+            progress()
             ending = self._ending_of(outcome, limits)
             if ending is not None:
                 return ending
 
-    def _run_slice(self, limits: Limits, short: bool) -> Outcome:  # noqa: FBT001
-        seconds = None if limits.seconds is None else max(limits.seconds - self.seconds, 0.0)
-        if short:
-            seconds = SLICE if seconds is None else min(SLICE, seconds)
+    def _run_slice(self, limits: Limits) -> Outcome:
+        seconds = SLICE
+        if limits.seconds is not None:
+            seconds = min(SLICE, max(limits.seconds - self.seconds, 0.0))
         exits = None if limits.exits is None else max(limits.exits - self.machine.exits.total(), 1)
         return self.machine.run(exits=exits, instructions=limits.instructions, seconds=seconds)
 
@@ -213,8 +219,21 @@ class Pc:
                 return self._wait_for_interrupt(limits)
             case "seconds":
                 reached = limits.seconds is not None and self.seconds >= limits.seconds
+                if self._spins():
+                    return Ending("endless loop")
                 return Ending("seconds") if reached else None
         return Ending(outcome.reason, None, "" if outcome.detail is None else str(outcome.detail))
+
+    def _spins(self) -> bool:
+        """Whether the program is at a jump to itself, and nothing will ever get it from there."""
+        machine = self.machine
+        if machine.get("rflags") & FLAG_IF:
+            return False
+        try:
+            code = machine.emulator.page_of_code(machine.emulator.linear_rip())
+        except FetchFault:
+            return False
+        return code.startswith(SPINNING)
 
     def _wait_for_interrupt(self, limits: Limits) -> Ending | None:
         """HLT: sleep until the timer is due."""

@@ -95,6 +95,7 @@ from ...x86.insn import Insn, Op
 from ...x86.machine_check import MachineCheck
 from ..cpu import EndlessFaults
 from ..machine import Machine
+from . import EmulatorError
 from .cpuid import Cpuid
 from .emulator import CodeEmulator, FetchFault
 from .instructions import Code
@@ -229,7 +230,7 @@ class SvmMachine:
     parameters  all of KVM's parameters, instead of npt, tdp_mmu and nx_huge_pages
 
     `machine` is the model's (machine.kvm for events and statistics), `vcpu` its vCPU, `processor` the
-    emulated one. Raises EmulatorError if that cannot be had.
+    emulated one; `at_shutdown` the registers before a triple fault reset them. Raises EmulatorError if that cannot be had.
     """
 
     def __init__(
@@ -250,6 +251,8 @@ class SvmMachine:
             parameters.tdp_enabled, parameters.tdp_mmu = npt, npt and tdp_mmu
             parameters.nx_huge_pages = nx_huge_pages
         self.npt = parameters.tdp_enabled
+        if self.npt and parameters.nx_huge_pages:
+            raise EmulatorError("nested paging and nx_huge_pages do not go together: NX crashes the emulator")
         self.machine = Machine(
             parameters,
             design=design_of(kernel, design),
@@ -273,6 +276,7 @@ class SvmMachine:
         self.exits: Counter[int] = Counter()
         self.history: deque[ExitRecord] = deque(maxlen=HISTORY)
         self.delivered: Counter[int] = Counter()
+        self.at_shutdown: dict[str, int] | None = None
         self.cr8 = 0
         self._ports: list[_Device] = []
         self._port_of: dict[int, _Device | None] = {}
@@ -785,7 +789,7 @@ class SvmMachine:
                 exception if vcpu.exception is None else merge_exceptions(vcpu.exception, exception)
             )
         except TripleFault:
-            shutdown_exit(vcpu)
+            self._shutdown(EXIT_SHUTDOWN)
 
     def _check_progress(self, address: int) -> None:
         """Count faults of one instruction at one address. Raises EndlessFaults."""
@@ -1001,6 +1005,8 @@ class SvmMachine:
             self.processor.q[0] = -1000 & MASK64
 
     def _shutdown(self, code: int) -> None:
+        """KVM resets the vCPU."""
+        self.at_shutdown = self.registers()
         shutdown_exit(self.vcpu)
 
     def _undefined(self, code: int) -> None:
