@@ -29,7 +29,7 @@ class EmulationError(Exception):
     """KVM cannot emulate the instruction: KVM_RUN ends with an internal error."""
 
 
-class _Fault(Exception):
+class OperandFault(Exception):
     """An operand faulted: the guest gets a #PF."""
 
     def __init__(self, address: int, error_code: int) -> None:
@@ -72,7 +72,7 @@ class Emulator:
     def _translate(self, address: int, access: int) -> int:
         gpa = gva_to_gpa(self.vcpu, address, access)
         if gpa == INVALID_PAGE:
-            raise _Fault(address, self.vcpu.walker.error_code)
+            raise OperandFault(address, self.vcpu.walker.error_code)
         return gpa
 
     def _is_mmio_gpa(self, address: int, gpa: int, *, write: bool) -> bool:
@@ -149,7 +149,7 @@ class Emulator:
             data = value >> (8 * offset) & ((1 << (8 * length)) - 1)
             gpa, mmio = self._operand(part, write=True)
             if not mmio and write_guest(self.vcpu.kvm, gpa, length, data):
-                kvm_mmu_track_write(self.vcpu, gpa, length)
+                self._wrote(gpa, length)
                 continue
             self._trace_mmio(MMIO_WRITE, length, gpa, data)
             fragments.append(MmioAccess(gpa, length, write=True, data=data))
@@ -158,6 +158,10 @@ class Emulator:
             for fragment in fragments:
                 self.mmio(fragment)
         return bool(fragments)
+
+    def _wrote(self, gpa: int, size: int) -> None:
+        """Guest memory has been written: the MMU has to know."""
+        kvm_mmu_track_write(self.vcpu, gpa, size)
 
     def cmpxchg(self, address: int, size: int, value: int) -> None:
         """Write an operand back that was read before, atomically; across pages and to MMIO plainly.
@@ -170,7 +174,7 @@ class Emulator:
         if gpa == INVALID_PAGE or gpa & ~0xFFF == APIC_DEFAULT_PHYS_BASE or crosses:
             self.write(address, size, value)
         elif write_guest(kvm, gpa, size, value):
-            kvm_mmu_track_write(self.vcpu, gpa, size)
+            self._wrote(gpa, size)
         elif (slot := kvm.visible_memslot(gpa >> 12)) is not None and slot.writable():
             raise _UnhandleableError
         else:
@@ -189,8 +193,8 @@ class Emulator:
     def _read_modify(self, insn: Insn) -> int:
         try:
             return self.read(insn.address, insn.size)
-        except _Fault as fault:
-            raise _Fault(fault.address, fault.error_code | PFERR_W) from None
+        except OperandFault as fault:
+            raise OperandFault(fault.address, fault.error_code | PFERR_W) from None
 
     def _execute(self, insn: Insn) -> bool:
         mask = (1 << (8 * insn.size)) - 1
@@ -250,10 +254,10 @@ class Emulator:
     def _decode(self, insn: Insn, address: int, emulation_type: int) -> bool:
         """Fetch the instruction; False if emulation ends here."""
         vcpu = self.vcpu
-        fault: _Fault | None = None
+        fault: OperandFault | None = None
         try:
             readable = self._fetch()
-        except _Fault as error:
+        except OperandFault as error:
             readable, fault = False, error
         self._trace_insn(insn.code, failed=False)
         vcpu.stat.insn_emulation += 1
@@ -299,7 +303,7 @@ class Emulator:
             self.gpa_hint = address
         try:
             done = self._execute(insn)
-        except _Fault as fault:
+        except OperandFault as fault:
             kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
             return False
         except _UnhandleableError:

@@ -42,7 +42,7 @@ class EntryFailed(Exception):
     """The processor refuses the guest's registers: KVM_RUN ends with KVM_EXIT_FAIL_ENTRY."""
 
 
-def _exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
+def record_exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
     """The guest left hardware; under nested paging with the CR3 that it has."""
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cr3 = vcpu.cpu.root
@@ -74,7 +74,7 @@ def check_entry(vcpu: Vcpu) -> None:
     if not vcpu.efer & vcpu.efer_missing:
         vcpu.stat.nested_run += pending
         return
-    _exit(vcpu, SVM_EXIT_ERR, 0, 0)
+    record_exit(vcpu, SVM_EXIT_ERR, 0, 0)
     if not vcpu.guest_mode:
         raise EntryFailed
     nested_svm_vmexit(vcpu)
@@ -87,14 +87,24 @@ def page_fault_exit(
 
     Raises KvmRunError, TripleFault or EmulationError when KVM_RUN ends.
     """
-    _exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
+    return handle_page_fault(vcpu, address, error_code, nested=nested) and emulator.emulate(
+        insn, address, vcpu.emulation_type
+    )
+
+
+def handle_page_fault(vcpu: Vcpu, address: int, error_code: int, *, nested: bool = False) -> bool:
+    """The same, for a caller who decodes instructions only if need be: whether it must be emulated.
+
+    Raises KvmRunError or TripleFault when KVM_RUN ends.
+    """
+    record_exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
     if vcpu.kvm.design.reinjection_unprotects_first and vcpu.needs_reinjection():
         kvm_mmu_unprotect_page_virt(vcpu, address)
     before = vcpu.exception
     result = kvm_mmu_page_fault(vcpu, address, error_code)
-    return finish_page_fault(vcpu, emulator, insn, address, before, result)
+    return must_emulate(vcpu, address, before, result)
 
 
 def finish_page_fault(
@@ -104,6 +114,13 @@ def finish_page_fault(
 
     Whether the instruction was completed by emulation. Raises KvmRunError, TripleFault or EmulationError.
     """
+    return must_emulate(vcpu, address, before, result) and emulator.emulate(
+        insn, address, vcpu.emulation_type
+    )
+
+
+def must_emulate(vcpu: Vcpu, address: int, before: QueuedException | None, result: int) -> bool:
+    """Whether a fault that ended as `result` is for the emulator. Raises KvmRunError or TripleFault."""
     if before is not None and vcpu.exception is not None and vcpu.exception is not before:
         second = vcpu.exception
         vcpu.exception = before
@@ -112,14 +129,12 @@ def finish_page_fault(
         raise KvmRunError(errno.EFAULT, f"the host refuses the page behind {address:#x}")
     if result == RET_PF_ENOSPC:
         raise KvmRunError(errno.ENOSPC, "no shadow page left")
-    if result != RET_PF_EMULATE:
-        return False
-    return emulator.emulate(insn, address, vcpu.emulation_type)
+    return result == RET_PF_EMULATE
 
 
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
     """OUT of one byte by an instruction of `length` bytes: user space takes over."""
-    _exit(vcpu, SVM_EXIT_IOIO, port << 16 | 0x10, vcpu.rip + length)
+    record_exit(vcpu, SVM_EXIT_IOIO, port << 16 | 0x10, vcpu.rip + length)
 
 
 def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
@@ -157,16 +172,16 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
         Op.MOV_CR4: SVM_EXIT_WRITE_CR4,
     }
     if insn.op in reason:
-        _exit(vcpu, reason[insn.op], 0, 0)
+        record_exit(vcpu, reason[insn.op], 0, 0)
         return emulator.emulate(insn)
     if not is_intercepted(insn.count):
         return True
-    _exit(vcpu, SVM_EXIT_MSR, 1, 0)
+    record_exit(vcpu, SVM_EXIT_MSR, 1, 0)
     return _write_msr(vcpu, emulator, insn)
 
 
 def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    _exit(vcpu, SVM_EXIT_VMRUN, 0, 0)
+    record_exit(vcpu, SVM_EXIT_VMRUN, 0, 0)
     if not nested_svm_check_permissions(vcpu) or not nested_svm_can_vmrun(vcpu, insn.value):
         return False
     emulator.skip(insn)
@@ -177,14 +192,14 @@ def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 def _vmmcall(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
     """VMMCALL of L2, which L1 intercepts."""
-    _exit(vcpu, SVM_EXIT_VMMCALL, 0, 0)
+    record_exit(vcpu, SVM_EXIT_VMMCALL, 0, 0)
     nested_svm_vmexit(vcpu)
     return False
 
 
 def _invlpga(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
     """INVLPGA of L1: as INVLPG, whatever the ASID."""
-    _exit(vcpu, SVM_EXIT_INVLPGA, 0, 0)
+    record_exit(vcpu, SVM_EXIT_INVLPGA, 0, 0)
     if not nested_svm_check_permissions(vcpu):
         return False
     if vcpu.kvm.tracing:
@@ -202,7 +217,7 @@ def shutdown_exit(vcpu: Vcpu) -> None:
 
     Raises TripleFault unless it was L2.
     """
-    _exit(vcpu, SVM_EXIT_SHUTDOWN, 0, 0)
+    record_exit(vcpu, SVM_EXIT_SHUTDOWN, 0, 0)
     if vcpu.guest_mode:
         nested_svm_vmexit(vcpu)
         return

@@ -12,6 +12,7 @@ cdef class Processor:
     cdef readonly u64 levels, maxphyaddr
     cdef readonly bint cr0_wp, efer_nx, cr4_smep, cr4_smap, cr4_pse, cr4_pge, gbpages, amd
     cdef readonly u64 fault_gva, fault_error_code, fault_vector
+    cdef readonly u64 flushes, page_flushes, flushed_page
     cdef readonly Tlb tlb
     cdef readonly Walker walker, nested
     cdef readonly EptWalker ept

@@ -26,6 +26,9 @@ class Processor:
 
     With `tlb=False` neither TLB nor paging-structure caches are used and every access walks.
 
+    `flushes` and `page_flushes` count what it was asked to forget, of one address (the last was
+    `flushed_page`) or of more, for another processor that follows this one.
+
     Under nested paging (`set_nested`) `root` and the tables behind it are guest-physical, and `nested_root`
     is the physical address of the nested tables; so too with EPT (`set_ept`), where `ept` says why a nested
     page fault happened. The TLB translates from linear to physical addresses.
@@ -55,6 +58,9 @@ class Processor:
         self.fault_gva = 0
         self.fault_error_code = 0
         self.fault_vector = 0
+        self.flushes = 0
+        self.page_flushes = 0
+        self.flushed_page = 0
         self.set_paging(levels=0)
 
     def set_paging(
@@ -213,6 +219,7 @@ class Processor:
 
     def flush_all(self) -> int:
         """Drop all cached translations, global ones and all PCIDs."""
+        self.flushes += 1
         self.tlb.flush_all()
         self.walker.flush_all()
         self.nested.flush_all()
@@ -222,12 +229,15 @@ class Processor:
 
     def flush_current(self) -> int:
         """Drop the current PCID's translations, but for global ones (MOV to CR3)."""
+        self.flushes += 1
         self.tlb.flush_nonglobal(self.pcid)
         self.walker.flush_pcid(self.pcid)
         return 0
 
     def flush_gva(self, gva: u64) -> int:
         """Drop the translations of one address, global ones too, and the PCID's upper levels (INVLPG)."""
+        self.page_flushes += 1
+        self.flushed_page = gva
         self.tlb.flush_page(gva, self.pcid)
         self.walker.flush_pcid(self.pcid)
         return 0
@@ -237,6 +247,7 @@ class Processor:
 
         No instruction does this; hypervisors offer it to the hypervisors that run on them.
         """
+        self.flushes += 1
         self.tlb.flush_frames(hpa, size)
         self.walker.flush_all()
         self.nested.flush_all()

@@ -1,0 +1,53 @@
+"""CPUID of the emulated processor: what it really has, as KVM would show it to this guest."""
+
+import ctypes
+
+from ...kvm.vcpu import Vcpu
+from ...x86.bits import CR4_LA57, CR4_OSXSAVE, CR4_PCIDE, CR4_PKE, CR4_UMIP
+from .layout import library
+from .processor import RAX, RBX, RCX, RDX, SvmProcessor
+
+FEATURES, STRUCTURED, EXTENDED, ADDRESSES = 1, 7, 0x80000001, 0x80000008
+ECX1_MONITOR, ECX1_VMX, ECX1_X2APIC, ECX1_XSAVE, ECX1_OSXSAVE, ECX1_HYPERVISOR = (
+    1 << bit for bit in (3, 5, 21, 26, 27, 31)
+)
+ECX7_UMIP, ECX7_PKU, ECX7_OSPKE, ECX7_LA57 = (1 << bit for bit in (2, 3, 4, 16))
+ECX_SVM = 1 << 2
+CR4_KEY_LOCKER = 1 << 19
+
+
+class Cpuid:
+    """Answers CPUID. `cr4_missing` are the bits of CR4 whose features are not there."""
+
+    def __init__(self, processor: SvmProcessor, *, la57: bool) -> None:
+        self.processor = processor
+        self.la57 = la57
+        self.known: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self.cr4_missing = CR4_PCIDE | CR4_PKE | CR4_UMIP | CR4_KEY_LOCKER | CR4_OSXSAVE
+        if not la57:
+            self.cr4_missing |= CR4_LA57
+
+    def _ask(self, leaf: int, subleaf: int) -> tuple[int, int, int, int]:
+        out = [ctypes.c_uint32() for _ in range(4)]
+        library().cpuid(self.processor.state, leaf, subleaf, *(ctypes.byref(value) for value in out))
+        eax, ebx, ecx, edx = (value.value for value in out)
+        if leaf == FEATURES:
+            ecx &= ~(ECX1_MONITOR | ECX1_VMX | ECX1_X2APIC | ECX1_XSAVE | ECX1_OSXSAVE)
+            ecx |= ECX1_HYPERVISOR
+        elif leaf == STRUCTURED and not subleaf:
+            ecx &= ~(ECX7_UMIP | ECX7_PKU | ECX7_OSPKE | ECX7_LA57)
+            ecx |= ECX7_LA57 if self.la57 else 0
+        elif leaf == EXTENDED:
+            ecx &= ~ECX_SVM
+        elif leaf == ADDRESSES:
+            eax = eax & ~0xFF00 | (57 if self.la57 else 48) << 8
+        return eax, ebx, ecx, edx
+
+    def execute(self, vcpu: Vcpu) -> None:
+        """The instruction: RAX to RDX from EAX and ECX."""
+        q = self.processor.q
+        key = (q[RAX] & 0xFFFFFFFF, q[RCX] & 0xFFFFFFFF)
+        values = self.known.get(key)
+        if values is None:
+            values = self.known[key] = self._ask(*key)
+        q[RAX], q[RBX], q[RCX], q[RDX] = values

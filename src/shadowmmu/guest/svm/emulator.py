@@ -1,0 +1,103 @@
+"""KVM's emulator on real machine code, and what it does for one instruction at a time."""
+
+from collections.abc import Callable
+
+from ...kvm.bits import INVALID_PAGE
+from ...kvm.emulate import Emulator, MmioAccess
+from ...kvm.guest_memory import table_page
+from ...kvm.guest_walk import gva_to_gpa
+from ...kvm.vcpu import Vcpu
+from ...x86.bits import ADDR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U
+from ...x86.insn import Insn
+from .instructions import LONGEST, Code, CodeInsn, Context, Decoder
+from .processor import CS, HF_CS32, SvmProcessor
+
+
+class FetchFault(Exception):
+    """The guest's own tables do not let it execute at `address`."""
+
+    def __init__(self, address: int, error_code: int) -> None:
+        super().__init__(address, error_code)
+        self.address = address
+        self.error_code = error_code
+
+
+class CodeEmulator(Emulator):
+    """Emulates what is at the guest's RIP; registers are those of the processor.
+
+    `memory` is all of the host's, as bytes. The processor forgets code that is overwritten.
+    """
+
+    def __init__(
+        self, vcpu: Vcpu, processor: SvmProcessor, mmio: Callable[[MmioAccess], int], memory: memoryview
+    ) -> None:
+        super().__init__(vcpu, mmio)
+        self.processor = processor
+        self.memory = memory
+        self.decoder = Decoder()
+        self.context = Context(processor, self)
+
+    # -- fetching ----------------------------------------------------------------------------------------
+
+    def linear_rip(self) -> int:
+        """RIP as a linear address."""
+        processor = self.processor
+        if processor.is_64bit:
+            return processor.rip
+        return (processor.rip + processor.segment_base(CS)) & 0xFFFFFFFF
+
+    def bits(self) -> int:
+        """16, 32 or 64: the mode that code at RIP is decoded in."""
+        processor = self.processor
+        if processor.is_64bit:
+            return 64
+        return 32 if processor.d[processor.hflags_word] & HF_CS32 else 16
+
+    def page_of_code(self, address: int) -> bytes:
+        """What is at a linear address up to the end of its page, 15 bytes at most; none if it is no memory.
+
+        Raises FetchFault.
+        """
+        vcpu = self.vcpu
+        gpa = gva_to_gpa(vcpu, address, PFERR_F | (PFERR_U if vcpu.cpl == 3 else 0))
+        if gpa == INVALID_PAGE:
+            raise FetchFault(address, vcpu.walker.error_code)
+        page = table_page(vcpu.kvm, gpa >> 12)
+        if page == INVALID_PAGE:
+            return b""
+        hpa = page & ADDR | gpa & 0xFFF
+        return bytes(self.memory[hpa : hpa + min(LONGEST, PAGE_SIZE - (gpa & 0xFFF))])
+
+    def fetch(self) -> Code | None:
+        """The instruction at RIP; None if it is none. Raises FetchFault."""
+        address = self.linear_rip()
+        bits = self.bits()
+        data = self.page_of_code(address)
+        code = self.decoder.decode(data, bits)
+        if code is None and 0 < len(data) < LONGEST:
+            limit = MASK64 if bits == 64 else 0xFFFFFFFF
+            data += self.page_of_code(address + len(data) & limit)
+            code = self.decoder.decode(data[:LONGEST], bits)
+        return code
+
+    def _fetch(self) -> bool:
+        return True
+
+    # -- execution ---------------------------------------------------------------------------------------
+
+    def insn(self, code: Code) -> CodeInsn:
+        """The record of an instruction to emulate()."""
+        return CodeInsn(code.op, code.code, size=code.size, decoded=code)
+
+    def retry_instead(self, address: int, emulation_type: int) -> bool:
+        """Whether an instruction that is not emulated can run by itself, its page being no page table any more."""
+        return self._retry_on_failure(address, emulation_type)
+
+    def _execute(self, insn: Insn) -> bool:
+        if isinstance(insn, CodeInsn) and insn.decoded is not None and insn.decoded.execute is not None:
+            return insn.decoded.execute(self.context, insn.decoded)
+        return super()._execute(insn)
+
+    def _wrote(self, gpa: int, size: int) -> None:
+        self.processor.invalidate_code(table_page(self.vcpu.kvm, gpa >> 12) & ADDR | gpa & 0xFFF, size)
+        super()._wrote(gpa, size)

@@ -1,0 +1,429 @@
+"""The emulated processor: Unicorn in SVM guest mode, its state in the open, its exits as callbacks.
+
+After one VMRUN it stays in the guest: an exit is a callback between two instructions, and returning from it
+resumes the guest with whatever state and intercepts it was given. Guest-physical and shadow tables are frames
+of the model's arena, mapped in place: what its page walker reads and writes are the model's own SPTEs.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ...host.memory import Arena
+from ...x86.bits import (
+    CR0_PE,
+    CR4_LA57,
+    CR4_OSFXSR,
+    CR4_SMAP,
+    EFER_LMA,
+    MASK64,
+)
+from .layout import (
+    HOST_BASE,
+    HOST_SIZE,
+    MSRPM,
+    VMCB,
+    Layout,
+    calibrated,
+    cpu_address,
+    first_exit,
+    library,
+    new_emulator,
+    prepare_vmrun,
+    unicorn_module,
+)
+
+GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
+RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
+ES, CS, SS, DS, FS, GS, LDTR, TR, GDTR, IDTR = range(10)
+SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
+
+EXIT = 0x100
+"""What callbacks get for an exit is this more than its code."""
+EXIT_READ_CR, EXIT_WRITE_CR, EXIT_EXCEPTION = 0x00, 0x10, 0x40
+EXIT_CR0_SEL_WRITE, EXIT_RDPMC, EXIT_CPUID = 0x65, 0x6F, 0x72
+EXIT_SWINT, EXIT_INVD, EXIT_HLT, EXIT_INVLPG, EXIT_INVLPGA, EXIT_IOIO = 0x75, 0x76, 0x78, 0x79, 0x7A, 0x7B
+EXIT_MSR, EXIT_TASK_SWITCH, EXIT_SHUTDOWN = 0x7C, 0x7D, 0x7F
+EXIT_VMRUN, EXIT_VMMCALL, EXIT_VMLOAD, EXIT_VMSAVE, EXIT_STGI, EXIT_CLGI, EXIT_SKINIT = range(0x80, 0x87)
+EXIT_ICEBP, EXIT_WBINVD, EXIT_MONITOR, EXIT_MWAIT, EXIT_XSETBV = 0x88, 0x89, 0x8A, 0x8B, 0x8D
+EXIT_NPF = 0x400
+FIRST_INTERCEPT = 0x60
+"""Bit n of the intercept words is exit code 0x60 + n."""
+
+_NAMES = {
+    EXIT_CR0_SEL_WRITE: "cr0_sel_write",
+    EXIT_CPUID: "cpuid",
+    EXIT_SWINT: "swint",
+    EXIT_HLT: "hlt",
+    EXIT_INVLPG: "invlpg",
+    EXIT_INVLPGA: "invlpga",
+    EXIT_IOIO: "ioio",
+    EXIT_MSR: "msr",
+    EXIT_SHUTDOWN: "shutdown",
+    EXIT_VMRUN: "vmrun",
+    EXIT_VMMCALL: "vmmcall",
+    EXIT_MONITOR: "monitor",
+    EXIT_MWAIT: "mwait",
+    EXIT_XSETBV: "xsetbv",
+    EXIT_NPF: "npf",
+}
+
+
+def exit_name(code: int) -> str:
+    """What an exit code stands for."""
+    if code < EXIT_WRITE_CR:
+        return f"read_cr{code}"
+    if code < EXIT_WRITE_CR + 0x10:
+        return f"write_cr{code - EXIT_WRITE_CR}"
+    if EXIT_EXCEPTION <= code < EXIT_EXCEPTION + 32:
+        return f"excp{code - EXIT_EXCEPTION}"
+    return _NAMES.get(code, f"{code:#x}")
+
+
+INTERCEPTED = (
+    EXIT_CPUID,
+    EXIT_SWINT,
+    EXIT_HLT,
+    EXIT_INVLPGA,
+    EXIT_MSR,
+    EXIT_SHUTDOWN,
+    EXIT_VMRUN,
+    EXIT_VMMCALL,
+    EXIT_VMLOAD,
+    EXIT_VMSAVE,
+    EXIT_STGI,
+    EXIT_CLGI,
+    EXIT_SKINIT,
+    EXIT_MONITOR,
+    EXIT_MWAIT,
+    EXIT_XSETBV,
+)
+CR_ACCESSES = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
+"""CR0, CR3, CR4 and CR8; the guest's CR2 is the processor's."""
+PASSED_MSRS = (0x174, 0x175, 0x176, *range(0xC0000081, 0xC0000085), *range(0xC0000100, 0xC0000103))
+"""The guest's own while it runs: SYSENTER, STAR to FMASK, FS, GS and kernel GS base."""
+
+FLAG_TF, FLAG_IF, FLAG_DF = 1 << 8, 1 << 9, 1 << 10
+FLAG_NT, FLAG_RF, FLAG_VM, FLAG_AC = 1 << 14, 1 << 16, 1 << 17, 1 << 18
+FLAGS_ARITHMETIC = 0x8D5
+CC_OP_EFLAGS = 1
+HF_CPL, HF_INHIBIT_IRQ, HF_CS32, HF_SS32, HF_ADDSEG, HF_PE = 3, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7
+HF_MP_EM_TS_SHIFT, HF_LMA, HF_CS64 = 8, 1 << 14, 1 << 15
+HF_SVME, HF_GUEST, HF_OSFXSR, HF_SMAP = 1 << 20, 1 << 21, 1 << 22, 1 << 23
+CR0_MP_EM_TS = 0xE
+DESCRIPTOR_L, DESCRIPTOR_DB = 1 << 21, 1 << 22
+DR6_BS = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment register; `flags` are bits 23:8 of its descriptor's second half (type, DPL, P, L, D, G)."""
+
+    selector: int
+    base: int
+    limit: int
+    flags: int
+
+    @property
+    def dpl(self) -> int:
+        return self.flags >> 13 & 3
+
+
+def msr_permission_map() -> bytes:
+    """All MSRs are intercepted but PASSED_MSRS: two bits each, read and write."""
+    bitmap = bytearray(b"\xff" * 0x2000)
+    for index in PASSED_MSRS:
+        bit = 2 * (index if index < 0x2000 else 0x2000 + index - 0xC0000000)
+        bitmap[bit >> 3] &= ~(3 << (bit & 7))
+    return bytes(bitmap)
+
+
+class SvmProcessor:
+    """An emulated processor on the frames of `arena`, in guest mode; with `npt` on nested tables.
+
+    `on_exit(number)` is called for exits (EXIT + exit code), `on_in(port, size)`, `on_out(port, size, value)`,
+    `on_syscall()` and `on_sysenter()` by instructions that do not exit. Raises EmulatorError.
+    """
+
+    def __init__(self, arena: Arena, *, npt: bool) -> None:
+        self.layout: Layout = calibrated()
+        self.library = library()
+        unicorn = unicorn_module()
+        self.error_type: type[Exception] = unicorn.UcError
+        self.npt = npt
+        self.uc: Any = new_emulator(self.library)
+        self._map(arena)
+        self.handle = self.uc._uch
+        self.cpu = cpu_address(self.library, self.uc)
+        self.state = self.cpu + self.layout.state
+        size = (max(self.layout.exception_intercepts, self.layout.nested_cr3) + 0x47) & ~7
+        state = memoryview((ctypes.c_ubyte * size).from_address(self.state)).cast("B")
+        self.bytes = state
+        self.q = state.cast("Q")
+        self.d = state.cast("I")
+        self._find_fields()
+        self.on_exit: Callable[[int], None] = lambda number: None
+        self.on_in: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
+        self.on_out: Callable[[int, int, int], None] = lambda port, size, value: None
+        self.on_syscall: Callable[[], None] = lambda: None
+        self.on_sysenter: Callable[[], None] = lambda: None
+        self._enter()
+        self._hook()
+
+    def _map(self, arena: Arena) -> None:
+        """Let it see the arena and the hypervisor's own pages, which no guest address leads to."""
+        import unicorn
+
+        self._arena = (ctypes.c_char * arena.size).from_buffer(arena.view())
+        self._host = mmap.mmap(-1, HOST_SIZE)
+        host = (ctypes.c_char * HOST_SIZE).from_buffer(self._host)
+        self.host = memoryview(self._host).cast("Q")
+        size = min(arena.size, HOST_BASE)
+        self.uc.mem_map_ptr(0, size, unicorn.UC_PROT_ALL, ctypes.addressof(self._arena))
+        self.uc.mem_map_ptr(HOST_BASE, HOST_SIZE, unicorn.UC_PROT_ALL, ctypes.addressof(host))
+
+    def _find_fields(self) -> None:
+        layout = self.layout
+        self.rip_word = layout.rip >> 3
+        self.eflags_word = layout.eflags >> 3
+        self.hflags_word = layout.hflags >> 2
+        self.error_word = layout.error_code >> 2
+        self.cr_word = layout.cr >> 3
+        self._segment_offsets = (
+            *(layout.segments + 24 * n for n in range(6)),
+            layout.ldtr,
+            layout.tr,
+            layout.gdtr,
+            layout.idtr,
+        )
+
+    def _enter(self) -> None:
+        """VMRUN, with an exit at once."""
+        self.uc.mem_write(MSRPM, msr_permission_map())
+        accesses = CR_ACCESSES & ~(1 << 3) if self.npt else CR_ACCESSES
+        codes = INTERCEPTED if self.npt else (*INTERCEPTED, EXIT_INVLPG)
+        prepare_vmrun(
+            self.uc,
+            code=b"\xf4",
+            nested_cr3=HOST_BASE + 0xF000 if self.npt else 0,
+            intercepts=sum(1 << code - FIRST_INTERCEPT for code in codes),
+            cr=accesses | accesses << 16,
+            exceptions=0xFFFFFFFF,
+        )
+        first_exit(self.uc)
+
+    def _hook(self) -> None:
+        import unicorn
+        from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_INS_SYSCALL, UC_X86_INS_SYSENTER
+
+        add = self.uc.hook_add
+        add(unicorn.UC_HOOK_INTR, lambda uc, number, data: self.on_exit(number))
+        add(unicorn.UC_HOOK_INSN_INVALID, lambda uc, data: False)
+        add(
+            unicorn.UC_HOOK_INSN,
+            lambda uc, port, size, data: self.on_in(port, size),
+            None,
+            1,
+            0,
+            UC_X86_INS_IN,
+        )
+        add(
+            unicorn.UC_HOOK_INSN,
+            lambda uc, port, size, value, data: self.on_out(port, size, value),
+            None,
+            1,
+            0,
+            UC_X86_INS_OUT,
+        )
+        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
+        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    def run(self, seconds: float = 0, instructions: int = 0) -> None:
+        """Go on at RIP until stop(), or for that long, or that many instructions (slower); 0: no limit."""
+        self.uc.emu_start(
+            self.q[self.rip_word], 0, timeout=max(1, int(seconds * 1e6)) if seconds else 0, count=instructions
+        )
+
+    def stop(self) -> None:
+        """From a callback: let run() end."""
+        self.library.stop(self.handle)
+
+    def flush(self) -> None:
+        """Forget all translations."""
+        self.library.flush_tlb(self.cpu)
+
+    def flush_page(self, gva: int) -> None:
+        """Forget the translations of one address."""
+        self.library.flush_page(self.cpu, gva)
+
+    def invalidate_code(self, hpa: int, size: int) -> None:
+        """Forget what was translated from memory that somebody else wrote."""
+        self.library.invalidate_code(self.handle, hpa, hpa + size)
+
+    # -- exits -------------------------------------------------------------------------------------------
+
+    @property
+    def exit_info1(self) -> int:
+        """Of an exit: an exception's error code; 1 for WRMSR."""
+        return self.d[self.error_word]
+
+    @property
+    def exit_info2(self) -> int:
+        """Of an exit for a page fault: the address."""
+        return self.host[VMCB - HOST_BASE + 0x80 >> 3]
+
+    # -- registers ---------------------------------------------------------------------------------------
+
+    @property
+    def rip(self) -> int:
+        return self.q[self.rip_word]
+
+    @rip.setter
+    def rip(self, value: int) -> None:
+        self.q[self.rip_word] = value
+
+    @property
+    def cpl(self) -> int:
+        return self.d[self.hflags_word] & HF_CPL
+
+    @property
+    def is_64bit(self) -> bool:
+        """Whether the code that runs is of 64-bit mode."""
+        return bool(self.d[self.hflags_word] & HF_CS64)
+
+    @property
+    def stack_is_32bit(self) -> bool:
+        return bool(self.d[self.hflags_word] & HF_SS32)
+
+    @property
+    def address_bits(self) -> int:
+        """Of a linear address in long mode."""
+        return 57 if self.q[self.cr_word + 4] & CR4_LA57 else 48
+
+    @property
+    def rflags(self) -> int:
+        arithmetic = self.library.arithmetic_flags(self.state, self.d[self.layout.cc_op >> 2])
+        down = FLAG_DF if self.d[self.layout.df >> 2] != 1 else 0
+        return (
+            self.q[self.eflags_word] & ~(FLAGS_ARITHMETIC | FLAG_DF)
+            | arithmetic & FLAGS_ARITHMETIC
+            | down
+            | 2
+        )
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        self.q[self.layout.cc_src >> 3] = value & FLAGS_ARITHMETIC
+        self.d[self.layout.cc_op >> 2] = CC_OP_EFLAGS
+        self.d[self.layout.df >> 2] = 0xFFFFFFFF if value & FLAG_DF else 1
+        self.q[self.eflags_word] = value & ~(FLAGS_ARITHMETIC | FLAG_DF) | 2
+
+    @property
+    def system_flags(self) -> int:
+        """RFLAGS without what arithmetic sets: cheaper."""
+        return self.q[self.eflags_word]
+
+    @system_flags.setter
+    def system_flags(self, value: int) -> None:
+        self.q[self.eflags_word] = value
+
+    def cr(self, number: int) -> int:
+        """A control register as the processor has it, not as the guest sees it."""
+        return self.q[self.cr_word + number]
+
+    def set_cr(self, number: int, value: int) -> None:
+        """The same, without any effect but the value."""
+        self.q[self.cr_word + number] = value & MASK64
+
+    @property
+    def efer(self) -> int:
+        return self.q[self.layout.efer >> 3]
+
+    @efer.setter
+    def efer(self, value: int) -> None:
+        self.q[self.layout.efer >> 3] = value
+
+    @property
+    def nested_cr3(self) -> int:
+        return self.q[self.layout.nested_cr3 >> 3]
+
+    @nested_cr3.setter
+    def nested_cr3(self, value: int) -> None:
+        self.q[self.layout.nested_cr3 >> 3] = value
+
+    def dr(self, number: int) -> int:
+        return self.q[(self.layout.dr >> 3) + number]
+
+    def set_dr(self, number: int, value: int) -> None:
+        self.q[(self.layout.dr >> 3) + number] = value
+
+    def field(self, name: str) -> int:
+        """A 64-bit field of the layout."""
+        return self.q[getattr(self.layout, name) >> 3]
+
+    def set_field(self, name: str, value: int) -> None:
+        self.q[getattr(self.layout, name) >> 3] = value & MASK64
+
+    def xmm(self, number: int) -> int:
+        """The 128 bits of an XMM register."""
+        start = self.layout.xmm + self.layout.xmm_size * number
+        return int.from_bytes(self.bytes[start : start + 16], "little")
+
+    def set_xmm(self, number: int, value: int) -> None:
+        start = self.layout.xmm + self.layout.xmm_size * number
+        self.bytes[start : start + 16] = value.to_bytes(16, "little")
+
+    def segment_base(self, number: int) -> int:
+        return self.q[self._segment_offsets[number] + 8 >> 3]
+
+    def segment(self, number: int) -> Segment:
+        offset = self._segment_offsets[number]
+        d = self.d
+        return Segment(
+            d[offset >> 2] & 0xFFFF, self.q[offset + 8 >> 3], d[offset + 16 >> 2], d[offset + 20 >> 2]
+        )
+
+    def set_segment(self, number: int, segment: Segment) -> None:
+        """Load a segment register; update_modes() must follow."""
+        offset = self._segment_offsets[number]
+        self.d[offset >> 2] = segment.selector
+        self.q[offset + 8 >> 3] = segment.base
+        self.d[offset + 16 >> 2] = segment.limit
+        self.d[offset + 20 >> 2] = segment.flags
+
+    def update_modes(self, cpl: int | None = None) -> None:
+        """Compute what the processor derives from CR0, CR4, EFER, RFLAGS.VM and the segments (its hflags).
+
+        The CPL stays, or is the one given.
+        """
+        d, q = self.d, self.q
+        cr0, cr4 = q[self.cr_word], q[self.cr_word + 4]
+        old = d[self.hflags_word]
+        flags = HF_SVME | HF_GUEST | (old & HF_CPL if cpl is None else cpl)
+        flags |= (cr0 & CR0_MP_EM_TS) << HF_MP_EM_TS_SHIFT
+        if cr4 & CR4_OSFXSR:
+            flags |= HF_OSFXSR
+        if cr4 & CR4_SMAP:
+            flags |= HF_SMAP
+        if cr0 & CR0_PE:
+            flags |= HF_PE
+        code = d[self._segment_offsets[CS] + 20 >> 2]
+        if self.efer & EFER_LMA:
+            flags |= HF_LMA
+        if self.efer & EFER_LMA and code & DESCRIPTOR_L:
+            flags |= HF_CS32 | HF_SS32 | HF_CS64
+        else:
+            flags |= HF_CS32 if code & DESCRIPTOR_DB else 0
+            flags |= HF_SS32 if d[self._segment_offsets[SS] + 20 >> 2] & DESCRIPTOR_DB else 0
+            if (
+                not cr0 & CR0_PE
+                or q[self.eflags_word] & FLAG_VM
+                or not code & DESCRIPTOR_DB
+                or any(self.segment_base(segment) for segment in (DS, ES, SS))
+            ):
+                flags |= HF_ADDSEG
+        d[self.hflags_word] = flags
