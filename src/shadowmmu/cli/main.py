@@ -13,6 +13,7 @@ from shadowmmu import __version__
 from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
 from shadowmmu.cli.designs import designs
+from shadowmmu.cli.fuzz import fuzz
 from shadowmmu.cli.run import run
 
 __all__ = ["cli", "main"]
@@ -33,6 +34,7 @@ cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(designs)
+cli.add_command(fuzz)
 
 
 def main() -> NoReturn:

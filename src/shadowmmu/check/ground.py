@@ -1,0 +1,351 @@
+"""Guests made at random: the text of a machine, and what may happen on it, line by line of a scenario.
+
+A guest has a few tables of every level, filled at random and shared, and reaches them through windows, so
+that it edits tables in use. The `ordinary` guest keeps its tables in order: an entry of a level leads to a
+table of the next or to a page, and after most edits it flushes. The `hostile` one writes anything: random
+words, tables that lead to themselves, to tables of another level, into memory-mapped devices or nowhere; its
+tables are in memory of every kind.
+
+A PAE hypervisor leaves its PDPTEs alone: KVM's walks of nested tables read them anew while its roots are
+those of the last VMRUN, so that what one leads to ends up in the shadow of another, for good
+(nested_svm_get_tdp_pdptr, FNAME(fetch), 6.12.111).
+
+The same seed gives the same guest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["MMUS", "MODES", "PROFILES", "Ground", "GroundError"]
+
+MODES = ("long4", "long5", "pae", "32", "nopaging")
+MMUS = ("shadow", "tdp", "direct", "nested")
+"""Shadow paging, the TDP MMU, two-dimensional paging without it, and a hypervisor's guest."""
+PROFILES = ("ordinary", "hostile")
+
+DATA = [0x800000 + 0x1000 * i for i in range(12)]
+LOGGED = [0x20000000 + 0x1000 * i for i in range(12)]
+READ_ONLY = [0x24000000, 0x24001000]
+LAZY = [0x28000000 + 0x1000 * i for i in range(4)]
+NOTHING = [0xD0000000, 0xD0001000, 0xFEE00000]
+HUGE = 0x10000000
+TABLES = 0x40000
+ODD_TABLES = {"plain": TABLES, "logged": 0x2C000000, "read-only": 0x2C000000, "lazy": 0x2C000000}
+WINDOWS = {"long4": 0x7F0000000000, "long5": 0xFF000000000000, "pae": 0x80000000, "32": 0xE0000000}
+NESTED_WINDOW, HUGE_WINDOW = 0x50000000, 0x60000000
+LEVELS = {"long4": 4, "long5": 5, "pae": 3, "32": 2, "nopaging": 0}
+CR0_WP = 1 << 16
+TOGGLED_CR4 = (1 << 20, 1 << 21, 1 << 7)
+
+
+class GroundError(ValueError):
+    """There is no such guest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A write of the guest to an entry of one of its tables."""
+
+    gva: int
+    size: int
+    value: int
+
+
+class Ground:
+    """One guest: `setup` are its lines up to `start`, `line` makes one op after the other."""
+
+    def __init__(
+        self, mode: str, mmu: str, profile: str, seed: int, *, design: dict[str, str] | None = None
+    ) -> None:
+        if mode == "nopaging" and mmu == "nested":
+            raise GroundError("a guest without paging cannot be a hypervisor")
+        self.random = rng = random.Random(f"{mode} {mmu} {profile} {seed}")
+        self.mode, self.mmu, self.profile, self.seed = mode, mmu, profile, seed
+        self.design = design or {}
+        self.hostile = profile == "hostile"
+        self.nested = mmu == "nested"
+        self.levels = LEVELS[mode]
+        self.entry_size, self.bits = (4, 10) if mode == "32" else (8, 9)
+        self.large = 1 << 12 + self.bits
+        self.kind = rng.choice(("plain", "logged", "lazy", "read-only")) if self.hostile else "plain"
+        if self.kind == "read-only" and mmu != "shadow":
+            self.kind = "plain"
+        base = ODD_TABLES[self.kind]
+        frames = iter(range(base, base + 0x40000, 0x1000))
+        self.tables = {
+            level: [next(frames) for _ in range(4 if level == 1 else 2)]
+            for level in range(1, self.levels + 1)
+        }
+        self.everything = [(level, table) for level in self.tables for table in self.tables[level]]
+        fixed = 3 if mode == "pae" and self.nested else 0
+        self.edited = [(level, table) for level, table in self.everything if level != fixed]
+        self.window: dict[int, int] = {}
+        self.logging = {1: False, 2: False}
+        self.manual = rng.choice((0, 0, 0, 1, 3))
+        self.eager = rng.random() < 0.8
+        self.slot_4, self.has_slot_5 = 0x28000000, False
+        self.cr0 = [0x80010033] * 2
+        self.cr4 = [0x10 if mode == "32" else 0x1020 if mode == "long5" else 0x20] * 2
+        self.in_l2 = [False, False]
+        self.setup = self._setup()
+
+    # -- pieces of tables ----------------------------------------------------------------------------------
+
+    def index(self, level: int) -> int:
+        """One of the few entries of a table that are in use."""
+        if self.mode == "pae" and level == 3:
+            return self.random.choice((0, 1))
+        if self.nested and level > 3:
+            return 0
+        if level == 1:
+            return self.random.choice((0, 1, 2, 3, 7, 8, 9, 511))
+        return self.random.choice((0, 1) if level == self.levels else (0, 1, 2))
+
+    def address(self) -> int:
+        """A linear address, or one of L2, that the tables may translate."""
+        rng = self.random
+        if self.mode == "nopaging":
+            return self.data() + 4 * rng.randrange(4)
+        gva = sum(self.index(level) << 12 + self.bits * (level - 1) for level in range(1, self.levels + 1))
+        gva += 8 * rng.choice((0, 0, 1, 2, 300))
+        if self.nested:
+            return gva & 0x7FFFFFF8
+        if self.levels > 3 and rng.random() < 0.2:
+            gva = (gva | -1 << 11 + 9 * self.levels) % (1 << 64)
+        return gva
+
+    def data(self) -> int:
+        pools = (DATA, LOGGED, READ_ONLY, [HUGE, HUGE + 0x1000, HUGE + 0x200000], LAZY, NOTHING)
+        return self.random.choice(self.random.choices(pools, (8, 4, 1, 4, 2, 1))[0])
+
+    def _maybe(self, bit: int, likely: float) -> int:
+        return bit if self.random.random() < likely else 0
+
+    def flags(self, *, leaf: bool) -> int:
+        maybe = self._maybe
+        flags = 1 | maybe(2, 0.85) | maybe(4, 0.96 if self.nested else 0.85) | maybe(0x20, 0.85)
+        flags |= (maybe(0x40, 0.7) | maybe(0x100, 0.05)) if leaf else 0
+        return flags | (maybe(1 << 63, 0.06) if self.entry_size == 8 else 0)
+
+    def entry(self, level: int) -> int:
+        """An entry for a table of a level."""
+        rng, chance = self.random, self.random.random()
+        if chance < 0.08:
+            return rng.choice((0, 0, 0x20))
+        if self.hostile and chance < 0.16 and (self.mode, level) != ("pae", 3):
+            return self._hostile_entry(chance)
+        if self.mode == "pae" and level == 3:
+            return rng.choice(self.tables[2]) | 1
+        if level == 1:
+            return self.data() | self.flags(leaf=True)
+        if level in (2, 3) and chance < 0.3:
+            size = 1 << 12 + self.bits * (level - 1)
+            page = rng.choice((HUGE, HUGE + 0x200000, 0x800000, LOGGED[0]))
+            return page // size * size | self.flags(leaf=True) | 0x80
+        return rng.choice(self.tables[level - 1]) | self.flags(leaf=False)
+
+    def _hostile_entry(self, chance: float) -> int:
+        rng = self.random
+        if chance < 0.1:
+            return rng.getrandbits(8 * self.entry_size) | 1
+        page = rng.choice((*(table for _, table in self.edited), *NOTHING, *READ_ONLY, 0xF0001000))
+        return page | self.flags(leaf=True) & ~0x100 | self._maybe(0x80, 0.1)
+
+    # -- setup ---------------------------------------------------------------------------------------------
+
+    def _setup(self) -> list[str]:
+        rng = self.random
+        lines = [f"title {self.profile} guest, {self.mode}, {self.mmu} MMU, seed {self.seed}"]
+        lines += [f"design {name}={value}" for name, value in self.design.items()]
+        if self.mmu != "shadow":
+            tdp_mmu = rng.choice((0, 1)) if self.nested else int(self.mmu == "tdp")
+            lines += ["param kvm_amd npt=1", f"param kvm tdp_mmu={tdp_mmu}"]
+            lines += [f"param kvm eager_page_split={int(self.eager)}"]
+        lines += [f"param kvm nx_huge_pages={int(rng.random() < 0.2)}"]
+        lines += [f"mode {self.mode}", "vcpus 2", *(["nested"] if self.nested else []), "slot 0 0x0 16M"]
+        lines += [f"slot 1 {HUGE:#x} 8M {rng.choice(('huge2m', 'huge2m', 'thp', 'memfd'))}"]
+        lines += ["slot 2 0x20000000 256K", "slot 3 0x24000000 64K ro"]
+        lines += [f"slot 4 0x28000000 4M lazy{rng.choice((' thp', ''))}"]
+        if self.kind != "plain":
+            option = {"logged": "dirty", "lazy": "lazy", "read-only": "ro"}[self.kind]
+            lines.append(f"slot 6 0x2c000000 2M {option}")
+        lines += [f"cap 168 {self.manual}"] if self.manual else []
+        if self.mode == "nopaging":
+            return [*lines, "tramp", "start"]
+        lines.append("alloc 0x2000")
+        return lines + (self._nested_setup() if self.nested else self._own_tables())
+
+    def _own_tables(self) -> list[str]:
+        first, *others = self.tables[self.levels]
+        lines = [f"tramp {root:#x}" for root in (first, *others)]
+        window = WINDOWS[self.mode]
+        for n, (_, table) in enumerate(self.everything):
+            self.window[table] = window + 0x1000 * n
+            lines.append(f"map {first:#x} {self.window[table]:#x} {table:#x} 0x67")
+        shift = 12 + self.bits * (self.levels - 1)
+        top = window >> shift & (3 if self.mode == "pae" else (1 << self.bits) - 1)
+        present = 1 if self.mode == "pae" else 0x27
+        lines += [f"pt {root:#x} {top} {0x2000 | present:#x}" for root in others]
+        for level, table in self.everything:
+            for index in sorted({self.index(level) for _ in range(12)}):
+                lines.append(f"pt {table:#x} {index} {self.entry(level):#x}")
+        return [*lines, f"start cr3={first:#x} cr3@1={self.random.choice((first, others[0])):#x}"]
+
+    def _nested_setup(self) -> list[str]:
+        base = ODD_TABLES[self.kind]
+        count = len(self.everything)
+        lines = ["tramp 0x1000", f"map 0x1000 {NESTED_WINDOW:#x} {base:#x} 0x67 n={count}"]
+        self.window = {table: NESTED_WINDOW + table - base for _, table in self.everything}
+        large = f"level=2 n={0x800000 // self.large}"
+        lines += [f"map 0x1000 {HUGE_WINDOW:#x} {HUGE:#x} 0x67 {large}", "alloc 0xa0000"]
+        for level, table in self.everything:
+            for index in sorted({self.index(level) for _ in range(12)}) if level < 4 else (0,):
+                entry = self.entry(level) if level < 4 else self.tables[level - 1][0] | 0x27
+                lines.append(f"npt pt {table:#x} {index} {entry:#x}")
+        present = 1 if self.mode == "pae" else 0x27
+        middle = self.tables[min(self.levels, 3)] if self.levels > 2 else []
+        lines += [f"npt pt {table:#x} 3 {0xF010E000 | present:#x}" for table in middle]
+        roots = self.tables[self.levels]
+        lines += [f"ntramp {root:#x}" for root in roots]
+        return [*lines, f"start cr3=0x1000 ncr3={roots[0]:#x} ncr3@1={roots[1]:#x}"]
+
+    # -- operations ----------------------------------------------------------------------------------------
+
+    def edit(self) -> list[Edit]:
+        """Writes of the guest that change one entry: two if its code cannot do it in one."""
+        level, table = self.random.choice(self.edited)
+        gva, value = self.window[table] + self.entry_size * self.index(level), self.entry(level)
+        if self.hostile and self.random.random() < 0.05:
+            return [Edit(gva + self.random.randrange(self.entry_size), 1, value & 0xFF)]
+        if self.mode != "pae":
+            return [Edit(gva, self.entry_size, value)]
+        return [Edit(gva, 4, value & 0xFFFFFFFF), Edit(gva + 4, 4, value >> 32)]
+
+    def access(self) -> str:
+        """An access to data, as a line."""
+        rng = self.random
+        names = ("read", "write", "xchg", "add", "exec") if not self.nested else ("read", "write", "xchg")
+        kind = rng.choices(names, (8, 6, 1, 1, 1)[: len(names)])[0]
+        prefix = "l2" if self.nested else rng.choice(("", "", "u"))
+        if kind == "exec" and not self.hostile:
+            kind = "read"
+        value = "" if kind in ("read", "exec") else f" {rng.choice((0, rng.getrandbits(16))):#x}"
+        return f"{prefix}{kind} {self.address():#x}{value}"
+
+    def control(self, cpu: int) -> list[str]:
+        """The guest's flushes, roots and modes."""
+        rng, chance = self.random, self.random.random()
+        if self.mode == "nopaging":
+            return []
+        if self.nested:
+            root = rng.choice(self.tables[self.levels])
+            if chance < 0.5:
+                return [f"ncr3 {root:#x}", "l2exit"]
+            if self.levels > 3 and chance < 0.7:
+                return [f"cr4 {rng.choice((0, *TOGGLED_CR4)) | (0x1020 if self.levels == 5 else 0x20):#x}"]
+            return [f"l1invlpga {self.address():#x} 1"]
+        if chance < 0.5:
+            return [f"cr3 {rng.choice(self.tables[self.levels]):#x}"]
+        if chance < 0.7:
+            return [f"invlpg {self.address():#x}"]
+        if chance < 0.8:
+            self.cr0[cpu] ^= CR0_WP
+            return [f"cr0 {self.cr0[cpu]:#x}"]
+        if chance < 0.9:
+            self.cr4[cpu] ^= rng.choice(TOGGLED_CR4)
+            return [f"cr4 {self.cr4[cpu]:#x}"]
+        if self.levels > 2 and chance < 0.96:
+            without, with_nx = (0x500, 0xD00) if self.levels > 3 else (0, 0x800)
+            return [f"efer {rng.choice((without, with_nx, with_nx)):#x}"]
+        return self._switch_mode(cpu)
+
+    def _switch_mode(self, cpu: int) -> list[str]:
+        """A hostile guest switches paging off and on, or to other tables, where its mode can."""
+        if not self.hostile or self.levels > 3:
+            return ["nop"]
+        if self.random.random() < 0.5:
+            return [f"cr4 {self.cr4[cpu] ^ 0x30:#x}", "nop", f"cr4 {self.cr4[cpu]:#x}"]
+        return [f"cr0 {self.cr0[cpu] ^ 1 << 31:#x}", "nop", f"cr0 {self.cr0[cpu]:#x}"]
+
+    def host(self) -> list[str]:
+        """What the host does to the guest's memory."""
+        rng = self.random
+        page = rng.choice((*DATA, *LOGGED))
+        choices: list[Callable[[], list[str]]] = [
+            self._toggle_logging,
+            self._toggle_logging,
+            self._read_log,
+            self._read_log,
+            self._slot_5,
+            self._move_slot_4,
+            lambda: [f"madvise_dontneed {page:#x} 0x1000", f"hosttouch {page:#x} 0x1000"],
+            lambda: [f"madvise_dontneed {HUGE + 0x200000 * rng.randrange(4):#x} 0x200000"],
+            lambda: [f"mprotect {page:#x} 0x1000 {rng.choice(('ro', 'rw', 'none'))}"],
+            lambda: ["mprotect 0x800000 0xc000 rw", "mprotect 0x20000000 0xc000 rw"],
+            lambda: [f"remap {page:#x} 0x1000"],
+            lambda: [f"nrmmu {rng.choice((64, 70, 1000))}"],
+            lambda: [f"modparam kvm nx_huge_pages {rng.choice('NNY')}"],
+            self._lazy_memory,
+        ]
+        return rng.choice(choices)()
+
+    def _toggle_logging(self) -> list[str]:
+        slot = self.random.choice((1, 2))
+        self.logging[slot] = not self.logging[slot]
+        return [f"dirtylog {'on' if self.logging[slot] else 'off'} {slot}"]
+
+    def _read_log(self) -> list[str]:
+        slot = self.random.choice((1, 2))
+        if not self.logging[slot]:
+            return []
+        if self.manual:
+            count = 64 if slot == 2 else 2048
+            return [f"getdirty {slot}", f"cleardirty {slot} {self.random.randrange(count // 64) * 64} 64"]
+        return [f"getdirty {slot}"]
+
+    def _slot_5(self) -> list[str]:
+        self.has_slot_5 = not self.has_slot_5
+        return ["slot 5 0xd0000000 64K" if self.has_slot_5 else "delslot 5"]
+
+    def _move_slot_4(self) -> list[str]:
+        self.slot_4 ^= 0x18000000
+        return [f"movslot 4 {self.slot_4:#x}"]
+
+    def _lazy_memory(self) -> list[str]:
+        if self.slot_4 != 0x28000000:
+            return []
+        advice = self.random.choice((14, 15, 25))
+        return self.random.choice(
+            ([f"madvise 0x28000000 0x200000 {advice}"], [f"madvise_dontneed {LAZY[0]:#x} 0x2000"])
+        )
+
+    def slow(self) -> list[str]:
+        """Lines of what happens seldom: the host's part, and the guest's control registers."""
+        cpu = self.random.choice((0, 0, 1))
+        at = "@1 " if cpu else ""
+        if self.random.random() < 0.5:
+            return self.host()
+        lines = self.control(cpu)
+        exits = [f"{at}l2exit"] if self.nested and lines and not lines[0].startswith("l2") else []
+        return exits + [at + line for line in lines]
+
+    def lines(self) -> list[str]:
+        """The lines of the next op of any kind."""
+        rng, chance = self.random, self.random.random()
+        cpu = rng.choice((0, 0, 1))
+        at = "@1 " if cpu else ""
+        if chance < 0.6:
+            return [at + self.access()]
+        if chance < 0.8 and self.mode != "nopaging":
+            edits = [f"{at}write {edit.gva:#x} {edit.value:#x} size={edit.size}" for edit in self.edit()]
+            if self.nested:
+                return [f"{at}l2exit", *edits]
+            flushes = not self.hostile and rng.random() < 0.7
+            return [*edits, *([f"{at}cr3 {self._root():#x}"] if flushes else [])]
+        return self.slow()
+
+    def _root(self) -> int:
+        return self.random.choice(self.tables[self.levels])

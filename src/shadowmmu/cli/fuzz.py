@@ -1,0 +1,186 @@
+"""`shadowmmu fuzz`: random guests under all checks for as long as one likes."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from shadowmmu.check.fuzz import Found, Report
+
+__all__ = ["fuzz"]
+
+_MODES = ("long4", "long5", "pae", "32", "nopaging")
+_MMUS = ("shadow", "tdp", "direct", "nested")
+_PROFILES = ("ordinary", "hostile")
+_LARGEST_SEED = (1 << 32) - 1
+
+
+def _designs(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    """The `KEY=VALUE`s of --design. Raises BadParameter for what is none."""
+    settings = {}
+    for word in given:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{word!r} is no setting; write KEY=VALUE")
+        settings[name] = value
+    return settings
+
+
+@click.command(short_help="Check random guests.")
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0.0), help="How long.")
+@click.option(
+    "--seed", type=click.IntRange(0, _LARGEST_SEED), help="First guest's number; by default a random one."
+)
+@click.option("--mode", "modes", multiple=True, type=click.Choice(_MODES), help="Paging modes. Repeatable.")
+@click.option("--mmu", "mmus", multiple=True, type=click.Choice(_MMUS), help="MMU kinds. Repeatable.")
+@click.option(
+    "--profile", "profiles", multiple=True, type=click.Choice(_PROFILES), help="Kinds of guests. Repeatable."
+)
+@click.option(
+    "--ops", default=20000, show_default=True, type=click.IntRange(1, 1 << 20), help="Ops of each guest."
+)
+@click.option("--kernel", metavar="RELEASE", help="Whose KVM: 6.12.111 (default) or 6.1.176.")
+@click.option(
+    "--design",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_designs,
+    help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Where scenarios of failures go; by default the current folder.",
+)
+@click.option(
+    "--failures", default=1, show_default=True, type=click.IntRange(1), help="Stop after so many failures."
+)
+@click.option("--unchecked", is_flag=True, help="Without checks: how fast the MMU is.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def fuzz(
+    *,
+    seconds: float,
+    seed: int | None,
+    modes: tuple[str, ...],
+    mmus: tuple[str, ...],
+    profiles: tuple[str, ...],
+    ops: int,
+    kernel: str | None,
+    design: dict[str, str],
+    out: Path,
+    failures: int,
+    unchecked: bool,
+    as_json: bool,
+) -> None:
+    """Let random guests run in every paging mode on every kind of MMU, with all checks on.
+
+    What fails is shrunk to a scenario that `shadowmmu check` shows. Status 1: something failed.
+    """
+    from shadowmmu.check.fuzz import Report, fuzz as run, grounds
+    from shadowmmu.kvm.switches import DesignError, profile_of, value_of
+
+    try:
+        for name, value in design.items():
+            value_of(name, value)
+        if kernel is not None:
+            profile_of(kernel)
+    except DesignError as error:
+        raise click.ClickException(str(error)) from None
+    out.mkdir(parents=True, exist_ok=True)
+    report = Report(secrets.randbits(32) if seed is None else seed)
+    guests = grounds(report.seed, modes or _MODES, mmus or _MMUS, profiles or _PROFILES, design)
+    progress = _progress if sys.stderr.isatty() else _silent
+    interrupted = False
+    try:
+        run(
+            seconds,
+            guests,
+            report,
+            ops=ops,
+            kernel=kernel,
+            checked=not unchecked,
+            on_progress=progress,
+            stop_after=failures,
+        )
+    except KeyboardInterrupt:
+        interrupted = True
+    if sys.stderr.isatty():
+        click.echo(err=True)
+    paths = [_write(out, found) for found in report.found]
+    if as_json:
+        click.echo(json.dumps(_as_dict(report, paths, interrupted=interrupted)))
+    else:
+        _tell(report, paths, interrupted=interrupted)
+    if report.found:
+        sys.exit(1)
+
+
+def _silent(report: Report) -> None:
+    pass
+
+
+def _rate(report: Report) -> float:
+    return report.ops / report.seconds if report.seconds else 0.0
+
+
+def _progress(report: Report) -> None:
+    text = f"\r{report.seconds:6.0f} s  {report.episodes} guests  {report.ops} ops  {_rate(report):.0f}/s"
+    click.echo(f"{text}  {len(report.found)} failures ", nl=False, err=True)
+
+
+def _write(folder: Path, found: Found) -> Path:
+    """The scenario of a failure, as a file; what was found stands in its comments."""
+    path = folder / f"{found.name}.txt"
+    comment = [f"# {line}" for line in found.violation.text().splitlines()]
+    if not found.replays:
+        comment.append("# played as a scenario it does not show; `shadowmmu fuzz` with the same seed does")
+    path.write_text("\n".join(comment) + "\n" + found.scenario)
+    return path
+
+
+def _as_dict(report: Report, paths: list[Path], *, interrupted: bool) -> dict[str, Any]:
+    return {
+        "seed": report.seed,
+        "ops": report.ops,
+        "guests": report.episodes,
+        "seconds": round(report.seconds, 3),
+        "ops_per_second": round(_rate(report)),
+        "ops_per_mmu": report.per_kind,
+        "interrupted": interrupted,
+        "found": [
+            {
+                "mode": found.mode,
+                "mmu": found.mmu,
+                "profile": found.profile,
+                "seed": found.seed,
+                "ops": found.ops,
+                "replays": found.replays,
+                "scenario": str(path),
+                "violation": found.violation.as_dict(),
+            }
+            for found, path in zip(report.found, paths, strict=True)
+        ],
+    }
+
+
+def _tell(report: Report, paths: list[Path], *, interrupted: bool) -> None:
+    ended = "interrupted after" if interrupted else "in"
+    click.echo(
+        f"seed {report.seed}: {report.episodes} guests, {report.ops} ops {ended} {report.seconds:.1f} s, "
+        f"{_rate(report):.0f}/s"
+    )
+    for mmu, ops in report.per_kind.items():
+        click.echo(f"  {mmu:8} {ops} ops")
+    for found, path in zip(report.found, paths, strict=True):
+        click.echo(f"\nafter {found.ops} ops of a {found.profile} {found.mode} guest, {found.mmu} MMU:")
+        click.echo(found.violation.text())
+        click.echo(f"  scenario: {path}")
