@@ -1,0 +1,66 @@
+"""The guests that look for historic defects: random ones of every kind (ground), and what they lack.
+
+Some defects show only with what a Ground does not do: PCIDs, the recovery of huge pages, slots at odd
+addresses. Every guest has these ops among its own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from .ground import MMUS, MODES, PROFILES, Ground
+
+__all__ = ["Visitor", "visitors"]
+
+PCIDE = 1 << 17
+KEEP = 1 << 63
+
+
+class Visitor:
+    """A random guest: its `setup` lines, and as many others as one likes."""
+
+    def __init__(self, mode: str, mmu: str, profile: str, seed: int) -> None:
+        self.name = f"{mode} {mmu} {profile} {seed}"
+        self.ground = Ground(mode, mmu, profile, seed)
+        self.random = random.Random(f"visitor {self.name}")
+        self.setup = self.ground.setup
+        self.made: list[str] = []
+        self.pcids = mode == "long4" and mmu == "shadow" and seed % 2 == 1
+
+    def lines(self, ops: int) -> list[str]:
+        """The first ops; the same at every call."""
+        while len(self.made) < ops:
+            self.made += self._next()
+        return self.made[:ops]
+
+    def _next(self) -> list[str]:
+        if not self.made and self.pcids:
+            return [f"{at}cr4 {PCIDE | 0x20:#x}" for at in ("", "@1 ")]
+        chance = self.random.random()
+        if chance < 0.01:
+            return self.random.choice((["sleep_ms 3600000"], ["modparam kvm nx_huge_pages Y"]))
+        lines = self.ground.lines()
+        return [self._with_pcid(line) for line in lines] if self.pcids else lines
+
+    def _with_pcid(self, line: str) -> str:
+        """MOV to CR3 with a PCID, sometimes without its flush; CR4 keeps PCIDE."""
+        at, _, rest = line.rpartition("cr3 ")
+        if rest != line and at in ("", "@1 "):
+            value = int(rest, 16) | self.random.randrange(2) | self.random.choice((0, KEEP))
+            return f"{at}cr3 {value:#x}"
+        at, _, rest = line.rpartition("cr4 ")
+        if rest != line and at in ("", "@1 "):
+            return f"{at}cr4 {int(rest, 16) | PCIDE:#x}"
+        return line
+
+
+def visitors(seed: int = 0) -> Iterator[Visitor]:
+    """Guests without end: every mode, MMU and profile in turn, each time with another seed."""
+    while True:
+        for mode in MODES:
+            for mmu in MMUS:
+                for profile in PROFILES:
+                    if (mode, mmu) != ("nopaging", "nested"):
+                        yield Visitor(mode, mmu, profile, seed)
+        seed += 1
