@@ -5,13 +5,14 @@ from __future__ import annotations
 from ..guest.player import Player
 from .audit import Audit, Level
 from .checker import Checker
+from .coherence import Coherence
 
 __all__ = ["checks_of"]
 
 
 def checks_of(player: Player, level: Level) -> list[Checker]:
     """Every check, for a machine that has played nothing yet; `level` is the audit's."""
-    checks: list[Checker] = []
+    checks: list[Checker] = [Coherence(player)]
     if level is not Level.OFF:
         checks.append(Audit(player, level=level))
     return checks
