@@ -494,6 +494,7 @@ def exhibit_named(name: str) -> Exhibit:
 @cache
 def results() -> Mapping[str, Mapping[str, Any]]:
     """What the last search found, by name: the output of `shadowmmu museum --run --json` as it is
-    kept."""
+    kept.
+    """
     text = files(__package__).joinpath("museum_results.json").read_text(encoding="utf-8")
     return {entry["name"]: entry for entry in json.loads(text)}

@@ -1,7 +1,7 @@
 """The guests that look for historic defects: random ones of every kind (ground), and what they lack.
 
-Some defects show only with what a Ground does not do: PCIDs, the recovery of huge pages, slots at odd
-addresses. Every guest has these ops among its own.
+Some defects show only with what a Ground does not do: page tables that a device writes, PCIDs, the recovery
+of huge pages, slots at odd addresses. Every guest has some of these ops among its own.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ class Visitor:
     def __init__(self, mode: str, mmu: str, profile: str, seed: int) -> None:
         self.name = f"{mode} {mmu} {profile} {seed}"
         self.ground = Ground(mode, mmu, profile, seed)
-        self.random = random.Random(f"visitor {self.name}")
-        self.setup = [_odd(line) if seed % 3 == 2 else line for line in self.ground.setup]
+        self.random = rng = random.Random(f"visitor {self.name}")
+        odd = rng.random() < 0.25
+        self.setup = [_odd(line) if odd else line for line in self.ground.setup]
         self.made: list[str] = []
-        self.pcids = mode == "long4" and mmu == "shadow" and seed % 2 == 1
+        self.pcids = (mode, mmu) == ("long4", "shadow") and rng.random() < 0.5
 
     def lines(self, ops: int) -> list[str]:
         """The first ops; the same at every call."""
@@ -38,10 +39,22 @@ class Visitor:
         if not self.made and self.pcids:
             return [f"{at}cr4 {PCIDE | 0x20:#x}" for at in ("", "@1 ")]
         chance = self.random.random()
+        if chance < 0.005:
+            return ["sleep_ms 600000"]
         if chance < 0.01:
-            return self.random.choice((["sleep_ms 600000"], ["modparam kvm nx_huge_pages Y"]))
+            return ["modparam kvm nx_huge_pages Y"]
+        if chance < 0.03 and self.ground.everything:
+            return [self._device_writes()]
         lines = self.ground.lines()
         return [self._with_pcid(line) for line in lines] if self.pcids else lines
+
+    def _device_writes(self) -> str:
+        """A device writes an entry of a table of the guest, of which KVM learns nothing."""
+        ground = self.ground
+        level, table = self.random.choice(ground.everything)
+        size = ground.entry_size
+        at = table + size * ground.index(level)
+        return f"hostwrite {at:#x} {ground.entry(level):#x} size={size}"
 
     def _with_pcid(self, line: str) -> str:
         """MOV to CR3 with a PCID, sometimes without its flush; CR4 keeps PCIDE."""
