@@ -17,12 +17,22 @@ PCIDE = 1 << 17
 KEEP = 1 << 63
 
 
+class _Ground(Ground):
+    """A guest that uses all quadrants of 32-bit tables."""
+
+    def index(self, level: int) -> int:
+        index = super().index(level)
+        if self.mode == "32" and self.random.random() < 0.4:
+            index |= 0x200 if level == 1 else 0x100
+        return index
+
+
 class Visitor:
     """A random guest: its `setup` lines, and as many others as one likes."""
 
     def __init__(self, mode: str, mmu: str, profile: str, seed: int) -> None:
         self.name = f"{mode} {mmu} {profile} {seed}"
-        self.ground = Ground(mode, mmu, profile, seed)
+        self.ground = _Ground(mode, mmu, profile, seed)
         self.random = rng = random.Random(f"visitor {self.name}")
         odd = rng.random() < 0.25
         self.setup = [_odd(line) if odd else line for line in self.ground.setup]
@@ -76,9 +86,9 @@ def _odd(line: str) -> str:
 def visitors(seed: int = 0) -> Iterator[Visitor]:
     """Guests without end: every mode, MMU and profile in turn, each time with another seed."""
     while True:
-        for mode in MODES:
-            for mmu in MMUS:
-                for profile in PROFILES:
+        for mmu in MMUS:
+            for profile in PROFILES:
+                for mode in MODES:
                     if (mode, mmu) != ("nopaging", "nested"):
                         yield Visitor(mode, mmu, profile, seed)
         seed += 1
