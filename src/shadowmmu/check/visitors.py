@@ -7,6 +7,7 @@ of huge pages, slots at odd addresses. Every guest has some of these ops among i
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 
 from .ground import MMUS, MODES, PROFILES, Ground
@@ -15,16 +16,29 @@ __all__ = ["Visitor", "visitors"]
 
 PCIDE = 1 << 17
 KEEP = 1 << 63
+RECENT = 4
+"""So many addresses a guest comes back to."""
 
 
 class _Ground(Ground):
-    """A guest that uses all quadrants of 32-bit tables."""
+    """A guest that uses all quadrants of 32-bit tables, and comes back to what it used a moment ago."""
+
+    def __init__(self, mode: str, mmu: str, profile: str, seed: int) -> None:
+        self.recent: deque[int] = deque(maxlen=RECENT)
+        super().__init__(mode, mmu, profile, seed)
 
     def index(self, level: int) -> int:
+        if self.recent and self.random.random() < 0.5:
+            return self.random.choice(self.recent) >> 12 + self.bits * (level - 1) & (1 << self.bits) - 1
         index = super().index(level)
         if self.mode == "32" and self.random.random() < 0.4:
             index |= 0x200 if level == 1 else 0x100
         return index
+
+    def address(self) -> int:
+        address = super().address()
+        self.recent.append(address)
+        return address
 
 
 class Visitor:
@@ -37,7 +51,7 @@ class Visitor:
         odd = rng.random() < 0.25
         self.setup = [_odd(line) if odd else line for line in self.ground.setup]
         self.made: list[str] = []
-        self.pcids = (mode, mmu) == ("long4", "shadow") and rng.random() < 0.5
+        self.pcids = mode in ("long4", "long5") and mmu == "shadow" and rng.random() < 0.5
 
     def lines(self, ops: int) -> list[str]:
         """The first ops; the same at every call."""
@@ -47,7 +61,7 @@ class Visitor:
 
     def _next(self) -> list[str]:
         if not self.made and self.pcids:
-            return [f"{at}cr4 {PCIDE | 0x20:#x}" for at in ("", "@1 ")]
+            return [f"{at}cr4 {PCIDE | self.ground.cr4[0]:#x}" for at in ("", "@1 ")]
         chance = self.random.random()
         if chance < 0.005:
             return ["sleep_ms 600000"]
