@@ -9,8 +9,9 @@ import pytest
 from shadowmmu.kvm.switches import SWITCHES
 
 FOLDER = Path(__file__).parents[2] / "scenarios" / "mails"
+README = (FOLDER / "README.md").read_text()
 SIDE = r"<\(shadowmmu (run .*?)\)"
-COMMANDS = re.findall(rf"^diff {SIDE} \\\n +{SIDE}$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+COMMANDS = re.findall(rf"^diff {SIDE} \\\n +{SIDE}$", README, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("one", "other"), COMMANDS, ids=lambda side: side.split()[-1])
@@ -25,7 +26,16 @@ def test_the_sides_differ(invoke, monkeypatch, one, other):
     assert outputs[0] != outputs[1]
 
 
+def test_halves_of_sptes_are_read_only_without_the_count(command):
+    pytest.importorskip("greenlet")
+    (case,) = re.findall(r"^shadowmmu race (\w+)$", README, re.MULTILINE)
+    shown = command("race", case).stdout
+    assert "all protections: no bad outcome" in shown
+    assert "without clear_spte_count: bad: " in shown
+
+
 def test_every_scenario_has_a_command():
+    assert len(COMMANDS) == README.count("diff <(")
     named = {Path(word).name for sides in COMMANDS for side in sides for word in side.split() if "/" in word}
     assert named == {path.name for path in FOLDER.glob("*.txt")}
 

@@ -1,0 +1,127 @@
+"""What a case is: a small program of threads, its protections, and what must not come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
+
+from .engine import Bad, CaseError, Execution
+from .memory import Lock, Rcu, Shared
+
+__all__ = ["Case", "CaseError", "cases", "find"]
+
+
+class Case:
+    """One program, made anew for each order that is run.
+
+    name         R1 and so on as the protocol's description numbers them, with a letter if there are several
+    title        one line
+    protections  what prevents the bad outcome: name and what it is in KVM; each alone can be taken away
+    needs_tso    protections without which only store buffers bring the bad outcome out
+    bound        preemptions that are searched; None: every order
+    missing      protections that KVM has not (6.12): a candidate that turned out to be a finding
+    verdict      what a candidate turned out to be
+    reachable    an outcome that looks bad, is not, and must come up: the end of check() says so by witness()
+
+    `without` are the protections taken away.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    protections: ClassVar[dict[str, str]] = {}
+    needs_tso: ClassVar[frozenset[str]] = frozenset()
+    bound: ClassVar[int | None] = None
+    missing: ClassVar[frozenset[str]] = frozenset()
+    verdict: ClassVar[str] = ""
+    reachable: ClassVar[str] = ""
+
+    s: Any
+    """The shared variables."""
+
+    def __init__(self, execution: Execution, without: frozenset[str] = frozenset()) -> None:
+        self.execution = execution
+        self.without = without
+        self.setup()
+        for name, body in self.threads().items():
+            execution.add(name, body)
+
+    @classmethod
+    def environment(cls) -> AbstractContextManager[None]:
+        """What must be so while orders of this case are run."""
+        return nullcontext()
+
+    def setup(self) -> None:
+        """Make the shared memory and the locks."""
+
+    def threads(self) -> dict[str, Callable[[], None]]:
+        """The threads by the name that heads their column."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Look at the end of an order; bad() and witness() say what was found."""
+
+    # -- for the threads -----------------------------------------------------------------------------------
+
+    def has(self, protection: str) -> bool:
+        """Whether a protection is in place."""
+        return protection not in self.without
+
+    def shared(self, **values: Any) -> Any:
+        """Shared variables with their first values."""
+        return Shared(self.execution, **values)
+
+    def lock(self, name: str = "mmu_lock", *, held: bool = True) -> Lock:
+        return Lock(self.execution, name, held=held)
+
+    def rcu(self, name: str = "rcu", *, held: bool = True) -> Rcu:
+        return Rcu(self.execution, name, held=held)
+
+    def fence(self, protection: str = "", text: str = "smp_mb()") -> None:
+        """A full barrier, unless it was taken away."""
+        if not protection or self.has(protection):
+            self.execution.fence(text)
+
+    def in_order(self, protection: str, *steps: Callable[[], object]) -> None:
+        """Steps in this order; without the protection the other way round."""
+        for step in steps if self.has(protection) else reversed(steps):
+            step()
+
+    def note(self, text: str) -> None:
+        """Tell something that is no access."""
+        self.execution.note(text)
+
+    def bad(self, text: str) -> None:
+        """The outcome must not be; ends the thread that runs."""
+        if self.execution.current is not None:
+            raise Bad(text)
+        self.execution.bad = text
+
+    def witness(self, text: str) -> None:
+        """The outcome is `reachable`."""
+        self.execution.witness = text
+
+
+def cases() -> dict[str, type[Case]]:
+    """All cases by name, in the order of the protocol's description."""
+    from .cases import ALL
+
+    return {case.name: case for case in ALL}
+
+
+def find(names: Iterable[str]) -> list[type[Case]]:
+    """The cases of these names; a name without its letter means all that begin so. Raises CaseError."""
+    known = cases()
+    found: list[type[Case]] = []
+    for name in names:
+        wanted = name.upper().replace("R-C", "R-c")
+        same = [
+            case
+            for key, case in known.items()
+            if key.upper() == wanted.upper()
+            or (key.upper().startswith(wanted) and key[len(wanted) :].isalpha())
+        ]
+        if not same:
+            raise CaseError(f"no race case {name!r}; `shadowmmu race` lists them")
+        found += [case for case in same if case not in found]
+    return found

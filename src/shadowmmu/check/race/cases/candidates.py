@@ -1,0 +1,210 @@
+"""Suspicions from reading KVM 6.12, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..case import Case
+from .spte import EMPTY, has, put, take
+
+Threads = dict[str, Callable[[], None]]
+
+
+class Rc1(Case):
+    """kvm_arch_mmu_enable_log_dirty_pt_masked() protects huge pages like tables, and does not flush."""
+
+    name = "R-c1"
+    title = (
+        "CLEAR_DIRTY_LOG clears MMU-writable of a huge SPTE, and its flush comes after mmu_lock is dropped"
+    )
+    protections = {"flush_before_unlock": "the huge SPTE's flush is done before mmu_lock is released"}
+    missing = frozenset({"flush_before_unlock"})
+    verdict = (
+        "Confirmed in the model of the protocol: 6.12 breaks its own rule that who clears MMU-writable "
+        "flushes before mmu_lock is released (kvm_mmu_slot_gfn_write_protect() returns that a flush is due,"
+        " kvm_arch_mmu_enable_log_dirty_pt_masked() drops that). It needs KVM_DIRTY_LOG_INITIALLY_SET, a "
+        "huge page that eager splitting left (off, or out of memory), a writable 2 MiB translation in a "
+        "TLB, and L1's nested tables shadowed inside that page between the unlock and the ioctl's flush. "
+        "Then a write to such a table goes unseen, and the shadow page is stale until it is zapped. Nothing"
+        " outside the guest's own memory becomes reachable: what L1 does to its own tables is at stake. Not"
+        " tried on a real machine."
+    )
+
+    def setup(self) -> None:
+        self.s = self.shared(spte="2M MW W", tlb="W", gpte="old", shadow="")
+        self.mmu_lock = self.lock()
+
+    def threads(self) -> Threads:
+        return {"KVM_CLEAR_DIRTY_LOG": self.clear, "nested fault": self.shadow, "L1, other vCPU": self.write}
+
+    def clear(self) -> None:
+        with self.mmu_lock:
+            self.s.spte = take(self.s.spte, "W", "MW")
+            if self.has("flush_before_unlock"):
+                self.flush()
+        self.flush()
+
+    def flush(self) -> None:
+        self.s.step("tlb", "flush all TLBs", lambda values: values.update(tlb=""))
+
+    def shadow(self) -> None:
+        with self.mmu_lock:
+            old = self.s.spte
+            if has(old, "W") or has(old, "MW"):
+                self.s.spte = take(old, "W", "MW")
+                self.flush()
+            self.s.shadow = self.s.gpte
+
+    def write(self) -> None:
+        def change(values: dict[str, Any]) -> None:
+            if values["tlb"] == "W":
+                values["gpte"] = "new"
+
+        self.s.step("tlb gpte", "writes its table if its TLB lets it", change)
+
+    def check(self) -> None:
+        if self.s.peek("shadow") not in ("", self.s.peek("gpte")):
+            self.bad("a table was written without an exit while it was shadowed: the shadow stays stale")
+
+
+class Rc2(Case):
+    """kvm_rmap_age_gfn_range() on a host without Accessed and Dirty; a shadow MMU that is direct."""
+
+    name = "R-c2"
+    title = "ageing without A/D bits drops the W that a fast page fault set after the SPTE was read"
+    protections = {
+        "marked_when_protected": "who took W before marked the page dirty then (mmu_spte_update)",
+        "zap_before_clean": "the host cleans a page only after a notifier, whose zap marks it and flushes",
+    }
+    verdict = (
+        "W is dropped, as suspected: the exchange overwrites it, and a write in between is never reported "
+        "to the host by that SPTE. No data is lost: an SPTE that is MMU-writable without W lost W in "
+        "mmu_spte_update(), which marked the page dirty, and the host cleans a page only after a notifier "
+        "that zaps and flushes. The write before that is in the page when it is written back; the log has "
+        "it too. What is left is one more fault. The TDP MMU ages under mmu_lock held for writing, but fast"
+        " page faults take no lock there either; its books use the SPTE that the exchange returned for its "
+        "trace only, so that the same holds."
+    )
+
+    def setup(self) -> None:
+        marked = self.has("marked_when_protected")
+        self.s = self.shared(spte="pfn1 A MW", host_dirty=marked, tlb="", page=0, disk=0)
+        self.mmu_lock = self.lock()
+
+    def threads(self) -> Threads:
+        return {"ageing": self.age, "vCPU": self.vcpu, "write-back": self.write_back}
+
+    def age(self) -> None:
+        s = self.s
+        with self.mmu_lock:
+            old = s.spte
+            if not has(old, "A"):
+                return
+            if has(old, "W"):
+                s.host_dirty = True
+            s.xchg("spte", put(take(old, "A", "W"), "tracked"))
+
+    def vcpu(self) -> None:
+        s = self.s
+        old = s.spte
+        if not has(old, "MW") or not s.cmpxchg("spte", old, put(take(old, "tracked"), "A", "W")):
+            return
+
+        def write(values: dict[str, Any]) -> None:
+            if has(values["spte"], "W"):
+                values.update(tlb="W")
+            if values["tlb"] == "W":
+                values.update(page=1)
+
+        s.step("spte tlb page", "writes the page if it may", write)
+
+    def write_back(self) -> None:
+        self.in_order("zap_before_clean", self.zap, self.clean)
+
+    def zap(self) -> None:
+        s = self.s
+        with self.mmu_lock:
+            if has(s.xchg("spte", EMPTY), "W"):
+                s.host_dirty = True
+            s.step("tlb", "flush all TLBs", lambda values: values.update(tlb=""))
+
+    def clean(self) -> None:
+        def change(values: dict[str, Any]) -> None:
+            if values["host_dirty"]:
+                values.update(disk=values["page"], host_dirty=False)
+
+        self.s.step("host_dirty disk page", "write the page to disk if it is dirty", change)
+
+    def check(self) -> None:
+        s = self.s
+        if s.peek("page") != s.peek("disk") and not s.peek("host_dirty") and s.peek("spte") == EMPTY:
+            self.bad("the guest wrote the page, and the host drops it as clean")
+
+
+class Rc3(Case):
+    """Mail 001, 23/23: splitting flushes only if an entry of the reused child leads to another table."""
+
+    name = "R-c3"
+    title = "a huge page is split into a table that is used again and maps a page with fewer rights, no flush"
+    protections = {
+        "caller_flush": "KVM_CLEAR_DIRTY_LOG flushes before it returns, whatever the split did",
+        "flush_on_mmu_writable": "write-protection for shadowing flushes if MMU-writable was set, W or not",
+    }
+    verdict = (
+        "Harmless. An entry of the child can have fewer rights only by logging, which takes W and leaves "
+        "MMU-writable: pages that are shadowed forbid the huge page. The ioctl (CLEAR, and the reset of "
+        "rings) flushes before user space copies, and who shadows the page meanwhile sees MMU-writable and "
+        "flushes. 6.12.117 flushes at each such link anyway (__link_shadow_page)."
+    )
+
+    def setup(self) -> None:
+        self.s = self.shared(link="2M W", child="MW", tlb="W", page=0, copy=0, logged=False, shadowed=False)
+        self.mmu_lock = self.lock()
+
+    def threads(self) -> Threads:
+        return {"KVM_CLEAR_DIRTY_LOG": self.clear, "shadowing": self.shadow, "guest": self.write}
+
+    def clear(self) -> None:
+        s = self.s
+        with self.mmu_lock:
+            s.link = "table"
+            self.note("the child's entry is present: no flush")
+        if self.has("caller_flush"):
+            self.flush()
+        s.step("page copy", "user space copies the page", lambda v: v.update(copy=v["page"]))
+
+    def flush(self) -> None:
+        self.s.step("tlb", "flush all TLBs", lambda values: values.update(tlb=""))
+
+    def shadow(self) -> None:
+        s = self.s
+        with self.mmu_lock:
+            link = s.link
+            old = s.child
+            s.child = take(old, "W", "MW")
+            if link != "table":
+                s.link = take(link, "W")
+                self.flush()
+            elif has(old, "MW" if self.has("flush_on_mmu_writable") else "W"):
+                self.flush()
+            s.shadowed = True
+
+    def write(self) -> None:
+        def change(values: dict[str, Any]) -> bool:
+            if values["tlb"] != "W":
+                values["logged"] = True
+                return False
+            values["page"] = 1
+            return bool(values["shadowed"])
+
+        if self.s.step("tlb page logged shadowed", "writes the page, faults without W", change):
+            self.bad("the guest wrote a shadowed table without an exit")
+
+    def check(self) -> None:
+        s = self.s
+        if s.peek("page") != s.peek("copy") and not s.peek("logged"):
+            self.bad("a write is lost: it is in no copy and not logged")
+
+
+CASES = (Rc1, Rc2, Rc3)

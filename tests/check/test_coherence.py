@@ -1,0 +1,198 @@
+"""Coherence finds what must not be, each kind of it, and lets pass what processors may do."""
+
+import pytest
+from check.machine import GPA, GPTE, GVA, OTHER, SETUP, Machine
+
+from shadowmmu.check.fuzz import check_lines, default_checkers
+from shadowmmu.check.ground import MMUS, MODES, PROFILES, Ground
+from shadowmmu.x86.bits import ADDR, NESTED_W, NESTED_X, NX, D, G, P, U, W
+
+SWITCH = "cr3 0x1000"
+TLB_BITS = P | W | U | D | NESTED_W | NESTED_X
+GUESTS = [
+    (mode, mmu, profile)
+    for mode in MODES
+    for mmu in MMUS
+    for profile in PROFILES
+    if (mode, mmu) != ("nopaging", "nested")
+]
+
+
+def frame(machine: Machine, gva: int = GVA) -> int:
+    return machine.spte(gva) & ADDR
+
+
+# -- what must not be ------------------------------------------------------------------------------------
+
+
+def test_an_spte_to_another_frame() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}", f"read {OTHER:#x}")
+    machine.set_spte(machine.spte() & ~ADDR | frame(machine, OTHER))
+    assert "wrong-frame" in machine.predicates()
+
+
+def test_an_spte_to_a_frame_outside_guest_memory() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}")
+    machine.set_spte(machine.spte() & ~ADDR | 0x3000)
+    found = machine.look()
+    assert {violation.predicate for violation in found} == {"frame-outside-memory"}
+    text = found[0].text()
+    assert f"gva {GVA:#x}" in text
+    assert f"at gpa 0x4000: {GPA | 0x67:#x}" in text
+    assert "L1 [0] of page" in text
+
+
+@pytest.mark.parametrize(
+    ("gva", "more"),
+    [(0x402000, W), (0x403000, U), (0x404000, W)],
+    ids=["read-only slot", "supervisor page", "page not writable"],
+)
+def test_an_spte_with_more_rights(gva: int, more: int) -> None:
+    machine = Machine()
+    machine.fine(f"read {gva:#x}")
+    machine.set_spte(machine.spte(gva) | more, gva)
+    assert machine.predicates() == {"more-rights"}
+
+
+def test_an_spte_that_lost_nx() -> None:
+    machine = Machine(setup=[*SETUP[:-1], f"pt 0x4000 0 {GPA | 0x67 | NX:#x}", SETUP[-1]])
+    machine.fine(f"read {GVA:#x}")
+    machine.set_spte(machine.spte() & ~NX)
+    assert machine.predicates() == {"more-rights"}
+
+
+def test_an_spte_that_a_flush_should_have_removed() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}", f"read {OTHER:#x}")
+    spte = machine.spte()
+    machine.fine(f"write {GPTE:#x} 0x0", f"invlpg {GVA:#x}")
+    machine.set_spte(spte)
+    assert machine.predicates() == {"stale-translation"}
+
+
+def test_an_spte_that_an_invalidation_should_have_removed() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}", f"read {OTHER:#x}")
+    sptep, spte = machine.sptep(), machine.spte()
+    machine.fine(f"remap {GPA:#x} 0x1000")
+    machine.words[sptep >> 3] = spte
+    assert machine.predicates() == {"frame-outside-memory"}
+
+
+def test_a_writable_spte_of_a_clean_page() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}", f"write {OTHER:#x} 1")
+    spte = machine.spte(OTHER)
+    assert spte & W
+    machine.fine("dirtylog on 2", "getdirty 2", f"read {OTHER:#x}")
+    machine.set_spte(spte, OTHER)
+    assert machine.predicates() == {"not-logged"}
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_a_tlb_entry_that_nobody_allows(level: int) -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}")
+    machine.vcpu.cpu.tlb.insert(0x500000, 0, frame(machine) | TLB_BITS, level)
+    assert machine.predicates() == {"stale-translation"}
+
+
+def test_a_tlb_entry_with_more_rights() -> None:
+    machine = Machine()
+    machine.fine("read 0x404000")
+    machine.vcpu.cpu.tlb.insert(0x404000, 0, frame(machine, 0x404000) | TLB_BITS, 1)
+    assert machine.predicates() == {"more-rights"}
+
+
+def test_a_tlb_entry_that_a_flush_should_have_removed() -> None:
+    machine = Machine()
+    machine.fine(f"write {GVA:#x} 1")
+    entry = frame(machine) | TLB_BITS
+    machine.fine(f"write {GPTE:#x} 0x801067", f"invlpg {GVA:#x}")
+    machine.vcpu.cpu.tlb.insert(GVA, 0, entry, 1)
+    assert machine.predicates() == {"wrong-frame"}
+
+
+def test_a_value_that_is_not_in_memory() -> None:
+    machine = Machine()
+    (found,) = machine.result(f"read {GVA:#x}", value="0x77")
+    assert found.predicate == "wrong-value"
+    assert "memory has 0x0" in found.says
+
+
+def test_an_exception_that_the_tables_do_not_ask_for() -> None:
+    machine = Machine()
+    claimed = {"outcome": "exception", "vector": 14, "error_code": "0x0", "cr2": f"{GVA:#x}"}
+    (found,) = machine.result(f"read {GVA:#x}", **claimed)
+    assert found.predicate == "refused"
+    assert not machine.result(f"read {GVA:#x}", **{**claimed, "cr2": "0x700000"})
+    assert not machine.result("read 0x404000", **{**claimed, "error_code": "0x7", "cr2": "0x404000"})
+
+
+def test_an_access_that_never_ends() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}")
+    machine.fine("read 0x700000")
+    assert not machine.result(f"read {GVA:#x}", outcome="timeout")
+
+
+# -- what may be -----------------------------------------------------------------------------------------
+
+
+def test_translations_are_lazy_until_a_flush() -> None:
+    machine = Machine()
+    machine.fine(f"write {GVA:#x} 5", f"write {GPTE:#x} 0x801067", f"read {GVA:#x}")
+    machine.vcpu.cpu.tlb.insert(GVA, 0, machine.coherence.memory.page(GPA >> 12, 0) | TLB_BITS, 1)
+    assert not machine.look()
+    machine.fine(f"@1 invlpg {GVA:#x}")
+    assert not machine.look()
+    found = machine.do(SWITCH)
+    assert not found, "a real flush empties the TLB too"
+    machine.vcpu.cpu.tlb.insert(GVA, 0, machine.coherence.memory.page(GPA >> 12, 0) | TLB_BITS, 1)
+    assert machine.predicates() == {"wrong-frame"}
+
+
+def test_a_pending_flush_excuses_the_tlb() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}")
+    machine.vcpu.cpu.tlb.insert(0x500000, 0, frame(machine) | TLB_BITS, 1)
+    machine.vcpu.requests |= 1 << 3
+    assert not machine.look()
+
+
+def test_global_translations_outlive_cr3() -> None:
+    npt = "param kvm_amd npt=1"
+    entry = GPA | 0x167
+    setup = [*SETUP[:-1], f"pt 0x4000 0 {entry:#x}", SETUP[-1]]
+    machine = Machine(npt, setup=setup)
+    machine.fine("cr4 0xa0", f"write {GVA:#x} 1", f"write {GPTE:#x} 0x801067", SWITCH)
+    old = machine.coherence.memory.page(GPA >> 12, 0)
+    machine.vcpu.cpu.tlb.insert(GVA, 0, old | TLB_BITS | G, 1)
+    assert not machine.look()
+    machine.fine(f"invlpg {GVA:#x}")
+    machine.vcpu.cpu.tlb.insert(GVA, 0, old | TLB_BITS | G, 1)
+    assert machine.predicates() == {"wrong-frame"}
+
+
+def test_what_the_host_changed_unseen_may_stay() -> None:
+    machine = Machine()
+    machine.fine(f"read {GVA:#x}", f"hostwrite 0x4000 {0x801067:#x} size=8", SWITCH, f"read {GVA:#x}")
+    assert frame(machine) == machine.coherence.memory.page(GPA >> 12, 0)
+    assert not machine.look()
+
+
+# -- whole guests ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "mmu", "profile"), GUESTS)
+def test_random_guests_survive(mode: str, mmu: str, profile: str) -> None:
+    """On the unmodified model nothing is found, op by op, with the audit on."""
+    ground = Ground(mode, mmu, profile, 1)
+    lines = list(ground.setup)
+    end = len(lines) + 25
+    while len(lines) < end:
+        lines += ground.lines()
+    violation = check_lines(lines, make=default_checkers)
+    assert violation is None, violation.text()
