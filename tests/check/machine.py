@@ -1,4 +1,4 @@
-"""A machine under the eye of coherence, for tests: lines in, violations out; its tables open to damage."""
+"""A machine under the eye of coherence: lines in, violations out, and its tables open to damage."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_random_guests_survive(mode: str, mmu: str, profile: str) -> None:
     """On the unmodified model nothing is found, op by op, with the audit on."""
     ground = Ground(mode, mmu, profile, 1)
     lines = list(ground.setup)
-    end = len(lines) + 40
+    end = len(lines) + 25
     while len(lines) < end:
         lines += ground.lines()
     violation = check_lines(lines, make=default_checkers)

@@ -8,17 +8,18 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 import shadowmmu
+from shadowmmu.check import fuzz as module
 from shadowmmu.check.audit import Level
-from shadowmmu.check.checker import play_checked
+from shadowmmu.check.checker import Violation, play_checked
 from shadowmmu.check.checks import checks_of
-from shadowmmu.check.fuzz import Report, check_lines, episode, explain, fuzz, grounds, player_of
+from shadowmmu.check.fuzz import Failure, Report, check_lines, episode, explain, fuzz, grounds, player_of
 from shadowmmu.check.ground import MMUS, MODES, PROFILES, Ground, GroundError
 from shadowmmu.check.shrink import shrink, simpler_lines
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import ScenarioError
 
 KINDS = [(mode, mmu) for mode in MODES for mmu in MMUS if (mode, mmu) != ("nopaging", "nested")]
-OPS = 20000 if shadowmmu.native else 2500
+OPS = 20000 if shadowmmu.native else 1200
 
 
 class Guest(RuleBasedStateMachine):
@@ -85,7 +86,7 @@ def test_any_ops_in_any_order(mode: str, mmu: str) -> None:
 
     few = settings(
         max_examples=4 if shadowmmu.native else 1,
-        stateful_step_count=20,
+        stateful_step_count=12,
         derandomize=True,
         deadline=None,
         database=None,
@@ -119,21 +120,58 @@ def test_there_are_no_hypervisors_without_paging() -> None:
 # -- that the checks bite --------------------------------------------------------------------------------
 
 
-def test_a_missing_flush_is_found_and_shrunk() -> None:
-    """Eager splits that never flush leave translations of L2 that L1 has taken away.
+WRONG_RANGE = """\
+design ranged_flush=yes split_flush=always ranged_flush_start=table
+param kvm nx_huge_pages=Y
+mode long4
+vcpus 2
+slot 0 0x0 16M
+slot 1 0x10000000 4M huge2m
+alloc 0x2000
+tramp 0x1000
+map 0x1000 0x40000000 0x10000000 0xe7 level=2 n=2
+map 0x1000 0x60000000 0x3000 0x67
+code 0x10201000
+poke 0x10240000 0x800067
+poke 0x800000 0x1111
+poke 0x801000 0x2222
+start cr3=0x1000
+@1 write 0x40200000 1
+@1 read 0x60000000
+exec 0x40201000
+write 0x60000400 0x10240067
+read 0x50000000
+@1 write 0x40240000 0x801067
+invlpg 0x50000000
+read 0x50000000
+"""
+"""A switch marked unsafe: vCPU 1 edits a table through a TLB entry that a wrong range left."""
 
-    The switch is one of those marked unsafe; nobody tells the search what to look for.
-    """
+
+def test_an_unsafe_switch_is_found_and_shrunk() -> None:
+    lines = WRONG_RANGE.splitlines()
+    violation = check_lines(lines)
+    assert violation is not None
+    assert check_lines(lines[1:]) is None, "without the switch all is well"
+    start = next(n for n, line in enumerate(lines) if line.startswith("start")) + 1
+    ground = Ground("long4", "shadow", "ordinary", 0)
+    ground.setup = lines[:start]
+    failure = Failure(ground, [*lines[start:], *["nop"] * 20], 28, violation)
+    found = explain(failure, kernel=None, make=lambda player: checks_of(player, Level.OP), seconds=20)
+    assert found.replays
+    assert len(found.scenario.splitlines()) < len(lines)
+    assert check_lines(found.scenario.splitlines()) is not None
+
+
+def test_a_run_stops_at_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     report = Report(0)
-    guests = grounds(0, ["long4", "pae"], ["nested"], ["ordinary"], {"ranged_flush": "yes", **UNSAFE})
-    fuzz(60, guests, report, ops=OPS)
-    (found,) = report.found
-    assert report.ops > 0
-    assert found.violation.shows
-    assert check_lines(found.scenario.splitlines()) is not None or not found.replays
-
-
-UNSAFE = {"split_flush": "always", "ranged_flush_start": "table"}
+    violation = Violation("coherence", "made-up", "", 0, "nop")
+    monkeypatch.setattr(
+        module, "episode", lambda ground, ops, **how: (5, Failure(ground, ["nop"], 5, violation))
+    )
+    fuzz(60, grounds(0), report, ops=5)
+    assert (report.ops, report.episodes, len(report.found)) == (5, 1, 1)
+    assert not report.found[0].replays
 
 
 # -- shrinking -------------------------------------------------------------------------------------------
@@ -156,18 +194,13 @@ def test_operands_become_simpler() -> None:
 
 
 def test_a_failure_becomes_a_small_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shadowmmu.check import fuzz as module
-    from shadowmmu.check.checker import Violation
-
     def fails(lines: Sequence[str], **options: object) -> Violation | None:
         wanted = [number for number, line in enumerate(lines) if line.startswith("cr3")]
         return Violation("coherence", "made-up", "", wanted[0], "cr3") if wanted else None
 
     monkeypatch.setattr(module, "check_lines", fails)
     ground = Ground("long4", "shadow", "ordinary", 0)
-    failure = module.Failure(
-        ground, ["read 0x1000", "cr3 0x5000", "nop"], 3, Violation("coherence", "x", "", 1, "")
-    )
+    failure = Failure(ground, ["read 0x1000", "cr3 0x5000", "nop"], 3, Violation("coherence", "x", "", 1, ""))
     found = explain(failure, kernel=None, make=lambda player: [])
     assert found.replays
     assert found.scenario == "cr3 0x0\n"

@@ -145,9 +145,10 @@ def _() -> World:
 
 @case("mmio-is-no-memory")
 def _() -> World:
-    world = small_world()
-    spte = world.spte(MMIO)
-    store(world, shadow(world).hpa + 8 * 9, spte - 0xD0000000 + 0x809000)
+    world = World("nopaging")
+    world.ok("read 0xd0000000", "read 0x800000")
+    assert not world.is_mapped(0x820000)
+    store(world, world.sptep(0x820000), world.spte(0xD0000000) - 0xD0000000 + 0x820000)
     return world
 
 

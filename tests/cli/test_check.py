@@ -56,13 +56,17 @@ def wrong(tmp_path: Path) -> Path:
 def test_nothing_found(invoke, sound):
     result = invoke("check", sound)
     assert result.exit_code == 0
-    assert result.output == "sound: 2 ops, 3 checks, nothing found\n"
+    assert re.fullmatch(r"sound: 2 ops, \d+ checks, nothing found\n", result.output)
 
 
 def test_steps_are_more_checks(invoke, sound):
-    result = invoke("check", "--audit", "step", sound)
-    assert result.exit_code == 0
-    assert int(re.search(r"(\d+) checks", result.output)[1]) > 5
+    counts = []
+    for level in ("off", "op", "step"):
+        result = invoke("check", "--audit", level, sound)
+        assert result.exit_code == 0
+        counts.append(int(re.search(r"(\d+) checks", result.output)[1]))
+    assert counts[1] == counts[0] + 3
+    assert counts[2] > counts[1] + 2
 
 
 def test_without_arguments_the_program_s_own_scenarios(invoke):
@@ -75,7 +79,7 @@ def test_a_violation_is_status_1_and_shown(invoke, wrong):
     result = invoke("check", wrong, *(word for value in DESIGN for word in ("--design", value)))
     assert result.exit_code == 1
     head, predicate, broken, way, *_ = result.output.splitlines()
-    assert head == "wrong: 3 ops, 4 checks, 1 found"
+    assert re.fullmatch(r"wrong: 3 ops, \d+ checks, 1 found", head)
     assert predicate.startswith("  tlb-as-tables: vCPU 1 has a translation of 0x40200000 in its TLB ")
     assert broken == "    broken by op 1: exec 0x40201000"
     assert way.startswith("      root S1 -> S1[0] = ")
@@ -88,7 +92,7 @@ def test_the_same_guest_by_default(invoke, wrong):
 def test_what_only_a_tlb_shows(invoke, wrong):
     settings = [word for value in DESIGN for word in ("--design", value)]
     assert invoke("check", "--no-tlb", wrong, *settings).exit_code == 0
-    assert invoke("check", "--audit", "off", wrong, *settings).output.startswith("wrong: 3 ops, 0 checks")
+    assert invoke("check", "--audit", "off", wrong, *settings).exit_code == 0
 
 
 def test_folders_and_json(invoke, sound, wrong):
@@ -96,7 +100,8 @@ def test_folders_and_json(invoke, sound, wrong):
     result = invoke("check", "--json", sound.parent, *settings)
     assert result.exit_code == 1
     one, two = (json.loads(line) for line in result.output.splitlines())
-    assert one == {"scenario": "sound", "ops": 2, "checks": 3, "violations": [], "interrupted": False}
+    assert one.pop("checks") > 0
+    assert one == {"scenario": "sound", "ops": 2, "violations": [], "interrupted": False}
     (violation,) = two["violations"]
     assert (violation["predicate"], violation["op"]) == ("tlb-as-tables", 1)
     assert violation["shows"]
@@ -147,7 +152,7 @@ def test_an_interruption_ends_with_what_is_known(invoke, sound, monkeypatch):
     monkeypatch.setattr(Audit, "after_op", after_op)
     result = invoke("check", sound)
     assert result.exit_code != 0
-    assert "sound: 0 ops, 0 checks, nothing found before the interruption" in result.output
+    assert re.search(r"sound: 0 ops, \d checks, nothing found before the interruption", result.output)
 
 
 def test_the_list(invoke):

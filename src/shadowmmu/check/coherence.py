@@ -490,7 +490,7 @@ class Coherence(Checker):
     ) -> Problem | None:
         """What is wrong with an access that reached a frame; mode: kind of access, plus 4 for CPL 3."""
         number = ACCESSES.index((mode >> 2 & 1, mode & 3))
-        ways = self._ways(regs, self.flushes[vcpu.id], address)
+        ways = self.ways(regs, self.flushes[vcpu.id], address)
         if self._maps_own_entry(regs, address, ways):
             ways = [(gpa, rights & ~UNUSED | DIRTY) for gpa, rights in ways]
         return self._judge(regs, ways, frame, 1 << number)
@@ -515,7 +515,7 @@ class Coherence(Checker):
         for page in self._offsets(use.level):
             address = use.address + (page << 12)
             if states is None:
-                ways = self._ways(regs, flushes, address)
+                ways = self.ways(regs, flushes, address)
             else:
                 ways = self._finish_walk(regs, states, address, since)
             frame = use.frame + (page << 12)
@@ -534,7 +534,7 @@ class Coherence(Checker):
         tables = set(self._tables_on_way(regs, address, -1))
         return any(gpa >> 12 in tables for gpa, _ in ways)
 
-    def _ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
+    def ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
         """(gpa, rights) of every translation of an address that its last flush leaves."""
         ways = self.memory.walk(regs, address, flushes.since(address), [])
         if regs.pge:
@@ -563,7 +563,7 @@ class Coherence(Checker):
         here = [(gpa, rights) for gpa, rights in ways if self.memory.page(gpa >> 12, 0) == frame]
         if not here:
             to = " or ".join(sorted({f"gpa {gpa & -4096:#x}" for gpa, _ in ways}))
-            behind = self._behind(frame)
+            behind = self.behind(frame)
             if not behind:
                 return "frame-outside-memory", f"frame {frame:#x} backs no guest page; it may be {to}"
             return "wrong-frame", f"frame {frame:#x} is that of gpa {behind[0][1]:#x}; it may be {to}"
@@ -611,7 +611,7 @@ class Coherence(Checker):
         page = gfn - slot.base_gfn
         return bool(slot.log_words()[page >> 6] >> (page & 63) & 1)
 
-    def _behind(self, frame: int) -> list[tuple[MemSlot, int]]:
+    def behind(self, frame: int) -> list[tuple[MemSlot, int]]:
         """(slot, gpa) of the guest pages that a frame backs; of the zero page none."""
         found = []
         for slot in self.kvm.memslots:
@@ -642,7 +642,7 @@ class Coherence(Checker):
         if frame == 0:
             return ("more-rights", "the host's zero page can be written") if entry & W else None
         for page in self._offsets(level):
-            behind = self._behind(frame + (page << 12))
+            behind = self.behind(frame + (page << 12))
             if not behind:
                 return "frame-outside-memory", f"frame {frame + (page << 12):#x} backs no guest page"
             gfns = [gpa >> 12 for _, gpa in behind]
@@ -721,7 +721,7 @@ class Coherence(Checker):
         regs = self.guest_registers(vcpu)
         if self.tdp and self._has_odd_tables(regs, op.gva):
             return []
-        ways = self._ways(regs, self.flushes[vcpu.id], op.gva)
+        ways = self.ways(regs, self.flushes[vcpu.id], op.gva)
         possible = set()
         for gpa, _ in ways:
             hpa = self.memory.page(gpa >> 12, 0)

@@ -240,6 +240,8 @@ class _Episode:
         size = mode >> 8
         in_l2 = self.ground.nested and gva < 0x40000000 or (self.ground.nested and not self._is_window(gva))
         who = "l2" if in_l2 else "u" if mode & 4 else ""
+        if kind == ACCESS and mode & 2:
+            return [f"{at}{who}exec {gva & ~0xFFF:#x}"]
         if kind == ACCESS:
             return [f"{at}{who}read {gva:#x} size={size}"]
         return [f"{at}{who}write {gva:#x} {value & (1 << 8 * size) - 1:#x} size={size}"]

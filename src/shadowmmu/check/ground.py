@@ -173,6 +173,7 @@ class Ground:
             option = {"logged": "dirty", "lazy": "lazy", "read-only": "ro"}[self.kind]
             lines.append(f"slot 6 0x2c000000 2M {option}")
         lines += [f"cap 168 {self.manual}"] if self.manual else []
+        lines += [f"code {page:#x}" for page in (*DATA, *LOGGED, HUGE, HUGE + 0x1000, HUGE + 0x200000)]
         if self.mode == "nopaging":
             return [*lines, "tramp", "start"]
         lines.append("alloc 0x2000")
@@ -230,9 +231,9 @@ class Ground:
         names = ("read", "write", "xchg", "add", "exec") if not self.nested else ("read", "write", "xchg")
         kind = rng.choices(names, (8, 6, 1, 1, 1)[: len(names)])[0]
         prefix = "l2" if self.nested else rng.choice(("", "", "u"))
-        if kind == "exec" and not self.hostile:
-            kind = "read"
-        value = "" if kind in ("read", "exec") else f" {rng.choice((0, rng.getrandbits(16))):#x}"
+        if kind == "exec":
+            return f"{prefix}exec {self.address() & ~0xFFF:#x}"
+        value = "" if kind == "read" else f" {rng.choice((0, rng.getrandbits(16))):#x}"
         return f"{prefix}{kind} {self.address():#x}{value}"
 
     def control(self, cpu: int) -> list[str]:

@@ -190,7 +190,8 @@ class GuestMemory:
     def refusal(self, regs: Registers, level: u64, entry: u64) -> u64:
         """Why an entry ends a walk: NOT_PRESENT, RESERVED; 0: it does not. AMD APM vol. 2, 5.3 and 5.4.
 
-        KVM reads the PDPTEs of nested tables as they are.
+        KVM reads the PDPTEs of nested tables as they are. D is reserved in a PDPTE, but the processor itself
+        sets it there if the page serves as a lower table too, after it used the PDPTE.
         """
         if not entry & P:
             return NOT_PRESENT
@@ -203,7 +204,7 @@ class GuestMemory:
             if level == 3 and regs.nested:
                 return 0
             if level == 3:
-                return RESERVED if entry & (high | NX | 0x1C6) else 0
+                return RESERVED if entry & (high | NX | (0x1C6 if regs.bit8_reserved else 0x186)) else 0
         if not regs.nx and regs.nx_reserved:
             high |= NX
         if level > 3:

@@ -38,6 +38,7 @@ cdef class Storm:
     cdef int invlpg(self, u32 number, u64 gva) except -1
     cdef int load_cr3(self, u32 number, u64 value) except -1
     cdef int check_access(self, Vcpu vcpu, u64 gva, u32 mode, u64 hpa, u32 in_l2) except -1
+    cdef Registers registers_of(self, Vcpu vcpu)
     @cython.locals(slot=MemSlot)
     cdef bint logged(self, u64 gfn) except -1
     cdef int check_exception(self, Vcpu vcpu, u64 gva, u32 mode) except -1

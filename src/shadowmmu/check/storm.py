@@ -11,6 +11,7 @@ tables, the slots and the host allow for it; an exception is what the tables ask
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
@@ -19,6 +20,7 @@ from ..guest.stubs import Step
 from ..kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from ..kvm.emulate import EmulationError, Emulator, MmioAccess
 from ..kvm.exits import EntryFailed, KvmRunError
+from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.page_fault import kvm_mmu_page_fault
 from ..kvm.roots import NoShadowPages
 from ..kvm.run import DirtyRingFull, TripleFault, vcpu_enter_guest
@@ -67,7 +69,7 @@ class Storm:
         self.vmcbs = vmcbs
         self.emulators = [Emulator(vcpu, _no_memory, has_code=False) for vcpu in vcpus]
         self.cpus = [GuestCpu(vcpu, _no_memory) for vcpu in vcpus]
-        self.coherence = coherence
+        self.coherence: Any = coherence
         self.checking = coherence is not None
         self.memory = GuestMemory(self.kvm) if coherence is None else coherence.memory
         self.registers: list[Registers] = []
@@ -100,10 +102,10 @@ class Storm:
         return x * 0x2545F4914F6CDD1D & MASK64
 
     def run(self, count: u64, user: u32, size: u32) -> u64:
-        """Play up to `count` random ops; how many were. `user`: also at CPL 3; `size`: bytes of an access.
+        """Play up to `count` random ops; how many were.
 
-        It stops early at a failure, at something seldom, which the caller has to think of, and when a vCPU
-        that should be in L2 is not.
+        `user`: also at CPL 3, and fetches; `size`: bytes of an access. It stops early at a failure and at
+        something seldom, which the caller has to think of.
         """
         done: u64 = 0
         flushing: u64 = 0 if self.nested or len(self.roots) == 0 else 1
@@ -118,9 +120,15 @@ class Storm:
                     self.in_l1(number, which)
                     done += 1
                     continue
-                mode: u32 = (1 if random >> 40 & 7 > 4 else 0) | (random >> 44 & user) << 2
+                kind: u32 = random >> 40 & 7
+                mode: u32 = 0
+                if kind > 4:
+                    mode = 1
+                elif kind == 4:
+                    mode = 2 * user
+                mode |= (random >> 44 & user) << 2
                 gva: u64 = self.gvas[which % len(self.gvas)]
-                self.note(WRITE if mode & 3 else ACCESS, number, mode, size, gva, random >> 48)
+                self.note(WRITE if mode & 1 else ACCESS, number, mode, size, gva, random >> 48)
                 self.play(number, gva, mode, random >> 48, size)
             elif chance < 970:
                 if vcpu.guest_mode and which & 7 == 0:
@@ -201,7 +209,7 @@ class Storm:
         cpu = vcpu.cpu
         address: u64
         result: u32
-        cpu.user = mode >> 2 & 1
+        cpu.user = mode >> 2 & 1 != 0
         for _ in range(RETRIES):
             if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
                 vcpu_enter_guest(vcpu)
@@ -276,7 +284,7 @@ class Storm:
 
     def emulate(self, vcpu: Vcpu, gva: u64, mode: u32, value: u64, size: u32) -> int:
         """Let KVM emulate the access; what it writes is memory or not."""
-        write = mode & 3 == 1
+        write: bool = mode & 3 == 1
         vcpu.cpl = 3 if mode & 4 else 0
         address: u64 = vcpu.cpu.fault_gpa if self.tdp else vcpu.cpu.fault_gva
         if mode & 3 == 2:
@@ -284,9 +292,14 @@ class Storm:
         insn = Insn(InsnOp.STORE if write else InsnOp.LOAD, address=gva, size=size, value=value)
         before: list[tuple[int, int]] = []
         if self.checking and write:
-            regs: Registers = self.registers[vcpu.id]
+            regs: Registers = self.registers_of(vcpu)
             ways: list[tuple[int, int]] = self.memory.walk(regs, gva, self.clock - 1, [])
             before = [(gpa & ~7, self.memory.word(gpa)) for gpa, _ in ways]
+            if self.tdp:
+                # KVM may take the table that faulted for the operand (emulator_can_use_gpa), and has its own
+                # PDPTEs, which are old ones if the processor has set A in them (refresh_pdptrs).
+                others = (address, gva_to_gpa(vcpu, gva, 0))
+                before += [(gpa & ~7, self.memory.word(gpa)) for gpa in others]
         self.emulators[vcpu.id].emulate(insn, address, vcpu.emulation_type)
         vcpu.exception = None
         for gpa, old in before:
@@ -346,7 +359,7 @@ class Storm:
     def check_access(self, vcpu: Vcpu, gva: u64, mode: u32, hpa: u64, in_l2: u32) -> int:
         """The frame of an access that was served is one that it may have."""
         coherence = self.coherence
-        regs: Registers = self.registers[vcpu.id]
+        regs: Registers = self.registers_of(vcpu)
         since: i64 = coherence.flushes[vcpu.id].since(gva)
         ways: list[tuple[int, int]] = self.memory.walk(regs, gva, since, [])
         frame: u64 = hpa & ~0xFFF
@@ -354,6 +367,10 @@ class Storm:
         gpa: u64
         rights: u64
         self.written.clear()
+        if self.nested and not in_l2 and regs.levels == 3:
+            # If the processor sets A in PDPTEs, KVM takes L2's CR3 for L1's (nested_svm_load_cr3).
+            self.written = [at | gva & 0xFFF for _, at in coherence.behind(frame)]
+            return 0
         fine = False
         for gpa, rights in ways:
             if self.memory.page(gpa >> 12, write) != frame:
@@ -370,7 +387,17 @@ class Storm:
         problem = coherence.judge_access(vcpu, regs, gva, mode, frame)
         if problem is not None:
             self.failure = (problem[0], problem[1], vcpu.id, gva)
+        elif write:
+            ways = coherence.ways(regs, coherence.flushes[vcpu.id], gva)
+            self.written = [gpa for gpa, _ in ways if self.memory.page(gpa >> 12, 1) == frame]
         return 0
+
+    def registers_of(self, vcpu: Vcpu) -> Registers:
+        """The registers that decide; under nested paging CR3 is the processor's own."""
+        regs: Registers = self.registers[vcpu.id]
+        if self.tdp and not vcpu.guest_mode:
+            regs.root = vcpu.cpu.root
+        return regs
 
     def logged(self, gfn: u64) -> bool:
         """Whether a page that was written is marked as dirty, if its slot logs."""

@@ -14,6 +14,7 @@ from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
 from shadowmmu.cli.designs import designs
 from shadowmmu.cli.fuzz import fuzz
+from shadowmmu.cli.museum import museum
 from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
 
@@ -37,6 +38,7 @@ cli.add_command(compare)
 cli.add_command(designs)
 cli.add_command(race)
 cli.add_command(fuzz)
+cli.add_command(museum)
 
 
 def main() -> NoReturn:

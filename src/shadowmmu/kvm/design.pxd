@@ -28,4 +28,4 @@ cdef class Design:
     cdef public bint prefetch_gpte_reads, prefetch_host_lookups, prefetch_above_level_1, merged_prefetch
     cdef public bint pte_write_prefetches
     cdef public bint multimapped, mmio_caching, vcpu_mmio_cache, fast_page_fault, clear_spte_count, unsync
-    cdef public u32 write_flooding, mmio_invalidation, mmio_generation_bits, zap_all, host_word
+    cdef public u32 write_flooding, mmio_invalidation, mmio_generation_bits, zap_all, host_word, defect

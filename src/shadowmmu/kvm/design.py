@@ -64,6 +64,7 @@ class Design:
     zap_all                            how all pages are zapped: BY_GENERATION or BY_WALK
     host_word                          bits of the host's largest store
     clear_spte_count                   pages of a 32-bit host count the SPTEs they lose
+    defect                             a historic defect (DEFECT_*), 0 for none
     unsync                             leaf tables may get out of sync
 
     Where each comes from is in the table. merged_prefetch says that the switches of prefetching at a fault
@@ -130,6 +131,7 @@ class Design:
         self.zap_all = held["zap_all"]
         self.host_word = held["host_word"]
         self.clear_spte_count = held["clear_spte_count"] != 0
+        self.defect = held["defect"]
         self.unsync = held["unsync"] != 0
 
     def value(self, name: str) -> str:

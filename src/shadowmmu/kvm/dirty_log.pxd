@@ -1,6 +1,6 @@
 cimport cython
 from ..x86.bits cimport PML_ENTRIES, u32, u64
-from .bits cimport ROLE_DIRECT, ROLE_LEVEL
+from .bits cimport ROLE_DIRECT, ROLE_LEVEL, DEFECT_HUGE_LOGGED, DEFECT_LOG_UNFLUSHED
 from .flush cimport kvm_flush_remote_tlbs_memslot
 from .huge_page cimport kvm_mmu_max_mapping_level
 from .memslots cimport MemSlot

@@ -9,7 +9,7 @@ TDP MMU in its trees; both are done, the shadow MMU first.
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import PML_ENTRIES
-from .bits import ROLE_DIRECT, ROLE_LEVEL
+from .bits import DEFECT_HUGE_LOGGED, DEFECT_LOG_UNFLUSHED, ROLE_DIRECT, ROLE_LEVEL
 from .flush import kvm_flush_remote_tlbs_memslot
 from .huge_page import kvm_mmu_max_mapping_level
 from .memslots import MemSlot
@@ -41,7 +41,7 @@ def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) 
     if kvm.have_rmaps():
         level: u32
         index: u64
-        for level in range(start_level, 4):
+        for level in range(start_level, 2 if kvm.design.defect == DEFECT_HUGE_LOGGED else 4):
             heads: memoryview = slot.rmap_heads(level)
             for index in range(len(heads)):
                 if heads[index]:
@@ -174,7 +174,7 @@ def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
             if mask & (one << bit):
                 pages.append(i * 64 + bit)
         if not kvm.parameters.manual_dirty_log_protect:
-            flush = 1
+            flush = kvm.design.defect != DEFECT_LOG_UNFLUSHED
             words[i] = 0
             kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, i * 64, mask)
     if flush:

@@ -8,6 +8,7 @@ from cython import uint as u32, ulonglong as u64
 from ..x86.bits import ADDR, P, W
 from .atomic import cmpxchg64
 from .bits import (
+    DEFECT_FAST_HUGE_LOGGED,
     MEM_LOG_DIRTY_PAGES,
     RET_PF_FIXED,
     RET_PF_INVALID,
@@ -76,7 +77,8 @@ def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
             break
         new: u64 = restore_acc_track_spte(kvm, spte) if is_access_track_spte(kvm, spte) else spte
         if fault.write and spte & kvm.shadow_mmu_writable_mask:
-            if level > 1 and slot.flags & MEM_LOG_DIRTY_PAGES:
+            logged: bool = slot.flags & MEM_LOG_DIRTY_PAGES != 0
+            if level > 1 and logged and kvm.design.defect != DEFECT_FAST_HUGE_LOGGED:
                 break
             new |= W
         if not is_access_allowed(kvm, fault, new):

@@ -1,6 +1,6 @@
 from ..x86.bits cimport ADDR, PS, u32, u64
 from .bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_EFAULT, RET_PF_RETRY,
-                    RET_PF_SPURIOUS, ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_MMU_PRESENT)
+                    RET_PF_SPURIOUS, ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_MMU_PRESENT, DEFECT_RIGHTS_OF_LAST_TABLE, DEFECT_RIGHTS_OF_UPPER_TABLES, DEFECT_LINK_UNSYNCED)
 from .fault cimport GuestWalker, PageFault
 from .flush cimport kvm_flush_remote_tlbs
 from .guest_walk cimport gpte_changed
@@ -25,4 +25,5 @@ cpdef u32 shadow_walk_level(Vcpu vcpu) except? 0xdead
 cpdef u64 shadow_walk_sptep(u64 table, u64 addr, u32 level) except? 0xdead
 cpdef void trace_spte_requested(Kvm kvm, PageFault fault) except *
 cdef void _validate_direct_spte(Kvm kvm, u64 sptep, u32 direct_access) except *
+cdef void _take_rights_of_last_table(GuestWalker w) except *
 cpdef u32 fetch(Vcpu vcpu, PageFault fault, GuestWalker w) except? 77

@@ -4,6 +4,9 @@ from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS
 from .bits import (
+    DEFECT_LINK_UNSYNCED,
+    DEFECT_RIGHTS_OF_LAST_TABLE,
+    DEFECT_RIGHTS_OF_UPPER_TABLES,
     INVALID_PAGE,
     PT32_ROOT_LEVEL,
     PT32E_ROOT_LEVEL,
@@ -78,6 +81,13 @@ def _validate_direct_spte(kvm: Kvm, sptep: u64, direct_access: u32) -> None:
             kvm_flush_remote_tlbs(kvm)
 
 
+def _take_rights_of_last_table(w: GuestWalker) -> None:
+    """Take what is inherited by the last table of a walk for what all of them inherit."""
+    level: u32
+    for level in range(w.level + 1, w.max_level + 1):
+        w.pt_access[level - 1] = w.pt_access[w.level - 1]
+
+
 def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
     """Make the shadow pages on the way and map the page; a RET_PF_* code.
 
@@ -88,6 +98,10 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
     direct_access: u32 = w.pte_access
+    if kvm.design.defect == DEFECT_RIGHTS_OF_LAST_TABLE:
+        _take_rights_of_last_table(w)
+    if kvm.design.defect == DEFECT_RIGHTS_OF_UPPER_TABLES:
+        direct_access = w.pt_access[w.level - 1]
     top_level: u32 = mmu.guest_level()
     if top_level == PT32E_ROOT_LEVEL:
         top_level = PT32_ROOT_LEVEL
@@ -116,7 +130,7 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
         table_gfn: u64 = w.table_gfn[level - 2]
         sp = kvm_mmu_get_child_sp(vcpu, parent, sptep, table_gfn, 0, w.pt_access[level - 2])
         linked = is_linked(kvm, sptep, sp)
-        if not linked and sp.unsync_children:
+        if not linked and sp.unsync_children and kvm.design.defect != DEFECT_LINK_UNSYNCED:
             mmu_sync_children(vcpu, sp)
         if gpte_changed(vcpu, w, level - 1):
             return RET_PF_RETRY

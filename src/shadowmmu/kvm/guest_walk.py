@@ -21,6 +21,8 @@ from ..x86.bits import (
     P,
 )
 from .bits import (
+    DEFECT_CLEAN_WRITABLE,
+    DEFECT_TABLE_WRITE_UNLOGGED,
     EXT_CR4_PSE,
     EXT_CR4_SMEP,
     INVALID_PAGE,
@@ -150,7 +152,7 @@ def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) 
         w.gfn += ((pte >> 13) & 0xF) << 20
     accessed_dirty: u64 = combined & A
     if not access & PFERR_W:
-        if not pte & D:
+        if not pte & D and kvm.design.defect != DEFECT_CLEAN_WRITABLE:
             w.pte_access &= ~ACC_W
     else:
         accessed_dirty &= pte >> 1
@@ -202,7 +204,8 @@ def _exchange_gpte(kvm: Kvm, w: GuestWalker, level: u32, four_byte: u32, old: u6
         kvm.arena.store(hpa, 4, new)
     else:
         kvm.words[hpa >> 3] = new
-    mark_page_dirty_in_slot(kvm, slot, gfn)
+    if kvm.design.defect != DEFECT_TABLE_WRITE_UNLOGGED:
+        mark_page_dirty_in_slot(kvm, slot, gfn)
     w.ptes[level - 1] = new
     w.pte_hpa[level - 1] = hpa
     return WALK_MAPPED

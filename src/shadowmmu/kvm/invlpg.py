@@ -4,7 +4,7 @@ Kernels differ in what happens to the SPTE of an unsync page: 6.12 syncs it in p
 zaps it and maps the gpte anew (invlpg_zap).
 """
 
-from .bits import INVALID_PAGE, NUM_PREV_ROOTS
+from .bits import DEFECT_INVLPG_CURRENT_ROOT, INVALID_PAGE, NUM_PREV_ROOTS
 from .invlpg_zap import zap_on_invlpg
 from .mmu import KvmMmu
 from .sync import sync_on_invlpg
@@ -38,7 +38,7 @@ def kvm_mmu_invalidate_addr(vcpu: Vcpu, mmu: KvmMmu, addr: int, *, prev_roots: b
     if mmu.direct():
         return
     _invalidate_addr_in_root(vcpu, mmu, addr, mmu.root_hpa)
-    if prev_roots:
+    if prev_roots and vcpu.kvm.design.defect != DEFECT_INVLPG_CURRENT_ROOT:
         for i in range(NUM_PREV_ROOTS):
             root_hpa = mmu.prev_root(i)[1]
             if root_hpa != INVALID_PAGE:

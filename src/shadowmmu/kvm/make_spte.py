@@ -4,6 +4,7 @@ from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_U, ACC_W, ACC_X, PS, W
 from .bits import (
+    DEFECT_HUGE_EXECUTABLE,
     MAKE_CAN_UNSYNC,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
@@ -41,7 +42,12 @@ def make_spte(
     leaf.wrprot = False
     if not flags & MAKE_PREFETCH:
         spte |= kvm.shadow_accessed_mask
-    if level > 1 and access & ACC_X and kvm.parameters.nx_huge_pages:
+    if (
+        level > 1
+        and access & ACC_X
+        and kvm.parameters.nx_huge_pages
+        and kvm.design.defect != DEFECT_HUGE_EXECUTABLE
+    ):
         access &= ~ACC_X
     spte |= kvm.shadow_x_mask if access & ACC_X else kvm.shadow_nx_mask
     if access & ACC_U:

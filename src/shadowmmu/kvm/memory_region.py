@@ -6,6 +6,8 @@ from ..host.mapping import Mapping
 from .bits import (
     ADDRESS_SPACES,
     BY_GENERATION,
+    DEFECT_MMIO_WRAP,
+    DEFECT_SLOT_MISALIGNED,
     GEN_UPDATE_IN_PROGRESS,
     MEM_LOG_DIRTY_PAGES,
     MEM_READONLY,
@@ -40,7 +42,8 @@ def activate_memslots(kvm: Kvm, slots: list[MemSlot]) -> None:
     kvm.last_used_slot = None
     generation += ADDRESS_SPACES
     kept = (1 << kvm.design.mmio_generation_bits) - 1
-    if kvm.design.mmio_invalidation == BY_GENERATION and not generation & kept & ~(ADDRESS_SPACES - 1):
+    wrapped = not generation & kept & ~(ADDRESS_SPACES - 1) and kvm.design.defect != DEFECT_MMIO_WRAP
+    if wrapped and kvm.design.mmio_invalidation == BY_GENERATION:
         zap_all(kvm)
     kvm.memslots_generation = generation
 
@@ -63,11 +66,20 @@ def _set_logging(kvm: Kvm, slot: MemSlot, *, on: bool) -> None:
     slot.set_logging(on=on, bitmap=bitmap, initially_set=initially_set)
 
 
+def _new_slot(
+    kvm: Kvm, id: int, base_gfn: int, npages: int, flags: int, mapping: Mapping, first_page: int
+) -> MemSlot:
+    slot = MemSlot(id, base_gfn, npages, flags, mapping, first_page)
+    if kvm.design.defect == DEFECT_SLOT_MISALIGNED:
+        slot.forget_misalignment()
+    return slot
+
+
 def _create(
     kvm: Kvm, id: int, base_gfn: int, npages: int, flags: int, mapping: Mapping, first_page: int
 ) -> None:
     _check_overlap(kvm, id, base_gfn, npages)
-    slot = MemSlot(id, base_gfn, npages, flags & ~MEM_LOG_DIRTY_PAGES, mapping, first_page)
+    slot = _new_slot(kvm, id, base_gfn, npages, flags & ~MEM_LOG_DIRTY_PAGES, mapping, first_page)
     if flags & MEM_LOG_DIRTY_PAGES:
         _set_logging(kvm, slot, on=True)
     activate_memslots(kvm, [*kvm.memslots, slot])
@@ -90,7 +102,7 @@ def _replace(kvm: Kvm, old: MemSlot, new: MemSlot | None) -> None:
 
 def _move(kvm: Kvm, old: MemSlot, base_gfn: int) -> None:
     _check_overlap(kvm, old.id, base_gfn, old.npages)
-    new = MemSlot(old.id, base_gfn, old.npages, old.flags, old.mapping, old.first_page)
+    new = _new_slot(kvm, old.id, base_gfn, old.npages, old.flags, old.mapping, old.first_page)
     new.adopt_log(old)
     _replace(kvm, old, new)
     kvm_mmu_zap_mmio_sptes(kvm)

@@ -58,6 +58,15 @@ class MemSlot:
                 for i in range(len(counts)):
                     counts[i] = 1
 
+    def forget_misalignment(self) -> None:
+        """Allow huge pages that end outside the slot, or whose frames the host has at another offset."""
+        for level in (2, 3):
+            for gfn, _ in self.lpage_entries(level):
+                if level == 2:
+                    self.lpage2[self.index(gfn, 2)] = 0
+                else:
+                    self.lpage3[self.index(gfn, 3)] = 0
+
     def index(self, gfn: u64, level: u32) -> u64:
         """Where `gfn` is in the slot's arrays of `level` (gfn_to_index)."""
         shift: u64 = 9 * (level - 1)

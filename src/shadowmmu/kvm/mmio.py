@@ -10,7 +10,7 @@ MAXPHYADDR below 52, no L1TF.)
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR
-from .bits import BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY
+from .bits import BY_WALK, DEFECT_MMIO_CACHE_STALE, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY
 from .spte import mmu_spte_set
 from .vcpu import Vcpu
 from .vm import Kvm
@@ -88,16 +88,20 @@ def vcpu_clear_mmio_info(vcpu: Vcpu, gva: u64) -> None:
         vcpu.mmio_gva = 0
 
 
+def _is_current(vcpu: Vcpu) -> bool:
+    """Whether the record is of the current generation."""
+    kvm: Kvm = vcpu.kvm
+    return vcpu.mmio_gen == kvm.memslots_generation or kvm.design.defect == DEFECT_MMIO_CACHE_STALE
+
+
 def vcpu_match_mmio_gva(vcpu: Vcpu, gva: u64) -> bool:
     """Whether the record is for gva's page, and of the current generation."""
-    return (
-        vcpu.mmio_gen == vcpu.kvm.memslots_generation and vcpu.mmio_gva != 0 and vcpu.mmio_gva == gva & ~0xFFF
-    )
+    return vcpu.mmio_gva != 0 and vcpu.mmio_gva == gva & ~0xFFF and _is_current(vcpu)
 
 
 def vcpu_match_mmio_gpa(vcpu: Vcpu, gpa: u64) -> bool:
     """Whether the record is for gpa's frame, and of the current generation."""
-    return vcpu.mmio_gen == vcpu.kvm.memslots_generation and vcpu.mmio_gfn != 0 and vcpu.mmio_gfn == gpa >> 12
+    return vcpu.mmio_gfn != 0 and vcpu.mmio_gfn == gpa >> 12 and _is_current(vcpu)
 
 
 def mmio_info_in_cache(vcpu: Vcpu, addr: u64) -> bool:

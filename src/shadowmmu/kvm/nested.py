@@ -7,7 +7,7 @@ VMCB12; what it asks for beyond paging is not modelled.
 from dataclasses import dataclass
 
 from ..x86.bits import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME, GP_VECTOR, UD_VECTOR
-from .bits import REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT
+from .bits import DEFECT_NESTED_UNSYNCED, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT
 from .guest_memory import read_guest, write_guest
 from .regs import CR4_KNOWN, EFER_FFXSR, EFER_KNOWN, load_pdptrs
 from .role import kvm_init_mmu, kvm_init_shadow_npt_mmu
@@ -117,7 +117,8 @@ def nested_svm_can_vmrun(vcpu: Vcpu, vmcb12: int) -> bool:
 
 def nested_svm_transition_tlb_flush(vcpu: Vcpu) -> None:
     """Every VMRUN and every #VMEXIT syncs the MMU that takes over and flushes: L1 and L2 share one ASID."""
-    vcpu.make_request(REQ_MMU_SYNC)
+    if vcpu.kvm.design.defect != DEFECT_NESTED_UNSYNCED:
+        vcpu.make_request(REQ_MMU_SYNC)
     vcpu.make_request(REQ_TLB_FLUSH_CURRENT)
 
 

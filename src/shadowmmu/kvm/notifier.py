@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from .bits import DEFECT_HUGE_LEFT_MAPPED
 from .flush import kvm_flush_remote_tlbs
 from .huge_page import gfn_round_for_level, pages_per_hpage
 from .memslots import MemSlot
@@ -129,6 +130,8 @@ def _unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:
     flush = False
     if kvm.have_rmaps():
         for level, gfn in _rmap_gfns(slot, first, last):
+            if level > 1 and kvm.design.defect == DEFECT_HUGE_LEFT_MAPPED:
+                continue
             flush |= kvm_zap_all_rmap_sptes(kvm, slot, gfn, level)
     if kvm.tdp_mmu_enabled():
         flush = kvm_tdp_mmu_unmap_gfn_range(kvm, first, last, flush, True)

@@ -1,5 +1,6 @@
 """NX huge pages: switching the mitigation, and getting huge pages back (mmu.c, 6.12.111)."""
 
+from .bits import DEFECT_NX_RECOVERY_UNFLUSHED
 from .nx_huge_page import unaccount_nx_huge_page
 from .shadow_page import ShadowPage
 from .tdp.zap import kvm_tdp_mmu_zap_sp
@@ -86,7 +87,7 @@ def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
         if kvm.design.nx_recovery_skips_logged_slots and slot is not None and slot.logs_dirty():
             unaccount_nx_huge_page(kvm, sp)
         elif sp.tdp_mmu_page:
-            flush |= kvm_tdp_mmu_zap_sp(kvm, sp)
+            flush |= kvm_tdp_mmu_zap_sp(kvm, sp) and kvm.design.defect != DEFECT_NX_RECOVERY_UNFLUSHED
         else:
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
     kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)

@@ -8,6 +8,10 @@ from cython import longlong as i64, uint as u32, ulonglong as u64
 from ..x86.bits import ADDR, PS
 from .alloc_page import kvm_mmu_alloc_shadow_page
 from .bits import (
+    DEFECT_CHILD_BY_PRESENCE,
+    DEFECT_LINK_UNMARKED,
+    DEFECT_QUADRANT_IGNORED,
+    DEFECT_UNSYNC_KEPT,
     ROLE_4BYTE_GPTE,
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
@@ -41,7 +45,9 @@ def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, ac
     role |= access << ROLE_ACCESS_SHIFT
     if direct:
         role |= ROLE_DIRECT
-    return _in_quadrant(role, sptep) if role & ROLE_4BYTE_GPTE else role
+    if role & ROLE_4BYTE_GPTE and kvm.design.defect != DEFECT_QUADRANT_IGNORED:
+        return _in_quadrant(role, sptep)
+    return role
 
 
 def _in_quadrant(role: u32, sptep: u64) -> u32:
@@ -61,7 +67,7 @@ def _find(kvm: Kvm, vcpu: Vcpu | None, gfn: u64, bucket: u64, role: u32) -> Shad
         elif sp.gfn != gfn:
             collisions += 1
         elif sp.role != role:
-            if role & ROLE_LEVEL > 1 and sp.unsync:
+            if role & ROLE_LEVEL > 1 and sp.unsync and kvm.design.defect != DEFECT_UNSYNC_KEPT:
                 kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
         else:
             if role & ROLE_DIRECT or (vcpu is not None and _refresh(vcpu, sp, invalid_list)):
@@ -137,6 +143,8 @@ def kvm_mmu_get_child_sp(
         child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
         if child.gfn == gfn and (child.role == role or not kvm.design.child_lookup_compares_role):
             return child
+        if kvm.design.defect == DEFECT_CHILD_BY_PRESENCE:
+            return child
     return kvm_mmu_get_shadow_page(vcpu, gfn, role)
 
 
@@ -155,5 +163,5 @@ def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
         spte = make_pae_pdpte(sp)
     mmu_spte_update(kvm, sptep, spte)
     mmu_page_add_parent_pte(kvm, sp, sptep)
-    if sp.unsync or sp.unsync_children:
+    if (sp.unsync or sp.unsync_children) and kvm.design.defect != DEFECT_LINK_UNMARKED:
         mark_unsync(kvm, sptep)

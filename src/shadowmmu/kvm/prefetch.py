@@ -9,6 +9,7 @@ from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_W, ADDR
 from .bits import (
+    DEFECT_READONLY_PREFETCHED,
     MEM_LOG_DIRTY_PAGES,
     MEM_READONLY,
     PREFETCH_NUM,
@@ -37,9 +38,9 @@ def slot_without_dirty_log(kvm: Kvm, gfn: u64, writable: u32) -> MemSlot | None:
     return slot
 
 
-def atomic_page(slot: MemSlot, gfn: u64) -> u64:
+def atomic_page(kvm: Kvm, slot: MemSlot, gfn: u64) -> u64:
     """A writable page, without sleeping; 0 if there is none."""
-    if slot.flags & MEM_READONLY:
+    if slot.flags & MEM_READONLY and kvm.design.defect != DEFECT_READONLY_PREFETCHED:
         return 0
     return slot.mapping.fast_page(slot.page_index(gfn), 1)
 
@@ -57,7 +58,7 @@ def prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64, no_dirty_lo
     slot: MemSlot | None = slot_without_dirty_log(kvm, gfn, no_dirty_log and access & ACC_W)
     if slot is None:
         return False
-    page: u64 = atomic_page(slot, gfn)
+    page: u64 = atomic_page(kvm, slot, gfn)
     if page == 0:
         return False
     mmu_set_spte(vcpu, slot, sp, sptep, access, gfn, (page & ADDR) >> 12, None)
@@ -93,7 +94,7 @@ def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> boo
     slot: MemSlot | None = slot_without_dirty_log(kvm, gfn, access & ACC_W)
     if slot is None or gfn + ((end - start) >> 3) > slot.base_gfn + slot.npages:
         return False
-    page: u64 = atomic_page(slot, gfn)
+    page: u64 = atomic_page(kvm, slot, gfn)
     if page == 0:
         return False
     sptep: u64 = start
@@ -102,7 +103,7 @@ def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> boo
         gfn += 1
         sptep += 8
         if sptep < end:
-            page = atomic_page(slot, gfn)
+            page = atomic_page(kvm, slot, gfn)
     return True
 
 

@@ -118,7 +118,7 @@ def _prefetch_huge_page(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gfn: u64, access
 
 def _prefetch_page(vcpu: Vcpu, slot: MemSlot, sp: ShadowPage, sptep: u64, access: u32, gfn: u64) -> bool:
     vcpu.kvm.stat.prefetch_lookups += 1
-    page: u64 = atomic_page(slot, gfn)
+    page: u64 = atomic_page(vcpu.kvm, slot, gfn)
     if page == 0:
         return False
     mmu_set_spte(vcpu, slot, sp, sptep, access, gfn, (page & ADDR) >> 12, None)

@@ -23,7 +23,16 @@ from ..x86.bits import (
     EFER_NX,
     EFER_SCE,
 )
-from .bits import NUM_PREV_ROOTS, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST
+from .bits import (
+    DEFECT_CR3_UNSYNCED,
+    DEFECT_PCID_ROOTS_KEPT,
+    DEFECT_PDPTRS_STALE,
+    NUM_PREV_ROOTS,
+    REQ_LOAD_MMU_PGD,
+    REQ_MMU_SYNC,
+    REQ_TLB_FLUSH_CURRENT,
+    REQ_TLB_FLUSH_GUEST,
+)
 from .pdptrs import read_pdptrs
 from .role import kvm_init_mmu
 from .roots import kvm_mmu_free_roots, kvm_mmu_new_pgd, kvm_mmu_reset_context, kvm_mmu_unload
@@ -49,7 +58,8 @@ def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
     if pdptrs is None:
         return False
     mmu = vcpu.root_mmu
-    if not vcpu.kvm.parameters.tdp_enabled and pdptrs != [mmu.pdptr(i) for i in range(4)]:
+    changed = pdptrs != [mmu.pdptr(i) for i in range(4)]
+    if changed and not vcpu.kvm.parameters.tdp_enabled and vcpu.kvm.design.defect != DEFECT_PDPTRS_STALE:
         kvm_mmu_free_roots(vcpu.kvm, mmu, 1)
     mmu.set_pdptrs(pdptrs)
     vcpu.make_request(REQ_LOAD_MMU_PGD)
@@ -111,9 +121,10 @@ def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)
         return
     if _active_pcid(vcpu) == pcid:
-        vcpu.make_request(REQ_MMU_SYNC)
+        if vcpu.kvm.design.defect != DEFECT_CR3_UNSYNCED:
+            vcpu.make_request(REQ_MMU_SYNC)
         vcpu.make_request(REQ_TLB_FLUSH_CURRENT)
-    if not vcpu.cr4 & CR4_PCIDE:
+    if not vcpu.cr4 & CR4_PCIDE or vcpu.kvm.design.defect == DEFECT_PCID_ROOTS_KEPT:
         return
     roots = 0
     for i in range(NUM_PREV_ROOTS):

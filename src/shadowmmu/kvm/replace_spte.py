@@ -7,7 +7,13 @@ whatever is there, a table too, and flush everything.
 
 from cython import uint as u32, ulonglong as u64
 
-from .bits import ROLE_LEVEL, SPLIT_FLUSH_ALWAYS, SPLIT_FLUSH_IF_NOT_IDENTICAL, SPLIT_FLUSH_STABLE
+from .bits import (
+    DEFECT_REPLACED_UNFLUSHED,
+    ROLE_LEVEL,
+    SPLIT_FLUSH_ALWAYS,
+    SPLIT_FLUSH_IF_NOT_IDENTICAL,
+    SPLIT_FLUSH_STABLE,
+)
 from .flush import kvm_flush_remote_tlbs_range
 from .huge_page import pages_per_hpage
 from .rmap import drop_spte
@@ -35,7 +41,8 @@ def zap_replaced_spte(kvm: Kvm, sptep: u64, flush: u32) -> None:
     if kvm.design.split_flush == SPLIT_FLUSH_STABLE or not is_last_spte(kvm.words[sptep >> 3], level):
         invalid_list: list[ShadowPage] = []
         mmu_page_zap_pte(kvm, parent, sptep, invalid_list)
-        kvm_mmu_remote_flush_or_zap(kvm, invalid_list, 1)
+        flush = kvm.design.defect != DEFECT_REPLACED_UNFLUSHED
+        kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)
         return
     drop_spte(kvm, sptep)
     if flush:

@@ -14,6 +14,8 @@ from ..x86.bits import (
 )
 from ..x86.paging import permission_bitmask, reserved_bits
 from .bits import (
+    DEFECT_CR0_WP_SHARED,
+    DEFECT_SMEP_SHARED,
     EXT_CR4_LA57,
     EXT_CR4_PKE,
     EXT_CR4_PSE,
@@ -138,7 +140,12 @@ def kvm_init_mmu(vcpu: Vcpu) -> None:
     elif vcpu.kvm.parameters.tdp_enabled:
         _init_context(vcpu, vcpu.root_mmu, cpu_role, tdp_root_role(vcpu))
     else:
-        _init_context(vcpu, vcpu.root_mmu, cpu_role, shadow_root_role(cpu_role[0]))
+        role = shadow_root_role(cpu_role[0])
+        if vcpu.kvm.design.defect == DEFECT_CR0_WP_SHARED:
+            role |= ROLE_CR0_WP
+        elif vcpu.kvm.design.defect == DEFECT_SMEP_SHARED:
+            role &= ~ROLE_SMEP_ANDNOT_WP
+        _init_context(vcpu, vcpu.root_mmu, cpu_role, role)
 
 
 def kvm_init_shadow_npt_mmu(vcpu: Vcpu, cr4: int, efer: int) -> None:

@@ -1,6 +1,6 @@
 from ..x86.bits cimport ADDR, PS, u32, u64
 from .bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, RET_PF_EMULATE, RET_PF_FIXED,
-                    RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_LEVEL, SPTE_MMU_PRESENT)
+                    RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_MMIO_OVER_PRESENT, DEFECT_RMAP_LEFT)
 from .fault cimport LeafSpte, PageFault
 from .flush cimport kvm_flush_remote_tlbs
 from .make_spte cimport make_spte
@@ -8,7 +8,7 @@ from .memslots cimport MemSlot
 from .mmio cimport mark_mmio_spte
 from .rmap cimport drop_spte, rmap_add
 from .shadow_page cimport ShadowPage
-from .spte cimport mmu_spte_update, page_gfn, set_page_translation, spte_index, spte_to_pfn
+from .spte cimport mmu_spte_clear_track_bits, mmu_spte_update, page_gfn, set_page_translation, spte_index, spte_to_pfn
 from .vcpu cimport Vcpu
 from .vm cimport Kvm
 from .zap cimport drop_parent_pte

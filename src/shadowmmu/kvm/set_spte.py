@@ -4,6 +4,8 @@ from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS
 from .bits import (
+    DEFECT_MMIO_OVER_PRESENT,
+    DEFECT_RMAP_LEFT,
     MAKE_CAN_UNSYNC,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
@@ -21,7 +23,14 @@ from .memslots import MemSlot
 from .mmio import mark_mmio_spte
 from .rmap import drop_spte, rmap_add
 from .shadow_page import ShadowPage
-from .spte import mmu_spte_update, page_gfn, set_page_translation, spte_index, spte_to_pfn
+from .spte import (
+    mmu_spte_clear_track_bits,
+    mmu_spte_update,
+    page_gfn,
+    set_page_translation,
+    spte_index,
+    spte_to_pfn,
+)
 from .vcpu import Vcpu
 from .vm import Kvm
 from .zap import drop_parent_pte
@@ -48,12 +57,15 @@ def mmu_set_spte(
     flush: u32 = 0
     was_rmapped: u32 = 0
     result: u32 = RET_PF_FIXED
-    if old & SPTE_MMU_PRESENT:
+    if old & SPTE_MMU_PRESENT and (slot is not None or kvm.design.defect != DEFECT_MMIO_OVER_PRESENT):
         if level > 1 and not old & PS:
             drop_parent_pte(kvm, kvm.sptep_to_sp(old & ADDR), sptep)
             flush = 1
         elif pfn != spte_to_pfn(old):
-            drop_spte(kvm, sptep)
+            if kvm.design.defect == DEFECT_RMAP_LEFT:
+                mmu_spte_clear_track_bits(kvm, sptep)
+            else:
+                drop_spte(kvm, sptep)
             flush = 1
         else:
             was_rmapped = 1

@@ -9,6 +9,7 @@ from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS, P, W
 from .bits import (
+    DEFECT_LOCKLESS_UNFLUSHED,
     PT32E_ROOT_LEVEL,
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
@@ -91,7 +92,7 @@ def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
     if not old & SPTE_MMU_PRESENT:
         return False
     if old & kvm.shadow_mmu_writable_mask and not new & W:
-        return True
+        return old & W != 0 or kvm.design.defect != DEFECT_LOCKLESS_UNFLUSHED
     return old & ~new & kvm.spte_flush_mask != 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from . import bits
 from .bits import BY_GENERATION, BY_WALK
 
 
@@ -19,6 +20,17 @@ class DesignError(ValueError):
 
 NO_YES = {"no": 0, "yes": 1}
 """The values of most switches."""
+
+
+DEFECTS = {
+    "none": 0,
+    **{
+        name.removeprefix("DEFECT_").lower(): number
+        for name, number in vars(bits).items()
+        if name.startswith("DEFECT_")
+    },
+}
+"""Historic defects of KVM by name; check.museum tells their stories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,6 +487,14 @@ SWITCHES: tuple[Switch, ...] = (
         "it did; without the count they may see half of one SPTE and half of the next",
         mail="002_61aa16377bf62e9f",
         unsafe=("no",),
+    ),
+    Switch(
+        "defect",
+        DEFECTS,
+        "none",
+        "releases from 2.6.20 on that had the defect, see `shadowmmu museum`",
+        "one historic defect of KVM's MMU, brought back for the checks to find",
+        unsafe=tuple(name for name in DEFECTS if name != "none"),
     ),
     Switch(
         "unsync",

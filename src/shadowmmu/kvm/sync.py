@@ -4,7 +4,12 @@ from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ACC_W, ADDR, PS, A, D, P
 from .bits import (
+    DEFECT_INVLPG_FLUSHES_LOCALLY,
+    DEFECT_RESERVED_PREFETCHED,
+    DEFECT_SYNC_UNFLUSHED,
+    DEFECT_SYNC_WRITABLE,
     INVALID_PAGE,
+    MAKE_CAN_UNSYNC,
     MAKE_HOST_WRITABLE,
     MAKE_PREFETCH,
     MMIO_GVA_ANY,
@@ -46,7 +51,8 @@ from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page
 
 def prefetch_invalid_gpte(kvm: Kvm, mmu: KvmMmu, sptep: u64, gpte: u64) -> bool:
     """Whether a gpte may not be mapped without a fault; then its SPTE is dropped."""
-    if gpte & P and gpte & A and not is_rsvd_bits_set(mmu, gpte, 1):
+    reserved: bool = is_rsvd_bits_set(mmu, gpte, 1) and kvm.design.defect != DEFECT_RESERVED_PREFETCHED
+    if gpte & P and gpte & A and not reserved:
         return False
     drop_spte(kvm, sptep)
     return True
@@ -108,6 +114,8 @@ def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
     set_page_translation(kvm, sp, index, gfn, access)
     slot: MemSlot = kvm.memslot_of(gfn)
     flags: u32 = MAKE_PREFETCH
+    if kvm.design.defect == DEFECT_SYNC_WRITABLE:
+        flags |= MAKE_CAN_UNSYNC
     if spte & kvm.shadow_host_writable_mask:
         flags |= MAKE_HOST_WRITABLE
     leaf: LeafSpte = vcpu.leaf
@@ -137,6 +145,8 @@ def kvm_sync_page(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) ->
         result = -1
     if result < 0:
         kvm_mmu_prepare_zap_page(vcpu.kvm, sp, invalid_list)
+    elif vcpu.kvm.design.defect == DEFECT_SYNC_UNFLUSHED:
+        result = 0
     return result
 
 
@@ -222,7 +232,7 @@ def sync_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
             result: i64 = sync_spte(vcpu, sp, index)
             if result < 0:
                 mmu_page_zap_pte(kvm, sp, sptep, None)
-            if result:
+            if result and kvm.design.defect != DEFECT_INVLPG_FLUSHES_LOCALLY:
                 kvm_flush_remote_tlbs(kvm)
         if not sp.unsync_children:
             return

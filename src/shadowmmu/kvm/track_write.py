@@ -1,6 +1,7 @@
 """Guest writes to shadowed page tables that KVM emulates (kvm_mmu_track_write, 6.12.111)."""
 
 from .bits import (
+    DEFECT_NONPAE_PDE,
     PT32_ROOT_LEVEL,
     ROLE_4BYTE_GPTE,
     ROLE_LEVEL,
@@ -75,7 +76,10 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
             kvm.stat.mmu_flooded += 1
             continue
-        for sptep in get_written_sptes(sp, gpa):
+        sptes = get_written_sptes(sp, gpa)
+        if kvm.design.defect == DEFECT_NONPAE_PDE:
+            del sptes[1:]
+        for sptep in sptes:
             old = kvm.read_spte(sptep)
             mmu_page_zap_pte(kvm, sp, sptep, None)
             if gentry and sp.level() > 1:

@@ -2,7 +2,7 @@ cimport cython
 from ..x86.bits cimport ADDR, u32, u64
 from .account cimport unaccount_shadowed
 from .bits cimport (BATCH_ZAP_PAGES, MIN_FREE_MMU_PAGES, REFILL_PAGES, REQ_MMU_FREE_OBSOLETE_ROOTS, ROLE_INVALID,
-                    ROLE_LEVEL, SPTE_MMU_PRESENT)
+                    ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_PARENT_LEFT, DEFECT_UNACCOUNTED_TWICE, DEFECT_FREED_UNFLUSHED, DEFECT_OBSOLETE_ROOT_KEPT)
 from .flush cimport kvm_flush_remote_tlbs, kvm_make_all_cpus_request
 from .nx_huge_page cimport unaccount_nx_huge_page
 from .parent_pte cimport mmu_page_remove_parent_pte

@@ -10,6 +10,10 @@ from ..x86.bits import ADDR
 from .account import unaccount_shadowed
 from .bits import (
     BATCH_ZAP_PAGES,
+    DEFECT_FREED_UNFLUSHED,
+    DEFECT_OBSOLETE_ROOT_KEPT,
+    DEFECT_PARENT_LEFT,
+    DEFECT_UNACCOUNTED_TWICE,
     MIN_FREE_MMU_PAGES,
     REFILL_PAGES,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
@@ -32,7 +36,8 @@ from .vm import Kvm
 
 def drop_parent_pte(kvm: Kvm, child: ShadowPage, sptep: u64) -> None:
     """Empty the non-leaf SPTE at sptep, which points to `child`."""
-    mmu_page_remove_parent_pte(kvm, child, sptep)
+    if kvm.design.defect != DEFECT_PARENT_LEFT:
+        mmu_page_remove_parent_pte(kvm, child, sptep)
     mmu_spte_clear_no_track(kvm, sptep)
 
 
@@ -99,7 +104,8 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
         if kvm.words[(sp.spt >> 3) + i] != empty:
             zapped += mmu_page_zap_pte(kvm, sp, sp.spt + i * 8, invalid_list)
     _unlink_parents(kvm, sp)
-    if not sp.role & ROLE_INVALID and sp.has_gptes():
+    counted: bool = not sp.role & ROLE_INVALID or kvm.design.defect == DEFECT_UNACCOUNTED_TWICE
+    if counted and sp.has_gptes():
         unaccount_shadowed(kvm, sp)
     if sp.unsync:
         kvm_unlink_unsync_page(kvm, sp)
@@ -124,7 +130,8 @@ def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: list[ShadowPage]) -> None:
     """Flush once and free the pages of the list; nothing if it is empty."""
     if not invalid_list:
         return
-    kvm_flush_remote_tlbs(kvm)
+    if kvm.design.defect != DEFECT_FREED_UNFLUSHED:
+        kvm_flush_remote_tlbs(kvm)
     sp: ShadowPage
     for sp in invalid_list:
         _free_shadow_page(kvm, sp)
@@ -263,5 +270,6 @@ def kvm_mmu_start_zap_all_fast(kvm: Kvm) -> ZapAllFast:
         kvm.tracer.kvm_mmu_zap_all_fast(kvm.mmu_valid_gen, kvm.n_used_mmu_pages)
     kvm.mmu_valid_gen ^= 1
     kvm_tdp_mmu_invalidate_all_roots(kvm)
-    kvm_make_all_cpus_request(kvm, REQ_MMU_FREE_OBSOLETE_ROOTS)
+    if kvm.design.defect != DEFECT_OBSOLETE_ROOT_KEPT:
+        kvm_make_all_cpus_request(kvm, REQ_MMU_FREE_OBSOLETE_ROOTS)
     return ZapAllFast(kvm)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from ...kvm.bits import ROLE_CR0_WP, SPTE_MMU_PRESENT
+from ...kvm.bits import ROLE_4BYTE_GPTE, ROLE_CR0_WP, ROLE_GUEST_MODE, SPTE_MMU_PRESENT
 from ...kvm.memslots import MemSlot
 from ...kvm.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte, mmio_generation
 from ...kvm.vm import Kvm
@@ -17,7 +17,18 @@ def _shadowed_entry(t: Tables, spte: Spte) -> int | None:
     page = spte.page
     if page.tdp or not page.valid or not page.has_gptes or page.unsync or page.gfn in t.unseen:
         return None
-    return t.gpte(page, spte.index)
+    return None if _is_nested_pae_directory(t, page) else t.gpte(page, spte.index)
+
+
+def _is_nested_pae_directory(t: Tables, page: Page) -> bool:
+    """Whether a PDPTE of nested tables names the guest's table: KVM may link below it what is another's.
+
+    A walk reads these PDPTEs anew (nested_svm_get_tdp_pdptr); the shadow keeps the directories that they
+    named when the root was loaded.
+    """
+    if page.level != 2 or not page.role & ROLE_GUEST_MODE or page.role & ROLE_4BYTE_GPTE:
+        return False
+    return all(t.pages[address & ~0xFFF].special for address in t.pointing.get(page.hpa, ()))
 
 
 def _granted(page: Page, gpte: int) -> int:
@@ -131,12 +142,14 @@ def _mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
 @predicate(
     "mmio-is-no-memory",
     Scope.ENTRY,
-    "an MMIO SPTE of the current generation stands for a frame that no slot has",
+    "an MMIO SPTE of the current generation stands for a frame that no slot has, unless a sync revived it",
     "check_mmio_spte",
     "kvm_mmu_invalidate_mmio_sptes",
 )
 def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     if spte.present or not is_mmio_spte(t.kvm, spte.value):
+        return
+    if spte.page.has_gptes:  # sync_mmio_spte gives it the current generation without a look at the slots
         return
     current = get_mmio_spte_generation(spte.value) == mmio_generation(t.kvm)
     gfn = get_mmio_spte_gfn(t.kvm, spte.value)

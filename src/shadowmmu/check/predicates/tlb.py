@@ -11,6 +11,7 @@ from ...kvm.bits import (
     REQ_TLB_FLUSH,
     REQ_TLB_FLUSH_CURRENT,
     REQ_TLB_FLUSH_GUEST,
+    ROLE_CR0_WP,
     SHADOW_ACC_TRACK_SAVED_BITS,
     SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
@@ -18,7 +19,6 @@ from ...kvm.bits import (
 from ...kvm.mmu import KvmMmu
 from ...kvm.spte import is_access_track_spte
 from ...kvm.vcpu import Vcpu
-from ...kvm.vm import Kvm
 from ...x86.bits import ACC_U, ACC_W, ACC_X, ADDR, NESTED_W, NESTED_X, NX, PS, P, U, W
 from ..predicate import Finding, Scope, predicate
 from ..tables import Tables, rights_of
@@ -136,9 +136,16 @@ class _Needs:
     execute: bool
     user: bool
 
-    def denied_by(self, kvm: Kvm, spte: int) -> bool:
-        """Whether an SPTE lacks one of the rights; what access tracking took away for a while counts."""
+    def denied_by(self, t: Tables, sptep: int, spte: int) -> bool:
+        """Whether an SPTE lacks one of the rights; what was taken away for a while counts.
+
+        That is what access tracking does, and a supervisor's write with CR0.WP=0: a page that users may read
+        becomes one that the supervisor may write, without a flush.
+        """
+        kvm, page = t.kvm, t.pages.get(sptep & ~0xFFF)
         rights = rights_of(kvm, spte)
+        if rights & ACC_W and not self.write and page is not None and not page.role & ROLE_CR0_WP:
+            rights |= ACC_U
         if is_access_track_spte(kvm, spte):
             rights = rights_of(kvm, spte | spte >> SHADOW_ACC_TRACK_SAVED_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS)
             rights |= ACC_W if spte & kvm.shadow_mmu_writable_mask else 0
@@ -161,7 +168,7 @@ def _compare(t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, wha
     inside = (1 << 12 + 9 * (at - 1)) - 1
     if (spte & ADDR & ~inside | address & inside & ~0xFFF) != needs.frame:
         return way, Finding(f"{what} to another frame than its tables", tuple(way[-1:]), vcpus=(vcpu,))
-    if needs.denied_by(t.kvm, spte):
+    if needs.denied_by(t, way[-1], spte):
         return way, Finding(f"{what} with more rights than its tables", tuple(way[-1:]), vcpus=(vcpu,))
     return way, None
 
@@ -183,6 +190,6 @@ def _below(
                 return seen, wrong
         elif spte & ADDR != at:
             return seen, ("to another frame than its tables, in a part", sptep)
-        elif needs.denied_by(t.kvm, spte):
+        elif needs.denied_by(t, sptep, spte):
             return seen, ("with more rights than its tables, in a part", sptep)
     return seen, None

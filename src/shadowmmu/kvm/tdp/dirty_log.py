@@ -7,7 +7,7 @@ sets Dirty (see kvm.dirty_log). MMU-writable stays set in both cases.
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS, W
-from ..bits import ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT
+from ..bits import DEFECT_TDP_PROTECTION, ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT
 from ..memslots import MemSlot
 from ..shadow_page import ShadowPage
 from ..vm import Kvm
@@ -117,7 +117,9 @@ def kvm_tdp_mmu_write_protect_gfn(kvm: Kvm, gfn: u64, min_level: u32) -> bool:
         while it.valid and it.gfn < gfn + 1:
             spte: u64 = it.old_spte
             if spte & SPTE_MMU_PRESENT and (it.level == 1 or spte & PS):
-                if spte & (W | kvm.shadow_mmu_writable_mask):
+                if spte & W or (
+                    spte & kvm.shadow_mmu_writable_mask and kvm.design.defect != DEFECT_TDP_PROTECTION
+                ):
                     tdp_mmu_iter_set_spte(kvm, it, spte & ~(W | kvm.shadow_mmu_writable_mask))
                     changed = 1
                 break

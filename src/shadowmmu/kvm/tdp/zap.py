@@ -3,7 +3,7 @@
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS
-from ..bits import ROLE_INVALID, ROLE_LEVEL, SPTE_MMU_PRESENT
+from ..bits import DEFECT_TDP_UNMAP_UNFLUSHED, ROLE_INVALID, ROLE_LEVEL, SPTE_MMU_PRESENT
 from ..shadow_page import ShadowPage
 from ..vm import Kvm
 from .roots import kvm_tdp_mmu_put_root, tdp_mmu_next_root
@@ -25,7 +25,7 @@ class ZapLeafs(TdpWalk):
             tdp_mmu_iter_set_spte(self.kvm, self.it, self.kvm.design.empty_spte)
             root: ShadowPage | None = self.root
             if root is not None and not root.role & ROLE_INVALID:
-                self.flush = True
+                self.flush = self.kvm.design.defect != DEFECT_TDP_UNMAP_UNFLUSHED
         return True
 
 

@@ -1,0 +1,163 @@
+"""`shadowmmu museum`: historic defects of KVM's MMU, what they were, and what the checks make of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from shadowmmu.check.museum import Exhibit
+    from shadowmmu.check.museum_search import Progress, Sighting
+
+__all__ = ["museum"]
+
+_NOT_FOUND = 1
+_WIDEST = 100
+
+
+@click.command(short_help="Historic defects of KVM's MMU.")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--run", "search_them", is_flag=True, help="Search for them (without NAMEs for all) by random guests."
+)
+@click.option(
+    "--seconds", default=600.0, show_default=True, type=click.FloatRange(0.0), help="How long for each."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="First guests' number.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("scenarios/museum"),
+    show_default=True,
+    help="Where the scenarios go that a search ends with.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, of a search a list.")
+def museum(
+    *, names: tuple[str, ...], search_them: bool, seconds: float, seed: int, out: Path, as_json: bool
+) -> None:
+    """List the defects that `--design defect=NAME` brings back; with NAMEs tell of these.
+
+    Each is a mechanism of KVM's MMU left out of the model, for the checks to find. `--run` lets random guests
+    look for it and makes a scenario of what they find. Status 1: something was not found.
+    """
+    from shadowmmu.check.museum import EXHIBITS, UnknownExhibit, exhibit_named
+
+    try:
+        chosen = [exhibit_named(name) for name in names] or list(EXHIBITS)
+    except UnknownExhibit as error:
+        raise click.ClickException(error.args[0]) from None
+    if search_them:
+        _search(chosen, seconds, seed, out, as_json=as_json)
+    elif as_json:
+        click.echo(json.dumps({exhibit.name: _described(exhibit) for exhibit in chosen}, indent=1))
+    else:
+        click.echo("\n".join(_told(chosen) if names else _listed(chosen)))
+
+
+def _listed(chosen: Sequence[Exhibit]) -> Iterator[str]:
+    widest = max(len(exhibit.name) for exhibit in chosen)
+    for exhibit in chosen:
+        yield f"{click.style(exhibit.name.ljust(widest), fg='cyan')}  {exhibit.title}"
+
+
+def _told(chosen: Sequence[Exhibit]) -> Iterator[str]:
+    width = min(get_terminal_size().columns, _WIDEST)
+    for number, exhibit in enumerate(chosen):
+        if number:
+            yield ""
+        yield f"{click.style(exhibit.name, fg='cyan')}: {exhibit.title}"
+        yield ""
+        yield from wrap(exhibit.story, width)
+        yield ""
+        for name, text in (
+            ("fixed by", exhibit.fix),
+            ("kernels", exhibit.kernels),
+            ("switches", " ".join(f"{key}={value}" for key, value in exhibit.switches.items())),
+            ("found by", _finding(exhibit)),
+            ("scenario", f"shadowmmu check {exhibit.scenario}"),
+            ("mended", f"shadowmmu check {_designs(exhibit)} {exhibit.scenario}"),
+        ):
+            yield from wrap(text, width, initial_indent=f"{name:10}", subsequent_indent=" " * 10)
+
+
+def _designs(exhibit: Exhibit) -> str:
+    """The options that take the defect out again."""
+    changed = exhibit.mended.items() - exhibit.switches.items()
+    return " ".join(f"--design {name}={value}" for name, value in sorted(changed))
+
+
+def _finding(exhibit: Exhibit) -> str:
+    from shadowmmu.check.museum import results
+
+    result = results().get(exhibit.name)
+    if result is None:
+        return "no search yet"
+    if not result["found"]:
+        return f"nothing, in {result['ops']} ops and {result['seconds']} s"
+    when = f"after {result['ops']} ops and {result['seconds']} s, of guest {result['guest']}"
+    return f"{result['check']}, {result['predicate']}, {when}: {result['says']}"
+
+
+def _described(exhibit: Exhibit) -> dict[str, object]:
+    from shadowmmu.check.museum import results
+
+    return {
+        "title": exhibit.title,
+        "story": exhibit.story,
+        "fix": exhibit.fix,
+        "kernels": exhibit.kernels,
+        "switches": dict(exhibit.switches),
+        "scenario": exhibit.scenario,
+        "result": results().get(exhibit.name),
+    }
+
+
+def _search(chosen: Sequence[Exhibit], seconds: float, seed: int, out: Path, *, as_json: bool) -> None:
+    from shadowmmu.check.museum_search import search
+
+    out.mkdir(parents=True, exist_ok=True)
+    sightings: list[Sighting] = []
+    try:
+        for exhibit in chosen:
+            sighting = search(exhibit, seconds=seconds, seed=seed, on_progress=_progress(exhibit))
+            sightings.append(sighting)
+            if sighting.violation is not None:
+                (out / f"{exhibit.name}.txt").write_text(sighting.scenario, encoding="utf-8")
+            _say("")
+            if not as_json:
+                click.echo(_sighted(sighting))
+    finally:
+        if as_json:
+            click.echo(json.dumps([sighting.as_dict() for sighting in sightings], indent=1))
+    if any(sighting.violation is None for sighting in sightings):
+        click.get_current_context().exit(_NOT_FOUND)
+
+
+def _sighted(sighting: Sighting) -> str:
+    after = f"{sighting.ops} ops, {sighting.guests} guests, {sighting.seconds:.1f} s"
+    if sighting.violation is None:
+        return f"{sighting.name}: {click.style('not found', fg='red')} in {after}"
+    found = sighting.violation
+    lines = len(sighting.scenario.splitlines())
+    return f"{sighting.name}: {found.check}, {found.predicate}, after {after}; {lines} lines"
+
+
+def _progress(exhibit: Exhibit) -> Progress:
+    def progress(guests: int, ops: int, seconds: float) -> None:
+        _say(f"{exhibit.name}: {guests} guests, {ops} ops, {seconds:.0f} s")
+
+    return progress
+
+
+def _say(text: str) -> None:
+    """One line on stderr that is written over, if somebody looks."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", nl=False, err=True)

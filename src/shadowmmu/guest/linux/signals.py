@@ -1,0 +1,91 @@
+"""Signal frames: how a handler is called and how it returns (struct rt_sigframe of x86-64)."""
+
+import struct
+from dataclasses import dataclass
+
+from .memory import AddressSpace
+from .tasks import RFLAGS, RIP, RSP, Action, SignalInfo, Task
+
+SA_NOCLDSTOP, SA_NOCLDWAIT, SA_SIGINFO = 1, 2, 4
+SA_ONSTACK, SA_RESTART, SA_NODEFER, SA_RESETHAND = 0x08000000, 0x10000000, 0x40000000, 0x80000000
+RED_ZONE = 128
+FPU_SIZE = 512
+FPU_ALIGN = 512
+"""Not the 64 of Linux: the area has to be in one page."""
+_CONTEXT = struct.Struct("<QQQIxxxxQ 18Q 4H QQQQQ 64x Q")
+_INFO = struct.Struct("<iiixxxxQ104x")
+_INFO_SENDER = struct.Struct("<iiixxxxiIi100x")
+_ORDER = (8, 9, 10, 11, 12, 13, 14, 15, 7, 6, 5, 3, 2, 0, 1, RSP, RIP, RFLAGS)
+"""Registers as sigcontext has them, by our numbers."""
+USER_FLAGS = 0x40CD5 | 0x100 | 0x400
+"""RFLAGS that user mode may set: arithmetic, TF, DF, AC."""
+MXCSR_OFFSET, MXCSR_MASK = 24, 0xFFBF
+FAULTS = (4, 5, 7, 8, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame that was written: where the handler starts with which RSP, RSI and RDX, and the FPU's place."""
+
+    stack: int
+    info: int
+    context: int
+    fpu: int
+
+
+def push_frame(task: Task, signal: int, info: SignalInfo, action: Action, mask: int) -> Frame:
+    """Write a frame below the task's stack, all but the FPU's state. Raises OSError."""
+    mm = task.process.mm
+    registers = task.registers
+    pointer = registers[RSP]
+    base, size = task.stack
+    if action.flags & SA_ONSTACK and size and not base < pointer <= base + size:
+        pointer = base + size
+    else:
+        pointer -= RED_ZONE
+    fpu = pointer - FPU_SIZE & -FPU_ALIGN
+    frame = (fpu - 8 - _CONTEXT.size - _INFO.size & -16) - 8
+    context = frame + 8
+    on_stack = 0 if size else 2
+    data = _CONTEXT.pack(
+        0,
+        0,
+        base,
+        on_stack,
+        size,
+        *(registers[number] for number in _ORDER),
+        0x33,
+        0,
+        0,
+        0x2B,
+        0,
+        0,
+        mask,
+        info.address,
+        fpu,
+        mask,
+    )
+    if signal in FAULTS:
+        raw = _INFO.pack(signal, 0, info.code, info.address)
+    else:
+        raw = _INFO_SENDER.pack(signal, 0, info.code, info.pid, info.uid, info.status)
+    mm.write(fpu, bytes(FPU_SIZE))
+    mm.write(frame, action.restorer.to_bytes(8, "little") + data + raw)
+    return Frame(frame, context + len(data), context, fpu)
+
+
+def pop_frame(task: Task, context: int) -> tuple[list[int], int, int]:
+    """What a frame holds: registers, mask, where the FPU's state is (0: none). Raises OSError."""
+    mm: AddressSpace = task.process.mm
+    values = _CONTEXT.unpack(mm.read(context, _CONTEXT.size))
+    registers = [0] * 18
+    for number, value in zip(_ORDER, values[5:23], strict=True):
+        registers[number] = value
+    registers[RFLAGS] = task.registers[RFLAGS] & ~USER_FLAGS | registers[RFLAGS] & USER_FLAGS
+    return registers, values[-1], values[-2]
+
+
+def clean_fpu(data: bytes) -> bytes:
+    """FXRSTOR faults on reserved bits of MXCSR."""
+    mxcsr = int.from_bytes(data[MXCSR_OFFSET : MXCSR_OFFSET + 4], "little") & MXCSR_MASK
+    return data[:MXCSR_OFFSET] + mxcsr.to_bytes(4, "little") + data[MXCSR_OFFSET + 4 :]

@@ -1,0 +1,57 @@
+"""System calls: which there are, and how one is made."""
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .file_calls import FileCalls
+from .memory_calls import MemoryCalls
+from .numbers import NAMES
+from .process_calls import ProcessCalls
+from .tasks import Task
+from .time_calls import TimeCalls
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
+
+ABSENT = frozenset(
+    (
+        "rseq clone3 io_uring_setup close_range openat2 membarrier userfaultfd perf_event_open memfd_create "
+        "copy_file_range seccomp keyctl add_key request_key pidfd_open fchmodat2 faccessat2"
+    ).split()
+)
+"""Calls that programs can do without, and that older kernels do not have: ENOSYS without a warning."""
+
+
+class SystemCalls(FileCalls, MemoryCalls, ProcessCalls, TimeCalls):
+    """The calls by name: `sys_NAME(task, arguments...)` returns the result or raises OSError."""
+
+    def __init__(self, kernel: "Kernel") -> None:
+        super().__init__(kernel)
+        self._calls: dict[int, tuple[str, Callable[..., int], int]] = {}
+        self._unknown: set[int] = set()
+        for number, name in NAMES.items():
+            call = getattr(self, f"sys_{name}", None)
+            if call is not None:
+                self._calls[number] = (name, call, call.__code__.co_argcount - 2)
+
+    def make(self, task: Task, number: int, arguments: tuple[int, ...]) -> int:
+        """The result of a system call, or -errno. Raises Blocked or OutOfMemory."""
+        known = self._calls.get(number)
+        if known is None:
+            return self._refuse(task, number)
+        name, call, count = known
+        if task.wait is None:
+            self.kernel.system_calls[name] += 1
+        try:
+            return call(task, *arguments[:count])
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+
+    def _refuse(self, task: Task, number: int) -> int:
+        name = NAMES.get(number, f"number {number}")
+        self.kernel.system_calls[name] += 1
+        if name not in ABSENT and number not in self._unknown:
+            self._unknown.add(number)
+            self.kernel.warn(f"{task.process.name}: system call {name} is not supported (ENOSYS)")
+        return -errno.ENOSYS

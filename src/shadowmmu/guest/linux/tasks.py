@@ -1,0 +1,140 @@
+"""Processes and their threads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .files import FileTable
+from .memory import AddressSpace
+
+SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL = range(1, 10)
+SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT, SIGCHLD, SIGCONT, SIGSTOP = range(10, 20)
+SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGWINCH = range(20, 29)
+SIGNALS = 64
+SIG_DFL, SIG_IGN = 0, 1
+IGNORED_BY_DEFAULT = frozenset((SIGCHLD, SIGCONT, SIGURG, SIGWINCH, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU))
+"""Job control is absent: no process stops."""
+SIGNAL_NAMES = dict(
+    enumerate(
+        (
+            "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP "
+            "TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
+        ).split(),
+        1,
+    )
+)
+RAX, RSP, RIP, RFLAGS = 0, 4, 16, 17
+
+
+def bit(signal: int) -> int:
+    return 1 << signal - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a signal does: handler (SIG_DFL, SIG_IGN or an address), SA_ flags, restorer, mask."""
+
+    handler: int = SIG_DFL
+    flags: int = 0
+    restorer: int = 0
+    mask: int = 0
+
+
+DEFAULT_ACTION = Action()
+
+
+@dataclass(frozen=True, slots=True)
+class SignalInfo:
+    """siginfo: si_code, and address or sender."""
+
+    code: int = 0
+    address: int = 0
+    pid: int = 0
+    uid: int = 0
+    status: int = 0
+
+
+class Blocked(Exception):
+    """A system call has to wait: for one of the files, a time (of time.monotonic), or until test() is true.
+
+    It is called again then, with the same arguments. `outside`: what it waits for may come from the host.
+    """
+
+    def __init__(
+        self,
+        files: list[tuple[int, int]] | None = None,
+        deadline: float | None = None,
+        test: Callable[[], bool] | None = None,
+        *,
+        outside: bool = False,
+    ) -> None:
+        super().__init__()
+        self.files = files or []
+        self.deadline = deadline
+        self.test = test
+        self.outside = outside
+
+
+@dataclass(eq=False)
+class Process:
+    """What the threads of a process share."""
+
+    pid: int
+    parent: "Process | None"
+    mm: AddressSpace
+    files: FileTable
+    directory: str
+    umask: int = 0o022
+    name: str = ""
+    program: str = ""
+    group: int = 0
+    session: int = 0
+    children: "list[Process]" = field(default_factory=list)
+    threads: "list[Task]" = field(default_factory=list)
+    actions: dict[int, Action] = field(default_factory=dict)
+    pending: dict[int, SignalInfo] = field(default_factory=dict)
+    status: int | None = None
+    """How it ended, as wait() reports it; None while it runs."""
+    vfork: bool = False
+    """Its parent waits until it has ended or called execve."""
+    alarm: float | None = None
+    interval: float = 0.0
+
+
+@dataclass(eq=False)
+class Task:
+    """A thread."""
+
+    tid: int
+    process: Process
+    fpu: int
+    registers: list[int] = field(default_factory=lambda: [0] * 18)
+    """RAX to R15, RIP, RFLAGS, while they are not in the processor."""
+    fs: int = 0
+    gs: int = 0
+    call: tuple[int, tuple[int, ...]] | None = None
+    """The system call that waits: number, arguments."""
+    wait: Blocked | None = None
+    started: float | None = None
+    """What a waiting system call keeps: its deadline."""
+    progress: int = 0
+    """What it keeps: bytes it has written already."""
+    mask: int = 0
+    saved_mask: int | None = None
+    """The mask before sigsuspend() or ppoll()."""
+    pending: dict[int, SignalInfo] = field(default_factory=dict)
+    stack: tuple[int, int] = (0, 0)
+    """The alternate signal stack: address, size."""
+    clear_tid: int = 0
+    robust: int = 0
+    alive: bool = True
+    seconds: float = 0.0
+
+    def deliverable(self) -> int | None:
+        """The signal that is next for this thread, if there is one that is not blocked."""
+        if not self.pending and not self.process.pending:
+            return None
+        for pending in (self.pending, self.process.pending):
+            for signal in sorted(pending):
+                if not self.mask & bit(signal) or signal == SIGKILL:
+                    return signal
+        return None

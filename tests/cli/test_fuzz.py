@@ -1,0 +1,62 @@
+"""`shadowmmu fuzz`: what it prints, writes and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from shadowmmu.check import fuzz as checks
+from shadowmmu.check.checker import Violation
+from shadowmmu.check.ground import Ground
+from shadowmmu.cli.main import cli
+
+
+def invoke(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, ["fuzz", *words])
+    return result.exit_code, result.output
+
+
+def test_a_short_run(tmp_path: Path) -> None:
+    status, output = invoke(
+        "--seconds", "0", "--seed", "1", "--mode", "32", "--mmu", "tdp", "--ops", "50", "--out", str(tmp_path)
+    )
+    assert status == 0
+    assert output.startswith("seed 1: 1 guests, ")
+    assert "tdp" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_json(tmp_path: Path) -> None:
+    status, output = invoke("--seconds", "0", "--seed", "1", "--ops", "50", "--json", "--out", str(tmp_path))
+    report = json.loads(output)
+    assert status == 0
+    assert (report["seed"], report["guests"], report["found"]) == (1, 1, [])
+
+
+def test_a_failure_becomes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def episode(ground: Ground, ops: int, **options: object) -> tuple[int, checks.Failure]:
+        violation = Violation("coherence", "made-up", "something", 3, "nop", shows=("guest", "shadow"))
+        return 7, checks.Failure(ground, ["nop"], 7, violation)
+
+    monkeypatch.setattr(checks, "episode", episode)
+    status, output = invoke("--seed", "1", "--mode", "32", "--mmu", "shadow", "--out", str(tmp_path))
+    assert status == 1
+    (path,) = tmp_path.iterdir()
+    assert path.name == "made-up-32-shadow-ordinary-1.txt"
+    assert str(path) in output
+    assert path.read_text().startswith("# made-up: something\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--design", "nothing=1"],
+        ["--design", "x"],
+        ["--mode", "16"],
+        ["--kernel", "5.4"],
+        ["--seconds", "-1"],
+    ],
+)
+def test_bad_input(words: list[str]) -> None:
+    assert invoke(*words)[0] != 0
