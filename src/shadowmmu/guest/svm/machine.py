@@ -148,6 +148,7 @@ from .processor import (
 HISTORY = 32
 SLICE = 0.25
 """Seconds of running without exits after which limits and Ctrl-C are looked at."""
+LONG_SLICE = 600.0
 ENDLESS = 1000
 """Faults of one address at one RIP, with nothing else between, after which they are taken for endless."""
 EPYC = Implementation(
@@ -282,6 +283,8 @@ class SvmMachine:
         self._soft: tuple[int, int] | None = None
         self._interrupts: deque[int] = deque()
         self._step: _Step | None = None
+        self._stepped = False
+        self._stepped_at = (0, 0)
         self._loaded: tuple[int, ...] = ()
         self._flushes = self._page_flushes = -1
         self._last_fault = (0, 0)
@@ -419,7 +422,8 @@ class SvmMachine:
                 accepted = kvm_set_cr0(vcpu, value)
             case "cr3":
                 accepted = kvm_set_cr3(vcpu, value)
-                vcpu.cpu.root = vcpu.cr3
+                if self.npt:
+                    vcpu.cpu.root = vcpu.cr3
             case "cr4":
                 accepted = kvm_set_cr4(vcpu, value)
             case "efer":
@@ -517,18 +521,20 @@ class SvmMachine:
         self._guarded(self._resume)
         while self._outcome is None:
             interval = 0.01 if self._idle else 0.001 if self._interrupts else SLICE
+            if instructions:
+                interval = LONG_SLICE
             if deadline is not None:
                 interval = min(interval, max(deadline - time.monotonic(), 0.0001))
             try:
-                self.processor.run(interval if not instructions else 0, instructions or 0)
+                self.processor.run(interval, instructions or 0)
             except self.processor.error_type as error:
                 self._outcome = Outcome("processor", str(error))
             if self._outcome is not None:
                 break
-            if instructions:
-                self._outcome = Outcome("instructions")
-            elif deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and time.monotonic() >= deadline:
                 self._outcome = Outcome("seconds")
+            elif instructions:
+                self._outcome = Outcome("instructions")
             else:
                 self._guarded(self._between)
         return self._outcome
@@ -762,6 +768,7 @@ class SvmMachine:
         elif cpu.fault_vector != PF:
             self._raise(QueuedException(cpu.fault_vector, 0, None))
         elif self.npt:
+            self.processor.set_cr(2, cpu.fault_gva)
             self._raise(QueuedException(PF, cpu.fault_error_code, cpu.fault_gva))
         else:
             self._fault(cpu.fault_gva, cpu.fault_error_code)
@@ -796,7 +803,8 @@ class SvmMachine:
     def _page_fault(self, code: int) -> None:
         processor, vcpu = self.processor, self.vcpu
         address, error_code = processor.exit_info2, processor.exit_info1
-        if error_code & PFERR_F and self._is_ahead(address):
+        if self._may_be_ahead(address, error_code) and self._is_ahead(address):
+            self._stepped_at = (processor.rip, address)
             self._step_alone()
             return
         if self.npt:
@@ -815,6 +823,17 @@ class SvmMachine:
             self._emulate(address, vcpu.emulation_type)
         elif vcpu.exception is None:
             self._check_progress(address)
+
+    def _may_be_ahead(self, address: int, error_code: int) -> bool:
+        """Whether it is a fetch, as far as the error code says so: under nested paging it may not.
+
+        An access that is none faults again when its instruction runs alone.
+        """
+        if error_code & PFERR_F:
+            return True
+        if not self.npt or error_code & PFERR_W or address & 0xFFF:
+            return False
+        return (self.processor.rip, address) != self._stepped_at
 
     def _is_ahead(self, address: int) -> bool:
         """Whether a fetch faulted for an instruction behind the one at RIP.
@@ -875,8 +894,6 @@ class SvmMachine:
         if code == EXIT_EXCEPTION + DB and not step.guest_tf:
             processor.set_dr(6, processor.dr(6) & ~DR6_BS)
             self._stepped = True
-
-    _stepped = False
 
     def _debug(self, code: int) -> None:
         if self._stepped:

@@ -164,6 +164,7 @@ class SvmProcessor:
         self.q = state.cast("Q")
         self.d = state.cast("I")
         self._find_fields()
+        self.running = False
         self.on_exit: Callable[[int], None] = lambda number: None
         self.on_in: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
         self.on_out: Callable[[int, int, int], None] = lambda port, size, value: None
@@ -244,9 +245,16 @@ class SvmProcessor:
 
     def run(self, seconds: float = 0, instructions: int = 0) -> None:
         """Go on at RIP until stop(), or for that long, or that many instructions (slower); 0: no limit."""
-        self.uc.emu_start(
-            self.q[self.rip_word], 0, timeout=max(1, int(seconds * 1e6)) if seconds else 0, count=instructions
-        )
+        if instructions:
+            self.uc.ctl_flush_tb()
+        timeout = max(1, int(seconds * 1e6)) if seconds else 0
+        self.running = True
+        try:
+            self.uc.emu_start(self.q[self.rip_word], 0, timeout=timeout, count=instructions)
+        finally:
+            self.running = False
+            if instructions:
+                self.uc.ctl_flush_tb()
 
     def stop(self) -> None:
         """From a callback: let run() end."""
@@ -306,6 +314,7 @@ class SvmProcessor:
 
     @property
     def rflags(self) -> int:
+        """All flags. While the processor runs, those of arithmetic are kept apart; between runs with the others."""
         arithmetic = self.library.arithmetic_flags(self.state, self.d[self.layout.cc_op >> 2])
         down = FLAG_DF if self.d[self.layout.df >> 2] != 1 else 0
         return (
@@ -320,7 +329,7 @@ class SvmProcessor:
         self.q[self.layout.cc_src >> 3] = value & FLAGS_ARITHMETIC
         self.d[self.layout.cc_op >> 2] = CC_OP_EFLAGS
         self.d[self.layout.df >> 2] = 0xFFFFFFFF if value & FLAG_DF else 1
-        self.q[self.eflags_word] = value & ~(FLAGS_ARITHMETIC | FLAG_DF) | 2
+        self.q[self.eflags_word] = value & ~(FLAGS_ARITHMETIC | FLAG_DF if self.running else 0) | 2
 
     @property
     def system_flags(self) -> int:
