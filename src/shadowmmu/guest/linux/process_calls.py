@@ -133,10 +133,6 @@ class ProcessCalls(Calls):
         argv, envp = self._strings(mm, arguments), self._strings(mm, environment)
         return self._execute(task, self.absolute(task, name), argv, envp)
 
-    def absolute(self, task: Task, path: str) -> str:
-        """A path from the process' directory on."""
-        raise NotImplementedError
-
     @staticmethod
     def _strings(mm: AddressSpace, address: int) -> list[bytes]:
         found: list[bytes] = []

@@ -222,6 +222,7 @@ class SvmProcessor:
         add = self.uc.hook_add
         add(unicorn.UC_HOOK_INTR, lambda uc, number, data: self.on_exit(number))
         add(unicorn.UC_HOOK_INSN_INVALID, lambda uc, data: False)
+        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
         add(
             unicorn.UC_HOOK_INSN,
             lambda uc, port, size, data: self.on_in(port, size),
@@ -238,7 +239,6 @@ class SvmProcessor:
             0,
             UC_X86_INS_OUT,
         )
-        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
 
     # -- running -----------------------------------------------------------------------------------------
