@@ -65,7 +65,9 @@ def prepare(name: str, *, npt: bool) -> SvmMachine:
         for page in range(pages)
     )
     machine.write(leaves, entries)
-    machine.write(directory, b"".join((leaves + 0x1000 * i | rights).to_bytes(8, "little") for i in range(leaf_tables)))
+    machine.write(
+        directory, b"".join((leaves + 0x1000 * i | rights).to_bytes(8, "little") for i in range(leaf_tables))
+    )
     machine.write(upper, (directory | rights).to_bytes(8, "little"))
     machine.write(root, (upper | rights).to_bytes(8, "little"))
     machine.write(leaves + 8 * (DATA // 4096 + 7), (directory | rights).to_bytes(8, "little"))
@@ -114,7 +116,9 @@ def rate(name: str, *, npt: bool) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
     if not shadowmmu.native:

@@ -231,6 +231,28 @@ class Coherence(Checker):
         self.flushes[vcpu.id].load_root(before, self.clock - 1)
         self._load_pdptrs(vcpu)
 
+    def note_walk(self, op: Op, address: int) -> None:
+        """KVM read the guest's tables for an address: the values that they have now."""
+        self.clock += 1
+        vcpu = self.kvm.vcpus[op.vcpu]
+        tables = set(self._tables_on_way(self.guest_registers(vcpu), address, self.clock))
+        self._track(self._note_changes(op, tables))
+
+    def note_flush(self, op: Op, played: OpResult) -> None:
+        """The op may have flushed: INVLPG of what is on the way to its address, else everything."""
+        if isinstance(op, kinds.Invlpg):
+            self.note_walk(op, op.gva)
+        else:
+            self.clock += 1
+            self._track(self._note_changes(op))
+        self.clock += 1
+        self._note_flushes(op, played)
+
+    def check_fault(self, op: Op, played: OpResult) -> list[Violation]:
+        """Whether a #PF that the guest got is one that its tables give; only that is checked."""
+        self.checks += 1
+        return self._check_result(op, played)
+
     def catch_up(self) -> None:
         """The tables changed and somebody else kept their former values."""
         for gfn in self.tracked:
@@ -243,11 +265,14 @@ class Coherence(Checker):
         hpa = self.memory.page(gfn, 0)
         return bytes(4096) if hpa == MASK64 else self.machine.arena.page_bytes(hpa)
 
-    def _note_changes(self, op: Op) -> list[int]:
-        """Keep the former values of table entries that the op changed; the tables that changed."""
+    def _note_changes(self, op: Op, tables: Iterable[int] | None = None) -> list[int]:
+        """Keep the former values of entries that the op changed, in all `tables` or some; which changed."""
         unseen = not _is_of_the_guest(op) or _straddles(op, self.player.mode.entry_size)
         changed = []
-        for gfn, old in self.tracked.items():
+        for gfn in self.tracked if tables is None else tables:
+            old = self.tracked.get(gfn)
+            if old is None:
+                continue
             new = self._page(gfn)
             if new == old:
                 continue

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.inputs import Changes, load, machine_options
+from shadowmmu.cli.program import ProgramOptions, check_program, is_program, program_options
 
 if TYPE_CHECKING:
     from shadowmmu.check.checker import Violation
@@ -61,8 +62,8 @@ class _Outcome:
         return "\n".join(lines)
 
 
-@click.command(short_help="Play scenarios with all checks on.")
-@click.argument("inputs", metavar="[INPUT]...", nargs=-1, type=click.Path(path_type=Path))
+@click.command(short_help="Play scenarios, or run a program, with all checks on.")
+@click.argument("inputs", metavar="[INPUT]... | PROGRAM [-- ARGUMENT...]", nargs=-1)
 @click.option("--list", "list_them", is_flag=True, help="List what the audit asks, then stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object for each scenario, on a line.")
 @click.option(
@@ -73,18 +74,30 @@ class _Outcome:
     show_default=True,
     help="When to audit the MMU's structures; step: also at each exit of a guest.",
 )
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Exits of a program between two looks at everything.",
+)
 @machine_options
+@program_options
 @click.option("--no-tlb", is_flag=True, help="Let every access walk (then no stale translation is found).")
 def check(
     *,
-    inputs: tuple[Path, ...],
+    inputs: tuple[str, ...],
     list_them: bool,
     as_json: bool,
     level: str,
+    every: int,
     changes: Changes,
+    program: ProgramOptions,
     no_tlb: bool,
 ) -> None:
-    """Play INPUTs (scenarios, or folders of them) and check the MMU; without any, those of `run`.
+    """Play INPUTs (scenarios, or folders of them) and check the MMU; without any, those that come with this.
+
+    PROGRAM is machine code, as for `run`. It is checked after exits, and whenever it gets a page fault.
 
     Exit status: 1 if something did not hold, 2 for input that cannot be used.
     """
@@ -94,9 +107,15 @@ def check(
     if list_them:
         _list(as_json=as_json)
         return
+    paths = [Path(name) for name in inputs]
+    if paths and is_program(paths[0]):
+        status = check_program(paths[0], inputs[1:], changes, program, every=every, as_json=as_json)
+        click.get_current_context().exit(status)
+    if program.given:
+        raise click.UsageError(f"{', '.join(program.given)}: only programs have such a machine")
     violated = False
     try:
-        for scenario in load(list(_files(inputs)), changes):
+        for scenario in load(list(_files(paths)), changes):
             outcome = _check(scenario, level, tlb=not no_tlb)
             click.echo(json.dumps(outcome.as_dict()) if as_json else outcome.text())
             violated |= bool(outcome.violations)

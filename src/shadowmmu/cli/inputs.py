@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario import Scenario
 
-__all__ = ["Changes", "load", "machine_options"]
+__all__ = ["Changes", "embedded", "load", "machine_options"]
 
 _EMBEDDED = ("default.txt", "quadrants.txt", "nested.txt")
 
@@ -84,6 +85,15 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_changes
 
 
+@contextmanager
+def embedded(name: str) -> Iterator[Path]:
+    """A program that comes with this one."""
+    from importlib.resources import as_file, files
+
+    with as_file(files("shadowmmu.guest.pc") / "programs" / name) as path:
+        yield path
+
+
 def load(paths: Sequence[Path], changes: Changes) -> list[Scenario]:
     """The scenarios of files, changed; without files those that come with the program.
 
@@ -93,8 +103,8 @@ def load(paths: Sequence[Path], changes: Changes) -> list[Scenario]:
 
     from shadowmmu.guest.scenario import Scenario
 
-    with as_file(files("shadowmmu.guest") / "scenarios") as embedded:
-        loaded = [Scenario.load(path) for path in paths or [embedded / name for name in _EMBEDDED]]
+    with as_file(files("shadowmmu.guest") / "scenarios") as folder:
+        loaded = [Scenario.load(path) for path in paths or [folder / name for name in _EMBEDDED]]
     if changes.kernel is not None:
         loaded = [scenario.with_kernel(changes.kernel) for scenario in loaded]
     if changes.vendor is not None:

@@ -62,7 +62,7 @@ from .setup import (
     resolve,
 )
 
-__all__ = ["RecordedRun", "Scenario"]
+__all__ = ["RecordedRun", "Scenario", "param_value"]
 
 _CR4_LA57 = 0x1000
 EFER_SVME = 0x1000
@@ -121,7 +121,7 @@ def params_of_vendor(params: Mapping[str, str], vendor: str) -> dict[str, str]:
     return {**module, **{name: value for name, value in params.items() if name not in modules}}
 
 
-def _param_value(name: str, value: str) -> str | None:
+def param_value(name: str, value: str) -> str | None:
     """The value of a parameter as headers show it; None if it is none."""
     if value in _YES:
         return "Y"
@@ -199,7 +199,7 @@ class Scenario:
             if name not in params or name == "thp":
                 known = ", ".join(name for name in params if name != "thp")
                 raise ScenarioError(f"{self.path}: there is no parameter {name!r}; there are {known}")
-            shown = _param_value(name, value)
+            shown = param_value(name, value)
             if shown is None:
                 raise ScenarioError(f"{self.path}: {value!r} is no value of {name}; use Y or N")
             params[name] = shown
@@ -395,7 +395,7 @@ class _Parser:
             if not equals or known not in self.params:
                 names = ", ".join(key.replace(".", " ") for key in self.params)
                 line.fail(f"there is no parameter `{rest[0]} {name}`", f"known are {names}")
-            shown = _param_value(known, value)
+            shown = param_value(known, value)
             if shown is None:
                 line.fail(f"`{value}` is no value of {known}", "use Y or N")
             self.params[known] = shown

@@ -96,6 +96,7 @@ class Vcpu:
         self.cr4_missing = 0
         self.efer_missing = 0
         self.wide_cr0 = False
+        self.compatibility_mode = False
         self.apic_base = 0
         self.dirty_ring: Any = None
         self.exception: QueuedException | None = None

@@ -5,9 +5,10 @@ The model has no clock: every line takes one microsecond. Each op begins with a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TextIO
 
-from shadowmmu.trace.events import ByTask
+from shadowmmu.trace.events import ByTask, Event, EventLog
 from shadowmmu.trace.recording import PlayedOp
 
 __all__ = ["FtraceWriter"]
@@ -28,6 +29,21 @@ _FIRST_PID = 1000
 _KERNEL_PID = 900
 
 
+def _task_of(vcpu: int) -> tuple[str, int]:
+    return f"CPU {vcpu}/KVM", _FIRST_PID + vcpu
+
+
+class _Written(list[Event]):
+    """Takes events and hands them on."""
+
+    def __init__(self, write: Callable[[Event], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def append(self, event: Event) -> None:
+        self._write(event)
+
+
 class FtraceWriter:
     """Writes a trace file; each vCPU is a task on a CPU of its own, beside KVM's kernel threads."""
 
@@ -38,11 +54,20 @@ class FtraceWriter:
 
     def write(self, played: PlayedOp) -> None:
         """Append the events of one op."""
-        task = (f"CPU {played.vcpu}/KVM", _FIRST_PID + played.vcpu)
-        self._line(task, played.vcpu, "tracing_mark_write", f"op {played.op}: {played.text}")
+        self._line(_task_of(played.vcpu), played.vcpu, "tracing_mark_write", f"op {played.op}: {played.text}")
         for event in played.events:
-            by = (event.task, _KERNEL_PID) if isinstance(event, ByTask) else task
-            self._line(by, played.vcpu, event.name, event.text())
+            self.event(event, played.vcpu)
+
+    def event(self, event: Event, vcpu: int = 0) -> None:
+        """Append one event."""
+        task = (event.task, _KERNEL_PID) if isinstance(event, ByTask) else _task_of(vcpu)
+        self._line(task, vcpu, event.name, event.text())
+
+    def log(self) -> EventLog:
+        """A tracer that writes the events of vCPU 0 as they come and keeps none."""
+        log = EventLog()
+        log.events = _Written(self.event)
+        return log
 
     def _line(self, task: tuple[str, int], cpu: int, name: str, text: str) -> None:
         self._microseconds += 1

@@ -24,9 +24,9 @@ from shadowmmu.x86.bits import (
     CR4_PAE,
     CR4_PSE,
     EFER_NX,
+    P,
     U,
     W,
-    P,
 )
 
 CODE, USER_CODE, DATA, MORE_DATA = 0x1000, 0x2000, 0x3000, 0x4000
@@ -56,7 +56,7 @@ class Event:
 class Board:
     """The guest in one paging mode ("none", "32", "pae", "4", "5") on one of KVM's MMUs.
 
-    `handlers[vector]` is called with the Event and the address of the saved RIP, to change what IRET returns to.
+    `handlers[vector]` is called with the Event and the address of the saved RIP, where IRET returns to.
     """
 
     def __init__(

@@ -7,11 +7,11 @@ each access must come to.
 import random
 
 import pytest
-import shadowmmu
 from guest.svm.assembler import asm
 from guest.svm.board import CODE, TABLES, USER_CODE, Board
 from guest.svm.invariants import check
 
+import shadowmmu
 from shadowmmu.host.memory import sparse_words
 from shadowmmu.x86.bits import (
     CR0_PE,
@@ -77,7 +77,8 @@ class Rights:
         if not wide:
             names = {key: "e" + name[1:] for key, name in names.items()}
         text = "".join(
-            f".org {16 * number:#x}\n {stub.format(**names)}\n vmmcall\n" for number, stub in enumerate(STUBS.values())
+            f".org {16 * number:#x}\n {stub.format(**names)}\n vmmcall\n"
+            for number, stub in enumerate(STUBS.values())
         )
         self.offset = {key: 16 * number for number, key in enumerate(STUBS)}
         self.addresses = LOW + (HIGH if wide else ())
@@ -183,7 +184,9 @@ class Rights:
             self.do("cr3", rax=board.root)
         for _ in range(rng.choice((1, 1, 2, 3))):
             other = gva if rng.random() < 0.75 else rng.choice(self.addresses)
-            self.access(other, rng.choice((READ, WRITE, WRITE, FETCH)), user=rng.random() < 0.5, ac=rng.random() < 0.3)
+            self.access(
+                other, rng.choice((READ, WRITE, WRITE, FETCH)), user=rng.random() < 0.5, ac=rng.random() < 0.3
+            )
 
     def access(self, page: int, kind: int, *, user: bool, ac: bool) -> None:
         board, machine = self.board, self.machine
@@ -205,7 +208,7 @@ class Rights:
                     break
 
     def _is_limitation(self, kind: int, *, user: bool, ac: bool) -> bool:
-        """KVM's SPTE for a write of CPL 0 under CR0.WP=0 is one of a supervisor's page: SMAP is lost on it."""
+        """KVM's SPTE for a write of CPL 0 under CR0.WP=0 is a supervisor's page: SMAP is lost on it."""
         machine = self.machine
         wp, smap = machine.get("cr0") & CR0_WP, machine.get("cr4") & CR4_SMAP
         return not machine.npt and not wp and bool(smap) and not user and not ac and kind != FETCH

@@ -20,6 +20,7 @@ from guest.svm.board import (
     Event,
 )
 from guest.svm.invariants import check
+
 from shadowmmu.x86.bits import P, U, W
 
 MMUS = [
@@ -205,7 +206,7 @@ def test_the_guest_cannot_push_the_frame(mode: str, mmu: dict[str, bool]) -> Non
 @pytest.mark.parametrize("mmu", MMUS)
 @pytest.mark.parametrize("mode", PAGING)
 def test_delivery_walks_the_tables(mode: str, mmu: dict[str, bool]) -> None:
-    """IDT, GDT, TSS and stack are first touched by a delivery: their accesses fault into KVM like any other."""
+    """IDT, GDT, TSS and stack are first touched by a delivery, which faults into KVM like any access."""
     board = Board(mode, **mmu)
     for page in (IDT, TSS & ~0xFFF, HANDLERS, STACK - 0x1000):
         assert not board.gpte(page) & 0x20

@@ -69,7 +69,9 @@ def outcome(board: Board, page: int, text: str, seed: int) -> tuple[object, ...]
         values["rbx"] = rng.randrange(-64, 64) & (1 << 64) - 1
     if "cmpxchg" in text and seed & 1:
         old = board.read_word(page + 0x820)
-        values["rax"] = old & 0xFFFFFFFF if "ecx" in text else old  # the emulator clears the rest, equal or not
+        values["rax"] = (
+            old & 0xFFFFFFFF if "ecx" in text else old
+        )  # the emulator clears the rest, equal or not
         values["rdx"] = old >> 32
     board.start(f"{text}\n vmmcall", **values, rdi=page + 0x820, rsi=DATA, rflags=rng.choice((2, 3, 0x8D7)))
     board.machine.processor.set_xmm(1, rng.getrandbits(128))

@@ -87,8 +87,11 @@ def test_cpuid_and_cr4_agree() -> None:
 def test_bad_control_bits_are_refused() -> None:
     board = Board("4")
     taken: list[int] = []
-    board.handlers[13] = lambda event, place: (taken.append(event.rip), board.write_word(place, event.rip + 3))[0]
-    text = f"mov rax, cr4\n bts rax, 17\n mov cr4, rax\n btr rax, 17\n bts rax, 12\n mov cr4, rax\n"
+    board.handlers[13] = lambda event, place: (
+        taken.append(event.rip),
+        board.write_word(place, event.rip + 3),
+    )[0]
+    text = "mov rax, cr4\n bts rax, 17\n mov cr4, rax\n btr rax, 17\n bts rax, 12\n mov cr4, rax\n"
     text += "mov rax, cr4\n mov rbx, cr0\n hlt"
     board.execute(text)
     assert len(taken) == 2
@@ -112,7 +115,9 @@ def test_single_steps_of_the_guest_are_its_own() -> None:
     board = Board("4")
     seen: list[int] = []
     board.handlers[1] = lambda event, place: seen.append(event.rip)
-    board.execute("pushfq\n bts qword ptr [rsp], 8\n popfq\n nop\n cpuid\n pushfq\n btr qword ptr [rsp], 8\n popfq\n hlt")
+    board.execute(
+        "pushfq\n bts qword ptr [rsp], 8\n popfq\n nop\n cpuid\npushfq\n btr qword ptr [rsp], 8\n popfq\n hlt"
+    )
     assert seen[:2] == [CODE + 9, CODE + 11]
 
 

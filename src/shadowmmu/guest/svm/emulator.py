@@ -90,7 +90,7 @@ class CodeEmulator(Emulator):
         return CodeInsn(code.op, code.code, size=code.size, decoded=code)
 
     def retry_instead(self, address: int, emulation_type: int) -> bool:
-        """Whether an instruction that is not emulated can run by itself, its page being no page table any more."""
+        """Whether an instruction that is not emulated can run by itself: its page is no table any more."""
         return self._retry_on_failure(address, emulation_type)
 
     def _execute(self, insn: Insn) -> bool:

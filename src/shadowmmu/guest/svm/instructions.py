@@ -5,7 +5,7 @@ gives length and operands, and whoever asked finds another way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ...x86.bits import MASK64
@@ -91,6 +91,7 @@ class Memory(Protocol):
 
 
 def mask(size: int) -> int:
+    """All ones in that many bytes."""
     return (1 << 8 * size) - 1
 
 
@@ -479,9 +480,8 @@ def _string(c: Context, code: Code) -> bool:
             return True
         c.set_register(RCX, wide, c.register(RCX, wide) - 1)
         done += 1
-        if code.repeat_while_equal is not None and name in ("cmps", "scas"):
-            if bool(c.processor.rflags & ZF) != code.repeat_while_equal:
-                return True
+        if name in ("cmps", "scas") and bool(c.processor.rflags & ZF) != code.repeat_while_equal:
+            return True
         if exited and c.register(RCX, wide):
             return False
     return True
@@ -545,8 +545,8 @@ _OPS = {
     "btr": Op.ADD,
     "invlpg": Op.INVLPG,
 }
-"""What KVM knows as an instruction that writes page tables is STORE, XCHG or CMPXCHG; strings and what has two
-operands in memory are STOS, for which the address of a nested fault is no hint; the others are ADD."""
+"""What KVM knows as an instruction that writes page tables is STORE, XCHG or CMPXCHG; strings and what has
+two operands in memory are STOS, for which the address of a nested fault is no hint; the others are ADD."""
 _TWO_OPERANDS = ("stos", "movs", "lods", "cmps", "scas", "push", "pop", "call")
 
 

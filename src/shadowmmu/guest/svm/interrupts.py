@@ -4,9 +4,11 @@ The emulator itself does not deliver anything. All accesses here walk the tables
 fault as its own would: AccessFault says that the delivery has to be tried again once KVM has handled that.
 """
 
+import struct
+
 from ...host.memory import Arena
 from ...kvm.vcpu import Vcpu
-from ...x86.bits import CR0_PE, EFER_LMA, FAULT, READ, WRITE
+from ...x86.bits import CR0_PE, EFER_LMA, FAULT, MASK64, READ, WRITE
 from .processor import (
     CS,
     DS,
@@ -63,36 +65,34 @@ class SystemMemory:
     def __init__(self, vcpu: Vcpu, processor: SvmProcessor, arena: Arena) -> None:
         self.cpu = vcpu.cpu
         self.processor = processor
-        self.arena = arena
+        self.bytes = arena.view().cast("B")
+
+    def _translate(self, gva: int, kind: int) -> int:
+        hpa = self.cpu.implicit_access(gva, kind)
+        if hpa == FAULT:
+            raise AccessFault
+        return hpa
 
     def _parts(self, gva: int, size: int, kind: int) -> list[tuple[int, int]]:
-        parts = []
-        while size:
-            length = min(size, 0x1000 - (gva & 0xFFF))
-            hpa = self.cpu.implicit_access(gva, kind)
-            if hpa == FAULT:
-                raise AccessFault
-            parts.append((hpa, length))
-            gva, size = gva + length, size - length
+        """(hpa, size) in each page."""
+        first = min(size, 0x1000 - (gva & 0xFFF))
+        parts = [(self._translate(gva, kind), first)]
+        if first < size:
+            limit = MASK64 if self.processor.efer & EFER_LMA else 0xFFFFFFFF
+            parts.append((self._translate(gva + first & limit, kind), size - first))
         return parts
 
     def read(self, gva: int, size: int) -> int:
-        value = shift = 0
-        for hpa, length in self._parts(gva, size, READ):
-            for offset in range(0, length, 8):
-                part = min(8, length - offset)
-                value |= self.arena.load(hpa + offset, part) << shift
-                shift += 8 * part
-        return value
+        """A number of at most a page."""
+        data = b"".join(bytes(self.bytes[hpa : hpa + length]) for hpa, length in self._parts(gva, size, READ))
+        return int.from_bytes(data, "little")
 
     def write(self, gva: int, data: bytes) -> None:
         """Write all of it or, if it faults, nothing."""
         start = 0
         for hpa, length in self._parts(gva, len(data), WRITE):
             self.processor.invalidate_code(hpa, length)
-            for offset in range(0, length, 8):
-                part = data[start + offset : start + min(offset + 8, length)]
-                self.arena.store(hpa + offset, len(part), int.from_bytes(part, "little"))
+            self.bytes[hpa : hpa + length] = data[start : start + length]
             start += length
 
 
@@ -177,15 +177,15 @@ class Delivery:
             rsp = self._stack_of_tss(0x1C + 8 * ist, ext)
         elif changes:
             rsp = self._stack_of_tss(4 + 8 * cpl, ext)
-        flags = processor.rflags
-        frame = [rip, processor.segment(CS).selector, flags, processor.q[RSP], processor.segment(SS).selector]
+        selectors = processor.selector(CS), processor.selector(SS)
+        frame = [rip, selectors[0], processor.rflags, processor.q[RSP], selectors[1]]
         if error_code is not None:
             frame.insert(0, error_code)
         stack = (rsp & ~0xF) - 8 * len(frame)
         bits = processor.address_bits
         if stack >> bits - 1 not in (0, (1 << 65 - bits) - 1):
             raise EventFault(SS_FAULT, ext)
-        self.memory.write(stack, b"".join(value.to_bytes(8, "little") for value in frame))
+        self.memory.write(stack, struct.pack(f"<{len(frame)}Q", *frame))
         processor.q[RSP] = stack
         processor.rip = gate & 0xFFFF | gate >> 32 & 0xFFFF0000 | (gate >> 64 & 0xFFFFFFFF) << 32
         processor.set_segment(CS, code)

@@ -114,6 +114,18 @@ class Library:
             library, "cpu_cc_compute_all_x86_64", u32, pointer, ctypes.c_int
         )
         self.cpuid = self._function(library, "cpu_x86_cpuid_x86_64", None, pointer, u32, u32, *[pointer] * 4)
+        self.hook_add = self._function(
+            library,
+            "uc_hook_add",
+            ctypes.c_int,
+            pointer,
+            ctypes.POINTER(ctypes.c_size_t),
+            ctypes.c_int,
+            pointer,
+            pointer,
+            u64,
+            u64,
+        )
         self.stop = self._function(library, "uc_emu_stop", ctypes.c_int, pointer)
 
     @staticmethod
@@ -197,7 +209,7 @@ def prepare_vmrun(
 
 
 def first_exit(uc: Any) -> int:
-    """Run the VMRUN until the guest leaves; the number the callback gets. Raises EmulatorError if it does not."""
+    """Run the VMRUN until the guest leaves; what the callback gets. Raises EmulatorError if it stays."""
     unicorn = unicorn_module()
     seen: list[int] = []
 

@@ -4,9 +4,9 @@ Everything a computer or a guest operating system is built from is here:
 
     SvmMachine(memory, npt=, tdp_mmu=, kernel=, design=, ...)      memory at 0, one vCPU, not started
     write(gpa, data), read(gpa, size), size                        guest memory, as user space sees it
-    start_protected(eip, ...)                                      32 bits, flat segments, paging off (multiboot)
+    start_protected(eip, ...)                                      32 bits, flat, paging off (multiboot)
     start_long(rip, cr3, ...)                                      64 bits, CPL 0 or 3, 4 or 5 levels
-    get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0, cr2, cr3, cr4, efer
+    get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0..cr4, efer
     get_segment("cs"), set_segment("cs", Segment(...))             es cs ss ds fs gs ldtr tr gdtr idtr
     on_port(first, last, read=, write=)                            IN and OUT
     on_mmio(gpa, size, read=, write=)                              accesses to what is no memory
@@ -31,6 +31,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...host.mapping import Kind
 from ...kvm.bits import INVALID_PAGE
@@ -46,6 +47,7 @@ from ...kvm.exits import (
     shutdown_exit,
 )
 from ...kvm.fast_fault import last_sptep_lockless
+from ...kvm.guest_memory import table_page
 from ...kvm.guest_walk import gva_to_gpa
 from ...kvm.inject import kvm_inject_page_fault
 from ...kvm.mark_dirty import mark_page_dirty_in_slot
@@ -58,6 +60,7 @@ from ...kvm.track_write import kvm_mmu_track_write
 from ...kvm.vcpu import QueuedException, QueuedInterrupt
 from ...kvm.vm import Parameters
 from ...x86.bits import (
+    ADDR,
     CR0_CD,
     CR0_ET,
     CR0_NE,
@@ -80,6 +83,8 @@ from ...x86.bits import (
     NESTED_FAULT,
     PFERR_F,
     PFERR_GUEST_FINAL,
+    PFERR_P,
+    PFERR_RSVD,
     PFERR_W,
     PS,
     A,
@@ -91,6 +96,7 @@ from ...x86.insn import Insn, Op
 from ...x86.machine_check import MachineCheck
 from ..cpu import EndlessFaults
 from ..machine import Machine
+from . import EmulatorError
 from .cpuid import Cpuid
 from .emulator import CodeEmulator, FetchFault
 from .instructions import Code
@@ -134,6 +140,8 @@ from .processor import (
     GDTR,
     GPRS,
     GS,
+    HF_CPL,
+    HF_CS64,
     HF_INHIBIT_IRQ,
     IDTR,
     LDTR,
@@ -178,15 +186,13 @@ class Outcome:
     detail: object = None
 
 
-@dataclass(slots=True)
-class ExitRecord:
-    """One exit, for reports."""
+class ExitRecord(NamedTuple):
+    """One exit, for reports: its code, RIP, an exception's error code, a page fault's address."""
 
     code: int
     rip: int
     info1: int
     info2: int
-    result: str = ""
 
 
 @dataclass(slots=True)
@@ -226,7 +232,7 @@ class SvmMachine:
     parameters  all of KVM's parameters, instead of npt, tdp_mmu and nx_huge_pages
 
     `machine` is the model's (machine.kvm for events and statistics), `vcpu` its vCPU, `processor` the
-    emulated one. Raises EmulatorError if that cannot be had.
+    emulated one; `at_shutdown` the registers before a triple fault reset them. Raises EmulatorError if that cannot be had.
     """
 
     def __init__(
@@ -247,6 +253,8 @@ class SvmMachine:
             parameters.tdp_enabled, parameters.tdp_mmu = npt, npt and tdp_mmu
             parameters.nx_huge_pages = nx_huge_pages
         self.npt = parameters.tdp_enabled
+        if self.npt and parameters.nx_huge_pages:
+            raise EmulatorError("nested paging and nx_huge_pages do not go together: NX crashes the emulator")
         self.machine = Machine(
             parameters,
             design=design_of(kernel, design),
@@ -268,8 +276,9 @@ class SvmMachine:
         self.emulator = CodeEmulator(self.vcpu, self.processor, self._mmio, self.memory)
         self.delivery = Delivery(self.vcpu, self.processor, self.machine.arena)
         self.exits: Counter[int] = Counter()
-        self.history: deque[ExitRecord] = deque(maxlen=HISTORY)
+        self._history: deque[tuple[int, int, int, int]] = deque(maxlen=HISTORY)
         self.delivered: Counter[int] = Counter()
+        self.at_shutdown: dict[str, int] | None = None
         self.cr8 = 0
         self._ports: list[_Device] = []
         self._port_of: dict[int, _Device | None] = {}
@@ -278,6 +287,7 @@ class SvmMachine:
         self._vmmcall: Callable[[], None] | None = None
         self._exception: Callable[[int, int | None, int], bool] | None = None
         self._idle: Callable[[], None] | None = None
+        self._entry: Callable[[], None] | None = None
         self._outcome: Outcome | None = None
         self._exit_limit: int | None = None
         self._soft: tuple[int, int] | None = None
@@ -341,11 +351,11 @@ class SvmMachine:
         cr0: int = CR0_PE | CR0_ET | CR0_NE | CR0_WP | CR0_PG,
         efer: int = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX,
     ) -> None:
-        """Begin at rip in 64-bit mode with the page tables at cr3, at CPL 3 with `user`; LA57 in cr4: 5 levels.
+        """Begin at rip in 64-bit mode with page tables at cr3, at CPL 3 with `user`; LA57 in cr4: 5 levels.
 
-        Selectors are those of a GDT with code, data, user data, user code at 0x08, 0x10, 0x28, 0x30; the guest
-        needs one only if it loads segments or takes exceptions. Raises ValueError for registers that do not
-        go together.
+        Selectors are those of a GDT with code, data, user data, user code at 0x08, 0x10, 0x28, 0x30; the
+        guest needs one only if it loads segments or takes exceptions. Raises ValueError for registers that do
+        not go together.
         """
         self._reset()
         if not set_sregs(self.vcpu, cr0, cr3, cr4, efer, code_64bit=True):
@@ -382,7 +392,7 @@ class SvmMachine:
             self.processor.set_segment(number, data)
 
     def get(self, name: str) -> int:
-        """A register as the guest has it: rax..r15, rip, rflags, cr0, cr2, cr3, cr4, cr8, efer. Raises KeyError."""
+        """A register as the guest has it: rax..r15, rip, rflags, cr0..cr4, cr8, efer. Raises KeyError."""
         processor, vcpu = self.processor, self.vcpu
         if name in _GPR_NUMBERS:
             return processor.q[_GPR_NUMBERS[name]]
@@ -480,7 +490,7 @@ class SvmMachine:
         self._devices.insert(0, _Device(gpa, gpa + size - 1, read, write))
 
     def on_syscall(self, callback: Callable[[], None]) -> None:
-        """SYSCALL, instead of what the processor does: RIP is behind it, RCX and R11 are set; SYSRET returns."""
+        """Instead of what SYSCALL does: RIP is behind it, RCX and R11 are set; the guest stays at its CPL."""
         self._syscall = callback
 
     def on_vmmcall(self, callback: Callable[[], None]) -> None:
@@ -496,6 +506,10 @@ class SvmMachine:
     def on_idle(self, callback: Callable[[], None]) -> None:
         """Called every 10 ms or so while the guest runs without exits: for timers."""
         self._idle = callback
+
+    def on_entry(self, callback: Callable[[], None] | None) -> None:
+        """Called before the guest goes on after an exit, when KVM is done with it: to look at the MMU."""
+        self._entry = callback
 
     def on_msr(
         self,
@@ -568,6 +582,11 @@ class SvmMachine:
         """An exception, delivered before the next instruction."""
         self.vcpu.exception = QueuedException(vector, error_code, cr2)
 
+    @property
+    def history(self) -> list[ExitRecord]:
+        """The last exits, oldest first."""
+        return [ExitRecord(*record) for record in self._history]
+
     def counters(self) -> dict[str, int]:
         """Exits by name and in all, exceptions delivered."""
         named = {exit_name(code): count for code, count in sorted(self.exits.items())}
@@ -610,7 +629,7 @@ class SvmMachine:
         self.exits[code] += 1
         self._note_state()
         processor = self.processor
-        self.history.append(ExitRecord(code, processor.rip, processor.exit_info1, processor.exit_info2))
+        self._history.append((code, self.vcpu.rip, processor.exit_info1, processor.exit_info2))
         self._guarded(self._handle, code)
         if self._outcome is not None or (
             self._exit_limit is not None and self.exits.total() >= self._exit_limit
@@ -620,9 +639,12 @@ class SvmMachine:
     def _note_state(self) -> None:
         """Tell KVM what it would read from the VMCB."""
         processor, vcpu = self.processor, self.vcpu
-        vcpu.rip = processor.rip
-        vcpu.cpl = processor.cpl
-        vcpu.eflags_ac = bool(processor.system_flags & FLAG_AC)
+        q = processor.q
+        hflags = processor.d[processor.hflags_word]
+        vcpu.rip = q[processor.rip_word]
+        vcpu.cpl = hflags & HF_CPL
+        vcpu.compatibility_mode = not hflags & HF_CS64
+        vcpu.eflags_ac = q[processor.eflags_word] & FLAG_AC != 0
         if self.npt:
             vcpu.cpu.root = vcpu.cr3 = processor.cr(3)
 
@@ -680,6 +702,8 @@ class SvmMachine:
                 self._raise(QueuedException(fault.vector, fault.error_code, None))
             self._note_state()
         self._load()
+        if self._entry is not None:
+            self._entry()
 
     def _interruptible(self) -> bool:
         processor = self.processor
@@ -769,7 +793,7 @@ class SvmMachine:
             self._raise(QueuedException(cpu.fault_vector, 0, None))
         elif self.npt:
             self.processor.set_cr(2, cpu.fault_gva)
-            self._raise(QueuedException(PF, cpu.fault_error_code, cpu.fault_gva))
+            self._raise(QueuedException(PF, _as_hardware(cpu.fault_error_code), cpu.fault_gva))
         else:
             self._fault(cpu.fault_gva, cpu.fault_error_code)
 
@@ -786,7 +810,7 @@ class SvmMachine:
                 exception if vcpu.exception is None else merge_exceptions(vcpu.exception, exception)
             )
         except TripleFault:
-            shutdown_exit(vcpu)
+            self._shutdown(EXIT_SHUTDOWN)
 
     def _check_progress(self, address: int) -> None:
         """Count faults of one instruction at one address. Raises EndlessFaults."""
@@ -808,7 +832,7 @@ class SvmMachine:
             self._step_alone()
             return
         if self.npt:
-            vcpu.exception = QueuedException(PF, error_code, address)
+            vcpu.exception = QueuedException(PF, _as_hardware(error_code), address)
             return
         self._handle_fault(address, error_code)
 
@@ -1012,6 +1036,8 @@ class SvmMachine:
             self.processor.q[0] = -1000 & MASK64
 
     def _shutdown(self, code: int) -> None:
+        """KVM resets the vCPU."""
+        self.at_shutdown = self.registers()
         shutdown_exit(self.vcpu)
 
     def _undefined(self, code: int) -> None:
@@ -1070,6 +1096,8 @@ class SvmMachine:
         if insn is None:
             return
         vcpu, number = self.vcpu, code - EXIT_WRITE_CR
+        if self.npt and vcpu.is_pae_paging():
+            self._clear_accessed_in_pdptes()
         try:
             value = self._written_to_cr(insn)
         except OperandFault as fault:
@@ -1093,6 +1121,16 @@ class SvmMachine:
             return
         op = {0: Op.MOV_CR0, 3: Op.MOV_CR3, 4: Op.MOV_CR4}[number]
         self._complete(insn, Insn(op, insn.code, value=value))
+
+    def _clear_accessed_in_pdptes(self) -> None:
+        """The emulator sets A in PDPTEs, where it is reserved: hardware does not, and KVM will not load them."""
+        base = self.vcpu.cr3 & 0xFFFFFFE0
+        page = table_page(self.kvm, base >> 12)
+        if page != INVALID_PAGE:
+            words = self.machine.arena.view()
+            first = (page & ADDR | base & 0xFFF) >> 3
+            for index in range(first, first + 4):
+                words[index] &= ~A
 
     def _written_to_cr(self, insn: Code) -> int:
         """What MOV to CRn, LMSW or CLTS writes there."""
@@ -1165,6 +1203,11 @@ class SvmMachine:
         processor.q[4] = processor.field("sysenter_esp")
         processor.update_modes(0)
         processor.rip = processor.field("sysenter_eip") - 2 & MASK64
+
+
+def _as_hardware(error_code: int) -> int:
+    """The error code of a #PF that the guest gets without an exit: with RSVD the emulator leaves P out."""
+    return error_code | PFERR_P if error_code & PFERR_RSVD else error_code
 
 
 _GPR_NUMBERS = {name: number for number, name in enumerate(GPRS)}

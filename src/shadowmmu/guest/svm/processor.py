@@ -52,6 +52,8 @@ EXIT_NPF = 0x400
 FIRST_INTERCEPT = 0x60
 """Bit n of the intercept words is exit code 0x60 + n."""
 
+EXIT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+
 _NAMES = {
     EXIT_CR0_SEL_WRITE: "cr0_sel_write",
     EXIT_CPUID: "cpuid",
@@ -143,8 +145,8 @@ def msr_permission_map() -> bytes:
 class SvmProcessor:
     """An emulated processor on the frames of `arena`, in guest mode; with `npt` on nested tables.
 
-    `on_exit(number)` is called for exits (EXIT + exit code), `on_in(port, size)`, `on_out(port, size, value)`,
-    `on_syscall()` and `on_sysenter()` by instructions that do not exit. Raises EmulatorError.
+    `on_exit(number)` is called for exits (EXIT + exit code); `on_in(port, size)`,
+    `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit. Raises EmulatorError.
     """
 
     def __init__(self, arena: Arena, *, npt: bool) -> None:
@@ -165,6 +167,7 @@ class SvmProcessor:
         self.d = state.cast("I")
         self._find_fields()
         self.running = False
+        self.error: BaseException | None = None
         self.on_exit: Callable[[int], None] = lambda number: None
         self.on_in: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
         self.on_out: Callable[[int, int, int], None] = lambda port, size, value: None
@@ -220,7 +223,10 @@ class SvmProcessor:
         from unicorn.x86_const import UC_X86_INS_IN, UC_X86_INS_OUT, UC_X86_INS_SYSCALL, UC_X86_INS_SYSENTER
 
         add = self.uc.hook_add
-        add(unicorn.UC_HOOK_INTR, lambda uc, number, data: self.on_exit(number))
+        self._callback = EXIT_CALLBACK(self._exited)
+        handle = ctypes.c_size_t()
+        callback = ctypes.cast(self._callback, ctypes.c_void_p)
+        self.library.hook_add(self.handle, ctypes.byref(handle), unicorn.UC_HOOK_INTR, callback, None, 1, 0)
         add(unicorn.UC_HOOK_INSN_INVALID, lambda uc, data: False)
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
         add(
@@ -241,6 +247,13 @@ class SvmProcessor:
         )
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
 
+    def _exited(self, uc: int, number: int, data: int) -> None:
+        try:
+            self.on_exit(number)
+        except BaseException as error:  # Ctrl-C too: it goes on where run() was called
+            self.error = error
+            self.stop()
+
     # -- running -----------------------------------------------------------------------------------------
 
     def run(self, seconds: float = 0, instructions: int = 0) -> None:
@@ -255,6 +268,9 @@ class SvmProcessor:
             self.running = False
             if instructions:
                 self.uc.ctl_flush_tb()
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
 
     def stop(self) -> None:
         """From a callback: let run() end."""
@@ -314,8 +330,8 @@ class SvmProcessor:
 
     @property
     def rflags(self) -> int:
-        """All flags. While the processor runs, those of arithmetic are kept apart; between runs with the others."""
-        arithmetic = self.library.arithmetic_flags(self.state, self.d[self.layout.cc_op >> 2])
+        """All flags. Those of arithmetic are kept apart while it runs, between runs with the others."""
+        arithmetic: int = self.library.arithmetic_flags(self.state, self.d[self.layout.cc_op >> 2])
         down = FLAG_DF if self.d[self.layout.df >> 2] != 1 else 0
         return (
             self.q[self.eflags_word] & ~(FLAGS_ARITHMETIC | FLAG_DF)
@@ -372,7 +388,8 @@ class SvmProcessor:
 
     def field(self, name: str) -> int:
         """A 64-bit field of the layout."""
-        return self.q[getattr(self.layout, name) >> 3]
+        offset: int = getattr(self.layout, name)
+        return self.q[offset >> 3]
 
     def set_field(self, name: str, value: int) -> None:
         self.q[getattr(self.layout, name) >> 3] = value & MASK64
@@ -388,6 +405,9 @@ class SvmProcessor:
 
     def segment_base(self, number: int) -> int:
         return self.q[self._segment_offsets[number] + 8 >> 3]
+
+    def selector(self, number: int) -> int:
+        return self.d[self._segment_offsets[number] >> 2] & 0xFFFF
 
     def segment(self, number: int) -> Segment:
         offset = self._segment_offsets[number]

@@ -1,0 +1,285 @@
+"""The parts of a PC around its processor, as far as programs without an operating system look at them.
+
+Each has read(address, size) and write(address, size, value) for the ports or addresses it is given.
+"""
+
+import time
+from collections.abc import Callable
+
+__all__ = ["Cmos", "Counters", "FwCfg", "Pci", "Pit", "Serial", "TestDevice"]
+
+COM1 = 0x3F8
+LSR_TRANSMITTER_EMPTY = 0x60
+LCR_DLAB = 0x80
+PIT_HZ = 1193182
+
+
+class Serial:
+    """A 16550 at COM1 whose line is always ready; nothing ever arrives."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+        self._registers = [0, 0, 1, 0, 0, LSR_TRANSMITTER_EMPTY, 0xB0, 0]
+        self._divisor = [12, 0]
+
+    def read(self, port: int, size: int) -> int:
+        register = port - COM1
+        if register < 2 and self._registers[3] & LCR_DLAB:
+            return self._divisor[register]
+        return 0 if register == 0 else self._registers[register]
+
+    def write(self, port: int, size: int, value: int) -> None:
+        register = port - COM1
+        if register < 2 and self._registers[3] & LCR_DLAB:
+            self._divisor[register] = value & 0xFF
+        elif register == 0:
+            self._send(bytes([value & 0xFF]))
+        elif register in (1, 3, 4, 7):
+            self._registers[register] = value & 0xFF
+
+
+class FwCfg:
+    """QEMU's firmware configuration: a selector port, then the item byte by byte, little-endian."""
+
+    SIGNATURE, ID, UUID, RAM_SIZE, NB_CPUS, MAX_CPUS, FILE_DIR = 0, 1, 2, 3, 5, 15, 0x19
+    CMDLINE_SIZE, CMDLINE_DATA = 0x14, 0x15
+
+    def __init__(self, memory: int, cpus: int) -> None:
+        self.items = {
+            self.SIGNATURE: b"QEMU",
+            self.ID: (1).to_bytes(4, "little"),
+            self.UUID: bytes(16),
+            self.RAM_SIZE: memory.to_bytes(8, "little"),
+            self.NB_CPUS: cpus.to_bytes(2, "little"),
+            self.MAX_CPUS: cpus.to_bytes(2, "little"),
+            self.FILE_DIR: bytes(4),
+        }
+        self._item = b""
+        self._position = 0
+
+    def set_command_line(self, line: str) -> None:
+        data = line.encode() + b"\0"
+        self.items[self.CMDLINE_SIZE] = len(data).to_bytes(4, "little")
+        self.items[self.CMDLINE_DATA] = data
+
+    def select(self, port: int, size: int, value: int) -> None:
+        self._item = self.items.get(value & 0xFFFF, b"")
+        self._position = 0
+
+    def read(self, port: int, size: int) -> int:
+        data = self._item[self._position : self._position + size]
+        self._position += size
+        return int.from_bytes(data, "little")
+
+
+class Cmos:
+    """The clock and its memory; the time is the host's."""
+
+    def __init__(self, memory: int) -> None:
+        self._index = 0
+        self._bytes = bytearray(128)
+        extended = min(memory - (1 << 20) >> 10, 0xFFFF) if memory > 1 << 20 else 0
+        above = min(memory - (16 << 20) >> 16, 0xFFFF) if memory > 16 << 20 else 0
+        self._bytes[0x17:0x19] = self._bytes[0x30:0x32] = extended.to_bytes(2, "little")
+        self._bytes[0x34:0x36] = above.to_bytes(2, "little")
+        self._bytes[0x15:0x17] = (640).to_bytes(2, "little")
+        self._bytes[0x0A:0x0E] = bytes((0x26, 0x02, 0x00, 0x80))
+
+    def read(self, port: int, size: int) -> int:
+        if not port & 1:
+            return 0xFF
+        now = time.gmtime()
+        clock = {
+            0: now.tm_sec,
+            2: now.tm_min,
+            4: now.tm_hour,
+            6: (now.tm_wday + 1) % 7 + 1,
+            7: now.tm_mday,
+            8: now.tm_mon,
+            9: now.tm_year % 100,
+            0x32: now.tm_year // 100,
+        }
+        value = clock.get(self._index)
+        return self._bytes[self._index] if value is None else value // 10 << 4 | value % 10
+
+    def write(self, port: int, size: int, value: int) -> None:
+        if not port & 1:
+            self._index = value & 0x7F
+        elif self._index >= 0x0E:
+            self._bytes[self._index] = value & 0xFF
+
+
+class Pci:
+    """Configuration space without any device."""
+
+    def __init__(self) -> None:
+        self._address = 0
+
+    def read(self, port: int, size: int) -> int:
+        return self._address if port == 0xCF8 and size == 4 else (1 << 8 * size) - 1
+
+    def write(self, port: int, size: int, value: int) -> None:
+        if port == 0xCF8 and size == 4:
+            self._address = value
+
+
+class Pit:
+    """The 8254: three counters that follow the host's clock, with port 0x61; it interrupts nobody."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reload = [0x10000] * 3
+        self._started = [clock()] * 3
+        self._access = [3] * 3
+        self._mode = [3, 0, 0]
+        self._latched: list[int | None] = [None] * 3
+        self._high = [False] * 3
+        self._control = 0
+
+    def _elapsed(self, counter: int) -> int:
+        return int((self._clock() - self._started[counter]) * PIT_HZ)
+
+    def _count(self, counter: int) -> int:
+        reload, elapsed = self._reload[counter], self._elapsed(counter)
+        if self._mode[counter] in (2, 3):
+            return reload - elapsed % reload
+        return reload - elapsed & 0xFFFF
+
+    def _output(self, counter: int) -> bool:
+        if self._mode[counter] in (2, 3):
+            return self._count(counter) > self._reload[counter] // 2
+        return self._elapsed(counter) >= self._reload[counter]
+
+    def read(self, port: int, size: int) -> int:
+        if port == 0x61:
+            return self._control & 3 | (self._elapsed(1) & 1) << 4 | self._output(2) << 5
+        if port == 0x43:
+            return 0xFF
+        counter = port & 3
+        latched = self._latched[counter]
+        value = self._count(counter) if latched is None else latched
+        if self._access[counter] == 3:
+            high = self._high[counter]
+            self._high[counter] = not high
+        else:
+            high = self._access[counter] == 2
+        if high or self._access[counter] != 3:
+            self._latched[counter] = None
+        return (value >> 8 if high else value) & 0xFF
+
+    def write(self, port: int, size: int, value: int) -> None:
+        value &= 0xFF
+        if port == 0x61:
+            if value & 1 and not self._control & 1:
+                self._started[2] = self._clock()
+            self._control = value & 3
+        elif port == 0x43:
+            self._command(value)
+        else:
+            self._load(port & 3, value)
+
+    def _command(self, value: int) -> None:
+        counter, access = value >> 6, value >> 4 & 3
+        if counter == 3:
+            for n in range(3):
+                if value >> n + 1 & 1 and not value & 0x20:
+                    self._latched[n] = self._count(n)
+        elif access == 0:
+            self._latched[counter] = self._count(counter)
+        else:
+            self._access[counter] = access
+            self._mode[counter] = value >> 1 & (3 if value & 4 else 7)
+            self._high[counter] = False
+
+    def _load(self, counter: int, value: int) -> None:
+        old = self._reload[counter]
+        if self._access[counter] == 3 and not self._high[counter]:
+            self._reload[counter] = old & 0xFF00 | value
+            self._high[counter] = True
+            return
+        high = self._access[counter] == 2 or self._high[counter]
+        self._high[counter] = False
+        if self._access[counter] == 3:
+            loaded = old & 0xFF | value << 8
+        else:
+            loaded = value << 8 if high else value
+        self._reload[counter] = loaded or 0x10000
+        self._started[counter] = self._clock()
+
+
+class Counters:
+    """KVM's counters for a guest that is curious: it writes a number to the port and reads the counter there.
+
+    Number 0 says that the device is there. No other computer has this.
+    """
+
+    PORT = 0x5C0
+    SIGNATURE = int.from_bytes(b"UMMS", "little")
+    NAMES = (
+        "exits",
+        "pf_taken",
+        "pf_fixed",
+        "pf_emulate",
+        "pf_spurious",
+        "pf_guest",
+        "invlpg",
+        "mmio_exits",
+        "insn_emulation",
+        "mmu_shadow_zapped",
+        "mmu_pte_write",
+        "mmu_flooded",
+        "mmu_unsync",
+        "pages_4k",
+        "pages_2m",
+        "pages_1g",
+    )
+
+    def __init__(self, count: Callable[[str], int]) -> None:
+        self._count = count
+        self._number = 0
+
+    def write(self, port: int, size: int, value: int) -> None:
+        self._number = value
+
+    def read(self, port: int, size: int) -> int:
+        if self._number == 0:
+            return self.SIGNATURE
+        if self._number > len(self.NAMES):
+            return (1 << 8 * size) - 1
+        return self._count(self.NAMES[self._number - 1])
+
+
+class TestDevice:
+    """The device that QEMU has for tests (pc-testdev): a port, memory behind MMIO, interrupt lines."""
+
+    PORTS, FLUSH, LINES, MEMORY, MEMORY_SIZE = 0xE0, 0xE4, 0x2000, 0xFF000000, 0x10000
+    __test__ = False
+
+    def __init__(self, set_line: Callable[[int, bool], None], flush: Callable[[int], None]) -> None:
+        self._set_line = set_line
+        self._flush = flush
+        self._port = 0
+        self._memory = bytearray(self.MEMORY_SIZE)
+
+    def read_port(self, port: int, size: int) -> int:
+        return self._port
+
+    def write_port(self, port: int, size: int, value: int) -> None:
+        """All its ports are one register of the size last written."""
+        self._port = value
+
+    def flush_page(self, port: int, size: int, value: int) -> None:
+        """The host takes the guest's page at `value` away for a moment."""
+        self._flush(value)
+
+    def write_line(self, port: int, size: int, value: int) -> None:
+        self._set_line(port - self.LINES, bool(value))
+
+    def read_memory(self, gpa: int, size: int) -> int:
+        offset = gpa - self.MEMORY
+        return int.from_bytes(self._memory[offset : offset + size], "little")
+
+    def write_memory(self, gpa: int, size: int, value: int) -> None:
+        offset = gpa - self.MEMORY
+        end = min(offset + size, self.MEMORY_SIZE)
+        self._memory[offset:end] = value.to_bytes(size, "little")[: end - offset]

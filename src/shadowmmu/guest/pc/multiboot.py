@@ -1,0 +1,56 @@
+"""What a multiboot loader tells the program it starts (Multiboot Specification 0.6.96, 3.3)."""
+
+import struct
+from collections.abc import Sequence
+
+__all__ = ["BOOT_MAGIC", "boot_information"]
+
+BOOT_MAGIC = 0x2BADB002
+HAS_MEMORY, HAS_BOOT_DEVICE, HAS_COMMAND_LINE, HAS_MEMORY_MAP, HAS_LOADER_NAME = 1, 2, 4, 1 << 6, 1 << 9
+AVAILABLE, RESERVED = 1, 2
+LOWER_END, UPPER_START = 0x9FC00, 0x100000
+HEADER_SIZE = 116
+LOADER = b"shadowmmu\0"
+PLACES = (0x9000, 0x80000, 0x40000, 0x1000)
+"""Where in the lower 640 KiB the information may be."""
+
+
+def boot_information(
+    command_line: str, slots: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]
+) -> tuple[int, bytes]:
+    """(address, bytes) of the information: slots are (address, size) of memory, taken ranges (from, to)."""
+    line = command_line.encode() + b"\0"
+    memory_map = _memory_map(slots)
+    size = HEADER_SIZE + len(memory_map) + len(line) + len(LOADER)
+    address = _place(size, slots, taken)
+    map_at = address + HEADER_SIZE
+    line_at = map_at + len(memory_map)
+    upper = max(slots[0][1] - UPPER_START, 0) >> 10
+    header = bytearray(HEADER_SIZE)
+    flags = HAS_MEMORY | HAS_BOOT_DEVICE | HAS_COMMAND_LINE | HAS_MEMORY_MAP | HAS_LOADER_NAME
+    struct.pack_into("<5I", header, 0, flags, LOWER_END + 0x400 >> 10, upper, 0x8000FFFF, line_at)
+    struct.pack_into("<2I", header, 44, len(memory_map), map_at)
+    struct.pack_into("<I", header, 64, line_at + len(line))
+    return address, bytes(header) + memory_map + line + LOADER
+
+
+def _memory_map(slots: Sequence[tuple[int, int]]) -> bytes:
+    ranges = []
+    for start, size in slots:
+        if start == 0 and size > UPPER_START:
+            ranges += [(0, LOWER_END, AVAILABLE), (LOWER_END, UPPER_START - LOWER_END, RESERVED)]
+            ranges.append((UPPER_START, size - UPPER_START, AVAILABLE))
+        else:
+            ranges.append((start, size, AVAILABLE))
+    return b"".join(struct.pack("<IQQI", 20, start, size, kind) for start, size, kind in ranges)
+
+
+def _place(size: int, slots: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> int:
+    """A place that the program does not cover; behind it if it covers all of the usual ones."""
+    end = slots[0][1]
+    behind = max((to for start, to in taken if start < end), default=0) + 0xFFF & ~0xFFF
+    for place in (*PLACES, behind):
+        inside = place + size <= end
+        if inside and all(place + size <= start or place >= to for start, to in taken):
+            return place
+    return PLACES[0]

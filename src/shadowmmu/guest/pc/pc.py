@@ -1,0 +1,255 @@
+"""The PC: devices wired to a machine, a boot loader, and the loop that runs it until the program is done."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...host.mapping import HostError
+from ..svm.emulator import FetchFault
+from ..svm.machine import Outcome, SvmMachine
+from .apic import APIC_BASE, IOAPIC_BASE, IoApic, LocalApic
+from .chipset import Cmos, Counters, FwCfg, Pci, Pit, Serial, TestDevice
+from .image import Image, ImageError
+from .multiboot import BOOT_MAGIC, boot_information
+
+__all__ = ["HOLE", "Ending", "Limits", "Pc", "memory_slots"]
+
+HOLE, ABOVE_HOLE = 3 << 30, 4 << 30
+"""Memory beyond 3 GiB is above 4 GiB, so that devices have room below."""
+POWER_OFF = b"Shutdown"
+"""What Bochs wants at its port 0x8900 to switch itself off; QEMU's programs use it, too."""
+FLAG_IF = 1 << 9
+SLICE = 0.5
+SPINNING = (b"\xeb\xfe", b"\xf3\x90\xeb\xfc", b"\xe9\xfb\xff\xff\xff")
+"""Jumps to themselves, with or without PAUSE."""
+
+
+def memory_slots(size: int) -> list[tuple[int, int]]:
+    """(address, size) of the memory of a PC that has `size` bytes."""
+    if size <= HOLE:
+        return [(0, size)]
+    return [(0, HOLE), (ABOVE_HOLE, size - HOLE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where a run ends if the program does not: in all, not for each call of run()."""
+
+    exits: int | None = None
+    instructions: int | None = None
+    seconds: float | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended.
+
+    reason      "exit": by the debug-exit port; "power off", "reset": as a PC does that
+                "endless loop": a jump to itself with interrupts disabled
+                "halted": HLT, and nothing will ever wake it; "interrupted": by interrupt()
+                "exits", "instructions", "seconds": a limit; else that of the machine's Outcome
+    status      what the program gives its caller; None if it is not that it has ended
+    detail      more about it
+    """
+
+    reason: str
+    status: int | None = None
+    detail: str = ""
+
+
+class Pc:
+    """A PC with one processor around `machine`; `output` gets what the program sends to the serial port.
+
+    `memory` is its size; the machine has it as memory_slots() says.
+    """
+
+    def __init__(self, machine: SvmMachine, memory: int, output: Callable[[bytes], None]) -> None:
+        self.machine = machine
+        self.memory = memory
+        self.seconds = 0.0
+        self.instructions = 0
+        self._output = output
+        self._ending: Ending | None = None
+        self._interrupted = False
+        self._shutdown = b""
+        self.io_apic = IoApic(lambda vector: self.apic.accept(vector))
+        self.apic = LocalApic(
+            machine.interrupt, armed=self._timer_armed, served=self.io_apic.end_of_interrupt
+        )
+        self.fw_cfg = FwCfg(memory, cpus=1)
+        self._connect()
+
+    # -- devices -----------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        machine, serial, pit = self.machine, Serial(self._send), Pit()
+        cmos, pci = Cmos(self.memory), Pci()
+        test = TestDevice(self.io_apic.set_line, self._flush_page)
+        port = machine.on_port
+        port(0x3F8, 0x3FF, read=serial.read, write=serial.write)
+        port(0xE9, write=lambda port, size, value: self._send(bytes([value & 0xFF])))
+        port(0xF4, 0xF7, read=lambda port, size: 0, write=self._debug_exit)
+        port(0x501, write=self._debug_exit)
+        port(0x510, 0x511, read=self.fw_cfg.read, write=self.fw_cfg.select)
+        port(0x40, 0x43, read=pit.read, write=pit.write)
+        counters = Counters(self._counter)
+        port(counters.PORT, counters.PORT + 3, read=counters.read, write=counters.write)
+        port(0x61, read=pit.read, write=pit.write)
+        port(0x70, 0x71, read=cmos.read, write=cmos.write)
+        port(0xCF8, 0xCFF, read=pci.read, write=pci.write)
+        port(0xCF9, write=self._reset_control)
+        port(0x64, read=lambda port, size: 0x1C, write=self._keyboard_controller)
+        port(0x92, read=lambda port, size: 2, write=self._fast_reset)
+        port(0x604, write=self._acpi_control)
+        port(0x8900, write=self._bochs_power_off)
+        port(test.PORTS, test.PORTS + 3, read=test.read_port, write=test.write_port)
+        port(test.FLUSH, test.FLUSH + 3, write=test.flush_page)
+        port(test.LINES, test.LINES + IoApic.PINS - 1, write=test.write_line)
+        machine.on_mmio(APIC_BASE, 0x1000, read=self.apic.read, write=self.apic.write)
+        machine.on_mmio(IOAPIC_BASE, 0x1000, read=self.io_apic.read, write=self.io_apic.write)
+        machine.on_mmio(test.MEMORY, test.MEMORY_SIZE, read=test.read_memory, write=test.write_memory)
+
+    def _send(self, data: bytes) -> None:
+        if self._ending is None:
+            self._output(data)
+
+    def _end(self, reason: str, status: int | None, detail: str = "") -> None:
+        """The program is done; what its processor still does before it stops is of no interest."""
+        if self._ending is None:
+            self._ending = Ending(reason, status, detail)
+            self.machine.stop(reason)
+
+    def _debug_exit(self, port: int, size: int, value: int) -> None:
+        self._end("exit", (value << 1 | 1) & 0xFF, f"{value:#x}")
+
+    def _bochs_power_off(self, port: int, size: int, value: int) -> None:
+        self._shutdown = (self._shutdown + bytes([value & 0xFF]))[-len(POWER_OFF) :]
+        if self._shutdown == POWER_OFF:
+            self._end("power off", 0)
+
+    def _acpi_control(self, port: int, size: int, value: int) -> None:
+        if value & 0x2000:
+            self._end("power off", 0)
+
+    def _reset_control(self, port: int, size: int, value: int) -> None:
+        if value & 4:
+            self._end("reset", 0)
+
+    def _keyboard_controller(self, port: int, size: int, value: int) -> None:
+        if value & 0xFF == 0xFE:
+            self._end("reset", 0)
+
+    def _fast_reset(self, port: int, size: int, value: int) -> None:
+        if value & 1:
+            self._end("reset", 0)
+
+    def _flush_page(self, gpa: int) -> None:
+        """The host makes a page of the guest's inaccessible, then accessible again."""
+        try:
+            hva = self.machine.machine.hva(gpa & ~0xFFF)
+        except HostError:
+            return
+        self.machine.machine.host.mprotect(hva, 0x1000, 0)
+        self.machine.machine.host.mprotect(hva, 0x1000, 3)
+
+    def _counter(self, name: str) -> int:
+        machine = self.machine
+        if name == "exits":
+            return machine.exits.total()
+        return (machine.vcpu.stat.as_dict() | machine.kvm.stat.as_dict()).get(name, 0)
+
+    def _timer_armed(self) -> None:
+        self.machine.on_idle(self.apic.tick)
+
+    # -- booting -----------------------------------------------------------------------------------------
+
+    def load(self, image: Image, command_line: str) -> None:
+        """Load a multiboot program and start it. Raises ImageError if it does not fit in memory."""
+        slots = memory_slots(self.memory)
+        for segment in image.segments:
+            end = segment.address + segment.size
+            if not any(start <= segment.address and end <= start + size for start, size in slots):
+                raise ImageError(
+                    f"it needs memory at {segment.address:#x} to {end:#x}; the machine has "
+                    f"{self.memory >> 20} MiB (--memory gives it more)"
+                )
+            self.machine.write(segment.address, segment.data)
+        self.fw_cfg.set_command_line(command_line)
+        taken = [(segment.address, segment.address + segment.size) for segment in image.segments]
+        address, block = boot_information(command_line, slots, taken)
+        self.machine.write(address, block)
+        self.machine.start_protected(image.entry, eax=BOOT_MAGIC, ebx=address)
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Let run() end soon; from a signal handler, for instance."""
+        self._interrupted = True
+        self.machine.stop("interrupted")
+
+    def run(self, limits: Limits = NO_LIMITS, progress: Callable[[], None] = lambda: None) -> Ending:
+        """Run until the program ends, or a limit is reached; `progress` is called twice a second."""
+        while True:
+            started = time.monotonic()
+            outcome = self._run_slice(limits)
+            self.seconds += time.monotonic() - started
+            progress()
+            ending = self._ending_of(outcome, limits)
+            if ending is not None:
+                return ending
+
+    def _run_slice(self, limits: Limits) -> Outcome:
+        seconds = SLICE
+        if limits.seconds is not None:
+            seconds = min(SLICE, max(limits.seconds - self.seconds, 0.0))
+        exits = None if limits.exits is None else max(limits.exits - self.machine.exits.total(), 1)
+        return self.machine.run(exits=exits, instructions=limits.instructions, seconds=seconds)
+
+    def _ending_of(self, outcome: Outcome, limits: Limits) -> Ending | None:
+        """How the run ended; None if it goes on."""
+        if self._ending is not None:
+            return self._ending
+        if self._interrupted:
+            return Ending("interrupted")
+        match outcome.reason:
+            case "hlt":
+                return self._wait_for_interrupt(limits)
+            case "seconds":
+                reached = limits.seconds is not None and self.seconds >= limits.seconds
+                if self._spins():
+                    return Ending("endless loop")
+                return Ending("seconds") if reached else None
+        return Ending(outcome.reason, None, "" if outcome.detail is None else str(outcome.detail))
+
+    def _spins(self) -> bool:
+        """Whether the program is at a jump to itself, and nothing will ever get it from there."""
+        machine = self.machine
+        if machine.get("rflags") & FLAG_IF:
+            return False
+        try:
+            code = machine.emulator.page_of_code(machine.emulator.linear_rip())
+        except FetchFault:
+            return False
+        return code.startswith(SPINNING)
+
+    def _wait_for_interrupt(self, limits: Limits) -> Ending | None:
+        """HLT: sleep until the timer is due."""
+        if not self.machine.get("rflags") & FLAG_IF:
+            return Ending("halted", 0, "with interrupts disabled")
+        started = time.monotonic()
+        while not self.machine.interrupts_pending:
+            due = self.apic.due
+            if due is None:
+                return Ending("halted", 0, "with no interrupt to come")
+            time.sleep(min(max(due - time.monotonic(), 0), 0.1))
+            self.apic.tick()
+            waited = time.monotonic() - started
+            if self._interrupted:
+                return Ending("interrupted")
+            if limits.seconds is not None and self.seconds + waited >= limits.seconds:
+                return Ending("seconds")
+        self.seconds += time.monotonic() - started
+        return None
