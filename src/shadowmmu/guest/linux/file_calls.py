@@ -21,7 +21,15 @@ MOST_VECTORS = 1024
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 F_LOCKS = (5, 6, 7)
 SETTABLE = os.O_APPEND | os.O_NONBLOCK
-TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ = 0x5401, 0x5402, 0x5403, 0x5404, 0x540F, 0x5410, 0x5413
+TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ = (
+    0x5401,
+    0x5402,
+    0x5403,
+    0x5404,
+    0x540F,
+    0x5410,
+    0x5413,
+)
 FIONREAD, FIONBIO = 0x541B, 0x5421
 TERMIOS_SIZE = 36
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
@@ -284,7 +292,9 @@ class FileCalls(Calls):
             return os.fstat(task.process.files.get(own).fd)
         follow = not flags & AT_SYMLINK_NOFOLLOW
         slash = "/" if name.endswith("/") else ""
-        return os.stat(self.kernel.tree.resolve(name, follow=follow) + slash, follow_symlinks=follow or bool(slash))
+        return os.stat(
+            self.kernel.tree.resolve(name, follow=follow) + slash, follow_symlinks=follow or bool(slash)
+        )
 
     def sys_stat(self, task: Task, path: int, address: int) -> int:
         return self.sys_newfstatat(task, AT_FDCWD, path, address, 0)
