@@ -72,7 +72,8 @@ def check_scenario(
 ) -> tuple[int, Violation | None]:
     """Play the lines of a scenario, with these switches too: how many ops, and the first thing wrong.
 
-    `every`: after so many ops coherence looks at everything, after others at what they touched. Raises ScenarioError for a text that is no scenario.
+    `every`: after so many ops coherence looks at everything, after others at what they touched. Raises
+    ScenarioError for a text that is no scenario.
     """
     scenario = Scenario.parse("\n".join(lines) + "\n").with_design(design or {})
     player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=True)
