@@ -18,14 +18,15 @@ from ..trace.events import EventLog
 from .audit import Level
 from .checker import Violation, play_checked
 from .checks import checks_of
+from .coherence import Coherence
 from .museum import Exhibit
 from .shrink import shrink, simpler_lines
 from .visitors import Visitor, visitors
 
 __all__ = ["Progress", "Sighting", "check_scenario", "search"]
 
-OPS = 400
-"""Ops of one guest."""
+OPS, EVERY = 400, 16
+"""Ops of one guest, and between two looks of coherence at everything."""
 SHRINK_SECONDS = 120.0
 
 Progress = Callable[[int, int, float], None]
@@ -67,16 +68,20 @@ class Sighting:
 
 
 def check_scenario(
-    lines: Sequence[str], design: Mapping[str, str] | None = None
+    lines: Sequence[str], design: Mapping[str, str] | None = None, *, every: int = 1
 ) -> tuple[int, Violation | None]:
     """Play the lines of a scenario, with these switches too: how many ops, and the first thing wrong.
 
-    Raises ScenarioError for a text that is no scenario.
+    `every`: after so many ops coherence looks at everything, after others at what they touched. Raises
+    ScenarioError for a text that is no scenario.
     """
     scenario = Scenario.parse("\n".join(lines) + "\n").with_design(design or {})
     player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=True)
     player.dump = False
     checks = checks_of(player, Level.OP)
+    for checker in checks:
+        if isinstance(checker, Coherence):
+            checker.every = every
     ops = 0
     for _, _, found in play_checked(player, scenario.ops, checks):
         ops += 1
@@ -115,12 +120,12 @@ def _visit(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, Violation
     """How many ops one guest played, and what it shows of the defect, if anything."""
     lines = [*visitor.setup, *visitor.lines(ops)]
     try:
-        done, violation = check_scenario(lines, exhibit.switches)
-        if violation is not None and check_scenario(lines, exhibit.mended)[1] is None:
-            return done, violation
+        done, violation = check_scenario(lines, exhibit.switches, every=EVERY)
+        if violation is None or check_scenario(lines, exhibit.mended, every=EVERY)[1] is not None:
+            return done, None
+        return check_scenario(lines, exhibit.switches)
     except ScenarioError:
         return 0, None
-    return done, None
 
 
 def _smallest(

@@ -36,6 +36,8 @@ class _Ground(Ground):
         return index
 
     def address(self) -> int:
+        if self.recent and self.random.random() < 0.4:
+            return self.random.choice(self.recent)
         address = super().address()
         self.recent.append(address)
         return address
@@ -51,7 +53,7 @@ class Visitor:
         odd = rng.random() < 0.25
         self.setup = [_odd(line) if odd else line for line in self.ground.setup]
         self.made: list[str] = []
-        self.pcids = mode in ("long4", "long5") and mmu == "shadow" and rng.random() < 0.5
+        self.pcids = mode in ("long4", "long5") and mmu == "shadow" and rng.random() < 0.7
 
     def lines(self, ops: int) -> list[str]:
         """The first ops; the same at every call."""
@@ -67,9 +69,11 @@ class Visitor:
             return ["sleep_ms 600000"]
         if chance < 0.01:
             return ["modparam kvm nx_huge_pages Y"]
-        if chance < 0.03 and self.ground.everything:
+        if chance < 0.05 and self.ground.everything:
             return [self._device_writes()]
         lines = self.ground.lines()
+        if len(lines) == 1 and chance < 0.3 and "read" in lines[0]:
+            lines = [*lines, _on_other_vcpu(lines[0])]
         return [self._with_pcid(line) for line in lines] if self.pcids else lines
 
     def _device_writes(self) -> str:
@@ -81,15 +85,21 @@ class Visitor:
         return f"hostwrite {at:#x} {ground.entry(level):#x} size={size}"
 
     def _with_pcid(self, line: str) -> str:
-        """MOV to CR3 with a PCID, sometimes without its flush; CR4 keeps PCIDE."""
+        """MOV to CR3 with a PCID, sometimes without its flush, or INVLPG instead; CR4 keeps PCIDE."""
         at, _, rest = line.rpartition("cr3 ")
         if rest != line and at in ("", "@1 "):
+            if self.random.random() < 0.3:
+                return f"{at}invlpg {self.ground.address():#x}"
             value = int(rest, 16) | self.random.randrange(2) | self.random.choice((0, KEEP))
             return f"{at}cr3 {value:#x}"
         at, _, rest = line.rpartition("cr4 ")
         if rest != line and at in ("", "@1 "):
             return f"{at}cr4 {int(rest, 16) | PCIDE:#x}"
         return line
+
+
+def _on_other_vcpu(line: str) -> str:
+    return line[3:] if line.startswith("@1 ") else f"@1 {line}"
 
 
 def _odd(line: str) -> str:

@@ -25,5 +25,5 @@ cpdef u32 shadow_walk_level(Vcpu vcpu) except? 0xdead
 cpdef u64 shadow_walk_sptep(u64 table, u64 addr, u32 level) except? 0xdead
 cpdef void trace_spte_requested(Kvm kvm, PageFault fault) except *
 cdef void _validate_direct_spte(Kvm kvm, u64 sptep, u32 direct_access) except *
-cdef void _take_rights_of_last_table(GuestWalker w) except *
+cdef u32 _defective_rights(u32 defect, GuestWalker w) except? 77
 cpdef u32 fetch(Vcpu vcpu, PageFault fault, GuestWalker w) except? 77

@@ -81,11 +81,17 @@ def _validate_direct_spte(kvm: Kvm, sptep: u64, direct_access: u32) -> None:
             kvm_flush_remote_tlbs(kvm)
 
 
-def _take_rights_of_last_table(w: GuestWalker) -> None:
-    """Take what is inherited by the last table of a walk for what all of them inherit."""
+def _defective_rights(defect: u32, w: GuestWalker) -> u32:
+    """The rights for tables below the guest's page; with a defect in that, or in those of all tables.
+
+    Of RIGHTS_OF_LAST_TABLE, what the last table inherits is taken for what all of them do.
+    """
+    last: u32 = w.pt_access[w.level - 1]
     level: u32
-    for level in range(w.level + 1, w.max_level + 1):
-        w.pt_access[level - 1] = w.pt_access[w.level - 1]
+    if defect == DEFECT_RIGHTS_OF_LAST_TABLE:
+        for level in range(w.level + 1, w.max_level + 1):
+            w.pt_access[level - 1] = last
+    return last if defect == DEFECT_RIGHTS_OF_UPPER_TABLES else w.pte_access
 
 
 def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
@@ -98,10 +104,8 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
     direct_access: u32 = w.pte_access
-    if kvm.design.defect == DEFECT_RIGHTS_OF_LAST_TABLE:
-        _take_rights_of_last_table(w)
-    if kvm.design.defect == DEFECT_RIGHTS_OF_UPPER_TABLES:
-        direct_access = w.pt_access[w.level - 1]
+    if kvm.design.defect:
+        direct_access = _defective_rights(kvm.design.defect, w)
     top_level: u32 = mmu.guest_level()
     if top_level == PT32E_ROOT_LEVEL:
         top_level = PT32_ROOT_LEVEL

@@ -15,7 +15,7 @@ from .vm cimport Kvm
 from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 cpdef u32 kvm_mmu_child_role(Kvm kvm, ShadowPage parent, u64 sptep, u32 direct, u32 access) except? 0xdead
-cdef u32 _in_quadrant(u32 role, u64 sptep) except? 0xdead
+cdef u32 _in_quadrant(Kvm kvm, u32 role, u64 sptep) except? 0xdead
 cdef ShadowPage _find(Kvm kvm, Vcpu vcpu, u64 gfn, u64 bucket, u32 role)
 cpdef bint _refresh(Vcpu vcpu, ShadowPage sp, list[ShadowPage] invalid_list) except -1
 cdef ShadowPage _get(Kvm kvm, Vcpu vcpu, MemoryCache shadow_pages, MemoryCache translation_pages, u64 gfn, u32 role)

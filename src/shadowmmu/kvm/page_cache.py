@@ -45,13 +45,13 @@ def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, ac
     role |= access << ROLE_ACCESS_SHIFT
     if direct:
         role |= ROLE_DIRECT
-    if role & ROLE_4BYTE_GPTE and kvm.design.defect != DEFECT_QUADRANT_IGNORED:
-        return _in_quadrant(role, sptep)
-    return role
+    return _in_quadrant(kvm, role, sptep) if role & ROLE_4BYTE_GPTE else role
 
 
-def _in_quadrant(role: u32, sptep: u64) -> u32:
+def _in_quadrant(kvm: Kvm, role: u32, sptep: u64) -> u32:
     """Two pages at level 1 shadow a 4-byte guest table, and four at level 2, below special roots."""
+    if kvm.design.defect == DEFECT_QUADRANT_IGNORED:
+        return role
     pages: u32 = 2 * (role & ROLE_LEVEL)
     return role & ~ROLE_QUADRANT | (spte_index(sptep) & (pages - 1)) << ROLE_QUADRANT_SHIFT
 

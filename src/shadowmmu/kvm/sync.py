@@ -51,8 +51,11 @@ from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page
 
 def prefetch_invalid_gpte(kvm: Kvm, mmu: KvmMmu, sptep: u64, gpte: u64) -> bool:
     """Whether a gpte may not be mapped without a fault; then its SPTE is dropped."""
-    reserved: bool = is_rsvd_bits_set(mmu, gpte, 1) and kvm.design.defect != DEFECT_RESERVED_PREFETCHED
-    if gpte & P and gpte & A and not reserved:
+    if (
+        gpte & P
+        and gpte & A
+        and (not is_rsvd_bits_set(mmu, gpte, 1) or kvm.design.defect == DEFECT_RESERVED_PREFETCHED)
+    ):
         return False
     drop_spte(kvm, sptep)
     return True
