@@ -82,6 +82,7 @@ class Vcpu:
         self.rip = 0
         self.cpl = 0
         self.eflags_ac = False
+        self.compatibility_mode = False
         self.maxphyaddr = 40
         self.host_maxphyaddr = 46
         self.configured: tuple[int, ...] = ()
@@ -119,6 +120,10 @@ class Vcpu:
 
     def is_long_mode(self) -> bool:
         return self.efer & EFER_LMA != 0
+
+    def is_64_bit_mode(self) -> bool:
+        """Long mode, and the code segment is not one of `compatibility_mode` (CS.L)."""
+        return self.efer & EFER_LMA != 0 and not self.compatibility_mode
 
     def is_pae_paging(self) -> bool:
         return self.cr0 & CR0_PG != 0 and self.cr4 & CR4_PAE != 0 and self.efer & EFER_LMA == 0

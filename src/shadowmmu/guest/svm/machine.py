@@ -629,6 +629,7 @@ class SvmMachine:
         vcpu.rip = q[processor.rip_word]
         vcpu.cpl = processor.d[processor.hflags_word] & HF_CPL
         vcpu.eflags_ac = q[processor.eflags_word] & FLAG_AC != 0
+        vcpu.compatibility_mode = not processor.is_64bit
         if self.npt:
             vcpu.cpu.root = vcpu.cr3 = processor.cr(3)
 
