@@ -144,7 +144,10 @@ def test_a_guest_goes_through_the_modes(mmu: dict[str, bool]) -> None:
     machine.write(0x1000, asm(BOOT, 64, 0x1000))
     machine.start_protected(0x1000)
     outcome = machine.run(seconds=20)
-    assert (outcome.reason, marks) == ("hlt", [1, 2, 3, 5, 4, 3, 5, 6]), (machine.registers(), machine.history)
+    assert (outcome.reason, marks) == ("hlt", [1, 2, 3, 5, 4, 3, 5, 6]), (
+        machine.registers(),
+        machine.history,
+    )
     assert machine.get("r15") == 2
     assert machine.get("r14") == 2
     assert machine.get("r13") == 0x7FFF0000
