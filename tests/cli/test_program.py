@@ -88,7 +88,11 @@ def test_limits(command, file, limit, says):
 @needs_extra
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("ud2", "triple fault"), ("self: jmp self", "loops for ever"), ("mov eax, 0xe0000000\n jmp eax", "triple")],
+    [
+        ("ud2", "triple fault"),
+        ("self: jmp self", "loops for ever"),
+        ("mov eax, 0xe0000000\n jmp eax", "triple"),
+    ],
 )
 def test_a_program_that_goes_wrong(command, file, text, says):
     ran = command("run", file(text), timeout=60)
