@@ -1,7 +1,7 @@
 """Machine code for tests: assembled once, kept in assembled.json by its text.
 
 A test gives assembler text; what it means is looked up, so that tests need no assembler. After a change of a
-text run the tests with SHADOWMMU_ASSEMBLE=1, which calls GNU as and ld for what is not known yet.
+text run the tests in one process with SHADOWMMU_ASSEMBLE=1, which calls GNU as and ld for what is missing.
 """
 
 import hashlib

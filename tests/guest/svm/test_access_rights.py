@@ -62,7 +62,7 @@ PAGES = (0xC000, 0xD000, 0xE000, 0xF000)
 BIG = 0x400000
 LOW = (0x40003000, 0x40403000, 0x40801000)
 HIGH = (0x8000003000, 0x7F8000003000)
-OPERATIONS = 1200 if shadowmmu.native else 120
+OPERATIONS = 600 if shadowmmu.native else 120
 
 
 class Rights:
