@@ -55,7 +55,7 @@ def test_json_report(command, file):
     assert ran.stdout == "hello\n"
     report = json.loads(ran.stderr)
     assert (report["ending"], report["status"]) == ("exit", 7)
-    assert report["exits"]["npf"] >= 2
+    assert report["exits"]["npf"] >= 1
     assert report["statistics"]["pf_taken"] >= 1
     assert report["tdp_pages"] > 0
 
@@ -80,7 +80,7 @@ def test_events(command, file, tmp_path):
 def test_limits(command, file, limit, says):
     ran = command("run", file(LOOP), "--limit", limit)
     assert ran.returncode == 2
-    assert f"prog.elf: stopped: it {'ran' if limit.endswith('s') and 'e' not in limit else ''}" in ran.stderr
+    assert "prog.elf: stopped: it " in ran.stderr
     assert says in ran.stderr
     assert "rip 0000" in ran.stderr
 
@@ -88,7 +88,11 @@ def test_limits(command, file, limit, says):
 @needs_extra
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("ud2", "triple fault"), ("self: jmp self", "loops for ever"), ("mov eax, 0xe0000000\n jmp eax", "triple")],
+    [
+        ("ud2", "triple fault"),
+        ("self: jmp self", "loops for ever"),
+        ("mov eax, 0xe0000000\n jmp eax", "triple"),
+    ],
 )
 def test_a_program_that_goes_wrong(command, file, text, says):
     ran = command("run", file(text), timeout=60)

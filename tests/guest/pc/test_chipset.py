@@ -41,7 +41,10 @@ def test_fw_cfg() -> None:
     assert item(fw_cfg, FwCfg.NB_CPUS, 2) == item(fw_cfg, FwCfg.MAX_CPUS, 2) == 1
     assert item(fw_cfg, 0x1234, 4) == 0
     fw_cfg.set_command_line("a b")
-    assert item(fw_cfg, FwCfg.CMDLINE_DATA, item(fw_cfg, FwCfg.CMDLINE_SIZE, 4)).to_bytes(4, "little") == b"a b\0"
+    assert (
+        item(fw_cfg, FwCfg.CMDLINE_DATA, item(fw_cfg, FwCfg.CMDLINE_SIZE, 4)).to_bytes(4, "little")
+        == b"a b\0"
+    )
 
 
 def test_cmos_tells_memory_and_a_valid_clock() -> None:

@@ -232,7 +232,8 @@ class SvmMachine:
     parameters  all of KVM's parameters, instead of npt, tdp_mmu and nx_huge_pages
 
     `machine` is the model's (machine.kvm for events and statistics), `vcpu` its vCPU, `processor` the
-    emulated one; `at_shutdown` the registers before a triple fault reset them. Raises EmulatorError if that cannot be had.
+    emulated one; `at_shutdown` the registers before a triple fault reset them. Raises EmulatorError if that
+    cannot be had.
     """
 
     def __init__(
@@ -1123,7 +1124,7 @@ class SvmMachine:
         self._complete(insn, Insn(op, insn.code, value=value))
 
     def _clear_accessed_in_pdptes(self) -> None:
-        """The emulator sets A in PDPTEs, where it is reserved: hardware does not, and KVM will not load them."""
+        """The emulator sets A in PDPTEs, where it is reserved: KVM would not load them."""
         base = self.vcpu.cr3 & 0xFFFFFFE0
         page = table_page(self.kvm, base >> 12)
         if page != INVALID_PAGE:
