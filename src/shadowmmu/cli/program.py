@@ -18,6 +18,7 @@ import click
 from shadowmmu.cli.inputs import Changes
 
 if TYPE_CHECKING:
+    from shadowmmu.guest.linux.guest import LinuxGuest
     from shadowmmu.guest.pc.pc import Ending, Limits, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.kvm.vm import Parameters
@@ -36,6 +37,7 @@ EMBEDDED = "tour.elf"
 HEAD = 8192
 LEAST_MEMORY, MOST_MEMORY = 1 << 20, 64 << 30
 DEFAULT_SECONDS = 3600
+LINUX_MEMORY = 512 << 20
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "exits": "exits", "instructions": "instructions"}
@@ -76,6 +78,7 @@ class ProgramOptions:
     npt: bool | None = None
     la57: bool = True
     limits: Mapping[str, float] = field(default_factory=dict)
+    root: Path | None = None
     given: tuple[str, ...] = ()
     """The options that were given: they are of no use for scenarios."""
 
@@ -129,6 +132,12 @@ _OPTIONS = (
         help="Of a program's machine: an AMD EPYC, with five-level paging or without.",
     ),
     click.option(
+        "--root",
+        metavar="DIRECTORY",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        help="Of a Linux program: it may write files only beneath this directory (default: the current one).",
+    ),
+    click.option(
         "--limit",
         "limits",
         metavar="N",
@@ -144,15 +153,21 @@ def program_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def with_program(
-        *, npt: bool | None, memory: int, cpu: str, limits: dict[str, float], **rest: object
+        *,
+        npt: bool | None,
+        memory: int,
+        cpu: str,
+        root: Path | None,
+        limits: dict[str, float],
+        **rest: object,
     ) -> None:
         source = click.get_current_context().get_parameter_source
         given = tuple(
             f"--{name.replace('limits', 'limit')}"
-            for name in ("npt", "memory", "cpu", "limits")
+            for name in ("npt", "memory", "cpu", "root", "limits")
             if source(name) is not click.core.ParameterSource.DEFAULT
         )
-        options = ProgramOptions(memory, npt, cpu == "la57", limits, given)
+        options = ProgramOptions(memory, npt, cpu == "la57", limits, root, given)
         command(program=options, **rest)
 
     for option in reversed(_OPTIONS):
@@ -196,15 +211,16 @@ def run_program(
     changes: Changes,
     options: ProgramOptions,
     *,
+    name: str | None = None,
     events: Path | None = None,
     as_json: bool = False,
 ) -> int:
-    """Run a program to its end and report on stderr; its exit status.
+    """Run a program to its end and report on stderr; its exit status. `name` is what it is told it is called.
 
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
     with _told(path):
-        pc, screen = _start(path, path.read_bytes(), arguments, changes, options)
+        pc, screen = _start(path, path.read_bytes(), arguments, changes, options, name)
         ending = _run_to_end(pc, screen, options, events)
     return finish(path, ending, pc, as_json=as_json)
 
@@ -270,12 +286,19 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _start(
-    path: Path, data: bytes, arguments: Sequence[str], changes: Changes, options: ProgramOptions
-) -> tuple[Pc, Screen]:
-    """A PC with the program loaded. Raises ImageError, EmulatorError, DesignError, ClickException."""
-    from shadowmmu.guest.pc.image import read_image
+    path: Path,
+    data: bytes,
+    arguments: Sequence[str],
+    changes: Changes,
+    options: ProgramOptions,
+    name: str | None = None,
+) -> tuple[Pc | LinuxGuest, Screen]:
+    """A machine with the program loaded. Raises ImageError, EmulatorError, DesignError, ClickException."""
+    from shadowmmu.guest.pc.image import Kind, kind_of, read_image
     from shadowmmu.guest.pc.pc import Pc
 
+    if kind_of(data[:HEAD]) is Kind.LINUX:
+        return _start_linux(path, [name or str(path), *arguments], changes, options), Screen(own=False)
     image = read_image(data)
     machine = new_machine(changes, options)
     screen = Screen()
@@ -284,7 +307,33 @@ def _start(
     return pc, screen
 
 
-def _run_to_end(pc: Pc, screen: Screen, options: ProgramOptions, events: Path | None = None) -> Ending:
+def _start_linux(
+    path: Path, arguments: Sequence[str], changes: Changes, options: ProgramOptions
+) -> LinuxGuest:
+    """A machine with our kernel and a program. Raises EmulatorError, DesignError, ClickException."""
+    from shadowmmu.guest.linux.elf import NotExecutable
+    from shadowmmu.guest.linux.frames import OutOfMemory
+    from shadowmmu.guest.linux.guest import LinuxGuest
+
+    memory = options.memory if "--memory" in options.given else LINUX_MEMORY
+    machine = new_machine(changes, options, [(0, memory)])
+    try:
+        guest = LinuxGuest(
+            machine, root=options.root, warn=lambda text: click.echo(f"shadowmmu: {text}", err=True)
+        )
+        guest.load(path, arguments)
+    except (NotExecutable, ValueError) as error:
+        raise click.ClickException(f"{path}: {error}") from None
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from None
+    except OutOfMemory:
+        raise click.ClickException(f"{path}: it does not fit in {memory >> 20} MiB; use --memory") from None
+    return guest
+
+
+def _run_to_end(
+    pc: Pc | LinuxGuest, screen: Screen, options: ProgramOptions, events: Path | None = None
+) -> Ending:
     with ExitStack() as stack:
         if events is not None:
             stack.enter_context(_traced(pc.machine, events))
@@ -299,8 +348,13 @@ def command_line(path: Path, arguments: Sequence[str]) -> str:
     return " ".join(["_".join(path.name.split()), *arguments])
 
 
-def new_machine(changes: Changes, options: ProgramOptions) -> SvmMachine:
-    """The machine for a program. Raises ClickException, DesignError, EmulatorError."""
+def new_machine(
+    changes: Changes, options: ProgramOptions, slots: Sequence[tuple[int, int]] | None = None
+) -> SvmMachine:
+    """The machine for a program, a PC's if its memory is not given.
+
+    Raises ClickException, DesignError, EmulatorError.
+    """
     from shadowmmu.guest.pc.pc import memory_slots
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.host.mapping import Kind
@@ -309,7 +363,7 @@ def new_machine(changes: Changes, options: ProgramOptions) -> SvmMachine:
     if changes.vendor == "intel":
         raise click.ClickException("programs run on an AMD processor; leave --vendor out")
     return SvmMachine(
-        memory_slots(options.memory),
+        memory_slots(options.memory) if slots is None else slots,
         kernel=changes.kernel or DEFAULT_KERNEL,
         design=changes.designs,
         la57=options.la57,
@@ -385,11 +439,14 @@ def _traced(machine: SvmMachine, path: Path) -> Iterator[None]:
 
 
 class Screen:
-    """The program's output on stdout, and one line of progress on stderr if somebody looks."""
+    """The program's output on stdout, and one line of progress on stderr if somebody looks.
 
-    def __init__(self) -> None:
+    With own=False the program writes there itself.
+    """
+
+    def __init__(self, *, own: bool = True) -> None:
         self._shown = False
-        self._at_start = True
+        self._at_start = own
         self._shared = sys.stderr.isatty()
 
     def write(self, data: bytes) -> None:
@@ -422,14 +479,14 @@ def _rate(count: float, seconds: float) -> str:
     return f"{count / seconds:,.0f}/s" if seconds > 0.0005 else ""
 
 
-def _progress(pc: Pc) -> str:
+def _progress(pc: Pc | LinuxGuest) -> str:
     exits, machine = pc.machine.exits.total(), pc.machine
     parts = [f"{pc.seconds:.1f} s", f"{exits:,} exits", _rate(exits, pc.seconds)]
     parts += [f"{machine.vcpu.stat.pf_taken:,} faults", f"{machine.kvm.n_used_mmu_pages:,} shadow pages"]
     return "  ".join(parts)
 
 
-def report(pc: Pc, ending: Ending) -> dict[str, Any]:
+def report(pc: Pc | LinuxGuest, ending: Ending) -> dict[str, Any]:
     """What there is to say about a run, as plain data."""
     machine = pc.machine
     statistics = {**machine.kvm.stat.as_dict(), **machine.vcpu.stat.as_dict()}
@@ -446,7 +503,7 @@ def report(pc: Pc, ending: Ending) -> dict[str, Any]:
     }
 
 
-def _report_text(pc: Pc, ending: Ending) -> str:
+def _report_text(pc: Pc | LinuxGuest, ending: Ending) -> str:
     machine, seconds = pc.machine, pc.seconds
     counters = machine.counters()
     exits = counters.pop("exits")
@@ -493,7 +550,7 @@ def _state(machine: SvmMachine) -> str:
     return "\n".join(lines)
 
 
-def finish(path: Path, ending: Ending, pc: Pc, *, as_json: bool) -> int:
+def finish(path: Path, ending: Ending, pc: Pc | LinuxGuest, *, as_json: bool) -> int:
     """Tell how it ended; the status for the caller. Raises Abort if the user interrupted it."""
     if as_json:
         click.echo(json.dumps(report(pc, ending)), err=True)
@@ -512,7 +569,7 @@ def _ended(ending: Ending) -> str:
     return ending.reason if ending.status is None else f"{ending.reason}, status {ending.status}"
 
 
-def _failure(path: Path, ending: Ending, pc: Pc) -> click.ClickException:
+def _failure(path: Path, ending: Ending, pc: Pc | LinuxGuest) -> click.ClickException:
     """A program that did not end by itself."""
     why = _WHY.get(ending.reason, ending.reason)
     text = f"{path}: {why}{f': {ending.detail}' if ending.detail else ''}"

@@ -94,13 +94,18 @@ def run(
     Without either, run the program that comes with this one, or, without what programs need
     (pip install 'shadowmmu[guest]'), play three scenarios.
 
+    PROGRAM is a multiboot image for a bare machine, or a statically linked 64-bit program for Linux
+    (shadowmmu run ./busybox -- sh -c 'ls | sort'), which runs on a small kernel on that machine: it reads the
+    host's files and writes only beneath the current directory or --root.
+
     A program's output is its own; the report, with --json an object, is on stderr. The exit status is what
-    the program gives its debug-exit port (twice that and one); 2 if it cannot be run or does not end.
+    the program gives its debug-exit port (twice that and one), a Linux program's its own, 128 and the signal
+    that killed it; 2 if it cannot be run or does not end.
     """
     if inputs and is_program(Path(inputs[0])):
         if record or tlb:
             raise click.UsageError("--record and --tlb are for scenarios; --events works for programs, too")
-        _run(Path(inputs[0]), inputs[1:], changes, program, events, as_json=as_json)
+        _run(Path(inputs[0]), inputs[1:], changes, program, events, name=inputs[0], as_json=as_json)
     elif not inputs and has_extra() and not (record or tlb):
         with embedded(EMBEDDED) as path:
             _run(path, (), changes, program, events, as_json=as_json)
@@ -117,9 +122,10 @@ def _run(
     program: ProgramOptions,
     events: Path | None,
     *,
+    name: str | None = None,
     as_json: bool,
 ) -> None:
-    status = run_program(path, arguments, changes, program, events=events, as_json=as_json)
+    status = run_program(path, arguments, changes, program, name=name, events=events, as_json=as_json)
     click.get_current_context().exit(status)
 
 

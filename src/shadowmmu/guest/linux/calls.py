@@ -2,8 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from .tasks import Task
+
 if TYPE_CHECKING:
     from .kernel import Kernel
+
+AT_FDCWD = -100
 
 
 class Calls:
@@ -11,6 +15,14 @@ class Calls:
 
     def __init__(self, kernel: "Kernel") -> None:
         self.kernel = kernel
+
+    def absolute(self, task: Task, path: str, directory: int = AT_FDCWD) -> str:
+        """A path from the process' directory on, or from an open one's. Raises OSError."""
+        raise NotImplementedError
+
+    def suspend_mask(self, task: Task, address: int) -> None:
+        """The mask at an address holds while a call waits. Raises OSError."""
+        raise NotImplementedError
 
 
 def int32(value: int) -> int:

@@ -1,7 +1,9 @@
 """Which files are programs that can run: static ELF executables for x86-64."""
 
+import mmap
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .layout import PAGE, USER_END
 
@@ -42,12 +44,13 @@ class Program:
 
 
 def is_elf(data: bytes) -> bool:
+    """Whether a file that begins so is one."""
     return data[:4] == b"\x7fELF"
 
 
-def parse(data: bytes) -> Program:
+def parse(data: bytes | mmap.mmap) -> Program:
     """The program in a file. Raises NotExecutable."""
-    if not is_elf(data):
+    if not is_elf(data[:4]):
         raise NotExecutable("not an ELF file")
     if len(data) < HEADER:
         raise NotExecutable("truncated: the ELF header is not complete")
@@ -83,7 +86,7 @@ def parse(data: bytes) -> Program:
         raise NotExecutable("a dynamically linked program; only static ones run here (gcc -static)")
     if not segments:
         raise NotExecutable("it has nothing to load")
-    for low, high in zip(segments, segments[1:], strict=False):
+    for low, high in pairwise(segments):
         if _page_end(low) > high.address & -PAGE:
             raise NotExecutable("its segments overlap or are not in order")
     return Program(entry + base, tuple(segments), headers_address, size, count, _page_end(segments[-1]))

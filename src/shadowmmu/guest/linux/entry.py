@@ -44,8 +44,8 @@ CODE = bytes.fromhex(
     "4d85d27404410f22da"  # 57       test r10, r10; jz; mov cr3, r10
     "4d85db7405"  # 60           test r11, r11; jz leave
     "0f01d9eb96"  # 65           vmmcall; jmp work               more than the work area holds
-    "58595a5b5d5e5f41584159415a415b415c415d415e415f"  # 6a leave: pop rax, rcx, rdx, rbx, rbp, rsi, rdi, r8-r15
-    "48cf"  # 81             iretq
+    "58595a5b5d5e5f41584159415a415b415c415d415e415f"  # 6a leave: pop rax, rcx, rdx, rbx, rbp, rsi, rdi, r8 to
+    "48cf"  # 81             r15; iretq
 )
 ENTRY = TEXT
 FRAME = struct.Struct("<20Q")
@@ -157,7 +157,5 @@ class Work:
     def give_frame(self, registers: tuple[int, ...], rip: int, flags: int) -> None:
         """What user mode goes on with: RAX to R15, RIP, RFLAGS."""
         rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, *upper = registers
-        frame = FRAME.pack(
-            rax, rcx, rdx, rbx, rbp, rsi, rdi, *upper, rip, USER_CS, flags, rsp, USER_DS
-        )
+        frame = FRAME.pack(rax, rcx, rdx, rbx, rbp, rsi, rdi, *upper, rip, USER_CS, flags, rsp, USER_DS)
         self.memory.write(FRAME_GPA, frame)

@@ -11,17 +11,25 @@ import termios
 import time
 from collections.abc import Sequence
 
-from .calls import Calls, int32, int64
+from .calls import AT_FDCWD, Calls, int32, int64
 from .files import Descriptor, OpenFile, stat_bytes, statx_bytes
 from .tasks import SIGPIPE, Blocked, SignalInfo, Task
 
-AT_FDCWD, AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = -100, 0x100, 0x200, 0x400, 0x1000
+AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = 0x100, 0x200, 0x400, 0x1000
 LARGEST_READ = 16 << 20
 MOST_VECTORS = 1024
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
 F_LOCKS = (5, 6, 7)
 SETTABLE = os.O_APPEND | os.O_NONBLOCK
-TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ = 0x5401, 0x5402, 0x5403, 0x5404, 0x540F, 0x5410, 0x5413
+TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ = (
+    0x5401,
+    0x5402,
+    0x5403,
+    0x5404,
+    0x540F,
+    0x5410,
+    0x5413,
+)
 FIONREAD, FIONBIO = 0x541B, 0x5421
 TERMIOS_SIZE = 36
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
@@ -284,7 +292,9 @@ class FileCalls(Calls):
             return os.fstat(task.process.files.get(own).fd)
         follow = not flags & AT_SYMLINK_NOFOLLOW
         slash = "/" if name.endswith("/") else ""
-        return os.stat(self.kernel.tree.resolve(name, follow=follow) + slash, follow_symlinks=follow or bool(slash))
+        return os.stat(
+            self.kernel.tree.resolve(name, follow=follow) + slash, follow_symlinks=follow or bool(slash)
+        )
 
     def sys_stat(self, task: Task, path: int, address: int) -> int:
         return self.sys_newfstatat(task, AT_FDCWD, path, address, 0)
@@ -589,10 +599,6 @@ class FileCalls(Calls):
     def sys_poll(self, task: Task, address: int, count: int, timeout: int) -> int:
         milliseconds = int32(timeout)
         return self._poll_table(task, address, count, None if milliseconds < 0 else milliseconds / 1000)
-
-    def suspend_mask(self, task: Task, address: int) -> None:
-        """The signal mask while a call waits."""
-        raise NotImplementedError
 
     def _timeout(self, task: Task, address: int, unit: int) -> float | None:
         if not address:

@@ -34,9 +34,9 @@ from .tasks import (
     RSP,
     SIG_DFL,
     SIG_IGN,
+    SIGALRM,
     SIGBUS,
     SIGCHLD,
-    SIGALRM,
     SIGFPE,
     SIGILL,
     SIGKILL,
@@ -162,6 +162,8 @@ class Kernel:
         self._spurious = (0, 0)
         self._repeats = 0
         self._started = time.monotonic()
+        self.give_up: Callable[[], bool] = lambda: False
+        """Asked while all processes wait: whether the machine is to stop."""
         self.calls = SystemCalls(self)
         machine.on_syscall(self._on_syscall)
         machine.on_exception(self._on_exception)
@@ -170,9 +172,7 @@ class Kernel:
 
     # -- starting ----------------------------------------------------------------------------------------
 
-    def start(
-        self, path: Path, arguments: Sequence[str], environment: dict[str, str] | None = None
-    ) -> None:
+    def start(self, path: Path, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
         """Prepare to run a program with these arguments, the first being its name.
 
         Raises NotExecutable, OSError or OutOfMemory.
@@ -546,7 +546,7 @@ class Kernel:
                 events[fd] = events.get(fd, 0) | wanted
         for fd, wanted in events.items():
             poll.register(fd, wanted)
-        found = {fd: got for fd, got in poll.poll(milliseconds)}
+        found = dict(poll.poll(milliseconds))
         closed = select.POLLHUP | select.POLLERR | select.POLLNVAL
         return {
             task
@@ -555,19 +555,21 @@ class Kernel:
         }
 
     def _next(self) -> Task | None:
-        """The task that runs next; None if all have ended. Raises NoProgress."""
+        """The task that runs next; None if all have ended, or have to. Raises NoProgress."""
         while True:
             self._check_alarms()
             self._wake()
             if self.runnable:
                 return self.runnable.popleft()
-            if not self.blocked:
+            if not self.blocked or self.give_up():
                 return None
             self._sleep()
 
     def _sleep(self) -> None:
         """All tasks wait: until one need not. Raises NoProgress."""
-        deadlines = [task.wait.deadline for task in self.blocked if task.wait and task.wait.deadline is not None]
+        deadlines = [
+            task.wait.deadline for task in self.blocked if task.wait and task.wait.deadline is not None
+        ]
         deadlines += [process.alarm for process in self.processes.values() if process.alarm is not None]
         waiting = [task for task in self.blocked if task.wait and task.wait.files]
         if not deadlines and not any(task.wait and task.wait.outside for task in waiting):
@@ -594,7 +596,7 @@ class Kernel:
         self.loaded = None
 
     def save_registers(self, task: Task, child: Task | None) -> None:
-        """Take the running task's registers out of the processor; a child begins with the same, and its FPU."""
+        """Take the running task's registers out of the processor; a child begins with these and its FPU."""
         self._save(task)
         if child is not None:
             child.registers = list(task.registers)
@@ -662,7 +664,7 @@ class Kernel:
             self.machine.stop("no progress", str(error))
             return None
         if following is None:
-            self.machine.stop("exit", self.status)
+            self.machine.stop("seconds" if self.blocked else "exit")
             return None
         if following is not task:
             self.switches += 1

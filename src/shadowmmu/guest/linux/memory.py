@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .entry import NX, A, D, P, U, W, Work
-from .frames import READAHEAD, FilePages, Frames, OutOfMemory
+from .frames import READAHEAD, FilePages, Frames
 from .layout import LOWEST_MMAP, MMAP_TOP, PAGE, USER_END
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
@@ -89,6 +89,7 @@ class Area:
 
 
 def page_up(value: int) -> int:
+    """Round up to whole pages."""
     return -(-value // PAGE) * PAGE
 
 
@@ -464,5 +465,3 @@ class AddressSpace:
     def read_int(self, address: int) -> int:
         """A 32-bit integer with its sign."""
         return int.from_bytes(self.read(address, 4), "little", signed=True)
-
-

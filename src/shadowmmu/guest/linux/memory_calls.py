@@ -142,5 +142,3 @@ class MemoryCalls(Calls):
 
     def sys_get_mempolicy(self, task: Task) -> int:
         raise OSError(errno.ENOSYS, "no NUMA")
-
-

@@ -38,7 +38,14 @@ CLONE_SETTLS, CLONE_PARENT_SETTID = 0x80000, 0x100000
 CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x200000, 0x1000000
 WNOHANG = 1
 ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS = range(0x1001, 0x1005)
-FUTEX_WAIT, FUTEX_WAKE, FUTEX_REQUEUE, FUTEX_CMP_REQUEUE, FUTEX_WAIT_BITSET, FUTEX_WAKE_BITSET = 0, 1, 3, 4, 9, 10
+FUTEX_WAIT, FUTEX_WAKE, FUTEX_REQUEUE, FUTEX_CMP_REQUEUE, FUTEX_WAIT_BITSET, FUTEX_WAKE_BITSET = (
+    0,
+    1,
+    3,
+    4,
+    9,
+    10,
+)
 FUTEX_COMMAND = 0x7F
 SS_DISABLE = 2
 MOST_TASKS = 4096
@@ -65,9 +72,7 @@ class ProcessCalls(Calls):
     def sys_clone(self, task: Task, flags: int, stack: int, parent_tid: int, child_tid: int, tls: int) -> int:
         return self._clone(task, flags, stack, parent_tid, child_tid, tls)
 
-    def _clone(
-        self, task: Task, flags: int, stack: int, parent_tid: int, child_tid: int, tls: int
-    ) -> int:
+    def _clone(self, task: Task, flags: int, stack: int, parent_tid: int, child_tid: int, tls: int) -> int:
         kernel = self.kernel
         if task.started is not None:
             return self._vfork_done(task)
@@ -132,10 +137,6 @@ class ProcessCalls(Calls):
         name = os.fsdecode(mm.string(path))
         argv, envp = self._strings(mm, arguments), self._strings(mm, environment)
         return self._execute(task, self.absolute(task, name), argv, envp)
-
-    def absolute(self, task: Task, path: str) -> str:
-        """A path from the process' directory on."""
-        raise NotImplementedError
 
     @staticmethod
     def _strings(mm: AddressSpace, address: int) -> list[bytes]:
@@ -292,7 +293,9 @@ class ProcessCalls(Calls):
                 if mask & bit(signal):
                     found = pending.pop(signal)
                     if info:
-                        mm.write(info, struct.pack("<iiixxxxii", signal, 0, found.code, found.pid, 0) + bytes(100))
+                        mm.write(
+                            info, struct.pack("<iiixxxxii", signal, 0, found.code, found.pid, 0) + bytes(100)
+                        )
                     return signal
         now = time.monotonic()
         if task.started is None:
@@ -417,7 +420,10 @@ class ProcessCalls(Calls):
         if command in (FUTEX_WAKE, FUTEX_WAKE_BITSET):
             return self._wake(self._futex(task, address), value)
         if command in (FUTEX_REQUEUE, FUTEX_CMP_REQUEUE):
-            if command == FUTEX_CMP_REQUEUE and task.process.mm.read_int(address) & 0xFFFFFFFF != value3 & 0xFFFFFFFF:
+            if (
+                command == FUTEX_CMP_REQUEUE
+                and task.process.mm.read_int(address) & 0xFFFFFFFF != value3 & 0xFFFFFFFF
+            ):
                 raise OSError(errno.EAGAIN, "changed")
             source, target = self._futex(task, address), self._futex(task, second)
             woken = self._wake(source, value)
@@ -563,5 +569,3 @@ class ProcessCalls(Calls):
     def sys_umask(self, task: Task, mask: int) -> int:
         old, task.process.umask = task.process.umask, mask & 0o777
         return old
-
-

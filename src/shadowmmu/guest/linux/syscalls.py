@@ -15,10 +15,25 @@ if TYPE_CHECKING:
     from .kernel import Kernel
 
 ABSENT = frozenset(
-    (
-        "rseq clone3 io_uring_setup close_range openat2 membarrier userfaultfd perf_event_open memfd_create "
-        "copy_file_range seccomp keyctl add_key request_key pidfd_open fchmodat2 faccessat2"
-    ).split()
+    [
+        "rseq",
+        "clone3",
+        "io_uring_setup",
+        "close_range",
+        "openat2",
+        "membarrier",
+        "userfaultfd",
+        "perf_event_open",
+        "memfd_create",
+        "copy_file_range",
+        "seccomp",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "pidfd_open",
+        "fchmodat2",
+        "faccessat2",
+    ]
 )
 """Calls that programs can do without, and that older kernels do not have: ENOSYS without a warning."""
 

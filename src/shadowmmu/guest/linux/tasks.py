@@ -15,10 +15,39 @@ IGNORED_BY_DEFAULT = frozenset((SIGCHLD, SIGCONT, SIGURG, SIGWINCH, SIGSTOP, SIG
 """Job control is absent: no process stops."""
 SIGNAL_NAMES = dict(
     enumerate(
-        (
-            "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP "
-            "TTIN TTOU URG XCPU XFSZ VTALRM PROF WINCH IO PWR SYS"
-        ).split(),
+        [
+            "HUP",
+            "INT",
+            "QUIT",
+            "ILL",
+            "TRAP",
+            "ABRT",
+            "BUS",
+            "FPE",
+            "KILL",
+            "USR1",
+            "SEGV",
+            "USR2",
+            "PIPE",
+            "ALRM",
+            "TERM",
+            "STKFLT",
+            "CHLD",
+            "CONT",
+            "STOP",
+            "TSTP",
+            "TTIN",
+            "TTOU",
+            "URG",
+            "XCPU",
+            "XFSZ",
+            "VTALRM",
+            "PROF",
+            "WINCH",
+            "IO",
+            "PWR",
+            "SYS",
+        ],
         1,
     )
 )
@@ -26,6 +55,7 @@ RAX, RSP, RIP, RFLAGS = 0, 4, 16, 17
 
 
 def bit(signal: int) -> int:
+    """Of a mask of signals."""
     return 1 << signal - 1
 
 

@@ -126,7 +126,21 @@ class TimeCalls(Calls):
     def sys_sysinfo(self, task: Task, address: int) -> int:
         frames, processes = self.kernel.frames, len(self.kernel.processes)
         data = struct.pack(
-            "<q3Q6QH6xQQI4x", int(time.monotonic()), 0, 0, 0, frames.total, frames.free, 0, 0, 0, 0, processes, 0, 0, 1
+            "<q3Q6QH6xQQI4x",
+            int(time.monotonic()),
+            0,
+            0,
+            0,
+            frames.total,
+            frames.free,
+            0,
+            0,
+            0,
+            0,
+            processes,
+            0,
+            0,
+            1,
         )
         task.process.mm.write(address, data)
         return 0
@@ -174,5 +188,3 @@ class TimeCalls(Calls):
 
     def sys_setpriority(self, task: Task) -> int:
         return 0
-
-

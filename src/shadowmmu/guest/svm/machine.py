@@ -556,7 +556,7 @@ class SvmMachine:
 
     def _between(self) -> None:
         """Nothing happened for a while: timers, and interrupts that waited."""
-        if self._idle:
+        if self._idle and self._step is None:
             self._idle()
         if self._interrupts:
             self._note_state()

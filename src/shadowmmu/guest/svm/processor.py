@@ -228,6 +228,7 @@ class SvmProcessor:
         callback = ctypes.cast(self._callback, ctypes.c_void_p)
         self.library.hook_add(self.handle, ctypes.byref(handle), unicorn.UC_HOOK_INTR, callback, None, 1, 0)
         add(unicorn.UC_HOOK_INSN_INVALID, lambda uc, data: False)
+        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
         add(
             unicorn.UC_HOOK_INSN,
             lambda uc, port, size, data: self.on_in(port, size),
@@ -244,7 +245,6 @@ class SvmProcessor:
             0,
             UC_X86_INS_OUT,
         )
-        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
 
     def _exited(self, uc: int, number: int, data: int) -> None:
