@@ -61,7 +61,7 @@ class ProgramChecks:
         self._record = ExitRecord(0, 0, 0, 0)
         self._exception: tuple[int, int | None, int] | None = None
         machine.on_entry(self._after_exit)
-        machine.on_exception(self._before_exception)
+        self._next = machine.on_exception(self._before_exception)
 
     @property
     def checks(self) -> int:
@@ -77,7 +77,7 @@ class ProgramChecks:
 
     def _before_exception(self, vector: int, error_code: int | None, cr2: int) -> bool:
         self._exception = (vector, error_code, cr2)
-        return False
+        return self._next is not None and self._next(vector, error_code, cr2)
 
     def _after_exit(self) -> None:
         if len(self.violations) >= MOST_VIOLATIONS or not self.machine.exits:

@@ -91,8 +91,7 @@ def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
     pae = not vcpu.efer & EFER_LME and cr0 & CR0_PG and vcpu.is_pae()
     if pae and (cr0 ^ old) & CR0_PDPTR_BITS and not load_pdptrs(vcpu, vcpu.cr3):
         return False
-    is_64_bit_mode = vcpu.is_long_mode() and not vcpu.compatibility_mode
-    if not cr0 & CR0_PG and (is_64_bit_mode or vcpu.cr4 & CR4_PCIDE):
+    if not cr0 & CR0_PG and (vcpu.is_64_bit_mode() or vcpu.cr4 & CR4_PCIDE):
         return False
     _store_cr0(vcpu, cr0)
     only_wp = cr0 ^ old == CR0_WP

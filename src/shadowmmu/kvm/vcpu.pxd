@@ -33,7 +33,7 @@ cdef class Vcpu:
     cdef public u64 cr0, cr2, cr3, cr4, efer, rip
     cdef public u32 cpl, maxphyaddr, host_maxphyaddr
     cdef public u64 cr4_missing, efer_missing, apic_base, nested_cr3, hsave_msr
-    cdef public bint eflags_ac, wide_cr0, compatibility_mode, guest_mode, nested_run_pending
+    cdef public bint compatibility_mode, eflags_ac, wide_cr0, guest_mode, nested_run_pending
     cdef public tuple configured
     cdef public object exception, soft_interrupt, dirty_ring, l1_state
     cdef public u64 exit_code, exit_info1, exit_info2
@@ -42,6 +42,7 @@ cdef class Vcpu:
     cpdef bint is_paging(self)
     cpdef bint is_pae(self)
     cpdef bint is_long_mode(self)
+    cpdef bint is_64_bit_mode(self)
     cpdef bint is_pae_paging(self)
     cpdef bint mmu_is_nested(self)
     cpdef u64 guest_pgd(self, KvmMmu mmu)

@@ -82,6 +82,7 @@ class Vcpu:
         self.rip = 0
         self.cpl = 0
         self.eflags_ac = False
+        self.compatibility_mode = False
         self.maxphyaddr = 40
         self.host_maxphyaddr = 46
         self.configured: tuple[int, ...] = ()
@@ -96,7 +97,6 @@ class Vcpu:
         self.cr4_missing = 0
         self.efer_missing = 0
         self.wide_cr0 = False
-        self.compatibility_mode = False
         self.apic_base = 0
         self.dirty_ring: Any = None
         self.exception: QueuedException | None = None
@@ -120,6 +120,10 @@ class Vcpu:
 
     def is_long_mode(self) -> bool:
         return self.efer & EFER_LMA != 0
+
+    def is_64_bit_mode(self) -> bool:
+        """Long mode, and the code segment is not one of `compatibility_mode` (CS.L)."""
+        return self.efer & EFER_LMA != 0 and not self.compatibility_mode
 
     def is_pae_paging(self) -> bool:
         return self.cr0 & CR0_PG != 0 and self.cr4 & CR4_PAE != 0 and self.efer & EFER_LMA == 0

@@ -30,6 +30,9 @@ OPERANDS = {
     "shl {p} [{m}], 3": ("32", "64"),
     "shr {p} [{m}], 1": ("8", "64"),
     "sar {p} [{m}], 5": ("16", "64"),
+    "rol {p} [{m}], 3": ("8", "32", "64"),
+    "ror {p} [{m}], 1": ("16", "32", "64"),
+    "pop qword ptr [{m}]": ("64",),
     "lock xadd [{m}], {a}": ("8", "32", "64"),
     "lock bts [{m}], {a}": ("32", "64"),
     "btr {p} [{m}], 5": ("32", "64"),
@@ -75,6 +78,8 @@ def outcome(board: Board, page: int, text: str, seed: int) -> tuple[object, ...]
         values["rdx"] = old >> 32
     board.start(f"{text}\n vmmcall", **values, rdi=page + 0x820, rsi=DATA, rflags=rng.choice((2, 3, 0x8D7)))
     board.machine.processor.set_xmm(1, rng.getrandbits(128))
+    if text.startswith("pop"):
+        board.machine.set("rsp", DATA + 0x40)
     if text.startswith("push"):
         board.machine.set("rsp", page + 0x828)
     assert board.run().reason == "hlt", board.machine.history

@@ -228,6 +228,18 @@ def test_devices_answer_where_no_memory_is(mode: str, mmu: dict[str, bool]) -> N
 
 
 @pytest.mark.parametrize("mmu", MMUS)
+def test_instructions_read_devices(mmu: dict[str, bool]) -> None:
+    board = Board("4", **mmu)
+    board.map(HOLE, HOLE | P | W)
+    board.machine.on_mmio(HOLE, 0x100, read=lambda gpa, size: 0xFFFFFFF0 | gpa & 0xF)
+    text = f"imul ebx, [{HOLE:#x}], 3\n push qword ptr [{HOLE + 1:#x}]\n pop rcx\n mov edx, 5\n"
+    text += f"imul edx, [{HOLE + 2:#x}]\n movsx esi, byte ptr [{HOLE:#x}]\n cmovz rdi, [{HOLE:#x}]\n hlt"
+    board.execute(text)
+    assert (board.get("rbx"), board.get("rcx")) == (-48 & 0xFFFFFFFF, 0xFFFFFFF1)
+    assert (board.get("rdx"), board.get("rsi")) == (-70 & 0xFFFFFFFF, -16 & 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize("mmu", MMUS)
 @pytest.mark.parametrize("mode", ["none", "4"])
 def test_strings_go_to_devices(mode: str, mmu: dict[str, bool]) -> None:
     board = Board(mode, **mmu)

@@ -328,6 +328,54 @@ def _shift(c: Context, code: Code) -> bool:
     return True
 
 
+def _rotate(c: Context, code: Code) -> bool:
+    target, source = code.operands
+    bits = 8 * target.size
+    count = c.get(code, source) & (63 if bits == 64 else 31)
+    value = c.get(code, target)
+    turn = count % bits
+    if code.name == "ror":
+        turn = -turn % bits
+    result = (value << turn | value >> bits - turn) & mask(target.size)
+    c.put_back(code, target, result)
+    if count:
+        top = result >> bits - 1
+        carry = result & 1 if code.name == "rol" else top
+        other = top ^ carry if code.name == "rol" else top ^ result >> bits - 2 & 1
+        c.set_flags(CF | OF, (CF if carry else 0) | (OF if other else 0))
+    return True
+
+
+def _imul(c: Context, code: Code) -> bool:
+    """The forms with two and three operands."""
+    target, factors = code.operands[0], code.operands[-2:]
+    size = target.size
+    half = 1 << 8 * size - 1
+    a, b = ((c.get(code, factor) & mask(size) ^ half) - half for factor in factors)
+    result = a * b
+    c.put(code, target, result & mask(size))
+    lost = not -half <= result < half
+    c.set_flags(ALL, _result_flags(result & mask(size), size) & (SF | PF) | (CF | OF if lost else 0))
+    return True
+
+
+def _pop(c: Context, code: Code) -> bool:
+    (target,) = code.operands
+    stack = 8 if c.processor.is_64bit else 4 if c.processor.stack_is_32bit else 2
+    pointer = c.register(RSP, stack)
+    value = c.memory.read(c.in_segment(SS, pointer), code.size)
+    if target.kind == "m":
+        address = c.linear(code)
+        if code.base == RSP:
+            address += code.size  # the address is computed behind the increment
+        c.memory.write(address, code.size, value)
+        c.set_register(RSP, stack, pointer + code.size)
+    else:
+        c.set_register(RSP, stack, pointer + code.size)
+        c.put(code, target, value)
+    return True
+
+
 def _bit(c: Context, code: Code) -> bool:
     target, source = code.operands
     bits = 8 * target.size
@@ -518,6 +566,10 @@ _EXECUTE: dict[str, Callable[[Context, Code], bool]] = {
     "not": _not,
     "neg": _neg,
     **dict.fromkeys(("shl", "sal", "shr", "sar"), _shift),
+    "rol": _rotate,
+    "ror": _rotate,
+    "imul": _imul,
+    "pop": _pop,
     **dict.fromkeys(("bt", "bts", "btr", "btc"), _bit),
     "cmpxchg": _cmpxchg,
     "cmpxchg8b": _cmpxchg8b,
@@ -593,7 +645,7 @@ class Decoder:
         if name in ("movsd", "cmpsd") and insn.op_count and self._is_xmm(insn):
             name = f"{name} xmm"
         operands = [self._operand(insn, i) for i in range(insn.op_count)]
-        execute = _EXECUTE.get(name)
+        execute = None if name == "imul" and insn.op_count == 1 else _EXECUTE.get(name)
         if name.startswith("set"):
             execute = _setcc
         elif name.startswith("cmov"):
@@ -637,8 +689,8 @@ class Decoder:
         kinds = self.iced.OpKind
         code.address_size = bits // 8
         code.size = self.iced.MemorySizeInfo(insn.memory_size).size
-        if code.name == "push":
-            code.size = -insn.stack_pointer_increment
+        if code.name in ("push", "pop"):
+            code.size = abs(insn.stack_pointer_increment)
         for i in range(insn.op_count):
             kind = insn.op_kind(i)
             if kind == kinds.MEMORY:

@@ -146,7 +146,8 @@ class SvmProcessor:
     """An emulated processor on the frames of `arena`, in guest mode; with `npt` on nested tables.
 
     `on_exit(number)` is called for exits (EXIT + exit code); `on_in(port, size)`,
-    `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit. Raises EmulatorError.
+    `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit.
+    Raises EmulatorError.
     """
 
     def __init__(self, arena: Arena, *, npt: bool) -> None:
