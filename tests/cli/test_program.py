@@ -132,7 +132,7 @@ def test_control_c_ends_with_the_report(file, tmp_path):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (elf32(b"\xf4")[:-3], "3 bytes of a segment are missing"),
+        (elf32(b"\xf4" * 16)[:-3], "3 bytes of a segment are missing"),
         (elf32(b"\xf4", machine=40), "it is a program for ARM, not for x86"),
         (elf32(b"\xf4", interp=True), "dynamically linked"),
         (elf32(b"\xf4", kind=1), "object file"),
