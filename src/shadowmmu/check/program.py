@@ -10,7 +10,7 @@ from ..guest.machine import Machine
 from ..guest.ops import Op
 from ..guest.player import OpResult
 from ..guest.setup import MODES, Mode
-from ..guest.svm.machine import SvmMachine
+from ..guest.svm.machine import ExitRecord, SvmMachine
 from ..guest.svm.processor import (
     EXIT_EXCEPTION,
     EXIT_INVLPG,
@@ -58,9 +58,10 @@ class ProgramChecks:
         self._program = _Program(machine.machine)
         self._coherence = Coherence(self._program, every=NEVER)  # type: ignore[arg-type]
         self._audit = Audit(self._program)  # type: ignore[arg-type]
+        self._record = ExitRecord(0, 0, 0, 0)
         self._exception: tuple[int, int | None, int] | None = None
         machine.on_entry(self._after_exit)
-        machine.on_exception(self._before_exception)
+        self._next = machine.on_exception(self._before_exception)
 
     @property
     def checks(self) -> int:
@@ -76,14 +77,14 @@ class ProgramChecks:
 
     def _before_exception(self, vector: int, error_code: int | None, cr2: int) -> bool:
         self._exception = (vector, error_code, cr2)
-        return False
+        return self._next is not None and self._next(vector, error_code, cr2)
 
     def _after_exit(self) -> None:
-        if len(self.violations) >= MOST_VIOLATIONS or not self.machine.history:
+        if len(self.violations) >= MOST_VIOLATIONS or not self.machine.exits:
             return
         self.exits += 1
         exception, self._exception = self._exception, None
-        record = self.machine.history[-1]
+        record = self._record = self.machine.history[-1]
         flushes = record.code in _FLUSHING
         faulted = record.code == EXIT_EXCEPTION + PF_VECTOR
         refused = exception is not None and exception[0] == PF_VECTOR
@@ -121,7 +122,7 @@ class ProgramChecks:
 
     def _note_flush(self) -> None:
         text, vcpu = self._text(), self.machine.vcpu
-        code = self.machine.history[-1].code
+        code = self._record.code
         op: Op
         if code == EXIT_INVLPG:
             op = kinds.Invlpg(line=0, text=text, vcpu=0, gva=vcpu.cpu.flushed_page)
@@ -158,5 +159,5 @@ class ProgramChecks:
 
     def _text(self) -> str:
         """The last exit."""
-        record = self.machine.history[-1]
+        record = self._record
         return f"{exit_name(record.code)} at rip {record.rip:#x}, {record.info1:#x}, {record.info2:#x}"

@@ -20,8 +20,13 @@ POWER_OFF = b"Shutdown"
 """What Bochs wants at its port 0x8900 to switch itself off; QEMU's programs use it, too."""
 FLAG_IF = 1 << 9
 SLICE = 0.5
-SPINNING = (b"\xeb\xfe", b"\xf3\x90\xeb\xfc", b"\xe9\xfb\xff\xff\xff")
-"""Jumps to themselves, with or without PAUSE."""
+SPINNING = (
+    (0, b"\xeb\xfe"),
+    (0, b"\xe9\xfb\xff\xff\xff"),
+    (0, b"\xf3\x90\xeb\xfc"),
+    (2, b"\xf3\x90\xeb\xfc"),
+)
+"""Jumps to themselves, with or without PAUSE, and where in them RIP may be."""
 
 
 def memory_slots(size: int) -> list[tuple[int, int]]:
@@ -226,14 +231,14 @@ class Pc:
 
     def _spins(self) -> bool:
         """Whether the program is at a jump to itself, and nothing will ever get it from there."""
-        machine = self.machine
-        if machine.get("rflags") & FLAG_IF:
+        emulator = self.machine.emulator
+        if self.machine.get("rflags") & FLAG_IF:
             return False
+        rip = emulator.linear_rip()
         try:
-            code = machine.emulator.page_of_code(machine.emulator.linear_rip())
+            return any(emulator.page_of_code(rip - before).startswith(code) for before, code in SPINNING)
         except FetchFault:
             return False
-        return code.startswith(SPINNING)
 
     def _wait_for_interrupt(self, limits: Limits) -> Ending | None:
         """HLT: sleep until the timer is due."""

@@ -168,6 +168,9 @@ NULL_LDT = Segment(0, 0, 0xFFFF, 0x008200)
 BUSY_TSS = Segment(0, 0, 0xFFFF, 0x008B00)
 
 
+ExceptionCallback = Callable[[int, int | None, int], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Why run() returned.
@@ -232,7 +235,8 @@ class SvmMachine:
     parameters  all of KVM's parameters, instead of npt, tdp_mmu and nx_huge_pages
 
     `machine` is the model's (machine.kvm for events and statistics), `vcpu` its vCPU, `processor` the
-    emulated one; `at_shutdown` the registers before a triple fault reset them. Raises EmulatorError if that cannot be had.
+    emulated one; `at_shutdown` the registers before a triple fault reset them. Raises EmulatorError if that
+    cannot be had.
     """
 
     def __init__(
@@ -285,7 +289,7 @@ class SvmMachine:
         self._devices: list[_Device] = []
         self._syscall: Callable[[], None] | None = None
         self._vmmcall: Callable[[], None] | None = None
-        self._exception: Callable[[int, int | None, int], bool] | None = None
+        self._exception: ExceptionCallback | None = None
         self._idle: Callable[[], None] | None = None
         self._entry: Callable[[], None] | None = None
         self._outcome: Outcome | None = None
@@ -497,11 +501,12 @@ class SvmMachine:
         """VMMCALL and VMCALL: RIP is behind it. Without a callback RAX becomes -KVM_ENOSYS."""
         self._vmmcall = callback
 
-    def on_exception(self, callback: Callable[[int, int | None, int], bool]) -> None:
+    def on_exception(self, callback: ExceptionCallback) -> ExceptionCallback | None:
         """callback(vector, error code or None, CR2) for each exception the guest is to get; True: it is dealt
-        with, else the guest's IDT gets it.
+        with, else the guest's IDT gets it. The callback that there was before, for the new one to call.
         """
-        self._exception = callback
+        before, self._exception = self._exception, callback
+        return before
 
     def on_idle(self, callback: Callable[[], None]) -> None:
         """Called every 10 ms or so while the guest runs without exits: for timers."""
@@ -1123,7 +1128,7 @@ class SvmMachine:
         self._complete(insn, Insn(op, insn.code, value=value))
 
     def _clear_accessed_in_pdptes(self) -> None:
-        """The emulator sets A in PDPTEs, where it is reserved: hardware does not, and KVM will not load them."""
+        """The emulator sets A in PDPTEs, where it is reserved: KVM would not load them."""
         base = self.vcpu.cr3 & 0xFFFFFFE0
         page = table_page(self.kvm, base >> 12)
         if page != INVALID_PAGE:
