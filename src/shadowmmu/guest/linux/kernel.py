@@ -177,7 +177,7 @@ class Kernel:
 
         Raises NotExecutable, OSError or OutOfMemory.
         """
-        executable = read_executable(str(path))
+        executable = read_executable(os.path.realpath(path))
         if not isinstance(executable, Executable):
             raise NotExecutable("a script, no program")
         files = FileTable()
