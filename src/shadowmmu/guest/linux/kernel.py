@@ -177,7 +177,7 @@ class Kernel:
 
         Raises NotExecutable, OSError or OutOfMemory.
         """
-        executable = read_executable(str(path))
+        executable = read_executable(os.path.realpath(path))
         if not isinstance(executable, Executable):
             raise NotExecutable("a script, no program")
         files = FileTable()
@@ -566,13 +566,17 @@ class Kernel:
             self._sleep()
 
     def _sleep(self) -> None:
-        """All tasks wait: until one need not. Raises NoProgress."""
-        deadlines = [
-            task.wait.deadline for task in self.blocked if task.wait and task.wait.deadline is not None
-        ]
+        """All tasks wait: until one need not. Raises NoProgress.
+
+        What a call has done before it had to wait again may be what another one waits for.
+        """
+        asked = [task.wait for task in self.blocked if task.wait is not None]
+        deadlines = [wait.deadline for wait in asked if wait.deadline is not None]
         deadlines += [process.alarm for process in self.processes.values() if process.alarm is not None]
         waiting = [task for task in self.blocked if task.wait and task.wait.files]
-        if not deadlines and not any(task.wait and task.wait.outside for task in waiting):
+        if self._ready_files(waiting, 0) or any(wait.test is not None and wait.test() for wait in asked):
+            return
+        if not deadlines and not any(wait.outside for wait in asked):
             names = ", ".join(sorted({task.process.name for task in self.blocked}))
             raise NoProgress(f"all processes wait for each other ({names})")
         pause = 0.25
