@@ -1,8 +1,8 @@
 """Looking for a historic defect with random guests and all checks, and making small what shows it.
 
 The search knows nothing of the defect but its switches: it goes through every mode, MMU and profile of guests
-in turn, each time with another seed. What the checks find counts only if the same guest is found sound
-without the defect.
+in turn, each time with another seed: one checked after every op, then a storm (fuzz). What the checks find
+counts only if the same guest is found sound without the defect.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from .audit import Level
 from .checker import Violation, play_checked
 from .checks import checks_of
 from .coherence import Coherence
+from .fuzz import episode
 from .museum import Exhibit
 from .shrink import shrink, simpler_lines
 from .visitors import Visitor, visitors
 
 __all__ = ["Progress", "Sighting", "check_scenario", "search"]
 
-OPS, EVERY = 400, 16
-"""Ops of one guest, and between two looks of coherence at everything."""
+OPS, EVERY, STORM = 400, 16, 20
+"""Ops of one guest, and between two looks of coherence at everything; so many times as many has a storm."""
 SHRINK_SECONDS = 120.0
 
 Progress = Callable[[int, int, float], None]
@@ -102,55 +103,89 @@ def search(
     start = time.monotonic()
     played = guests = 0
     for visitor in visitors(seed):
-        guests += 1
-        done, violation = _visit(visitor, exhibit, ops)
-        played += done
-        spent = time.monotonic() - start
-        on_progress(guests, played, spent)
-        if violation is not None:
-            lines, violation = _smallest(visitor, exhibit, ops, violation)
-            text = "\n".join(lines) + "\n"
-            return Sighting(exhibit.name, played, guests, spent, visitor.name, violation, text)
+        for guest in (_visitor, _stormy):
+            guests += 1
+            done, found = guest(visitor, exhibit, ops)
+            played += done
+            spent = time.monotonic() - start
+            on_progress(guests, played, spent)
+            if found is not None:
+                lines, violation = _smallest(found, exhibit)
+                text = "\n".join(lines) + "\n"
+                return Sighting(exhibit.name, played, guests, spent, found.name, violation, text)
         if spent >= seconds:
             break
     return Sighting(exhibit.name, played, guests, time.monotonic() - start)
 
 
-def _visit(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, Violation | None]:
-    """How many ops one guest played, and what it shows of the defect, if anything."""
-    lines = [*visitor.setup, *visitor.lines(ops)]
+@dataclass(frozen=True, slots=True)
+class _Guest:
+    """A guest that shows the defect: lines of its machine and of what it did until then."""
+
+    name: str
+    setup: list[str]
+    lines: list[str]
+    predicate: str
+
+
+def _visitor(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest | None]:
+    """Let a guest act, checked after every op: how many ops, and the guest if it shows the defect."""
+    return _shown(visitor.name, visitor.setup, visitor.lines(ops), exhibit, EVERY)
+
+
+def _stormy(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest | None]:
+    """Let a storm of accesses pass, checked now and then; the guest if what it did shows the defect."""
+    ground = visitor.stormy(exhibit.switches)
     try:
-        done, violation = check_scenario(lines, exhibit.switches, every=EVERY)
-        if violation is None or check_scenario(lines, exhibit.mended, every=EVERY)[1] is not None:
-            return done, None
-        return check_scenario(lines, exhibit.switches)
-    except ScenarioError:
+        done, failure = episode(ground, STORM * ops)
+    except (ScenarioError, KeyError):
         return 0, None
+    if failure is None:
+        return done, None
+    setup = [line for line in ground.setup if not line.startswith("design ")]
+    return done, _shown(f"storm of {visitor.name}", setup, failure.lines, exhibit, EVERY)[1]
 
 
-def _smallest(
-    visitor: Visitor, exhibit: Exhibit, ops: int, violation: Violation
-) -> tuple[list[str], Violation]:
+def _shown(
+    name: str, setup: list[str], lines: list[str], exhibit: Exhibit, every: int
+) -> tuple[int, _Guest | None]:
+    """Play lines: how many ops, and the guest if something is wrong, and nothing without the defect."""
+    done = 0
+    try:
+        done, violation = check_scenario([*setup, *lines], exhibit.switches, every=every)
+        if violation is None:
+            return done, None
+        lines = lines[: violation.op + 2]
+        if check_scenario([*setup, *lines], exhibit.mended, every=every)[1] is not None:
+            return done, None
+        if every > 1:
+            shown = _shown(name, setup, lines, exhibit, 1)
+            return shown[0] if shown[1] else done, shown[1]
+    except (ScenarioError, KeyError):
+        return done, None
+    return done, _Guest(name, setup, lines, violation.predicate)
+
+
+def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation]:
     """The smallest scenario that shows the same predicate, and nothing without the defect."""
     deadline = time.monotonic() + SHRINK_SECONDS
     switches = [f"design {name}={value}" for name, value in exhibit.switches.items()]
-    setup, lines = visitor.setup, visitor.lines(ops)[: violation.op + 2]
+    setup, lines = [line for line in guest.setup if not line.startswith("title ")], guest.lines
 
     def shows(candidate: Sequence[str]) -> bool:
         try:
             found = check_scenario(candidate, exhibit.switches)[1]
-            if found is None or found.predicate != violation.predicate:
+            if found is None or found.predicate != guest.predicate:
                 return False
             return check_scenario(candidate, exhibit.mended)[1] is None
-        except (ScenarioError, MemoryError):
+        except (ScenarioError, KeyError, MemoryError):
             return False
 
     lines = shrink(lines, lambda kept: shows([*setup, *kept]), deadline)
     setup = shrink(setup, lambda kept: shows([*kept, *lines]), deadline)
     lines = simpler_lines(lines, lambda kept: shows([*setup, *kept]), deadline)
     lines = shrink(lines, lambda kept: shows([*setup, *kept]), deadline)
-    title = f"title {exhibit.title}"
-    setup = [line for line in setup if not line.startswith("title ")]
-    text = [title, *switches, *setup, *lines]
-    final = check_scenario(text)[1]
-    return text, violation if final is None else final
+    text = [f"title {exhibit.title}", *switches, *setup, *lines]
+    violation = check_scenario(text)[1]
+    assert violation is not None
+    return text, violation

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .ground import MMUS, MODES, PROFILES, Ground
 
@@ -23,9 +23,11 @@ RECENT = 4
 class _Ground(Ground):
     """A guest that uses all quadrants of 32-bit tables, and comes back to what it used a moment ago."""
 
-    def __init__(self, mode: str, mmu: str, profile: str, seed: int) -> None:
+    def __init__(
+        self, mode: str, mmu: str, profile: str, seed: int, *, design: dict[str, str] | None = None
+    ) -> None:
         self.recent: deque[int] = deque(maxlen=RECENT)
-        super().__init__(mode, mmu, profile, seed)
+        super().__init__(mode, mmu, profile, seed, design=design)
 
     def index(self, level: int) -> int:
         if self.recent and self.random.random() < 0.5:
@@ -47,6 +49,7 @@ class Visitor:
     """A random guest: its `setup` lines, and as many others as one likes."""
 
     def __init__(self, mode: str, mmu: str, profile: str, seed: int) -> None:
+        self.kind = (mode, mmu, profile, seed)
         self.name = f"{mode} {mmu} {profile} {seed}"
         self.ground = _Ground(mode, mmu, profile, seed)
         self.random = rng = random.Random(f"visitor {self.name}")
@@ -60,6 +63,11 @@ class Visitor:
         while len(self.made) < ops:
             self.made += self._next()
         return self.made[:ops]
+
+    def stormy(self, design: Mapping[str, str]) -> Ground:
+        """The ground of another guest of this kind, for a storm (fuzz)."""
+        mode, mmu, profile, seed = self.kind
+        return _Ground(mode, mmu, profile, seed, design=dict(design))
 
     def _next(self) -> list[str]:
         if not self.made and self.pcids:

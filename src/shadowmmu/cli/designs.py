@@ -19,6 +19,8 @@ __all__ = ["designs"]
 
 _INDENT = 6
 _WIDEST = 100
+_MOST = 10
+"""Values of a switch that are listed; of more only the default (--json has them all)."""
 
 
 @click.command()
@@ -64,7 +66,10 @@ def _described(switch: Switch) -> dict[str, object]:
 def _lines(switch: Switch, width: int) -> Iterator[str]:
     from shadowmmu.kvm.switches import values_named
 
-    marked = [_marked(switch, value) for value in values_named(switch)]
+    values = values_named(switch)
+    marked = [_marked(switch, value) for value in values[:_MOST]]
+    if len(values) > _MOST:
+        marked = [_marked(switch, switch.default), f"{len(values) - 1} others!"]
     yield f"  {click.style(switch.name, fg='cyan')} = {' | '.join(marked)}"
     yield from _paragraph(switch.effect, width)
     yield from _paragraph(f"[{switch.origin}]", width)
