@@ -7,6 +7,7 @@ of the model's arena, mapped in place: what its page walker reads and writes are
 
 import ctypes
 import mmap
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,8 @@ RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 ES, CS, SS, DS, FS, GS, LDTR, TR, GDTR, IDTR = range(10)
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 
+PATIENCE = 0.5
+"""Seconds that a guest is given to exit by itself before it is stopped from outside."""
 EXIT = 0x100
 """What callbacks get for an exit is this more than its code."""
 EXIT_READ_CR, EXIT_WRITE_CR, EXIT_EXCEPTION = 0x00, 0x10, 0x40
@@ -168,6 +171,8 @@ class SvmProcessor:
         self.d = state.cast("I")
         self._find_fields()
         self.running = False
+        self._expired = False
+        self._done = threading.Event()
         self.error: BaseException | None = None
         self.on_exit: Callable[[int], None] = lambda number: None
         self.on_in: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
@@ -229,7 +234,7 @@ class SvmProcessor:
         callback = ctypes.cast(self._callback, ctypes.c_void_p)
         self.library.hook_add(self.handle, ctypes.byref(handle), unicorn.UC_HOOK_INTR, callback, None, 1, 0)
         add(unicorn.UC_HOOK_INSN_INVALID, lambda uc, data: False)
-        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
+        add(unicorn.UC_HOOK_INSN, lambda uc, data: self._syscalled(), None, 1, 0, UC_X86_INS_SYSCALL)
         add(
             unicorn.UC_HOOK_INSN,
             lambda uc, port, size, data: self.on_in(port, size),
@@ -251,6 +256,7 @@ class SvmProcessor:
     def _exited(self, uc: int, number: int, data: int) -> None:
         try:
             self.on_exit(number)
+            self._between()
         except BaseException as error:  # Ctrl-C too: it goes on where run() was called
             self.error = error
             self.stop()
@@ -261,17 +267,45 @@ class SvmProcessor:
         """Go on at RIP until stop(), or for that long, or that many instructions (slower); 0: no limit."""
         if instructions:
             self.uc.ctl_flush_tb()
-        timeout = max(1, int(seconds * 1e6)) if seconds else 0
+        timer = threading.Timer(seconds, self._expire) if seconds else None
+        self._done.clear()
+        self._expired = False
         self.running = True
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
         try:
-            self.uc.emu_start(self.q[self.rip_word], 0, timeout=timeout, count=instructions)
+            self.uc.emu_start(self.q[self.rip_word], 0, count=instructions)
         finally:
             self.running = False
+            self._done.set()
+            if timer is not None:
+                timer.cancel()
+                timer.join()
             if instructions:
                 self.uc.ctl_flush_tb()
         if self.error is not None:
             error, self.error = self.error, None
             raise error
+
+    def _expire(self) -> None:
+        """The time is over: let the next exit end run().
+
+        A stop from outside may leave RIP behind the registers, and skip a hooked instruction: it is for guests
+        that do not exit at all.
+        """
+        self._expired = True
+        if not self._done.wait(PATIENCE):
+            self.stop()
+
+    def _between(self) -> None:
+        """After a callback: end run() if its time is over."""
+        if self._expired:
+            self.stop()
+
+    def _syscalled(self) -> None:
+        self.on_syscall()
+        self._between()
 
     def stop(self) -> None:
         """From a callback: let run() end."""
