@@ -23,7 +23,7 @@ from .audit import Audit
 from .checker import CORRUPT, Violation
 from .coherence import Coherence
 
-__all__ = ["EVERY", "ProgramChecks"]
+__all__ = ["EVERY", "ProgramChecks", "audit_of"]
 
 EVERY = 100
 """Exits between two looks at the whole machine."""
@@ -42,6 +42,11 @@ class _Program:
     dump: bool = False
     vmcbs: list[Any] = field(default_factory=list)
     log: Tracer = field(default_factory=Tracer)
+
+
+def audit_of(machine: SvmMachine) -> Audit:
+    """The audit of a machine that runs a program, for one look at it."""
+    return Audit(_Program(machine.machine))  # type: ignore[arg-type]
 
 
 class ProgramChecks:
