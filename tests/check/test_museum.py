@@ -75,7 +75,7 @@ def test_a_search_without_a_defect_finds_nothing() -> None:
     sighting = search(nothing, seconds=1.0, ops=20)
     assert sighting.violation is None
     assert not sighting.scenario
-    assert sighting.ops == 20 * sighting.guests > 0
+    assert sighting.ops >= 20 * sighting.guests > 0, "storms play more"
 
 
 def test_visitors_are_the_same_each_time() -> None:

@@ -291,8 +291,8 @@ class SvmProcessor:
     def _expire(self) -> None:
         """The time is over: let the next exit end run().
 
-        A stop from outside may leave RIP behind the registers, and skip a hooked instruction: it is for guests
-        that do not exit at all.
+        A stop from outside may leave RIP behind the registers, and skip a hooked instruction: it is for
+        guests that do not exit at all.
         """
         self._expired = True
         if not self._done.wait(PATIENCE):
