@@ -545,7 +545,7 @@ def _state(machine: SvmMachine) -> str:
     for record in list(machine.history)[-_LAST_EXITS:]:
         lines.append(
             f"    {exit_name(record.code):<14} rip {record.rip:#x} info1 {record.info1:#x} "
-            f"info2 {record.info2:#x} {record.result}".rstrip()
+            f"info2 {record.info2:#x}"
         )
     return "\n".join(lines)
 
