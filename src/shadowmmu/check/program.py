@@ -60,7 +60,7 @@ class ProgramChecks:
         self._audit = Audit(self._program)  # type: ignore[arg-type]
         self._exception: tuple[int, int | None, int] | None = None
         machine.on_entry(self._after_exit)
-        machine.on_exception(self._before_exception)
+        self._guest_kernel = machine.on_exception(self._before_exception)
 
     @property
     def checks(self) -> int:
@@ -76,7 +76,7 @@ class ProgramChecks:
 
     def _before_exception(self, vector: int, error_code: int | None, cr2: int) -> bool:
         self._exception = (vector, error_code, cr2)
-        return False
+        return self._guest_kernel is not None and self._guest_kernel(vector, error_code, cr2)
 
     def _after_exit(self) -> None:
         if len(self.violations) >= MOST_VIOLATIONS or not self.machine.history:

@@ -497,11 +497,14 @@ class SvmMachine:
         """VMMCALL and VMCALL: RIP is behind it. Without a callback RAX becomes -KVM_ENOSYS."""
         self._vmmcall = callback
 
-    def on_exception(self, callback: Callable[[int, int | None, int], bool]) -> None:
+    def on_exception(
+        self, callback: Callable[[int, int | None, int], bool]
+    ) -> Callable[[int, int | None, int], bool] | None:
         """callback(vector, error code or None, CR2) for each exception the guest is to get; True: it is dealt
-        with, else the guest's IDT gets it.
+        with, else the guest's IDT gets it. Returns the callback there was before.
         """
-        self._exception = callback
+        before, self._exception = self._exception, callback
+        return before
 
     def on_idle(self, callback: Callable[[], None]) -> None:
         """Called every 10 ms or so while the guest runs without exits: for timers."""
