@@ -142,3 +142,13 @@ def test_dynamic_programs_are_refused(tmp_path: Path) -> None:
     _, status, told = model(Path(sys.executable), cwd=tmp_path)
     assert status == 2
     assert "dynamically linked" in told
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_checks_find_nothing(compiled: Path, mode: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUN, "check", mode, str(compiled), "--", "first"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, b"nothing found (exit, status 7)" in done.stdout) == (0, True), done
