@@ -389,6 +389,7 @@ class SvmMachine:
         self.vcpu.exception = self.vcpu.soft_interrupt = None
         self._soft, self._step = None, None
         self._interrupts.clear()
+        self.processor.urgent = False
 
     def _set_segments(self, code: Segment, data: Segment) -> None:
         self.processor.set_segment(CS, code)
@@ -577,6 +578,7 @@ class SvmMachine:
     def interrupt(self, vector: int) -> None:
         """An external interrupt: delivered when the guest lets it."""
         self._interrupts.append(vector)
+        self.processor.urgent = True
 
     @property
     def interrupts_pending(self) -> int:
@@ -786,6 +788,7 @@ class SvmMachine:
         self.delivered[vector] += 1
         self.vcpu.stat.irq_injections += 1
         self._interrupts.popleft()
+        self.processor.urgent = bool(self._interrupts)
 
     def _delivery_faulted(self) -> None:
         """An access of the delivery faulted: an exit to KVM, or another exception on the way."""

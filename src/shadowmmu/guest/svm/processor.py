@@ -42,7 +42,8 @@ ES, CS, SS, DS, FS, GS, LDTR, TR, GDTR, IDTR = range(10)
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 
 PATIENCE = 0.5
-"""Seconds that a guest is given to exit by itself before it is stopped from outside."""
+"""Seconds that a guest is given to exit by itself before it is stopped from outside, in looks of LOOK."""
+LOOK = 0.005
 EXIT = 0x100
 """What callbacks get for an exit is this more than its code."""
 EXIT_READ_CR, EXIT_WRITE_CR, EXIT_EXCEPTION = 0x00, 0x10, 0x40
@@ -172,6 +173,7 @@ class SvmProcessor:
         self._find_fields()
         self.running = False
         self._expired = False
+        self.urgent = False
         self._done = threading.Event()
         self.error: BaseException | None = None
         self.on_exit: Callable[[int], None] = lambda number: None
@@ -292,10 +294,13 @@ class SvmProcessor:
         """The time is over: let the next exit end run().
 
         A stop from outside may leave RIP behind the registers, and skip a hooked instruction: it is for
-        guests that do not exit at all.
+        guests that do not exit at all, and if something `urgent` waits.
         """
         self._expired = True
-        if not self._done.wait(PATIENCE):
+        for _ in range(int(PATIENCE / LOOK)):
+            if self.urgent or self._done.wait(LOOK):
+                break
+        if not self._done.is_set():
             self.stop()
 
     def _between(self) -> None:
