@@ -11,7 +11,7 @@ import pytest
 from shadowmmu.trace.compare import PARTS, comparable, compare
 from shadowmmu.trace.recording import Recording
 
-LAB_COMPARE = Path("/work/shared/lab/compare.py")
+LAB_COMPARE = Path(__file__).parents[3] / "shared" / "lab" / "compare.py"
 STORED = {"state": "delta"}
 
 
