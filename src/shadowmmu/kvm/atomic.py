@@ -4,6 +4,7 @@ or with mmu_lock held for reading only.
 
 from cython import ulonglong as u64
 
+from .split_spte import SpteWrite
 from .vm import Kvm
 
 
@@ -27,3 +28,11 @@ def fetch_andnot64(kvm: Kvm, sptep: u64, bits: u64) -> u64:
     seen: u64 = kvm.words[sptep >> 3]
     kvm.words[sptep >> 3] = seen & ~bits
     return seen
+
+
+def write_in_halves(kvm: Kvm, sptep: u64, new: u64) -> u64:
+    """Store `new` as a host without 64-bit stores does, with nobody in between; `new`."""
+    write = SpteWrite(kvm, sptep, new)
+    while write.step():
+        pass
+    return new

@@ -31,7 +31,7 @@ cpdef list pte_list(Kvm kvm, u64 head)
 cpdef void rmap_add(Kvm kvm, MemSlot slot, ShadowPage sp, u64 sptep, u64 gfn, u32 access) except *
 cdef void _record_rmap_size(Kvm kvm, u64 count) except *
 cpdef void rmap_remove(Kvm kvm, u64 sptep) except *
-cpdef void drop_spte(Kvm kvm, u64 sptep) except *
+cpdef bint drop_spte(Kvm kvm, u64 sptep) except -1
 cpdef bint kvm_zap_all_rmap_sptes(Kvm kvm, MemSlot slot, u64 gfn, u32 level) except -1
 cpdef bint kvm_age_rmap(Kvm kvm, MemSlot slot, u64 gfn, u32 level, u32 clear) except -1
 cpdef bint spte_write_protect(Kvm kvm, u64 sptep, u32 pt_protect) except -1

@@ -267,10 +267,12 @@ def rmap_remove(kvm: Kvm, sptep: u64) -> None:
     slot.set_rmap_head(gfn, level, pte_list_remove(kvm, slot.rmap_head(gfn, level), sptep))
 
 
-def drop_spte(kvm: Kvm, sptep: u64) -> None:
-    """Empty a leaf SPTE and forget it; an MMIO SPTE is just emptied."""
-    if mmu_spte_clear_track_bits(kvm, sptep):
-        rmap_remove(kvm, sptep)
+def drop_spte(kvm: Kvm, sptep: u64) -> bool:
+    """Empty a leaf SPTE and forget it; an MMIO SPTE is just emptied. Whether it was present."""
+    if not mmu_spte_clear_track_bits(kvm, sptep):
+        return False
+    rmap_remove(kvm, sptep)
+    return True
 
 
 def kvm_zap_all_rmap_sptes(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32) -> bool:

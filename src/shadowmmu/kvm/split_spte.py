@@ -112,10 +112,3 @@ class LocklessRead:
                 same = self.kvm.sptep_to_sp(self.sptep).clear_spte_count == self.count
                 self.next = "" if same else self._again()
         return self.next != ""
-
-
-def write_in_halves(kvm: Kvm, sptep: int, new: int) -> None:
-    """All accesses of a write, with nobody in between."""
-    write = SpteWrite(kvm, sptep, new)
-    while write.step():
-        pass

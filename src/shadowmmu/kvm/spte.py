@@ -8,6 +8,7 @@ Format of shadow paging and NPT: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writabl
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, PS, P, W
+from .atomic import write_in_halves
 from .bits import (
     DEFECT_LOCKLESS_UNFLUSHED,
     PT32E_ROOT_LEVEL,
@@ -19,7 +20,6 @@ from .bits import (
     SPTE_MMU_PRESENT,
 )
 from .shadow_page import ShadowPage
-from .split_spte import write_in_halves
 from .vm import Kvm
 
 
@@ -74,21 +74,19 @@ def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access:
         kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | access
 
 
-def mmu_spte_set(kvm: Kvm, sptep: u64, new: u64) -> None:
-    """Store an SPTE, in halves if the host has no larger store."""
-    if kvm.design.host_word == 32:
-        write_in_halves(kvm, sptep, new)
-    else:
-        kvm.words[sptep >> 3] = new
-
-
-def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
-    """Change a present SPTE, or set an empty one; whether a TLB flush is needed before others rely on it."""
+def mmu_spte_set(kvm: Kvm, sptep: u64, new: u64) -> u64:
+    """Store an SPTE, in halves if the host has no larger store; what was there before."""
     old: u64 = kvm.words[sptep >> 3]
     if kvm.design.host_word == 32:
         write_in_halves(kvm, sptep, new)
     else:
         kvm.words[sptep >> 3] = new
+    return old
+
+
+def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
+    """Change a present SPTE, or set an empty one; whether a TLB flush is needed before others rely on it."""
+    old: u64 = mmu_spte_set(kvm, sptep, new)
     if not old & SPTE_MMU_PRESENT:
         return False
     if old & kvm.shadow_mmu_writable_mask and not new & W:
@@ -113,8 +111,7 @@ def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
 
 def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
     """Empty a leaf SPTE; whether it was present. Its page leaves the page statistics."""
-    old: u64 = kvm.words[sptep >> 3]
-    mmu_spte_set(kvm, sptep, kvm.design.empty_spte)
+    old: u64 = mmu_spte_set(kvm, sptep, kvm.design.empty_spte)
     if not old & SPTE_MMU_PRESENT:
         return False
     count_pages(kvm, kvm.sptep_to_sp(sptep).level(), -1)
