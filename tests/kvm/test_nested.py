@@ -482,6 +482,30 @@ def test_zapping_a_page_for_l2_takes_what_hung_below_it() -> None:
     assert world.stats["mmu_shadow_zapped"] - zapped == len(below)
 
 
+def test_a_table_of_two_levels_is_zapped_once_by_a_write_flood() -> None:
+    """Its older page, of level 2, goes with the newer one of level 3, below which it hangs: nothing zaps it again
+    when its turn comes.
+    """
+    table = NPT + 0x7000
+    world = nested_world(
+        f"npt pt {NPT + 0x1000:#x} 2 {table | 0x67:#x}",
+        f"npt pt 0x30000 0 {table | 0x67:#x}",
+        f"npt pt {table:#x} 0 {NPT + 0x2000 | 0x67:#x}",
+        f"npt pt {table:#x} 1 {table | 0x67:#x}",
+        f"npt pt {table:#x} 3 0xf010e067",
+    )
+    world.ok("l2read 0x80004000")
+    world.do("l2exit")
+    world.ok("ncr3 0x30000", "l2read 0x40004000")
+    world.do("l2exit")
+    world.ok(f"write {WINDOW + 0x1010:#x} 0")
+    assert [sp.level() for sp in world.kvm.hashed_pages(table >> 12) if sp.gfn == table >> 12] == [3, 2]
+    world.ok(*[f"write {WINDOW + 0x7048:#x} {value:#x}" for value in (0, 0x1000, 0)])
+    assert not [sp for sp in world.pages() if sp.gfn == table >> 12]
+    assert world.stats["mmu_flooded"] == 1
+    world.check()
+
+
 def test_a_page_with_another_parent_stays() -> None:
     entry = NPT + 0x1000 | 0x27
     world = nested_world(f"npt pt 0x30000 0 {entry:#x}")

@@ -238,16 +238,12 @@ class _Episode:
         if kind == CR3:
             return [f"{at}cr3 {gva:#x}"]
         size = mode >> 8
-        in_l2 = self.ground.nested and gva < 0x40000000 or (self.ground.nested and not self._is_window(gva))
-        who = "l2" if in_l2 else "u" if mode & 4 else ""
+        who = "l2" if mode & 8 else "u" if mode & 4 else ""
         if kind == ACCESS and mode & 2:
             return [f"{at}{who}exec {gva & ~0xFFF:#x}"]
         if kind == ACCESS:
             return [f"{at}{who}read {gva:#x} size={size}"]
         return [f"{at}{who}write {gva:#x} {value & (1 << 8 * size) - 1:#x} size={size}"]
-
-    def _is_window(self, gva: int) -> bool:
-        return gva & ~0xFFF in self.ground.window.values()
 
 
 def episode(

@@ -128,7 +128,8 @@ class Storm:
                     mode = 2 * user
                 mode |= (random >> 44 & user) << 2
                 gva: u64 = self.gvas[which % len(self.gvas)]
-                self.note(WRITE if mode & 1 else ACCESS, number, mode, size, gva, random >> 48)
+                kind = WRITE if mode & 1 else ACCESS
+                self.note(kind, number, mode | vcpu.guest_mode << 3, size, gva, random >> 48)
                 self.play(number, gva, mode, random >> 48, size)
             elif chance < 970:
                 if vcpu.guest_mode and which & 7 == 0:

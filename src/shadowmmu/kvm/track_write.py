@@ -53,42 +53,53 @@ def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:
     return [first + 8 * i for i in range(count)]
 
 
+def _write_sptes(vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int) -> bool:
+    """The gpte at gpa is `gentry` now: drop the SPTEs of `sp` that shadow it; whether a flush is needed."""
+    kvm = vcpu.kvm
+    flush = False
+    sptes = get_written_sptes(sp, gpa)
+    if kvm.design.defect == DEFECT_NONPAE_PDE:
+        del sptes[1:]
+    for sptep in sptes:
+        old = kvm.read_spte(sptep)
+        mmu_page_zap_pte(kvm, sp, sptep, None)
+        if gentry and sp.level() > 1:
+            kvm.stat.mmu_pde_zapped += 1
+        if kvm.design.pte_write_prefetches:
+            update_pte(vcpu, sp, sptep, gentry)
+            flush |= need_remote_flush(old, kvm.read_spte(sptep))
+        else:
+            flush |= is_shadow_present(old)
+    return flush
+
+
 def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
     """Guest memory at gpa was written by `size` bytes: drop what shadows it.
 
-    A page that is written again and again, or in odd ways, is taken for no page table any more and zapped.
-    Older kernels map the new gpte at once (pte_update).
+    A page that is written again and again, or in odd ways, is taken for no page table any more and zapped; one
+    of another level that went with it is not looked at again. Older kernels map the new gpte at once
+    (pte_update).
     """
     kvm = vcpu.kvm
     if not kvm.indirect_shadow_pages:
         return
-    pages = kvm.sps_with_gptes(gpa >> 12)
     if vcpu.is_pae() and size == 4:
         gpa &= ~7
         size = 8
+    gfn = gpa >> 12
     gentry = (read_guest(kvm, gpa, size) or 0) if size in (4, 8) else 0
     kvm.stat.mmu_pte_write += 1
     limit = kvm.design.write_flooding
     invalid_list: list[ShadowPage] = []
     flush = False
-    for sp in pages:
+    sp = newest = kvm.first_sp_with_gptes(gfn)
+    while sp is not None:
         if detect_write_misaligned(sp, gpa, size) or detect_write_flooding(sp, limit):
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
             kvm.stat.mmu_flooded += 1
-            continue
-        sptes = get_written_sptes(sp, gpa)
-        if kvm.design.defect == DEFECT_NONPAE_PDE:
-            del sptes[1:]
-        for sptep in sptes:
-            old = kvm.read_spte(sptep)
-            mmu_page_zap_pte(kvm, sp, sptep, None)
-            if gentry and sp.level() > 1:
-                kvm.stat.mmu_pde_zapped += 1
-            if kvm.design.pte_write_prefetches:
-                update_pte(vcpu, sp, sptep, gentry)
-                flush |= need_remote_flush(old, kvm.read_spte(sptep))
-            else:
-                flush |= is_shadow_present(old)
-    if kvm.design.pte_write_prefetches and pages and not flush:
+        else:
+            flush |= _write_sptes(vcpu, sp, gpa, gentry)
+        sp = kvm.next_sp_with_gptes(sp.hash_next, gfn)
+    if kvm.design.pte_write_prefetches and newest is not None and not flush:
         flush_local_tlb(vcpu)
     kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)

@@ -18,8 +18,10 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 def kvm_mmu_unprotect_gfn(kvm: Kvm, gfn: int) -> bool:
     """Zap every page that shadows the table at gfn; whether there was one."""
     invalid_list: list[ShadowPage] = []
-    for sp in kvm.sps_with_gptes(gfn):
+    sp = kvm.first_sp_with_gptes(gfn)
+    while sp is not None:
         kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
+        sp = kvm.next_sp_with_gptes(sp.hash_next, gfn)
     zapped = bool(invalid_list)
     kvm_mmu_commit_zap_page(kvm, invalid_list)
     return zapped

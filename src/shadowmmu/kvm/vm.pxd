@@ -54,7 +54,7 @@ cdef class Kvm:
     cpdef u64 mapped_page(self, u64 gfn) except? 1
     cpdef u64 hash_bucket(self, u64 gfn)
     cpdef bint is_obsolete(self, ShadowPage sp)
-    cdef ShadowPage next_sp_with_gptes(self, ShadowPage sp, u64 gfn)
+    cpdef ShadowPage next_sp_with_gptes(self, ShadowPage sp, u64 gfn)
     cpdef ShadowPage first_sp_with_gptes(self, u64 gfn)
     cpdef u64 read_spte(self, u64 sptep) except? 0xdead
     cpdef list read_table(self, u64 hpa)

@@ -208,15 +208,6 @@ class Kvm:
         """The newest valid page that shadows the guest table at gfn (for_each_gfn_valid_sp_with_gptes)."""
         return self.next_sp_with_gptes(self.page_hash[self.hash_bucket(gfn)], gfn)
 
-    def sps_with_gptes(self, gfn: u64) -> list[ShadowPage]:
-        """All valid pages that shadow the guest table at gfn, newest first, as they are now."""
-        found = []
-        sp = self.first_sp_with_gptes(gfn)
-        while sp is not None:
-            found.append(sp)
-            sp = self.next_sp_with_gptes(sp.hash_next, gfn)
-        return found
-
     def hashed_pages(self, gfn: u64) -> list[ShadowPage]:
         """All pages in the bucket of gfn, also of other gfns, newest first."""
         found = []
