@@ -2,6 +2,7 @@
 
 import pytest
 from check.machine import GPA, GPTE, GVA, OTHER, SETUP, Machine
+from kvm.nested_world import DATA, NPT, WINDOW as L1_TABLES, nested_text
 
 from shadowmmu.check.fuzz import check_lines, default_checkers
 from shadowmmu.check.ground import MMUS, MODES, PROFILES, Ground
@@ -152,6 +153,15 @@ def test_translations_are_lazy_until_a_flush() -> None:
     assert not found, "a real flush empties the TLB too"
     machine.vcpu.cpu.tlb.insert(GVA, 0, machine.coherence.memory.page(GPA >> 12, 0) | TLB_BITS, 1)
     assert machine.predicates() == {"wrong-frame"}
+
+
+def test_a_pdpte_of_nested_tables_is_never_a_page() -> None:
+    """Bit 7 of it is reserved, but KVM reads it as it is: it points to a table."""
+    machine = Machine(setup=nested_text(mode="pae").splitlines())
+    address = 0x40000000 + DATA
+    machine.fine(f"write {L1_TABLES + 8:#x} {NPT + 0x1000 | 0x9F:#x}", f"l2read {address:#x}")
+    regs, flushes = machine.coherence.guest_registers(machine.vcpu), machine.coherence.flushes[0]
+    assert [gpa for gpa, _ in machine.coherence.ways(regs, flushes, address)] == [DATA]
 
 
 def test_a_pending_flush_excuses_the_tlb() -> None:

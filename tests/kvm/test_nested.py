@@ -483,8 +483,8 @@ def test_zapping_a_page_for_l2_takes_what_hung_below_it() -> None:
 
 
 def test_a_table_of_two_levels_is_zapped_once_by_a_write_flood() -> None:
-    """Its older page, of level 2, goes with the newer one of level 3, below which it hangs: nothing zaps it again
-    when its turn comes.
+    """Its older page, of level 2, goes with the newer one, of level 3, below which it hangs: nothing zaps it
+    again when its turn comes.
     """
     table = NPT + 0x7000
     world = nested_world(

@@ -251,7 +251,8 @@ class GuestMemory:
                 refused.append((level, gpa, why))
                 continue
             rights: u64 = above
-            if not (level == 3 and regs.levels == 3):
+            pdpte: bool = level == 3 and regs.levels == 3
+            if not pdpte:
                 rights &= (
                     (~0x7 & 0xFF)
                     | (ACC_W if entry & W else 0)
@@ -260,7 +261,8 @@ class GuestMemory:
                 )
                 if not entry & A and self._takes_bits(gpa):
                     rights |= UNUSED
-            if level == 1 or (entry & PS and level < 4 and (regs.pse or regs.levels != 2)):
+            large: bool = entry & PS != 0 and level < 4 and not pdpte and (regs.pse or regs.levels != 2)
+            if level == 1 or large:
                 frame: u64 = (entry & ADDR) >> shift << shift
                 if shift == 22:
                     frame |= (entry >> 13 & 0xF) << 32

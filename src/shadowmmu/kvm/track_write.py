@@ -76,8 +76,8 @@ def _write_sptes(vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int) -> bool:
 def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
     """Guest memory at gpa was written by `size` bytes: drop what shadows it.
 
-    A page that is written again and again, or in odd ways, is taken for no page table any more and zapped; one
-    of another level that went with it is not looked at again. Older kernels map the new gpte at once
+    A page that is written again and again, or in odd ways, is taken for no page table any more and zapped;
+    one of another level that went with it is not looked at again. Older kernels map the new gpte at once
     (pte_update).
     """
     kvm = vcpu.kvm
