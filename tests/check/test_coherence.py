@@ -132,6 +132,16 @@ def test_an_exception_that_the_tables_do_not_ask_for() -> None:
     assert not machine.result("read 0x404000", **{**claimed, "error_code": "0x7", "cr2": "0x404000"})
 
 
+@pytest.mark.parametrize("npt", [0, 1])
+def test_an_exception_of_an_emulator_that_lacks_the_pdptes(npt: int) -> None:
+    """The access sets A in a PDPTE where the processor walks them in memory, and KVM takes it for invalid."""
+    pae = [line.replace("long4", "pae") for line in SETUP if "0x10000000" not in line]
+    machine = Machine(f"param kvm_amd npt={npt}", setup=pae)
+    machine.fine(f"read {GVA:#x}")
+    claimed = {"outcome": "exception", "vector": 14, "error_code": "0x10", "cr2": f"{GVA:#x}"}
+    assert {found.predicate for found in machine.result("nop", **claimed)} == (set() if npt else {"refused"})
+
+
 def test_an_access_that_never_ends() -> None:
     machine = Machine()
     machine.fine(f"read {GVA:#x}")

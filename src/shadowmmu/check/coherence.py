@@ -50,6 +50,7 @@ from ..x86.bits import (
     PFERR_U,
     PFERR_W,
     PS,
+    A,
     P,
     W,
 )
@@ -684,7 +685,7 @@ class Coherence(Checker):
         regs.nx_reserved = regs.bit8_reserved = True
         refused: Refusals = []
         ways = self.memory.walk(regs, address, self.clock - 1, refused)
-        if refused or not ways:
+        if refused or not ways or self._emulator_lacks_pdptes(regs):
             return False
         if vcpu.cr4 >> 21 & 1 and not user:
             return False
@@ -696,6 +697,16 @@ class Coherence(Checker):
             if self.memory.slot_at(gpa >> 12) is None:
                 return False
         return True
+
+    def _emulator_lacks_pdptes(self, regs: Registers) -> bool:
+        """Whether KVM's emulator may walk with older PDPTEs than the processor.
+
+        Under nested paging it keeps those it has if one in memory is invalid (load_pdptrs), and a processor
+        that sets A in PDPTEs makes them so.
+        """
+        if not self.tdp or regs.levels != 3:
+            return False
+        return any(self.memory.word((regs.root & ~0x1F) + 8 * i) & (P | A) == P | A for i in range(4))
 
     def _check_endless(self, op: Op, vcpu: Vcpu) -> list[Violation]:
         """The guest got nowhere: not on an access that could be served."""
