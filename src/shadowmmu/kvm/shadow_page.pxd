@@ -12,7 +12,8 @@ cdef class ShadowPage:
     cdef public u64 ptep
     cdef u64 unsync_child_bitmap[8]
     cdef public u64 parent_ptes
-    cdef ShadowPage newer, older, hash_next
+    cdef ShadowPage newer, older
+    cdef readonly ShadowPage hash_next
     cpdef u32 level(self)
     cpdef bint direct(self)
     cpdef bint has_gptes(self)
