@@ -1,4 +1,4 @@
-# make run    play the embedded default scenario          make build  compile in place, for iterating
+# make run    run the embedded default program            make build  compile in place, for iterating
 # make test   lint, types, tests compiled and interpreted  make clean  remove all that make made
 # make programs    build anew what is committed as built: the default program (needs gcc for x86)
 
@@ -35,7 +35,9 @@ clean:
 $(VENV)/.installed: $(SOURCES) pyproject.toml setup.py | $(VENV)/.created
 	@$(call has_compiler) || echo "warning: $(needs_compiler); without one all runs interpreted (once it is there: make clean)" >&2
 	@echo "installing and compiling: one to three minutes"
-	$(PIP) install --editable .
+	$(PIP) install --editable '.[guest]' || { \
+	    echo "warning: no emulated processor (Unicorn) here: three scenarios instead of the tour" >&2; \
+	    $(PIP) install --editable .; }
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml setup.py | $(VENV)/.created
