@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from shadowmmu.cli.inputs import settings
 
 if TYPE_CHECKING:
     from shadowmmu.check.fuzz import Found, Report
@@ -20,17 +21,6 @@ _MODES = ("long4", "long5", "pae", "32", "nopaging")
 _MMUS = ("shadow", "tdp", "direct", "nested")
 _PROFILES = ("ordinary", "hostile")
 _LARGEST_SEED = (1 << 32) - 1
-
-
-def _designs(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
-    """The `KEY=VALUE`s of --design. Raises BadParameter for what is none."""
-    settings = {}
-    for word in given:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{word!r} is no setting; write KEY=VALUE")
-        settings[name] = value
-    return settings
 
 
 @click.command(short_help="Check random guests.")
@@ -51,7 +41,7 @@ def _designs(context: click.Context, option: click.Parameter, given: Sequence[st
     "--design",
     metavar="KEY=VALUE",
     multiple=True,
-    callback=_designs,
+    callback=settings,
     help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
 )
 @click.option(

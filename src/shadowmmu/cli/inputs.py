@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario import Scenario
 
-__all__ = ["Changes", "embedded", "load", "machine_options"]
+__all__ = ["Changes", "embedded", "load", "machine_options", "settings"]
 
 _EMBEDDED = ("default.txt", "quadrants.txt", "nested.txt")
 
@@ -29,15 +29,15 @@ class Changes:
     designs: Mapping[str, str]
 
 
-def _settings(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+def settings(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
     """The `KEY=VALUE`s of an option. Raises BadParameter for what is none."""
-    settings = {}
+    found = {}
     for word in given:
         name, equals, value = word.partition("=")
         if not equals:
             raise click.BadParameter(f"{word!r} is no setting; write KEY=VALUE")
-        settings[name] = value
-    return settings
+        found[name] = value
+    return found
 
 
 _OPTIONS = (
@@ -52,7 +52,7 @@ _OPTIONS = (
         "params",
         metavar="KEY=VALUE",
         multiple=True,
-        callback=_settings,
+        callback=settings,
         help="Set a module parameter, kvm.tdp_mmu=0 or kvm_intel.eptad=0. Repeatable.",
     ),
     click.option(
@@ -60,7 +60,7 @@ _OPTIONS = (
         "designs",
         metavar="KEY=VALUE",
         multiple=True,
-        callback=_settings,
+        callback=settings,
         help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
     ),
 )
