@@ -20,7 +20,8 @@ def is_noncanonical(vcpu: Vcpu, addr: int) -> bool:
     return top not in (0, (1 << (65 - bits)) - 1)
 
 
-def _invalidate_addr_in_root(vcpu: Vcpu, mmu: KvmMmu, addr: int, root_hpa: int) -> None:
+def invalidate_addr_in_root(vcpu: Vcpu, mmu: KvmMmu, addr: int, root_hpa: int) -> None:
+    """Bring the SPTE of an address up to date in one root (__kvm_mmu_invalidate_addr)."""
     if vcpu.kvm.design.invlpg_zaps:
         zap_on_invlpg(vcpu, mmu, addr, root_hpa)
     else:
@@ -37,12 +38,12 @@ def kvm_mmu_invalidate_addr(vcpu: Vcpu, mmu: KvmMmu, addr: int, *, prev_roots: b
         vcpu.cpu.flush_gva(addr)
     if mmu.direct():
         return
-    _invalidate_addr_in_root(vcpu, mmu, addr, mmu.root_hpa)
+    invalidate_addr_in_root(vcpu, mmu, addr, mmu.root_hpa)
     if prev_roots and vcpu.kvm.design.defect != DEFECT_INVLPG_CURRENT_ROOT:
         for i in range(NUM_PREV_ROOTS):
             root_hpa = mmu.prev_root(i)[1]
             if root_hpa != INVALID_PAGE:
-                _invalidate_addr_in_root(vcpu, mmu, addr, root_hpa)
+                invalidate_addr_in_root(vcpu, mmu, addr, root_hpa)
 
 
 def kvm_mmu_invlpg(vcpu: Vcpu, addr: int) -> None:

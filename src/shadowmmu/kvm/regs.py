@@ -107,7 +107,8 @@ def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
     return True
 
 
-def _active_pcid(vcpu: Vcpu) -> int:
+def active_pcid(vcpu: Vcpu) -> int:
+    """The PCID of the guest's CR3 (kvm_get_active_pcid)."""
     return vcpu.cr3 & PCID_MASK if vcpu.cr4 & CR4_PCIDE else 0
 
 
@@ -119,7 +120,7 @@ def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)
         return
-    if _active_pcid(vcpu) == pcid:
+    if active_pcid(vcpu) == pcid:
         if vcpu.kvm.design.defect != DEFECT_CR3_UNSYNCED:
             vcpu.make_request(REQ_MMU_SYNC)
         vcpu.make_request(REQ_TLB_FLUSH_CURRENT)

@@ -113,7 +113,14 @@ def test_test_device() -> None:
 def local_apic() -> tuple[LocalApic, list[int], Clock]:
     delivered: list[int] = []
     clock = Clock()
-    apic = LocalApic(delivered.append, clock=clock)
+
+    def deliver() -> None:
+        while apic.pending():
+            vector = apic.take()
+            assert vector is not None
+            delivered.append(vector)
+
+    apic = LocalApic(deliver, clock=clock)
     apic.write(APIC + 0xF0, 4, 0x1FF)
     return apic, delivered, clock
 

@@ -4,7 +4,7 @@ import pytest
 from guest.svm.board import CODE, DATA, Board
 
 from shadowmmu.guest.svm import EmulatorError, layout
-from shadowmmu.x86.bits import CR4_PCIDE, CR4_UMIP, EFER_LMA
+from shadowmmu.x86.bits import CR4_PCIDE, CR4_PKE, CR4_UMIP, EFER_LMA
 
 
 def test_registers_are_kept_across_runs() -> None:
@@ -17,7 +17,7 @@ def test_registers_are_kept_across_runs() -> None:
     with pytest.raises(KeyError):
         board.get("ax")
     with pytest.raises(ValueError):
-        board.machine.set("cr4", CR4_PCIDE)
+        board.machine.set("cr4", CR4_PKE)
 
 
 @pytest.mark.parametrize("value", [0, 0xD7, 0x8D5 | 0x400, 0x40ED7])
@@ -77,7 +77,10 @@ def test_cpuid_and_cr4_agree() -> None:
     board.execute("mov eax, 7\n xor ecx, ecx\n cpuid\n hlt")
     assert board.get("rbx") & (1 << 7 | 1 << 20) == 1 << 7 | 1 << 20
     assert board.get("rcx") & 1 << 16
-    assert board.machine.vcpu.cr4_missing & (CR4_PCIDE | CR4_UMIP) == CR4_PCIDE | CR4_UMIP
+    assert board.get("rbx") & 1 << 10
+    assert board.get("rcx") & 1 << 2
+    assert not board.machine.vcpu.cr4_missing & (CR4_PCIDE | CR4_UMIP)
+    assert board.machine.vcpu.cr4_missing & CR4_PKE
     board.execute("mov eax, 0x80000001\n cpuid\n hlt")
     assert not board.get("rcx") & 4
     board.execute("mov eax, 0x80000008\n cpuid\n hlt")
@@ -91,7 +94,7 @@ def test_bad_control_bits_are_refused() -> None:
         taken.append(event.rip),
         board.write_word(place, event.rip + 3),
     )[0]
-    text = "mov rax, cr4\n bts rax, 17\n mov cr4, rax\n btr rax, 17\n bts rax, 12\n mov cr4, rax\n"
+    text = "mov rax, cr4\n bts rax, 22\n mov cr4, rax\n btr rax, 22\n bts rax, 12\n mov cr4, rax\n"
     text += "mov rax, cr4\n mov rbx, cr0\n hlt"
     board.execute(text)
     assert len(taken) == 2

@@ -1,72 +1,145 @@
-"""The local APIC of a single processor, and the I/O APIC: registers, IPIs, timer, interrupt lines."""
+"""The local APIC of a single processor, as xAPIC and x2APIC, and the I/O APIC: registers, IPIs, timer."""
 
 import time
 from collections.abc import Callable
 
-__all__ = ["IoApic", "LocalApic"]
+__all__ = ["IoApic", "LocalApic", "Tsc"]
 
 APIC_BASE, IOAPIC_BASE = 0xFEE00000, 0xFEC00000
 ID, VERSION, TPR, APR, PPR, EOI, LDR, DFR, SVR = 0x20, 0x30, 0x80, 0x90, 0xA0, 0xB0, 0xD0, 0xE0, 0xF0
 ISR, TMR, IRR, ESR, ICR, ICR_HIGH = 0x100, 0x180, 0x200, 0x280, 0x300, 0x310
-LVT_TIMER, LVT_LINT0, LVT_ERROR, INITIAL, CURRENT, DIVIDE = 0x320, 0x350, 0x370, 0x380, 0x390, 0x3E0
+LVT_TIMER, LVT_LINT0, LVT_ERROR, INITIAL, CURRENT, DIVIDE, SELF_IPI = (
+    0x320,
+    0x350,
+    0x370,
+    0x380,
+    0x390,
+    0x3E0,
+    0x3F0,
+)
 WRITABLE = {
     ID: 0xFF000000,
     TPR: 0xFF,
     LDR: 0xFF000000,
     DFR: 0xF0000000,
-    SVR: 0x3FF,
+    SVR: 0x1FF,
     ICR: 0xCCFFF,
     ICR_HIGH: 0xFF000000,
-    LVT_TIMER: 0x300FF | 0x10000,
+    LVT_TIMER: 0x700FF,
     0x330: 0x107FF,
     0x340: 0x107FF,
     LVT_LINT0: 0x1A7FF,
     0x360: 0x1A7FF,
     LVT_ERROR: 0x100FF,
+    INITIAL: 0xFFFFFFFF,
     DIVIDE: 0xB,
 }
-SVR_ENABLED, LVT_MASKED, PERIODIC = 1 << 8, 1 << 16, 1 << 17
+X2_READABLE = frozenset((ID, VERSION, TPR, PPR, LDR, SVR, ESR, ICR, CURRENT, *range(ISR, ESR, 0x10)))
+X2_WRITABLE = {
+    register: mask for register, mask in WRITABLE.items() if register not in (ID, LDR, DFR, ICR_HIGH)
+}
+X2_WRITABLE |= {EOI: 0, ESR: 0, SELF_IPI: 0xFF, ICR: 0xFFFFFFFF000CCFFF}
+SVR_ENABLED, LVT_MASKED, PERIODIC, DEADLINE = 1 << 8, 1 << 16, 1 << 17, 2 << 17
+LVT_MODE, LVT_EXTINT = 7 << 8, 7 << 8
 FIXED, LOWEST_PRIORITY = 0, 1
 SELF, ALL, ALL_BUT_SELF = 1, 2, 3
+BASE_ENABLED, BASE_X2 = 1 << 11, 1 << 10
+ILLEGAL_SENT, ILLEGAL_RECEIVED = 1 << 5, 1 << 6
 SHORTEST_PERIOD = 0.0005
 """Seconds: a guest may ask for less, and would then do nothing but serve its timer."""
 
 
+class Tsc:
+    """The time-stamp counter: nanoseconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start = clock()
+        self.offset = 0
+
+    def _elapsed(self) -> int:
+        return int((self._clock() - self._start) * 1e9)
+
+    def read(self) -> int:
+        return self._elapsed() + self.offset & MASK64
+
+    def write(self, value: int) -> int:
+        """Let it be `value` now; by how much that moves it."""
+        before = self.offset
+        self.offset = value - self._elapsed()
+        return self.offset - before
+
+    def when(self, value: int) -> float:
+        """The time at which it reaches `value`."""
+        return self._start + (value - self.offset) / 1e9
+
+
+MASK64 = (1 << 64) - 1
+
+
 class LocalApic:
-    """One APIC; `interrupt(vector)` gives the processor what is to be delivered, `armed()` is called when the
-    timer starts, `served(vector)` when the guest is done with an interrupt. The timer counts
-    nanoseconds, as KVM's does.
+    """One APIC, a source of interrupts for the processor; `base` is its MSR.
+
+    `changed()` is called when what it has for the processor may have changed, and when the timer is set;
+    `served(vector)` when the guest is done with an interrupt. The timer counts nanoseconds, as KVM's does.
     """
 
     def __init__(
         self,
-        interrupt: Callable[[int], None],
+        changed: Callable[[], None],
         *,
-        armed: Callable[[], None] = lambda: None,
+        base: Callable[[], int] = lambda: APIC_BASE | BASE_ENABLED,
         served: Callable[[int], None] = lambda vector: None,
         clock: Callable[[], float] = time.monotonic,
+        tsc: Tsc | None = None,
     ) -> None:
-        self._interrupt = interrupt
-        self._armed = armed
+        self._changed = changed
+        self._base = base
         self._served = served
         self._clock = clock
+        self._tsc = Tsc(clock) if tsc is None else tsc
         self._registers: dict[int, int] = {}
-        self.requested = 0
-        self.in_service = 0
+        self.requested = self.in_service = self.level = 0
         self.due: float | None = None
+        self.deadline = 0
         self._period = 0.0
+        self._errors = 0
         self.reset()
 
     def reset(self) -> None:
-        self._registers = dict.fromkeys((*WRITABLE, ESR, INITIAL), 0)
+        self._registers = dict.fromkeys((*WRITABLE, ESR), 0)
         self._registers |= {DFR: 0xFFFFFFFF, SVR: 0xFF}
         self._registers |= dict.fromkeys(range(LVT_TIMER, LVT_ERROR + 1, 16), LVT_MASKED)
-        self.requested = self.in_service = 0
-        self.due = None
+        self._registers[LVT_LINT0] = LVT_EXTINT
+        self.requested = self.in_service = self.level = 0
+        self.due, self.deadline = None, 0
+        self._errors = 0
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self._base() & BASE_ENABLED)
+
+    @property
+    def is_x2(self) -> bool:
+        return self._base() & (BASE_ENABLED | BASE_X2) == BASE_ENABLED | BASE_X2
+
+    @property
+    def passes_pic(self) -> bool:
+        """Whether the interrupts of the PIC reach the processor through it."""
+        return not self.enabled or self._registers[LVT_LINT0] & (LVT_MASKED | LVT_MODE) == LVT_EXTINT
+
+    def base_changed(self) -> None:
+        """Its MSR was written: switched off, it forgets everything."""
+        if not self.enabled:
+            self.reset()
+        self._changed()
 
     # -- registers ---------------------------------------------------------------------------------------
 
     def read(self, gpa: int, size: int) -> int:
+        """Read it as memory."""
+        if not self.enabled or self.is_x2:
+            return (1 << 8 * size) - 1
         value = 0 if gpa & 0xC else self._read(gpa & 0xFF0) >> 8 * (gpa & 3)
         return value & (1 << 8 * size) - 1
 
@@ -77,36 +150,99 @@ class LocalApic:
             return self.priority
         if register == CURRENT:
             return self._current_count()
-        for first, bits in ((ISR, self.in_service), (TMR, 0), (IRR, self.requested)):
+        if register == INITIAL and self._registers[LVT_TIMER] & DEADLINE:
+            return 0
+        for first, bits in ((ISR, self.in_service), (TMR, self.level), (IRR, self.requested)):
             if first <= register < first + 0x80:
                 return bits >> 2 * (register - first) & 0xFFFFFFFF
         return self._registers.get(register, 0)
 
     def write(self, gpa: int, size: int, value: int) -> None:
+        """Write it as memory."""
         register = gpa & 0xFF0
-        if gpa & 0xF or size < 4:
+        if gpa & 0xF or size < 4 or not self.enabled or self.is_x2:
             return
+        self._write(register, value & 0xFFFFFFFF)
+
+    def _write(self, register: int, value: int) -> None:
+        old = self._registers.get(register, 0)
         if register in WRITABLE:
             self._registers[register] = value & WRITABLE[register]
         match register:
             case 0xB0:  # EOI
                 self._end_of_interrupt()
-            case 0x80:
-                self.evaluate()
             case 0xF0:
                 self._registers[DFR] |= 0x0FFFFFFF
-                self.evaluate()
+                if not value & SVR_ENABLED:
+                    for lvt in range(LVT_TIMER, LVT_ERROR + 1, 16):
+                        self._registers[lvt] |= LVT_MASKED
             case 0xE0:
                 self._registers[DFR] |= 0x0FFFFFFF
+            case 0x280:  # ESR
+                self._registers[ESR], self._errors = self._errors, 0
             case 0x300:
-                self._send(value)
+                self._send(value, self._registers[ICR_HIGH] >> 24)
+            case 0x320:
+                if (old ^ value) & (PERIODIC | DEADLINE):
+                    self.due, self.deadline = None, 0
+                    self._registers[INITIAL] = 0
             case 0x380:
-                self._registers[INITIAL] = value & 0xFFFFFFFF
                 self._start_timer()
             case _:
                 pass
+        if LVT_TIMER <= register <= LVT_ERROR and not self._registers[SVR] & SVR_ENABLED:
+            self._registers[register] |= LVT_MASKED
+        self._changed()
+
+    def read_msr(self, register: int) -> int | None:
+        """Read it as MSR 0x800 + register / 16; None is #GP."""
+        if not self.is_x2:
+            return None
+        match register:
+            case 0x20:
+                return 0
+            case 0xD0:
+                return 1
+            case 0x300:
+                return self._registers[ICR] | self._registers[ICR_HIGH] << 32
+        if register in X2_READABLE or (register in X2_WRITABLE and register not in (EOI, SELF_IPI)):
+            return self._read(register)
+        return None
+
+    def write_msr(self, register: int, value: int) -> bool:
+        """Write it as MSR 0x800 + register / 16; False is #GP."""
+        if not self.is_x2 or register not in X2_WRITABLE or value & ~X2_WRITABLE[register]:
+            return False
+        if register == SELF_IPI:
+            self.accept(value)
+        elif register == ICR:
+            self._registers[ICR], self._registers[ICR_HIGH] = value & 0xFFFFFFFF, value >> 32
+            self._send(value & 0xFFFFFFFF, value >> 32)
+        else:
+            self._write(register, value)
+        return True
+
+    def read_deadline(self) -> int:
+        """MSR IA32_TSC_DEADLINE."""
+        return self.deadline if self._registers[LVT_TIMER] & DEADLINE else 0
+
+    def write_deadline(self, value: int) -> None:
+        if self._registers[LVT_TIMER] & (DEADLINE | PERIODIC) == DEADLINE:
+            self.deadline = value
+            self.due = self._tsc.when(value) if value else None
+            self._changed()
 
     # -- interrupts --------------------------------------------------------------------------------------
+
+    @property
+    def task_priority(self) -> int:
+        """What CR8 is: the TPR's upper four bits."""
+        return self._registers[TPR] >> 4
+
+    @task_priority.setter
+    def task_priority(self, value: int) -> None:
+        self._registers[TPR] = value << 4
+        self._changed()
 
     @property
     def priority(self) -> int:
@@ -115,60 +251,77 @@ class LocalApic:
         served = self.in_service.bit_length() - 1 & 0xF0 if self.in_service else 0
         return task if task & 0xF0 >= served else served
 
-    def accept(self, vector: int) -> None:
+    def accept(self, vector: int, *, level: bool = False) -> None:
         """An interrupt arrives; one that came before and still waits is the same."""
-        if vector >= 16:
-            self.requested |= 1 << vector
-            self.evaluate()
+        if vector < 16:
+            self._errors |= ILLEGAL_RECEIVED
+            return
+        if not self._registers[SVR] & SVR_ENABLED or not self.enabled:
+            return
+        self.requested |= 1 << vector
+        self.level = self.level | 1 << vector if level else self.level & ~(1 << vector)
+        self._changed()
 
-    def evaluate(self) -> None:
-        """Give the processor the first that may interrupt it."""
-        while self.requested and self._registers[SVR] & SVR_ENABLED:
-            vector = self.requested.bit_length() - 1
-            if vector & 0xF0 <= self.priority & 0xF0:
-                break
-            self.requested &= ~(1 << vector)
-            self.in_service |= 1 << vector
-            self._interrupt(vector)
+    def pending(self) -> bool:
+        """Whether it has an interrupt that may interrupt the processor."""
+        vector = self.requested.bit_length() - 1
+        return self.requested != 0 and vector & 0xF0 > self.priority & 0xF0
+
+    def take(self) -> int | None:
+        """The first that may: from now on it is served."""
+        if not self.pending():
+            return None
+        vector = self.requested.bit_length() - 1
+        self.requested &= ~(1 << vector)
+        self.in_service |= 1 << vector
+        return vector
 
     def _end_of_interrupt(self) -> None:
         if self.in_service:
             vector = self.in_service.bit_length() - 1
             self.in_service &= ~(1 << vector)
-            self._served(vector)
-        self.evaluate()
+            if self.level >> vector & 1:
+                self._served(vector)
 
-    def _send(self, command: int) -> None:
+    def _send(self, command: int, destination: int) -> None:
         """An IPI: others do not exist, and only fixed ones reach the sender."""
         mode, shorthand = command >> 8 & 7, command >> 18 & 3
-        destination = self._registers[ICR_HIGH] >> 24
         if mode not in (FIXED, LOWEST_PRIORITY) or shorthand == ALL_BUT_SELF:
             return
+        if command & 0xF0 == 0:
+            self._errors |= ILLEGAL_SENT
         if shorthand in (SELF, ALL) or self._is_me(destination, logical=bool(command >> 11 & 1)):
             self.accept(command & 0xFF)
 
     def _is_me(self, destination: int, *, logical: bool) -> bool:
+        if self.is_x2:
+            if destination == 0xFFFFFFFF:
+                return True
+            return destination >> 16 == 0 and bool(destination & 1) if logical else destination == 0
         if destination == 0xFF:
             return True
         if not logical:
             return destination == self._registers[ID] >> 24
-        return bool(destination & self._registers[LDR] >> 24)
+        own = self._registers[LDR] >> 24
+        if self._registers[DFR] >> 28:
+            return bool(destination & own)
+        return destination >> 4 == own >> 4 and bool(destination & own & 0xF)
 
     # -- timer -------------------------------------------------------------------------------------------
 
     def _start_timer(self) -> None:
         count = self._registers[INITIAL]
+        if self._registers[LVT_TIMER] & DEADLINE:
+            return
         self._period = max(count * self._divider() * 1e-9, SHORTEST_PERIOD)
         self.due = self._clock() + self._period if count else None
-        if count:
-            self._armed()
 
     def _divider(self) -> int:
         bits = self._registers[DIVIDE]
         return 1 << ((bits & 3 | bits >> 1 & 4) + 1 & 7)
 
     def _current_count(self) -> int:
-        if self.due is None:
+        if self.due is None or self._registers[LVT_TIMER] & DEADLINE:
             return 0
         return min(max(int((self.due - self._clock()) * 1e9) // self._divider(), 0), self._registers[INITIAL])
 
@@ -178,8 +331,10 @@ class LocalApic:
             return
         timer = self._registers[LVT_TIMER]
         self.due = self._clock() + self._period if timer & PERIODIC else None
+        self.deadline = 0
         if not timer & LVT_MASKED:
             self.accept(timer & 0xFF)
+        self._changed()
 
 
 class IoApic:
@@ -188,8 +343,11 @@ class IoApic:
     PINS = 24
     MASKED, LEVEL, REMOTE_IRR = 1 << 16, 1 << 15, 1 << 14
 
-    def __init__(self, accept: Callable[[int], None]) -> None:
+    def __init__(
+        self, accept: Callable[[int], None], accept_level: Callable[[int], None] | None = None
+    ) -> None:
         self._accept = accept
+        self._accept_level = accept if accept_level is None else accept_level
         self._select = 0
         self._id = 0
         self._entries = [self.MASKED] * self.PINS
@@ -245,7 +403,11 @@ class IoApic:
         entry = self._entries[pin]
         if entry & self.LEVEL and self._lines[pin] and not entry & (self.MASKED | self.REMOTE_IRR):
             self._entries[pin] |= self.REMOTE_IRR
-            self._accept(entry & 0xFF)
+            self._accept_level(entry & 0xFF)
+
+    def listens(self, pin: int) -> bool:
+        """Whether an interrupt on that line would go anywhere."""
+        return not self._entries[pin] & self.MASKED
 
     def end_of_interrupt(self, vector: int) -> None:
         """The local APIC is done with a vector: lines that are still up interrupt again."""

@@ -6,7 +6,7 @@ Each has read(address, size) and write(address, size, value) for the ports or ad
 import time
 from collections.abc import Callable
 
-__all__ = ["Cmos", "Counters", "FwCfg", "Pci", "Pit", "Serial", "TestDevice"]
+__all__ = ["Cmos", "Counters", "FwCfg", "Pci", "Pic", "Pit", "Serial", "TestDevice"]
 
 COM1 = 0x3F8
 LSR_TRANSMITTER_EMPTY = 0x60
@@ -123,11 +123,150 @@ class Pci:
             self._address = value
 
 
-class Pit:
-    """The 8254: three counters that follow the host's clock, with port 0x61; it interrupts nobody."""
+class _Pic8259:
+    """One of the two."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.lines = self.requested = self.in_service = 0
+        self.mask = 0xFF
+        self.levels = 0
+        self._expected = 0
+        self._command = 0
+        self._reads_service = self._automatic = False
+
+    def pending(self) -> int | None:
+        """The line of the interrupt that is to be delivered."""
+        wanted = self.requested & ~self.mask
+        first = (wanted & -wanted).bit_length() - 1
+        served = (self.in_service & -self.in_service).bit_length() - 1
+        return first if wanted and (not self.in_service or first < served) else None
+
+    def set_line(self, line: int, *, level: bool) -> None:
+        bit = 1 << line
+        if level and (not self.lines & bit or self.levels & bit):
+            self.requested |= bit
+        elif not level and self.levels & bit:
+            self.requested &= ~bit
+        self.lines = self.lines | bit if level else self.lines & ~bit
+
+    def take(self, line: int) -> int:
+        """Its vector; the interrupt is in service then."""
+        bit = 1 << line
+        if not self.levels & bit:
+            self.requested &= ~bit
+        if not self._automatic:
+            self.in_service |= bit
+        return self.base + line
+
+    def read(self, port: int) -> int:
+        if port & 1:
+            return self.mask
+        return self.in_service if self._reads_service else self.requested
+
+    def write(self, port: int, value: int) -> None:
+        if port & 1:
+            self._data(value)
+        elif value & 0x10:  # ICW1
+            self._expected, self._command = 2, value
+            self.mask = self.requested = self.in_service = 0
+            self._automatic = self._reads_service = False
+        elif value & 0x08:  # OCW3
+            if value & 2:
+                self._reads_service = bool(value & 1)
+        elif value & 0x20:  # OCW2, the end of an interrupt
+            bit = 1 << (value & 7) if value & 0x40 else self.in_service & -self.in_service
+            self.in_service &= ~bit
+
+    def _data(self, value: int) -> None:
+        """The next word of an initialization, or the mask."""
+        match self._expected:
+            case 2:
+                self.base = value & 0xF8
+                self._expected = (
+                    4 if self._command & 2 and self._command & 1 else 0 if self._command & 2 else 3
+                )
+            case 3:
+                self._expected = 4 if self._command & 1 else 0
+            case 4:
+                self._automatic = bool(value & 2)
+                self._expected = 0
+            case _:
+                self.mask = value
+
+
+class Pic:
+    """The two 8259 interrupt controllers, the second at line 2 of the first; `changed()` after each change.
+
+    All lines are masked until the guest unmasks them: no firmware has left them otherwise.
+    """
+
+    CASCADE = 2
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._chips = _Pic8259(0x08), _Pic8259(0x70)
+
+    def listens(self, line: int) -> bool:
+        """Whether an interrupt on that line would go anywhere."""
+        chip, line = divmod(line, 8)
+        return not self._chips[chip].mask >> line & 1
+
+    def set_line(self, line: int, *, level: bool) -> None:
+        self._chips[line >> 3].set_line(line & 7, level=level)
+        self._cascade()
+        self._changed()
+
+    def _cascade(self) -> None:
+        first, second = self._chips
+        waits = second.pending() is not None
+        first.set_line(self.CASCADE, level=False)
+        if not waits:
+            first.requested &= ~(1 << self.CASCADE)
+        first.set_line(self.CASCADE, level=waits)
+
+    def pending(self) -> bool:
+        return self._chips[0].pending() is not None
+
+    def take(self) -> int | None:
+        """The vector of the interrupt that is delivered now."""
+        first, second = self._chips
+        line = first.pending()
+        if line is None:
+            return None
+        vector = first.take(line)
+        if line == self.CASCADE:
+            behind = second.pending()
+            vector = second.base + 7 if behind is None else second.take(behind)
+            self._cascade()
+        return vector
+
+    def read(self, port: int, size: int) -> int:
+        if port >> 4 == 0x4D:
+            return self._chips[port & 1].levels
+        return self._chips[port >> 7].read(port)
+
+    def write(self, port: int, size: int, value: int) -> None:
+        if port >> 4 == 0x4D:
+            self._chips[port & 1].levels = value & (0xDE if port & 1 else 0xF8)
+        else:
+            self._chips[port >> 7].write(port, value & 0xFF)
+        self._cascade()
+        self._changed()
+
+
+class Pit:
+    """The 8254: three counters that follow the host's clock, with port 0x61.
+
+    `changed()` is called when the first one, whose output is an interrupt line, was programmed.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._clock = clock
+        self._changed = changed
+        self._told = 0
         self._reload = [0x10000] * 3
         self._started = [clock()] * 3
         self._access = [3] * 3
@@ -144,6 +283,22 @@ class Pit:
         if self._mode[counter] in (2, 3):
             return reload - elapsed % reload
         return reload - elapsed & 0xFFFF
+
+    @property
+    def due(self) -> float | None:
+        """When the first counter interrupts next; None if it does not."""
+        reload = self._reload[0]
+        if self._mode[0] in (2, 3):
+            return self._started[0] + (self._told + 1) * reload / PIT_HZ
+        return None if self._told else self._started[0] + reload / PIT_HZ
+
+    def tick(self) -> bool:
+        """Whether the first counter has come to its end since it was asked last."""
+        ends = self._elapsed(0) // self._reload[0]
+        if self._mode[0] not in (2, 3):
+            ends = min(ends, 1)
+        before, self._told = self._told, ends
+        return ends > before
 
     def _output(self, counter: int) -> bool:
         if self._mode[counter] in (2, 3):
@@ -205,6 +360,9 @@ class Pit:
             loaded = value << 8 if high else value
         self._reload[counter] = loaded or 0x10000
         self._started[counter] = self._clock()
+        if counter == 0:
+            self._told = 0
+            self._changed()
 
 
 class Counters:

@@ -3,12 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 
 from ...host.mapping import HostError
+from ...kvm.msr import MSR_APIC_BASE
 from ..svm.emulator import FetchFault
 from ..svm.machine import Outcome, SvmMachine
-from .apic import APIC_BASE, IOAPIC_BASE, IoApic, LocalApic
-from .chipset import Cmos, Counters, FwCfg, Pci, Pit, Serial, TestDevice
+from ..svm.msrs import MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE
+from .apic import APIC_BASE, IOAPIC_BASE, IoApic, LocalApic, Tsc
+from .chipset import Cmos, Counters, FwCfg, Pci, Pic, Pit, Serial, TestDevice
 from .image import Image, ImageError
 from .multiboot import BOOT_MAGIC, boot_information
 
@@ -19,6 +23,9 @@ HOLE, ABOVE_HOLE = 3 << 30, 4 << 30
 POWER_OFF = b"Shutdown"
 """What Bochs wants at its port 0x8900 to switch itself off; QEMU's programs use it, too."""
 FLAG_IF = 1 << 9
+MASK64 = (1 << 64) - 1
+PIT_PIN = 2
+"""Of the I/O APIC: the timer's interrupt, line 0 of the ISA bus."""
 SLICE = 0.5
 SPINNING = (
     (0, b"\xeb\xfe"),
@@ -80,19 +87,29 @@ class Pc:
         self._ending: Ending | None = None
         self._interrupted = False
         self._shutdown = b""
-        self.io_apic = IoApic(lambda vector: self.apic.accept(vector))
-        self.apic = LocalApic(
-            machine.interrupt, armed=self._timer_armed, served=self.io_apic.end_of_interrupt
+        self.tsc = Tsc()
+        self.io_apic = IoApic(
+            lambda vector: self.apic.accept(vector), lambda vector: self.apic.accept(vector, level=True)
         )
+        self.apic = LocalApic(
+            self._changed,
+            base=lambda: machine.vcpu.apic_base,
+            served=self.io_apic.end_of_interrupt,
+            tsc=self.tsc,
+        )
+        self.pic = Pic(self._changed)
+        self.pit = Pit(changed=self._changed)
         self.fw_cfg = FwCfg(memory, cpus=1)
+        self._tsc_adjust = 0
         self._connect()
+        self._connect_interrupts()
 
     # -- devices -----------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        machine, serial, pit = self.machine, Serial(self._send), Pit()
+        machine, serial, pit = self.machine, Serial(self._send), self.pit
         cmos, pci = Cmos(self.memory), Pci()
-        test = TestDevice(self.io_apic.set_line, self._flush_page)
+        test = TestDevice(self._set_line, self._flush_page)
         port = machine.on_port
         port(0x3F8, 0x3FF, read=serial.read, write=serial.write)
         port(0xE9, write=lambda port, size, value: self._send(bytes([value & 0xFF])))
@@ -103,6 +120,8 @@ class Pc:
         counters = Counters(self._counter)
         port(counters.PORT, counters.PORT + 3, read=counters.read, write=counters.write)
         port(0x61, read=pit.read, write=pit.write)
+        for first in (0x20, 0xA0, 0x4D0):
+            port(first, first + 1, read=self.pic.read, write=self.pic.write)
         port(0x70, 0x71, read=cmos.read, write=cmos.write)
         port(0xCF8, 0xCFF, read=pci.read, write=pci.write)
         port(0xCF9, write=self._reset_control)
@@ -114,7 +133,7 @@ class Pc:
         port(test.FLUSH, test.FLUSH + 3, write=test.flush_page)
         port(test.LINES, test.LINES + IoApic.PINS - 1, write=test.write_line)
         machine.on_mmio(APIC_BASE, 0x1000, read=self.apic.read, write=self.apic.write)
-        machine.on_mmio(IOAPIC_BASE, 0x1000, read=self.io_apic.read, write=self.io_apic.write)
+        machine.on_mmio(IOAPIC_BASE, 0x1000, read=self.io_apic.read, write=self._write_io_apic)
         machine.on_mmio(test.MEMORY, test.MEMORY_SIZE, read=test.read_memory, write=test.write_memory)
 
     def _send(self, data: bytes) -> None:
@@ -166,8 +185,74 @@ class Pc:
             return machine.exits.total()
         return (machine.vcpu.stat.as_dict() | machine.kvm.stat.as_dict()).get(name, 0)
 
-    def _timer_armed(self) -> None:
-        self.machine.on_idle(self.apic.tick)
+    # -- interrupts and time -----------------------------------------------------------------------------
+
+    def _connect_interrupts(self) -> None:
+        machine, apic = self.machine, self.apic
+        for index in range(0x800, 0x900):
+            register = (index & 0xFF) << 4
+            machine.on_msr(
+                index, read=partial(apic.read_msr, register), write=partial(apic.write_msr, register)
+            )
+        machine.msrs.watchers[MSR_APIC_BASE] = apic.base_changed
+        machine.on_msr(MSR_TSC_DEADLINE, read=apic.read_deadline, write=apic.write_deadline)
+        machine.on_msr(MSR_TSC, read=self.tsc.read, write=self._write_tsc)
+        machine.on_msr(MSR_TSC_ADJUST, read=lambda: self._tsc_adjust, write=self._adjust_tsc)
+        machine.has_apic()
+        machine.on_rdtsc(self.tsc.read)
+        machine.on_cr8(lambda: apic.task_priority, self._set_task_priority)
+        machine.on_interrupts(self)
+        machine.on_idle(self._tick, every=inf)
+
+    def pending(self) -> bool:
+        """Whether there is an interrupt for the processor."""
+        return self.apic.pending() or (self.pic.pending() and self.apic.passes_pic)
+
+    def take(self) -> int | None:
+        """The vector of the interrupt that is delivered now."""
+        if self.pic.pending() and self.apic.passes_pic:
+            return self.pic.take()
+        return self.apic.take()
+
+    def _changed(self) -> None:
+        """Something about interrupts or timers changed."""
+        self.machine.interrupts_changed()
+        self.machine.wake_at(self._due())
+
+    def _due(self) -> float:
+        """When the next timer is due."""
+        apic, pit = self.apic.due, self.pit.due if self._hears_pit() else None
+        return min(inf if apic is None else apic, inf if pit is None else pit)
+
+    def _hears_pit(self) -> bool:
+        return self.pic.listens(0) or self.io_apic.listens(PIT_PIN)
+
+    def _tick(self) -> None:
+        self.apic.tick()
+        if self.pit.tick() and self._hears_pit():
+            self._set_line(0, True)
+            self._set_line(0, False)
+        self.machine.wake_at(self._due())
+
+    def _set_line(self, line: int, level: bool) -> None:  # noqa: FBT001
+        """An interrupt line of the ISA bus, or of the I/O APIC only."""
+        if line < 16:
+            self.pic.set_line(line, level=level)
+        self.io_apic.set_line(PIT_PIN if line == 0 else line, level)
+
+    def _write_io_apic(self, gpa: int, size: int, value: int) -> None:
+        self.io_apic.write(gpa, size, value)
+        self._changed()
+
+    def _set_task_priority(self, value: int) -> None:
+        self.apic.task_priority = value
+
+    def _write_tsc(self, value: int) -> None:
+        self._tsc_adjust = self._tsc_adjust + self.tsc.write(value) & MASK64
+
+    def _adjust_tsc(self, value: int) -> None:
+        self.tsc.offset += value - self._tsc_adjust
+        self._tsc_adjust = value
 
     # -- booting -----------------------------------------------------------------------------------------
 
@@ -246,11 +331,11 @@ class Pc:
             return Ending("halted", 0, "with interrupts disabled")
         started = time.monotonic()
         while not self.machine.interrupts_pending:
-            due = self.apic.due
-            if due is None:
+            due = self._due()
+            if due == inf:
                 return Ending("halted", 0, "with no interrupt to come")
             time.sleep(min(max(due - time.monotonic(), 0), 0.1))
-            self.apic.tick()
+            self._tick()
             waited = time.monotonic() - started
             if self._interrupted:
                 return Ending("interrupted")

@@ -3,27 +3,32 @@
 import ctypes
 
 from ...kvm.vcpu import Vcpu
-from ...x86.bits import CR4_LA57, CR4_OSXSAVE, CR4_PCIDE, CR4_PKE, CR4_UMIP
+from ...x86.bits import CR4_LA57, CR4_OSXSAVE, CR4_PKE
 from .layout import library
 from .processor import RAX, RBX, RCX, RDX, SvmProcessor
 
 FEATURES, STRUCTURED, EXTENDED, ADDRESSES = 1, 7, 0x80000001, 0x80000008
-ECX1_MONITOR, ECX1_VMX, ECX1_X2APIC, ECX1_XSAVE, ECX1_OSXSAVE, ECX1_HYPERVISOR = (
-    1 << bit for bit in (3, 5, 21, 26, 27, 31)
+ECX1_MONITOR, ECX1_VMX, ECX1_PCID, ECX1_X2APIC, ECX1_DEADLINE, ECX1_XSAVE, ECX1_OSXSAVE, ECX1_HYPERVISOR = (
+    1 << bit for bit in (3, 5, 17, 21, 24, 26, 27, 31)
 )
+EBX7_TSC_ADJUST, EBX7_INVPCID = 1 << 1, 1 << 10
 ECX7_UMIP, ECX7_PKU, ECX7_OSPKE, ECX7_LA57 = (1 << bit for bit in (2, 3, 4, 16))
 ECX_SVM = 1 << 2
 CR4_KEY_LOCKER = 1 << 19
 
 
 class Cpuid:
-    """Answers CPUID. `cr4_missing` are the bits of CR4 whose features are not there."""
+    """Answers CPUID. `cr4_missing` are the bits of CR4 whose features are not there.
+
+    PCIDs, INVPCID and UMIP are KVM's work; with `has_apic` there is a local APIC around the processor.
+    """
 
     def __init__(self, processor: SvmProcessor, *, la57: bool) -> None:
         self.processor = processor
         self.la57 = la57
+        self.has_apic = False
         self.known: dict[tuple[int, int], tuple[int, int, int, int]] = {}
-        self.cr4_missing = CR4_PCIDE | CR4_PKE | CR4_UMIP | CR4_KEY_LOCKER | CR4_OSXSAVE
+        self.cr4_missing = CR4_PKE | CR4_KEY_LOCKER | CR4_OSXSAVE
         if not la57:
             self.cr4_missing |= CR4_LA57
 
@@ -32,11 +37,14 @@ class Cpuid:
         library().cpuid(self.processor.state, leaf, subleaf, *(ctypes.byref(value) for value in out))
         eax, ebx, ecx, edx = (value.value for value in out)
         if leaf == FEATURES:
-            ecx &= ~(ECX1_MONITOR | ECX1_VMX | ECX1_X2APIC | ECX1_XSAVE | ECX1_OSXSAVE)
-            ecx |= ECX1_HYPERVISOR
+            ecx &= ~(ECX1_MONITOR | ECX1_VMX | ECX1_X2APIC | ECX1_DEADLINE | ECX1_XSAVE | ECX1_OSXSAVE)
+            ecx |= ECX1_HYPERVISOR | ECX1_PCID
+            if self.has_apic:
+                ecx |= ECX1_X2APIC | ECX1_DEADLINE
         elif leaf == STRUCTURED and not subleaf:
-            ecx &= ~(ECX7_UMIP | ECX7_PKU | ECX7_OSPKE | ECX7_LA57)
-            ecx |= ECX7_LA57 if self.la57 else 0
+            ebx |= EBX7_INVPCID | (EBX7_TSC_ADJUST if self.has_apic else 0)
+            ecx &= ~(ECX7_PKU | ECX7_OSPKE | ECX7_LA57)
+            ecx |= ECX7_UMIP | (ECX7_LA57 if self.la57 else 0)
         elif leaf == EXTENDED:
             ecx &= ~ECX_SVM
         elif leaf == ADDRESSES:

@@ -7,7 +7,7 @@ fields are multiples of 8.
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -29,14 +29,21 @@ HOST_EFER = 0x1D01
 EXIT_GP = 0x14D
 """What a callback gets for an exit is 0x100 + the exit code; 0x4D: exception 13."""
 EXIT_NESTED_FAULT = 0x500
+EXIT_REQUESTED, SMI_REQUEST = 0x162, 0x40
 SELECTOR = 0xBEE8
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Offsets in the processor's state; `cc_src` to `hflags2` follow on each other as in the structure."""
+    """Offsets in the processor's state; `cc_src` to `hflags2` follow on each other as in the structure.
+
+    `state`, `requests` (of interrupts) and `leave` (not 0: the code that runs is to be left) are from the
+    begin of QEMU's CPUState.
+    """
 
     state: int
+    requests: int
+    leave: int
     rip: int
     eflags: int
     cc_src: int
@@ -127,6 +134,7 @@ class Library:
             u64,
         )
         self.stop = self._function(library, "uc_emu_stop", ctypes.c_int, pointer)
+        self.cpu_exit = self._function(library, "cpu_exit", None, pointer)
 
     @staticmethod
     def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
@@ -208,18 +216,22 @@ def prepare_vmrun(
     uc.reg_write(x86.UC_X86_REG_RAX, VMCB)
 
 
-def first_exit(uc: Any) -> int:
-    """Run the VMRUN until the guest leaves; what the callback gets. Raises EmulatorError if it stays."""
+def first_exit(uc: Any, start: int = STUB, then: Callable[[], None] = lambda: None) -> int:
+    """Run the VMRUN until the guest leaves; what the callback gets. Raises EmulatorError if it stays.
+
+    With `start` the guest is entered already, and goes on there. `then` is called at the exit.
+    """
     unicorn = unicorn_module()
     seen: list[int] = []
 
     def left(uc: Any, number: int, data: object) -> None:
         seen.append(number)
+        then()
         uc.emu_stop()
 
     hook = uc.hook_add(unicorn.UC_HOOK_INTR, left)
     try:
-        uc.emu_start(STUB, 0, timeout=1_000_000)
+        uc.emu_start(start, 0, timeout=1_000_000)
     except unicorn.UcError as error:
         raise _mismatch(f"VMRUN fails ({error})") from error
     finally:
@@ -379,6 +391,7 @@ def _calibrate_svm(uc: Any, search: _Search, places: dict[str, int]) -> Layout:
     if not search.value(places["hflags"], 4) & 1 << 21:
         raise _mismatch("the guest is not known as one")
     places["nested_cr3"] = _calibrate_nested_paging()
+    places["requests"], places["leave"] = _calibrate_requests()
     return Layout(**places)
 
 
@@ -396,3 +409,31 @@ def _calibrate_nested_paging() -> int:
     if number != EXIT_NESTED_FAULT:
         raise _mismatch(f"nested tables that map nothing end in exit {number:#x}")
     return search.find("the nested CR3", empty)
+
+
+def _calibrate_requests() -> tuple[int, int]:
+    """Where a processor is asked for an interrupt, and to leave the code that it runs: cpu_exit does that."""
+    functions = library()
+    uc = new_emulator(functions)
+    uc.mem_map(HOST_BASE, HOST_SIZE)
+    prepare_vmrun(uc, code=b"\xf4", intercepts=1 << 24 | 1 << 2, cr=0, exceptions=0)
+    first_exit(uc)
+    address = cpu_address(functions, uc)
+    search = _Search(address)
+    before = bytes(search.memory)
+    functions.cpu_exit(address)
+    after = bytes(search.memory)
+    changed = [place for place, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+    for place in changed:
+        search.memory[place] = before[place]
+    leave = after.find(b"\xff\xff", changed[-2] if len(changed) > 1 else 0)
+    if not changed or changed[0] > 0x40 or changed[-2:] != [leave, leave + 1]:
+        raise _mismatch("it cannot be asked to exit")
+    requests = (changed[0] & ~3) + 8
+    search.expect("the flags of the next code", requests - 4, 0xFFFFFFFF, 4)
+    search.expect("requests of interrupts", requests, 0, 4)
+    search.memory[requests] = SMI_REQUEST
+    number = first_exit(uc, start=0, then=lambda: search.memory.__setitem__(requests, 0))
+    if number != EXIT_REQUESTED:
+        raise _mismatch(f"a request for an exit ends in exit {number:#x}")
+    return requests, leave

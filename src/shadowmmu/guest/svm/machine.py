@@ -12,7 +12,8 @@ Everything a computer or a guest operating system is built from is here:
     on_mmio(gpa, size, read=, write=)                              accesses to what is no memory
     on_syscall(callback), on_vmmcall(callback)                     SYSCALL, VMMCALL
     on_exception(callback)                                         an exception before the guest's IDT gets it
-    on_msr(index, read=, write=), on_cpuid(callback)
+    on_msr(index, read=, write=), on_cr8(read, write)
+    on_idle(callback, every=), wake_at(time)                       timers
     run(exits=, instructions=, seconds=) -> Outcome                until it stops; run again to go on
     stop(reason, detail)                                           from a callback: run() returns
     interrupt(vector), inject(vector, error_code, cr2)             events for the guest
@@ -31,7 +32,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ...host.mapping import Kind
 from ...kvm.bits import INVALID_PAGE
@@ -50,6 +51,8 @@ from ...kvm.fast_fault import last_sptep_lockless
 from ...kvm.guest_memory import table_page
 from ...kvm.guest_walk import gva_to_gpa
 from ...kvm.inject import kvm_inject_page_fault
+from ...kvm.invlpg import is_noncanonical
+from ...kvm.invpcid import kvm_handle_invpcid
 from ...kvm.mark_dirty import mark_page_dirty_in_slot
 from ...kvm.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
 from ...kvm.roots import NoShadowPages
@@ -57,7 +60,7 @@ from ...kvm.run import DirtyRingFull, TripleFault, vcpu_enter_guest
 from ...kvm.spte import is_shadow_present
 from ...kvm.switches import DEFAULT_KERNEL
 from ...kvm.track_write import kvm_mmu_track_write
-from ...kvm.vcpu import QueuedException, QueuedInterrupt
+from ...kvm.vcpu import QueuedException, QueuedInterrupt, Vcpu
 from ...kvm.vm import Parameters
 from ...x86.bits import (
     ADDR,
@@ -71,9 +74,11 @@ from ...x86.bits import (
     CR0_WP,
     CR4_OSFXSR,
     CR4_PAE,
+    CR4_PCIDE,
     CR4_PKE,
     CR4_SMAP,
     CR4_SMEP,
+    CR4_UMIP,
     EFER_LMA,
     EFER_LME,
     EFER_NX,
@@ -102,7 +107,7 @@ from .emulator import CodeEmulator, FetchFault
 from .instructions import Code
 from .interrupts import BP, DB, GP, OF, PF, UD, WITH_ERROR_CODE, AccessFault, Delivery, EventFault, TaskGate
 from .layout import PHYSICAL_BITS
-from .msrs import Msrs
+from .msrs import MSR_TSC_AUX, Msrs
 from .processor import (
     CS,
     DR6_BS,
@@ -112,19 +117,28 @@ from .processor import (
     EXIT_CLGI,
     EXIT_CPUID,
     EXIT_EXCEPTION,
+    EXIT_GDTR_READ,
     EXIT_HLT,
+    EXIT_IDTR_READ,
+    EXIT_INTR,
     EXIT_INVLPG,
     EXIT_INVLPGA,
+    EXIT_INVPCID,
     EXIT_IOIO,
+    EXIT_LDTR_READ,
     EXIT_MONITOR,
     EXIT_MSR,
     EXIT_MWAIT,
     EXIT_NPF,
+    EXIT_RDTSC,
+    EXIT_RDTSCP,
     EXIT_READ_CR,
     EXIT_SHUTDOWN,
     EXIT_SKINIT,
+    EXIT_SMI,
     EXIT_STGI,
     EXIT_SWINT,
+    EXIT_TR_READ,
     EXIT_VMLOAD,
     EXIT_VMMCALL,
     EXIT_VMRUN,
@@ -145,6 +159,7 @@ from .processor import (
     HF_INHIBIT_IRQ,
     IDTR,
     LDTR,
+    PASSED_MSRS,
     SEGMENTS,
     SS,
     TR,
@@ -155,12 +170,13 @@ from .processor import (
 
 HISTORY = 32
 SLICE = 0.25
-"""Seconds of running without exits after which limits and Ctrl-C are looked at."""
-LONG_SLICE = 600.0
+"""Seconds after which Ctrl-C is looked at."""
+NEVER = float("inf")
+TABLE_REGISTER_READS = EXIT_IDTR_READ, EXIT_GDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ
 ENDLESS = 1000
 """Faults of one address at one RIP, with nothing else between, after which they are taken for endless."""
 EPYC = Implementation(
-    pdpte_accessed=True, rsvd_without_p=True, nonleaf_bit8=True, pcid=False, wide_cr0=True, efer=0x1D01
+    pdpte_accessed=True, rsvd_without_p=True, nonleaf_bit8=True, pcid=True, wide_cr0=True, efer=0x1D01
 )
 FLAT_CODE32 = Segment(0x08, 0, 0xFFFFFFFF, 0xCF9B00 & 0xF0FF00)
 FLAT_DATA32 = Segment(0x10, 0, 0xFFFFFFFF, 0xCF9300 & 0xF0FF00)
@@ -168,6 +184,16 @@ NULL_LDT = Segment(0, 0, 0xFFFF, 0x008200)
 BUSY_TSS = Segment(0, 0, 0xFFFF, 0x008B00)
 
 
+MSR_FIELDS = {
+    0x175: "sysenter_esp",
+    0x176: "sysenter_eip",
+    0xC0000081: "star",
+    0xC0000082: "lstar",
+    0xC0000083: "cstar",
+    0xC0000084: "fmask",
+    0xC0000102: "kernel_gs_base",
+}
+CANONICAL_MSRS = frozenset((0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102))
 ExceptionCallback = Callable[[int, int | None, int], bool]
 
 
@@ -187,6 +213,29 @@ class Outcome:
 
     reason: str
     detail: object = None
+
+
+class InterruptSource(Protocol):
+    """Who has external interrupts for the processor: an interrupt controller."""
+
+    def pending(self) -> bool:
+        """Whether there is one."""
+
+    def take(self) -> int | None:
+        """The vector of the one that is delivered now."""
+
+
+class InterruptQueue:
+    """External interrupts without a controller: one after the other."""
+
+    def __init__(self) -> None:
+        self.vectors: deque[int] = deque()
+
+    def pending(self) -> bool:
+        return bool(self.vectors)
+
+    def take(self) -> int | None:
+        return self.vectors.popleft()
 
 
 class ExitRecord(NamedTuple):
@@ -284,6 +333,9 @@ class SvmMachine:
         self.delivered: Counter[int] = Counter()
         self.at_shutdown: dict[str, int] | None = None
         self.cr8 = 0
+        self._read_tsc: Callable[[], int] = time.perf_counter_ns
+        self._read_cr8: Callable[[], int] = lambda: self.cr8
+        self._write_cr8: Callable[[int], None] = self._keep_cr8
         self._ports: list[_Device] = []
         self._port_of: dict[int, _Device | None] = {}
         self._devices: list[_Device] = []
@@ -291,11 +343,16 @@ class SvmMachine:
         self._vmmcall: Callable[[], None] | None = None
         self._exception: ExceptionCallback | None = None
         self._idle: Callable[[], None] | None = None
+        self._idle_every = NEVER
+        self._wake_at = self._deadline = NEVER
         self._entry: Callable[[], None] | None = None
         self._outcome: Outcome | None = None
         self._exit_limit: int | None = None
         self._soft: tuple[int, int] | None = None
-        self._interrupts: deque[int] = deque()
+        self._queue = InterruptQueue()
+        self._interrupts: InterruptSource = self._queue
+        self._pending = False
+        self._taken: int | None = None
         self._step: _Step | None = None
         self._stepped = False
         self._stepped_at = (0, 0)
@@ -388,8 +445,8 @@ class SvmMachine:
         processor.set_dr(7, 0x400)
         self.vcpu.exception = self.vcpu.soft_interrupt = None
         self._soft, self._step = None, None
-        self._interrupts.clear()
-        self.processor.urgent = False
+        self._queue.vectors.clear()
+        self._pending = self._taken is not None or self._interrupts.pending()
 
     def _set_segments(self, code: Segment, data: Segment) -> None:
         self.processor.set_segment(CS, code)
@@ -413,7 +470,7 @@ class SvmMachine:
             case "cr0" | "cr4" | "efer":
                 return int(getattr(vcpu, name))
             case "cr8":
-                return self.cr8
+                return self._read_cr8()
         raise KeyError(name)
 
     def set(self, name: str, value: int) -> None:
@@ -444,7 +501,7 @@ class SvmMachine:
             case "efer":
                 accepted = set_efer(vcpu, value)
             case "cr8":
-                self.cr8 = value
+                self._write_cr8(value)
             case _:
                 raise KeyError(name)
         if not accepted:
@@ -509,9 +566,34 @@ class SvmMachine:
         before, self._exception = self._exception, callback
         return before
 
-    def on_idle(self, callback: Callable[[], None]) -> None:
-        """Called every 10 ms or so while the guest runs without exits: for timers."""
-        self._idle = callback
+    def on_idle(self, callback: Callable[[], None], every: float = 0.01) -> None:
+        """Called every that many seconds while the guest runs, and when wake_at() says: for timers."""
+        self._idle, self._idle_every = callback, every
+        self._schedule()
+
+    def wake_at(self, when: float) -> None:
+        """Call the callback of on_idle() at that time (time.monotonic()); instead of at an earlier one."""
+        self._wake_at = when
+        self._schedule()
+
+    def on_cr8(self, read: Callable[[], int], write: Callable[[int], None]) -> None:
+        """CR8 is part of an interrupt controller: reading and writing it."""
+        self._read_cr8, self._write_cr8 = read, write
+
+    def on_rdtsc(self, read: Callable[[], int]) -> None:
+        """RDTSC and RDTSCP give what `read` returns, not the host's counter."""
+        self._read_tsc = read
+        self.processor.intercept(EXIT_RDTSC, EXIT_RDTSCP, wanted=True)
+
+    def has_apic(self) -> None:
+        """There is a local APIC with x2APIC mode and TSC deadlines: CPUID says so."""
+        self.cpuid.has_apic = True
+        self.cpuid.known.clear()
+
+    def on_interrupts(self, source: InterruptSource) -> None:
+        """External interrupts come from there, instead of from interrupt()."""
+        self._interrupts = source
+        self.interrupts_changed()
 
     def on_entry(self, callback: Callable[[], None] | None) -> None:
         """Called before the guest goes on after an exit, when KVM is done with it: to look at the MMU."""
@@ -521,10 +603,13 @@ class SvmMachine:
         self,
         index: int,
         *,
-        read: Callable[[], int] | None = None,
-        write: Callable[[int], None] | None = None,
+        read: Callable[[], int | None] | None = None,
+        write: Callable[[int], bool | None] | None = None,
     ) -> None:
-        """An MSR: without `read` it is what was written last, without `write` it can be written."""
+        """An MSR: without `read` it is what was written last, without `write` it can be written.
+
+        Reading None, or a write that returns False, is #GP.
+        """
         self.msrs.readers[index] = read
         self.msrs.writers[index] = write
         self.msrs.values.setdefault(index, 0)
@@ -537,35 +622,44 @@ class SvmMachine:
         """Run the guest until something stops it, or a limit is reached."""
         self._outcome = None
         self._exit_limit = None if exits is None else self.exits.total() + exits
-        deadline = None if seconds is None else time.monotonic() + seconds
+        self._deadline = NEVER if seconds is None else time.monotonic() + seconds
         self._guarded(self._resume)
         while self._outcome is None:
-            interval = 0.01 if self._idle else 0.001 if self._interrupts else SLICE
-            if instructions:
-                interval = LONG_SLICE
-            if deadline is not None:
-                interval = min(interval, max(deadline - time.monotonic(), 0.0001))
             try:
-                self.processor.run(interval, instructions or 0)
+                self.processor.run(self._next_tick(), instructions or 0)
             except self.processor.error_type as error:
                 self._outcome = Outcome("processor", str(error))
-            if self._outcome is not None:
-                break
-            if deadline is not None and time.monotonic() >= deadline:
-                self._outcome = Outcome("seconds")
-            elif instructions:
+            if self._outcome is None and instructions:
                 self._outcome = Outcome("instructions")
-            else:
-                self._guarded(self._between)
         return self._outcome
 
-    def _between(self) -> None:
-        """Nothing happened for a while: timers, and interrupts that waited."""
-        if self._idle and self._step is None:
-            self._idle()
-        if self._interrupts:
+    def _next_tick(self) -> float:
+        now = time.monotonic()
+        return min(self._deadline, self._wake_at, now + min(self._idle_every, SLICE))
+
+    def _schedule(self) -> None:
+        if self.processor.running:
+            self.processor.set_tick(self._next_tick())
+
+    def _tick(self) -> None:
+        """Between two instructions, at a time that was set: timers, limits, interrupts that waited."""
+        now = time.monotonic()
+        if self._outcome is None and now >= self._deadline:
+            self._outcome = Outcome("seconds")
+        if self._outcome is None:
             self._note_state()
-            self._resume()
+            if now >= self._wake_at:
+                self._wake_at = NEVER
+            if self._idle is not None and self._step is None:
+                self._idle()
+            if self._step is None:
+                self._guarded(self._resume)
+        self.processor.set_tick(self._next_tick())
+        self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
+        if self._outcome is not None:
+            self.processor.stop()
 
     def stop(self, reason: str = "stopped", detail: object = None) -> None:
         """From a callback: let run() return once this exit is dealt with; after IN or OUT a few instructions
@@ -573,17 +667,24 @@ class SvmMachine:
         """
         if self._outcome is None:
             self._outcome = Outcome(reason, detail)
-        self.processor.stop()
+        if self.processor.running:
+            self.processor.request_tick()
 
     def interrupt(self, vector: int) -> None:
         """An external interrupt: delivered when the guest lets it."""
-        self._interrupts.append(vector)
-        self.processor.urgent = True
+        self._queue.vectors.append(vector)
+        self.interrupts_changed()
+
+    def interrupts_changed(self) -> None:
+        """Look whether there are external interrupts."""
+        self._pending = self._taken is not None or self._interrupts.pending()
+        if self._pending and not self.processor.window and self._step is None:
+            self.processor.set_window(wanted=True)
 
     @property
-    def interrupts_pending(self) -> int:
-        """External interrupts that were not delivered yet."""
-        return len(self._interrupts)
+    def interrupts_pending(self) -> bool:
+        """Whether there are external interrupts that were not delivered yet."""
+        return self._pending
 
     def inject(self, vector: int, error_code: int | None = None, cr2: int | None = None) -> None:
         """An exception, delivered before the next instruction."""
@@ -615,12 +716,16 @@ class SvmMachine:
             EXIT_MWAIT: self._skip,
             EXIT_NPF: self._nested_page_fault,
             EXIT_XSETBV: self._privileged,
+            EXIT_RDTSC: self._rdtsc,
+            EXIT_RDTSCP: self._rdtsc,
             EXIT_EXCEPTION + PF: self._page_fault,
             EXIT_EXCEPTION + DB: self._debug,
             EXIT_EXCEPTION + UD: self._undefined,
         }
         for code in (EXIT_VMRUN, EXIT_VMLOAD, EXIT_VMSAVE, EXIT_STGI, EXIT_CLGI, EXIT_SKINIT, EXIT_INVLPGA):
             handlers[code] = self._no_svm
+        for code in TABLE_REGISTER_READS:
+            handlers[code] = self._store_table_register
         for number in (0, 3, 4, 8):
             handlers[EXIT_READ_CR + number] = self._read_cr
             handlers[EXIT_WRITE_CR + number] = self._write_cr
@@ -629,8 +734,16 @@ class SvmMachine:
         return handlers
 
     def _on_exit(self, number: int) -> None:
+        if number == EXIT + EXIT_SMI:
+            self._tick()
+            return
         if self._outcome is not None:
             self.processor.stop()
+            return
+        if number == EXIT + EXIT_INTR:
+            self._note_state()
+            self._guarded(self._resume)
+            self._stop_if_done()
             return
         code = number - EXIT if number >= EXIT else number + EXIT_EXCEPTION
         self.exits[code] += 1
@@ -641,7 +754,9 @@ class SvmMachine:
         if self._outcome is not None or (
             self._exit_limit is not None and self.exits.total() >= self._exit_limit
         ):
-            self.stop("exits")
+            if self._outcome is None:
+                self._outcome = Outcome("exits")
+            self.processor.stop()
 
     def _note_state(self) -> None:
         """Tell KVM what it would read from the VMCB."""
@@ -699,8 +814,8 @@ class SvmMachine:
                     self._deliver_exception(vcpu.exception)
                 elif self._soft is not None:
                     self._deliver_soft(*self._soft)
-                elif self._interrupts and self._interruptible():
-                    self._deliver_interrupt(self._interrupts[0])
+                elif self._pending and self._interruptible():
+                    self._deliver_interrupt()
                 else:
                     break
             except AccessFault:
@@ -709,6 +824,8 @@ class SvmMachine:
                 self._raise(QueuedException(fault.vector, fault.error_code, None))
             self._note_state()
         self._load()
+        if self._pending is not self.processor.window:
+            self.processor.set_window(wanted=self._pending and self._step is None)
         if self._entry is not None:
             self._entry()
 
@@ -744,7 +861,9 @@ class SvmMachine:
     def _load_modes(self, cpl: int | None = None) -> None:
         """The control registers that the guest runs with (svm_set_cr0, svm_set_cr4, svm_set_efer)."""
         vcpu, processor = self.vcpu, self.processor
-        cr0, cr4, efer = vcpu.cr0 & ~(CR0_CD | CR0_NW), vcpu.cr4, vcpu.efer | EFER_SVME
+        cr0, efer = vcpu.cr0 & ~(CR0_CD | CR0_NW), vcpu.efer | EFER_SVME
+        cr4 = vcpu.cr4 & ~(CR4_PCIDE | CR4_UMIP)
+        processor.intercept(*TABLE_REGISTER_READS, wanted=bool(vcpu.cr4 & CR4_UMIP))
         if not self.npt:
             cr0 |= CR0_PG | CR0_WP
             cr4 |= CR4_PAE
@@ -753,6 +872,8 @@ class SvmMachine:
             efer |= EFER_NX
             if not efer & EFER_LMA:
                 efer &= ~EFER_LME
+        else:
+            processor.intercept_cr3_writes(wanted=bool(vcpu.cr4 & CR4_PCIDE))
         processor.set_cr(0, cr0)
         processor.set_cr(4, cr4)
         processor.efer = efer
@@ -783,12 +904,16 @@ class SvmMachine:
         self.delivered[vector] += 1
         self._soft = vcpu.soft_interrupt = None
 
-    def _deliver_interrupt(self, vector: int) -> None:
-        self.delivery.deliver(vector, None, rip=self.processor.rip, software=False, external=True)
-        self.delivered[vector] += 1
-        self.vcpu.stat.irq_injections += 1
-        self._interrupts.popleft()
-        self.processor.urgent = bool(self._interrupts)
+    def _deliver_interrupt(self) -> None:
+        """Take the next interrupt from its controller; one whose delivery faults comes again."""
+        if self._taken is None:
+            self._taken = self._interrupts.take()
+        if self._taken is not None:
+            self.delivery.deliver(self._taken, None, rip=self.processor.rip, software=False, external=True)
+            self.delivered[self._taken] += 1
+            self.vcpu.stat.irq_injections += 1
+            self._taken = None
+        self._pending = self._taken is not None or self._interrupts.pending()
 
     def _delivery_faulted(self) -> None:
         """An access of the delivery faulted: an exit to KVM, or another exception on the way."""
@@ -1002,7 +1127,10 @@ class SvmMachine:
         index = q[1] & 0xFFFFFFFF
         if write:
             value = q[0] & 0xFFFFFFFF | (q[2] & 0xFFFFFFFF) << 32
-            accepted = self.msrs.write(index, value)
+            if index in PASSED_MSRS:
+                accepted = self._write_passed_msr(index, value)
+            else:
+                accepted = self.msrs.write(index, value)
         else:
             read = self.msrs.read(index)
             accepted, value = read is not None, read or 0
@@ -1015,10 +1143,26 @@ class SvmMachine:
             q[0], q[2] = value & 0xFFFFFFFF, value >> 32
         self._advance(insn.length)
 
+    def _write_passed_msr(self, index: int, value: int) -> bool:
+        """WRMSR of one that the processor itself has; False is #GP."""
+        processor = self.processor
+        if index in CANONICAL_MSRS and is_noncanonical(self.vcpu, value):
+            return False
+        match index:
+            case 0xC0000100:
+                processor.set_segment_base(FS, value)
+            case 0xC0000101:
+                processor.set_segment_base(GS, value)
+            case 0x174:
+                processor.d[processor.layout.sysenter_cs >> 2] = value & 0xFFFFFFFF
+            case _:
+                processor.set_field(MSR_FIELDS[index], value)
+        return True
+
     def _hlt(self, code: int) -> None:
         self._record(code)
         self._advance(1)
-        if not (self._interrupts and self.processor.system_flags & FLAG_IF):
+        if not (self._pending and self.processor.system_flags & FLAG_IF):
             self._outcome = Outcome("hlt")
 
     def _skip(self, code: int) -> None:
@@ -1055,6 +1199,10 @@ class SvmMachine:
             return
         if insn.name == "vmcall":
             self._hypercall(code)
+        elif insn.name == "invpcid":
+            self.exits[code] -= 1
+            self.exits[EXIT_INVPCID] += 1
+            self._invpcid(insn)
         else:
             self.vcpu.exception = QueuedException(UD, None, None)
 
@@ -1080,13 +1228,75 @@ class SvmMachine:
         address = self.emulator.context.linear(insn)
         self._complete(insn, Insn(Op.INVLPG, insn.code, address=address))
 
+    def _invpcid(self, insn: Code) -> None:
+        """INVPCID: the emulated processor has none; under nested paging the flush is all there is to it."""
+        vcpu, context = self.vcpu, self.emulator.context
+        self._record(EXIT_INVPCID)
+        self._repeats = 0
+        if vcpu.cpl:
+            vcpu.exception = QueuedException(GP, 0, None)
+            return
+        kind = context.register(insn.operands[0].number, insn.operands[0].size)
+        address = context.linear(insn)
+        try:
+            pcid, gva = (self.emulator.read(address + offset & MASK64, 8) for offset in (0, 8))
+        except OperandFault as fault:
+            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+            return
+        if not kvm_handle_invpcid(vcpu, kind, pcid, gva):
+            vcpu.exception = QueuedException(GP, 0, None)
+            return
+        if self.npt:
+            self.processor.flush()
+        self._advance(insn.length)
+
+    def _rdtsc(self, code: int) -> None:
+        self._record(code)
+        insn = self._fetch()
+        if insn is None:
+            return
+        q, value = self.processor.q, self._read_tsc()
+        q[0], q[2] = value & 0xFFFFFFFF, value >> 32
+        if code == EXIT_RDTSCP:
+            q[1] = self.msrs.values[MSR_TSC_AUX] & 0xFFFFFFFF
+        self._advance(insn.length)
+
+    def _store_table_register(self, code: int) -> None:
+        """SGDT, SIDT, SLDT or STR with CR4.UMIP."""
+        self._record(code)
+        insn = self._fetch()
+        if insn is None:
+            return
+        processor, context = self.processor, self.emulator.context
+        if self.vcpu.cpl:
+            self.vcpu.exception = QueuedException(GP, 0, None)
+            return
+        try:
+            if code in (EXIT_LDTR_READ, EXIT_TR_READ):
+                operand = insn.operands[0]
+                selector = processor.selector(LDTR if code == EXIT_LDTR_READ else TR)
+                context.put(insn, operand, selector)
+            else:
+                table = processor.segment(GDTR if code == EXIT_GDTR_READ else IDTR)
+                size = 8 if processor.is_64bit else 4
+                address = context.linear(insn)
+                self.emulator.write(address, 2, table.limit & 0xFFFF)
+                self.emulator.write(address + 2 & MASK64, size, table.base & (1 << 8 * size) - 1)
+        except OperandFault as fault:
+            kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
+            return
+        self._advance(insn.length)
+
     def _read_cr(self, code: int) -> None:
         self._record(code)
         insn = self._fetch()
         if insn is None:
             return
-        value = (self.vcpu.cr0, 0, 0, self.vcpu.cr3, self.vcpu.cr4, 0, 0, 0, self.cr8)[code]
+        value = (self.vcpu.cr0, 0, 0, self.vcpu.cr3, self.vcpu.cr4, 0, 0, 0, self._read_cr8())[code]
         context = self.emulator.context
+        if insn.name == "smsw" and _umip_prevents(self.vcpu):
+            self.vcpu.exception = QueuedException(GP, 0, None)
+            return
         try:
             if insn.name == "smsw":
                 context.put(insn, insn.operands[0], value)
@@ -1113,7 +1323,10 @@ class SvmMachine:
             return
         if number == 8:
             self._record(code)
-            self.cr8 = value & 0xF
+            if value >> 4:
+                vcpu.exception = QueuedException(GP, 0, None)
+                return
+            self._write_cr8(value)
             self._advance(insn.length)
             return
         if number == 0:
@@ -1129,6 +1342,9 @@ class SvmMachine:
             return
         op = {0: Op.MOV_CR0, 3: Op.MOV_CR3, 4: Op.MOV_CR4}[number]
         self._complete(insn, Insn(op, insn.code, value=value))
+
+    def _keep_cr8(self, value: int) -> None:
+        self.cr8 = value
 
     def _clear_accessed_in_pdptes(self) -> None:
         """The emulator sets A in PDPTEs, where it is reserved: KVM would not load them."""
@@ -1211,6 +1427,11 @@ class SvmMachine:
         processor.q[4] = processor.field("sysenter_esp")
         processor.update_modes(0)
         processor.rip = processor.field("sysenter_eip") - 2 & MASK64
+
+
+def _umip_prevents(vcpu: Vcpu) -> bool:
+    """Whether the instructions that UMIP prevents are prevented now."""
+    return bool(vcpu.cr4 & CR4_UMIP) and vcpu.cpl > 0
 
 
 def _as_hardware(error_code: int) -> int:

@@ -15,6 +15,7 @@ from ...kvm.msr import (
 from ...kvm.vcpu import Vcpu
 
 MSR_TSC, MSR_MTRR_CAP, MSR_MISC_ENABLE, MSR_UCODE, MSR_TSC_AUX = 0x10, 0xFE, 0x1A0, 0x8B, 0xC0000103
+MSR_TSC_DEADLINE = 0x6E0
 MSR_TSC_ADJUST, MSR_DEBUGCTL, MSR_SPEC_CTRL, MSR_HWCR, MSR_SYSCFG = 0x3B, 0x1D9, 0x48, 0xC0010015, 0xC0010010
 APIC_BASE_AFTER_RESET = 0xFEE00900
 PAT_AFTER_RESET = 0x0007040600070406
@@ -31,7 +32,10 @@ KEPT = (
 
 
 class Msrs:
-    """The MSRs of a vCPU; `readers` and `writers` are user space's."""
+    """The MSRs of a vCPU; `readers` and `writers` are user space's: None, or False, is #GP.
+
+    `watchers` are called when an MSR was written.
+    """
 
     def __init__(self, vcpu: Vcpu) -> None:
         self.vcpu = vcpu
@@ -39,8 +43,9 @@ class Msrs:
         self.values = {MSR_PAT: PAT_AFTER_RESET, MSR_MTRR_DEF_TYPE: 0, MSR_MTRR_CAP: 0x508}
         self.values.update(dict.fromkeys((*MSR_MTRR_VARIABLE, *MSR_MTRR_FIXED, *KEPT), 0))
         self.checked = frozenset((MSR_PAT, MSR_MTRR_DEF_TYPE, *MSR_MTRR_VARIABLE, *MSR_MTRR_FIXED))
-        self.readers: dict[int, Callable[[], int] | None] = {}
-        self.writers: dict[int, Callable[[int], None] | None] = {}
+        self.readers: dict[int, Callable[[], int | None] | None] = {}
+        self.writers: dict[int, Callable[[int], bool | None] | None] = {}
+        self.watchers: dict[int, Callable[[], None]] = {}
 
     def read(self, index: int) -> int | None:
         """RDMSR; None is #GP."""
@@ -57,10 +62,15 @@ class Msrs:
 
     def write(self, index: int, value: int) -> bool:
         """WRMSR; False is #GP."""
+        accepted = self._write(index, value)
+        if accepted and index in self.watchers:
+            self.watchers[index]()
+        return accepted
+
+    def _write(self, index: int, value: int) -> bool:
         writer = self.writers.get(index)
         if writer is not None:
-            writer(value)
-            return True
+            return writer(value) is not False
         if index in (MSR_EFER, MSR_APIC_BASE):
             return set_msr(self.vcpu, index, value)
         if index == MSR_TSC:

@@ -8,6 +8,7 @@ of the model's arena, mapped in place: what its page walker reads and writes are
 import ctypes
 import mmap
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,16 +42,20 @@ RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
 ES, CS, SS, DS, FS, GS, LDTR, TR, GDTR, IDTR = range(10)
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 
-PATIENCE = 0.5
-"""Seconds that a guest is given to exit by itself before it is stopped from outside, in looks of LOOK."""
 LOOK = 0.005
+"""Seconds after which a request to exit is made again: the guest may just have dropped it."""
+REQUEST_INTERRUPT, REQUEST_TICK = 0x02, 0x40
+"""QEMU's requests for an external interrupt, and for an SMI, which nothing else here is."""
 EXIT = 0x100
 """What callbacks get for an exit is this more than its code."""
 EXIT_READ_CR, EXIT_WRITE_CR, EXIT_EXCEPTION = 0x00, 0x10, 0x40
-EXIT_CR0_SEL_WRITE, EXIT_RDPMC, EXIT_CPUID = 0x65, 0x6F, 0x72
+EXIT_INTR, EXIT_SMI = 0x60, 0x62
+EXIT_CR0_SEL_WRITE, EXIT_RDTSC, EXIT_RDPMC, EXIT_CPUID = 0x65, 0x6E, 0x6F, 0x72
+EXIT_IDTR_READ, EXIT_GDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ = 0x66, 0x67, 0x68, 0x69
 EXIT_SWINT, EXIT_INVD, EXIT_HLT, EXIT_INVLPG, EXIT_INVLPGA, EXIT_IOIO = 0x75, 0x76, 0x78, 0x79, 0x7A, 0x7B
 EXIT_MSR, EXIT_TASK_SWITCH, EXIT_SHUTDOWN = 0x7C, 0x7D, 0x7F
 EXIT_VMRUN, EXIT_VMMCALL, EXIT_VMLOAD, EXIT_VMSAVE, EXIT_STGI, EXIT_CLGI, EXIT_SKINIT = range(0x80, 0x87)
+EXIT_RDTSCP, EXIT_INVPCID = 0x87, 0xA2
 EXIT_ICEBP, EXIT_WBINVD, EXIT_MONITOR, EXIT_MWAIT, EXIT_XSETBV = 0x88, 0x89, 0x8A, 0x8B, 0x8D
 EXIT_NPF = 0x400
 FIRST_INTERCEPT = 0x60
@@ -60,6 +65,13 @@ EXIT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.
 
 _NAMES = {
     EXIT_CR0_SEL_WRITE: "cr0_sel_write",
+    EXIT_IDTR_READ: "idtr_read",
+    EXIT_GDTR_READ: "gdtr_read",
+    EXIT_LDTR_READ: "ldtr_read",
+    EXIT_TR_READ: "tr_read",
+    EXIT_RDTSC: "rdtsc",
+    EXIT_RDTSCP: "rdtscp",
+    EXIT_INVPCID: "invpcid",
     EXIT_CPUID: "cpuid",
     EXIT_SWINT: "swint",
     EXIT_HLT: "hlt",
@@ -89,6 +101,8 @@ def exit_name(code: int) -> str:
 
 
 INTERCEPTED = (
+    EXIT_INTR,
+    EXIT_SMI,
     EXIT_CPUID,
     EXIT_SWINT,
     EXIT_HLT,
@@ -109,7 +123,7 @@ INTERCEPTED = (
 CR_ACCESSES = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8
 """CR0, CR3, CR4 and CR8; the guest's CR2 is the processor's."""
 PASSED_MSRS = (0x174, 0x175, 0x176, *range(0xC0000081, 0xC0000085), *range(0xC0000100, 0xC0000103))
-"""The guest's own while it runs: SYSENTER, STAR to FMASK, FS, GS and kernel GS base."""
+"""In the processor itself: SYSENTER, STAR to FMASK, FS, GS and kernel GS base."""
 
 FLAG_TF, FLAG_IF, FLAG_DF = 1 << 8, 1 << 9, 1 << 10
 FLAG_NT, FLAG_RF, FLAG_VM, FLAG_AC = 1 << 14, 1 << 16, 1 << 17, 1 << 18
@@ -138,11 +152,11 @@ class Segment:
 
 
 def msr_permission_map() -> bytes:
-    """All MSRs are intercepted but PASSED_MSRS: two bits each, read and write."""
+    """Each access to an MSR is intercepted but reads of PASSED_MSRS: two bits each, read and write."""
     bitmap = bytearray(b"\xff" * 0x2000)
     for index in PASSED_MSRS:
         bit = 2 * (index if index < 0x2000 else 0x2000 + index - 0xC0000000)
-        bitmap[bit >> 3] &= ~(3 << (bit & 7))
+        bitmap[bit >> 3] &= ~(1 << (bit & 7))
     return bytes(bitmap)
 
 
@@ -167,14 +181,16 @@ class SvmProcessor:
         self.state = self.cpu + self.layout.state
         size = (max(self.layout.exception_intercepts, self.layout.nested_cr3) + 0x47) & ~7
         state = memoryview((ctypes.c_ubyte * size).from_address(self.state)).cast("B")
+        self._requests = ctypes.c_uint32.from_address(self.cpu + self.layout.requests)
+        self._leave = ctypes.c_uint16.from_address(self.cpu + self.layout.leave)
         self.bytes = state
         self.q = state.cast("Q")
         self.d = state.cast("I")
         self._find_fields()
         self.running = False
-        self._expired = False
-        self.urgent = False
-        self._done = threading.Event()
+        self.window = False
+        self.tick_at = 0.0
+        self._wake = threading.Event()
         self.error: BaseException | None = None
         self.on_exit: Callable[[int], None] = lambda number: None
         self.on_in: Callable[[int, int], int] = lambda port, size: (1 << 8 * size) - 1
@@ -236,7 +252,7 @@ class SvmProcessor:
         callback = ctypes.cast(self._callback, ctypes.c_void_p)
         self.library.hook_add(self.handle, ctypes.byref(handle), unicorn.UC_HOOK_INTR, callback, None, 1, 0)
         add(unicorn.UC_HOOK_INSN_INVALID, lambda uc, data: False)
-        add(unicorn.UC_HOOK_INSN, lambda uc, data: self._syscalled(), None, 1, 0, UC_X86_INS_SYSCALL)
+        add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_syscall(), None, 1, 0, UC_X86_INS_SYSCALL)
         add(
             unicorn.UC_HOOK_INSN,
             lambda uc, port, size, data: self.on_in(port, size),
@@ -256,64 +272,81 @@ class SvmProcessor:
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
 
     def _exited(self, uc: int, number: int, data: int) -> None:
+        if self.error is not None:
+            self.stop()
+            return
         try:
             self.on_exit(number)
-            self._between()
         except BaseException as error:  # Ctrl-C too: it goes on where run() was called
             self.error = error
             self.stop()
 
     # -- running -----------------------------------------------------------------------------------------
 
-    def run(self, seconds: float = 0, instructions: int = 0) -> None:
-        """Go on at RIP until stop(), or for that long, or that many instructions (slower); 0: no limit."""
+    def run(self, tick_at: float, instructions: int = 0) -> None:
+        """Go on at RIP until stop(), or for that many instructions (slower); 0: no limit.
+
+        EXIT_SMI comes at `tick_at` (time.monotonic()), and again until set_tick() says when the next is.
+        """
         if instructions:
             self.uc.ctl_flush_tb()
-        timer = threading.Timer(seconds, self._expire) if seconds else None
-        self._done.clear()
-        self._expired = False
+        self._requests.value = REQUEST_INTERRUPT if self.window else 0
+        self._wake.clear()
+        self.tick_at = tick_at
         self.running = True
-        if timer is not None:
-            timer.daemon = True
-            timer.start()
+        ticker = threading.Thread(target=self._tick, daemon=True)
+        ticker.start()
         try:
             self.uc.emu_start(self.q[self.rip_word], 0, count=instructions)
         finally:
             self.running = False
-            self._done.set()
-            if timer is not None:
-                timer.cancel()
-                timer.join()
+            self._wake.set()
+            ticker.join()
             if instructions:
                 self.uc.ctl_flush_tb()
         if self.error is not None:
             error, self.error = self.error, None
             raise error
 
-    def _expire(self) -> None:
-        """The time is over: let the next exit end run().
+    def _tick(self) -> None:
+        """Ask for an exit whenever it is time."""
+        while self.running:
+            delay = self.tick_at - time.monotonic()
+            if delay <= 0:
+                self.request_tick()
+                delay = LOOK
+            self._wake.wait(delay)
+            self._wake.clear()
 
-        A stop from outside may leave RIP behind the registers, and skip a hooked instruction: it is for
-        guests that do not exit at all, and if something `urgent` waits.
+    def set_tick(self, tick_at: float) -> None:
+        """The tick has come; the next one is to come at `tick_at`."""
+        self._acknowledge(REQUEST_TICK)
+        self.tick_at = tick_at
+        self._wake.set()
+
+    def request_tick(self) -> None:
+        """Let EXIT_SMI come between two blocks of code, soon: from any thread, at any time.
+
+        Unlike uc_emu_stop, which loses what hooked instructions that follow do, and may leave RIP behind.
         """
-        self._expired = True
-        for _ in range(int(PATIENCE / LOOK)):
-            if self.urgent or self._done.wait(LOOK):
-                break
-        if not self._done.is_set():
-            self.stop()
+        self._requests.value |= REQUEST_TICK
+        self._leave.value = 0xFFFF
 
-    def _between(self) -> None:
-        """After a callback: end run() if its time is over."""
-        if self._expired:
-            self.stop()
+    def set_window(self, *, wanted: bool) -> None:
+        """Let EXIT_INTR come before the first instruction that an external interrupt can interrupt."""
+        self.window = wanted
+        if wanted:
+            self._requests.value |= REQUEST_INTERRUPT
+            self._leave.value = 0xFFFF
+        else:
+            self._acknowledge(REQUEST_INTERRUPT)
 
-    def _syscalled(self) -> None:
-        self.on_syscall()
-        self._between()
+    def _acknowledge(self, request: int) -> None:
+        self._requests.value &= ~request
 
     def stop(self) -> None:
-        """From a callback: let run() end."""
+        """From the callback of an exit: let run() end."""
+        self._acknowledge(REQUEST_TICK | REQUEST_INTERRUPT)
         self.library.stop(self.handle)
 
     def flush(self) -> None:
@@ -412,6 +445,17 @@ class SvmProcessor:
     def efer(self, value: int) -> None:
         self.q[self.layout.efer >> 3] = value
 
+    def intercept(self, *codes: int, wanted: bool) -> None:
+        """Let these instructions exit, or not."""
+        bits = sum(1 << code - FIRST_INTERCEPT for code in codes)
+        word = self.layout.intercepts >> 3
+        self.q[word] = self.q[word] | bits if wanted else self.q[word] & ~bits
+
+    def intercept_cr3_writes(self, *, wanted: bool) -> None:
+        """Let MOV to CR3 exit, or not."""
+        word = self.layout.cr_intercepts >> 2
+        self.d[word] = self.d[word] | 1 << 19 if wanted else self.d[word] & ~(1 << 19)
+
     @property
     def nested_cr3(self) -> int:
         return self.q[self.layout.nested_cr3 >> 3]
@@ -445,6 +489,9 @@ class SvmProcessor:
 
     def segment_base(self, number: int) -> int:
         return self.q[self._segment_offsets[number] + 8 >> 3]
+
+    def set_segment_base(self, number: int, base: int) -> None:
+        self.q[self._segment_offsets[number] + 8 >> 3] = base
 
     def selector(self, number: int) -> int:
         return self.d[self._segment_offsets[number] >> 2] & 0xFFFF
