@@ -56,6 +56,31 @@ def test_dynamic_programs_are_refused(tmp_path: Path) -> None:
     assert "dynamically linked" in found.told
 
 
+@pytest.mark.parametrize(
+    ("way", "status", "message"),
+    [
+        ("handled", 2, "endless faults: 0x"),
+        ("overflow", 139, "killed by SIGSEGV at address 0x7ff"),
+        ("memory", 137, "the guest is out of memory (64 MiB); killed"),
+        ("no-stack", 139, "killed by SIGSEGV; rip"),
+        ("wild", 139, "killed by SIGSEGV; rip 0x4000000000000000"),
+        ("spin", 2, "stopped: it ran as long as --limit says"),
+    ],
+)
+def test_bad_ends_are_told(compiled: Compiled, way: str, status: int, message: str, tmp_path: Path) -> None:
+    options = ("--memory", "64M", "--limit", "1s" if way == "spin" else "60s")
+    found = model(compiled("bad"), way, options=options, folder=tmp_path)
+    assert (found.output, found.status) == (b"", status)
+    assert message in found.told
+    assert "Traceback" not in found.told
+
+
+def test_hostile_system_calls_do_no_harm(compiled: Compiled, tmp_path: Path) -> None:
+    found = model(compiled("hostile"), "0", "60", options=("--limit", "60s"), folder=tmp_path)
+    assert (found.output, found.status) == (b"done\n", 0), found.told
+    assert "Traceback" not in found.told
+
+
 def test_programs_that_others_start_may_be_dynamic(busybox: Path, tmp_path: Path) -> None:
     program = Path(sys.executable)
     if b"/ld-linux" not in program.resolve().read_bytes()[:4096]:

@@ -456,7 +456,7 @@ class Kernel:
         process = task.process
         if process is self.first:
             self._save(task)
-            place = f" at address {info.address:#x}" if signal in (SIGSEGV, SIGBUS) else ""
+            place = f" at address {info.address:#x}" if info.code in (SEGV_MAPERR, SEGV_ACCERR) else ""
             registers = task.registers
             self.warn(
                 f"{process.name}: killed by SIG{SIGNAL_NAMES.get(signal, signal)}{place}; "

@@ -1,5 +1,6 @@
 """Signal frames: how a handler is called and how it returns (struct rt_sigframe of x86-64)."""
 
+import errno
 import struct
 from dataclasses import dataclass
 
@@ -49,6 +50,8 @@ def push_frame(task: Task, signal: int, info: SignalInfo, action: Action, mask: 
         pointer -= RED_ZONE
     fpu = pointer - FPU_SIZE & -FPU_ALIGN
     frame = (fpu - 8 - _CONTEXT.size - _INFO.size & -16) - 8
+    if frame < 0:
+        raise OSError(errno.EFAULT, "no stack")
     context = frame + 8
     on_stack = 0 if size else 2
     data = _CONTEXT.pack(

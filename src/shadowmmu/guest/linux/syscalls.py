@@ -1,6 +1,7 @@
 """System calls: which there are, and how one is made."""
 
 import errno
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,8 @@ class SystemCalls(EventCalls, FileCalls, MemoryCalls, ProcessCalls, TimeCalls):
             return call(task, *arguments[:count])
         except OSError as error:
             return -(error.errno or errno.EIO)
+        except (ValueError, OverflowError, struct.error):
+            return -errno.EINVAL  # the host's functions refuse such arguments
         finally:
             for file in shared.values():
                 file.load()
