@@ -42,7 +42,7 @@ def choose_mode() -> bool:
     if is_set("SHADOWMMU_REQUIRE_NATIVE"):
         reason = "SHADOWMMU_INTERPRETED is set" if asked else f"{missing[0].name} is not compiled"
         raise ImportError(f"shadowmmu: SHADOWMMU_REQUIRE_NATIVE is set, but {reason}")
-    if not asked:
+    if not asked and sys.stderr:
         sys.stderr.write(
             "shadowmmu: not compiled, runs interpreted, about 80 times slower "
             "(install with a C compiler, or set SHADOWMMU_INTERPRETED=1 to silence this line)\n"

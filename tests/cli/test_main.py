@@ -42,6 +42,18 @@ def test_a_full_disk_is_one_line(command):
     assert said == ["shadowmmu: cannot write: No space left on device"]
 
 
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_streams_do_no_harm(command, closed):
+    def close():
+        for fd in closed:
+            os.close(fd)
+
+    done = command("designs", preexec_fn=close)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert bool(done.stdout) == (1 not in closed)
+
+
 def test_a_closed_pipe_is_quiet(command):
     reading, writing = os.pipe()
     os.close(reading)

@@ -43,6 +43,7 @@ cli.add_command(museum)
 
 def main() -> NoReturn:
     """Run the command line; whatever the user can mend comes out as one line on stderr."""
+    _open_standard_streams()
     try:
         status = cli.main(prog_name="shadowmmu", standalone_mode=False)
         sys.stdout.flush()
@@ -62,6 +63,17 @@ def main() -> NoReturn:
         place = "out of memory" if error.errno == errno.ENOMEM else error.filename or "cannot write"
         status = _complain(f"{place}: {error.strerror or error}")
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Open the null device where stdin, stdout or stderr is closed, lest other files get their numbers."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _complain(text: str) -> int:

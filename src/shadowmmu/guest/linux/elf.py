@@ -1,11 +1,12 @@
-"""Which files are programs that can run: static ELF executables for x86-64."""
+"""Which files are programs that can run: ELF executables for x86-64."""
 
 import mmap
+import os
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .layout import PAGE, USER_END
+from .layout import MMAP_TOP, PAGE, USER_END
 
 HEADER = 64
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_TLS, PT_GNU_STACK = 1, 2, 3, 7, 0x6474E551
@@ -13,7 +14,8 @@ ET_EXEC, ET_DYN = 2, 3
 EM_X86_64 = 62
 PF_X, PF_W, PF_R = 1, 2, 4
 MOST_SEGMENTS = 64
-PIE_BASE = 0x555555554000
+PIE_BASE, INTERPRETER_BASE = 0x555555554000, MMAP_TOP
+LONGEST_NAME = 4096
 
 
 class NotExecutable(Exception):
@@ -41,6 +43,9 @@ class Program:
     header_size: int
     header_count: int
     end: int
+    base: int = 0
+    interpreter: str | None = None
+    """Who loads a dynamically linked program."""
 
 
 def is_elf(data: bytes) -> bool:
@@ -48,8 +53,8 @@ def is_elf(data: bytes) -> bool:
     return data[:4] == b"\x7fELF"
 
 
-def parse(data: bytes | mmap.mmap) -> Program:
-    """The program in a file. Raises NotExecutable."""
+def parse(data: bytes | mmap.mmap, base: int = PIE_BASE) -> Program:
+    """The program in a file; `base` is where it is put if it can be anywhere. Raises NotExecutable."""
     if not is_elf(data[:4]):
         raise NotExecutable("not an ELF file")
     if len(data) < HEADER:
@@ -67,14 +72,14 @@ def parse(data: bytes | mmap.mmap) -> Program:
     size, count = struct.unpack_from("<HH", data, 54)
     if size != 56 or not 0 < count <= MOST_SEGMENTS or headers + size * count > len(data):
         raise NotExecutable("truncated: its program headers are not complete")
-    base = PIE_BASE if kind == ET_DYN else 0
-    segments, headers_address, interpreted = [], 0, False
+    base = base if kind == ET_DYN else 0
+    segments, headers_address, interpreter = [], 0, None
     for number in range(count):
         type_, flags, offset, address, _, file_size, memory_size, _ = struct.unpack_from(
             "<IIQQQQQQ", data, headers + size * number
         )
         if type_ == PT_INTERP:
-            interpreted = True
+            interpreter = _interpreter(data, offset, file_size)
         if type_ != PT_LOAD or not memory_size:
             continue
         segment = LoadSegment(address + base, offset, file_size, memory_size, flags)
@@ -82,14 +87,20 @@ def parse(data: bytes | mmap.mmap) -> Program:
         segments.append(segment)
         if offset <= headers < offset + file_size:
             headers_address = headers - offset + segment.address
-    if interpreted:
-        raise NotExecutable("a dynamically linked program; only static ones run here (gcc -static)")
     if not segments:
         raise NotExecutable("it has nothing to load")
     for low, high in pairwise(segments):
         if _page_end(low) > high.address & -PAGE:
             raise NotExecutable("its segments overlap or are not in order")
-    return Program(entry + base, tuple(segments), headers_address, size, count, _page_end(segments[-1]))
+    end = _page_end(segments[-1])
+    return Program(entry + base, tuple(segments), headers_address, size, count, end, base, interpreter)
+
+
+def _interpreter(data: bytes | mmap.mmap, offset: int, size: int) -> str:
+    name = data[offset : offset + size]
+    if not 2 <= len(name) == size <= LONGEST_NAME or name[-1] or name.index(0) != size - 1:
+        raise NotExecutable("the name of its interpreter is damaged")
+    return os.fsdecode(name[:-1])
 
 
 def _page_end(segment: LoadSegment) -> int:

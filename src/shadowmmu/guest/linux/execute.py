@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .elf import PF_R, PF_W, PF_X, NotExecutable, Program, is_elf, parse
+from .elf import PF_R, PF_W, PF_X, PIE_BASE, NotExecutable, Program, is_elf, parse
 from .layout import PAGE, STACK_SIZE, STACK_TOP
 from .memory import PROT_EXEC, PROT_READ, PROT_WRITE, AddressSpace, Area, page_up
 from .tasks import RFLAGS, RIP, RSP, Task
@@ -26,11 +26,17 @@ SEED = hashlib.sha256(b"shadowmmu")
 
 @dataclass(frozen=True, slots=True)
 class Executable:
-    """A program and its file."""
+    """A program and its file, and the one that loads its libraries, if it is dynamically linked."""
 
     path: str
     fd: int
     program: Program
+    interpreter: "Executable | None" = None
+
+    def close(self) -> None:
+        os.close(self.fd)
+        if self.interpreter is not None:
+            self.interpreter.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,8 @@ class Script:
     argument: bytes | None
 
 
-def read_executable(path: str) -> Executable | Script:
-    """What is in a file. Raises OSError, or NotExecutable."""
+def read_executable(path: str, base: int = PIE_BASE) -> Executable | Script:
+    """What is in a file; `base` is for programs that can be anywhere. Raises OSError, or NotExecutable."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
@@ -54,7 +60,7 @@ def read_executable(path: str) -> Executable | Script:
         with mmap.mmap(fd, 0, prot=mmap.PROT_READ) as data:
             if data[:2] == b"#!":
                 return _script(path, data[2:256])
-            program = parse(data) if is_elf(data[:4]) else None
+            program = parse(data, base) if is_elf(data[:4]) else None
         if program is None:
             raise NotExecutable("not an ELF file")
         found = Executable(path, fd, program)
@@ -86,17 +92,21 @@ def load_program(
     try:
         if sum(map(len, arguments)) + sum(map(len, environment)) > LONGEST_ARGUMENTS:
             raise OSError(errno.E2BIG, "arguments are too long")
-        _map_segments(mm, executable)
+        first = executable.interpreter or executable
+        for part in {executable, first}:
+            _map_segments(mm, part)
+        mm.brk_start = mm.brk = executable.program.end
     finally:
-        os.close(executable.fd)
+        executable.close()
     mm.add(Area(STACK_TOP - STACK_SIZE, STACK_TOP, PROT_READ | PROT_WRITE, name="stack"))
     stack = _push_arguments(mm, executable, arguments, environment)
     process = task.process
     process.mm = mm
     process.program = executable.path
+    process.arguments = tuple(arguments)
     process.name = os.fsdecode(os.path.basename(arguments[0] if arguments else executable.path.encode()))[:15]
     task.registers = [0] * 18
-    task.registers[RSP], task.registers[RIP], task.registers[RFLAGS] = stack, executable.program.entry, 0x202
+    task.registers[RSP], task.registers[RIP], task.registers[RFLAGS] = stack, first.program.entry, 0x202
     task.fs = task.gs = 0
 
 
@@ -116,14 +126,13 @@ def _map_segments(mm: AddressSpace, executable: Executable) -> None:
             mm.add(Area(middle, end, prot))
         if segment.memory_size > segment.file_size and in_file < middle and prot & PROT_WRITE:
             mm.write(in_file, bytes(middle - in_file))
-    mm.brk_start = mm.brk = executable.program.end
 
 
 def _push_arguments(
     mm: AddressSpace, executable: Executable, arguments: Sequence[bytes], environment: Sequence[bytes]
 ) -> int:
     """Write strings, auxiliary vector and pointers below the stack's top; RSP."""
-    program = executable.program
+    program, interpreter = executable.program, executable.interpreter
     strings, address = [], STACK_TOP - 16
 
     def push(data: bytes) -> int:
@@ -145,7 +154,7 @@ def _push_arguments(
         (AT_PHDR, program.headers),
         (AT_PHENT, program.header_size),
         (AT_PHNUM, program.header_count),
-        (AT_BASE, 0),
+        (AT_BASE, 0 if interpreter is None else interpreter.program.base),
         (AT_FLAGS, 0),
         (AT_ENTRY, program.entry),
         (AT_UID, os.getuid()),

@@ -9,11 +9,17 @@ import stat
 import struct
 import termios
 import time
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from .calls import AT_FDCWD, Calls, int32, int64
 from .files import Descriptor, OpenFile, stat_bytes, statx_bytes
+from .proc import contents
 from .tasks import SIGPIPE, Blocked, SignalInfo, Task
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
 
 AT_SYMLINK_NOFOLLOW, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH = 0x100, 0x200, 0x400, 0x1000
 LARGEST_READ = 16 << 20
@@ -33,12 +39,19 @@ TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ = (
 FIONREAD, FIONBIO = 0x541B, 0x5421
 TERMIOS_SIZE = 36
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+FIFO_LOOKS = 0.005
+"""Seconds between two looks whether a FIFO has a reader."""
 _READS, _WRITES = select.POLLIN | select.POLLHUP | select.POLLERR, select.POLLOUT | select.POLLERR
 _getdents64 = ctypes.CDLL(None, use_errno=True).getdents64
 
 
 class FileCalls(Calls):
     """System calls about files."""
+
+    def __init__(self, kernel: "Kernel") -> None:
+        super().__init__(kernel)
+        self._fifo_writers: Counter[tuple[int, int]] = Counter()
+        """How often each FIFO was opened for writing."""
 
     # -- paths -------------------------------------------------------------------------------------------
 
@@ -76,12 +89,75 @@ class FileCalls(Calls):
         process = task.process
         flags &= 0x7FFFFFFF
         own = self.kernel.tree.own_descriptor(name)
+        about = contents(name, process, self.kernel.processes) if name.startswith("/proc/") else None
         if own is not None:
             file = process.files.get(own)
             file.users += 1
+        elif about is not None:
+            file = self._filled(about, name, flags)
         else:
-            file = self.kernel.tree.open(name, flags, mode & 0o7777 & ~process.umask)
+            file = self._open(task, name, flags, mode & 0o7777 & ~process.umask)
         return process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
+
+    @staticmethod
+    def _filled(data: bytes, path: str, flags: int) -> OpenFile:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EACCES, "cannot be written")
+        fd = os.memfd_create("proc")
+        os.write(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return OpenFile(fd, flags, path)
+
+    def _open(self, task: Task, name: str, flags: int, mode: int) -> OpenFile:
+        """Open a file; a FIFO when there is somebody at its other end. Raises OSError or Blocked."""
+        if task.opening is not None:
+            file = task.opening
+        else:
+            try:
+                file = self.kernel.tree.open(name, flags, mode)
+            except OSError as error:
+                if error.errno != errno.ENXIO or flags & os.O_NONBLOCK or not self._is_fifo(name):
+                    raise
+                self._wait_for_reader(task)
+        if file.fifo is None or flags & os.O_NONBLOCK:
+            return file
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._fifo_writers[file.fifo] += 1
+            return file
+        return self._with_writer(task, file, file.fifo)
+
+    def _is_fifo(self, name: str) -> bool:
+        return stat.S_ISFIFO(os.stat(self.kernel.tree.resolve(name)).st_mode)
+
+    @staticmethod
+    def _wait_for_reader(task: Task) -> NoReturn:
+        if task.deliverable() is not None:
+            raise OSError(errno.EINTR, "interrupted")
+        raise Blocked(deadline=time.monotonic() + FIFO_LOOKS, outside=True)
+
+    def _with_writer(self, task: Task, file: OpenFile, fifo: tuple[int, int]) -> OpenFile:
+        """A FIFO for reading, as soon as somebody has opened it for writing. Raises OSError or Blocked."""
+        if task.opening is None:
+            task.opening, task.progress = file, self._fifo_writers[fifo]
+        ready = (
+            self._fifo_writers[fifo] != task.progress
+            or file.ready(select.POLLIN)
+            or any(
+                one.file.fifo == fifo and one.file.flags & os.O_ACCMODE != os.O_RDONLY
+                for process in self.kernel.processes.values()
+                for one in process.files.open.values()
+            )
+        )
+        if ready:
+            task.opening = None
+            return file
+        if task.deliverable() is not None:
+            raise OSError(errno.EINTR, "interrupted")
+        raise Blocked(
+            [(file.fd, select.POLLIN)],
+            test=lambda: self._fifo_writers[fifo] != task.progress,
+            outside=True,
+        )
 
     def sys_close(self, task: Task, fd: int) -> int:
         task.process.files.close(int32(fd))
@@ -433,6 +509,20 @@ class FileCalls(Calls):
             raise OSError(errno.EEXIST, "there already")
         os.mkdir(self._writable(task, path, directory), mode & 0o7777 & ~task.process.umask)
         return 0
+
+    def sys_mknod(self, task: Task, path: int, mode: int, device: int) -> int:
+        return self.sys_mknodat(task, AT_FDCWD, path, mode, device)
+
+    def sys_mknodat(self, task: Task, directory: int, path: int, mode: int, device: int) -> int:
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFIFO):
+            raise OSError(errno.EPERM, "no devices and sockets")
+        name = self._writable(task, path, directory)
+        kind = stat.S_IFIFO if stat.S_ISFIFO(mode) else stat.S_IFREG
+        os.mknod(name, kind | mode & 0o1777 & ~task.process.umask)
+        return 0
+
+    def sys_chroot(self, task: Task) -> int:
+        raise OSError(errno.EPERM, "not permitted")
 
     def sys_rename(self, task: Task, old: int, new: int) -> int:
         return self.sys_renameat2(task, AT_FDCWD, old, AT_FDCWD, new, 0)

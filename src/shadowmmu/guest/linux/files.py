@@ -16,6 +16,7 @@ WRITABLE_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ran
 _OWN_FD = re.compile(r"(?:/proc/self/fd|/dev/fd)/(\d+)")
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _PROCESS = re.compile(r"/proc/(?:self|thread-self|\d+)(?:/|$)")
+_ABOUT_HOST = re.compile(r"/proc/(?:self|\d+)/(?:mounts|mountinfo|cgroup)")
 _STAT = struct.Struct("<QQQIIIiQqqqQQQQQQ24x")
 _STATX = struct.Struct("<IIQIIIHxxQQQQ qIi qIi qIi qIi IIII 112x")
 
@@ -32,6 +33,8 @@ class OpenFile:
     internal: bool = False
     """Whether only the guest has it: a pipe of its own."""
     users: int = 1
+    fifo: tuple[int, int] | None = None
+    """Which file a FIFO is."""
 
     def drop(self) -> None:
         self.users -= 1
@@ -137,7 +140,7 @@ class Tree:
                 real = os.path.realpath(path)
             else:
                 real = os.path.join(os.path.realpath(folder), name)
-        if real.startswith("/proc/") and _PROCESS.match(real):
+        if real.startswith("/proc/") and _PROCESS.match(real) and not _ABOUT_HOST.fullmatch(real):
             raise OSError(errno.ENOENT, "no such file")
         return real
 
@@ -152,7 +155,7 @@ class Tree:
         return real
 
     def open(self, path: str, flags: int, mode: int) -> OpenFile:
-        """Raises OSError."""
+        """Without waiting for a FIFO's other end. Raises OSError; ENXIO for a FIFO that nobody reads."""
         follow = not flags & os.O_NOFOLLOW and flags & (os.O_CREAT | os.O_EXCL) != os.O_CREAT | os.O_EXCL
         real = self.resolve(path, follow=follow)
         temporary = flags & os.O_TMPFILE == os.O_TMPFILE
@@ -165,13 +168,19 @@ class Tree:
             flags &= ~os.O_CREAT
         if not follow and not flags & os.O_CREAT:
             flags |= os.O_NOFOLLOW
-        fd = os.open(real, flags | os.O_CLOEXEC | os.O_NOCTTY, mode)
-        return OpenFile(fd, flags & ~(os.O_CLOEXEC | os.O_CREAT | os.O_TRUNC | os.O_EXCL), real, waits(fd))
+        fd = os.open(real, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, mode)
+        kept = flags & ~(os.O_CLOEXEC | os.O_CREAT | os.O_TRUNC | os.O_EXCL)
+        status = os.fstat(fd)
+        fifo = (status.st_dev, status.st_ino) if stat.S_ISFIFO(status.st_mode) else None
+        return OpenFile(fd, kept, real, _waits(status.st_mode), fifo=fifo)
 
 
 def waits(fd: int) -> bool:
     """Whether reads of a host's file may have to wait."""
-    mode = os.fstat(fd).st_mode
+    return _waits(os.fstat(fd).st_mode)
+
+
+def _waits(mode: int) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode))
 
 

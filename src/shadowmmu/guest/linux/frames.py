@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from .entry import Memory, Work
 from .layout import DIRECT_MAP, KERNEL_PGD, PAGE, TEXT
+
+if TYPE_CHECKING:
+    from .memory import SharedFile
 
 ZEROES = bytes(PAGE)
 READAHEAD = 16
@@ -32,6 +36,7 @@ class Frames:
         self._pgds: list[int] = []
         self._users: dict[int, int] = {}
         self.files: dict[tuple[int, ...], FilePages] = {}
+        self.shared_files: dict[tuple[int, int], SharedFile] = {}
 
     @property
     def total(self) -> int:
@@ -117,8 +122,16 @@ class Frames:
             pages = self.files[key] = FilePages(self, os.dup(fd), status.st_size)
         return pages
 
+    def forget_shared_file(self, file: "SharedFile") -> None:
+        """Nobody maps it any more."""
+        self.shared_files = {key: one for key, one in self.shared_files.items() if one is not file}
+
     def close(self) -> None:
         """Close the files of the page cache."""
+        for file in self.shared_files.values():
+            file.store()
+            os.close(file.fd)
+        self.shared_files.clear()
         for pages in self.files.values():
             os.close(pages.fd)
         self.files.clear()

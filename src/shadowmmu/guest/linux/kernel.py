@@ -23,6 +23,7 @@ from .signals import (
     SA_RESETHAND,
     SA_RESTART,
     clean_fpu,
+    end_of_child,
     push_frame,
 )
 from .tasks import (
@@ -65,6 +66,8 @@ NO_DATA = Segment(0, 0, 0, 0)
 CR4 = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 20 | 1 << 21
 """PAE, PGE, OSFXSR, OSXMMEXCPT, SMEP, SMAP."""
 CLEAN_FPU = b"\x7f\x03" + bytes(22) + b"\x80\x1f\0\0" + b"\xff\xff\0\0" + bytes(FPU_SIZE - 32)
+BREAKPOINT = 3 << 3 | 2
+"""The error code of a #GP for entry 3 of the IDT."""
 EXCEPTION_SIGNALS = {
     0: SIGFPE,
     1: SIGTRAP,
@@ -80,7 +83,9 @@ EXCEPTION_SIGNALS = {
     17: SIGBUS,
     19: SIGFPE,
 }
-SEGV_MAPERR, SEGV_ACCERR, SI_KERNEL, BUS_ADRERR, CLD_EXITED, CLD_KILLED = 1, 2, 0x80, 2, 1, 2
+SEGV_MAPERR, SEGV_ACCERR, SI_KERNEL, BUS_ADRERR = 1, 2, 0x80, 2
+FPE_INTDIV, FPE_FLTINV, ILL_ILLOPN = 1, 7, 2
+SIGNAL_REASONS = {0: FPE_INTDIV, 6: ILL_ILLOPN, 16: FPE_FLTINV, 19: FPE_FLTINV}
 
 
 class ProcessorState(Protocol):
@@ -168,7 +173,7 @@ class Kernel:
         machine.on_syscall(self._on_syscall)
         machine.on_exception(self._on_exception)
         machine.on_vmmcall(self._give_work)
-        machine.on_idle(self._on_idle)
+        machine.on_idle(self.tick)
 
     # -- starting ----------------------------------------------------------------------------------------
 
@@ -180,6 +185,9 @@ class Kernel:
         executable = read_executable(os.path.realpath(path))
         if not isinstance(executable, Executable):
             raise NotExecutable("a script, no program")
+        if executable.program.interpreter is not None:
+            executable.close()
+            raise NotExecutable("a dynamically linked program; only static ones run here (gcc -static)")
         files = FileTable()
         for fd in range(3):
             try:
@@ -262,9 +270,15 @@ class Kernel:
         if processor.cpl == 0:
             self.machine.stop("kernel", f"exception {vector} in the guest kernel at {processor.rip:#x}")
             return True
+        code = error_code or 0
+        if vector == 13 and code == BREAKPOINT:
+            # INT3: there is no IDT that it could go through
+            vector, code = 3, 0
+            processor.rip += 1 if self._is_int3(task) else 2
+        task.fault_vector, task.fault_code = vector, code
         if vector == 14:
             self.faults += 1
-            code = error_code or 0
+            task.fault_address = address
             self._check_progress(address)
             try:
                 task.process.mm.fault(address, write=bool(code & 2), fetch=bool(code & 16))
@@ -277,9 +291,17 @@ class Kernel:
                 self.out_of_memory(task)
         else:
             signal = EXCEPTION_SIGNALS.get(vector, SIGSEGV)
-            self.force_signal(task, signal, SignalInfo(SI_KERNEL, 0 if signal == SIGSEGV else processor.rip))
+            reason = SIGNAL_REASONS.get(vector, SI_KERNEL)
+            self.force_signal(task, signal, SignalInfo(reason, 0 if reason == SI_KERNEL else processor.rip))
         self._leave()
         return True
+
+    def _is_int3(self, task: Task) -> bool:
+        """The one of one byte, not INT 3."""
+        try:
+            return task.process.mm.read(self.processor.rip, 1) == b"\xcc"
+        except OSError:
+            return False
 
     def _check_progress(self, address: int) -> None:
         fault = (self.processor.rip, address)
@@ -290,8 +312,8 @@ class Kernel:
         if self._repeats > SPURIOUS:
             self.machine.stop("endless faults", f"{fault[0]:#x} faults for ever at {address:#x}")
 
-    def _on_idle(self) -> None:
-        """10 ms have gone by."""
+    def tick(self) -> None:
+        """10 ms have gone by, or more: alarms, and another task's turn."""
         if self.processor.cpl == 0 or self.status is not None and not self.tasks:
             return
         self._slices += 1
@@ -328,6 +350,9 @@ class Kernel:
             result = -12
         task.started, task.progress = None, 0
         task.wait = None
+        if task.opening is not None and result != -RESTART:
+            task.opening.drop()
+            task.opening = None
         if self.loaded is task:
             self.processor.q[RAX] = result & MASK64
         elif result is not None:
@@ -431,7 +456,7 @@ class Kernel:
         process = task.process
         if process is self.first:
             self._save(task)
-            place = f" at address {info.address:#x}" if signal in (SIGSEGV, SIGBUS) else ""
+            place = f" at address {info.address:#x}" if info.code in (SEGV_MAPERR, SEGV_ACCERR) else ""
             registers = task.registers
             self.warn(
                 f"{process.name}: killed by SIG{SIGNAL_NAMES.get(signal, signal)}{place}; "
@@ -460,6 +485,8 @@ class Kernel:
             except OSError:
                 pass
         task.process.threads.remove(task)
+        if task.opening is not None:
+            task.opening.drop()
         del self.tasks[task.tid]
         self._fpu_areas.append(task.fpu)
         if self.fpu_owner is task:
@@ -492,10 +519,8 @@ class Kernel:
         if parent is None:
             self.processes.pop(process.pid, None)
             return
-        code = CLD_KILLED if status & 0x7F else CLD_EXITED
-        value = status & 0x7F or status >> 8 & 0xFF
         action = parent.actions.get(SIGCHLD, DEFAULT_ACTION)
-        self.send(parent, SIGCHLD, SignalInfo(code, 0, process.pid, 0, value))
+        self.send(parent, SIGCHLD, end_of_child(process))
         if action.handler == SIG_IGN or action.flags & 2:
             self.reap(process)
 

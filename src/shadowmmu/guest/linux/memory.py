@@ -5,6 +5,7 @@ themselves are only written, through the entry code (`Work`).
 """
 
 import errno
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,16 +41,94 @@ class BeyondFile(Exception):
 class SharedPages:
     """Anonymous memory that is shared: by the processes that inherit it."""
 
+    writable = True
+
     def __init__(self, frames: Frames) -> None:
         self.frames = frames
         self.pages: dict[int, int] = {}
         self.areas = 0
 
-    def get(self, index: int) -> int:
+    def get(self, index: int) -> int | None:
+        """A page; None where there is none. Raises OutOfMemory."""
         gpa = self.pages.get(index)
         if gpa is None:
             gpa = self.pages[index] = self.frames.page()
         return gpa
+
+    def leave(self) -> None:
+        """One area less; without any, give the pages back."""
+        self.areas -= 1
+        if not self.areas:
+            for gpa in self.pages.values():
+                self.frames.drop(gpa)
+            self.pages.clear()
+
+
+class SharedFile(SharedPages):
+    """A file that is mapped shared: what is written to its pages is written to the file, and the other way.
+
+    The file is the host's: before a system call looks at it, store() writes what has changed, and after one
+    that may have changed it, load() reads.
+    """
+
+    def __init__(self, frames: Frames, fd: int, *, writable: bool) -> None:
+        super().__init__(frames)
+        self.fd = os.dup(fd)
+        self.writable = writable
+        self._stored: dict[int, bytes] = {}
+
+    def write_through(self, fd: int) -> None:
+        """Somebody has the file open for writing and maps it."""
+        if not self.writable:
+            os.dup2(fd, self.fd, inheritable=False)
+            self.writable = True
+
+    def get(self, index: int) -> int | None:
+        gpa = self.pages.get(index)
+        if gpa is None:
+            data = os.pread(self.fd, PAGE, index * PAGE)
+            if data:
+                self._stored[index] = data.ljust(PAGE, b"\0")
+                gpa = self.pages[index] = self.frames.page(self._stored[index])
+        return gpa
+
+    def store(self) -> None:
+        """Write to the file what has changed in memory."""
+        if not self.writable:
+            return
+        size = os.fstat(self.fd).st_size
+        for index, gpa in self.pages.items():
+            data = self.frames.memory.read(gpa, PAGE)
+            if data != self._stored[index]:
+                self._stored[index] = data
+                os.pwrite(self.fd, data[: max(size - index * PAGE, 0)], index * PAGE)
+
+    def load(self) -> None:
+        """Read from the file what has changed there."""
+        for index, gpa in self.pages.items():
+            data = os.pread(self.fd, PAGE, index * PAGE).ljust(PAGE, b"\0")
+            if data != self._stored[index]:
+                self._stored[index] = data
+                self.frames.memory.write(gpa, data)
+
+    def leave(self) -> None:
+        self.store()
+        super().leave()
+        if not self.areas:
+            self.frames.forget_shared_file(self)
+            os.close(self.fd)
+
+
+def shared_file(frames: Frames, fd: int, *, writable: bool) -> SharedFile:
+    """An open file's pages, the same for all who map it shared; `writable`: the file is open for that."""
+    status = os.fstat(fd)
+    key = status.st_dev, status.st_ino
+    found = frames.shared_files.get(key)
+    if found is None:
+        found = frames.shared_files[key] = SharedFile(frames, fd, writable=writable)
+    elif writable:
+        found.write_through(fd)
+    return found
 
 
 @dataclass(slots=True)
@@ -217,7 +296,8 @@ class AddressSpace:
         for area in list(self.overlapping(start, end)):
             position = bisect_right(self.starts, area.start) - 1
             del self.areas[position], self.starts[position]
-            self._forget_shared(area)
+            if area.shared is not None:
+                area.shared.leave()
         for page in self._mapped(start, end):
             self._unmap(page)
 
@@ -227,22 +307,17 @@ class AddressSpace:
             for page in self._mapped(max(area.start, start), min(area.end, end)):
                 self._unmap(page)
 
-    def _forget_shared(self, area: Area) -> None:
-        shared = area.shared
-        if shared is not None:
-            shared.areas -= 1
-            if not shared.areas:
-                for gpa in shared.pages.values():
-                    self.frames.drop(gpa)
-                shared.pages.clear()
-
     def protect(self, start: int, end: int, prot: int) -> None:
-        """mprotect. Raises OSError."""
-        if not self.covered(start, end):
-            raise OSError(errno.ENOMEM, "not mapped")
+        """mprotect: up to the first gap, as Linux does. Raises OSError."""
         self._split(start)
         self._split(end)
+        reached = start
         for area in self.overlapping(start, end):
+            if area.start > reached:
+                break
+            if prot & PROT_WRITE and area.shared is not None and not area.shared.writable:
+                raise OSError(errno.EACCES, "a file that is open for reading")
+            reached = area.end
             if area.prot == prot:
                 continue
             area.prot = prot
@@ -255,6 +330,8 @@ class AddressSpace:
                     continue
                 if (old | entry) & P:
                     self._change(page, entry)
+        if reached < end:
+            raise OSError(errno.ENOMEM, "not mapped")
 
     def free_range(self, size: int, hint: int = 0) -> int:
         """Where a new mapping can be: at the hint, or below others. Raises OSError."""
@@ -323,7 +400,10 @@ class AddressSpace:
         else:
             rights = self._rights(prot)
             if area.shared is not None:
-                gpa = area.shared.get(area.offset + page - area.start // PAGE)
+                shared = area.shared.get(area.offset + page - area.start // PAGE)
+                if shared is None:
+                    raise BeyondFile(page * PAGE)
+                gpa = shared
                 self.frames.share(gpa)
             else:
                 gpa = self.frames.page()
@@ -386,7 +466,8 @@ class AddressSpace:
         if self.users:
             return
         for area in self.areas:
-            self._forget_shared(area)
+            if area.shared is not None:
+                area.shared.leave()
         for entry in self.pages.values():
             self.frames.drop(entry & ADDRESS)
         leaves, *uppers = self.tables

@@ -1,16 +1,19 @@
 """brk, mmap and their kin."""
 
 import errno
+import os
 
 from .calls import Calls, int32
 from .layout import LOWEST_MMAP, PAGE, STACK_SIZE, STACK_TOP, USER_END
-from .memory import PROT_READ, PROT_WRITE, Area, SharedPages, page_up
+from .memory import PROT_READ, PROT_WRITE, Area, SharedPages, page_up, shared_file
 from .tasks import Task
 
 MAP_SHARED, MAP_PRIVATE, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0xF, 0x10, 0x20
 MAP_FIXED_NOREPLACE = 0x100000
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 MADV_DONTNEED, MADV_FREE = 4, 8
+ADVICES = frozenset((*range(5), 8, 10, 11, *range(14, 22)))
+"""All but those that need what is not here: MADV_REMOVE, MADV_MERGEABLE, MADV_POPULATE."""
 PROT_ALL = 7
 
 
@@ -43,17 +46,14 @@ class MemoryCalls(Calls):
         if fixed and (address % PAGE or not LOWEST_MMAP <= address <= USER_END - size):
             raise OSError(errno.EINVAL if address % PAGE else errno.ENOMEM, "mmap")
         prot &= PROT_ALL
-        area = Area(0, 0, prot)
+        area, file = Area(0, 0, prot), None
         if not flags & MAP_ANONYMOUS:
             file = task.process.files.get(int32(fd))
-            if kind != MAP_PRIVATE and prot & PROT_WRITE:
-                raise OSError(errno.ENODEV, "shared mappings of files cannot be written")
+            access = file.flags & os.O_ACCMODE
+            if access == os.O_WRONLY or kind != MAP_PRIVATE and prot & PROT_WRITE and access != os.O_RDWR:
+                raise OSError(errno.EACCES, "not open for that")
             if file.waits or file.fd < 0:
                 raise OSError(errno.ENODEV, "no file that can be mapped")
-            area.file = mm.frames.file_pages(file.fd)
-            area.offset = offset // PAGE
-        elif kind != MAP_PRIVATE:
-            area.shared = SharedPages(mm.frames)
         if flags & MAP_FIXED_NOREPLACE and any(mm.overlapping(address, address + size)):
             raise OSError(errno.EEXIST, "something is mapped there")
         if not fixed:
@@ -61,6 +61,14 @@ class MemoryCalls(Calls):
         else:
             mm.unmap(address, address + size)
         area.start, area.end = address, address + size
+        if file is not None:
+            area.offset = offset // PAGE
+            if kind == MAP_PRIVATE:
+                area.file = mm.frames.file_pages(file.fd)
+            else:
+                area.shared = shared_file(mm.frames, file.fd, writable=file.flags & os.O_ACCMODE == os.O_RDWR)
+        elif kind != MAP_PRIVATE:
+            area.shared = SharedPages(mm.frames)
         mm.add(area)
         return address
 
@@ -118,8 +126,12 @@ class MemoryCalls(Calls):
     def sys_madvise(self, task: Task, address: int, length: int, advice: int) -> int:
         start, end = self._range(address, length)
         mm = task.process.mm
+        if advice not in ADVICES:
+            raise OSError(errno.EINVAL, "madvise")
         if advice in (MADV_DONTNEED, MADV_FREE):
             mm.discard(start, end)
+        if not mm.covered(start, end):
+            raise OSError(errno.ENOMEM, "not mapped")
         return 0
 
     def sys_msync(self, task: Task) -> int:

@@ -4,15 +4,16 @@ import errno
 import os
 import struct
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .calls import Calls, int32
-from .elf import NotExecutable
+from .elf import INTERPRETER_BASE, NotExecutable
 from .execute import Executable, Script, load_program, read_executable
 from .frames import OutOfMemory
 from .layout import PAGE, USER_END
 from .memory import AddressSpace
-from .signals import FPU_SIZE, pop_frame
+from .signals import FPU_SIZE, SIGINFO_SIZE, child_info, pop_frame
 from .tasks import (
     DEFAULT_ACTION,
     SIG_DFL,
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_VFORK, CLONE_THREAD = 0x100, 0x200, 0x400, 0x4000, 0x10000
 CLONE_SETTLS, CLONE_PARENT_SETTID = 0x80000, 0x100000
 CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x200000, 0x1000000
-WNOHANG = 1
+WNOHANG, WEXITED, WNOWAIT = 1, 4, 0x1000000
+P_ALL, P_PID, P_PGID = range(3)
+RUSAGE_SIZE = 144
 ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS = range(0x1001, 0x1005)
 FUTEX_WAIT, FUTEX_WAKE, FUTEX_REQUEUE, FUTEX_CMP_REQUEUE, FUTEX_WAIT_BITSET, FUTEX_WAKE_BITSET = (
     0,
@@ -78,6 +81,8 @@ class ProcessCalls(Calls):
             return self._vfork_done(task)
         if flags & CLONE_THREAD and not flags & CLONE_VM:
             raise OSError(errno.EINVAL, "clone")
+        if flags & CLONE_SETTLS and tls >= USER_END + PAGE:
+            raise OSError(errno.EPERM, "not in user space")
         if len(kernel.tasks) >= MOST_TASKS:
             raise OSError(errno.EAGAIN, "too many tasks")
         tid = kernel.new_pid()
@@ -89,7 +94,7 @@ class ProcessCalls(Calls):
             child.registers[4] = stack
         child.mask = task.mask
         if flags & CLONE_SETTLS:
-            child.fs = tls & USER_END - 1
+            child.fs = tls
         if flags & CLONE_CHILD_CLEARTID:
             child.clear_tid = child_tid
         if flags & CLONE_PARENT_SETTID:
@@ -124,6 +129,7 @@ class ProcessCalls(Calls):
         else:
             files = parent.files.copy()
         process = Process(pid, parent, mm, files, parent.directory, parent.umask, parent.name, parent.program)
+        process.arguments = parent.arguments
         process.group, process.session = parent.group, parent.session
         process.actions = dict(parent.actions)
         parent.children.append(process)
@@ -188,17 +194,31 @@ class ProcessCalls(Calls):
             try:
                 found = read_executable(real)
             except NotExecutable as error:
-                if "dynamic" in str(error):
-                    self.kernel.warn(f"{path}: {error}")
                 raise OSError(errno.ENOEXEC, str(error)) from None
             if not isinstance(found, Script):
-                return found
+                return self._with_interpreter(found)
             front = [found.interpreter]
             if found.argument is not None:
                 front.append(found.argument)
             arguments[:1] = [*front, os.fsencode(path)]
             path = os.fsdecode(found.interpreter)
         raise OSError(errno.ELOOP, "too many interpreters")
+
+    def _with_interpreter(self, executable: Executable) -> Executable:
+        """A dynamically linked program comes with its loader. Raises OSError."""
+        name = executable.program.interpreter
+        if name is None:
+            return executable
+        try:
+            loader = read_executable(self.kernel.tree.resolve(name), INTERPRETER_BASE)
+            if not isinstance(loader, Executable) or loader.program.interpreter is not None:
+                raise NotExecutable("its interpreter is no program")
+        except (OSError, NotExecutable) as error:
+            executable.close()
+            if isinstance(error, OSError):
+                raise
+            raise OSError(errno.ELIBBAD, str(error)) from None
+        return replace(executable, interpreter=loader)
 
     # -- death -------------------------------------------------------------------------------------------
 
@@ -212,9 +232,10 @@ class ProcessCalls(Calls):
         self.kernel.end_process(task.process, (status & 0xFF) << 8)
         return 0
 
-    def sys_wait4(self, task: Task, pid: int, status: int, options: int, usage: int) -> int:
+    @staticmethod
+    def _ended_child(task: Task, wanted: int, options: int) -> Process | None:
+        """A child that has ended: any (-1), one, or one of a group (0, -group); None without, if WNOHANG."""
         process = task.process
-        wanted = int32(pid)
 
         def matches(child: Process) -> bool:
             if wanted == -1:
@@ -226,15 +247,35 @@ class ProcessCalls(Calls):
             raise OSError(errno.ECHILD, "no children")
         for child in children:
             if child.status is not None:
-                if status:
-                    process.mm.write(status, child.status.to_bytes(4, "little"))
-                if usage:
-                    process.mm.write(usage, bytes(144))
-                self.kernel.reap(child)
-                return child.pid
+                return child
         if options & WNOHANG:
-            return 0
+            return None
         raise Blocked(test=lambda: any(child.status is not None for child in children))
+
+    def sys_wait4(self, task: Task, pid: int, status: int, options: int, usage: int) -> int:
+        mm, child = task.process.mm, self._ended_child(task, int32(pid), options)
+        if child is None:
+            return 0
+        if status:
+            mm.write(status, (child.status or 0).to_bytes(4, "little"))
+        if usage:
+            mm.write(usage, bytes(RUSAGE_SIZE))
+        self.kernel.reap(child)
+        return child.pid
+
+    def sys_waitid(self, task: Task, kind: int, pid: int, info: int, options: int, usage: int) -> int:
+        if kind not in (P_ALL, P_PID, P_PGID) or not options & WEXITED:
+            raise OSError(errno.EINVAL, "waitid")
+        mm = task.process.mm
+        wanted = -1 if kind == P_ALL else int32(pid) if kind == P_PID else -int32(pid)
+        child = self._ended_child(task, wanted, options)
+        if info:
+            mm.write(info, bytes(SIGINFO_SIZE) if child is None else child_info(child))
+        if usage:
+            mm.write(usage, bytes(RUSAGE_SIZE))
+        if child is not None and not options & WNOWAIT:
+            self.kernel.reap(child)
+        return 0
 
     # -- signals -----------------------------------------------------------------------------------------
 

@@ -1,10 +1,11 @@
 """Signal frames: how a handler is called and how it returns (struct rt_sigframe of x86-64)."""
 
+import errno
 import struct
 from dataclasses import dataclass
 
 from .memory import AddressSpace
-from .tasks import RFLAGS, RIP, RSP, Action, SignalInfo, Task
+from .tasks import RFLAGS, RIP, RSP, SIGCHLD, Action, Process, SignalInfo, Task
 
 SA_NOCLDSTOP, SA_NOCLDWAIT, SA_SIGINFO = 1, 2, 4
 SA_ONSTACK, SA_RESTART, SA_NODEFER, SA_RESETHAND = 0x08000000, 0x10000000, 0x40000000, 0x80000000
@@ -21,6 +22,10 @@ USER_FLAGS = 0x40CD5 | 0x100 | 0x400
 """RFLAGS that user mode may set: arithmetic, TF, DF, AC."""
 MXCSR_OFFSET, MXCSR_MASK = 24, 0xFFBF
 FAULTS = (4, 5, 7, 8, 11)
+SENT = (0, -6)
+"""SI_USER and SI_TKILL: by kill() and its kin."""
+SIGINFO_SIZE = 128
+CLD_EXITED, CLD_KILLED = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ def push_frame(task: Task, signal: int, info: SignalInfo, action: Action, mask: 
         pointer -= RED_ZONE
     fpu = pointer - FPU_SIZE & -FPU_ALIGN
     frame = (fpu - 8 - _CONTEXT.size - _INFO.size & -16) - 8
+    if frame < 0:
+        raise OSError(errno.EFAULT, "no stack")
     context = frame + 8
     on_stack = 0 if size else 2
     data = _CONTEXT.pack(
@@ -58,20 +65,36 @@ def push_frame(task: Task, signal: int, info: SignalInfo, action: Action, mask: 
         0,
         0,
         0x2B,
-        0,
-        0,
+        task.fault_code,
+        task.fault_vector,
         mask,
-        info.address,
+        task.fault_address,
         fpu,
         mask,
     )
-    if signal in FAULTS:
-        raw = _INFO.pack(signal, 0, info.code, info.address)
-    else:
-        raw = _INFO_SENDER.pack(signal, 0, info.code, info.pid, info.uid, info.status)
     mm.write(fpu, bytes(FPU_SIZE))
-    mm.write(frame, action.restorer.to_bytes(8, "little") + data + raw)
+    mm.write(frame, action.restorer.to_bytes(8, "little") + data + pack_info(signal, info))
     return Frame(frame, context + len(data), context, fpu)
+
+
+def pack_info(signal: int, info: SignalInfo) -> bytes:
+    """siginfo_t."""
+    if signal in FAULTS and info.code not in SENT:
+        return _INFO.pack(signal, 0, info.code, info.address)
+    return _INFO_SENDER.pack(signal, 0, info.code, info.pid, info.uid, info.status)
+
+
+def end_of_child(child: Process) -> SignalInfo:
+    """What the parent of a process that has ended is told."""
+    status = child.status or 0
+    if killed := status & 0x7F:
+        return SignalInfo(CLD_KILLED, 0, child.pid, 0, killed)
+    return SignalInfo(CLD_EXITED, 0, child.pid, 0, status >> 8)
+
+
+def child_info(child: Process) -> bytes:
+    """The same as siginfo_t."""
+    return pack_info(SIGCHLD, end_of_child(child))
 
 
 def pop_frame(task: Task, context: int) -> tuple[list[int], int, int]:

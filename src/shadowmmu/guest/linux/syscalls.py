@@ -1,9 +1,11 @@
 """System calls: which there are, and how one is made."""
 
 import errno
+import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .event_calls import EventCalls
 from .file_calls import FileCalls
 from .memory_calls import MemoryCalls
 from .numbers import NAMES
@@ -24,7 +26,6 @@ ABSENT = frozenset(
         "membarrier",
         "userfaultfd",
         "perf_event_open",
-        "memfd_create",
         "copy_file_range",
         "seccomp",
         "keyctl",
@@ -32,13 +33,30 @@ ABSENT = frozenset(
         "request_key",
         "pidfd_open",
         "fchmodat2",
+        "epoll_pwait2",
+        "setxattr",
+        "lsetxattr",
+        "fsetxattr",
+        "getxattr",
+        "lgetxattr",
+        "fgetxattr",
+        "listxattr",
+        "llistxattr",
+        "flistxattr",
         "faccessat2",
     ]
 )
 """Calls that programs can do without, and that older kernels do not have: ENOSYS without a warning."""
 
+_CONTENTS = """
+read pread64 readv write pwrite64 writev sendfile truncate ftruncate fallocate fsync fdatasync sync msync
+open openat creat execve mmap
+"""
+ABOUT_CONTENTS = frozenset(_CONTENTS.split())
+"""Calls that see or change what is in files."""
 
-class SystemCalls(FileCalls, MemoryCalls, ProcessCalls, TimeCalls):
+
+class SystemCalls(EventCalls, FileCalls, MemoryCalls, ProcessCalls, TimeCalls):
     """The calls by name: `sys_NAME(task, arguments...)` returns the result or raises OSError."""
 
     def __init__(self, kernel: "Kernel") -> None:
@@ -58,10 +76,18 @@ class SystemCalls(FileCalls, MemoryCalls, ProcessCalls, TimeCalls):
         name, call, count = known
         if task.wait is None:
             self.kernel.system_calls[name] += 1
+        shared = self.kernel.frames.shared_files if name in ABOUT_CONTENTS else {}
+        for file in shared.values():
+            file.store()
         try:
             return call(task, *arguments[:count])
         except OSError as error:
             return -(error.errno or errno.EIO)
+        except (ValueError, OverflowError, struct.error):
+            return -errno.EINVAL  # the host's functions refuse such arguments
+        finally:
+            for file in shared.values():
+                file.load()
 
     def _refuse(self, task: Task, number: int) -> int:
         name = NAMES.get(number, f"number {number}")

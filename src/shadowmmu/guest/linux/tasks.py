@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .files import FileTable
+from .files import FileTable, OpenFile
 from .memory import AddressSpace
 
 SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGKILL = range(1, 10)
@@ -116,6 +116,7 @@ class Process:
     umask: int = 0o022
     name: str = ""
     program: str = ""
+    arguments: tuple[bytes, ...] = ()
     group: int = 0
     session: int = 0
     children: "list[Process]" = field(default_factory=list)
@@ -148,6 +149,8 @@ class Task:
     """What a waiting system call keeps: its deadline."""
     progress: int = 0
     """What it keeps: bytes it has written already."""
+    opening: OpenFile | None = None
+    """What it keeps: a FIFO until somebody writes."""
     mask: int = 0
     saved_mask: int | None = None
     """The mask before sigsuspend() or ppoll()."""
@@ -156,6 +159,10 @@ class Task:
     """The alternate signal stack: address, size."""
     clear_tid: int = 0
     robust: int = 0
+    fault_vector: int = 0
+    fault_code: int = 0
+    fault_address: int = 0
+    """Of the last exception; handlers find them in their context."""
     alive: bool = True
     seconds: float = 0.0
 

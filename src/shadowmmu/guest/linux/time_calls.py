@@ -183,6 +183,19 @@ class TimeCalls(Calls):
         task.process.mm.write(address, (1).to_bytes(8, "little"))
         return 8
 
+    def sys_sched_setaffinity(self, task: Task, pid: int, length: int, address: int) -> int:
+        if not int.from_bytes(task.process.mm.read(address, min(length, 128)), "little") & 1:
+            raise OSError(errno.EINVAL, "there is one processor")
+        return 0
+
+    def sys_personality(self, task: Task, persona: int) -> int:
+        if persona & 0xFFFFFFFF not in (0, 0xFFFFFFFF):
+            raise OSError(errno.EINVAL, "personality")
+        return 0
+
+    def sys_syslog(self, task: Task) -> int:
+        raise OSError(errno.EPERM, "not permitted")
+
     def sys_getpriority(self, task: Task) -> int:
         return 20
 
