@@ -1,7 +1,7 @@
 """Coherence finds what must not be, each kind of it, and lets pass what processors may do."""
 
 import pytest
-from check.machine import GPA, GPTE, GVA, OTHER, SETUP, Machine
+from check.machine import GPA, GPTE, GVA, OTHER, SETUP, WINDOW, Machine
 from kvm.nested_world import DATA, NPT, WINDOW as L1_TABLES, nested_text
 
 from shadowmmu.check.fuzz import check_lines, default_checkers
@@ -90,6 +90,17 @@ def test_a_writable_spte_of_a_clean_page() -> None:
     machine.fine("dirtylog on 2", "getdirty 2", f"read {OTHER:#x}")
     machine.set_spte(spte, OTHER)
     assert machine.predicates() == {"not-logged"}
+
+
+def test_accessed_bits_that_no_log_mentions() -> None:
+    tables = ["slot 4 0x28000000 64K dirty", "pt 0x1000 1 0x28000027", "pt 0x28000000 0 0x28001027"]
+    tables += ["pt 0x28001000 0 0x28002027", "pt 0x28002000 0 0x800007"]
+    found = {}
+    for defect in ("none", "table_write_unlogged"):
+        machine = Machine(f"design defect={defect}", setup=[*SETUP[:-1], *tables, SETUP[-1]])
+        machine.fine("getdirty 4")
+        found[defect] = {violation.predicate for violation in machine.do("read 0x8000000000")}
+    assert found == {"none": set(), "table_write_unlogged": {"not-logged"}}
 
 
 @pytest.mark.parametrize("level", [1, 2])
@@ -196,11 +207,61 @@ def test_global_translations_outlive_cr3() -> None:
     assert machine.predicates() == {"wrong-frame"}
 
 
+PCIDS = [
+    "vendor intel",
+    *SETUP[:-1],
+    "tramp 0x7000",
+    "pt 0x7000 0 0x2027",
+    "pt 0x7000 1 0x8027",
+    "pt 0x8000 0 0x9027",
+]
+PCIDS += ["pt 0x9000 2 0x4027", SETUP[-1], "cr4 0x20020"]
+"""Another root, below which the table of GVA is also at another place."""
+
+
+@pytest.mark.parametrize("pcid", [0, 1])
+def test_a_flush_of_one_pcid_leaves_others_alone(pcid: int) -> None:
+    machine = Machine(setup=PCIDS[:-1])
+    machine.fine(PCIDS[-1], f"read {GVA:#x}", f"write {GPTE:#x} 0x801067", f"cr3 {0x7000 | pcid:#x}")
+    machine.fine("cr3 0x8000000000001000" if pcid else "nop")
+    old = machine.coherence.memory.page(GPA >> 12, 0) | TLB_BITS
+    machine.vcpu.cpu.tlb.insert(GVA, 0, old, 1)
+    assert machine.predicates() == (set() if pcid else {"wrong-frame"})
+    assert machine.coherence.flushes[0].pcid == 0
+
+
+@pytest.mark.parametrize(
+    ("defect", "lines"),
+    [
+        ("pcid_roots_kept", ["cr3 0x7000", "cr3 0x8000000000001000"]),
+        (
+            "invlpg_current_root",
+            ["cr3 0x8000000000007000", f"read {WINDOW:#x}", f"invlpg {GVA:#x}", "cr3 0x8000000000001000"],
+        ),
+    ],
+)
+def test_a_flush_is_one_of_all_roots_of_a_pcid(defect: str, lines: list[str]) -> None:
+    setup = [line for line in PCIDS[:-1] if line != "pt 0x7000 0 0x2027"]
+    found = {}
+    for switch in ("none", defect):
+        machine = Machine(f"design defect={switch}", setup=setup)
+        machine.fine(PCIDS[-1], f"read {GVA:#x}", f"write {GPTE:#x} 0x801067", *lines[:-1])
+        found[switch] = {violation.predicate for violation in machine.do(lines[-1])}
+    assert found == {"none": set(), defect: {"wrong-frame"}}
+
+
 def test_what_the_host_changed_unseen_may_stay() -> None:
     machine = Machine()
     machine.fine(f"read {GVA:#x}", f"hostwrite 0x4000 {0x801067:#x} size=8", SWITCH, f"read {GVA:#x}")
     assert frame(machine) == machine.coherence.memory.page(GPA >> 12, 0)
     assert not machine.look()
+
+
+def test_a_guest_that_changes_the_next_entry_of_four_bytes_shows_nothing_of_this_one() -> None:
+    setup = ["mode 32", "slot 0 0x0 16M", "slot 2 0x20000000 256K", "alloc 0x2000", "tramp 0x45000"]
+    setup += ["map 0x45000 0xe0005000 0x45000 0x67", "pt 0x42000 1 0x20004047", "pt 0x43000 1 0x2000a047"]
+    ops = ["pt 0x45000 0 0x42027", "start cr3=0x45000", "read 0x1000", "hostwrite 0x45000 0x43025 size=4"]
+    assert check_lines([*setup, *ops, "write 0xe0005004 0x40000 size=4", "cr3 0x45000"]) is None
 
 
 # -- whole guests ----------------------------------------------------------------------------------------

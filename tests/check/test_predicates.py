@@ -28,7 +28,7 @@ from shadowmmu.kvm.memslots import MemSlot
 from shadowmmu.kvm.shadow_page import ShadowPage
 from shadowmmu.kvm.unsync import clear_unsync_child_bit
 from shadowmmu.kvm.zap import kvm_mmu_zap_all_fast
-from shadowmmu.x86.bits import ACC_W, ADDR, A, P, U, W
+from shadowmmu.x86.bits import ACC_W, ADDR, NX, A, P, U, W
 
 GVA, DATA_GFN = 0x400000, 0x800
 FAR = GVA + 9 * 0x1000
@@ -40,6 +40,9 @@ WINDOW = 0x10000000
 MMIO = 0x20000000
 LARGE = 0x40000000
 """A large page of the guest over small ones of the host."""
+
+HUGE = 0x60000000
+"""A large page over one of the host, in guests that have it."""
 
 CASES: dict[str, tuple[Callable[[], World], set[str]]] = {}
 ONLY_IN_SWEEPS = {
@@ -284,6 +287,16 @@ def _() -> World:
 def _() -> World:
     world = small_world()
     store(world, world.sptep(GVA), world.spte(GVA) & ~SPTE_MMU_WRITABLE)
+    return world
+
+
+@case("huge-not-executable")
+def _() -> World:
+    setup = ("param kvm nx_huge_pages=1", "slot 1 0x10000000 4M huge2m")
+    world = small_world(*setup, f"map 0x1000 {HUGE:#x} 0x10000000 0xe7 level=2")
+    world.ok(f"read {HUGE:#x}")
+    assert world.kvm.stat.pages_2m == 1
+    store(world, world.sptep(HUGE), world.spte(HUGE) & ~NX)
     return world
 
 
@@ -628,6 +641,25 @@ def test_a_nested_translation_has_no_more_rights_than_its_tables(
     found = {violation.predicate for violation in world.audit.look()}
     assert "tlb-as-tables" in found
     assert found <= {"tlb-as-tables", "page-statistics"}
+
+
+def test_a_translation_is_one_of_a_root_of_its_pcid() -> None:
+    lines = (f"map 0x700000 {GVA:#x} 0x801000 0x67", "tramp 0x700000")
+    world = World.of(
+        "\n".join(["vendor intel", "mode long4", "slot 0 0x0 16M", "alloc 0x2000", "tramp 0x1000",
+                   f"map 0x1000 {GVA:#x} 0x800000 0x67", *lines, "start cr3=0x1000"]) + "\n",
+        tlb=True,
+    )  # fmt: skip
+    cpu = world.vcpu.cpu
+    world.ok("cr4 0x20020")
+    for cr3, pcid in ((0x1000, 0), (0x700001, 1), (0x1000, 0), (0x700001, 1)):
+        world.ok(f"cr3 {1 << 63 | cr3:#x}", f"write {GVA:#x} 1")
+        assert cpu.pcid == pcid
+        assert not world.audit.look()
+    owners = {pcid: entry & ADDR for gva, pcid, _, entry in cpu.tlb.translations() if gva == GVA}
+    assert owners.keys() == {0, 1}
+    cpu.tlb.insert(GVA, 0, owners[1] | P | W | U, 1)
+    assert {violation.predicate for violation in world.audit.look()} == {"tlb-as-tables"}
 
 
 @case("no-bug")

@@ -53,6 +53,8 @@ from shadowmmu.guest.setup import ScenarioError, SlotSetup
         ("@1 hostsregs cr3=0x10000", ops.HostSregs, {"vcpu": 1, "cr0": None, "cr3": 0x10000, "efer": None}),
         ("translate 0x400000", ops.Translate, {"gva": 0x400000}),
         ("prefault 0x800000 4K", ops.Prefault, {"gpa": 0x800000, "length": 4096}),
+        ("meanwhile 2 @1 nop", ops.Meanwhile,
+         {"vcpu": 0, "drop": 2, "op": ops.Nop(line=8, text="@1 nop", vcpu=1, user=False)}),
     ],
 )  # fmt: skip
 def test_op(line, kind, fields):
@@ -91,6 +93,10 @@ def test_slots_are_followed():
         pytest.param("read " + "1" * 5000, "is out of range", id="long number"),
         ("@-1 nop", "`@-1 nop` selects no vCPU"),
         ("@1 dump on", "`dump` belongs to no vCPU"),
+        ("meanwhile 1", "`meanwhile` lacks an operation; write `meanwhile N OP`"),
+        ("meanwhile 0 nop", "number 0 is out of range"),
+        ("meanwhile 1 @2 nop", "there is no vCPU 2"),
+        ("meanwhile 1 getdirty 1", "`getdirty 1` is not what a guest does; put it on a line of its own"),
         ("read", "`read` lacks an argument; write `read GVA [size=N]`"),
         ("read 0x1 2 3", "`3` is not understood after `read`"),
         ("read 0x1 size=3", "`read` has no 3-byte form in mode long4; use size=1|2|4|8"),

@@ -28,18 +28,15 @@ SWEEP_EVERY = 1000
 SPTES_PER_OP = 64
 """Ops between two full sweeps: so many at least, and one for so many SPTEs, so that sweeps cost little."""
 
-GUEST_OPS = (
-    kinds.Access,
-    kinds.Nop,
-    kinds.Exec,
-    kinds.Invlpg,
-    kinds.WriteCr,
-    kinds.WriteMsr,
-    kinds.L2Exit,
-    kinds.SetNestedCr3,
-    kinds.Invlpga,
+SEEN = (
+    *kinds.GUEST_OPS,
+    kinds.Meanwhile,
+    kinds.GetDirty,
+    kinds.ClearDirty,
+    kinds.SetSlotFlag,
+    kinds.ModParam,
 )
-"""Ops that the guest carries out: KVM sees what they do to its tables."""
+"""Ops in which nobody but the guest writes to its memory: KVM sees what it does to its tables."""
 
 
 class Level(Enum):
@@ -235,4 +232,4 @@ def _is_unseen(op: Op) -> bool:
     """
     if isinstance(op, kinds.Access):
         return (op.gva & 7) + op.size > 8
-    return not isinstance(op, GUEST_OPS)
+    return not isinstance(op, SEEN)

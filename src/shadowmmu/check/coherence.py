@@ -4,7 +4,8 @@ The specification of a shadow MMU, stated once:
 
   allowed    what the guest's tables say now, or said after the vCPU's last flush that covers the address
              (guest_tables), for frames that a slot has and the host maps now. A read-only slot is never
-             written, a page of a slot that logs only while it is marked as dirty.
+             written, a page of a slot that logs only while it is marked as dirty, which the guest's
+             tables there are, too, when A and D are set in them.
   usable     what the TLB holds and what the tables behind the root say (usable), unless KVM will change it
              before it enters the guest: a request is pending.
   the rule   usable is a part of allowed. And what the tables allow now is never refused: a guest that gets
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..guest import ops as kinds
 from ..guest.ops import Op
@@ -45,6 +47,7 @@ from ..x86.bits import (
     EFER_LMA,
     EFER_NX,
     MASK64,
+    PCID_MASK,
     PF_VECTOR,
     PFERR_F,
     PFERR_U,
@@ -85,6 +88,7 @@ LOADING_PDPTRS = (CR0_PG, MASK64, CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP, EFER_L
 """The same for the PDPTE registers of PAE (AMD APM vol. 2, 5.2.3; Intel SDM vol. 3, 4.4.1)."""
 MAX_TRACKED = 4096
 ACCESS_NAMES = ("read", "written", "executed", "read by CPL 3", "written by CPL 3", "executed by CPL 3")
+LOW_HALF = 0xFFFFFFFF
 WRITES = 0b010010
 AD_BITS = 0x60
 MMIO = 1 << 51 | 1
@@ -95,35 +99,64 @@ Problem = tuple[str, str]
 
 @dataclass(slots=True)
 class Flushes:
-    """When a vCPU flushed last: all, all but global translations, single pages (by number).
+    """When a vCPU flushed last: all, all of a PCID but global translations, single pages (by number).
 
+    pcid    the current PCID, which flushes of single pages and what is asked here are of; 0 without PCIDs
     roots   the CR3s that it had since it flushed all: global translations found there stay usable
+    kept    the CR3s that a PCID had since it was flushed: all translations found there stay usable
     """
 
     everything: int = -1
-    nonglobal: int = -1
-    pages: dict[int, int] = field(default_factory=dict)
+    pcid: int = 0
+    contexts: dict[int, int] = field(default_factory=lambda: {0: -1})
+    pages: dict[int, dict[int, int]] = field(default_factory=dict)
+    global_pages: dict[int, int] = field(default_factory=dict)
     roots: set[int] = field(default_factory=set)
+    kept: dict[int, set[int]] = field(default_factory=dict)
+
+    def context(self) -> int:
+        """When all of the current PCID but global translations was flushed last."""
+        return max(self.everything, self.contexts[self.pcid])
+
+    def single_pages(self) -> dict[int, int]:
+        """When pages of the current PCID were flushed one by one."""
+        return self.pages.get(self.pcid, {})
 
     def since(self, address: int) -> int:
-        return max(self.everything, self.nonglobal, self.pages.get(address >> 12, -1))
+        return max(self.context(), self.single_pages().get(address >> 12, -1))
 
     def since_global(self, address: int) -> int:
-        return max(self.everything, self.pages.get(address >> 12, -1))
+        return max(self.everything, self.global_pages.get(address >> 12, -1))
 
     def oldest(self) -> int:
         """Values that ended by then are of no use."""
-        return self.everything if self.roots else max(self.everything, self.nonglobal)
+        return self.everything if self.roots else max(self.everything, min(self.contexts.values()))
 
     def flush(self, time: int) -> None:
         """All translations go."""
-        self.everything = self.nonglobal = time
+        self.everything = time
+        self.contexts = {self.pcid: time}
         self.pages.clear()
+        self.global_pages.clear()
         self.roots.clear()
+        self.kept.clear()
 
-    def load_root(self, old: int, time: int) -> None:
-        """MOV to CR3: all but global translations go, also those of another CR3."""
-        self.nonglobal = time
+    def flush_page(self, address: int, time: int) -> None:
+        """INVLPG: the address of the current PCID goes, and what is global of it."""
+        self.pages.setdefault(self.pcid, {})[address >> 12] = time
+        self.global_pages[address >> 12] = time
+
+    def load_root(self, old: int, pcid: int, time: int | None) -> None:
+        """MOV to CR3: all of the PCID but global translations goes, also of another CR3; without a time
+        nothing does.
+        """
+        self.kept.setdefault(self.pcid, set()).add(old)
+        self.pcid = pcid
+        self.contexts.setdefault(pcid, -1)
+        if time is not None:
+            self.contexts[pcid] = time
+            self.pages.pop(pcid, None)
+            self.kept.pop(pcid, None)
         self.roots.add(old)
 
 
@@ -152,6 +185,7 @@ class Coherence(Checker):
         self.tracked: dict[int, bytes] = {}
         self.formats: dict[int, set[tuple[int, int]]] = {}
         self._track()
+        player.on_meanwhile.append(self._meanwhile)
 
     # -- what is known of the guest -----------------------------------------------------------------------
 
@@ -201,18 +235,17 @@ class Coherence(Checker):
         if not any(pdpte & P and pdpte & reserved for pdpte in pdptrs):
             self.pdptrs[vcpu.id] = pdptrs
 
-    def _note_flushes(self, op: Op, played: OpResult | None) -> None:
+    def _note_flushes(self, op: Op, outcome: str) -> None:
         """Which flushes the op was. They are taken for older than what the op itself changed."""
         time = self.clock - 1
-        outcome = "" if played is None else played.result.get("outcome", "")
         for vcpu, flushes, before in zip(self.kvm.vcpus, self.flushes, self.before, strict=True):
             after = _registers_of(vcpu)
             mine = op.vcpu == vcpu.id
             if mine and isinstance(op, kinds.Invlpg) and outcome == "ok":
-                flushes.pages[op.gva >> 12] = time
+                flushes.flush_page(op.gva, time)
             if mine and isinstance(op, kinds.WriteCr) and op.cr == 3 and (outcome == "ok" or after != before):
-                if not (vcpu.cr4 & CR4_PCIDE and op.value >> 63):
-                    flushes.load_root(before[1], time)
+                keeps = vcpu.cr4 & CR4_PCIDE and op.value >> 63
+                flushes.load_root(before[1], _pcid(vcpu), None if keeps else time)
                 self._load_pdptrs(vcpu)
             elif after != before:
                 self._note_registers(vcpu, flushes, before, after, time)
@@ -221,6 +254,8 @@ class Coherence(Checker):
         self, vcpu: Vcpu, flushes: Flushes, before: Sequence[int], after: Sequence[int], time: int
     ) -> None:
         """Registers changed other than by MOV to CR3. That flushes, but for CR0.WP, CR4.SMAP and the like."""
+        flushes.pcid = _pcid(vcpu)
+        flushes.contexts.setdefault(flushes.pcid, -1)
         if any((a ^ b) & mask for a, b, mask in zip(before, after, FLUSHING, strict=True)):
             flushes.flush(time)
         pae = self._levels(after[0], after[2], after[3]) == 3
@@ -229,7 +264,7 @@ class Coherence(Checker):
 
     def loaded_cr3(self, vcpu: Vcpu, before: int) -> None:
         """A MOV to CR3 was carried out that this checker did not see as an op."""
-        self.flushes[vcpu.id].load_root(before, self.clock - 1)
+        self.flushes[vcpu.id].load_root(before, _pcid(vcpu), self.clock - 1)
         self._load_pdptrs(vcpu)
 
     def note_walk(self, op: Op, address: int) -> None:
@@ -247,7 +282,7 @@ class Coherence(Checker):
             self.clock += 1
             self._track(self._note_changes(op))
         self.clock += 1
-        self._note_flushes(op, played)
+        self._note_flushes(op, _outcome(played))
 
     def check_fault(self, op: Op, played: OpResult) -> list[Violation]:
         """Whether a #PF that the guest got is one that its tables give; only that is checked."""
@@ -279,6 +314,7 @@ class Coherence(Checker):
                 continue
             changed.append(gfn)
             base = gfn << 12
+            narrow = any(levels == 2 for _, levels in self.formats[gfn])
             harmless = 0 if self.formats[gfn] & {(3, 3), (2, 2), (1, 2)} else AD_BITS
             for i, (a, b) in enumerate(
                 zip(memoryview(old).cast("Q"), memoryview(new).cast("Q"), strict=True)
@@ -288,7 +324,7 @@ class Coherence(Checker):
                 if unseen:
                     self.memory.changed_unseen(base + 8 * i, a)
                 else:
-                    self.memory.changed(base + 8 * i, a, self.clock)
+                    self.memory.changed(base + 8 * i, a, self.clock, _half_kept(a ^ b) if narrow else 0)
             self.tracked[gfn] = new
         return changed
 
@@ -338,16 +374,25 @@ class Coherence(Checker):
         """What is usable and may not be, what was refused and may not be."""
         self.clock += 1
         self.checks += 1
-        self._note_flushes(op, played)
+        self._note_flushes(op, _outcome(played))
         changed = self._note_changes(op)
         self._track(changed)
         found = [] if played is None else self._check_result(op, played)
+        found += self._check_log(op, changed)
         if self.clock % self.every == 0:
             found += self.check_machine(op)
             self.forget()
         elif isinstance(op, kinds.Access | kinds.Invlpg | kinds.Exec):
             found += self._check_address(op, op.gva)
         return found
+
+    def _meanwhile(self, op: Op, result: dict[str, Any] | None) -> None:
+        """The guest does something in the middle of an op of the host: its flushes and its changes count."""
+        self.clock += 1
+        if result is not None:
+            self._note_flushes(op, str(result.get("outcome", "")))
+        self._track(self._note_changes(op))
+        self.before_op(op)
 
     def forget(self) -> None:
         """Drop the former values that no vCPU may use any more."""
@@ -401,10 +446,10 @@ class Coherence(Checker):
             return
         regs = self.nested_registers(vcpu) if self.tdp else self.guest_registers(vcpu)
         flushes = self.flushes[vcpu.id]
-        since = max(flushes.everything, flushes.nonglobal)
+        since = flushes.context()
         for use, states in self._sweep(vcpu, regs, since):
             yield from self._judge_use(op, vcpu, regs, use, states, since)
-        for page in flushes.pages if not self.tdp else ():
+        for page in flushes.single_pages() if not self.tdp else ():
             single = self._use_of(vcpu, page << 12)
             if single is not None:
                 yield from self._judge_use(op, vcpu, regs, single)
@@ -538,8 +583,11 @@ class Coherence(Checker):
     def ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
         """(gpa, rights) of every translation of an address that its last flush leaves."""
         ways = self.memory.walk(regs, address, flushes.since(address), [])
+        current = regs.root
+        for regs.root in flushes.kept.get(flushes.pcid, ()):
+            ways += self.memory.walk(regs, address, flushes.since(address), [])
+        regs.root = current
         if regs.pge:
-            current = regs.root
             for regs.root in {current, *flushes.roots}:
                 older = self.memory.walk(regs, address, flushes.since_global(address), [])
                 ways += [way for way in older if way[1] & GLOBAL and way not in ways]
@@ -774,6 +822,14 @@ class Coherence(Checker):
                 yield state[1] >> 12
                 states += self.memory.step(regs, state, address, since, [])
 
+    def _check_log(self, op: Op, changed: Iterable[int]) -> list[Violation]:
+        """Tables that the guest, or KVM in its name (A and D), has written are marked as dirty."""
+        if not _is_of_the_guest(op):
+            return []
+        unmarked = [gfn for gfn in changed if not self.may_be_written(gfn)]
+        says = "gpa {:#x}, a table of the guest, was written and is not marked as dirty"
+        return [self._tell(op, "not-logged", says.format(gfn << 12), []) for gfn in unmarked]
+
     # -- telling -------------------------------------------------------------------------------------------
 
     def _tell(self, op: Op | None, predicate: str, says: str, shows: Sequence[str]) -> Violation:
@@ -843,18 +899,22 @@ def _registers_of(vcpu: Vcpu) -> tuple[int, ...]:
     return vcpu.cr0 & (CR0_PG | CR0_WP), vcpu.cr3, vcpu.cr4, vcpu.efer, int(vcpu.guest_mode), nested
 
 
+def _outcome(played: OpResult | None) -> str:
+    return "" if played is None else str(played.result.get("outcome", ""))
+
+
+def _pcid(vcpu: Vcpu) -> int:
+    return vcpu.cr3 & PCID_MASK if vcpu.cr4 & CR4_PCIDE else 0
+
+
 def _is_of_the_guest(op: Op) -> bool:
-    return isinstance(
-        op,
-        kinds.Access
-        | kinds.Nop
-        | kinds.Exec
-        | kinds.Invlpg
-        | kinds.WriteCr
-        | kinds.WriteMsr
-        | kinds.L2Exit
-        | kinds.SetNestedCr3
-        | kinds.Invlpga,
+    return isinstance(op, kinds.GUEST_OPS)
+
+
+def _half_kept(changed: int) -> int:
+    """The bits of the 4-byte entry beside the one that changed, if only one did."""
+    return (
+        0 if changed >> 32 and changed & LOW_HALF else MASK64 ^ LOW_HALF if changed & LOW_HALF else LOW_HALF
     )
 
 

@@ -23,7 +23,7 @@ from .checker import CORRUPT, Checker, Violation, play_checked
 from .checks import checks_of
 from .coherence import Coherence
 from .ground import MMUS, MODES, PROFILES, Ground
-from .shrink import shrink, simpler_lines
+from .shrink import lines_up_to, shrink, simpler_lines
 from .storm import ACCESS, CR3, INVLPG, LINES, VMEXIT, VMRUN, Storm, StormOp
 
 __all__ = ["Failure", "Found", "Report", "check_lines", "episode", "fuzz"]
@@ -277,7 +277,7 @@ def explain(
             found = check_lines([*setup, *ops], kernel=kernel, make=make)
             return found is not None and found.predicate == predicate
 
-        lines = _cut(lines, violation)
+        lines = lines_up_to(lines, violation.op)
         lines = shrink(lines, lambda ops: fails(setup, ops), deadline)
         setup = shrink(setup, lambda kept: fails(kept, lines), deadline)
         lines = simpler_lines(lines, lambda ops: fails(setup, ops), deadline)
@@ -293,11 +293,6 @@ def explain(
         violation or failure.violation,
         replays,
     )
-
-
-def _cut(lines: list[str], violation: Violation) -> list[str]:
-    """The ops up to the one that broke something."""
-    return lines[: violation.op + 1] if violation.op + 1 < len(lines) else lines
 
 
 # -- long runs -------------------------------------------------------------------------------------------

@@ -218,12 +218,21 @@ class Ground:
     def edit(self) -> list[Edit]:
         """Writes of the guest that change one entry: two if its code cannot do it in one."""
         level, table = self.random.choice(self.edited)
-        gva, value = self.window[table] + self.entry_size * self.index(level), self.entry(level)
+        index = self.index(level)
+        gva, value = self.window[table] + self.entry_size * index, self.new_entry(level, table, index)
         if self.hostile and self.random.random() < 0.05:
             return [Edit(gva + self.random.randrange(self.entry_size), 1, value & 0xFF)]
         if self.mode != "pae":
             return [Edit(gva, self.entry_size, value)]
         return [Edit(gva, 4, value & 0xFFFFFFFF), Edit(gva + 4, 4, value >> 32)]
+
+    def new_entry(self, level: int, table: int, index: int) -> int:
+        """What the guest writes to an entry of one of its tables."""
+        return self.entry(level)
+
+    def changes(self, at: str = "") -> list[str]:
+        """The lines of an edit; `at` says by which vCPU."""
+        return [f"{at}write {edit.gva:#x} {edit.value:#x} size={edit.size}" for edit in self.edit()]
 
     def access(self) -> str:
         """An access to data, as a line."""
@@ -328,25 +337,44 @@ class Ground:
         cpu = self.random.choice((0, 0, 1))
         at = "@1 " if cpu else ""
         if self.random.random() < 0.5:
-            return self.host()
+            lines = self.host()
+            return [*lines[:-1], *self.meanwhile(), *lines[-1:]]
+        return self._controls(cpu, at)
+
+    def meanwhile(self) -> list[str]:
+        """Sometimes, what the guest does in the middle of the next op of the host."""
+        rng = self.random
+        if rng.random() < 0.7:
+            return []
+        acts = [(rng.choice((1, 1, 1, 2, 3)), self._acts()) for _ in range(rng.choice((1, 2, 3, 4)))]
+        return [f"meanwhile {drop} {line}" for drop, lines in acts for line in lines]
+
+    def _controls(self, cpu: int, at: str) -> list[str]:
         lines = self.control(cpu)
         exits = [f"{at}l2exit"] if self.nested and lines and not lines[0].startswith("l2") else []
         return exits + [at + line for line in lines]
 
-    def lines(self) -> list[str]:
-        """The lines of the next op of any kind."""
-        rng, chance = self.random, self.random.random()
+    def _acts(self, chance: float | None = None) -> list[str]:
+        """What the guest does by itself: an access, an edit, seldom something else."""
+        rng = self.random
+        chance = rng.random() if chance is None else chance
         cpu = rng.choice((0, 0, 1))
         at = "@1 " if cpu else ""
         if chance < 0.6:
             return [at + self.access()]
         if chance < 0.8 and self.mode != "nopaging":
-            edits = [f"{at}write {edit.gva:#x} {edit.value:#x} size={edit.size}" for edit in self.edit()]
+            edits = self.changes(at)
             if self.nested:
                 return [f"{at}l2exit", *edits]
             flushes = not self.hostile and rng.random() < 0.7
             return [*edits, *([f"{at}cr3 {self._root():#x}"] if flushes else [])]
-        return self.slow()
+        return self._controls(cpu, at)
+
+    def lines(self) -> list[str]:
+        """The lines of the next op of any kind."""
+        chance = self.random.random()
+        often = 0.6 if self.mode == "nopaging" else 0.8
+        return self._acts(chance) if chance < often else self.slow()
 
     def _root(self) -> int:
         return self.random.choice(self.tables[self.levels])

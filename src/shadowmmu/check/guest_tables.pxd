@@ -21,7 +21,7 @@ cdef class GuestMemory:
     cpdef MemSlot slot_at(self, u64 gfn)
     cpdef u64 page(self, u64 gfn, u64 write) except? 1
     cpdef u64 word(self, u64 gpa) except? 0xdead
-    cpdef changed(self, u64 gpa, u64 old, i64 time)
+    cpdef changed(self, u64 gpa, u64 old, i64 time, u64 kept=*)
     cpdef changed_unseen(self, u64 gpa, u64 old)
     cpdef list values(self, u64 gpa, u64 size, i64 since)
     cpdef u64 refusal(self, Registers regs, u64 level, u64 entry) except? 77

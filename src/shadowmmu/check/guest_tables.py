@@ -145,15 +145,27 @@ class GuestMemory:
             return 0
         return self.arena.load(hpa | gpa & 0xFF8, 8)
 
-    def changed(self, gpa: u64, old: u64, time: i64) -> None:
-        """The guest changed the word at gpa, which was `old`. The MMU may forget what others did before."""
+    def changed(self, gpa: u64, old: u64, time: i64, kept: u64 = 0) -> None:
+        """The guest changed the word at gpa, which was `old`.
+
+        What others did before may be forgotten by the MMU, but for the bits `kept`, of another entry.
+        """
         known = self.past.get(gpa)
         if known is None:
             self.past[gpa] = [(old, time)]
             return
-        if known[len(known) - 1][1] == FOREVER:
-            known = self.past[gpa] = [(value, time if end == FOREVER else end) for value, end in known]
-        known.append((old, time))
+        if known[len(known) - 1][1] != FOREVER:
+            known.append((old, time))
+            return
+        now: u64 = self.word(gpa)
+        ended = []
+        forever = []
+        for item in known:
+            value: u64 = item[0]
+            ended.append((value, time if item[1] == FOREVER else item[1]))
+            if kept and item[1] == FOREVER:
+                forever.append((value & kept | now & ~kept, FOREVER))
+        self.past[gpa] = [*ended, (old, time), *forever]
 
     def changed_unseen(self, gpa: u64, old: u64) -> None:
         """Something that the MMU does not see changed the word."""

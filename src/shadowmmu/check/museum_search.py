@@ -7,6 +7,7 @@ counts only if the same guest is found sound without the defect.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +22,16 @@ from .checks import checks_of
 from .coherence import Coherence
 from .fuzz import episode
 from .museum import Exhibit
-from .shrink import shrink, simpler_lines
+from .shrink import lines_up_to, shrink, simpler_lines
 from .visitors import Visitor, visitors
 
 __all__ = ["Progress", "Sighting", "check_scenario", "search"]
 
-OPS, EVERY, STORM = 400, 16, 20
-"""Ops of one guest, and between two looks of coherence at everything; so many times as many has a storm."""
-SHRINK_SECONDS = 120.0
+OPS, STORM = 400, 20
+"""Ops of one guest; so many times as many has a storm."""
+LOOKS = 500
+"""So many lines are played with a look of coherence at everything after each; more have no more looks."""
+SHRINK_SECONDS = 60.0
 
 Progress = Callable[[int, int, float], None]
 """Guests and ops so far, and seconds."""
@@ -69,12 +72,16 @@ class Sighting:
 
 
 def check_scenario(
-    lines: Sequence[str], design: Mapping[str, str] | None = None, *, every: int = 1
+    lines: Sequence[str],
+    design: Mapping[str, str] | None = None,
+    *,
+    every: int = 1,
+    deadline: float = math.inf,
 ) -> tuple[int, Violation | None]:
     """Play the lines of a scenario, with these switches too: how many ops, and the first thing wrong.
 
     `every`: after so many ops coherence looks at everything, after others at what they touched. Raises
-    ScenarioError for a text that is no scenario.
+    ScenarioError for a text that is no scenario, TimeoutError at the deadline (time.monotonic).
     """
     scenario = Scenario.parse("\n".join(lines) + "\n").with_design(design or {})
     player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=True)
@@ -88,6 +95,8 @@ def check_scenario(
         ops += 1
         if found:
             return ops, found[0]
+        if time.monotonic() > deadline:
+            raise TimeoutError
     return ops, next((violation for checker in checks for violation in checker.finish()), None)
 
 
@@ -109,8 +118,9 @@ def search(
             played += done
             spent = time.monotonic() - start
             on_progress(guests, played, spent)
-            if found is not None:
-                lines, violation = _smallest(found, exhibit)
+            smallest = _smallest(found, exhibit) if found is not None else None
+            if found is not None and smallest is not None:
+                lines, violation = smallest
                 text = "\n".join(lines) + "\n"
                 return Sighting(exhibit.name, played, guests, spent, found.name, violation, text)
         if spent >= seconds:
@@ -130,7 +140,7 @@ class _Guest:
 
 def _visitor(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest | None]:
     """Let a guest act, checked after every op: how many ops, and the guest if it shows the defect."""
-    return _shown(visitor.name, visitor.setup, visitor.lines(ops), exhibit, EVERY)
+    return _shown(visitor.name, visitor.setup, visitor.lines(ops), exhibit)
 
 
 def _stormy(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest | None]:
@@ -143,42 +153,46 @@ def _stormy(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest |
     if failure is None:
         return done, None
     setup = [line for line in ground.setup if not line.startswith("design ")]
-    return done, _shown(f"storm of {visitor.name}", setup, failure.lines, exhibit, EVERY)[1]
+    return done, _shown(f"storm of {visitor.name}", setup, failure.lines, exhibit)[1]
 
 
-def _shown(
-    name: str, setup: list[str], lines: list[str], exhibit: Exhibit, every: int
-) -> tuple[int, _Guest | None]:
+def _every(lines: Sequence[str]) -> int:
+    """How often coherence looks at everything while many lines are played; at few after each."""
+    return 1 + len(lines) // LOOKS
+
+
+def _shown(name: str, setup: list[str], lines: list[str], exhibit: Exhibit) -> tuple[int, _Guest | None]:
     """Play lines: how many ops, and the guest if something is wrong, and nothing without the defect."""
     done = 0
     try:
+        every = _every(lines)
         done, violation = check_scenario([*setup, *lines], exhibit.switches, every=every)
         if violation is None:
             return done, None
-        lines = lines[: violation.op + 2]
+        lines = lines_up_to(lines, violation.op + 1)
         if check_scenario([*setup, *lines], exhibit.mended, every=every)[1] is not None:
             return done, None
-        if every > 1:
-            shown = _shown(name, setup, lines, exhibit, 1)
-            return shown[0] if shown[1] else done, shown[1]
     except (ScenarioError, KeyError):
         return done, None
     return done, _Guest(name, setup, lines, violation.predicate)
 
 
-def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation]:
-    """The smallest scenario that shows the same predicate, and nothing without the defect."""
+def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation] | None:
+    """The smallest scenario that shows the same predicate, and nothing without the defect; None if it does
+    so only while nobody looks often.
+    """
     deadline = time.monotonic() + SHRINK_SECONDS
     switches = [f"design {name}={value}" for name, value in exhibit.switches.items()]
     setup, lines = [line for line in guest.setup if not line.startswith("title ")], guest.lines
 
     def shows(candidate: Sequence[str]) -> bool:
+        every = _every(candidate)
         try:
-            found = check_scenario(candidate, exhibit.switches)[1]
+            found = check_scenario(candidate, exhibit.switches, every=every, deadline=deadline)[1]
             if found is None or found.predicate != guest.predicate:
                 return False
-            return check_scenario(candidate, exhibit.mended)[1] is None
-        except (ScenarioError, KeyError, MemoryError):
+            return check_scenario(candidate, exhibit.mended, every=every, deadline=deadline)[1] is None
+        except (ScenarioError, KeyError, MemoryError, TimeoutError):
             return False
 
     lines = shrink(lines, lambda kept: shows([*setup, *kept]), deadline)
@@ -187,5 +201,6 @@ def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation]:
     lines = shrink(lines, lambda kept: shows([*setup, *kept]), deadline)
     text = [f"title {exhibit.title}", *switches, *setup, *lines]
     violation = check_scenario(text)[1]
-    assert violation is not None
+    if violation is None or check_scenario(text, exhibit.mended)[1] is not None:
+        return None
     return text, violation

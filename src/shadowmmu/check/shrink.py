@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["shrink", "simpler_lines"]
+__all__ = ["lines_up_to", "shrink", "simpler_lines"]
 
 Fails = Callable[[Sequence[str]], bool]
 
@@ -31,6 +31,16 @@ def shrink(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
             break
         size = max(size // 2, 1)
     return kept
+
+
+def lines_up_to(lines: Sequence[str], op: int) -> list[str]:
+    """The lines of the first ops, up to number `op`; lines that are only for the next op have no number."""
+    last = -1
+    for at, line in enumerate(lines):
+        last += not line.startswith("meanwhile ")
+        if last == op:
+            return list(lines[: at + 1])
+    return list(lines)
 
 
 def simpler_lines(lines: Sequence[str], fails: Fails, deadline: float) -> list[str]:

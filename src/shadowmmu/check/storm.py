@@ -314,7 +314,7 @@ class Storm:
         """INVLPG."""
         self.clock += 1
         if self.execute(number, Insn(InsnOp.INVLPG, address=gva)) and self.coherence is not None:
-            self.coherence.flushes[number].pages[gva >> 12] = self.clock - 1
+            self.coherence.flushes[number].flush_page(gva, self.clock - 1)
         return 0
 
     def load_cr3(self, number: u32, value: u64) -> int:

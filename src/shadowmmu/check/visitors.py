@@ -1,7 +1,8 @@
 """The guests that look for historic defects: random ones of every kind (ground), and what they lack.
 
-Some defects show only with what a Ground does not do: page tables that a device writes, PCIDs, the recovery
-of huge pages, slots at odd addresses. Every guest has some of these ops among its own.
+Some defects show only with what a Ground does not do: page tables that a device writes, tables among the
+data, entries whose rights change, PCIDs, the recovery of huge pages, slots at odd addresses. Every guest has
+some of these ops among its own.
 """
 
 from __future__ import annotations
@@ -10,24 +11,35 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping
 
-from .ground import MMUS, MODES, PROFILES, Ground
+from .ground import MMUS, MODES, NOTHING, PROFILES, Ground
 
 __all__ = ["Visitor", "visitors"]
 
 PCIDE = 1 << 17
 KEEP = 1 << 63
+RESERVED = {"pae": 1 << 62}
+"""A bit that is reserved in entries; of other guests one of an address that is too high."""
+RIGHTS = (1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 63)
+"""Bits of an entry that guests change alone."""
 RECENT = 4
 """So many addresses a guest comes back to."""
 
 
 class _Ground(Ground):
-    """A guest that uses all quadrants of 32-bit tables, and comes back to what it used a moment ago."""
+    """A guest that uses all quadrants of 32-bit tables and reserved bits, maps tables as data, and devices,
+    changes the rights of what it has mapped, and comes back to what it used a moment ago.
+    """
 
     def __init__(
         self, mode: str, mmu: str, profile: str, seed: int, *, design: dict[str, str] | None = None
     ) -> None:
         self.recent: deque[int] = deque(maxlen=RECENT)
         super().__init__(mode, mmu, profile, seed, design=design)
+        self.entries = {
+            (int(words[1], 16), int(words[2])): int(words[3], 16)
+            for words in (line.removeprefix("npt ").split() for line in self.setup)
+            if words[0] == "pt"
+        }
 
     def index(self, level: int) -> int:
         if self.recent and self.random.random() < 0.5:
@@ -36,6 +48,24 @@ class _Ground(Ground):
         if self.mode == "32" and self.random.random() < 0.4:
             index |= 0x200 if level == 1 else 0x100
         return index
+
+    def entry(self, level: int) -> int:
+        entry = super().entry(level)
+        chance = self.random.random()
+        if level == 1 and chance < 0.12:
+            page = self.random.choice(self.tables[1]) if chance < 0.06 else NOTHING[0]
+            return page | self.flags(leaf=True) & ~0x100
+        reserved = self.entry_size == 8 and chance > 0.96
+        return entry | RESERVED.get(self.mode, 1 << 51) if reserved else entry
+
+    def new_entry(self, level: int, table: int, index: int) -> int:
+        entry = self.entries.get((table, index), 0)
+        if entry & 1 and (self.mode, level) != ("pae", 3) and self.random.random() < 0.25:
+            entry ^= self.random.choice(RIGHTS) & (1 << 8 * self.entry_size) - 1
+        else:
+            entry = self.entry(level)
+        self.entries[table, index] = entry
+        return entry
 
     def address(self) -> int:
         if self.recent and self.random.random() < 0.4:
@@ -55,8 +85,12 @@ class Visitor:
         self.random = rng = random.Random(f"visitor {self.name}")
         odd = rng.random() < 0.25
         self.setup = [_odd(line) if odd else line for line in self.ground.setup]
+        if mmu in ("tdp", "direct") and rng.random() < 0.5:
+            self.setup = [line.replace("nx_huge_pages=0", "nx_huge_pages=1") for line in self.setup]
         self.made: list[str] = []
         self.pcids = mode in ("long4", "long5") and mmu == "shadow" and rng.random() < 0.7
+        if self.pcids:
+            self.setup.insert(0, "vendor intel")
 
     def lines(self, ops: int) -> list[str]:
         """The first ops; the same at every call."""
@@ -73,24 +107,47 @@ class Visitor:
         if not self.made and self.pcids:
             return [f"{at}cr4 {PCIDE | self.ground.cr4[0]:#x}" for at in ("", "@1 ")]
         chance = self.random.random()
-        if chance < 0.005:
-            return ["sleep_ms 600000"]
         if chance < 0.01:
+            return ["sleep_ms 600000"]
+        if chance < 0.013:
             return ["modparam kvm nx_huge_pages Y"]
+        if chance < 0.03 and self.ground.kind == "logged":
+            return self._read_log_of_tables()
         if chance < 0.05 and self.ground.everything:
             return [self._device_writes()]
+        if chance < 0.1 and self.pcids:
+            return self._visit()
         lines = self.ground.lines()
         if len(lines) == 1 and chance < 0.3 and "read" in lines[0]:
             lines = [*lines, _on_other_vcpu(lines[0])]
         return [self._with_pcid(line) for line in lines] if self.pcids else lines
 
+    def _read_log_of_tables(self) -> list[str]:
+        lines = ["getdirty 6", "cleardirty 6 0 512"] if self.ground.manual else ["getdirty 6"]
+        return [*lines[:-1], *self.ground.meanwhile(), lines[-1]]
+
     def _device_writes(self) -> str:
-        """A device writes an entry of a table of the guest, of which KVM learns nothing."""
+        """A device writes an entry of a table of the guest, of which KVM learns nothing.
+
+        Not a PDPTE, where these are the processor's: KVM reads them when it likes.
+        """
         ground = self.ground
-        level, table = self.random.choice(ground.everything)
+        kept = 3 if ground.mode == "pae" and ground.mmu != "shadow" else 0
+        level, table = self.random.choice([item for item in ground.everything if item[0] != kept])
         size = ground.entry_size
         at = table + size * ground.index(level)
         return f"hostwrite {at:#x} {ground.entry(level):#x} size={size}"
+
+    def _visit(self) -> list[str]:
+        """The guest goes to another address space, flushes there an address or all, and comes back."""
+        ground, pcid = self.ground, self.random.randrange(2)
+        here, there = self.random.sample(ground.tables[ground.levels], 2)
+        address = f"{ground.address():#x}"
+        flush = [f"cr3 {there | pcid:#x}"]
+        if self.random.random() < 0.5:
+            flush = [f"cr3 {there | pcid | KEEP:#x}", f"invlpg {address}"]
+        back = f"cr3 {here | pcid | KEEP:#x}"
+        return [back, f"read {address}", *ground.changes(), *flush, back, f"read {address}"]
 
     def _with_pcid(self, line: str) -> str:
         """MOV to CR3 with a PCID, sometimes without its flush, or INVLPG instead; CR4 keeps PCIDE."""

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from .ops import (
+    GUEST_OPS,
     Access,
     ChangeVmcb,
     ClearDirty,
@@ -29,6 +30,7 @@ from .ops import (
     Invlpga,
     L2Exit,
     Madvise,
+    Meanwhile,
     ModParam,
     MoveSlot,
     Mprotect,
@@ -144,6 +146,7 @@ _USAGE = {
     "hostsregs": "hostsregs [cr0=V] [cr3=V] [cr4=V] [efer=V]",
     "translate": "translate GVA",
     "prefault": "prefault GPA LEN",
+    "meanwhile": "meanwhile N OP",
     "dump": "dump on|off",
     "nested": "nested",
     "npt": "npt map|pt ...",
@@ -276,6 +279,7 @@ class OpParser:
             "hostsregs": self._hostsregs,
             "translate": self._translate,
             "prefault": self._prefault,
+            "meanwhile": self._meanwhile,
         }
         for user, prefix in ((False, ""), (True, "u")):
             self._ops[f"{prefix}nop"] = partial(self._nop, user=user)
@@ -600,6 +604,17 @@ class OpParser:
     def _sleep(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=1)
         return Sleep(**common, milliseconds=line.num(0, "time", 600_000))
+
+    def _meanwhile(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest[:1], least=1)
+        drop = line.num(0, "number", U32, least=1)
+        if len(rest) < 2:
+            line.fail("`meanwhile` lacks an operation", line.usage())
+        inner = Line(line.path, line.number, " ".join(rest[1:]))
+        op = self.op(inner, rest[1:])
+        if not isinstance(op, GUEST_OPS):
+            line.fail(f"`{op.text}` is not what a guest does", "put it on a line of its own")
+        return Meanwhile(**common, drop=drop, op=op)
 
     def _hostsregs(self, line: Line, rest: list[str], common: _Common) -> Op:
         names = ("cr0", "cr3", "cr4", "efer")

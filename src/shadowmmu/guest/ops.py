@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .setup import SlotSetup
 
 __all__ = [
+    "GUEST_OPS",
     "UNRECORDED",
     "Access",
     "ChangeVmcb",
@@ -23,6 +24,7 @@ __all__ = [
     "Invlpga",
     "L2Exit",
     "Madvise",
+    "Meanwhile",
     "ModParam",
     "MoveSlot",
     "Mprotect",
@@ -335,5 +337,18 @@ class Prefault(Op):
     length: int
 
 
-UNRECORDED = (SetAc, SetDump, WatchPage)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meanwhile(Op):
+    """`op`, of a guest, is for the middle of the next operation: when that lets go of mmu_lock for the
+    `drop`-th time; if it never does, `op` is left out.
+    """
+
+    drop: int
+    op: Op
+
+
+GUEST_OPS = (Access, Nop, Exec, Invlpg, WriteCr, WriteMsr, L2Exit, SetNestedCr3, Invlpga)
+"""The kinds that the guest carries out: KVM sees what they do to its tables."""
+
+UNRECORDED = (SetAc, SetDump, WatchPage, Meanwhile)
 """The kinds that leave no record."""

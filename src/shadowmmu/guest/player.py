@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
@@ -32,7 +33,7 @@ from ..kvm.run import DirtyRingFull, TripleFault
 from ..kvm.tracepoints import Log
 from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
-from ..x86.implementation import TCG
+from ..x86.implementation import TCG, TCG_INTEL
 from ..x86.insn import Insn, Op
 from . import ops as kinds, setup as statements
 from .cpu import Delivered, EndlessFaults, GuestCpu, LeftL2
@@ -125,7 +126,7 @@ class Player:
             design=design_of(setup.params["kernel"], setup.design),
             host_maxphyaddr=HOST_MAXPHYADDR,
             tlb=tlb,
-            implementation=TCG,
+            implementation=TCG_INTEL if parameters.vmx else TCG,
         )
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
@@ -140,6 +141,8 @@ class Player:
         self.watched: dict[int, bytes] = {}
         self.dump = True
         self.op_number = 0
+        self.waiting: list[kinds.Meanwhile] = []
+        self.on_meanwhile: list[Callable[[kinds.Op, dict[str, Any] | None], None]] = []
         for action in setup.actions:
             self._set_up(action)
         for page in setup.watched_pages:
@@ -249,12 +252,14 @@ class Player:
                     self.dump = op.on
                 case kinds.WatchPage():
                     self._watch(op.gpa)
+                case kinds.Meanwhile():
+                    self.waiting.append(op)
                 case _:
                     yield self._play_one(op)
 
     def _play_one(self, op: kinds.Op) -> OpResult:
         before = self._counters()
-        result = self._carry_out(op)
+        result = self._with_others(op) if self.waiting else self._carry_out(op)
         after = self._counters()
         played = OpResult(
             op=self.op_number,
@@ -268,6 +273,29 @@ class Player:
         )
         self.op_number += 1
         return played
+
+    def _with_others(self, op: kinds.Op) -> dict[str, Any]:
+        """Carry an operation out with others in its middle, each told before and after to `on_meanwhile`."""
+        waiting, self.waiting = self.waiting, []
+        done: list[dict[str, Any]] = []
+        drops = count(1)
+
+        def meanwhile() -> None:
+            drop = next(drops)
+            for other in waiting:
+                if other.drop == drop:
+                    for tell in self.on_meanwhile:
+                        tell(other.op, None)
+                    result = self._carry_out(other.op)
+                    done.append({"do": other.op.text, **result})
+                    for tell in self.on_meanwhile:
+                        tell(other.op, result)
+
+        self.kvm.meanwhile = meanwhile
+        try:
+            return {**self._carry_out(op), "meanwhile": done}
+        finally:
+            self.kvm.meanwhile = None
 
     def _counters(self) -> _Counters:
         return _Counters(self.kvm.stat.as_dict(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])

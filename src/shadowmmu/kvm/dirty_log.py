@@ -3,13 +3,14 @@
 The next write to a page must be seen. Without PML its SPTEs lose W and the write faults; MMU-writable stays
 set, so that whoever protects the page for another reason knows that a flush is due. With PML (VMX only) they
 lose Dirty, and the processor reports whose Dirty it sets. The shadow MMU finds SPTEs by the slot's rmaps, the
-TDP MMU in its trees; both are done, the shadow MMU first.
+TDP MMU in its trees; both are done, the shadow MMU first. mmu_lock is not held when the flush comes.
 """
 
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import PML_ENTRIES
 from .bits import DEFECT_HUGE_LOGGED, DEFECT_LOG_UNFLUSHED, ROLE_DIRECT, ROLE_LEVEL
+from .cond_resched import mmu_lock_dropped
 from .flush import kvm_flush_remote_tlbs_memslot
 from .huge_page import kvm_mmu_max_mapping_level
 from .memslots import MemSlot
@@ -81,6 +82,7 @@ def kvm_mmu_slot_enable_log(kvm: Kvm, slot: MemSlot) -> None:
         kvm_mmu_slot_remove_write_access(kvm, slot, 2)
     else:
         kvm_mmu_slot_remove_write_access(kvm, slot, 1)
+    mmu_lock_dropped(kvm)
     kvm_flush_remote_tlbs_memslot(kvm, slot)
 
 
@@ -177,6 +179,7 @@ def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
             flush = kvm.design.defect != DEFECT_LOG_UNFLUSHED
             words[i] = 0
             kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, i * 64, mask)
+    mmu_lock_dropped(kvm)
     if flush:
         kvm_flush_remote_tlbs_memslot(kvm, slot)
     return pages
@@ -199,5 +202,6 @@ def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, bitmap: memoryview)
             flush = 1
             words[(first >> 6) + i] &= ~mask
             kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, first + i * 64, mask)
+    mmu_lock_dropped(kvm)
     if flush:
         kvm_flush_remote_tlbs_memslot(kvm, slot)

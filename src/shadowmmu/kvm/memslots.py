@@ -92,8 +92,11 @@ class MemSlot:
         return self.lpage2[self.index(gfn, 2)] if level == 2 else self.lpage3[self.index(gfn, 3)]
 
     def count_disallow_lpage(self, gfn: u64, delta: i64) -> None:
-        self.lpage2[self.index(gfn, 2)] += delta
-        self.lpage3[self.index(gfn, 3)] += delta
+        """Count one reason more (delta 1) or less (-1)."""
+        i: u64 = self.index(gfn, 2)
+        self.lpage2[i] = (self.lpage2[i] + delta) & MASK64
+        i = self.index(gfn, 3)
+        self.lpage3[i] = (self.lpage3[i] + delta) & MASK64
 
     def logs_dirty(self) -> bool:
         return self.flags & MEM_LOG_DIRTY_PAGES != 0

@@ -22,6 +22,7 @@ from ..x86.bits import (
     EFER_LME,
     EFER_NX,
     EFER_SCE,
+    PCID_MASK,
 )
 from .bits import (
     DEFECT_CR3_UNSYNCED,
@@ -46,7 +47,6 @@ CR0_RESERVED = ~0xE005003F
 CR4_KNOWN = 0x3F1FFF
 """CR4 bits a guest may have; PKE needs two-dimensional paging."""
 CR3_NOFLUSH = 1 << 63
-PCID_MASK = 0xFFF
 EFER_FFXSR = 1 << 14
 EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | EFER_FFXSR
 EFER_KNOWN_INTEL = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX

@@ -2,7 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR, A, P, U, W
+from ..x86.bits import ADDR, CR4_PCIDE, PCID_MASK, A, P, U, W
 from .bits import (
     INVALID_PAGE,
     MMIO_GVA_ANY,
@@ -193,7 +193,7 @@ def kvm_mmu_load(vcpu: Vcpu) -> None:
 
 
 def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
-    """Point the processor at the current root."""
+    """Point the processor at the current root; a shadow of the guest's has its PCID."""
     if vcpu.mmu.root_hpa == INVALID_PAGE:
         return
     if vcpu.kvm.parameters.tdp_enabled:
@@ -201,6 +201,7 @@ def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
         vcpu.cpu.root = vcpu.cr3
     else:
         vcpu.cpu.root = vcpu.mmu.root_hpa
+        vcpu.cpu.pcid = vcpu.cr3 & PCID_MASK if vcpu.cr4 & CR4_PCIDE else 0
 
 
 # -- letting go --------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from .bits import (
     ROLE_LEVEL,
     SPTE_MMU_PRESENT,
 )
+from .cond_resched import mmu_lock_dropped
 from .make_spte import make_huge_page_split_spte
 from .memslots import MemSlot
 from .page_cache import link_shadow_page, shadow_mmu_get_sp_for_split
@@ -166,6 +167,6 @@ def kvm_mmu_try_split_huge_pages(
     if kvm.have_rmaps():
         split: SplitShadowHugePages = SplitShadowHugePages(kvm, slot, start, end, target_level)
         while split.step():
-            pass
+            mmu_lock_dropped(kvm)
     if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_try_split_huge_pages(kvm, start, end, target_level, shared)

@@ -30,7 +30,7 @@ cdef class Kvm:
     cdef public bint need_resched
     cdef public object running_vcpu
     cdef public bint tracing
-    cdef public object tracer
+    cdef public object tracer, meanwhile
     cdef public list memslots
     cdef public u64 memslots_generation
     cdef public MemSlot last_used_slot

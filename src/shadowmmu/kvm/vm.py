@@ -1,5 +1,6 @@
 """The VM: what all vCPUs share (struct kvm with struct kvm_arch)."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cython import uint as u32, ulonglong as u64
@@ -65,7 +66,8 @@ class Kvm:
     `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while
     `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in frame n. `page_hash` holds the newest
     shadow page of each bucket. `need_resched` says that somebody waits for mmu_lock, so that long walks over
-    the TDP MMU let go of it when they can. `ept`: SPTEs have EPT's format; the `shadow_*` and
+    the TDP MMU let go of it when they can; `meanwhile`, if any, is called where it is free in the middle of
+    something long. `ept`: SPTEs have EPT's format; the `shadow_*` and
     `spte_*` fields say how that is (see spte_masks).
     """
 
@@ -100,6 +102,7 @@ class Kvm:
         self.rcu_readers = 0
         self.rcu_waiting: list[ShadowPage] = []
         self.need_resched = False
+        self.meanwhile: Callable[[], None] | None = None
         self.n_used_mmu_pages = 0
         self.n_max_mmu_pages = 0
         self.n_requested_mmu_pages = 0

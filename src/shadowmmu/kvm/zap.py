@@ -22,6 +22,7 @@ from .bits import (
     ROLE_LEVEL,
     SPTE_MMU_PRESENT,
 )
+from .cond_resched import mmu_lock_dropped
 from .flush import kvm_flush_remote_tlbs, kvm_make_all_cpus_request
 from .nx_huge_page import unaccount_nx_huge_page
 from .parent_pte import mmu_page_remove_parent_pte
@@ -261,7 +262,7 @@ def kvm_mmu_zap_all_fast(kvm: Kvm) -> None:
     """Make every page of the MMU obsolete, by switching the generation, then zap them all (6.12.111)."""
     zap = kvm_mmu_start_zap_all_fast(kvm)
     while zap.step():
-        pass
+        mmu_lock_dropped(kvm)
 
 
 def kvm_mmu_start_zap_all_fast(kvm: Kvm) -> ZapAllFast:

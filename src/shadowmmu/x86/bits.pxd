@@ -59,6 +59,7 @@ cdef extern from *:
     #define SHADOWMMU_CR0_NW (1ULL << 29)
     #define SHADOWMMU_CR0_CD (1ULL << 30)
     #define SHADOWMMU_CR0_PG (1ULL << 31)
+    #define SHADOWMMU_PCID_MASK 0xfffULL
     #define SHADOWMMU_CR4_VME (1ULL << 0)
     #define SHADOWMMU_CR4_PVI (1ULL << 1)
     #define SHADOWMMU_CR4_TSD (1ULL << 2)
@@ -148,6 +149,7 @@ cdef extern from *:
     const u64 CR0_NW "SHADOWMMU_CR0_NW"
     const u64 CR0_CD "SHADOWMMU_CR0_CD"
     const u64 CR0_PG "SHADOWMMU_CR0_PG"
+    const u64 PCID_MASK "SHADOWMMU_PCID_MASK"
     const u64 CR4_VME "SHADOWMMU_CR4_VME"
     const u64 CR4_PVI "SHADOWMMU_CR4_PVI"
     const u64 CR4_TSD "SHADOWMMU_CR4_TSD"

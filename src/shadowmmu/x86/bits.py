@@ -68,6 +68,9 @@ CR0_NW = 1 << 29
 CR0_CD = 1 << 30
 CR0_PG = 1 << 31
 
+# CR3 with CR4.PCIDE (5.5.1)
+PCID_MASK = 0xFFF
+
 # CR4 (3.1.3)
 CR4_VME = 1 << 0
 CR4_PVI = 1 << 1

@@ -1,6 +1,6 @@
 """Where processors differ from each other in what their page walk shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -32,3 +32,5 @@ TCG: Final = Implementation(
     pdpte_accessed=True, rsvd_without_p=True, nonleaf_bit8=True, pcid=False, wide_cr0=True, efer=0x1D01
 )
 """QEMU 7.2's emulated processor, on which real KVM was recorded."""
+TCG_INTEL: Final = replace(TCG, pcid=True)
+"""The same one as Intel's, which have PCIDs."""

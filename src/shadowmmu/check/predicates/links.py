@@ -16,7 +16,7 @@ from ...kvm.bits import (
     SPTE_MMU_PRESENT,
 )
 from ...kvm.rmap import pte_list
-from ...x86.bits import ACC_W, ADDR, A, P, U, W
+from ...x86.bits import ACC_W, ACC_X, ADDR, A, P, U, W
 from ..predicate import Finding, Scope, of_spte, predicate
 from ..tables import Page, Spte, Tables
 
@@ -160,6 +160,19 @@ def _leaf_bits(t: Tables, spte: Spte) -> Iterator[Finding]:
     readable = spte.value >> SHADOW_ACC_TRACK_SAVED_SHIFT if spte.is_tracked else spte.value
     if spte.value & kept != kept or not readable & P:
         yield of_spte(spte, f"{t.spte_name(spte.address)} is no leaf that the processor can use")
+
+
+@predicate(
+    "huge-not-executable",
+    Scope.LEAF,
+    "with nx_huge_pages no huge page is executable",
+    "make_spte",
+    "disallowed_hugepage_adjust",
+    "set_nx_huge_pages",
+)
+def _huge_not_executable(t: Tables, spte: Spte) -> Iterator[Finding]:
+    if spte.level > 1 and spte.rights & ACC_X and t.kvm.parameters.nx_huge_pages:
+        yield of_spte(spte, f"{t.spte_name(spte.address)} is huge and executable")
 
 
 @predicate(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ...guest.machine import Machine
 from ...kvm.bits import (
     INVALID_PAGE,
+    NUM_PREV_ROOTS,
     REQ_LOAD_MMU_PGD,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
     REQ_TLB_FLUSH,
@@ -19,7 +20,21 @@ from ...kvm.bits import (
 from ...kvm.mmu import KvmMmu
 from ...kvm.spte import is_access_track_spte
 from ...kvm.vcpu import Vcpu
-from ...x86.bits import ACC_U, ACC_W, ACC_X, ADDR, NESTED_W, NESTED_X, NX, PS, P, U, W
+from ...x86.bits import (
+    ACC_U,
+    ACC_W,
+    ACC_X,
+    ADDR,
+    CR4_PCIDE,
+    NESTED_W,
+    NESTED_X,
+    NX,
+    PCID_MASK,
+    PS,
+    P,
+    U,
+    W,
+)
 from ..predicate import Finding, Scope, predicate
 from ..tables import Tables, rights_of
 
@@ -35,12 +50,12 @@ Compared = tuple[list[int], Finding | None]
 """Addresses of the SPTEs that a translation depends on, and what is wrong with it."""
 
 
-def walk(t: Tables, mmu: KvmMmu, address: int) -> tuple[list[int], int, int]:
+def walk(t: Tables, mmu: KvmMmu, address: int, root: int | None = None) -> tuple[list[int], int, int]:
     """The tables' own answer: addresses of the SPTEs on the way, the last SPTE, its level.
 
-    The last SPTE is 0 if it is not present, or if there is no root.
+    The last SPTE is 0 if it is not present, or if there is no root. `root`: another than the current one.
     """
-    level, table = mmu.shadow_level(), mmu.root_hpa
+    level, table = mmu.shadow_level(), mmu.root_hpa if root is None else root
     if table in (0, INVALID_PAGE):
         return [], 0, 0
     if mmu.root_is_special():
@@ -81,8 +96,11 @@ def _gpa_of(machine: Machine, pfn: int) -> int | None:
 def _tlb_as_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     if vcpu.requests & FLUSHES or vcpu.mmu.root_hpa == INVALID_PAGE:
         return
-    known = t.translations(vcpu.id, _tables_of(t, vcpu))
     nested = t.kvm.parameters.tdp_enabled and not vcpu.guest_mode
+    if vcpu.cr4 & CR4_PCIDE and not nested:
+        yield from _by_pcid(t, vcpu)
+        return
+    known = t.translations(vcpu.id, _tables_of(t, vcpu))
     for gva, _, level, entry in vcpu.cpu.tlb.translations():
         if known.has((gva, level, entry)):
             continue
@@ -96,6 +114,17 @@ def _tlb_as_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
             yield finding
 
 
+def _by_pcid(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
+    """A translation is of a root of its PCID, the current one or one that is kept for later."""
+    mmu = vcpu.mmu
+    cached = [(mmu.root_pgd, mmu.root_hpa), *(mmu.prev_root(i) for i in range(NUM_PREV_ROOTS))]
+    for gva, pcid, level, entry in vcpu.cpu.tlb.translations():
+        roots = [hpa for pgd, hpa in cached if hpa not in (0, INVALID_PAGE) and pgd & PCID_MASK == pcid]
+        findings = [_against_walk(t, vcpu, gva, level, entry, root)[1] for root in roots]
+        if findings and None not in findings and findings[0] is not None:
+            yield findings[0]
+
+
 def _tables_of(t: Tables, vcpu: Vcpu) -> tuple[int, ...]:
     """What a vCPU's translations are compared with: its root, or the four directories."""
     mmu = vcpu.mmu
@@ -104,14 +133,16 @@ def _tables_of(t: Tables, vcpu: Vcpu) -> tuple[int, ...]:
     return (mmu.root_hpa, *(t.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4)))
 
 
-def _against_walk(t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int) -> Compared:
+def _against_walk(
+    t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int, root: int | None = None
+) -> Compared:
     """The tables translate the very address: shadow paging, or L2, which has no paging of its own."""
     what = f"vCPU {vcpu.id} has a translation of {gva:#x} in its TLB"
     if t.kvm.parameters.tdp_enabled:
         needs = _Needs(entry & ADDR, bool(entry & NESTED_W), bool(entry & NESTED_X), bool(entry & U))
     else:
         needs = _Needs(entry & ADDR, bool(entry & W), not entry & NX, bool(entry & U))
-    return _compare(t, vcpu, gva, level, needs, what)
+    return _compare(t, vcpu, gva, level, needs, what, root)
 
 
 def _against_nested(t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int) -> Compared:
@@ -153,9 +184,11 @@ class _Needs:
         return bool(needed & ~rights)
 
 
-def _compare(t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, what: str) -> Compared:
+def _compare(
+    t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, what: str, root: int | None = None
+) -> Compared:
     """Compare a translation with the SPTE on the walk for its address; of a huge one with all below it."""
-    way, spte, at = walk(t, vcpu.mmu, address)
+    way, spte, at = walk(t, vcpu.mmu, address, root)
     if not spte:
         return way, Finding(f"{what} that its tables do not have", tuple(way[-1:]), vcpus=(vcpu,))
     if at < level:

@@ -2,6 +2,7 @@
 
 from cython import uint as u32, ulonglong as u64
 
+from ..cond_resched import mmu_lock_dropped
 from ..flush import kvm_flush_remote_tlbs
 from ..shadow_page import ShadowPage
 from ..vm import Kvm
@@ -71,5 +72,5 @@ class TdpWalk:
     def finish(self) -> bool:
         """All steps that are left; whether a flush is due."""
         while self.step():
-            pass
+            mmu_lock_dropped(self.kvm)
         return self.flush
