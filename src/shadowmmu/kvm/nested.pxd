@@ -1,0 +1,1 @@
+from .vcpu cimport Vcpu

@@ -1,0 +1,2 @@
+from .mmu cimport KvmMmu
+from .vcpu cimport Vcpu

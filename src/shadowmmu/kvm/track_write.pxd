@@ -1,0 +1,2 @@
+from .shadow_page cimport ShadowPage
+from .vcpu cimport Vcpu
