@@ -136,6 +136,27 @@ class Library:
         self.stop = self._function(library, "uc_emu_stop", ctypes.c_int, pointer)
         self.cpu_exit = self._function(library, "cpu_exit", None, pointer)
 
+        self._no_check = self._no_check_offset(library)
+
+    def _no_check_offset(self, library: ctypes.CDLL) -> int:
+        """Where uc_struct says that no check for requests is wanted behind each access to memory.
+
+        It is in the code that would generate the check: mov uc, %rsi; cmpb $0, OFFSET(%rsi).
+        """
+        function = self._function(library, "check_exit_request_x86_64", None, ctypes.c_void_p)
+        code = ctypes.string_at(ctypes.cast(function, ctypes.c_void_p).value or 0, 14)
+        if code[:3] != b"\x48\x8b\xb7" or code[7:9] != b"\x80\xbe" or code[13:] != b"\0":
+            raise _mismatch("its checks for requests are not known")
+        return int.from_bytes(code[9:13], "little")
+
+    def exit_between_blocks(self, uc: Any, *, only: bool) -> None:
+        """Let requests end a block of code only at its begin, for code that is translated from now on.
+
+        Otherwise also behind each access to memory: in the middle of instructions, which are then executed
+        anew, although they may have written.
+        """
+        ctypes.c_ubyte.from_address(uc._uch.value + self._no_check).value = only
+
     @staticmethod
     def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
         try:
@@ -161,6 +182,7 @@ def new_emulator(library: Library) -> Any:
     uc.ctl_set_tlb_mode(_import("unicorn.unicorn_const").UC_TLB_CPU)
     uc.ctl_exits_enabled(True)
     uc.ctl_set_exits([])
+    library.exit_between_blocks(uc, only=True)
     return uc
 
 

@@ -289,7 +289,7 @@ class SvmProcessor:
         EXIT_SMI comes at `tick_at` (time.monotonic()), and again until set_tick() says when the next is.
         """
         if instructions:
-            self.uc.ctl_flush_tb()
+            self._count_instructions(wanted=True)
         self._requests.value = REQUEST_INTERRUPT if self.window else 0
         self._wake.clear()
         self.tick_at = tick_at
@@ -303,10 +303,15 @@ class SvmProcessor:
             self._wake.set()
             ticker.join()
             if instructions:
-                self.uc.ctl_flush_tb()
+                self._count_instructions(wanted=False)
         if self.error is not None:
             error, self.error = self.error, None
             raise error
+
+    def _count_instructions(self, *, wanted: bool) -> None:
+        """Translate all code anew so that it can stop behind each instruction, or not."""
+        self.uc.ctl_flush_tb()
+        self.library.exit_between_blocks(self.uc, only=not wanted)
 
     def _tick(self) -> None:
         """Ask for an exit whenever it is time."""
