@@ -54,7 +54,7 @@ from ...kvm.inject import kvm_inject_page_fault
 from ...kvm.invlpg import is_noncanonical
 from ...kvm.invpcid import kvm_handle_invpcid
 from ...kvm.mark_dirty import mark_page_dirty_in_slot
-from ...kvm.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
+from ...kvm.regs import CR3_NOFLUSH, kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
 from ...kvm.roots import NoShadowPages
 from ...kvm.run import DirtyRingFull, TripleFault, vcpu_enter_guest
 from ...kvm.spte import is_shadow_present
@@ -697,7 +697,7 @@ class SvmMachine:
 
     def counters(self) -> dict[str, int]:
         """Exits by name and in all, exceptions delivered."""
-        named = {exit_name(code): count for code, count in sorted(self.exits.items())}
+        named = {exit_name(code): count for code, count in sorted(self.exits.items()) if count}
         events = {f"vector {vector}": count for vector, count in sorted(self.delivered.items())}
         return {"exits": self.exits.total(), **named, **events}
 
@@ -872,8 +872,6 @@ class SvmMachine:
             efer |= EFER_NX
             if not efer & EFER_LMA:
                 efer &= ~EFER_LME
-        else:
-            processor.intercept_cr3_writes(wanted=bool(vcpu.cr4 & CR4_PCIDE))
         processor.set_cr(0, cr0)
         processor.set_cr(4, cr4)
         processor.efer = efer
@@ -1316,6 +1314,9 @@ class SvmMachine:
         vcpu, number = self.vcpu, code - EXIT_WRITE_CR
         if self.npt and vcpu.is_pae_paging():
             self._clear_accessed_in_pdptes()
+        if self.npt and number == 3:
+            self._write_own_cr3(code, insn)
+            return
         try:
             value = self._written_to_cr(insn)
         except OperandFault as fault:
@@ -1342,6 +1343,21 @@ class SvmMachine:
             return
         op = {0: Op.MOV_CR0, 3: Op.MOV_CR3, 4: Op.MOV_CR4}[number]
         self._complete(insn, Insn(op, insn.code, value=value))
+
+    def _write_own_cr3(self, code: int, insn: Code) -> None:
+        """MOV to CR3 under nested paging: no exit of KVM's, but the emulator checks nothing and has no PCIDs."""
+        vcpu, processor = self.vcpu, self.processor
+        self.exits[code] -= 1
+        value = self._written_to_cr(insn)
+        kept = value & ~CR3_NOFLUSH if vcpu.cr4 & CR4_PCIDE else value
+        if kept >> vcpu.maxphyaddr:
+            vcpu.exception = QueuedException(GP, 0, None)
+            return
+        processor.set_cr(3, kept)
+        vcpu.cpu.root = vcpu.cr3 = kept
+        if kept == value:
+            processor.flush()
+        self._advance(insn.length)
 
     def _keep_cr8(self, value: int) -> None:
         self.cr8 = value

@@ -230,14 +230,14 @@ class SvmProcessor:
     def _enter(self) -> None:
         """VMRUN, with an exit at once."""
         self.uc.mem_write(MSRPM, msr_permission_map())
-        accesses = CR_ACCESSES & ~(1 << 3) if self.npt else CR_ACCESSES
+        reads = CR_ACCESSES & ~(1 << 3) if self.npt else CR_ACCESSES
         codes = INTERCEPTED if self.npt else (*INTERCEPTED, EXIT_INVLPG)
         prepare_vmrun(
             self.uc,
             code=b"\xf4",
             nested_cr3=HOST_BASE + 0xF000 if self.npt else 0,
             intercepts=sum(1 << code - FIRST_INTERCEPT for code in codes),
-            cr=accesses | accesses << 16,
+            cr=reads | CR_ACCESSES << 16,
             exceptions=0xFFFFFFFF,
         )
         first_exit(self.uc)
@@ -455,11 +455,6 @@ class SvmProcessor:
         bits = sum(1 << code - FIRST_INTERCEPT for code in codes)
         word = self.layout.intercepts >> 3
         self.q[word] = self.q[word] | bits if wanted else self.q[word] & ~bits
-
-    def intercept_cr3_writes(self, *, wanted: bool) -> None:
-        """Let MOV to CR3 exit, or not."""
-        word = self.layout.cr_intercepts >> 2
-        self.d[word] = self.d[word] | 1 << 19 if wanted else self.d[word] & ~(1 << 19)
 
     @property
     def nested_cr3(self) -> int:
