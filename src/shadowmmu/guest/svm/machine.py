@@ -171,6 +171,7 @@ from .processor import (
 HISTORY = 32
 SLICE = 0.25
 """Seconds after which Ctrl-C is looked at."""
+DB_EXIT = EXIT + EXIT_EXCEPTION + DB
 NEVER = float("inf")
 TABLE_REGISTER_READS = EXIT_IDTR_READ, EXIT_GDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ
 ENDLESS = 1000
@@ -619,14 +620,19 @@ class SvmMachine:
     def run(
         self, *, exits: int | None = None, instructions: int | None = None, seconds: float | None = None
     ) -> Outcome:
-        """Run the guest until something stops it, or a limit is reached."""
+        """Run the guest until something stops it, or a limit is reached.
+
+        With `instructions` they are counted, which is slower. A few more may be executed; of IN, OUT and
+        SYSCALL among these the callbacks are not called: the guest is not to go on.
+        """
         self._outcome = None
         self._exit_limit = None if exits is None else self.exits.total() + exits
+        last = self.processor.instructions + instructions if instructions else 0
         self._deadline = NEVER if seconds is None else time.monotonic() + seconds
         self._guarded(self._resume)
         while self._outcome is None:
             try:
-                self.processor.run(self._next_tick(), instructions or 0)
+                self.processor.run(self._next_tick(), max(last - self.processor.instructions, 0))
             except self.processor.error_type as error:
                 self._outcome = Outcome("processor", str(error))
             if self._outcome is None and instructions:
@@ -740,7 +746,7 @@ class SvmMachine:
         if self._outcome is not None:
             self.processor.stop()
             return
-        if number == EXIT + EXIT_INTR:
+        if number == EXIT + EXIT_INTR or (number == DB_EXIT and self.processor.is_behind_io()):
             self._note_state()
             self._guarded(self._resume)
             self._stop_if_done()
@@ -1345,7 +1351,7 @@ class SvmMachine:
         self._complete(insn, Insn(op, insn.code, value=value))
 
     def _write_own_cr3(self, code: int, insn: Code) -> None:
-        """MOV to CR3 under nested paging: no exit of KVM's, but the emulator checks nothing and has no PCIDs."""
+        """MOV to CR3 under nested paging: not KVM's, but the emulator checks nothing and knows no PCID."""
         vcpu, processor = self.vcpu, self.processor
         self.exits[code] -= 1
         value = self._written_to_cr(insn)
@@ -1404,6 +1410,8 @@ class SvmMachine:
         device = self._device_at(port)
         if device is not None and device.write is not None:
             device.write(port, size, value & (1 << 8 * size) - 1)
+            if self._pending and self._interruptible():
+                self.processor.break_behind_io(port)
 
     def _on_syscall(self) -> None:
         """RIP is at the instruction, whose two bytes are added when this returns."""

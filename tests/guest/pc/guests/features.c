@@ -288,6 +288,13 @@ static void test_pic_and_pit(void)
     outb(0x2000 + 10, 0);
     wait(2);
     check(count == 2 && order[0] == 0x3a && order[1] == 0x34, "lines of both PICs");
+    for (u32 i = 0; i < 3; i++) { /* the interrupt comes before the next instruction */
+        u32 seen;
+        count = 0;
+        __asm__ volatile("sti; nop; out %%al, %%dx; mov %1, %0; cli" : "=r"(seen) : "m"(count), "a"(1), "d"(0x2004));
+        check(seen == 1, "an interrupt behind OUT");
+        outb(0x2000 + 4, 0);
+    }
     outb(0x21, 0xff);
     outb(0xa1, 0xff);
 }
