@@ -110,6 +110,18 @@ def test_limits(pc: Make) -> None:
     assert 400 <= computer.machine.get("rcx") <= 600
 
 
+def test_instructions_are_counted_across_slices(pc: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shadowmmu.guest.pc import pc as module
+
+    monkeypatch.setattr(module, "SLICE", 0.01)
+    computer, _ = pc(program("again: inc ecx\n jmp again"))
+    slices: list[int] = []
+    ending = computer.run(Limits(instructions=5_000_000), lambda: slices.append(computer.instructions))
+    assert ending.reason == "instructions"
+    assert len(slices) > 1
+    assert 5_000_000 <= computer.instructions <= 5_000_100
+
+
 def test_interruption(pc: Make) -> None:
     computer, _ = pc(program("again: cpuid\n jmp again"))
     assert computer.run(progress=computer.interrupt).reason == "interrupted"
