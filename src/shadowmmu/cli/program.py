@@ -483,6 +483,8 @@ def _progress(pc: Pc | LinuxGuest) -> str:
     exits, machine = pc.machine.exits.total(), pc.machine
     parts = [f"{pc.seconds:.1f} s", f"{exits:,} exits", _rate(exits, pc.seconds)]
     parts += [f"{machine.vcpu.stat.pf_taken:,} faults", f"{machine.kvm.n_used_mmu_pages:,} shadow pages"]
+    if pc.instructions:
+        parts.append(f"{pc.instructions:,} instructions ({pc.instructions / pc.seconds / 1e6:.0f} MIPS)")
     return "  ".join(parts)
 
 

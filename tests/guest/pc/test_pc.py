@@ -1,5 +1,6 @@
 """Programs on the PC: how they start, what they may touch, and how they end."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 from guest.pc.programs import COMMAND_LINE, EXIT_3, HELLO, elf64, flat, program
 
+import shadowmmu
 from shadowmmu.guest.pc.image import ImageError
 from shadowmmu.guest.pc.pc import Limits
 
-STARTUP = Path(__file__).with_name("guests") / "startup.flat"
+GUESTS = Path(__file__).with_name("guests")
+STARTUP = GUESTS / "startup.flat"
 Make = Callable[..., Any]
 PAGING = ({}, {"npt": True}, {"npt": True, "tdp_mmu": False})
 
@@ -41,6 +44,27 @@ def test_start_up_code_of_test_programs(pc: Make, options: dict[str, Any]) -> No
     ending = computer.run(Limits(seconds=60))
     assert ending.reason == "exit"
     assert ending.status == 42 << 1 | 1, f"step {ending.status >> 1} failed"
+
+
+@pytest.mark.parametrize("options", PAGING)
+def test_what_test_programs_ask_a_processor_for(pc: Make, options: dict[str, Any]) -> None:
+    computer, output = pc((GUESTS / "features.flat").read_bytes(), **options)
+    ending = computer.run(Limits(seconds=60))
+    text = b"".join(output).decode()
+    assert (ending.reason, ending.status) == ("exit", 1), text
+    assert re.fullmatch(r"\d{3} checks, 0 failed\n", text)
+
+
+@pytest.mark.parametrize("options", PAGING)
+@pytest.mark.parametrize("levels", [4, 5])
+def test_matrix_of_access_rights(pc: Make, options: dict[str, Any], levels: int) -> None:
+    every = 401 if shadowmmu.native else 2003
+    line = f"matrix {levels} {every} {levels}"
+    computer, output = pc((GUESTS / "matrix.flat").read_bytes(), line, **options)
+    ending = computer.run(Limits(seconds=120))
+    text = b"".join(output).decode()
+    assert (ending.reason, ending.status) == ("exit", 1), text
+    assert re.fullmatch(r"\d+ cases, \d+ faults, 0 wrong\n", text)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +108,18 @@ def test_limits(pc: Make) -> None:
     computer, _ = pc(program("again: inc ecx\n jmp again"))
     assert computer.run(Limits(instructions=1000)).reason == "instructions"
     assert 400 <= computer.machine.get("rcx") <= 600
+
+
+def test_instructions_are_counted_across_slices(pc: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shadowmmu.guest.pc import pc as module
+
+    monkeypatch.setattr(module, "SLICE", 0.01)
+    computer, _ = pc(program("again: inc ecx\n jmp again"))
+    slices: list[int] = []
+    ending = computer.run(Limits(instructions=5_000_000), lambda: slices.append(computer.instructions))
+    assert ending.reason == "instructions"
+    assert len(slices) > 1
+    assert 5_000_000 <= computer.instructions <= 5_000_100
 
 
 def test_interruption(pc: Make) -> None:

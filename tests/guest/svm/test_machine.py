@@ -6,6 +6,8 @@ from guest.svm.board import CODE, DATA, Board
 from shadowmmu.guest.svm import EmulatorError, layout
 from shadowmmu.x86.bits import CR4_PCIDE, CR4_PKE, CR4_UMIP, EFER_LMA
 
+ROUNDS = 3_000_000
+
 
 def test_registers_are_kept_across_runs() -> None:
     board = Board("4")
@@ -158,3 +160,26 @@ def test_data_goes_in_and_out() -> None:
     assert board.machine.read(DATA - 1, 4) == b"bcde"
     with pytest.raises(OSError):
         board.machine.read(1 << 40, 1)
+
+
+@pytest.mark.parametrize("npt", [False, True])
+def test_time_slices_lose_nothing(npt: bool) -> None:
+    board = Board("4", npt=npt)
+    ticks: list[int] = []
+    board.machine.on_idle(lambda: ticks.append(board.machine.get("rip")), every=0.0003)
+    text = "again: add qword ptr [0x3008], 1\n add rbx, [0x3008]\n mov rax, 1\n xadd [0x3010], rax\n"
+    text += "adc qword ptr [0x3018], 0\n push rcx\n pop [0x3020]\n dec rcx\n jnz again\n hlt"
+    board.execute(text, rcx=ROUNDS)
+    assert len(ticks) > 10
+    assert [board.read_word(0x3008 + 8 * n) for n in range(4)] == [ROUNDS, ROUNDS, 0, 1]
+    assert board.get("rbx") == ROUNDS * (ROUNDS + 1) // 2
+
+
+def test_an_interrupt_comes_when_the_guest_lets_it() -> None:
+    board = Board("4")
+    taken: list[int] = []
+    board.handlers[20] = lambda event, place: (taken.append(event.rip), None)[1]
+    board.machine.on_port(0x80, write=lambda port, size, value: board.machine.interrupt(20))
+    board.execute("mov rcx, 1000\n out 0x80, al\n wait: dec rcx\n jnz wait\n sti\n nop\n nop\n hlt")
+    assert len(taken) == 1
+    assert board.machine.get("rip") - taken[0] == 2

@@ -63,7 +63,11 @@ class LinuxGuest:
         if limits.seconds is not None:
             seconds = min(SLICE, max(limits.seconds - self.seconds, 0.0))
         exits = None if limits.exits is None else max(limits.exits - self.machine.exits.total(), 1)
-        outcome = self.machine.run(exits=exits, instructions=limits.instructions, seconds=seconds)
+        instructions = limits.instructions
+        if instructions is not None:
+            instructions = max(instructions - self.instructions, 1)
+        outcome = self.machine.run(exits=exits, instructions=instructions, seconds=seconds)
+        self.instructions = self.machine.processor.instructions
         if self._interrupted:
             return Ending("interrupted")
         if outcome.reason == "exit":

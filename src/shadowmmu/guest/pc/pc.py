@@ -296,7 +296,12 @@ class Pc:
         if limits.seconds is not None:
             seconds = min(SLICE, max(limits.seconds - self.seconds, 0.0))
         exits = None if limits.exits is None else max(limits.exits - self.machine.exits.total(), 1)
-        return self.machine.run(exits=exits, instructions=limits.instructions, seconds=seconds)
+        instructions = limits.instructions
+        if instructions is not None:
+            instructions = max(instructions - self.instructions, 1)
+        outcome = self.machine.run(exits=exits, instructions=instructions, seconds=seconds)
+        self.instructions = self.machine.processor.instructions
+        return outcome
 
     def _ending_of(self, outcome: Outcome, limits: Limits) -> Ending | None:
         """How the run ended; None if it goes on."""

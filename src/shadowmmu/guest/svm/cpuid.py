@@ -2,6 +2,7 @@
 
 import ctypes
 
+from ...kvm.msr import APIC_ON
 from ...kvm.vcpu import Vcpu
 from ...x86.bits import CR4_LA57, CR4_OSXSAVE, CR4_PKE
 from .layout import library
@@ -11,6 +12,7 @@ FEATURES, STRUCTURED, EXTENDED, ADDRESSES = 1, 7, 0x80000001, 0x80000008
 ECX1_MONITOR, ECX1_VMX, ECX1_PCID, ECX1_X2APIC, ECX1_DEADLINE, ECX1_XSAVE, ECX1_OSXSAVE, ECX1_HYPERVISOR = (
     1 << bit for bit in (3, 5, 17, 21, 24, 26, 27, 31)
 )
+EDX_APIC = 1 << 9
 EBX7_TSC_ADJUST, EBX7_INVPCID = 1 << 1, 1 << 10
 ECX7_UMIP, ECX7_PKU, ECX7_OSPKE, ECX7_LA57 = (1 << bit for bit in (2, 3, 4, 16))
 ECX_SVM = 1 << 2
@@ -58,4 +60,6 @@ class Cpuid:
         values = self.known.get(key)
         if values is None:
             values = self.known[key] = self._ask(*key)
+        if key[0] in (FEATURES, EXTENDED) and not vcpu.apic_base & APIC_ON:
+            values = *values[:3], values[3] & ~EDX_APIC
         q[RAX], q[RBX], q[RCX], q[RDX] = values

@@ -38,12 +38,13 @@ class Layout:
     """Offsets in the processor's state; `cc_src` to `hflags2` follow on each other as in the structure.
 
     `state`, `requests` (of interrupts) and `leave` (not 0: the code that runs is to be left) are from the
-    begin of QEMU's CPUState.
+    begin of QEMU's CPUState, `counter` (of instructions) from that of uc_struct.
     """
 
     state: int
     requests: int
     leave: int
+    counter: int
     rip: int
     eflags: int
     cc_src: int
@@ -136,6 +137,27 @@ class Library:
         self.stop = self._function(library, "uc_emu_stop", ctypes.c_int, pointer)
         self.cpu_exit = self._function(library, "cpu_exit", None, pointer)
 
+        self._no_check = self._no_check_offset(library)
+
+    def _no_check_offset(self, library: ctypes.CDLL) -> int:
+        """Where uc_struct says that no check for requests is wanted behind each access to memory.
+
+        It is in the code that would generate the check: mov uc, %rsi; cmpb $0, OFFSET(%rsi).
+        """
+        function = self._function(library, "check_exit_request_x86_64", None, ctypes.c_void_p)
+        code = ctypes.string_at(ctypes.cast(function, ctypes.c_void_p).value or 0, 14)
+        if code[:3] != b"\x48\x8b\xb7" or code[7:9] != b"\x80\xbe" or code[13:] != b"\0":
+            raise _mismatch("its checks for requests are not known")
+        return int.from_bytes(code[9:13], "little")
+
+    def exit_between_blocks(self, uc: Any, *, only: bool) -> None:
+        """Let requests end a block of code only at its begin, for code that is translated from now on.
+
+        Otherwise also behind each access to memory: in the middle of instructions, which are then executed
+        anew, although they may have written.
+        """
+        ctypes.c_ubyte.from_address(uc._uch.value + self._no_check).value = only
+
     @staticmethod
     def _function(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
         try:
@@ -161,6 +183,7 @@ def new_emulator(library: Library) -> Any:
     uc.ctl_set_tlb_mode(_import("unicorn.unicorn_const").UC_TLB_CPU)
     uc.ctl_exits_enabled(True)
     uc.ctl_set_exits([])
+    library.exit_between_blocks(uc, only=True)
     return uc
 
 
@@ -216,10 +239,11 @@ def prepare_vmrun(
     uc.reg_write(x86.UC_X86_REG_RAX, VMCB)
 
 
-def first_exit(uc: Any, start: int = STUB, then: Callable[[], None] = lambda: None) -> int:
+def first_exit(uc: Any, start: int = STUB, then: Callable[[], None] = lambda: None, count: int = 0) -> int:
     """Run the VMRUN until the guest leaves; what the callback gets. Raises EmulatorError if it stays.
 
-    With `start` the guest is entered already, and goes on there. `then` is called at the exit.
+    With `start` the guest is entered already, and goes on there. `then` is called at the exit. With `count`
+    instructions are counted, and it ends after that many.
     """
     unicorn = unicorn_module()
     seen: list[int] = []
@@ -231,7 +255,7 @@ def first_exit(uc: Any, start: int = STUB, then: Callable[[], None] = lambda: No
 
     hook = uc.hook_add(unicorn.UC_HOOK_INTR, left)
     try:
-        uc.emu_start(start, 0, timeout=1_000_000)
+        uc.emu_start(start, 0, timeout=1_000_000, count=count)
     except unicorn.UcError as error:
         raise _mismatch(f"VMRUN fails ({error})") from error
     finally:
@@ -392,6 +416,7 @@ def _calibrate_svm(uc: Any, search: _Search, places: dict[str, int]) -> Layout:
         raise _mismatch("the guest is not known as one")
     places["nested_cr3"] = _calibrate_nested_paging()
     places["requests"], places["leave"] = _calibrate_requests()
+    places["counter"] = _calibrate_counter()
     return Layout(**places)
 
 
@@ -437,3 +462,16 @@ def _calibrate_requests() -> tuple[int, int]:
     if number != EXIT_REQUESTED:
         raise _mismatch(f"a request for an exit ends in exit {number:#x}")
     return requests, leave
+
+
+def _calibrate_counter() -> int:
+    """Let a guest execute a known number of instructions, the HLT with its exit included."""
+    functions = library()
+    uc = new_emulator(functions)
+    uc.mem_map(HOST_BASE, HOST_SIZE)
+    rounds = 0x5A31
+    code = b"\xb9" + rounds.to_bytes(4, "little") + b"\xff\xc9\x75\xfc\xf4"  # mov ecx; dec ecx; jnz; hlt
+    prepare_vmrun(uc, code=b"\xf4" + code, intercepts=1 << 24, cr=0, exceptions=0)
+    first_exit(uc)
+    first_exit(uc, start=1, count=1 << 62)
+    return _Search(uc._uch.value).find("the counter of instructions", 2 * rounds + 2)

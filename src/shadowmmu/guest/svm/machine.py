@@ -54,7 +54,7 @@ from ...kvm.inject import kvm_inject_page_fault
 from ...kvm.invlpg import is_noncanonical
 from ...kvm.invpcid import kvm_handle_invpcid
 from ...kvm.mark_dirty import mark_page_dirty_in_slot
-from ...kvm.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
+from ...kvm.regs import CR3_NOFLUSH, kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
 from ...kvm.roots import NoShadowPages
 from ...kvm.run import DirtyRingFull, TripleFault, vcpu_enter_guest
 from ...kvm.spte import is_shadow_present
@@ -171,6 +171,7 @@ from .processor import (
 HISTORY = 32
 SLICE = 0.25
 """Seconds after which Ctrl-C is looked at."""
+DB_EXIT = EXIT + EXIT_EXCEPTION + DB
 NEVER = float("inf")
 TABLE_REGISTER_READS = EXIT_IDTR_READ, EXIT_GDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ
 ENDLESS = 1000
@@ -619,14 +620,19 @@ class SvmMachine:
     def run(
         self, *, exits: int | None = None, instructions: int | None = None, seconds: float | None = None
     ) -> Outcome:
-        """Run the guest until something stops it, or a limit is reached."""
+        """Run the guest until something stops it, or a limit is reached.
+
+        With `instructions` they are counted, which is slower. A few more may be executed; of IN, OUT and
+        SYSCALL among these the callbacks are not called: the guest is not to go on.
+        """
         self._outcome = None
         self._exit_limit = None if exits is None else self.exits.total() + exits
+        last = self.processor.instructions + instructions if instructions else 0
         self._deadline = NEVER if seconds is None else time.monotonic() + seconds
         self._guarded(self._resume)
         while self._outcome is None:
             try:
-                self.processor.run(self._next_tick(), instructions or 0)
+                self.processor.run(self._next_tick(), max(last - self.processor.instructions, 0))
             except self.processor.error_type as error:
                 self._outcome = Outcome("processor", str(error))
             if self._outcome is None and instructions:
@@ -697,7 +703,7 @@ class SvmMachine:
 
     def counters(self) -> dict[str, int]:
         """Exits by name and in all, exceptions delivered."""
-        named = {exit_name(code): count for code, count in sorted(self.exits.items())}
+        named = {exit_name(code): count for code, count in sorted(self.exits.items()) if count}
         events = {f"vector {vector}": count for vector, count in sorted(self.delivered.items())}
         return {"exits": self.exits.total(), **named, **events}
 
@@ -740,7 +746,7 @@ class SvmMachine:
         if self._outcome is not None:
             self.processor.stop()
             return
-        if number == EXIT + EXIT_INTR:
+        if number == EXIT + EXIT_INTR or (number == DB_EXIT and self.processor.is_behind_io()):
             self._note_state()
             self._guarded(self._resume)
             self._stop_if_done()
@@ -872,8 +878,6 @@ class SvmMachine:
             efer |= EFER_NX
             if not efer & EFER_LMA:
                 efer &= ~EFER_LME
-        else:
-            processor.intercept_cr3_writes(wanted=bool(vcpu.cr4 & CR4_PCIDE))
         processor.set_cr(0, cr0)
         processor.set_cr(4, cr4)
         processor.efer = efer
@@ -1316,6 +1320,9 @@ class SvmMachine:
         vcpu, number = self.vcpu, code - EXIT_WRITE_CR
         if self.npt and vcpu.is_pae_paging():
             self._clear_accessed_in_pdptes()
+        if self.npt and number == 3:
+            self._write_own_cr3(code, insn)
+            return
         try:
             value = self._written_to_cr(insn)
         except OperandFault as fault:
@@ -1342,6 +1349,21 @@ class SvmMachine:
             return
         op = {0: Op.MOV_CR0, 3: Op.MOV_CR3, 4: Op.MOV_CR4}[number]
         self._complete(insn, Insn(op, insn.code, value=value))
+
+    def _write_own_cr3(self, code: int, insn: Code) -> None:
+        """MOV to CR3 under nested paging: not KVM's, but the emulator checks nothing and knows no PCID."""
+        vcpu, processor = self.vcpu, self.processor
+        self.exits[code] -= 1
+        value = self._written_to_cr(insn)
+        kept = value & ~CR3_NOFLUSH if vcpu.cr4 & CR4_PCIDE else value
+        if kept >> vcpu.maxphyaddr:
+            vcpu.exception = QueuedException(GP, 0, None)
+            return
+        processor.set_cr(3, kept)
+        vcpu.cpu.root = vcpu.cr3 = kept
+        if kept == value:
+            processor.flush()
+        self._advance(insn.length)
 
     def _keep_cr8(self, value: int) -> None:
         self.cr8 = value
@@ -1388,6 +1410,8 @@ class SvmMachine:
         device = self._device_at(port)
         if device is not None and device.write is not None:
             device.write(port, size, value & (1 << 8 * size) - 1)
+            if self._pending and self._interruptible():
+                self.processor.break_behind_io(port)
 
     def _on_syscall(self) -> None:
         """RIP is at the instruction, whose two bytes are added when this returns."""

@@ -131,7 +131,8 @@ FLAGS_ARITHMETIC = 0x8D5
 CC_OP_EFLAGS = 1
 HF_CPL, HF_INHIBIT_IRQ, HF_CS32, HF_SS32, HF_ADDSEG, HF_PE = 3, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7
 HF_MP_EM_TS_SHIFT, HF_LMA, HF_CS64 = 8, 1 << 14, 1 << 15
-HF_SVME, HF_GUEST, HF_OSFXSR, HF_SMAP = 1 << 20, 1 << 21, 1 << 22, 1 << 23
+HF_SVME, HF_GUEST, HF_OSFXSR, HF_SMAP, HF_IOBPT = 1 << 20, 1 << 21, 1 << 22, 1 << 23, 1 << 24
+DR7_G0, DR7_IO0, DR7_0 = 1 << 1, 2 << 16, 0xF0003
 CR0_MP_EM_TS = 0xE
 DESCRIPTOR_L, DESCRIPTOR_DB = 1 << 21, 1 << 22
 DR6_BS = 1 << 14
@@ -182,6 +183,8 @@ class SvmProcessor:
         size = (max(self.layout.exception_intercepts, self.layout.nested_cr3) + 0x47) & ~7
         state = memoryview((ctypes.c_ubyte * size).from_address(self.state)).cast("B")
         self._requests = ctypes.c_uint32.from_address(self.cpu + self.layout.requests)
+        self._counter = ctypes.c_uint64.from_address(self.handle.value + self.layout.counter)
+        self._counting, self._counted = False, 0
         self._leave = ctypes.c_uint16.from_address(self.cpu + self.layout.leave)
         self.bytes = state
         self.q = state.cast("Q")
@@ -189,6 +192,7 @@ class SvmProcessor:
         self._find_fields()
         self.running = False
         self.window = False
+        self._debug_registers: tuple[int, int, int] | None = None
         self.tick_at = 0.0
         self._wake = threading.Event()
         self.error: BaseException | None = None
@@ -230,14 +234,14 @@ class SvmProcessor:
     def _enter(self) -> None:
         """VMRUN, with an exit at once."""
         self.uc.mem_write(MSRPM, msr_permission_map())
-        accesses = CR_ACCESSES & ~(1 << 3) if self.npt else CR_ACCESSES
+        reads = CR_ACCESSES & ~(1 << 3) if self.npt else CR_ACCESSES
         codes = INTERCEPTED if self.npt else (*INTERCEPTED, EXIT_INVLPG)
         prepare_vmrun(
             self.uc,
             code=b"\xf4",
             nested_cr3=HOST_BASE + 0xF000 if self.npt else 0,
             intercepts=sum(1 << code - FIRST_INTERCEPT for code in codes),
-            cr=accesses | accesses << 16,
+            cr=reads | CR_ACCESSES << 16,
             exceptions=0xFFFFFFFF,
         )
         first_exit(self.uc)
@@ -284,11 +288,12 @@ class SvmProcessor:
     # -- running -----------------------------------------------------------------------------------------
 
     def run(self, tick_at: float, instructions: int = 0) -> None:
-        """Go on at RIP until stop(), or for that many instructions (slower); 0: no limit.
+        """Go on at RIP until stop(), or until so many instructions were counted (slower) and a block ended.
 
         EXIT_SMI comes at `tick_at` (time.monotonic()), and again until set_tick() says when the next is.
         """
-        if instructions:
+        if bool(instructions) is not self._counting:
+            self._counting = bool(instructions)
             self.uc.ctl_flush_tb()
         self._requests.value = REQUEST_INTERRUPT if self.window else 0
         self._wake.clear()
@@ -303,10 +308,16 @@ class SvmProcessor:
             self._wake.set()
             ticker.join()
             if instructions:
-                self.uc.ctl_flush_tb()
+                self._counted += self._counter.value
+                self._counter.value = 0
         if self.error is not None:
             error, self.error = self.error, None
             raise error
+
+    @property
+    def instructions(self) -> int:
+        """Those that were executed while they were counted."""
+        return self._counted + (self._counter.value if self._counting else 0)
 
     def _tick(self) -> None:
         """Ask for an exit whenever it is time."""
@@ -451,11 +462,6 @@ class SvmProcessor:
         word = self.layout.intercepts >> 3
         self.q[word] = self.q[word] | bits if wanted else self.q[word] & ~bits
 
-    def intercept_cr3_writes(self, *, wanted: bool) -> None:
-        """Let MOV to CR3 exit, or not."""
-        word = self.layout.cr_intercepts >> 2
-        self.d[word] = self.d[word] | 1 << 19 if wanted else self.d[word] & ~(1 << 19)
-
     @property
     def nested_cr3(self) -> int:
         return self.q[self.layout.nested_cr3 >> 3]
@@ -469,6 +475,21 @@ class SvmProcessor:
 
     def set_dr(self, number: int, value: int) -> None:
         self.q[(self.layout.dr >> 3) + number] = value
+
+    def break_behind_io(self, port: int) -> None:
+        """From the callback of an OUT: let #DB come behind it, before the next instruction."""
+        self._debug_registers = self.dr(0), self.dr(6), self.dr(7)
+        self.set_dr(0, port)
+        self.set_dr(7, self.dr(7) & ~DR7_0 | DR7_G0 | DR7_IO0)
+
+    def is_behind_io(self) -> bool:
+        """At a #DB: whether it is that; the debug registers are the guest's again then."""
+        if self._debug_registers is None:
+            return False
+        for number, value in zip((0, 6, 7), self._debug_registers, strict=True):
+            self.set_dr(number, value)
+        self._debug_registers = None
+        return True
 
     def field(self, name: str) -> int:
         """A 64-bit field of the layout."""
@@ -519,7 +540,7 @@ class SvmProcessor:
         d, q = self.d, self.q
         cr0, cr4 = q[self.cr_word], q[self.cr_word + 4]
         old = d[self.hflags_word]
-        flags = HF_SVME | HF_GUEST | (old & HF_CPL if cpl is None else cpl)
+        flags = HF_SVME | HF_GUEST | HF_IOBPT | (old & HF_CPL if cpl is None else cpl)
         flags |= (cr0 & CR0_MP_EM_TS) << HF_MP_EM_TS_SHIFT
         if cr4 & CR4_OSFXSR:
             flags |= HF_OSFXSR
