@@ -6,6 +6,7 @@ write-protected exits in the middle of this code, as in a real kernel.
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Protocol
 
 from .layout import (
@@ -117,6 +118,10 @@ class Work:
     def store(self, gpa: int, value: int) -> None:
         """Write eight bytes."""
         self.stores.append((gpa + DIRECT_MAP, value, 1))
+
+    def store_all(self, stores: Iterable[tuple[int, int]]) -> None:
+        """The same for many: addresses and values."""
+        self.stores += [(gpa + DIRECT_MAP, value, 1) for gpa, value in stores]
 
     def fill(self, gpa: int, count: int) -> None:
         """Write `count` times eight zero bytes; 0 and 1 are not allowed."""

@@ -83,6 +83,21 @@ class Frames:
             del self._users[gpa]
             self._free.append(gpa)
 
+    def share_all(self, pages: Iterable[int]) -> None:
+        users = self._users
+        for gpa in pages:
+            users[gpa] += 1
+
+    def drop_all(self, pages: Iterable[int]) -> None:
+        users = self._users
+        for gpa in pages:
+            left = users[gpa] - 1
+            if left:
+                users[gpa] = left
+            else:
+                del users[gpa]
+                self._free.append(gpa)
+
     def users(self, gpa: int) -> int:
         return self._users[gpa]
 

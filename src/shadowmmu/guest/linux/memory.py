@@ -450,14 +450,20 @@ class AddressSpace:
             if area.shared is not None:
                 area.shared.areas += 1
                 shared_pages.update(self._mapped(area.start, area.end))
+        child.pages = dict(self.pages)
         for page, entry in self.pages.items():
             if entry & W and page not in shared_pages:
-                entry &= ~W
-                self.pages[page] = entry
-                self.work.store(self._slot(page), entry)
+                self.pages[page] = child.pages[page] = entry & ~W
+                self.work.store(self._slot(page), entry & ~W)
                 self.work.flush_all |= self.active
-            self.frames.share(entry & ADDRESS)
-            child._map(page, entry)
+        self.frames.share_all(entry & ADDRESS for entry in child.pages.values())
+        tables = {
+            prefix: child._slot(prefix << INDEX_BITS)
+            for prefix in {page >> INDEX_BITS for page in child.pages}
+        }
+        self.work.store_all(
+            (tables[page >> INDEX_BITS] + 8 * (page & 511), entry) for page, entry in child.pages.items()
+        )
         return child
 
     def drop(self) -> None:
@@ -468,8 +474,7 @@ class AddressSpace:
         for area in self.areas:
             if area.shared is not None:
                 area.shared.leave()
-        for entry in self.pages.values():
-            self.frames.drop(entry & ADDRESS)
+        self.frames.drop_all(entry & ADDRESS for entry in self.pages.values())
         leaves, *uppers = self.tables
         for table in leaves.values():
             self.work.fill(table, PAGE // 8)
