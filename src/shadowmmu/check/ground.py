@@ -53,6 +53,9 @@ class Edit:
     size: int
     value: int
 
+    def line(self, at: str = "") -> str:
+        return f"{at}write {self.gva:#x} {self.value:#x} size={self.size}"
+
 
 class Ground:
     """One guest: `setup` are its lines up to `start`, `line` makes one op after the other."""
@@ -223,9 +226,15 @@ class Ground:
     def edit(self) -> list[Edit]:
         """Writes of the guest that change one entry: two if its code cannot do it in one."""
         level, table, index = self.place()
-        gva, value = self.window[table] + self.entry_size * index, self.new_entry(level, table, index)
+        value = self.new_entry(level, table, index)
         if self.hostile and self.random.random() < 0.05:
+            gva = self.window[table] + self.entry_size * index
             return [Edit(gva + self.random.randrange(self.entry_size), 1, value & 0xFF)]
+        return self.writes(table, index, value)
+
+    def writes(self, table: int, index: int, value: int) -> list[Edit]:
+        """The writes that set one entry."""
+        gva = self.window[table] + self.entry_size * index
         if self.mode != "pae":
             return [Edit(gva, self.entry_size, value)]
         return [Edit(gva, 4, value & 0xFFFFFFFF), Edit(gva + 4, 4, value >> 32)]
@@ -241,7 +250,7 @@ class Ground:
 
     def changes(self, at: str = "") -> list[str]:
         """The lines of an edit; `at` says by which vCPU."""
-        return [f"{at}write {edit.gva:#x} {edit.value:#x} size={edit.size}" for edit in self.edit()]
+        return [edit.line(at) for edit in self.edit()]
 
     def access(self) -> str:
         """An access to data, as a line."""

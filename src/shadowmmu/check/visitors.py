@@ -21,6 +21,7 @@ RESERVED = {"pae": 1 << 62}
 """A bit that is reserved in entries; of other guests one of an address that is too high."""
 RIGHTS = (1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 63)
 """Bits of an entry that guests change alone."""
+FRAME = 0xFFFFFFFFFF000
 RECENT = 4
 """So many addresses a guest comes back to."""
 
@@ -82,8 +83,48 @@ class _Ground(Ground):
             way.append((level, table, index))
             if not entry & 1 or entry & 0x80:
                 break
-            table = entry & 0xFFFFFFFFFF000
+            table = entry & FRAME
         return [place for place in way if place[:2] in self.edited]
+
+    def protects_a_table(self) -> list[str]:
+        """The guest reads a table through another one, changes it, gives or takes the right to write it, and
+        flushes: what kernels do that map all memory. Nothing if no table that it knows maps another.
+        """
+        root = table = self.random.choice(self.tables[self.levels])
+        address = 0
+        for level in range(self.levels, 1, -1):
+            entries = self._entries_of(table, self.tables[level - 1])
+            if not entries:
+                return []
+            index = self.random.choice(entries)
+            address |= index << 12 + self.bits * (level - 1)
+            table = self.entries[table, index] & FRAME
+        entries = [index for index in self._entries_of(table, self.tables[1]) if index != 511]
+        if not entries:
+            return []
+        index = self.random.choice(entries)
+        entry, address = self.entries[table, index], address | index << 12
+        flipped = self.entries[table, index] = entry ^ self.random.choice(RIGHTS[:2])
+        edits = [
+            *self.writes(entry & FRAME, *self._any_entry(entry & FRAME)),
+            *self.writes(table, index, flipped),
+        ]
+        if address >> 11 + self.bits * self.levels & 1 and self.levels > 3:
+            address |= -1 << 12 + self.bits * self.levels & (1 << 64) - 1
+        return [f"cr3 {root:#x}", f"read {address:#x}", *(edit.line() for edit in edits), f"cr3 {root:#x}"]
+
+    def _entries_of(self, table: int, targets: list[int]) -> list[int]:
+        """Which entries of a table lead to one of others, as far as the guest knows."""
+        return [
+            index
+            for (there, index), entry in self.entries.items()
+            if there == table and entry & 1 and not entry & 0x80 and entry & FRAME in targets
+        ]
+
+    def _any_entry(self, table: int) -> tuple[int, int]:
+        """Index and new value of an entry of a leaf table."""
+        index = self.index(1)
+        return index, self.new_entry(1, table, index)
 
     def new_entry(self, level: int, table: int, index: int) -> int:
         entry, chance = self.entries.get((table, index), 0), self.random.random()
@@ -136,16 +177,18 @@ class Visitor:
     def _next(self) -> list[str]:
         if not self.made and self.pcids:
             return [f"{at}cr4 {PCIDE | self.ground.cr4[0]:#x}" for at in ("", "@1 ")]
-        chance = self.random.random()
+        ground, chance = self.ground, self.random.random()
         if chance < 0.01:
             return ["sleep_ms 600000"]
         if chance < 0.013:
             return ["modparam kvm nx_huge_pages Y"]
-        if chance < 0.04 and self.ground.everything:
+        if chance < 0.04 and ground.everything:
             return [self._device_writes()]
         if chance < 0.15 and self.pcids:
             return self._visit()
-        lines = self.ground.lines()
+        lines = ground.lines()
+        if 0.15 < chance < 0.18 and ground.mmu == "shadow" and ground.levels:
+            lines = ground.protects_a_table() or lines
         if len(lines) == 1 and chance < 0.3 and "read" in lines[0]:
             lines = [*lines, _on_other_vcpu(lines[0])]
         return [self._with_pcid(line) for line in lines] if self.pcids else lines
