@@ -50,7 +50,18 @@ class _Ground(Ground):
     def host(self) -> list[str]:
         if self.kind != "logged" or self.random.random() < 0.7:
             return super().host()
-        return ["getdirty 6", "cleardirty 6 0 512"] if self.manual else ["getdirty 6"]
+        lines = ["getdirty 6", "cleardirty 6 0 512"] if self.manual else ["getdirty 6"]
+        if self.mmu != "shadow" or not self.levels or self.random.random() < 0.5:
+            return lines
+        return [*lines[:-1], *self._table_changes_twice(), lines[-1]]
+
+    def _table_changes_twice(self) -> list[str]:
+        """The guest changes a table before its log is read and again after, while others flush."""
+        table = self.random.choice(self.tables[1])
+        first, second = (self.writes(table, *self._any_entry(table)) for _ in range(2))
+        flush = f"meanwhile 1 @1 cr3 {self._root():#x}"
+        lines = [*(edit.line() for edit in first), flush]
+        return lines + [f"meanwhile 1 {edit.line()}" for edit in second]
 
     def index(self, level: int) -> int:
         if self.recent and self.random.random() < 0.5:
