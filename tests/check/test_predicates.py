@@ -643,6 +643,14 @@ def test_a_nested_translation_has_no_more_rights_than_its_tables(
     assert found <= {"tlb-as-tables", "page-statistics"}
 
 
+def test_pages_that_share_the_hosts_huge_page_of_zeros_are_not_mixed_up() -> None:
+    mapping = ("map 0x1000 0x400000 0x10200000 0xe7 level=2", "map 0x1000 0x600000 0x28000000 0xe7 level=2")
+    slots = ("slot 1 0x10000000 4M lazy thp", "slot 4 0x28000000 4M lazy thp")
+    world = World("long4", *TDP, *slots, *mapping, tlb=True)
+    world.ok("slot 5 0xd0000000 64K", "read 0x400000", "delslot 5", "read 0x600000")
+    assert not world.audit.look()
+
+
 def test_a_translation_is_one_of_a_root_of_its_pcid() -> None:
     lines = (f"map 0x700000 {GVA:#x} 0x801000 0x67", "tramp 0x700000")
     world = World.of(

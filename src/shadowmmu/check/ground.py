@@ -53,6 +53,9 @@ class Edit:
     size: int
     value: int
 
+    def line(self, at: str = "") -> str:
+        return f"{at}write {self.gva:#x} {self.value:#x} size={self.size}"
+
 
 class Ground:
     """One guest: `setup` are its lines up to `start`, `line` makes one op after the other."""
@@ -70,7 +73,7 @@ class Ground:
         self.levels = LEVELS[mode]
         self.entry_size, self.bits = (4, 10) if mode == "32" else (8, 9)
         self.large = 1 << 12 + self.bits
-        self.kind = rng.choice(("plain", "logged", "lazy", "read-only")) if self.hostile else "plain"
+        self.kind = self.choose_kind()
         if self.kind == "read-only" and mmu != "shadow":
             self.kind = "plain"
         base = ODD_TABLES[self.kind]
@@ -91,6 +94,11 @@ class Ground:
         self.cr4 = [0x10 if mode == "32" else 0x1020 if mode == "long5" else 0x20] * 2
         self.in_l2 = [False, False]
         self.setup = self._setup()
+
+    def choose_kind(self) -> str:
+        """The kind of memory that the tables are in."""
+        kinds = ("plain", "logged", "lazy", "read-only")
+        return self.random.choice(kinds) if self.hostile else "plain"
 
     # -- pieces of tables ----------------------------------------------------------------------------------
 
@@ -217,14 +225,24 @@ class Ground:
 
     def edit(self) -> list[Edit]:
         """Writes of the guest that change one entry: two if its code cannot do it in one."""
-        level, table = self.random.choice(self.edited)
-        index = self.index(level)
-        gva, value = self.window[table] + self.entry_size * index, self.new_entry(level, table, index)
+        level, table, index = self.place()
+        value = self.new_entry(level, table, index)
         if self.hostile and self.random.random() < 0.05:
+            gva = self.window[table] + self.entry_size * index
             return [Edit(gva + self.random.randrange(self.entry_size), 1, value & 0xFF)]
+        return self.writes(table, index, value)
+
+    def writes(self, table: int, index: int, value: int) -> list[Edit]:
+        """The writes that set one entry."""
+        gva = self.window[table] + self.entry_size * index
         if self.mode != "pae":
             return [Edit(gva, self.entry_size, value)]
         return [Edit(gva, 4, value & 0xFFFFFFFF), Edit(gva + 4, 4, value >> 32)]
+
+    def place(self) -> tuple[int, int, int]:
+        """Level, table and index of the entry to be changed."""
+        level, table = self.random.choice(self.edited)
+        return level, table, self.index(level)
 
     def new_entry(self, level: int, table: int, index: int) -> int:
         """What the guest writes to an entry of one of its tables."""
@@ -232,7 +250,7 @@ class Ground:
 
     def changes(self, at: str = "") -> list[str]:
         """The lines of an edit; `at` says by which vCPU."""
-        return [f"{at}write {edit.gva:#x} {edit.value:#x} size={edit.size}" for edit in self.edit()]
+        return [edit.line(at) for edit in self.edit()]
 
     def access(self) -> str:
         """An access to data, as a line."""
@@ -346,7 +364,8 @@ class Ground:
         rng = self.random
         if rng.random() < 0.7:
             return []
-        acts = [(rng.choice((1, 1, 1, 2, 3)), self._acts()) for _ in range(rng.choice((1, 2, 3, 4)))]
+        kinds = rng.choices((0.3, 0.7, 0.9), (2, 3, 3), k=rng.choice((1, 2, 3, 4)))
+        acts = [(rng.choice((1, 1, 1, 2, 3)), self._acts(kind)) for kind in kinds]
         return [f"meanwhile {drop} {line}" for drop, lines in acts for line in lines]
 
     def _controls(self, cpu: int, at: str) -> list[str]:
@@ -354,10 +373,9 @@ class Ground:
         exits = [f"{at}l2exit"] if self.nested and lines and not lines[0].startswith("l2") else []
         return exits + [at + line for line in lines]
 
-    def _acts(self, chance: float | None = None) -> list[str]:
-        """What the guest does by itself: an access, an edit, seldom something else."""
+    def _acts(self, chance: float) -> list[str]:
+        """What the guest does by itself: an access below 0.6, an edit below 0.8, else something else."""
         rng = self.random
-        chance = rng.random() if chance is None else chance
         cpu = rng.choice((0, 0, 1))
         at = "@1 " if cpu else ""
         if chance < 0.6:

@@ -27,11 +27,11 @@ from .visitors import Visitor, visitors
 
 __all__ = ["Progress", "Sighting", "check_scenario", "search"]
 
-OPS, STORM = 400, 20
-"""Ops of one guest; so many times as many has a storm."""
-LOOKS = 500
-"""So many lines are played with a look of coherence at everything after each; more have no more looks."""
-SHRINK_SECONDS = 60.0
+OPS, EVERY, STORM = 400, 8, 20
+"""Ops of one guest, and between two looks of coherence at everything; so many times as many has a storm."""
+FEW, LOOKS = 500, 50
+"""So few lines are shrunk with a look at everything after each, of more they have so many."""
+SHRINK_SECONDS = 150.0
 
 Progress = Callable[[int, int, float], None]
 """Guests and ops so far, and seconds."""
@@ -135,12 +135,11 @@ class _Guest:
     name: str
     setup: list[str]
     lines: list[str]
-    predicate: str
 
 
 def _visitor(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest | None]:
     """Let a guest act, checked after every op: how many ops, and the guest if it shows the defect."""
-    return _shown(visitor.name, visitor.setup, visitor.lines(ops), exhibit)
+    return _shown(visitor.name, visitor.setup, visitor.lines(ops), exhibit, EVERY)
 
 
 def _stormy(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest | None]:
@@ -153,19 +152,21 @@ def _stormy(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest |
     if failure is None:
         return done, None
     setup = [line for line in ground.setup if not line.startswith("design ")]
-    return done, _shown(f"storm of {visitor.name}", setup, failure.lines, exhibit)[1]
+    lines = failure.lines
+    return done, _shown(f"storm of {visitor.name}", setup, lines, exhibit, _every(lines))[1]
 
 
 def _every(lines: Sequence[str]) -> int:
     """How often coherence looks at everything while many lines are played; at few after each."""
-    return 1 + len(lines) // LOOKS
+    return 1 if len(lines) <= FEW else len(lines) // LOOKS
 
 
-def _shown(name: str, setup: list[str], lines: list[str], exhibit: Exhibit) -> tuple[int, _Guest | None]:
+def _shown(
+    name: str, setup: list[str], lines: list[str], exhibit: Exhibit, every: int
+) -> tuple[int, _Guest | None]:
     """Play lines: how many ops, and the guest if something is wrong, and nothing without the defect."""
     done = 0
     try:
-        every = _every(lines)
         done, violation = check_scenario([*setup, *lines], exhibit.switches, every=every)
         if violation is None:
             return done, None
@@ -174,12 +175,12 @@ def _shown(name: str, setup: list[str], lines: list[str], exhibit: Exhibit) -> t
             return done, None
     except (ScenarioError, KeyError):
         return done, None
-    return done, _Guest(name, setup, lines, violation.predicate)
+    return done, _Guest(name, setup, lines)
 
 
 def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation] | None:
-    """The smallest scenario that shows the same predicate, and nothing without the defect; None if it does
-    so only while nobody looks often.
+    """The smallest scenario that shows it, and nothing without the defect; None if that is so only while
+    nobody looks often.
     """
     deadline = time.monotonic() + SHRINK_SECONDS
     switches = [f"design {name}={value}" for name, value in exhibit.switches.items()]
@@ -189,7 +190,7 @@ def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation] | 
         every = _every(candidate)
         try:
             found = check_scenario(candidate, exhibit.switches, every=every, deadline=deadline)[1]
-            if found is None or found.predicate != guest.predicate:
+            if found is None:
                 return False
             return check_scenario(candidate, exhibit.mended, every=every, deadline=deadline)[1] is None
         except (ScenarioError, KeyError, MemoryError, TimeoutError):

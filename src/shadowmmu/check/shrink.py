@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["lines_up_to", "shrink", "simpler_lines"]
 
+SHORT = 64
+"""Fewer items are not tried by their ends."""
+
 Fails = Callable[[Sequence[str]], bool]
 
 _NUMBER = re.compile(r"0x[0-9a-f]+")
@@ -17,7 +20,7 @@ def shrink(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
     """A part of `items`, in order, that still fails and of which no single item can go; what there is at the
     deadline (time.monotonic).
     """
-    kept = list(items)
+    kept = _end_of(items, fails, deadline)
     size = len(kept) // 2
     while size and time.monotonic() < deadline:
         at, shorter = 0, False
@@ -31,6 +34,16 @@ def shrink(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
             break
         size = max(size // 2, 1)
     return kept
+
+
+def _end_of(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
+    """The last of very many items, if they fail by themselves."""
+    size = SHORT
+    while size < len(items) and time.monotonic() < deadline:
+        if fails(items[-size:]):
+            return list(items[-size:])
+        size *= 2
+    return list(items)
 
 
 def lines_up_to(lines: Sequence[str], op: int) -> list[str]:

@@ -21,13 +21,15 @@ RESERVED = {"pae": 1 << 62}
 """A bit that is reserved in entries; of other guests one of an address that is too high."""
 RIGHTS = (1 << 1, 1 << 2, 1 << 5, 1 << 6, 1 << 63)
 """Bits of an entry that guests change alone."""
+FRAME = 0xFFFFFFFFFF000
 RECENT = 4
 """So many addresses a guest comes back to."""
 
 
 class _Ground(Ground):
     """A guest that uses all quadrants of 32-bit tables and reserved bits, maps tables as data, and devices,
-    changes the rights of what it has mapped, and comes back to what it used a moment ago.
+    changes the rights of what it has mapped, links tables at more places, and comes back to addresses that it
+    used a moment ago, and to what maps them. Its tables are often in memory that logs.
     """
 
     def __init__(
@@ -41,6 +43,26 @@ class _Ground(Ground):
             if words[0] == "pt"
         }
 
+    def choose_kind(self) -> str:
+        kind = super().choose_kind()
+        return "logged" if self.random.random() < 0.3 else kind
+
+    def host(self) -> list[str]:
+        if self.kind != "logged" or self.random.random() < 0.7:
+            return super().host()
+        lines = ["getdirty 6", "cleardirty 6 0 512"] if self.manual else ["getdirty 6"]
+        if self.mmu != "shadow" or not self.levels or self.random.random() < 0.5:
+            return lines
+        return [*lines[:-1], *self._table_changes_twice(), lines[-1]]
+
+    def _table_changes_twice(self) -> list[str]:
+        """The guest changes a table before its log is read and again after, while others flush."""
+        table = self.random.choice(self.tables[1])
+        first, second = (self.writes(table, *self._any_entry(table)) for _ in range(2))
+        flush = f"meanwhile 1 @1 cr3 {self._root():#x}"
+        lines = [*(edit.line() for edit in first), flush]
+        return lines + [f"meanwhile 1 {edit.line()}" for edit in second]
+
     def index(self, level: int) -> int:
         if self.recent and self.random.random() < 0.5:
             return self.random.choice(self.recent) >> 12 + self.bits * (level - 1) & (1 << self.bits) - 1
@@ -53,15 +75,75 @@ class _Ground(Ground):
         entry = super().entry(level)
         chance = self.random.random()
         if level == 1 and chance < 0.12:
-            page = self.random.choice(self.tables[1]) if chance < 0.06 else NOTHING[0]
+            page = self.random.choice(self.tables[1]) if chance < 0.08 else NOTHING[0]
             return page | self.flags(leaf=True) & ~0x100
-        reserved = self.entry_size == 8 and chance > 0.96
-        return entry | RESERVED.get(self.mode, 1 << 51) if reserved else entry
+        if chance < 0.96 or self.entry_size == 4 or (self.mode, level) == ("pae", 3):
+            return entry
+        return entry | RESERVED.get(self.mode, 1 << 51)
+
+    def place(self) -> tuple[int, int, int]:
+        way = self._way(self.random.choice(self.recent)) if self.recent and self.random.random() < 0.4 else []
+        return self.random.choice(way[-2:]) if way else super().place()
+
+    def _way(self, address: int) -> list[tuple[int, int, int]]:
+        """The entries that translate an address, as far as the guest remembers what it wrote."""
+        table, way = self.random.choice(self.tables[self.levels]), []
+        for level in range(self.levels, 0, -1):
+            index = address >> 12 + self.bits * (level - 1) & (1 << self.bits) - 1
+            entry = self.entries.get((table, index), 0)
+            way.append((level, table, index))
+            if not entry & 1 or entry & 0x80:
+                break
+            table = entry & FRAME
+        return [place for place in way if place[:2] in self.edited]
+
+    def protects_a_table(self) -> list[str]:
+        """The guest reads a table through another one, changes it, gives or takes the right to write it, and
+        flushes: what kernels do that map all memory. Nothing if no table that it knows maps another.
+        """
+        root = table = self.random.choice(self.tables[self.levels])
+        address = 0
+        for level in range(self.levels, 1, -1):
+            entries = self._entries_of(table, self.tables[level - 1])
+            if not entries:
+                return []
+            index = self.random.choice(entries)
+            address |= index << 12 + self.bits * (level - 1)
+            table = self.entries[table, index] & FRAME
+        entries = [index for index in self._entries_of(table, self.tables[1]) if index != 511]
+        if not entries:
+            return []
+        index = self.random.choice(entries)
+        entry, address = self.entries[table, index], address | index << 12
+        flipped = self.entries[table, index] = entry ^ self.random.choice(RIGHTS[:2])
+        edits = [
+            *self.writes(entry & FRAME, *self._any_entry(entry & FRAME)),
+            *self.writes(table, index, flipped),
+        ]
+        if address >> 11 + self.bits * self.levels & 1 and self.levels > 3:
+            address |= -1 << 12 + self.bits * self.levels & (1 << 64) - 1
+        return [f"cr3 {root:#x}", f"read {address:#x}", *(edit.line() for edit in edits), f"cr3 {root:#x}"]
+
+    def _entries_of(self, table: int, targets: list[int]) -> list[int]:
+        """Which entries of a table lead to one of others, as far as the guest knows."""
+        return [
+            index
+            for (there, index), entry in self.entries.items()
+            if there == table and entry & 1 and not entry & 0x80 and entry & FRAME in targets
+        ]
+
+    def _any_entry(self, table: int) -> tuple[int, int]:
+        """Index and new value of an entry of a leaf table."""
+        index = self.index(1)
+        return index, self.new_entry(1, table, index)
 
     def new_entry(self, level: int, table: int, index: int) -> int:
-        entry = self.entries.get((table, index), 0)
-        if entry & 1 and (self.mode, level) != ("pae", 3) and self.random.random() < 0.25:
+        entry, chance = self.entries.get((table, index), 0), self.random.random()
+        if entry & 1 and (self.mode, level) != ("pae", 3) and chance < 0.25:
             entry ^= self.random.choice(RIGHTS) & (1 << 8 * self.entry_size) - 1
+        elif level > 1 and chance < 0.5:
+            others = [self.entries.get((other, self.index(level)), 0) for other in self.tables[level]]
+            entry = self.random.choice(others)
         else:
             entry = self.entry(level)
         self.entries[table, index] = entry
@@ -106,25 +188,21 @@ class Visitor:
     def _next(self) -> list[str]:
         if not self.made and self.pcids:
             return [f"{at}cr4 {PCIDE | self.ground.cr4[0]:#x}" for at in ("", "@1 ")]
-        chance = self.random.random()
+        ground, chance = self.ground, self.random.random()
         if chance < 0.01:
             return ["sleep_ms 600000"]
         if chance < 0.013:
             return ["modparam kvm nx_huge_pages Y"]
-        if chance < 0.03 and self.ground.kind == "logged":
-            return self._read_log_of_tables()
-        if chance < 0.05 and self.ground.everything:
+        if chance < 0.04 and ground.everything:
             return [self._device_writes()]
-        if chance < 0.1 and self.pcids:
+        if chance < 0.15 and self.pcids:
             return self._visit()
-        lines = self.ground.lines()
+        lines = ground.lines()
+        if 0.15 < chance < 0.18 and ground.mmu == "shadow" and ground.levels:
+            lines = ground.protects_a_table() or lines
         if len(lines) == 1 and chance < 0.3 and "read" in lines[0]:
             lines = [*lines, _on_other_vcpu(lines[0])]
         return [self._with_pcid(line) for line in lines] if self.pcids else lines
-
-    def _read_log_of_tables(self) -> list[str]:
-        lines = ["getdirty 6", "cleardirty 6 0 512"] if self.ground.manual else ["getdirty 6"]
-        return [*lines[:-1], *self.ground.meanwhile(), lines[-1]]
 
     def _device_writes(self) -> str:
         """A device writes an entry of a table of the guest, of which KVM learns nothing.
@@ -147,7 +225,8 @@ class Visitor:
         if self.random.random() < 0.5:
             flush = [f"cr3 {there | pcid | KEEP:#x}", f"invlpg {address}"]
         back = f"cr3 {here | pcid | KEEP:#x}"
-        return [back, f"read {address}", *ground.changes(), *flush, back, f"read {address}"]
+        changes = [line for _ in range(3) for line in ground.changes()]
+        return [back, f"read {address}", *changes, *flush, back, f"read {address}"]
 
     def _with_pcid(self, line: str) -> str:
         """MOV to CR3 with a PCID, sometimes without its flush, or INVLPG instead; CR4 keeps PCIDE."""

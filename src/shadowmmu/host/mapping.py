@@ -354,6 +354,10 @@ class AddressSpace:
             self._huge_zero = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
         return self._huge_zero
 
+    def is_zeros(self, pfn: int) -> bool:
+        """Whether a frame is one of zeros, which any number of pages share."""
+        return pfn == 0 or (self._huge_zero != 0 and 0 <= pfn - self._huge_zero < PAGES_2M)
+
     def find(self, hva: int) -> tuple[Mapping, int]:
         """The mapping that holds hva and the page number in it. Raises HostError(EFAULT)."""
         for mapping in self.mappings:

@@ -148,7 +148,7 @@ def _against_walk(
 def _against_nested(t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int) -> Compared:
     """The guest's own tables may have changed without a flush: only the frame and the nested rights count."""
     pfn = (entry & ADDR) >> 12
-    if not pfn:
+    if t.kvm.host.is_zeros(pfn):
         return [], None
     what = f"vCPU {vcpu.id} has a translation of {gva:#x} in its TLB"
     gpa = _gpa_of(t.machine, pfn)
