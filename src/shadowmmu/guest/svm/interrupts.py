@@ -84,6 +84,9 @@ class SystemMemory:
 
     def read(self, gva: int, size: int) -> int:
         """A number of at most a page."""
+        if (gva & 0xFFF) + size <= 0x1000:
+            hpa = self._translate(gva, READ)
+            return int.from_bytes(self.bytes[hpa : hpa + size], "little")
         data = b"".join(bytes(self.bytes[hpa : hpa + length]) for hpa, length in self._parts(gva, size, READ))
         return int.from_bytes(data, "little")
 

@@ -10,8 +10,7 @@ import mmap
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...host.memory import Arena
 from ...x86.bits import (
@@ -138,8 +137,7 @@ DESCRIPTOR_L, DESCRIPTOR_DB = 1 << 21, 1 << 22
 DR6_BS = 1 << 14
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A segment register; `flags` are bits 23:8 of its descriptor's second half (type, DPL, P, L, D, G)."""
 
     selector: int
