@@ -41,6 +41,7 @@ class _Program:
     op_number: int = 0
     dump: bool = False
     vmcbs: list[Any] = field(default_factory=list)
+    on_meanwhile: list[Any] = field(default_factory=list)
     log: Tracer = field(default_factory=Tracer)
 
 
@@ -133,7 +134,9 @@ class ProgramChecks:
             op = kinds.Invlpg(line=0, text=text, vcpu=0, gva=vcpu.cpu.flushed_page)
         else:
             number = code - EXIT_WRITE_CR
-            op = kinds.WriteCr(line=0, text=text, vcpu=0, cr=number, value=vcpu.cr3 if number == 3 else 0)
+            op = kinds.WriteCr(
+                line=0, text=text, vcpu=0, cr=number, value=self.machine.written_cr3 if number == 3 else 0
+            )
         self._coherence.note_flush(op, self._played(text))
         self._coherence.before_op(op)
 

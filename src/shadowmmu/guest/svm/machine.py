@@ -285,7 +285,8 @@ class SvmMachine:
     parameters  all of KVM's parameters, instead of npt, tdp_mmu and nx_huge_pages
 
     `machine` is the model's (machine.kvm for events and statistics), `vcpu` its vCPU, `processor` the
-    emulated one; `at_shutdown` the registers before a triple fault reset them. Raises EmulatorError if that
+    emulated one; `at_shutdown` the registers before a triple fault reset them, `written_cr3` what the guest
+    wrote to CR3 last, with bit 63. Raises EmulatorError if that
     cannot be had.
     """
 
@@ -334,6 +335,7 @@ class SvmMachine:
         self.delivered: Counter[int] = Counter()
         self.at_shutdown: dict[str, int] | None = None
         self.cr8 = 0
+        self.written_cr3 = 0
         self._read_tsc: Callable[[], int] = time.perf_counter_ns
         self._read_cr8: Callable[[], int] = lambda: self.cr8
         self._write_cr8: Callable[[int], None] = self._keep_cr8
@@ -1328,6 +1330,8 @@ class SvmMachine:
         except OperandFault as fault:
             kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
             return
+        if number == 3:
+            self.written_cr3 = value
         if number == 8:
             self._record(code)
             if value >> 4:
@@ -1354,7 +1358,7 @@ class SvmMachine:
         """MOV to CR3 under nested paging: not KVM's, but the emulator checks nothing and knows no PCID."""
         vcpu, processor = self.vcpu, self.processor
         self.exits[code] -= 1
-        value = self._written_to_cr(insn)
+        value = self.written_cr3 = self._written_to_cr(insn)
         kept = value & ~CR3_NOFLUSH if vcpu.cr4 & CR4_PCIDE else value
         if kept >> vcpu.maxphyaddr:
             vcpu.exception = QueuedException(GP, 0, None)
