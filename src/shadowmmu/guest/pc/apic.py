@@ -41,7 +41,7 @@ X2_WRITABLE = {
 X2_WRITABLE |= {EOI: 0, ESR: 0, SELF_IPI: 0xFF, ICR: 0xFFFFFFFF000CCFFF}
 SVR_ENABLED, LVT_MASKED, PERIODIC, DEADLINE = 1 << 8, 1 << 16, 1 << 17, 2 << 17
 LVT_MODE, LVT_EXTINT = 7 << 8, 7 << 8
-FIXED, LOWEST_PRIORITY = 0, 1
+FIXED, LOWEST_PRIORITY, NMI = 0, 1, 4
 SELF, ALL, ALL_BUT_SELF = 1, 2, 3
 BASE_ENABLED, BASE_X2 = 1 << 11, 1 << 10
 ILLEGAL_SENT, ILLEGAL_RECEIVED = 1 << 5, 1 << 6
@@ -90,12 +90,14 @@ class LocalApic:
         *,
         base: Callable[[], int] = lambda: APIC_BASE | BASE_ENABLED,
         served: Callable[[int], None] = lambda vector: None,
+        nmi: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         tsc: Tsc | None = None,
     ) -> None:
         self._changed = changed
         self._base = base
         self._served = served
+        self._nmi = nmi
         self._clock = clock
         self._tsc = Tsc(clock) if tsc is None else tsc
         self._registers: dict[int, int] = {}
@@ -284,13 +286,16 @@ class LocalApic:
                 self._served(vector)
 
     def _send(self, command: int, destination: int) -> None:
-        """An IPI: others do not exist, and only fixed ones reach the sender."""
+        """An IPI: other processors do not exist, and what resets them does not reach the sender."""
         mode, shorthand = command >> 8 & 7, command >> 18 & 3
-        if mode not in (FIXED, LOWEST_PRIORITY) or shorthand == ALL_BUT_SELF:
+        if mode not in (FIXED, LOWEST_PRIORITY, NMI) or shorthand == ALL_BUT_SELF:
             return
-        if command & 0xF0 == 0:
+        if mode != NMI and command & 0xF0 == 0:
             self._errors |= ILLEGAL_SENT
-        if shorthand in (SELF, ALL) or self._is_me(destination, logical=bool(command >> 11 & 1)):
+        if mode == NMI:
+            if shorthand in (SELF, ALL) or self._is_me(destination, logical=bool(command >> 11 & 1)):
+                self._nmi()
+        elif shorthand in (SELF, ALL) or self._is_me(destination, logical=bool(command >> 11 & 1)):
             self.accept(command & 0xFF)
 
     def _is_me(self, destination: int, *, logical: bool) -> bool:

@@ -95,6 +95,7 @@ class Pc:
             self._changed,
             base=lambda: machine.vcpu.apic_base,
             served=self.io_apic.end_of_interrupt,
+            nmi=machine.nmi,
             tsc=self.tsc,
         )
         self.pic = Pic(self._changed)

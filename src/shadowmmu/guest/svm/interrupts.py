@@ -31,7 +31,7 @@ from .processor import (
     SvmProcessor,
 )
 
-DB, BP, OF, UD, DF, TS, NP, SS_FAULT, GP, PF, AC = 1, 3, 4, 6, 8, 10, 11, 12, 13, 14, 17
+DB, NMI, BP, OF, UD, DF, TS, NP, SS_FAULT, GP, PF, AC = 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14, 17
 WITH_ERROR_CODE = frozenset((DF, TS, NP, SS_FAULT, GP, PF, AC))
 IDT_ERROR, EXTERNAL = 2, 1
 TASK_GATE, INTERRUPT_GATE = 5, 0xE

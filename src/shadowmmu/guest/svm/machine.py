@@ -16,7 +16,7 @@ Everything a computer or a guest operating system is built from is here:
     on_idle(callback, every=), wake_at(time)                       timers
     run(exits=, instructions=, seconds=) -> Outcome                until it stops; run again to go on
     stop(reason, detail)                                           from a callback: run() returns
-    interrupt(vector), inject(vector, error_code, cr2)             events for the guest
+    interrupt(vector), nmi(), inject(vector, error_code, cr2)             events for the guest
     exits, history, counters(), registers()                        for statistics and reports
 
 All callbacks run between two instructions of the guest (for IN and OUT: in the middle of one) and may use
@@ -105,7 +105,20 @@ from . import EmulatorError
 from .cpuid import Cpuid
 from .emulator import CodeEmulator, FetchFault
 from .instructions import Code
-from .interrupts import BP, DB, GP, OF, PF, UD, WITH_ERROR_CODE, AccessFault, Delivery, EventFault, TaskGate
+from .interrupts import (
+    BP,
+    DB,
+    GP,
+    NMI,
+    OF,
+    PF,
+    UD,
+    WITH_ERROR_CODE,
+    AccessFault,
+    Delivery,
+    EventFault,
+    TaskGate,
+)
 from .layout import PHYSICAL_BITS
 from .msrs import MSR_TSC_AUX, Msrs
 from .processor import (
@@ -125,6 +138,7 @@ from .processor import (
     EXIT_INVLPGA,
     EXIT_INVPCID,
     EXIT_IOIO,
+    EXIT_IRET,
     EXIT_LDTR_READ,
     EXIT_MONITOR,
     EXIT_MSR,
@@ -286,8 +300,7 @@ class SvmMachine:
 
     `machine` is the model's (machine.kvm for events and statistics), `vcpu` its vCPU, `processor` the
     emulated one; `at_shutdown` the registers before a triple fault reset them, `written_cr3` what the guest
-    wrote to CR3 last, with bit 63. Raises EmulatorError if that
-    cannot be had.
+    wrote to CR3 last, with bit 63. Raises EmulatorError if that cannot be had.
     """
 
     def __init__(
@@ -356,6 +369,7 @@ class SvmMachine:
         self._interrupts: InterruptSource = self._queue
         self._pending = False
         self._taken: int | None = None
+        self._nmi = self._nmi_blocked = False
         self._step: _Step | None = None
         self._stepped = False
         self._stepped_at = (0, 0)
@@ -448,6 +462,7 @@ class SvmMachine:
         processor.set_dr(7, 0x400)
         self.vcpu.exception = self.vcpu.soft_interrupt = None
         self._soft, self._step = None, None
+        self._nmi = self._nmi_blocked = False
         self._queue.vectors.clear()
         self._pending = self._taken is not None or self._interrupts.pending()
 
@@ -683,6 +698,12 @@ class SvmMachine:
         self._queue.vectors.append(vector)
         self.interrupts_changed()
 
+    def nmi(self) -> None:
+        """A non-maskable interrupt."""
+        self._nmi = True
+        if self.processor.running:
+            self.processor.request_tick()
+
     def interrupts_changed(self) -> None:
         """Look whether there are external interrupts."""
         self._pending = self._taken is not None or self._interrupts.pending()
@@ -724,6 +745,7 @@ class SvmMachine:
             EXIT_MWAIT: self._skip,
             EXIT_NPF: self._nested_page_fault,
             EXIT_XSETBV: self._privileged,
+            EXIT_IRET: self._iret,
             EXIT_RDTSC: self._rdtsc,
             EXIT_RDTSCP: self._rdtsc,
             EXIT_EXCEPTION + PF: self._page_fault,
@@ -822,6 +844,8 @@ class SvmMachine:
                     self._deliver_exception(vcpu.exception)
                 elif self._soft is not None:
                     self._deliver_soft(*self._soft)
+                elif self._nmi and not self._nmi_blocked and self._step is None:
+                    self._deliver_nmi()
                 elif self._pending and self._interruptible():
                     self._deliver_interrupt()
                 else:
@@ -909,6 +933,13 @@ class SvmMachine:
         self.delivery.deliver(vector, None, rip=rip, software=True, external=False)
         self.delivered[vector] += 1
         self._soft = vcpu.soft_interrupt = None
+
+    def _deliver_nmi(self) -> None:
+        """No other one until IRET."""
+        self.delivery.deliver(NMI, None, rip=self.processor.rip, software=False, external=True)
+        self.delivered[NMI] += 1
+        self._nmi, self._nmi_blocked = False, True
+        self.processor.intercept(EXIT_IRET, wanted=True)
 
     def _deliver_interrupt(self) -> None:
         """Take the next interrupt from its controller; one whose delivery faults comes again."""
@@ -1256,6 +1287,14 @@ class SvmMachine:
             self.processor.flush()
         self._advance(insn.length)
 
+    def _iret(self, code: int) -> None:
+        """The handler of an NMI ends; one that waits comes behind its IRET."""
+        self._record(code)
+        self._nmi_blocked = False
+        self.processor.intercept(EXIT_IRET, wanted=False)
+        if self._nmi:
+            self._step_alone()
+
     def _rdtsc(self, code: int) -> None:
         self._record(code)
         insn = self._fetch()
@@ -1421,6 +1460,11 @@ class SvmMachine:
         """RIP is at the instruction, whose two bytes are added when this returns."""
         processor = self.processor
         q = processor.q
+        if self._syscall is None and not self.vcpu.efer & EFER_SCE:
+            self.vcpu.exception = QueuedException(UD, None, None)
+            processor.rip = processor.rip - 2 & MASK64
+            processor.request_tick()
+            return
         flags = processor.rflags
         following = processor.rip + 2
         q[1], q[11] = following, flags & ~FLAG_RF

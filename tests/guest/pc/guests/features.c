@@ -20,6 +20,16 @@ static void eoi_apic(struct frame *frame)
     *(volatile u32 *)0xfee000b0 = 0;
 }
 
+static void nmi_twice(struct frame *frame)
+{
+    counted(frame);
+    if (count == 1) {
+        *(volatile u32 *)0xfee00300 = 0x40400; /* another one waits for IRET */
+        __asm__ volatile("nop; nop");
+        check(count == 1, "an NMI in an NMI's handler");
+    }
+}
+
 static void eoi_x2(struct frame *frame)
 {
     counted(frame);
@@ -205,6 +215,11 @@ static void test_apic(void)
     write_cr8(0);
     __asm__ volatile("sti; nop; nop; cli");
     check(count == 1, "CR8 lets it");
+    handlers[2] = nmi_twice;
+    count = 0;
+    apic[0x300 / 4] = 0x40400;
+    __asm__ volatile("nop; nop");
+    check(count == 2 && order[0] == 2 && order[1] == 2, "two NMIs");
     count = 0;
     apic[0x3e0 / 4] = 0xb;
     apic[0x320 / 4] = 0x61;
@@ -369,6 +384,9 @@ static void test_instructions(void)
     check(last_vector == 3, "INT3");
     GUARDED("pushfq; orl $0x100, (%%rsp); popfq; nop; nop", : : : "r15", "memory");
     check(last_vector == 1, "#DB of single steps");
+    wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~1ull);
+    GUARDED("syscall", : : : "rcx", "r11", "r15", "memory");
+    check(last_vector == 6, "#UD of SYSCALL without EFER.SCE");
     write_cr0(read_cr0() | CR0_TS);
     GUARDED("fninit", : : : "r15", "memory");
     check(last_vector == 7, "#NM");
