@@ -1,7 +1,9 @@
 """Devices, one by one."""
 
+import pytest
+
 from shadowmmu.guest.pc.apic import IoApic, LocalApic
-from shadowmmu.guest.pc.chipset import Cmos, Counters, FwCfg, Pci, Pit, Serial, TestDevice
+from shadowmmu.guest.pc.chipset import Cmos, Counters, FwCfg, Pci, Pic, Pit, Serial, TestDevice
 
 APIC = 0xFEE00000
 
@@ -85,6 +87,82 @@ def test_pit_counts_down() -> None:
     assert abs(0xFFFF - value - 0.02 * 1193182) < 2
     clock.now += 0.05
     assert pit.read(0x61, 1) & 0x20
+
+
+def test_pit_interrupts() -> None:
+    clock = Clock()
+    changes: list[float] = []
+    pit = Pit(clock, lambda: changes.append(clock.now))
+    pit.write(0x43, 1, 0x34)
+    pit.write(0x40, 1, 0xA9)
+    assert changes == []
+    pit.write(0x40, 1, 0x04)
+    assert changes == [clock.now]
+    assert pit.due == pytest.approx(clock.now + 0.001, abs=1e-5)
+    assert not pit.tick()
+    clock.now += 0.0035
+    assert pit.tick()
+    assert not pit.tick()
+    assert pit.due == pytest.approx(clock.now + 0.0005, abs=1e-5)
+    pit.write(0x40, 1, 2)
+    pit.write(0x40, 1, 0)
+    clock.now += 1
+    assert pit.tick()
+    assert pit.due == pytest.approx(clock.now + 0.0005)
+    pit.write(0x43, 1, 0x30)
+    pit.write(0x40, 1, 0)
+    pit.write(0x40, 1, 1)
+    clock.now += 1
+    assert pit.tick()
+    clock.now += 1
+    assert not pit.tick()
+    assert pit.due is None
+
+
+def initialized_pic() -> tuple[Pic, list[int]]:
+    changes: list[int] = []
+    pic = Pic(lambda: changes.append(1))
+    for port, value in ((0x20, 0x11), (0x21, 0x30), (0x21, 4), (0x21, 1)):
+        pic.write(port, 1, value)
+    for port, value in ((0xA0, 0x11), (0xA1, 0x38), (0xA1, 2), (0xA1, 1)):
+        pic.write(port, 1, value)
+    return pic, changes
+
+
+def test_pics_are_masked_until_the_guest_unmasks_them() -> None:
+    pic = Pic(lambda: None)
+    pic.set_line(1, level=True)
+    assert not pic.pending()
+    assert pic.take() is None
+
+
+def test_pics() -> None:
+    pic, changes = initialized_pic()
+    pic.set_line(4, level=True)
+    pic.set_line(12, level=True)
+    assert len(changes) == 10
+    assert pic.take() == 0x3C, "the second one is at line 2 of the first"
+    assert not pic.pending(), "line 4 waits for it"
+    pic.write(0x20, 1, 0x0B)
+    pic.write(0xA0, 1, 0x0B)
+    assert (pic.read(0x20, 1), pic.read(0xA0, 1)) == (4, 0x10)
+    pic.write(0xA0, 1, 0x20)
+    pic.write(0x20, 1, 0x62)
+    assert pic.take() == 0x34
+    pic.set_line(4, level=False)
+    pic.set_line(4, level=True)
+    assert not pic.pending(), "it is still served"
+    pic.write(0x20, 1, 0x20)
+    pic.write(0x21, 1, 0x10)
+    assert not pic.pending()
+    pic.write(0x21, 1, 0)
+    assert pic.take() == 0x34
+    pic.write(0x20, 1, 0x20)
+    pic.write(0x4D0, 1, 0x20)
+    pic.set_line(5, level=True)
+    assert pic.take() == 0x35
+    pic.write(0x20, 1, 0x20)
+    assert pic.take() == 0x35, "a level that is still up"
 
 
 def test_counters() -> None:
@@ -196,6 +274,45 @@ def test_timer() -> None:
         apic.tick()
         apic.write(APIC + 0xB0, 4, 0)
     assert delivered == [0x40] * 4
+
+
+def test_tsc_deadline() -> None:
+    apic, delivered, clock = local_apic()
+    apic.write_deadline(5)
+    assert apic.due is None, "the timer is not in that mode"
+    apic.write(APIC + 0x320, 4, 0x40040)
+    apic.write_deadline(3_000_000)
+    assert apic.read_deadline() == 3_000_000
+    assert apic.due == pytest.approx(clock.now + 0.003)
+    clock.now += 0.0031
+    apic.tick()
+    assert delivered == [0x40]
+    assert apic.read_deadline() == 0
+
+
+def test_x2apic() -> None:
+    base = 0xFEE00900
+    changes: list[int] = []
+    apic = LocalApic(lambda: changes.append(1), base=lambda: base)
+    assert apic.read_msr(0x30) is None
+    base = 0xFEE00D00
+    assert apic.read(APIC + 0x30, 4) == 0xFFFFFFFF
+    assert apic.read_msr(0x30) == 0x50014
+    assert apic.write_msr(0xF0, 0x1FF)
+    assert not apic.write_msr(0x30, 0)
+    assert not apic.write_msr(0x80, 0x100)
+    assert apic.write_msr(0x3F0, 0x41)
+    assert apic.pending()
+    assert apic.read_msr(0x220) == 2
+    apic.task_priority = 4
+    assert not apic.pending()
+    apic.task_priority = 0
+    assert apic.take() == 0x41
+    assert apic.read_msr(0x120) == 2
+    base = 0xFEE00100
+    apic.base_changed()
+    assert apic.in_service == 0
+    assert apic.passes_pic
 
 
 def io_apic_write(io_apic: IoApic, register: int, value: int) -> None:

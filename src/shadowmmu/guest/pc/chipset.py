@@ -12,6 +12,8 @@ COM1 = 0x3F8
 LSR_TRANSMITTER_EMPTY = 0x60
 LCR_DLAB = 0x80
 PIT_HZ = 1193182
+SHORTEST_PERIOD = 0.0005
+"""Seconds between two interrupts of a timer."""
 
 
 class Serial:
@@ -286,10 +288,11 @@ class Pit:
 
     @property
     def due(self) -> float | None:
-        """When the first counter interrupts next; None if it does not."""
+        """When the first counter interrupts next; None if it does not. A guest may ask for too often."""
         reload = self._reload[0]
         if self._mode[0] in (2, 3):
-            return self._started[0] + (self._told + 1) * reload / PIT_HZ
+            due = self._started[0] + (self._told + 1) * reload / PIT_HZ
+            return max(due, self._clock() + SHORTEST_PERIOD) if reload < SHORTEST_PERIOD * PIT_HZ else due
         return None if self._told else self._started[0] + reload / PIT_HZ
 
     def tick(self) -> bool:
