@@ -79,6 +79,7 @@ class ProgramOptions:
     la57: bool = True
     limits: Mapping[str, float] = field(default_factory=dict)
     root: Path | None = None
+    initrd: Path | None = None
     given: tuple[str, ...] = ()
     """The options that were given: they are of no use for scenarios."""
 
@@ -138,6 +139,12 @@ _OPTIONS = (
         help="Of a Linux program: it may write files only beneath this directory (default: the current one).",
     ),
     click.option(
+        "--initrd",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Of a multiboot program: a file that it gets as its module.",
+    ),
+    click.option(
         "--limit",
         "limits",
         metavar="N",
@@ -158,16 +165,17 @@ def program_options(command: Callable[..., None]) -> Callable[..., None]:
         memory: int,
         cpu: str,
         root: Path | None,
+        initrd: Path | None,
         limits: dict[str, float],
         **rest: object,
     ) -> None:
         source = click.get_current_context().get_parameter_source
         given = tuple(
             f"--{name.replace('limits', 'limit')}"
-            for name in ("npt", "memory", "cpu", "root", "limits")
+            for name in ("npt", "memory", "cpu", "root", "initrd", "limits")
             if source(name) is not click.core.ParameterSource.DEFAULT
         )
-        options = ProgramOptions(memory, npt, cpu == "la57", limits, root, given)
+        options = ProgramOptions(memory, npt, cpu == "la57", limits, root, initrd, given)
         command(program=options, **rest)
 
     for option in reversed(_OPTIONS):
@@ -303,7 +311,8 @@ def _start(
     machine = new_machine(changes, options)
     screen = Screen()
     pc = Pc(machine, options.memory, screen.write)
-    pc.load(image, command_line(path, arguments))
+    modules = [] if options.initrd is None else [options.initrd.read_bytes()]
+    pc.load(image, command_line(path, arguments), modules)
     return pc, screen
 
 

@@ -20,11 +20,13 @@ def pc() -> Callable[..., tuple[Pc, list[bytes]]]:
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.host.mapping import Kind
 
-    def make(data: bytes, line: str = "program", memory: int = 32 << 20, **options: Any) -> Any:
+    def make(
+        data: bytes, line: str = "program", memory: int = 32 << 20, modules: Any = (), **options: Any
+    ) -> Any:
         machine = SvmMachine(memory_slots(memory), backing=Kind.THP, **options)
         output: list[bytes] = []
         computer = Pc(machine, memory, output.append)
-        computer.load(read_image(data), line)
+        computer.load(read_image(data), line, modules)
         return computer, output
 
     return make

@@ -72,6 +72,21 @@ done: mov eax, 3
     hlt
 text: .asciz "hello\\n"
 """
+MODULE = """
+    mov esi, [ebx + 24]
+    mov ecx, [esi + 4]
+    mov esi, [esi]
+next: cmp esi, ecx
+    jae done
+    lodsb
+    mov edx, 0x3f8
+    out dx, al
+    jmp next
+done: mov eax, [ebx + 20]
+    mov edx, 0xf4
+    out dx, eax
+    hlt
+"""
 COMMAND_LINE = """
     cmp eax, 0x2badb002
     jne done

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest.pc.programs import COMMAND_LINE, EXIT_3, HELLO, elf64, flat, program
+from guest.pc.programs import COMMAND_LINE, EXIT_3, HELLO, MODULE, elf64, flat, program
 
 import shadowmmu
 from shadowmmu.guest.pc.image import ImageError
@@ -36,6 +36,14 @@ def test_the_program_gets_its_command_line(pc: Make) -> None:
     computer, output = pc(program(COMMAND_LINE), line="name -v 3")
     assert computer.run().status == 1
     assert b"".join(output) == b"name -v 3"
+
+
+def test_the_program_gets_its_modules(pc: Make) -> None:
+    computer, output = pc(program(MODULE), modules=[b"A=1\nB=2\n", b"other"])
+    assert computer.run().status == 5
+    assert b"".join(output) == b"A=1\nB=2\n"
+    with pytest.raises(ImageError, match="modules do not fit in 32 MiB"):
+        pc(program(MODULE), modules=[bytes(32 << 20)])
 
 
 @pytest.mark.parametrize("options", PAGING)

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 __all__ = ["BOOT_MAGIC", "boot_information"]
 
 BOOT_MAGIC = 0x2BADB002
-HAS_MEMORY, HAS_BOOT_DEVICE, HAS_COMMAND_LINE, HAS_MEMORY_MAP, HAS_LOADER_NAME = 1, 2, 4, 1 << 6, 1 << 9
+HAS_MEMORY, HAS_BOOT_DEVICE, HAS_COMMAND_LINE, HAS_MODULES, HAS_MEMORY_MAP, HAS_LOADER_NAME = (
+    1,
+    2,
+    4,
+    8,
+    1 << 6,
+    1 << 9,
+)
 AVAILABLE, RESERVED = 1, 2
 LOWER_END, UPPER_START = 0x9FC00, 0x100000
 HEADER_SIZE = 116
@@ -16,22 +23,33 @@ PLACES = (0x9000, 0x80000, 0x40000, 0x1000)
 
 
 def boot_information(
-    command_line: str, slots: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]
+    command_line: str,
+    slots: Sequence[tuple[int, int]],
+    taken: Sequence[tuple[int, int]],
+    modules: Sequence[tuple[int, int]] = (),
 ) -> tuple[int, bytes]:
-    """(address, bytes) of the information: slots are (address, size) of memory, taken ranges (from, to)."""
+    """(address, bytes) of the information.
+
+    slots are (address, size) of memory, taken ranges (from, to), modules those that are of modules.
+    """
     line = command_line.encode() + b"\0"
     memory_map = _memory_map(slots)
-    size = HEADER_SIZE + len(memory_map) + len(line) + len(LOADER)
+    size = HEADER_SIZE + len(memory_map) + len(line) + len(LOADER) + 16 * len(modules)
     address = _place(size, slots, taken)
     map_at = address + HEADER_SIZE
-    line_at = map_at + len(memory_map)
+    modules_at = map_at + len(memory_map)
+    line_at = modules_at + 16 * len(modules)
     upper = max(slots[0][1] - UPPER_START, 0) >> 10
     header = bytearray(HEADER_SIZE)
     flags = HAS_MEMORY | HAS_BOOT_DEVICE | HAS_COMMAND_LINE | HAS_MEMORY_MAP | HAS_LOADER_NAME
+    flags |= HAS_MODULES if modules else 0
     struct.pack_into("<5I", header, 0, flags, LOWER_END + 0x400 >> 10, upper, 0x8000FFFF, line_at)
+    struct.pack_into("<2I", header, 20, len(modules), modules_at if modules else 0)
     struct.pack_into("<2I", header, 44, len(memory_map), map_at)
     struct.pack_into("<I", header, 64, line_at + len(line))
-    return address, bytes(header) + memory_map + line + LOADER
+    name = line_at + len(line) - 1
+    table = b"".join(struct.pack("<4I", start, to, name, 0) for start, to in modules)
+    return address, bytes(header) + memory_map + table + line + LOADER
 
 
 def _memory_map(slots: Sequence[tuple[int, int]]) -> bytes:

@@ -1,7 +1,7 @@
 """The PC: devices wired to a machine, a boot loader, and the loop that runs it until the program is done."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -257,8 +257,8 @@ class Pc:
 
     # -- booting -----------------------------------------------------------------------------------------
 
-    def load(self, image: Image, command_line: str) -> None:
-        """Load a multiboot program and start it. Raises ImageError if it does not fit in memory."""
+    def load(self, image: Image, command_line: str, modules: Sequence[bytes] = ()) -> None:
+        """Load a multiboot program with its modules and start it. Raises ImageError if they do not fit."""
         slots = memory_slots(self.memory)
         for segment in image.segments:
             end = segment.address + segment.size
@@ -270,7 +270,17 @@ class Pc:
             self.machine.write(segment.address, segment.data)
         self.fw_cfg.set_command_line(command_line)
         taken = [(segment.address, segment.address + segment.size) for segment in image.segments]
-        address, block = boot_information(command_line, slots, taken)
+        places = []
+        for data in modules:
+            start = max(to for _, to in taken) + 0xFFF & ~0xFFF
+            if start + len(data) > slots[0][1]:
+                raise ImageError(
+                    f"its modules do not fit in {self.memory >> 20} MiB (--memory gives it more)"
+                )
+            self.machine.write(start, data)
+            places.append((start, start + len(data)))
+            taken.append(places[-1])
+        address, block = boot_information(command_line, slots, taken, places)
         self.machine.write(address, block)
         self.machine.start_protected(image.entry, eax=BOOT_MAGIC, ebx=address)
 
