@@ -56,9 +56,15 @@ class _Ground(Ground):
         return [*lines[:-1], *self._table_changes_twice(), lines[-1]]
 
     def _table_changes_twice(self) -> list[str]:
-        """The guest changes a table before its log is read and again after, while others flush."""
+        """The guest writes a table before its log is read and again in the middle, while others flush.
+
+        The first write may leave an entry as it was.
+        """
         table = self.random.choice(self.tables[1])
-        first, second = (self.writes(table, *self._any_entry(table)) for _ in range(2))
+        index = self.index(1)
+        entry = self.entries.get((table, index), 0) if self.random.random() < 0.7 else self.entry(1)
+        first = self.writes(table, index, entry)
+        second = self.writes(table, *self._any_entry(table))
         flush = f"meanwhile 1 @1 cr3 {self._root():#x}"
         lines = [*(edit.line() for edit in first), flush]
         return lines + [f"meanwhile 1 {edit.line()}" for edit in second]
