@@ -58,6 +58,7 @@ TOOLS = {
 }
 EXCEPTIONS_WITH_ERROR = (8, 10, 11, 12, 13, 14, 17)
 UNDEFINED = 6
+HOUR = 3600.0
 
 
 class PlainProcessor(SvmProcessor):
@@ -65,6 +66,9 @@ class PlainProcessor(SvmProcessor):
 
     def _enter(self) -> None:
         pass
+
+    def request_tick(self) -> None:
+        """There is no exit that it could come as; the programs here wait for each other, and take turns so."""
 
     def update_modes(self, cpl: int | None = None) -> None:
         super().update_modes(cpl)
@@ -107,7 +111,7 @@ class PlainComputer:
         self.exception = callback
 
     def on_idle(self, callback: Callable[[], None]) -> None:
-        self.idle = callback
+        pass
 
     def stop(self, reason: str = "stopped", detail: object = None) -> None:
         self.outcome = Outcome(reason, detail)
@@ -134,9 +138,7 @@ class PlainComputer:
     def run(self) -> Outcome:
         self.processor.flush()
         while self.outcome is None:
-            self.processor.run(0.01)
-            if self.outcome is None:
-                self.idle()
+            self.processor.run(time.monotonic() + HOUR)
         return self.outcome
 
 

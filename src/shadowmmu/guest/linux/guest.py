@@ -73,6 +73,5 @@ class LinuxGuest:
         if outcome.reason == "exit":
             return Ending("exit", self.kernel.status)
         if outcome.reason == "seconds" and not self._must_end():
-            self.kernel.tick()
             return None
         return Ending(outcome.reason, None, "" if outcome.detail is None else str(outcome.detail))
