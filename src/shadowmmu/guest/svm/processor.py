@@ -275,7 +275,7 @@ class SvmProcessor:
         )
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
 
-    def _exited(self, uc: int, number: int, data: int) -> None:
+    def _exited(self, uc: object, number: int, data: object) -> None:
         if self.error is not None:
             self.stop()
             return

@@ -1,0 +1,1 @@
+from ...kvm.vcpu cimport Vcpu
