@@ -68,7 +68,7 @@ class PlainProcessor(SvmProcessor):
         pass
 
     def request_tick(self) -> None:
-        """There is no exit that it could come as; the programs here wait for each other, and take turns so."""
+        """There is no exit that it could come as; the programs here take turns by waiting."""
 
     def update_modes(self, cpl: int | None = None) -> None:
         super().update_modes(cpl)

@@ -8,6 +8,7 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .entry import NX, A, D, P, U, W, Work
@@ -101,7 +102,8 @@ class SharedFile(SharedPages):
             data = self.frames.memory.read(gpa, PAGE)
             if data != self._stored[index]:
                 self._stored[index] = data
-                os.pwrite(self.fd, data[: max(size - index * PAGE, 0)], index * PAGE)
+                with suppress(OSError):  # the disk is full: what is mapped is lost, as on Linux
+                    os.pwrite(self.fd, data[: max(size - index * PAGE, 0)], index * PAGE)
 
     def load(self) -> None:
         """Read from the file what has changed there."""
