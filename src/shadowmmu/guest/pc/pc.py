@@ -217,8 +217,8 @@ class Pc:
 
     def _changed(self) -> None:
         """Something about interrupts or timers changed."""
-        self.machine.interrupts_changed()
-        self.machine.wake_at(self._due())
+        self.machine.events.interrupts_changed()
+        self.machine.loop.wake_at(self._due())
 
     def _due(self) -> float:
         """When the next timer is due."""
@@ -233,7 +233,7 @@ class Pc:
         if self.pit.tick() and self._hears_pit():
             self._set_line(0, True)
             self._set_line(0, False)
-        self.machine.wake_at(self._due())
+        self.machine.loop.wake_at(self._due())
 
     def _set_line(self, line: int, level: bool) -> None:  # noqa: FBT001
         """An interrupt line of the ISA bus, or of the I/O APIC only."""

@@ -9,6 +9,19 @@
 
 `machine` has the whole API for whoever builds a computer or a guest operating system on it; `processor` is
 the processor alone, `layout` what has to be known of Unicorn. Both need the extra `shadowmmu[guest]`.
+
+An exit goes through `run_loop` to its handler, and through `entry` back to the guest:
+
+    state, world_switch             memory and registers: user space's view, KVM's, the processor's
+    run_loop, entry, events         exits, limits and timers; entries; exceptions, interrupts, NMIs
+    interrupts                      the delivery of an event through the IDT
+    page_faults, progress           #PF and #NPF; faults that repeat for ever
+    single_step                     an instruction that runs alone
+    execution                       an instruction that KVM completes: fetch, trace, RIP
+    emulator, instructions          KVM's emulator on real code
+    control_registers, msr_exits, msrs, invalidations, table_registers, intercepts, cpuid, undefined_opcodes
+                                    instructions that exit
+    devices, system_calls           ports and MMIO; SYSCALL, SYSENTER and VMMCALL
 """
 
 EXTRA = "running machine code needs two more packages: pip install 'shadowmmu[guest]'"

@@ -1,0 +1,192 @@
+"""Exceptions, interrupts and NMIs: what waits for the guest, and the delivery through its IDT."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Protocol
+
+from ...host.memory import Arena
+from ...kvm.emulate import EmulationError
+from ...kvm.exits import handle_page_fault, merge_exceptions
+from ...kvm.run import TripleFault
+from ...kvm.vcpu import QueuedException, QueuedInterrupt
+from ...x86.bits import NESTED_FAULT
+from .execution import Execution, ExitHandler
+from .interrupts import BP, DB, NMI, OF, PF, WITH_ERROR_CODE, Delivery
+from .page_faults import as_hardware
+from .processor import EXIT_EXCEPTION, EXIT_IRET, EXIT_SHUTDOWN, EXIT_SWINT, FLAG_IF, HF_INHIBIT_IRQ
+from .progress import Progress
+
+ExceptionCallback = Callable[[int, int | None, int], bool]
+
+
+class InterruptSource(Protocol):
+    """Who has external interrupts for the processor: an interrupt controller."""
+
+    def pending(self) -> bool:
+        """Whether there is one."""
+
+    def take(self) -> int | None:
+        """The vector of the one that is delivered now."""
+
+
+class InterruptQueue:
+    """External interrupts without a controller: one after the other."""
+
+    def __init__(self) -> None:
+        self.vectors: deque[int] = deque()
+
+    def pending(self) -> bool:
+        return bool(self.vectors)
+
+    def take(self) -> int | None:
+        return self.vectors.popleft()
+
+
+class Events:
+    """The events of one vCPU.
+
+    An exception that is queued is vcpu.exception. `soft` is INT n with the RIP behind it, `pending` whether
+    there are external interrupts, `source` where they come from; `shutdown` handles that exit.
+    """
+
+    def __init__(
+        self, execution: Execution, progress: Progress, arena: Arena, shutdown: ExitHandler, *, npt: bool
+    ) -> None:
+        self.execution = execution
+        self.vcpu = execution.vcpu
+        self.processor = execution.processor
+        self.step = execution.step
+        self.progress = progress
+        self.npt = npt
+        self.delivery = Delivery(self.vcpu, self.processor, arena)
+        self.delivered: Counter[int] = Counter()
+        self.callback: ExceptionCallback | None = None
+        self.soft: tuple[int, int] | None = None
+        self.queue = InterruptQueue()
+        self.source: InterruptSource = self.queue
+        self.pending = False
+        self._taken: int | None = None
+        self.nmi = self.nmi_blocked = False
+        self._shutdown = shutdown
+
+    def handlers(self) -> dict[int, ExitHandler]:
+        """Exits by code."""
+        handlers: dict[int, ExitHandler] = {
+            EXIT_EXCEPTION + vector: self._other_exception for vector in range(32)
+        }
+        return handlers | {EXIT_SWINT: self._software_interrupt, EXIT_IRET: self._iret}
+
+    def reset(self) -> None:
+        """Nothing waits but what an interrupt controller has."""
+        self.vcpu.exception = self.vcpu.soft_interrupt = None
+        self.soft = None
+        self.nmi = self.nmi_blocked = False
+        self.queue.vectors.clear()
+        self.pending = self._taken is not None or self.source.pending()
+
+    def interrupts_changed(self) -> None:
+        """Look whether there are external interrupts."""
+        self.pending = self._taken is not None or self.source.pending()
+        if self.pending and not self.processor.window and self.step.current is None:
+            self.processor.set_window(wanted=True)
+
+    def interruptible(self) -> bool:
+        """Whether an external interrupt can be delivered now."""
+        processor = self.processor
+        return (
+            bool(processor.system_flags & FLAG_IF)
+            and not processor.d[processor.hflags_word] & HF_INHIBIT_IRQ
+            and self.step.current is None
+        )
+
+    def deliver_exception(self, exception: QueuedException) -> None:
+        """Give it to the callback, or start its handler."""
+        vcpu, processor = self.vcpu, self.processor
+        self.soft = vcpu.soft_interrupt = None
+        if exception.cr2 is not None:
+            vcpu.cr2 = exception.cr2
+            processor.set_cr(2, exception.cr2)
+        vector, error_code = exception.vector, exception.error_code
+        if self.callback is not None and self.callback(vector, error_code, processor.cr(2)):
+            vcpu.exception = None
+            return
+        exception.reinjected = True
+        self.delivery.deliver(vector, error_code, rip=processor.rip, software=False, external=True)
+        self.delivered[vector] += 1
+        vcpu.exception = None
+
+    def deliver_soft(self, vector: int, rip: int) -> None:
+        """INT n, with `rip` behind it."""
+        vcpu = self.vcpu
+        self.delivery.deliver(vector, None, rip=rip, software=True, external=False)
+        self.delivered[vector] += 1
+        self.soft = vcpu.soft_interrupt = None
+
+    def deliver_nmi(self) -> None:
+        """Start the handler; no other one until IRET."""
+        self.delivery.deliver(NMI, None, rip=self.processor.rip, software=False, external=True)
+        self.delivered[NMI] += 1
+        self.nmi, self.nmi_blocked = False, True
+        self.processor.intercept(EXIT_IRET, wanted=True)
+
+    def deliver_interrupt(self) -> None:
+        """Take the next interrupt from its controller; one whose delivery faults comes again."""
+        if self._taken is None:
+            self._taken = self.source.take()
+        if self._taken is not None:
+            self.delivery.deliver(self._taken, None, rip=self.processor.rip, software=False, external=True)
+            self.delivered[self._taken] += 1
+            self.vcpu.stat.irq_injections += 1
+            self._taken = None
+        self.pending = self._taken is not None or self.source.pending()
+
+    def delivery_faulted(self) -> None:
+        """An access of the delivery faulted: an exit to KVM, or another exception on the way."""
+        vcpu, cpu = self.vcpu, self.vcpu.cpu
+        if self.soft is not None:
+            vcpu.soft_interrupt = QueuedInterrupt(self.soft[0], lambda: True)
+        if cpu.fault_vector == NESTED_FAULT:
+            self._fault(cpu.fault_gpa, cpu.fault_error_code, nested=True)
+        elif cpu.fault_vector != PF:
+            self.raise_exception(QueuedException(cpu.fault_vector, 0, None))
+        elif self.npt:
+            self.processor.set_cr(2, cpu.fault_gva)
+            self.raise_exception(QueuedException(PF, as_hardware(cpu.fault_error_code), cpu.fault_gva))
+        else:
+            self._fault(cpu.fault_gva, cpu.fault_error_code)
+
+    def _fault(self, address: int, error_code: int, *, nested: bool = False) -> None:
+        self.progress.check(address)
+        if handle_page_fault(self.vcpu, address, error_code, nested=nested):
+            raise EmulationError(f"an event cannot be delivered through {address:#x}")
+
+    def raise_exception(self, exception: QueuedException) -> None:
+        """An exception of the processor's; one on the way to a handler becomes #DF or a shutdown."""
+        vcpu = self.vcpu
+        try:
+            vcpu.exception = (
+                exception if vcpu.exception is None else merge_exceptions(vcpu.exception, exception)
+            )
+        except TripleFault:
+            self._shutdown(EXIT_SHUTDOWN)
+
+    def _iret(self, code: int) -> None:
+        """The handler of an NMI ends; one that waits comes behind its IRET."""
+        self.execution.record(code)
+        self.nmi_blocked = False
+        self.processor.intercept(EXIT_IRET, wanted=False)
+        if self.nmi:
+            self.step.begin()
+
+    def _other_exception(self, code: int) -> None:
+        vector = code - EXIT_EXCEPTION
+        error_code = self.processor.exit_info1 if vector in WITH_ERROR_CODE else None
+        self.vcpu.exception = QueuedException(vector, error_code, None)
+
+    def _software_interrupt(self, code: int) -> None:
+        insn = self.execution.fetch()
+        if insn is None:
+            return
+        fixed = {"int3": BP, "into": OF, "int1": DB}
+        vector = fixed.get(insn.name, insn.operands[0].value & 0xFF if insn.operands else 0)
+        self.soft = (vector, self.processor.rip + insn.length)

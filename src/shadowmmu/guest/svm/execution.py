@@ -1,0 +1,60 @@
+"""An instruction that KVM completes for the guest: where it is fetched, and what follows it."""
+
+from collections.abc import Callable
+
+from ...kvm.exits import record_exit
+from ...kvm.inject import kvm_inject_page_fault
+from ...kvm.vcpu import QueuedException, Vcpu
+from ...x86.bits import MASK64
+from ...x86.insn import Insn
+from .emulator import CodeEmulator, FetchFault
+from .instructions import Code
+from .interrupts import DB, UD
+from .processor import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ, SvmProcessor
+from .single_step import SingleStep
+
+ExitHandler = Callable[[int], None]
+"""What handles an exit, called with its code."""
+
+
+class Execution:
+    """What the handlers of exits share."""
+
+    def __init__(self, vcpu: Vcpu, processor: SvmProcessor, emulator: CodeEmulator, step: SingleStep) -> None:
+        self.kvm = vcpu.kvm
+        self.vcpu = vcpu
+        self.processor = processor
+        self.emulator = emulator
+        self.step = step
+
+    def record(self, code: int, info1: int = 0, info2: int = 0) -> None:
+        """KVM's record of an exit, for its tracepoint."""
+        if self.kvm.tracing:
+            record_exit(self.vcpu, code, info1, info2)
+
+    def fetch(self) -> Code | None:
+        """The instruction at RIP; None, with an exception for the guest, if there is none."""
+        try:
+            code = self.emulator.fetch()
+        except FetchFault as fault:
+            kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
+            return None
+        if code is None:
+            self.vcpu.exception = QueuedException(UD, None, None)
+        return code
+
+    def advance(self, length: int) -> None:
+        """RIP moves on behind an instruction that was completed for the guest."""
+        processor = self.processor
+        rip = processor.rip + length
+        processor.rip = rip & (MASK64 if processor.is_64bit else 0xFFFFFFFF)
+        self.vcpu.rip = processor.rip
+        processor.d[processor.hflags_word] &= ~HF_INHIBIT_IRQ
+        if processor.system_flags & FLAG_TF and self.step.current is None:
+            processor.set_dr(6, processor.dr(6) | DR6_BS)
+            self.vcpu.exception = QueuedException(DB, None, None)
+
+    def complete(self, code: Code, insn: Insn) -> None:
+        """Let KVM emulate it."""
+        if self.emulator.emulate(insn):
+            self.advance(code.length)

@@ -1,0 +1,26 @@
+"""Faults that repeat for ever: how they are told from a guest that gets on."""
+
+from ...kvm.vcpu import Vcpu
+from ..cpu import EndlessFaults
+
+ENDLESS = 1000
+"""Faults of one address at one RIP, with nothing else between, after which they are taken for endless."""
+
+
+class Progress:
+    """Counts faults; whoever sees the guest get on sets `repeats` to 0."""
+
+    def __init__(self, vcpu: Vcpu) -> None:
+        self.vcpu = vcpu
+        self.repeats = 0
+        self._last_fault = (0, 0)
+
+    def check(self, address: int) -> None:
+        """Count faults of one instruction at one address. Raises EndlessFaults."""
+        fault = (self.vcpu.rip, address)
+        if fault != self._last_fault:
+            self._last_fault = fault
+            self.repeats = 0
+        self.repeats += 1
+        if self.repeats > ENDLESS:
+            raise EndlessFaults(f"the instruction at {fault[0]:#x} faults for ever at {address:#x}")

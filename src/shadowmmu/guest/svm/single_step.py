@@ -1,0 +1,96 @@
+"""One instruction of the guest alone, with RFLAGS.TF."""
+
+from dataclasses import dataclass
+
+from ...host.memory import Arena
+from ...kvm.bits import INVALID_PAGE
+from ...kvm.emulate import EmulationError
+from ...kvm.fast_fault import last_sptep_lockless
+from ...kvm.guest_walk import gva_to_gpa
+from ...kvm.mark_dirty import mark_page_dirty_in_slot
+from ...kvm.spte import is_shadow_present
+from ...kvm.track_write import kvm_mmu_track_write
+from ...kvm.vcpu import QueuedException, Vcpu
+from ...x86.bits import PFERR_W, PS, A, D, W
+from .instructions import Code
+from .interrupts import DB
+from .processor import DR6_BS, EXIT_EXCEPTION, FLAG_TF, SvmProcessor
+
+
+@dataclass(slots=True)
+class Step:
+    """An instruction that runs alone, with what is to be undone afterwards."""
+
+    guest_tf: bool
+    sptep: int = 0
+    spte: int = 0
+    address: int = 0
+    gpa: int = 0
+    size: int = 0
+
+
+class SingleStep:
+    """Steps of one vCPU; `current` is the one that is under way.
+
+    It is for fetches that faulted ahead of RIP, writes that KVM cannot emulate, and the IRET before an NMI.
+    """
+
+    def __init__(self, vcpu: Vcpu, processor: SvmProcessor, arena: Arena) -> None:
+        self.kvm = vcpu.kvm
+        self.vcpu = vcpu
+        self.processor = processor
+        self.arena = arena
+        self.current: Step | None = None
+        self._stepped = False
+
+    def begin(self) -> None:
+        """Let the next instruction run by itself."""
+        processor = self.processor
+        flags = processor.system_flags
+        self.current = Step(bool(flags & FLAG_TF))
+        processor.system_flags = flags | FLAG_TF
+
+    def begin_writing(self, code: Code, address: int) -> None:
+        """Let an instruction that is not emulated write to a shadowed table: its SPTE lets it, once.
+
+        Raises EmulationError if it is no memory.
+        """
+        vcpu = self.vcpu
+        gpa = address if vcpu.mmu.direct() else gva_to_gpa(vcpu, address, PFERR_W)
+        sptep = last_sptep_lockless(vcpu, address)
+        words = self.arena.view()
+        spte = words[sptep >> 3] if sptep else 0
+        if gpa == INVALID_PAGE or not is_shadow_present(spte) or spte & PS:
+            raise EmulationError(f"{code.name} at {vcpu.rip:#x} cannot be emulated")
+        self.begin()
+        assert self.current is not None
+        step = self.current
+        step.sptep, step.spte, step.address, step.gpa = sptep, spte, address, gpa
+        step.size = min(max(code.size, 1), 8, 0x1000 - (gpa & 0xFFF))
+        words[sptep >> 3] = spte | W | A | D
+        self.processor.flush_page(address)
+
+    def finish(self, code: int) -> None:
+        """The single instruction ran, or ended in an exit."""
+        step, self.current = self.current, None
+        assert step is not None
+        processor, vcpu = self.processor, self.vcpu
+        if not step.guest_tf:
+            processor.system_flags &= ~FLAG_TF
+        if step.sptep:
+            self.arena.view()[step.sptep >> 3] = step.spte
+            processor.flush_page(step.address)
+            slot = self.kvm.visible_memslot(step.gpa >> 12)
+            if slot is not None:
+                mark_page_dirty_in_slot(self.kvm, slot, step.gpa >> 12)
+            kvm_mmu_track_write(vcpu, step.gpa, step.size)
+        if code == EXIT_EXCEPTION + DB and not step.guest_tf:
+            processor.set_dr(6, processor.dr(6) & ~DR6_BS)
+            self._stepped = True
+
+    def debug(self, code: int) -> None:
+        """#DB: behind a step, or the guest's own."""
+        if self._stepped:
+            self._stepped = False
+            return
+        self.vcpu.exception = QueuedException(DB, None, None)

@@ -1,0 +1,81 @@
+"""SYSCALL, SYSENTER and VMMCALL: what they do, or who is called instead."""
+
+from collections.abc import Callable
+
+from ...kvm.vcpu import QueuedException
+from ...x86.bits import EFER_LMA, EFER_SCE, MASK64
+from .execution import Execution, ExitHandler
+from .interrupts import UD
+from .processor import CS, EXIT_VMMCALL, FLAG_IF, FLAG_RF, FLAG_VM, SS, Segment
+from .run_loop import RunLoop
+
+
+class SystemCalls:
+    """Handles them; `syscall` is called instead of what SYSCALL does, `vmmcall` instead of -KVM_ENOSYS."""
+
+    def __init__(self, execution: Execution, loop: RunLoop) -> None:
+        self.execution = execution
+        self.vcpu = execution.vcpu
+        self.processor = execution.processor
+        self.loop = loop
+        self.syscall: Callable[[], None] | None = None
+        self.vmmcall: Callable[[], None] | None = None
+        self.processor.on_syscall = self._on_syscall
+        self.processor.on_sysenter = self._on_sysenter
+
+    def handlers(self) -> dict[int, ExitHandler]:
+        """Exits by code."""
+        return {EXIT_VMMCALL: self.hypercall}
+
+    def hypercall(self, code: int) -> None:
+        """VMMCALL, or VMCALL."""
+        self.execution.record(code)
+        self.execution.advance(3)
+        if self.vmmcall is not None:
+            self.vmmcall()
+        else:
+            self.processor.q[0] = -1000 & MASK64
+
+    def _on_syscall(self) -> None:
+        """RIP is at the instruction, whose two bytes are added when this returns."""
+        processor = self.processor
+        q = processor.q
+        if self.syscall is None and not self.vcpu.efer & EFER_SCE:
+            self.vcpu.exception = QueuedException(UD, None, None)
+            processor.rip = processor.rip - 2 & MASK64
+            processor.request_tick()
+            return
+        flags = processor.rflags
+        following = processor.rip + 2
+        q[1], q[11] = following, flags & ~FLAG_RF
+        if self.syscall is not None:
+            processor.rip = following
+            self.loop.switch.note_state()
+            self.loop.guarded(self._serve_syscall)
+            processor.rip = processor.rip - 2 & MASK64
+            return
+        star = processor.field("star")
+        selector = star >> 32 & 0xFFFC
+        target = processor.field("lstar" if processor.is_64bit else "cstar")
+        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, 0xA09B00))
+        processor.set_segment(SS, Segment(selector + 8, 0, 0xFFFFFFFF, 0xC09300))
+        processor.rflags = flags & ~(processor.field("fmask") & 0xFFFFFFFF) & ~FLAG_RF
+        processor.update_modes(0)
+        processor.rip = target - 2 & MASK64
+
+    def _serve_syscall(self) -> None:
+        assert self.syscall is not None
+        self.syscall()
+        if self.loop.outcome is None:
+            self.loop.entry.resume()
+
+    def _on_sysenter(self) -> None:
+        processor = self.processor
+        selector = processor.field("sysenter_cs") & 0xFFFC
+        wide = bool(processor.efer & EFER_LMA)
+        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, 0xA09B00 if wide else 0xC09B00))
+        processor.set_segment(SS, Segment(selector + 8, 0, 0xFFFFFFFF, 0xC09300))
+        processor.system_flags &= ~(FLAG_VM | FLAG_IF | FLAG_RF)
+        processor.q[4] = processor.field("sysenter_esp")
+        processor.update_modes(0)
+        processor.rip = processor.field("sysenter_eip") - 2 & MASK64
