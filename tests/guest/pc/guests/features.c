@@ -236,6 +236,7 @@ static void test_apic(void)
     cpuid(1, 0, regs);
     check(regs[2] >> 24 & 1, "TSC deadline in CPUID");
     apic[0x320 / 4] = 0x40061;
+    __asm__ volatile("sti; nop; nop; cli"); /* the old timer may have fired once more */
     count = 0;
     u64 start = rdtsc();
     wrmsr(0x6e0, start + 1000000);
