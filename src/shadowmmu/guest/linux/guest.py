@@ -10,8 +10,6 @@ from .kernel import Kernel
 
 __all__ = ["LinuxGuest"]
 
-SLICE = 0.5
-
 
 class LinuxGuest:
     """A machine with our kernel and a program on it.
@@ -25,7 +23,6 @@ class LinuxGuest:
         self.kernel = Kernel(machine, root=root, warn=warn)
         self.kernel.give_up = self._must_end
         self.seconds = 0.0
-        self.instructions = 0
         self._interrupted = False
         self._started = 0.0
         self._limits = NO_LIMITS
@@ -33,6 +30,11 @@ class LinuxGuest:
     def load(self, path: Path, arguments: Sequence[str]) -> None:
         """Load the program; arguments[0] is its name. Raises NotExecutable, OSError or OutOfMemory."""
         self.kernel.start(path, arguments)
+
+    @property
+    def instructions(self) -> int:
+        """Those of the guest so far, if a limit asks for counting."""
+        return self.machine.processor.instructions
 
     def interrupt(self) -> None:
         """Let run() end soon; from a signal handler, for instance."""
@@ -59,15 +61,7 @@ class LinuxGuest:
             self.kernel.close()
 
     def _run_slice(self, limits: Limits) -> Ending | None:
-        seconds = SLICE
-        if limits.seconds is not None:
-            seconds = min(SLICE, max(limits.seconds - self.seconds, 0.0))
-        exits = None if limits.exits is None else max(limits.exits - self.machine.exits.total(), 1)
-        instructions = limits.instructions
-        if instructions is not None:
-            instructions = max(instructions - self.instructions, 1)
-        outcome = self.machine.run(exits=exits, instructions=instructions, seconds=seconds)
-        self.instructions = self.machine.processor.instructions
+        outcome = limits.run_slice(self.machine, self.seconds)
         if self._interrupted:
             return Ending("interrupted")
         if outcome.reason == "exit":

@@ -51,6 +51,15 @@ class Limits:
     instructions: int | None = None
     seconds: float | None = None
 
+    def run_slice(self, machine: SvmMachine, seconds: float) -> Outcome:
+        """Run the machine, which has run for so many seconds, for half a second or what the limits leave."""
+        left = SLICE if self.seconds is None else min(SLICE, max(self.seconds - seconds, 0.0))
+        exits = None if self.exits is None else max(self.exits - machine.exits.total(), 1)
+        instructions = self.instructions
+        if instructions is not None:
+            instructions = max(instructions - machine.processor.instructions, 1)
+        return machine.run(exits=exits, instructions=instructions, seconds=left)
+
 
 NO_LIMITS = Limits()
 
@@ -82,7 +91,6 @@ class Pc:
         self.machine = machine
         self.memory = memory
         self.seconds = 0.0
-        self.instructions = 0
         self._output = output
         self._ending: Ending | None = None
         self._interrupted = False
@@ -286,6 +294,11 @@ class Pc:
 
     # -- running -----------------------------------------------------------------------------------------
 
+    @property
+    def instructions(self) -> int:
+        """Those of the guest so far, if a limit asks for counting."""
+        return self.machine.processor.instructions
+
     def interrupt(self) -> None:
         """Let run() end soon; from a signal handler, for instance."""
         self._interrupted = True
@@ -295,24 +308,12 @@ class Pc:
         """Run until the program ends, or a limit is reached; `progress` is called twice a second."""
         while True:
             started = time.monotonic()
-            outcome = self._run_slice(limits)
+            outcome = limits.run_slice(self.machine, self.seconds)
             self.seconds += time.monotonic() - started
             progress()
             ending = self._ending_of(outcome, limits)
             if ending is not None:
                 return ending
-
-    def _run_slice(self, limits: Limits) -> Outcome:
-        seconds = SLICE
-        if limits.seconds is not None:
-            seconds = min(SLICE, max(limits.seconds - self.seconds, 0.0))
-        exits = None if limits.exits is None else max(limits.exits - self.machine.exits.total(), 1)
-        instructions = limits.instructions
-        if instructions is not None:
-            instructions = max(instructions - self.instructions, 1)
-        outcome = self.machine.run(exits=exits, instructions=instructions, seconds=seconds)
-        self.instructions = self.machine.processor.instructions
-        return outcome
 
     def _ending_of(self, outcome: Outcome, limits: Limits) -> Ending | None:
         """How the run ended; None if it goes on."""
