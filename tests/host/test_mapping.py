@@ -17,6 +17,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.base = 0
+        self.accessed = False
         self.calls: list[tuple[str, int, int]] = []
         self.replaced: list[tuple[int, int, bool]] = []
 
@@ -28,6 +29,14 @@ class Listener:
 
     def change_pte(self, address: int, pfn: int, *, writable: bool) -> None:
         self.replaced.append(((address - self.base) >> 12, pfn, writable))
+
+    def clear_young(self, start: int, end: int) -> bool:
+        self.calls.append(("young", (start - self.base) >> 12, (end - self.base) >> 12))
+        return self.accessed
+
+    def clear_flush_young(self, start: int, end: int) -> bool:
+        self.calls.append(("flush young", (start - self.base) >> 12, (end - self.base) >> 12))
+        return self.accessed
 
     def take(self) -> list[tuple[int, int]]:
         """Ranges whose invalidation began, and that all of them ended."""
@@ -284,3 +293,19 @@ def test_ranges_are_checked(
         with pytest.raises(HostError) as caught:
             call(mapping.hva + start)
         assert caught.value.errno == number
+
+
+def test_ageing_asks_every_notifier_whether_the_range_was_accessed(space, listener):
+    mapping = mapped(space, listener, 1 << 20, Kind.ANON)
+    assert not space.age(at(mapping, 1), 0x2000, flush=False)
+    listener.accessed = True
+    space.notifiers.insert(0, Listener())
+    assert space.age(at(mapping, 0), 0x1000, flush=True)
+    assert listener.calls == [("young", 1, 3), ("flush young", 0, 1)]
+
+
+def test_ageing_ends_with_the_mapping(space, listener):
+    mapping = mapped(space, listener, 1 << 20, Kind.ANON)
+    with pytest.raises(HostError):
+        space.age(mapping.hva, (1 << 20) + 0x1000, flush=False)
+    assert listener.calls == []

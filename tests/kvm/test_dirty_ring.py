@@ -176,3 +176,19 @@ def test_once_and_before_the_first_vcpu() -> None:
         kvm_vm_ioctl_enable_cap(world.kvm, KVM_CAP_DIRTY_LOG_RING, 4096)
     with pytest.raises(RegionError):
         kvm_vm_ioctl_reset_dirty_pages(World("long4").kvm)
+
+
+def test_a_scenario_harvests_and_resets() -> None:
+    world = ring_world("vcpus 2")
+    world.ok("@1 nop")
+    write(world, 3, 1)
+    assert world.do("@1 harvestring").result == {"outcome": "ok", "dirty": []}
+    assert world.do("harvestring").result == {"outcome": "ok", "dirty": ["0x20003000", "0x20001000"]}
+    assert world.do("resetrings").result == {"outcome": "ok", "reset": 2}
+    assert world.do("harvestring").result == {"outcome": "ok", "dirty": []}
+
+
+def test_without_rings_there_is_nothing_to_harvest_or_reset() -> None:
+    world = World("long4")
+    assert world.do("harvestring").result == {"outcome": "error", "errno": "ENXIO"}
+    assert world.do("resetrings").result == {"outcome": "error", "errno": "EINVAL"}

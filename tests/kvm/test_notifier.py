@@ -6,6 +6,7 @@ from kvm.world import World, names
 from shadowmmu.host.mapping import Mapping
 from shadowmmu.kvm.notifier import MmuNotifier
 from shadowmmu.kvm.page_fault import mmu_invalidate_retry
+from shadowmmu.x86.bits import A
 
 GVA = 0x400000
 
@@ -136,3 +137,17 @@ def test_memory_the_host_protects_stops_the_vcpu(world: World) -> None:
     world.ok("mprotect 0x2003000 0x1000 none")
     assert world.do(f"read {GVA + 0x3000:#x}").result == {"outcome": "error", "errno": "EFAULT"}
     world.ok("mprotect 0x2003000 0x1000 rw", f"write {GVA + 0x3000:#x} 9")
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_ageing_is_an_operation_of_a_scenario(world: World, flush: bool) -> None:
+    requests = world.kvm.stat.remote_tlb_flush_requests
+    line = f"age 0x2003000 8K{' flush' if flush else ''}"
+    played = world.do(line)
+    assert played.result == {"outcome": "ok", "young": 1}
+    assert names(played.events) == ["kvm_age_hva"]
+    assert not world.spte(GVA + 0x3000) & A
+    assert world.spte(GVA + 0x5000) & A
+    assert world.kvm.stat.remote_tlb_flush_requests == requests + flush
+    assert world.do(line).result == {"outcome": "ok", "young": 0}, "nobody accessed it"
+    assert world.kvm.stat.remote_tlb_flush_requests == requests + flush

@@ -233,6 +233,12 @@ class _HostWatcher:
     def change_pte(self, address: int, pfn: int, *, writable: bool) -> None:
         pass
 
+    def clear_young(self, start: int, end: int) -> bool:
+        return False
+
+    def clear_flush_young(self, start: int, end: int) -> bool:
+        return False
+
 
 class Translations:
     """Entries of a vCPU's TLB that agree with its tables, until an SPTE that they depend on changes."""

@@ -16,12 +16,14 @@ from typing import Any, NoReturn
 from .ops import (
     GUEST_OPS,
     Access,
+    Age,
     ChangeVmcb,
     ClearDirty,
     DeleteSlot,
     EnableCap,
     Exec,
     GetDirty,
+    HarvestRing,
     HostRead,
     HostSregs,
     HostTouch,
@@ -38,6 +40,7 @@ from .ops import (
     Op,
     Prefault,
     Remap,
+    ResetRings,
     SetAc,
     SetDump,
     SetGpte,
@@ -138,6 +141,9 @@ _USAGE = {
     "mprotect": "mprotect GPA LEN ro|rw|none",
     "remap": "remap GPA LEN",
     "hosttouch": "hosttouch GPA LEN",
+    "age": "age GPA LEN [flush]",
+    "harvestring": "harvestring",
+    "resetrings": "resetrings",
     "hostread": "hostread GPA [size=4|8]",
     "hostwrite": "hostwrite GPA VALUE [size=4|8]",
     "modparam": "modparam MODULE NAME VALUE",
@@ -270,6 +276,9 @@ class OpParser:
             "mprotect": self._mprotect,
             "remap": self._remap,
             "hosttouch": self._hosttouch,
+            "age": self._age,
+            "harvestring": self._harvestring,
+            "resetrings": self._resetrings,
             "hostread": self._hostread,
             "hostwrite": self._hostwrite,
             "pt": self._pt,
@@ -569,6 +578,19 @@ class OpParser:
         line.split(rest, least=2)
         gpa, length = self._range(line)
         return HostTouch(**common, gpa=gpa, length=length)
+
+    def _age(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=2, flags=["flush"])
+        gpa, length = self._range(line)
+        return Age(**common, gpa=gpa, length=length, flush="flush" in line.flags)
+
+    def _harvestring(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=0)
+        return HarvestRing(**common)
+
+    def _resetrings(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=0)
+        return ResetRings(**common)
 
     def _host_access(self, line: Line) -> tuple[int, int]:
         gpa = line.num(0, "address", GPA_LIMIT - 1)

@@ -10,12 +10,14 @@ __all__ = [
     "GUEST_OPS",
     "UNRECORDED",
     "Access",
+    "Age",
     "ChangeVmcb",
     "ClearDirty",
     "DeleteSlot",
     "EnableCap",
     "Exec",
     "GetDirty",
+    "HarvestRing",
     "HostRead",
     "HostSregs",
     "HostTouch",
@@ -32,6 +34,7 @@ __all__ = [
     "Op",
     "Prefault",
     "Remap",
+    "ResetRings",
     "SetAc",
     "SetDump",
     "SetGpte",
@@ -260,6 +263,28 @@ class HostTouch(Op):
 
     gpa: int
     length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Age(Op):
+    """The host's page reclaim asks whether the memory behind a gpa range was accessed, and forgets it.
+
+    `flush`: it flushes TLBs besides (mmu notifier clear_flush_young instead of clear_young).
+    """
+
+    gpa: int
+    length: int
+    flush: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HarvestRing(Op):
+    """User space takes the dirty entries of this vCPU's dirty ring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResetRings(Op):
+    """KVM_RESET_DIRTY_RINGS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

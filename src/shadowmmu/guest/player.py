@@ -20,7 +20,9 @@ from ..kvm.dirty_log_ioctl import (
     kvm_vm_ioctl_clear_dirty_log,
     kvm_vm_ioctl_enable_cap,
     kvm_vm_ioctl_get_dirty_log,
+    kvm_vm_ioctl_reset_dirty_pages,
 )
+from ..kvm.dirty_ring import dirty_ring_of
 from ..kvm.emulate import EmulationError, MmioAccess
 from ..kvm.exits import EntryFailed, KvmRunError
 from ..kvm.guest_walk import gva_to_gpa
@@ -318,6 +320,12 @@ class Player:
                 return self._host(lambda: self.vmcbs[op.vcpu].change(op.ncr3, op.asid, op.tlb))
             case kinds.GetDirty():
                 return self._get_dirty(op)
+            case kinds.HarvestRing():
+                return self._harvest_ring(op)
+            case kinds.ResetRings():
+                return self._host_value("reset", lambda: kvm_vm_ioctl_reset_dirty_pages(self.kvm))
+            case kinds.Age():
+                return self._host_value("young", lambda: int(self._age(op)))
             case kinds.HostRead():
                 return self._host_read(op)
             case kinds.Translate():
@@ -479,6 +487,24 @@ class Player:
         except (HostError, RegionError) as error:
             return _errno_result(error.errno or 0)
         return {"outcome": "ok"}
+
+    def _host_value(self, name: str, call: Callable[[], int]) -> dict[str, Any]:
+        """A host call that answers a number, which the result has under `name`."""
+        try:
+            return {"outcome": "ok", name: call()}
+        except (HostError, RegionError) as error:
+            return _errno_result(error.errno or 0)
+
+    def _age(self, op: kinds.Age) -> bool:
+        return self.machine.host.age(self.machine.hva(op.gpa), op.length, flush=op.flush)
+
+    def _harvest_ring(self, op: kinds.HarvestRing) -> dict[str, Any]:
+        """Take the dirty pages of a ring, as gpas. Without rings there is nothing to map: ENXIO."""
+        if not self.kvm.parameters.dirty_ring_size:
+            return _errno_result(errno.ENXIO)
+        found = dirty_ring_of(self.cpus[op.vcpu].vcpu).harvest()
+        slots = {slot: self.machine.slots[slot].gpa for slot, _ in found}
+        return {"outcome": "ok", "dirty": [f"{slots[slot] + (page << 12):#x}" for slot, page in found]}
 
     def _host_op(self, op: kinds.Op) -> None:
         machine, host = self.machine, self.machine.host

@@ -43,11 +43,14 @@ class Notifier(Protocol):
     """An mmu_notifier: told about [start, end) before and after the host takes pages of that range away.
 
     Between the two change_pte says which page is at an address now, if one replaces another at once.
+    clear_young and clear_flush_young ask whether a range was accessed, and forget it; the latter flushes.
     """
 
     def invalidate_range_start(self, start: int, end: int) -> None: ...
     def invalidate_range_end(self, start: int, end: int) -> None: ...
     def change_pte(self, address: int, pfn: int, *, writable: bool) -> None: ...
+    def clear_young(self, start: int, end: int) -> bool: ...
+    def clear_flush_young(self, start: int, end: int) -> bool: ...
 
 
 class HostError(OSError):
@@ -556,6 +559,19 @@ class AddressSpace:
         private = VM_PRIVATE if mapping.kind is Kind.MEMFD else 0
         for start, end, _ in self._pieces(mapping, first, last):
             self._change_vma(mapping, start, end, PROT_RW | private)
+
+    def age(self, hva: int, size: int, *, flush: bool) -> bool:
+        """Return whether a notifier's secondary MMU accessed [hva, hva + size) since the last call.
+
+        What the kernel's page reclaim asks (mmu_notifier_clear_young; with `flush`
+        mmu_notifier_clear_flush_young). Raises HostError for a range that is not one of one mapping's pages.
+        """
+        self._check(hva, size)
+        young = [
+            notifier.clear_flush_young(hva, hva + size) if flush else notifier.clear_young(hva, hva + size)
+            for notifier in self.notifiers
+        ]
+        return any(young)
 
     def touch(self, hva: int, *, write: bool) -> int:
         """The host accesses a byte; the hpa of the page. Raises HostError(EFAULT) if it is not allowed to."""
