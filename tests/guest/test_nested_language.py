@@ -123,7 +123,7 @@ def test_the_parameter_may_come_later() -> None:
         ("npt map 0x8000 0x0 0x0", "`map` lacks an argument"),
         ("npt map 0x50000000 0x0 0x0 0x67", "no slot has guest address 0x50000000"),
         ("npt pt 0x8000 512 0", "index 512 is out of range"),
-        ("ntramp", "`ntramp` lacks an argument; write `ntramp NCR3`"),
+        ("ntramp", "`ntramp` lacks an argument; write `ntramp[@N] NCR3`"),
         ("ntramp 0x50000000", "no slot has guest address 0x50000000"),
         ("l2code 0xfffffe", "0xfffffe + 0x3 is beyond the slot"),
         ("slot 62 0x50000000 4K", "slot 62 holds what the guest has as a hypervisor; use 0 to 61"),

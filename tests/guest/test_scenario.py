@@ -169,7 +169,7 @@ def test_nodump():
 def test_scenarios_are_values():
     scenario = parse("nop")
     with pytest.raises(AttributeError):
-        scenario.mode = "pae"
+        scenario.modes = ("pae",)
     with pytest.raises(AttributeError):
         scenario.ops[0].vcpu = 1
     assert sys.getsizeof(scenario.ops[0]) < 100
@@ -184,6 +184,11 @@ def test_scenarios_are_values():
         ("nested", "a guest that is a hypervisor needs nested paging; put `param kvm_amd npt=1` first"),
         ("npt map 1 2 3 4", "`npt` needs a guest that is a hypervisor; put `nested` before it"),
         ("mode pae", "`mode` is given twice"),
+        ("mode@1 pae", "`mode@N` comes after the setup has begun; put it right after `mode` and `vcpus`"),
+        ("mode@2 pae", "there is no vCPU 2 at this point; put a `vcpus` line with more vCPUs first"),
+        ("map@2 0x1000 0 0 7", "there is no vCPU 2 at this point"),
+        ("alloc@1 0x2000", "`alloc@1` belongs to no vCPU; write `alloc`; with @N there are mode, tramp, map"),
+        ("map@x 0x1000 0 0 7", "vCPU `x` is not a number"),
         ("vcpus 3", "`vcpus` is given twice"),
         ("physbits 53", "MAXPHYADDR 53 is out of range; use 32 to 52"),
         ("slot 0 0x20000000 4K", "slot 0 exists already"),

@@ -306,7 +306,7 @@ class Coherence(Checker):
 
     def _note_changes(self, op: Op, tables: Iterable[int] | None = None) -> list[int]:
         """Keep the former values of entries that the op changed, in all `tables` or some; which changed."""
-        unseen = not _is_of_the_guest(op) or _straddles(op, self.player.mode.entry_size)
+        unseen = not _is_of_the_guest(op) or _straddles(op, self.player.mode_of(op.vcpu).entry_size)
         changed = []
         for gfn in self.tracked if tables is None else tables:
             old = self.tracked.get(gfn)

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..guest import ops as kinds
 from ..guest.machine import Machine
+from ..guest.modes import MODES, Mode
 from ..guest.ops import Op
 from ..guest.player import OpResult
-from ..guest.setup import MODES, Mode
 from ..guest.svm.machine import ExitRecord, SvmMachine
 from ..guest.svm.processor import (
     EXIT_EXCEPTION,
@@ -43,6 +43,10 @@ class _Program:
     vmcbs: list[Any] = field(default_factory=list)
     on_meanwhile: list[Any] = field(default_factory=list)
     log: Tracer = field(default_factory=Tracer)
+
+    def mode_of(self, vcpu: int) -> Mode:
+        """The paging mode of a vCPU; there is one."""
+        return self.mode
 
 
 def audit_of(machine: SvmMachine) -> Audit:

@@ -240,7 +240,9 @@ class _Report:
         """What a reader should see of a row, after it was counted."""
         if "op" not in row:
             scenario = self._scenario
-            return click.style(f"{scenario.name}: {scenario.title} (mode {scenario.mode})", bold=True)
+            return click.style(
+                f"{scenario.name}: {scenario.title} ({_modes_line(scenario.modes)})", bold=True
+            )
         if "result" not in row:
             kvm = self._state["kvm"]
             count = len(self._state["vcpus"])
@@ -276,6 +278,11 @@ class _Report:
                 yield f"vCPU {parts[1]} root {value}"
         for name, values in entries.items():
             yield f"{name} {' '.join(values)}"
+
+
+def _modes_line(modes: Sequence[str]) -> str:
+    """The paging mode, or modes in the order of the vCPUs if they differ."""
+    return f"mode {modes[0]}" if len(set(modes)) == 1 else f"modes {', '.join(modes)}"
 
 
 def outcome_line(result: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
+from .modes import MODES, TRAMP_SLOT, Mode, trampolines_of
 from .ops import (
     GUEST_OPS,
     Access,
@@ -58,11 +59,9 @@ from .ops import (
 from .setup import (
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
-    MODES,
     NESTED_SLOT,
     PAGE,
     PDPT_MASK,
-    TRAMP_SLOT,
     Pt,
     ScenarioError,
     SlotSetup,
@@ -99,21 +98,21 @@ _USAGE = {
     "param": "param kvm|kvm_amd NAME=VALUE",
     "design": "design SWITCH=VALUE",
     "vendor": "vendor amd|intel",
-    "mode": "mode long4|long5|pae|32|nopaging",
+    "mode": "mode[@N] long4|long5|pae|32|nopaging",
     "vcpus": "vcpus N (1 to 8)",
     "physbits": "physbits N (32 to 52)",
     "slot": "slot ID GPA SIZE [dirty] [ro] [lazy] [thp|huge2m|huge1g|memfd] [keep] [skew=N]",
     "cap": "cap CAP ARG",
     "alloc": "alloc GPA",
     "nonleaf": "nonleaf FLAGS",
-    "tramp": "tramp [CR3]",
-    "map": "map CR3 GVA GPA FLAGS [level=L] [n=N] [stride=S] [gstride=S]",
-    "pt": "pt TABLE INDEX VALUE",
+    "tramp": "tramp[@N] [CR3]",
+    "map": "map[@N] CR3 GVA GPA FLAGS [level=L] [n=N] [stride=S] [gstride=S]",
+    "pt": "pt[@N] TABLE INDEX VALUE",
     "poke": "poke GPA VALUE",
     "code": "code GPA",
     "watch": "watch GPA",
     "nodump": "nodump",
-    "start": "start [cr3=GPA] [cr3@N=GPA] [ncr3=GPA] [ncr3@N=GPA] [cr0=V] [cr4=V] [efer=V]",
+    "start": "start [cr3=GPA] [ncr3=GPA] [cr0=V] [cr4=V] [efer=V] [NAME@N=V]",
     "read": "read GVA [size=N]",
     "write": "write GVA [VALUE] [size=N]",
     "xchg": "xchg GVA [VALUE] [size=N]",
@@ -155,8 +154,8 @@ _USAGE = {
     "meanwhile": "meanwhile N OP",
     "dump": "dump on|off",
     "nested": "nested",
-    "npt": "npt map|pt ...",
-    "ntramp": "ntramp NCR3",
+    "npt": "npt[@N] map|pt ...",
+    "ntramp": "ntramp[@N] NCR3",
     "l2code": "l2code GPA",
     "l2exit": "l2exit",
     "ncr3": "ncr3 VALUE",
@@ -245,10 +244,15 @@ def _show(value: int) -> str:
 
 
 class OpParser:
-    """Parses the lines after `start`; keeps track of which slots there are."""
+    """Parses the lines after `start`; keeps track of which slots there are.
+
+    `modes` are those of the vCPUs, or one for all; `mode` is that of the vCPU whose line it is.
+    """
 
     def __init__(self) -> None:
         self.mode = MODES["long4"]
+        self.modes = [self.mode]
+        self.code_slots = {TRAMP_SLOT}
         self.nested = False
         self.nvcpus = 1
         self.slots: dict[int, tuple[int, int]] = {}
@@ -310,6 +314,16 @@ class OpParser:
             "l1invlpga": self._invlpga,
         }
 
+    def set_modes(self, modes: Sequence[Mode]) -> None:
+        """From here on the vCPUs have these modes, or all have the only one."""
+        self.modes = list(modes)
+        self.code_slots = {tramp.slot for tramp in trampolines_of([mode.name for mode in modes]).values()}
+        self.mode = self.modes[0]
+
+    def about(self, vcpu: int) -> None:
+        """What follows is about this vCPU."""
+        self.mode = self.modes[vcpu if len(self.modes) > 1 else 0]
+
     def knows(self, word: str) -> bool:
         """Whether there is an operation of this name."""
         return word in self._ops
@@ -327,6 +341,7 @@ class OpParser:
                 line.fail(f"there is no vCPU {vcpu}", f"use 0 to {self.nvcpus - 1} or more `vcpus`")
             if word == "dump":
                 line.fail("`dump` belongs to no vCPU", "leave the `@N` out")
+        self.about(vcpu)
         parse = self._ops.get(word)
         if parse is None:
             self._refuse(line, word)
@@ -356,8 +371,8 @@ class OpParser:
         return slot
 
     def _own_slot(self, line: Line, slot: int) -> int:
-        if slot == TRAMP_SLOT:
-            line.fail(f"slot {TRAMP_SLOT} holds the guest's own code", "use 0 to 62")
+        if slot in self.code_slots:
+            line.fail(f"slot {slot} holds the guest's own code", f"use 0 to {min(self.code_slots) - 1}")
         if slot == NESTED_SLOT and self.nested:
             line.fail(f"slot {NESTED_SLOT} holds what the guest has as a hypervisor", "use 0 to 61")
         return slot

@@ -40,13 +40,12 @@ from ..x86.insn import Insn, Op
 from . import ops as kinds, setup as statements
 from .cpu import Delivered, EndlessFaults, GuestCpu, LeftL2
 from .machine import Machine
+from .modes import MODES, Mode, trampolines_of
 from .setup import (
     HOST_SAVE_AREAS,
     L2_CODE,
     L2_CODE_END,
-    MODES,
     PAGE,
-    TRAMP_GPA,
     ScenarioError,
     Setup,
     SetupAction,
@@ -106,7 +105,8 @@ class Player:
         self.setup = setup
         self.log = log
         self.snapshot = snapshot
-        self.mode = MODES[setup.mode]
+        self.modes = [MODES[name] for name in setup.modes]
+        self.trampolines = trampolines_of(setup.modes)
         parameters = Parameters()
         parameters.vmx = "kvm_intel.ept" in setup.params
         nested_paging = setup.params.get("kvm_intel.ept" if parameters.vmx else "kvm_amd.npt", "N")
@@ -134,21 +134,24 @@ class Player:
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)
         self.kvm.tracer = log
-        self.stubs = Stubs(self.mode.tramp_gva, is64=self.mode.is64)
+        self.stubs = {
+            name: Stubs(tramp.gva, is64=tramp.mode.is64) for name, tramp in self.trampolines.items()
+        }
         self.l2_stubs = L2Stubs(L2_CODE)
         self.vmcbs: list[Vmcb12] = []
         self.areas: dict[int, tuple[int, int, int]] = {}
         self.cpus: list[GuestCpu] = []
         self.mmio: list[dict[str, Any]] = []
         self.watched: dict[int, bytes] = {}
+        self.entry_sizes: dict[int, int] = {}
         self.dump = True
         self.op_number = 0
         self.waiting: list[kinds.Meanwhile] = []
         self.on_meanwhile: list[Callable[[kinds.Op, dict[str, Any] | None], None]] = []
         for action in setup.actions:
             self._set_up(action)
-        for page in setup.watched_pages:
-            self._watch(page)
+        for page, size in setup.watched_pages.items():
+            self._watch(page, size)
         self.kvm.tracing = True
 
     # -- building -----------------------------------------------------------------------------------------
@@ -158,7 +161,8 @@ class Player:
             case statements.SlotSetup():
                 self._set_slot(action, keep=False)
                 if action.options == "trampoline":
-                    for offset, code in self.stubs.image.items():
+                    (mode,) = (name for name, t in self.trampolines.items() if t.slot == action.id)
+                    for offset, code in self.stubs[mode].image.items():
                         self._write_bytes(action.gpa + offset, code)
                 elif action.options == "nested":
                     for offset, code in self.l2_stubs.image.items():
@@ -218,11 +222,17 @@ class Player:
         self.areas[slot.id] = (hva, slot.size, slot.gpa)
 
     def _add_vcpu(self, registers: statements.Vcpu) -> None:
-        vcpu = self.machine.add_vcpu(self.setup.maxphyaddr, la57=self.mode.name == "long5")
+        la57 = any(mode.name == "long5" for mode in self.modes)
+        vcpu = self.machine.add_vcpu(self.setup.maxphyaddr, la57=la57)
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
         if self.setup.nested:
             vcpu.hsave_msr = HOST_SAVE_AREAS + PAGE * vcpu.id
-        self.cpus.append(GuestCpu(vcpu, self._complete_mmio, self.stubs))
+        stubs = self.stubs[self.mode_of(vcpu.id).name]
+        self.cpus.append(GuestCpu(vcpu, self._complete_mmio, stubs))
+
+    def mode_of(self, vcpu: int) -> Mode:
+        """The paging mode that a vCPU starts in, and has code for."""
+        return self.modes[vcpu]
 
     def _complete_mmio(self, access: MmioAccess) -> int:
         if len(self.mmio) < MAX_MMIO_RECORDED:
@@ -253,7 +263,7 @@ class Player:
                 case kinds.SetDump():
                     self.dump = op.on
                 case kinds.WatchPage():
-                    self._watch(op.gpa)
+                    self._watch(op.gpa, self.mode_of(op.vcpu).entry_size)
                 case kinds.Meanwhile():
                     self.waiting.append(op)
                 case _:
@@ -368,12 +378,15 @@ class Player:
         if l2 is not None:
             vmcb = self.vmcbs[op.vcpu]
             vmcb.start_at(l2[0].rip)
-            return [self.stubs.vmrun(vmcb.gpa), *l2]
+            return [self._stubs(op).vmrun(vmcb.gpa), *l2]
         self._in_l1(op)
         return self._l1_steps(op)
 
+    def _stubs(self, op: kinds.Op) -> Stubs:
+        return self.stubs[self.mode_of(op.vcpu).name]
+
     def _l1_steps(self, op: kinds.Op) -> list[Step]:
-        stubs = self.stubs
+        stubs = self._stubs(op)
         match op:
             case kinds.Invlpga():
                 return stubs.invlpga(op.address, op.asid)
@@ -436,29 +449,29 @@ class Player:
 
     def _run_to_exit(self, cpu: GuestCpu, op: kinds.Op, steps: list[Step]) -> dict[str, Any]:
         try:
-            return self._run_steps(cpu, steps)
+            return self._run_steps(cpu, op, steps)
         except LeftL2:
-            delivered = cpu.execute(self.stubs.after_vmexit())
+            delivered = cpu.execute(self._stubs(op).after_vmexit())
             if delivered is not None:
-                return self._gate(cpu, delivered, [])
+                return self._gate(cpu, op, delivered, [])
             return {"outcome": "vmexit", **self.vmcbs[op.vcpu].exit()}
 
-    def _run_steps(self, cpu: GuestCpu, steps: list[Step]) -> dict[str, Any]:
+    def _run_steps(self, cpu: GuestCpu, op: kinds.Op, steps: list[Step]) -> dict[str, Any]:
         for step in steps:
             delivered = cpu.execute(step)
             if delivered is not None:
-                return self._gate(cpu, delivered, steps)
+                return self._gate(cpu, op, delivered, steps)
             if step.insn.op is Op.VMRUN and not cpu.vcpu.guest_mode:
                 raise LeftL2
-        return {"outcome": "ok", **self._value(steps)}
+        return {"outcome": "ok", **self._value(op, steps)}
 
-    def _gate(self, cpu: GuestCpu, delivered: Delivered, steps: list[Step]) -> dict[str, Any]:
+    def _gate(self, cpu: GuestCpu, op: kinds.Op, delivered: Delivered, steps: list[Step]) -> dict[str, Any]:
         """Run the gate of an exception or of the soft interrupt; how the op ended."""
-        again = cpu.execute(self.stubs.gate(delivered.vector))
+        again = cpu.execute(self._stubs(op).gate(delivered.vector))
         if again is not None:
-            return self._gate(cpu, again, steps)
+            return self._gate(cpu, op, again, steps)
         if delivered.vector == SOFT_INTERRUPT:
-            return {"outcome": "ok", **self._value(steps)}
+            return {"outcome": "ok", **self._value(op, steps)}
         outcome: dict[str, Any] = {"outcome": "exception", "vector": delivered.vector}
         if delivered.error_code is not None:
             outcome["error_code"] = f"{delivered.error_code:#x}"
@@ -467,17 +480,12 @@ class Player:
             outcome["cr2"] = f"{cpu.vcpu.cr2:#x}"
         return outcome
 
-    def _value(self, steps: list[Step]) -> dict[str, Any]:
+    def _value(self, op: kinds.Op, steps: list[Step]) -> dict[str, Any]:
+        is64 = self.mode_of(op.vcpu).is64 and not (isinstance(op, kinds.Access) and op.l2)
         for step in steps:
             if step.insn.op in (Op.LOAD, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B):
-                return {"value": f"{self._accumulator(step.insn):#x}"}
+                return {"value": f"{_accumulator(step.insn, is64=is64):#x}"}
         return {}
-
-    def _accumulator(self, insn: Insn) -> int:
-        """RAX after the instruction. 32-bit code cannot see its upper half and changes it with EAX only."""
-        if not self.mode.is64 and insn.result != insn.expected:
-            return insn.result & 0xFFFFFFFF
-        return insn.result
 
     # -- the host --------------------------------------------------------------------------------------------
 
@@ -538,7 +546,7 @@ class Player:
             case kinds.HostWrite() | kinds.SetGpte():
                 machine.host_write(op.gpa, op.size, op.value)
                 if isinstance(op, kinds.SetGpte):
-                    self._watch(op.gpa)
+                    self._watch(op.gpa, op.size)
             case kinds.ModParam():
                 self._set_parameter(op)
             case kinds.HostSregs():
@@ -587,7 +595,9 @@ class Player:
                 (op.efer, vcpu.efer),
             )
         )
-        if not set_sregs(vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode.is64 and not vcpu.guest_mode):
+        if not set_sregs(
+            vcpu, cr0, cr3, cr4, efer, code_64bit=self.mode_of(op.vcpu).is64 and not vcpu.guest_mode
+        ):
             raise RegionError(errno.EINVAL, "registers do not go together")
 
     def _get_dirty(self, op: kinds.GetDirty) -> dict[str, Any]:
@@ -610,19 +620,22 @@ class Player:
 
     # -- what changed ----------------------------------------------------------------------------------------
 
-    def _watch(self, gpa: int) -> None:
+    def _watch(self, gpa: int, entry_size: int) -> None:
+        """Report changes of a page from here on, in entries of so many bytes."""
         page = gpa & ~0xFFF
         contents = self.machine.peek(page)
         if page not in self.watched and contents is not None:
             self.watched[page] = contents
+            self.entry_sizes[page] = entry_size
 
     def _changed_gptes(self) -> list[list[str]]:
         changed = []
-        size = self.mode.entry_size
+        code = {tramp.gpa for tramp in self.trampolines.values()}
         for page, before in self.watched.items():
             now = self.machine.peek(page)
-            if now is None or now == before or page == TRAMP_GPA:
+            if now is None or now == before or page in code:
                 continue
+            size = self.entry_sizes[page]
             for offset in range(0, 4096, size):
                 old, new = before[offset : offset + size], now[offset : offset + size]
                 if old != new:
@@ -630,6 +643,13 @@ class Player:
                     changed.append([f"{number:#x}" for number in numbers])
             self.watched[page] = now
         return changed
+
+
+def _accumulator(insn: Insn, *, is64: bool) -> int:
+    """RAX after the instruction. 32-bit code cannot see its upper half and changes it with EAX only."""
+    if not is64 and insn.result != insn.expected:
+        return insn.result & 0xFFFFFFFF
+    return insn.result
 
 
 def _operands(op: kinds.Access) -> Insn:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ..kvm.switches import DEFAULT_KERNEL, DesignError, kernel_text, value_of
+from .modes import MODES, TRAMP_SIZE, Mode, Trampoline, trampolines_of
 from .op_parser import (
     GPA_LIMIT,
     MAX_COUNT,
@@ -32,21 +33,16 @@ from .ops import (
     WatchPage,
 )
 from .setup import (
-    MODES,
     NESTED_GPA,
     NESTED_SIZE,
     NESTED_SLOT,
     PAGE,
     TABLE_MASK,
-    TRAMP_GPA,
-    TRAMP_SIZE,
-    TRAMP_SLOT,
     Alloc,
     Cap,
     Code,
     L2Code,
     Map,
-    Mode,
     Nonleaf,
     Ntramp,
     Poke,
@@ -82,6 +78,8 @@ _DEFAULT_PARAMS = {
     "kvm.flush_on_reuse": "N",
     "kvm.ignore_msrs": "N",
 }
+_PER_VCPU = ("mode", "tramp", "map", "pt", "npt", "ntramp")
+"""The setup words that depend on a paging mode: with @N on that of vCPU N, else on that of vCPU 0."""
 _NX_HUGE_PAGES = {"off": "N", "force": "Y", "auto": "N", "never": "never"}
 _HOST_MAXPHYADDR = 40
 
@@ -147,7 +145,8 @@ class Scenario:
     """Module parameters as a recording's header names them: `kvm_amd.npt` = `N`, ..."""
     design: Mapping[str, str]
     """Switches that are not as the kernel has them, switch name -> value name."""
-    mode: str
+    modes: tuple[str, ...]
+    """The paging mode of each vCPU."""
     maxphyaddr: int
     host_la57: bool
     """The host has five-level page tables; a scenario's host has if its guest may."""
@@ -248,8 +247,8 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
             "give the folder of its scenarios with --scenarios, or move this file away"
         )
 
-    if text.mode != rebuilt.mode:
-        differs(1, f"mode {text.mode}, recorded {rebuilt.mode}")
+    if text.modes != rebuilt.modes:
+        differs(1, f"mode {' '.join(text.modes)}, recorded {' '.join(rebuilt.modes)}")
     if (text.vcpus, text.vmcbs) != (rebuilt.vcpus, rebuilt.vmcbs):
         differs(1, "the vCPUs' registers at `start` are not the recorded ones")
     written = [action for action in resolve(text).actions if not isinstance(action, Watch)]
@@ -282,6 +281,7 @@ class _Parser:
         self.path = path
         self.ops_parser = OpParser()
         self.mode: Mode | None = None
+        self.own_modes: dict[int, Mode] = {}
         self.title = ""
         self.params: dict[str, str] = dict(_DEFAULT_PARAMS)
         self.design: dict[str, str] = {}
@@ -358,9 +358,9 @@ class _Parser:
             kernel=kernel_text(DEFAULT_KERNEL),
             params={**self.params, "thp": "always [madvise] never"},
             design=self.design,
-            mode=self.mode.name,
+            modes=_names(self.ops_parser.modes, len(self.vcpus)),
             maxphyaddr=self.physbits or _HOST_MAXPHYADDR,
-            host_la57=self.mode.name == "long5",
+            host_la57=_any_long5(self.ops_parser.modes),
             vcpus=self.vcpus,
             vmcbs=self.vmcbs,
             setup=tuple(self.setup),
@@ -401,7 +401,8 @@ class _Parser:
             self.params[known] = shown
 
     def _statement(self, line: Line, tokens: list[str]) -> None:
-        line.word = word = tokens[0]
+        word, vcpu = self._word(line, tokens[0])
+        line.word = word
         parse = self._setup_words.get(word)
         if parse is None:
             if word.startswith("@") or self.ops_parser.knows(word):
@@ -409,25 +410,61 @@ class _Parser:
             line.fail(f"unknown word `{word}`", suggestion(word, [*self._setup_words, "title", "param"]))
         if self.mode is None and word not in ("mode", "vcpus", "physbits"):
             line.fail(f"`{word}` comes before `mode`", "begin with `mode long4|long5|pae|32|nopaging`")
+        self.ops_parser.about(vcpu)
+        if vcpu and word == "mode":
+            self._own_mode(line, tokens[1:], vcpu)
+            return
         statement = parse(line, tokens[1:])
         if statement is not None:
-            self.setup.append(SetupLine(line.number, line.text, statement))
+            self.setup.append(SetupLine(line.number, line.text, statement, vcpu))
+
+    def _word(self, line: Line, word: str) -> tuple[str, int]:
+        """A setup word and the vCPU whose mode it is about: `map@1`, or `map` for that of vCPU 0."""
+        name, at, digits = word.partition("@")
+        if not at or not name:
+            return word, 0
+        if name not in _PER_VCPU:
+            have = ", ".join(_PER_VCPU)
+            line.fail(f"`{word}` belongs to no vCPU", f"write `{name}`; with @N there are {have}")
+        vcpu = line.parse_number(digits, "vCPU", U32, suffix=False)
+        if vcpu >= self.ops_parser.nvcpus:
+            line.fail(f"there is no vCPU {vcpu} at this point", "put a `vcpus` line with more vCPUs first")
+        return name, vcpu
 
     def _mode(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
         if self.mode is not None:
             line.fail("`mode` is given twice", "keep one of them")
-        self.mode = self.ops_parser.mode = MODES[line.choice(0, tuple(MODES))]
+        self.mode = MODES[line.choice(0, tuple(MODES))]
+        self.ops_parser.set_modes([self.mode])
+
+    def _own_mode(self, line: Line, rest: list[str], vcpu: int) -> None:
+        """A vCPU in another mode than vCPU 0, over the same memory."""
+        line.split(rest, least=1)
+        if self.mode is None:
+            line.fail("`mode@N` comes before `mode`", "say the mode of vCPU 0 first")
+        if self.setup:
+            line.fail("`mode@N` comes after the setup has begun", "put it right after `mode` and `vcpus`")
+        if vcpu in self.own_modes:
+            line.fail(f"the mode of vCPU {vcpu} is given twice", "keep one of them")
+        self.own_modes[vcpu] = MODES[line.choice(0, tuple(MODES))]
+        modes = [self.own_modes.get(n, self.ops_parser.modes[0]) for n in range(self.ops_parser.nvcpus)]
+        self.ops_parser.set_modes(modes)
 
     def _vcpus(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
         if self.nvcpus is not None:
             line.fail("`vcpus` is given twice", "keep one of them")
+        if self.own_modes:
+            line.fail("`vcpus` comes after `mode@N`", "put it before")
         self.nvcpus = self.ops_parser.nvcpus = line.num(0, "number of vCPUs", 8, 1)
 
     def _physbits(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
         self.physbits = line.num(0, "MAXPHYADDR", 52, 32)
+
+    def _trampolines(self) -> Mapping[str, Trampoline]:
+        return trampolines_of([mode.name for mode in self.ops_parser.modes])
 
     def _slot(self, line: Line, rest: list[str]) -> SlotSetup:
         slot = self.ops_parser.slot_spec(line, rest)
@@ -436,14 +473,15 @@ class _Parser:
         for other, (gpa, size) in self.ops_parser.slots.items():
             if slot.gpa < gpa + size and gpa < slot.gpa + slot.size:
                 line.fail(f"slot {slot.id} overlaps slot {other}", "use other addresses")
-        if slot.gpa < TRAMP_GPA + TRAMP_SIZE and slot.gpa + slot.size > TRAMP_GPA:
-            line.fail(f"slot {slot.id} overlaps the guest code at {TRAMP_GPA:#x}", "use other addresses")
+        for tramp in self._trampolines().values():
+            if slot.gpa < tramp.gpa + TRAMP_SIZE and slot.gpa + slot.size > tramp.gpa:
+                line.fail(f"slot {slot.id} overlaps the guest code at {tramp.gpa:#x}", "use other addresses")
         self.ops_parser.slots[slot.id] = slot.gpa, slot.size
         return slot
 
     def _nested(self, line: Line, rest: list[str]) -> SlotSetup:
         line.split(rest, least=0)
-        if self.ops_parser.mode.name == "nopaging":
+        if any(mode.name == "nopaging" for mode in self.ops_parser.modes):
             line.fail("a guest without paging cannot be a hypervisor", "use another `mode`")
         if NESTED_SLOT in self.ops_parser.slots:
             line.fail(f"slot {NESTED_SLOT} exists already", "leave 62 free, or write `nested` once")
@@ -500,8 +538,11 @@ class _Parser:
         cr3 = line.num(0, "address", GPA_LIMIT - 1) if rest else 0
         if self.ops_parser.mode.name != "nopaging":
             self.ops_parser.inside(line, cr3 & TABLE_MASK, 1)
-        self.ops_parser.slots.setdefault(TRAMP_SLOT, (TRAMP_GPA, TRAMP_SIZE))
+        self._have_code(self._trampolines()[self.ops_parser.mode.name])
         return Tramp(cr3)
+
+    def _have_code(self, tramp: Trampoline) -> None:
+        self.ops_parser.slots.setdefault(tramp.slot, (tramp.gpa, TRAMP_SIZE))
 
     def _map(self, line: Line, rest: list[str]) -> Map:
         mode = self.ops_parser.mode
@@ -542,22 +583,44 @@ class _Parser:
         self.ops.append(SetDump(line=line.number, text=line.text, vcpu=0, on=False))
 
     def _start(self, line: Line, rest: list[str]) -> None:
-        nvcpus, mode = self.ops_parser.nvcpus, self.ops_parser.mode
-        nested = self.ops_parser.nested
-        own = [f"cr3@{n}" for n in range(nvcpus)]
-        ncr3 = ["ncr3", *(f"ncr3@{n}" for n in range(nvcpus))] if nested else []
-        line.split(rest, least=0, keys=["cr0", "cr3", "cr4", "efer", *own, *ncr3])
-        cr3 = line.key("cr3", 0)
-        cr4 = line.key("cr4", mode.cr4) | (_CR4_LA57 if mode.name == "long5" else 0)
-        cr0, efer = line.key("cr0", mode.cr0), line.key("efer", mode.efer)
-        efer |= EFER_SVME if nested else 0
-        self.vcpus = tuple(Vcpu(n, cr0, line.key(own[n], cr3), cr4, efer) for n in range(nvcpus))
+        nvcpus, nested = self.ops_parser.nvcpus, self.ops_parser.nested
+        names = ("cr0", "cr3", "cr4", "efer", *(["ncr3"] if nested else []))
+        line.split(rest, least=0, keys=[*names, *(f"{name}@{n}" for name in names for n in range(nvcpus))])
+        self.vcpus = tuple(self._vcpu(line, n) for n in range(nvcpus))
         if nested:
             common = line.key("ncr3", 0)
             self.vmcbs = tuple(
                 Vmcb(n, NESTED_GPA + PAGE * n, line.key(f"ncr3@{n}", common), 1 + n) for n in range(nvcpus)
             )
-        self.ops_parser.slots.setdefault(TRAMP_SLOT, (TRAMP_GPA, TRAMP_SIZE))
+        for tramp in self._trampolines().values():
+            self._have_code(tramp)
+        self.ops_parser.about(0)
+
+    def _vcpu(self, line: Line, number: int) -> Vcpu:
+        """A vCPU's registers; `cr0=`, `cr4=` and `efer=` are for the vCPUs that have the mode of vCPU 0."""
+        first = self.ops_parser.modes[0]
+        self.ops_parser.about(number)
+        mode = self.ops_parser.mode
+
+        def key(name: str, default: int) -> int:
+            return line.key(f"{name}@{number}", line.key(name, default) if mode is first else default)
+
+        return Vcpu(
+            number,
+            cr0=key("cr0", mode.cr0),
+            cr3=line.key(f"cr3@{number}", line.key("cr3", 0)),
+            cr4=key("cr4", mode.cr4) | (_CR4_LA57 if mode.name == "long5" else 0),
+            efer=key("efer", mode.efer) | (EFER_SVME if self.ops_parser.nested else 0),
+        )
+
+
+def _names(modes: Sequence[Mode], nvcpus: int) -> tuple[str, ...]:
+    """The name of each vCPU's mode; one may stand for all."""
+    return tuple(mode.name for mode in (modes if len(modes) > 1 else [modes[0]] * nvcpus))
+
+
+def _any_long5(modes: Sequence[Mode]) -> bool:
+    return any(mode.name == "long5" for mode in modes)
 
 
 def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -602,9 +665,9 @@ class _RecordingParser:
             kernel=header["kernel"],
             params=header["params"],
             design=self._design(header.get("design", {})),
-            mode=self.ops_parser.mode.name,
+            modes=_names(self.ops_parser.modes, len(self.vcpus)),
             maxphyaddr=self.maxphyaddr,
-            host_la57=self.ops_parser.mode.name == "long5" or _has_five_levels(recording.rows),
+            host_la57=_any_long5(self.ops_parser.modes) or _has_five_levels(recording.rows),
             vcpus=tuple(self.vcpus),
             vmcbs=tuple(self.vmcbs),
             setup=tuple(self.setup),
@@ -623,7 +686,7 @@ class _RecordingParser:
         statement: Statement
         match entry["setup"]:
             case "mode":
-                self.ops_parser.mode = MODES[entry["mode"]]
+                self._mode(MODES[entry["mode"]], int(entry.get("vcpu", 0)))
                 return
             case "cpuid":
                 self.maxphyaddr = int(entry["maxphyaddr"])
@@ -652,6 +715,13 @@ class _RecordingParser:
             case other:
                 self.fail(1, f"unknown setup entry `{other}`", "give a recording of this format")
         self.setup.append(SetupLine(1, "", statement))
+
+    def _mode(self, mode: Mode, vcpu: int) -> None:
+        """The mode of the VM, or (later entries) of one of its vCPUs, which then follow one by one."""
+        before = self.ops_parser.modes if vcpu else []
+        if vcpu != len(before):
+            raise ValueError(f"mode of vCPU {vcpu}")
+        self.ops_parser.set_modes([*before, mode])
 
     def _slot(self, entry: Mapping[str, Any]) -> SlotSetup:
         where = int(entry["gpa"], 16), int(entry["size"], 16)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from .modes import MODES, TRAMP_SIZE, trampolines_of
+
 if TYPE_CHECKING:
     from .scenario import Scenario
 
@@ -19,22 +21,17 @@ __all__ = [
     "KVM_MEM_READONLY",
     "L2_CODE",
     "L2_CODE_END",
-    "MODES",
     "NESTED_GPA",
     "NESTED_SIZE",
     "NESTED_SLOT",
     "PAGE",
     "PDPT_MASK",
     "TABLE_MASK",
-    "TRAMP_GPA",
-    "TRAMP_SIZE",
-    "TRAMP_SLOT",
     "Alloc",
     "Cap",
     "Code",
     "L2Code",
     "Map",
-    "Mode",
     "Nonleaf",
     "Ntramp",
     "Poke",
@@ -55,9 +52,6 @@ __all__ = [
 KVM_MEM_LOG_DIRTY_PAGES = 1
 KVM_MEM_READONLY = 2
 
-TRAMP_SLOT = 63
-TRAMP_GPA = 0xF0000000
-TRAMP_SIZE = 0x8000
 NESTED_SLOT = 62
 NESTED_GPA = 0xF0100000
 NESTED_SIZE = 0x20000
@@ -67,7 +61,10 @@ L2_CODE = NESTED_GPA + 0xD000
 """L2's own code, at the same address in L2."""
 L2_CODE_END = b"\xe6\xe2\xf4"
 """`out %al,$0xe2; hlt`"""
-_L2_TABLES = {2: NESTED_GPA + 0xE000, 1: NESTED_GPA + 0xF000}
+_L2_TABLES = {2: 0xE000, 1: 0xF000}
+"""Offsets in slot 62 of the tables that map L2's own code, for the mode of vCPU 0."""
+_MORE_L2_TABLES = 0x2000
+"""Bytes from there to those of the next mode."""
 _TRAMP_TABLES = {1: 0x2000, 2: 0x3000, 3: 0x4000, 4: 0x5000}
 
 PAGE = 0x1000
@@ -79,49 +76,6 @@ _U64 = (1 << 64) - 1
 class ScenarioError(ValueError):
     """A scenario that cannot be played; the text is `file:line: what is wrong; how to mend it`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Mode:
-    """A paging mode of the guest: its page-table format and the registers a vCPU starts with."""
-
-    name: str
-    levels: int
-    """Levels of the guest's page tables; nopaging keeps the value of the two-level format, unused."""
-    entry_size: int
-    """Bytes of a guest page-table entry."""
-    index_bits: int
-    is64: bool
-    """64-bit guest code."""
-    tramp_gva: int
-    """Where the guest code's own pages (slot 63) are mapped."""
-    cr0: int
-    cr4: int
-    efer: int
-
-    def index(self, gva: int, level: int) -> int:
-        """Index of `gva` in a table of `level` (the PDPT of PAE has four entries)."""
-        mask = 3 if self.name == "pae" and level == 3 else (1 << self.index_bits) - 1
-        return gva >> (12 + self.index_bits * (level - 1)) & mask
-
-    def page_size(self, level: int) -> int:
-        """Bytes mapped by a leaf entry of `level`."""
-        return 1 << (12 + self.index_bits * (level - 1))
-
-    def nonleaf(self, table: int, level: int, flags: int) -> int:
-        """Entry of `level` that points to `table`; only P may be set in a PAE PDPTE."""
-        return table | (1 if self.name == "pae" and level == 3 else flags)
-
-
-MODES: dict[str, Mode] = {
-    mode.name: mode
-    for mode in (
-        Mode("long4", 4, 8, 9, True, 0xFFFFFFFF80000000, 0x80010033, 0x20, 0xD00),
-        Mode("long5", 5, 8, 9, True, 0xFFFFFFFF80000000, 0x80010033, 0x20, 0xD00),
-        Mode("pae", 3, 8, 9, False, 0xC0000000, 0x80010033, 0x20, 0x800),
-        Mode("32", 2, 4, 10, False, 0xFFC00000, 0x80010033, 0x10, 0),
-        Mode("nopaging", 2, 8, 9, False, TRAMP_GPA, 0x10033, 0x10, 0),
-    )
-}
 
 # -- statements ----------------------------------------------------------------------------------------
 
@@ -266,6 +220,8 @@ class SetupLine:
     line: int
     text: str
     action: Statement
+    vcpu: int = 0
+    """It is about the tables of this vCPU's mode."""
 
 
 # -- resolving -----------------------------------------------------------------------------------------
@@ -277,7 +233,8 @@ class Setup:
 
     path: str
     """The scenario's file, for messages."""
-    mode: str
+    modes: tuple[str, ...]
+    """The paging mode of each vCPU."""
     maxphyaddr: int
     params: Mapping[str, str]
     """Module parameters, and `kernel`."""
@@ -290,8 +247,8 @@ class Setup:
 
     @property
     def tramp_gva(self) -> int:
-        """Where the guest code's own pages are mapped."""
-        return MODES[self.mode].tramp_gva
+        """Where the pages of vCPU 0's own code are mapped."""
+        return trampolines_of(self.modes)[self.modes[0]].gva
 
     @property
     def nested(self) -> bool:
@@ -309,17 +266,23 @@ class Setup:
         return len(self.vcpus)
 
     @property
-    def watched_pages(self) -> tuple[int, ...]:
-        """Guest pages (gpa) whose changes are reported, in the order in which they are reported."""
-        pages = (action.gpa & -PAGE for action in self.actions if isinstance(action, Pt | Watch))
-        return tuple(dict.fromkeys(pages))
+    def watched_pages(self) -> dict[int, int]:
+        """Guest pages (gpa) whose changes are reported, in this order, each with the bytes of its entries."""
+        own = MODES[self.modes[0]].entry_size
+        pages: dict[int, int] = {}
+        for action in self.actions:
+            if isinstance(action, Pt | Watch):
+                pages.setdefault(action.gpa & -PAGE, action.size if isinstance(action, Pt) else own)
+        return pages
 
 
 class _Builder:
     """Carries setup statements out on a sparse copy of guest memory and lists the entries they come to."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.mode = MODES[scenario.mode]
+        self.modes = [MODES[name] for name in scenario.modes]
+        self.mode = self.modes[0]
+        self.trampolines = trampolines_of(scenario.modes)
         self.path = scenario.path
         self.line = 0
         self.pages: dict[int, bytearray] = {}
@@ -345,35 +308,39 @@ class _Builder:
         self.slots[slot.id] = slot.gpa, slot.size
         self.actions.append(slot)
 
-    def pt(self, gpa: int, value: int) -> None:
-        size = self.mode.entry_size
+    def pt(self, gpa: int, value: int, size: int = 0) -> None:
+        size = size or self.mode.entry_size
         if value >> 8 * size:
             self.fail(f"the entry {value:#x} does not fit in {size} bytes", "use a lower address")
         self.store(gpa, value.to_bytes(size, "little"))
         self.actions.append(Pt(gpa, size, value))
 
-    def need_tramp(self) -> None:
-        if TRAMP_SLOT not in self.slots:
-            self.slot(SlotSetup(TRAMP_SLOT, TRAMP_GPA, TRAMP_SIZE, options="trampoline"))
+    def need_tramp(self, mode: str) -> int:
+        """Make the slot of the guest code for a mode, if there is none yet; its gpa."""
+        tramp = self.trampolines[mode]
+        if tramp.slot not in self.slots:
+            self.slot(SlotSetup(tramp.slot, tramp.gpa, TRAMP_SIZE, options="trampoline"))
+        return tramp.gpa
 
     def tramp(self, cr3: int) -> None:
-        self.need_tramp()
         mode = self.mode
+        base = self.need_tramp(mode.name)
         if mode.name == "nopaging":
             return
         for level in range(mode.levels, 1, -1):
-            table = cr3 & PDPT_MASK if level == mode.levels else TRAMP_GPA + _TRAMP_TABLES[level]
-            below = TRAMP_GPA + _TRAMP_TABLES[level - 1]
+            table = cr3 & PDPT_MASK if level == mode.levels else base + _TRAMP_TABLES[level]
+            below = base + _TRAMP_TABLES[level - 1]
             self.pt(
                 table + mode.index(mode.tramp_gva, level) * mode.entry_size, mode.nonleaf(below, level, 0x27)
             )
-        leaves = TRAMP_GPA + _TRAMP_TABLES[1]
-        self.pt(leaves, TRAMP_GPA | 0x63)
-        self.pt(leaves + mode.entry_size, TRAMP_GPA + PAGE | 0x67)
+        leaves = base + _TRAMP_TABLES[1]
+        self.pt(leaves, base | 0x63)
+        self.pt(leaves + mode.entry_size, base + PAGE | 0x67)
 
     def ntramp(self, ncr3: int) -> None:
         """The last two tables are in slot 62, those above level 3 where they are missing from `alloc`."""
         mode, table = self.mode, ncr3
+        own = NESTED_GPA + _MORE_L2_TABLES * self.trampolines[mode.name].number
         for level in range(mode.levels, 3, -1):
             where = mode.index(L2_CODE, level) * mode.entry_size
             entry = self.entry(table, where)
@@ -384,9 +351,9 @@ class _Builder:
         for level in range(min(mode.levels, 3), 1, -1):
             self.pt(
                 (table & PDPT_MASK) + mode.index(L2_CODE, level) * mode.entry_size,
-                mode.nonleaf(_L2_TABLES[level - 1], level, 0x27),
+                mode.nonleaf(own + _L2_TABLES[level - 1], level, 0x27),
             )
-            table = _L2_TABLES[level - 1]
+            table = own + _L2_TABLES[level - 1]
         self.pt(table + mode.index(L2_CODE, 1) * mode.entry_size, L2_CODE | 0x67)
 
     def entry(self, table: int, where: int) -> int:
@@ -397,7 +364,8 @@ class _Builder:
         table = self.next_table
         if table is None:
             self.fail("`map` needs a page for a page table", "put `alloc GPA` before it")
-        if any(self.page(table)) or TRAMP_GPA <= table < TRAMP_GPA + TRAMP_SIZE:
+        code = any(tramp.gpa <= table < tramp.gpa + TRAMP_SIZE for tramp in self.trampolines.values())
+        if code or any(self.page(table)):
             self.fail(
                 f"`map` would take page {table:#x} for a page table, but it is in use",
                 "give `alloc` a stretch of unused pages",
@@ -422,7 +390,7 @@ class _Builder:
             case SlotSetup():
                 self.slot(statement)
             case Pt():
-                self.pt(statement.gpa, statement.value)
+                self.pt(statement.gpa, statement.value, statement.size)
             case Poke():
                 self.store(statement.gpa, statement.value.to_bytes(8, "little"))
                 self.actions.append(statement)
@@ -465,17 +433,19 @@ def _vcpus_with_vmcbs(scenario: Scenario) -> list[Vcpu | Vmcb]:
 def resolve(scenario: Scenario) -> Setup:
     """Carry out `map`, `alloc`, `nonleaf` and `tramp`, so that only single entries are left.
 
-    The trampoline's slot 63 is made by the first `tramp`, or at the start. Raises ScenarioError where an
-    entry would lie outside every slot, where `map` has no page for a table, or finds the page in use.
+    The slot of a mode's guest code is made by the first `tramp`, or at the start. Raises ScenarioError where
+    an entry would lie outside every slot, where `map` has no page for a table, or finds the page in use.
     """
     builder = _Builder(scenario)
     for item in scenario.setup:
         builder.line = item.line
+        builder.mode = builder.modes[item.vcpu]
         builder.statement(item.action)
-    builder.need_tramp()
+    for mode in builder.trampolines:
+        builder.need_tramp(mode)
     return Setup(
         path=scenario.path,
-        mode=scenario.mode,
+        modes=scenario.modes,
         maxphyaddr=scenario.maxphyaddr,
         params={**scenario.params, "kernel": scenario.kernel},
         design=scenario.design,

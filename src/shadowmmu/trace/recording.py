@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
+from shadowmmu.guest.modes import trampolines_of
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import (
     L2_CODE,
@@ -171,7 +172,7 @@ class Recorder:
         if self._design.event_strings:
             kept = (event for event in kept if _is_recorded(event))
         named = _collapsed([_named_event(self._names, event) for event in kept])
-        code = [(self._setup.tramp_gva, _TRAMP_CODE)]
+        code = [(tramp.gva, _TRAMP_CODE) for tramp in trampolines_of(self._setup.modes).values()]
         if self._setup.nested:
             code.append((L2_CODE, PAGE))
         tramp = False
@@ -191,7 +192,15 @@ def _header_setup(setup: Setup) -> list[Row]:
     vcpus = [action for action in setup.actions if isinstance(action, Vcpu | Vmcb)]
     cpuid = {"setup": "cpuid", "maxphyaddr": setup.maxphyaddr}
     entries = [*map(_header_entry, machine), cpuid, *map(_header_entry, vcpus)]
-    return [{"setup": "mode", "mode": setup.mode}, *entries]
+    return [*_header_modes(setup.modes), *entries]
+
+
+def _header_modes(modes: Sequence[str]) -> list[Row]:
+    """The mode of the VM; if the vCPUs differ, then those of the others follow."""
+    first: Row = {"setup": "mode", "mode": modes[0]}
+    if len(set(modes)) == 1:
+        return [first]
+    return [first, *({"setup": "mode", "vcpu": n, "mode": mode} for n, mode in enumerate(modes) if n)]
 
 
 def _header_entry(action: SetupAction) -> Row:
