@@ -1,0 +1,99 @@
+"""The checker: all of coherence, op by op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...guest import ops as kinds
+from ...guest.ops import Op
+from ...guest.player import OpResult, Player
+from ...kvm.vcpu import Vcpu
+from ..checker import Violation
+from ..usable import (
+    Use,
+    hardware_walk,
+)
+from .results import Results
+
+__all__ = ["Coherence"]
+
+
+class Coherence(Results):
+    """Holds a machine against the specification: after an op where it was touched, every `every` ops all."""
+
+    def __init__(self, player: Player, every: int = 1) -> None:
+        super().__init__(player)
+        self.every = every
+        player.on_meanwhile.append(self._meanwhile)
+
+    def note_walk(self, op: Op, address: int) -> None:
+        """KVM read the guest's tables for an address: the values that they have now."""
+        self.clock += 1
+        vcpu = self.kvm.vcpus[op.vcpu]
+        tables = set(self._tables_on_way(self.guest_registers(vcpu), address, self.clock))
+        self._track(self._note_changes(op, tables))
+
+    def note_flush(self, op: Op, played: OpResult) -> None:
+        """The op may have flushed: INVLPG of what is on the way to its address, else everything."""
+        if isinstance(op, kinds.Invlpg):
+            self.note_walk(op, op.gva)
+        else:
+            self.clock += 1
+            self._track(self._note_changes(op))
+        self.clock += 1
+        self._note_flushes(op, _outcome(played))
+
+    def check_fault(self, op: Op, played: OpResult) -> list[Violation]:
+        """Whether a #PF that the guest got is one that its tables give; only that is checked."""
+        self.checks += 1
+        return self._check_result(op, played)
+
+    def after_op(self, op: Op, played: OpResult | None) -> list[Violation]:
+        """What is usable and may not be, what was refused and may not be."""
+        self.clock += 1
+        self.checks += 1
+        self._note_flushes(op, _outcome(played))
+        self.unlogged.clear()
+        changed = self._note_changes(op)
+        self._track(changed)
+        found = [] if played is None else self._check_result(op, played)
+        found += self._check_log(op)
+        if self.clock % self.every == 0:
+            found += self.check_machine(op)
+            self.forget()
+        elif isinstance(op, kinds.Access | kinds.Invlpg | kinds.Exec):
+            found += self._check_address(op, op.gva)
+        return found
+
+    def _meanwhile(self, op: Op, result: dict[str, Any] | None) -> None:
+        """The guest does something in the middle of an op of the host: its flushes and its changes count."""
+        self.clock += 1
+        if result is not None:
+            self._note_flushes(op, str(result.get("outcome", "")))
+        self._track(self._note_changes(op))
+        self.before_op(op)
+
+    def finish(self) -> list[Violation]:
+        """The whole machine once more."""
+        return self.check_machine(None)
+
+    def check_machine(self, op: Op | None) -> list[Violation]:
+        found: list[Violation] = []
+        for vcpu in self.kvm.vcpus:
+            found += self._check_tables(op, vcpu)
+            found += self._check_tlb(op, vcpu)
+        found += self._check_frames(op)
+        return found
+
+    def explain(self, vcpu: Vcpu, address: int) -> list[str]:
+        """The guest's walk for an address beside the shadow's."""
+        lines = self._guest_lines(self.guest_registers(vcpu), self.flushes[vcpu.id], address)
+        if self.tdp:
+            return lines
+        root, levels = self._root(vcpu)
+        path, _ = hardware_walk(self.words, root, levels, address, vcpu.host_maxphyaddr)
+        return lines + self._shadow_lines(Use(address, 1, 0, 0, tuple(path))) if path else lines
+
+
+def _outcome(played: OpResult | None) -> str:
+    return "" if played is None else str(played.result.get("outcome", ""))
