@@ -160,6 +160,60 @@ def test_an_access_that_never_ends() -> None:
     assert not machine.result(f"read {GVA:#x}", outcome="timeout")
 
 
+L2_READ = f"l2read {DATA:#x}"
+UNMAPPED, READ_ONLY, EXECUTED = 0x900000, 0x910000, 0x920000
+
+
+def l1_machine(mode: str = "long4") -> Machine:
+    """A hypervisor whose L2 has pages at DATA, one that is read-only, and one without execute rights."""
+    maps = [f"npt map {NPT:#x} {READ_ONLY:#x} {DATA:#x} 0x65"]
+    if mode == "long4":
+        maps.append(f"npt map {NPT:#x} {EXECUTED:#x} {DATA:#x} {0x67 | NX:#x}")
+    return Machine(setup=nested_text(*maps, mode=mode).splitlines())
+
+
+@pytest.mark.parametrize("mode", ["long4", "pae", "32"])
+def test_a_value_that_l2_does_not_have_in_memory(mode: str) -> None:
+    machine = l1_machine(mode)
+    machine.fine(L2_READ)
+    (found,) = machine.result(L2_READ, value="0x77")
+    assert found.predicate == "wrong-value"
+    assert f"in L2 read 0x77 at {DATA:#x}; memory has 0x0" in found.says
+
+
+def npf(address: int, error_code: int) -> dict[str, str]:
+    return {
+        "outcome": "vmexit",
+        "code": "0x400",
+        "info1": f"{1 << 32 | error_code:#x}",
+        "info2": f"{address:#x}",
+    }
+
+
+@pytest.mark.parametrize("first", ["nop", L2_READ], ids=["from L1", "from L2"])
+@pytest.mark.parametrize("mode", ["long4", "pae", "32"])
+def test_an_npf_exit_that_l1s_tables_do_not_ask_for(mode: str, first: str) -> None:
+    machine = l1_machine(mode)
+    machine.fine(L2_READ, "l2exit", first)
+    (found,) = machine.result(f"l2read {UNMAPPED:#x}", **npf(DATA, 0x4))
+    assert found.predicate == "refused"
+    assert f"got #VMEXIT(NPF, 0x4) at {DATA:#x}, which L1's nested tables allow" in found.says
+    assert any("at gpa" in line for line in found.shows)
+
+
+def test_npf_exits_that_l1s_tables_ask_for() -> None:
+    machine = l1_machine()
+    machine.fine(L2_READ, f"l2read {READ_ONLY:#x}", f"l2read {EXECUTED:#x}")
+    machine.fine(f"l2read {UNMAPPED:#x}", f"l2write {READ_ONLY:#x} 1", f"l2exec {EXECUTED:#x}")
+    assert not machine.result(f"l2read {UNMAPPED:#x}", **npf(READ_ONLY, 0x7))
+    assert not machine.result(f"l2read {UNMAPPED:#x}", **npf(EXECUTED, 0x15))
+    assert machine.result(f"l2read {UNMAPPED:#x}", **npf(READ_ONLY, 0x5))
+
+
+def test_other_exits_of_l2_are_not_judged() -> None:
+    assert not l1_machine().result("l2exit", code="0x81", info1="0x0", info2=f"{DATA:#x}")
+
+
 # -- what may be -----------------------------------------------------------------------------------------
 
 

@@ -42,3 +42,4 @@ cdef class Storm:
     @cython.locals(slot=MemSlot)
     cdef bint logged(self, u64 gfn) except -1
     cdef int check_exception(self, Vcpu vcpu, u64 gva, u32 mode) except -1
+    cdef int check_vmexit(self, Vcpu vcpu, u64 gva) except -1

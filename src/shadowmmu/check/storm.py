@@ -21,11 +21,12 @@ from ..kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSP
 from ..kvm.emulate import EmulationError, Emulator, MmioAccess
 from ..kvm.exits import EntryFailed, KvmRunError
 from ..kvm.guest_walk import gva_to_gpa
+from ..kvm.nested import SVM_EXIT_NPF
 from ..kvm.page_fault import kvm_mmu_page_fault
 from ..kvm.roots import NoShadowPages
 from ..kvm.run import DirtyRingFull, TripleFault, vcpu_enter_guest
 from ..kvm.vcpu import Vcpu
-from ..x86.bits import FAULT, MASK64, NESTED_FAULT, PF_VECTOR
+from ..x86.bits import FAULT, MASK64, NESTED_FAULT, PF_VECTOR, PFERR_F, PFERR_W
 from ..x86.insn import Insn, Op as InsnOp
 from .coherence import Coherence
 from .ground import Edit
@@ -39,6 +40,8 @@ StormOp = tuple[int, int, int, int, int]
 """Kind, vCPU, address, mode (bits 1:0 kind of access, bit 2 CPL 3; size in bits 15:8), value; LINES: value is
 an index."""
 
+ERROR_CODES = (0, PFERR_W, PFERR_F)
+"""Of each kind of access."""
 RETRIES = 64
 ENDS = (
     TripleFault,
@@ -248,6 +251,8 @@ class Storm:
             elif hpa == FAULT - 1:
                 self.emulate(vcpu, gva, mode, value, size)
             if in_l2 != vcpu.guest_mode:
+                if self.checking:
+                    self.check_vmexit(vcpu, gva)
                 self.switched(vcpu)
             elif hpa == FAULT and self.checking and not in_l2 and vcpu.cpu.fault_vector == PF_VECTOR:
                 self.check_exception(vcpu, gva, mode)
@@ -408,8 +413,18 @@ class Storm:
     def check_exception(self, vcpu: Vcpu, gva: u64, mode: u32) -> int:
         """The tables refuse what they were said to."""
         self.coherence.clock = self.clock
-        if self.coherence.is_granted(vcpu, gva, mode >> 2 & 1, mode & 3):
+        regs: Registers = self.coherence.guest_registers(vcpu)
+        if self.coherence.is_granted(vcpu, regs, gva, ERROR_CODES[mode & 3] | mode & 4):
             self.failure = ("refused", "the guest got #PF, which its tables allow", vcpu.id, gva)
+        return 0
+
+    def check_vmexit(self, vcpu: Vcpu, gva: u64) -> int:
+        """L1's nested tables refuse what an access of L2 ended in #VMEXIT(NPF) for."""
+        self.coherence.clock = self.clock
+        root: u64 = self.registers[vcpu.id].root
+        if vcpu.exit_code == SVM_EXIT_NPF and self.coherence.is_npf_granted(vcpu, root):
+            what = "L1 got #VMEXIT(NPF) for an access of L2 that its nested tables allow"
+            self.failure = ("refused", what, vcpu.id, gva)
         return 0
 
 

@@ -43,6 +43,10 @@ FLUSHING = (
 """Bits of each number of `_registers_of` whose change empties the TLB."""
 LOADING_PDPTRS = (CR0_PG, MASK64, CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP, EFER_LMA, 1, MASK64)
 """The same for the PDPTE registers of PAE (AMD APM vol. 2, 5.2.3; Intel SDM vol. 3, 4.4.1)."""
+GUEST_MODE, NESTED_CR3 = 4, 5
+"""Two of the numbers of `_registers_of`."""
+VMCB_NESTED_CR3 = 0xB0
+"""Offset of N_CR3 in a VMCB (AMD APM vol. 2, appendix B)."""
 MAX_TRACKED = 4096
 NOTHING = bytes(4096)
 """A page as it looks while the host does not map it."""
@@ -104,16 +108,30 @@ class GuestState(Checker):
 
     def nested_registers(self, vcpu: Vcpu) -> Registers:
         """How addresses go through nested tables: L1's while the vCPU is in L2, else none are in the way."""
+        if vcpu.guest_mode:
+            return self.l2_registers(vcpu, vcpu.nested_cr3)
         regs = Registers()
         regs.nested = True
-        l1 = vcpu.l1_state
-        if vcpu.guest_mode and l1 is not None:
-            regs.set_levels(self._levels(l1.cr0, l1.cr4, l1.efer))
-            regs.root = vcpu.nested_cr3
-            regs.nx = bool(l1.efer & EFER_NX)
-            regs.pse = True
-            regs.pa_bits = vcpu.maxphyaddr
         return regs
+
+    def l2_registers(self, vcpu: Vcpu, nested_cr3: int) -> Registers:
+        """How L1's tables at a nested CR3 translate addresses of L2, while it runs or after its exit."""
+        regs = Registers()
+        regs.nested = True
+        l1 = vcpu if vcpu.l1_state is None else vcpu.l1_state
+        regs.set_levels(self._levels(l1.cr0, l1.cr4, l1.efer))
+        regs.root = nested_cr3
+        regs.nx = bool(l1.efer & EFER_NX)
+        regs.pse = True
+        regs.pa_bits = vcpu.maxphyaddr
+        return regs
+
+    def last_nested_cr3(self, vcpu: Vcpu) -> int:
+        """The nested CR3 that L2 had in this op: that of before, or what its VMRUN has just read."""
+        before = self.before[vcpu.id]
+        if before[GUEST_MODE]:
+            return before[NESTED_CR3]
+        return self.memory.word(self.player.vmcbs[vcpu.id].gpa + VMCB_NESTED_CR3)
 
     def _load_pdptrs(self, vcpu: Vcpu) -> None:
         """The processor loads its PDPTE registers from memory, all or, if one has a reserved bit, none."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from ...guest import ops as kinds
 from ...guest.ops import Op
 from ...guest.player import MMIO_ANSWER, OpResult
+from ...kvm.nested import SVM_EXIT_NPF
 from ...kvm.vcpu import Vcpu
 from ...x86.bits import (
+    CR4_SMAP,
     MASK64,
     PF_VECTOR,
     PFERR_F,
-    PFERR_U,
     PFERR_W,
     A,
     P,
@@ -25,6 +26,8 @@ from .places import Places
 __all__ = ["Results"]
 
 MMIO = 1 << 51 | 1
+ERROR_CODE = 0xFFFFFFFF
+"""Of EXITINFO1 of a #VMEXIT(NPF); the rest says where the fault was (AMD APM vol. 2, 15.25.6)."""
 
 
 class Results(Places):
@@ -33,36 +36,62 @@ class Results(Places):
     def _check_result(self, op: Op, played: OpResult) -> list[Violation]:
         outcome = played.result.get("outcome")
         vcpu = self.kvm.vcpus[op.vcpu]
-        if vcpu.guest_mode or not isinstance(op, kinds.Access | kinds.Exec | kinds.Nop) or op.l2:
+        if outcome == "vmexit":
+            return self._check_vmexit(op, played, vcpu)
+        if not isinstance(op, kinds.Access | kinds.Exec | kinds.Nop):
+            return []
+        if outcome == "ok" and isinstance(op, kinds.Access) and op.kind == "read":
+            return self._check_value(op, played, vcpu)
+        if outcome == "timeout" and not isinstance(op, kinds.Exec):
+            return self._check_endless(op, vcpu)
+        if op.l2 or vcpu.guest_mode:
             return []
         if outcome == "exception" and played.result.get("vector") == PF_VECTOR:
             return self._check_exception(op, played, vcpu)
-        if outcome == "timeout" and not isinstance(op, kinds.Exec):
-            return self._check_endless(op, vcpu)
-        if outcome == "ok" and isinstance(op, kinds.Access) and op.kind == "read":
-            return self._check_value(op, played, vcpu)
         return []
 
     def _check_exception(self, op: Op, played: OpResult, vcpu: Vcpu) -> list[Violation]:
         """A #PF: the tables refuse what the error code tells of, now or before the op changed them."""
         address = int(played.result["cr2"], 16)
         code = int(played.result["error_code"], 16)
-        kind = 1 if code & PFERR_W else 2 if code & PFERR_F else 0
-        if not self.is_granted(vcpu, address, code >> 2 & 1, kind):
-            return []
         regs = self.guest_registers(vcpu)
+        if not self.is_granted(vcpu, regs, address, code):
+            return []
         says = f"vCPU {vcpu.id} got #PF({code:#x}) at {address:#x}, which its tables allow"
         return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
 
-    def is_granted(self, vcpu: Vcpu, address: int, user: int, kind: int) -> bool:
-        """Whether the tables allow an access in every way that they can be read, now and before this op."""
-        regs = self.guest_registers(vcpu)
+    def _check_vmexit(self, op: Op, played: OpResult, vcpu: Vcpu) -> list[Violation]:
+        """A #VMEXIT(NPF) that L1 got: its nested tables refuse what the error code says."""
+        if int(played.result["code"], 16) != SVM_EXIT_NPF:
+            return []
+        code, address = (int(played.result[name], 16) for name in ("info1", "info2"))
+        regs = self.l2_registers(vcpu, self.last_nested_cr3(vcpu))
+        if not self.is_granted(vcpu, regs, address, code):
+            return []
+        says = (
+            f"vCPU {vcpu.id} got #VMEXIT(NPF, {code & ERROR_CODE:#x}) at {address:#x}, "
+            "which L1's nested tables allow"
+        )
+        return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
+
+    def is_npf_granted(self, vcpu: Vcpu, nested_cr3: int) -> bool:
+        """Whether L1's tables at this nested CR3 allow what the vCPU has just left L2 for, a #VMEXIT(NPF)."""
+        regs = self.l2_registers(vcpu, nested_cr3)
+        return self.is_granted(vcpu, regs, vcpu.exit_info2, vcpu.exit_info1)
+
+    def is_granted(self, vcpu: Vcpu, regs: Registers, address: int, code: int) -> bool:
+        """Whether tables allow an access in every way that they can be read, now and before this op.
+
+        `code` is an error code, of which the kind of access and its privilege count.
+        """
+        user = code >> 2 & 1
+        kind = 1 if code & PFERR_W else 2 if code & PFERR_F else 0
         regs.nx_reserved = regs.bit8_reserved = True
         refused: Refusals = []
         ways = self.memory.walk(regs, address, self.clock - 1, refused)
         if refused or not ways or self._emulator_lacks_pdptes(regs):
             return False
-        if vcpu.cr4 >> 21 & 1 and not user:
+        if not regs.nested and vcpu.cr4 & CR4_SMAP and not user:
             return False
         for gpa, rights in ways:
             if rights & UNUSED or not permits(regs, rights, user, kind):
@@ -79,7 +108,7 @@ class Results(Places):
         Under nested paging it keeps those it has if one in memory is invalid (load_pdptrs), and a processor
         that sets A in PDPTEs makes them so.
         """
-        if not self.tdp or regs.levels != 3:
+        if not self.tdp or regs.levels != 3 or regs.nested:
             return False
         return any(self.memory.word((regs.root & ~0x1F) + 8 * i) & (P | A) == P | A for i in range(4))
 
@@ -87,14 +116,14 @@ class Results(Places):
         """The guest got nowhere: not on an access that could be served."""
         cpu = vcpu.cpu
         address, code = cpu.fault_gva, cpu.fault_error_code
-        kind = 1 if code & PFERR_W else 2 if code & PFERR_F else 0
         if not self._tables_settled(vcpu) or vcpu.mmu.root_hpa == 0:
             return []
-        if not self.is_granted(vcpu, address, 1 if code & PFERR_U else 0, kind):
-            return []
         regs = self.guest_registers(vcpu)
+        if not self.is_granted(vcpu, regs, address, code):
+            return []
+        kind = 1 if code & PFERR_W else 0
         gpas = [gpa for gpa, _ in self.memory.walk(regs, address, self.clock - 1, [])]
-        if any(self.memory.page(gpa >> 12, kind == 1) == MASK64 for gpa in gpas):
+        if any(self.memory.page(gpa >> 12, kind) == MASK64 for gpa in gpas):
             return []
         says = f"vCPU {vcpu.id} faults for ever at {address:#x}, which its tables allow"
         return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
@@ -118,7 +147,8 @@ class Results(Places):
         if value in possible or self._is_revived_mmio(vcpu, op.gva):
             return []
         may = " or ".join(sorted(map(hex, possible))) or "nothing"
-        says = f"vCPU {vcpu.id} read {value:#x} at {op.gva:#x}; memory has {may}"
+        who = f"vCPU {vcpu.id} in L2" if vcpu.guest_mode else f"vCPU {vcpu.id}"
+        says = f"{who} read {value:#x} at {op.gva:#x}; memory has {may}"
         return [self._tell(op, "wrong-value", says, self._guest_lines(regs, self.flushes[vcpu.id], op.gva))]
 
     def _is_revived_mmio(self, vcpu: Vcpu, address: int) -> bool:
@@ -129,7 +159,8 @@ class Results(Places):
         """
         root, levels = self._root(vcpu)
         path, _ = hardware_walk(self.words, root, levels, address, 64)
-        return not self.tdp and bool(path) and path[-1][2] & MMIO == MMIO
+        in_shadow = not self.tdp or vcpu.guest_mode
+        return in_shadow and bool(path) and path[-1][2] & MMIO == MMIO
 
     def _has_odd_tables(self, regs: Registers, address: int) -> bool:
         """Whether the guest's own walk meets a table in a read-only slot or in none.
