@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from shadowmmu.kvm.switches import SWITCHES
+from shadowmmu.kvm.switches import SWITCHES, switch_named
 
 FOLDER = Path(__file__).parents[2] / "scenarios" / "mails"
 README = (FOLDER / "README.md").read_text()
 SIDE = r"<\(shadowmmu (run .*?)\)"
+CHECKS = re.findall(r"^shadowmmu (check .*)$", README, re.MULTILINE)
 COMMANDS = re.findall(rf"^diff {SIDE} \\\n +{SIDE}$", README, re.MULTILINE)
 
 
@@ -24,6 +25,24 @@ def test_the_sides_differ(invoke, monkeypatch, one, other):
         assert result.exit_code == 0, result.output
         outputs.append(result.output.splitlines()["--json" in side :])
     assert outputs[0] != outputs[1]
+
+
+@pytest.mark.parametrize("command", CHECKS, ids=lambda command: command.split()[-1])
+def test_an_unsafe_side_is_found_and_no_other(invoke, monkeypatch, command):
+    monkeypatch.chdir(FOLDER.parents[1])
+    found = invoke(*shlex.split(command))
+    assert found.exit_code == 1
+    assert "wrong-frame: " in found.output
+    (value,) = re.findall(r"split_flush=(\w+)", command)
+    assert value in switch_named("split_flush").unsafe
+    for safe in ("stable", "always"):
+        fine = invoke(*shlex.split(command.replace(f"split_flush={value}", f"split_flush={safe}")))
+        assert fine.exit_code == 0, fine.output
+
+
+def test_each_unsafe_rule_of_a_split_is_shown():
+    shown = {value for command in CHECKS for value in re.findall(r"split_flush=(\w+)", command)}
+    assert shown == set(switch_named("split_flush").unsafe)
 
 
 def test_halves_of_sptes_are_read_only_without_the_count(command):

@@ -310,10 +310,11 @@ SWITCHES: tuple[Switch, ...] = (
         "6.1.176, 6.12.111: stable (__link_shadow_page ignores its flush); before the mail's patch: always; "
         "with it: if_not_identical",
         "whether an eager split flushes when its table replaces the huge SPTE: the whole TLB; the range; the "
-        "range if the table was there before and leads on to tables, which may map less (SPTEs from before "
-        "that allow less are overlooked); or not at all",
+        "range if the table was there before and leads on to tables, which may map less; or not at all. "
+        "if_not_identical is unsafe for nested guests: it overlooks SPTEs from before that allow less "
+        "(scenarios/mails/001-nested-hole.txt)",
         mail="001_59f67f44841b1267",
-        unsafe=("never",),
+        unsafe=("if_not_identical", "never"),
     ),
     Switch(
         "eager_split",

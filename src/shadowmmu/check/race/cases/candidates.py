@@ -146,20 +146,27 @@ class Rc3(Case):
     """Mail 001, 23/23: splitting flushes only if an entry of the reused child leads to another table."""
 
     name = "R-c3"
-    title = "a huge page is split into a table that is used again and maps a page with fewer rights, no flush"
+    title = "huge pages are split into tables used again that map pages with fewer rights, no flush"
     protections = {
+        "flush_for_fewer_rights": "a split flushes if its table has an SPTE that is not MMU-writable",
         "caller_flush": "KVM_CLEAR_DIRTY_LOG flushes before it returns, whatever the split did",
         "flush_on_mmu_writable": "write-protection for shadowing flushes if MMU-writable was set, W or not",
     }
     verdict = (
-        "Harmless. An entry of the child can have fewer rights only by logging, which takes W and leaves "
-        "MMU-writable: pages that are shadowed forbid the huge page. The ioctl (CLEAR, and the reset of "
-        "rings) flushes before user space copies, and who shadows the page meanwhile sees MMU-writable and "
-        "flushes. 6.12.117 flushes at each such link anyway (__link_shadow_page)."
+        "Confirmed: the mail's rule is unsafe for nested guests, and so is no flush at all. An SPTE of the "
+        "table can have fewer rights in two ways. Logging clears W and leaves MMU-writable: harmless, as the "
+        "ioctl flushes before user space copies, and who shadows the page meanwhile sees MMU-writable and "
+        "flushes. But a page that was a table of L1's has neither, and keeps it so when it is a table no "
+        "more. When it becomes one again before the ioctl's flush nothing is MMU-writable and nobody "
+        "flushes: a write through the huge page in a TLB is not seen, and the shadow stays stale. 6.1.176 "
+        "and 6.12.111 flush at each such link (__link_shadow_page); 7.3.4 does not, where it was reproduced."
     )
 
     def setup(self) -> None:
-        self.s = self.shared(link="2M W", child="MW", tlb="W", page=0, copy=0, logged=False, shadowed=False)
+        first = dict.fromkeys(("link1", "link2"), "2M W") | dict.fromkeys(("tlb1", "tlb2"), "W")
+        self.s = self.shared(
+            **first, child1="MW", child2="", page=0, copy=0, logged=False, shadowed1=False, shadowed2=False
+        )
         self.mmu_lock = self.lock()
 
     def threads(self) -> Threads:
@@ -168,38 +175,52 @@ class Rc3(Case):
     def clear(self) -> None:
         s = self.s
         with self.mmu_lock:
-            s.link = "table"
-            self.note("the child's entry is present: no flush")
+            s.link1 = "table"
+            self.note("logging cleared W of the child's SPTE: no flush")
+        with self.mmu_lock:
+            s.link2 = "table"
+            if self.has("flush_for_fewer_rights"):
+                self.flush("tlb2")
         if self.has("caller_flush"):
-            self.flush()
-        s.step("page copy", "user space copies the page", lambda v: v.update(copy=v["page"]))
+            self.flush("tlb1", "tlb2")
+        s.step("page copy", "user space copies page 1", lambda v: v.update(copy=v["page"]))
 
-    def flush(self) -> None:
-        self.s.step("tlb", "flush all TLBs", lambda values: values.update(tlb=""))
+    def flush(self, *tlbs: str) -> None:
+        names = " ".join(tlbs)
+        self.s.step(names, f"flush {names}", lambda values: values.update(dict.fromkeys(tlbs, "")))
 
     def shadow(self) -> None:
+        for number in ("1", "2"):
+            with self.mmu_lock:
+                self._protect(number)
+                setattr(self.s, f"shadowed{number}", True)
+
+    def _protect(self, number: str) -> None:
+        """kvm_vcpu_write_protect_gfn() for one page: its own SPTE, and the huge one while it is there."""
         s = self.s
-        with self.mmu_lock:
-            link = s.link
-            old = s.child
-            s.child = take(old, "W", "MW")
-            if link != "table":
-                s.link = take(link, "W")
-                self.flush()
-            elif has(old, "MW" if self.has("flush_on_mmu_writable") else "W"):
-                self.flush()
-            s.shadowed = True
+        link, child = getattr(s, f"link{number}"), getattr(s, f"child{number}")
+        if link != "table":
+            setattr(s, f"link{number}", take(link, "W"))
+        if child:
+            setattr(s, f"child{number}", take(child, "W", "MW"))
+        writable = has(child, "MW") if self.has("flush_on_mmu_writable") else has(child, "W")
+        if link != "table" or writable:
+            self.flush(f"tlb{number}")
 
     def write(self) -> None:
-        def change(values: dict[str, Any]) -> bool:
-            if values["tlb"] != "W":
-                values["logged"] = True
-                return False
-            values["page"] = 1
-            return bool(values["shadowed"])
+        for number in ("1", "2"):
+            tlb, shadowed = f"tlb{number}", f"shadowed{number}"
 
-        if self.s.step("tlb page logged shadowed", "writes the page, faults without W", change):
-            self.bad("the guest wrote a shadowed table without an exit")
+            def change(values: dict[str, Any], tlb: str = tlb, shadowed: str = shadowed) -> bool:
+                if values[tlb] == "W":
+                    values.update({"page": 1} if tlb == "tlb1" else {})
+                    return bool(values[shadowed])
+                values.update({"logged": True} if tlb == "tlb1" else {})
+                return False
+
+            what = f"writes page {number}, faults without W"
+            if self.s.step(f"{tlb} page logged {shadowed}", what, change):
+                self.bad(f"the guest wrote page {number}, a shadowed table, without an exit")
 
     def check(self) -> None:
         s = self.s
