@@ -11,7 +11,7 @@ from shadowmmu.check.race.explore import Plan, explore, read_schedule, replay
 
 ALL = [case for name, case in cases().items() if not (shadowmmu.native and name[-1] in "mn")]
 TAKEN = [(case, name) for case in ALL for name in case.protections]
-NUMBERS = {f"R{n}" for n in range(1, 46)} | {f"R-c{n}" for n in range(1, 4)}
+NUMBERS = {f"R{n}" for n in range(1, 49)} | {f"R-c{n}" for n in range(1, 4)}
 
 
 def test_every_case_of_the_protocol_is_there() -> None:

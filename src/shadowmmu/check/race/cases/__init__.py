@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from ..case import Case
-from . import candidates, fast_fault, layout, lockless, model_code, notifier, requests, roots, tdp, unsync
+from . import (
+    candidates,
+    fast_fault,
+    layout,
+    lockless,
+    memslots,
+    model_code,
+    notifier,
+    requests,
+    roots,
+    tdp,
+    unsync,
+)
 
 __all__ = ["ALL"]
 
@@ -17,6 +29,18 @@ def _place(case: type[Case]) -> tuple[int, int, str]:
     return ("RTC".index(kind), int(digits), letter)
 
 
-_MODULES = (candidates, fast_fault, layout, lockless, model_code, notifier, requests, roots, tdp, unsync)
+_MODULES = (
+    candidates,
+    fast_fault,
+    layout,
+    lockless,
+    memslots,
+    model_code,
+    notifier,
+    requests,
+    roots,
+    tdp,
+    unsync,
+)
 
 ALL = tuple(sorted((case for module in _MODULES for case in module.CASES), key=_place))

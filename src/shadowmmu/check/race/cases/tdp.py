@@ -257,4 +257,51 @@ class R35(Case):
                 self.bad(f"Dirty of the page that was {name} is lost")
 
 
-CASES = (R29, R30, R31, R32, R33, R33Exclusive, R35)
+class R46(Case):
+    """make_mmu_pages_available(), CVE-2022-45869: pages of nested guests beside those of the TDP MMU."""
+
+    name = "R46"
+    title = "TDP MMU: faults that hold mmu_lock for reading make room for shadow pages"
+    protections = {
+        "shadow_only": "only a fault that needs a shadow page, and holds mmu_lock for writing, recycles"
+    }
+
+    def setup(self) -> None:
+        self.s = self.shared(active=("page 1", "page 2"), too_many=2, freed=())
+        self.mmu_lock = self.lock()
+
+    def threads(self) -> Threads:
+        return {
+            "TDP fault 0": self.tdp_fault,
+            "TDP fault 1": self.tdp_fault,
+            "nested fault": self.nested_fault,
+        }
+
+    def tdp_fault(self) -> None:
+        with self.mmu_lock.read():
+            if not self.has("shadow_only"):
+                self.recycle()
+
+    def nested_fault(self) -> None:
+        with self.mmu_lock:
+            self.recycle()
+
+    def recycle(self) -> None:
+        """kvm_mmu_zap_oldest_mmu_pages() for one page."""
+        s = self.s
+        if not s.too_many:
+            return
+        oldest, *others = s.active
+        s.active = tuple(others)
+        s.too_many -= 1
+        if oldest in s.freed:
+            self.bad(f"{oldest} is zapped and freed twice")
+        s.freed = (*s.freed, oldest)
+
+    def check(self) -> None:
+        s = self.s
+        if {*s.peek("active"), *s.peek("freed")} != {"page 1", "page 2"}:
+            self.bad("a page is on no list and not freed")
+
+
+CASES = (R29, R30, R31, R32, R33, R33Exclusive, R35, R46)
