@@ -96,6 +96,11 @@ def test_endings(pc: Make, text: str, reason: str, status: int | None) -> None:
     assert (ending.reason, ending.status) == (reason, status)
 
 
+def test_a_loop_at_address_0_runs_on(pc: Make) -> None:
+    loop = program("mov dword ptr [0], 0x90fdeb90\n xor eax, eax\n jmp eax")
+    assert pc(loop)[0].run(Limits(seconds=0.6)).reason == "seconds"
+
+
 def test_registers_before_a_triple_fault(pc: Make) -> None:
     computer, _ = pc(program("mov ebp, 0x1234\n mov ecx, 0x10\n ud2"))
     assert computer.run().reason == "triple fault"

@@ -337,8 +337,11 @@ class Pc:
         if self.machine.get("rflags") & FLAG_IF:
             return False
         rip = emulator.linear_rip()
+        limit = MASK64 if emulator.bits() == 64 else 0xFFFFFFFF
         try:
-            return any(emulator.page_of_code(rip - before).startswith(code) for before, code in SPINNING)
+            return any(
+                emulator.page_of_code(rip - before & limit).startswith(code) for before, code in SPINNING
+            )
         except FetchFault:
             return False
 
