@@ -53,7 +53,7 @@ from .layout import PHYSICAL_BITS
 from .msr_exits import MsrExits
 from .msrs import Msrs
 from .page_faults import PageFaults
-from .processor import EXIT_EXCEPTION, EXIT_RDTSC, EXIT_RDTSCP, EXIT_SHUTDOWN, exit_name
+from .processor import EXIT_EXCEPTION, EXIT_SHUTDOWN, exit_name
 from .progress import Progress
 from .run_loop import ExitRecord, Outcome, RunLoop
 from .single_step import SingleStep
@@ -226,7 +226,7 @@ class SvmMachine(GuestState):
     def on_rdtsc(self, read: Callable[[], int]) -> None:
         """RDTSC and RDTSCP give what `read` returns, not the host's counter."""
         self.intercepts.read_tsc = read
-        self.processor.intercept(EXIT_RDTSC, EXIT_RDTSCP, wanted=True)
+        self.intercepts.intercept_rdtsc()
 
     def has_apic(self) -> None:
         """There is a local APIC with x2APIC mode and TSC deadlines: CPUID says so."""
