@@ -41,7 +41,7 @@ from ..machine import Machine
 from . import EmulatorError
 from .control_registers import ControlRegisters
 from .cpuid import Cpuid
-from .devices import MmioDevices, Ports, Read, Write
+from .devices import Device, MmioDevices, Ports, Read, Write
 from .emulator import CodeEmulator
 from .entry import Entry
 from .events import Events, ExceptionCallback, InterruptSource
@@ -192,9 +192,12 @@ class SvmMachine(GuestState):
         *,
         read: Read | None = None,
         write: Write | None = None,
-    ) -> None:
-        """Addresses gpa.. that no slot has: read(gpa, size) and write(gpa, size, value)."""
-        self.devices.add(gpa, size, read, write)
+    ) -> Device:
+        """Add addresses gpa.. that no slot has: read(gpa, size) and write(gpa, size, value).
+
+        Return the device: its `first` and `last` address may be changed.
+        """
+        return self.devices.add(gpa, size, read, write)
 
     def on_syscall(self, callback: Callable[[], None]) -> None:
         """Instead of what SYSCALL does: RIP is behind it, RCX and R11 are set; the guest stays at its CPL."""

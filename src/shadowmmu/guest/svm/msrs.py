@@ -1,8 +1,8 @@
 """Model-specific registers whose access exits, as KVM answers them on AMD (6.12.111).
 
 EFER and what KVM checks are the model's (kvm/msr.py), others are constants, ignored or just kept
-(kvm_get_msr_common, kvm_set_msr_common, svm_get_msr, svm_set_msr, get_msr_mce, set_msr_mce). What is in no table
-here is unknown to KVM, or belongs to a feature that CPUID does not show: #GP.
+(kvm_get_msr_common, kvm_set_msr_common, svm_get_msr, svm_set_msr, get_msr_mce, set_msr_mce). What is in no
+table here is unknown to KVM, or belongs to a feature that CPUID does not show: #GP.
 """
 
 import time
@@ -136,7 +136,7 @@ CHECKED = frozenset(
 class Msrs:
     """The MSRs of a vCPU; `readers` and `writers` are user space's: None, or False, is #GP.
 
-    `values` are those that were written or have a constant value, `watchers` are called when an MSR was written.
+    `values` are those that were written or have a constant value, `watchers` are called after a write.
     """
 
     def __init__(self, vcpu: Vcpu) -> None:
