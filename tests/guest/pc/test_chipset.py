@@ -3,7 +3,8 @@
 import pytest
 
 from shadowmmu.guest.pc.apic import IoApic, LocalApic
-from shadowmmu.guest.pc.chipset import Cmos, Counters, FwCfg, Pci, Pic, Pit, Serial, TestDevice
+from shadowmmu.guest.pc.chipset import Cmos, Counters, FwCfg, Pci, Pic, Pit, TestDevice
+from shadowmmu.guest.pc.serial import Serial
 
 APIC = 0xFEE00000
 
@@ -29,6 +30,58 @@ def test_serial_port() -> None:
     assert serial.read(0x3FD, 1) == 0x60
     assert serial.read(0x3FB, 1) == 3
     assert serial.read(0x3F8, 1) == 0
+
+
+def test_serial_loopback() -> None:
+    sent: list[bytes] = []
+    serial = Serial(sent.append)
+    serial.write(0x3FC, 1, 0x1A)
+    assert serial.read(0x3FE, 1) >> 4 == 9
+    assert serial.read(0x3FD, 1) == 0x60
+    serial.write(0x3F8, 1, 0xAE)
+    assert serial.read(0x3FD, 1) == 0x61
+    assert serial.read(0x3F8, 1) == 0xAE
+    assert serial.read(0x3FD, 1) == 0x60
+    assert sent == []
+    serial.write(0x3FC, 1, 0x15)
+    assert serial.read(0x3FE, 1) == 0x6F
+    assert serial.read(0x3FE, 1) == 0x60
+
+
+def test_serial_fifos_are_identified() -> None:
+    serial = Serial(lambda data: None)
+    assert serial.read(0x3FA, 1) == 0x01
+    serial.write(0x3FA, 1, 1)
+    assert serial.read(0x3FA, 1) == 0xC1
+    serial.write(0x3FC, 1, 0x10)
+    for value in range(20):
+        serial.write(0x3F8, 1, value)
+    assert [serial.read(0x3F8, 1) for _ in range(3)] == [0, 1, 2]
+    serial.write(0x3FA, 1, 3)
+    assert serial.read(0x3FD, 1) == 0x60
+    serial.write(0x3FF, 1, 0xA5)
+    assert serial.read(0x3FF, 1) == 0xA5
+
+
+def test_serial_interrupts() -> None:
+    levels: list[bool] = []
+    serial = Serial(lambda data: None, levels.append)
+    serial.write(0x3F9, 1, 2)
+    assert levels == [], "OUT2 does not let it through"
+    serial.write(0x3FC, 1, 8)
+    assert levels == [True]
+    assert serial.read(0x3FA, 1) == 2
+    assert levels == [True, False]
+    assert serial.read(0x3FA, 1) == 1
+    serial.write(0x3F8, 1, 1)
+    assert levels == [True, False, True]
+    serial.write(0x3F8, 1, 1)
+    assert levels == [True, False, True, False, True]
+    serial.write(0x3F9, 1, 1)
+    assert levels[-1] is False
+    serial.write(0x3FC, 1, 0x18)
+    serial.write(0x3F8, 1, 7)
+    assert serial.read(0x3FA, 1) == 4
 
 
 def item(fw_cfg: FwCfg, number: int, size: int) -> int:
@@ -300,7 +353,19 @@ def test_x2apic() -> None:
     assert apic.read_msr(0x30) == 0x50014
     assert apic.write_msr(0xF0, 0x1FF)
     assert not apic.write_msr(0x30, 0)
-    assert not apic.write_msr(0x80, 0x100)
+    for register in (0x80, 0xB0, 0xF0, 0x350, 0x380, 0x3F0):
+        assert not apic.write_msr(register, 1 << 32)
+    assert not apic.write_msr(0x280, 1)
+    assert not apic.write_msr(0x3F0, 0x100)
+    assert not apic.write_msr(0x300, 1 << 20)
+    assert apic.write_msr(0x80, 0x110)
+    assert apic.read_msr(0x80) == 0x10
+    assert apic.write_msr(0x80, 0)
+    assert apic.write_msr(0xB0, 1)
+    assert apic.write_msr(0xF0, 0x7FF)
+    assert apic.read_msr(0xF0) == 0x3FF
+    assert apic.write_msr(0x350, 0x200FF)
+    assert apic.read_msr(0x350) == 0xFF
     assert apic.write_msr(0x3F0, 0x41)
     assert apic.pending()
     assert apic.read_msr(0x220) == 2

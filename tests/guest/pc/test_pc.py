@@ -96,6 +96,73 @@ def test_endings(pc: Make, text: str, reason: str, status: int | None) -> None:
     assert (ending.reason, ending.status) == (reason, status)
 
 
+def test_a_loop_at_address_0_runs_on(pc: Make) -> None:
+    loop = program("mov dword ptr [0], 0x90fdeb90\n xor eax, eax\n jmp eax")
+    assert pc(loop)[0].run(Limits(seconds=0.6)).reason == "seconds"
+
+
+def test_the_serial_port_interrupts(pc: Make) -> None:
+    """Its transmitter is empty: line 4 of the PIC, vector 0x24."""
+    setup = "".join(
+        f"mov edx, {port:#x}\n mov al, {value:#x}\n out dx, al\n "
+        for port, value in (
+            *((0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xEF)),
+            *((0x3FC, 0x0B), (0x3F9, 2)),
+        )
+    )
+    text = f"""
+    mov esp, 0x300000
+    lgdt [table]
+    ljmp 8, offset go
+    go: mov eax, 16
+    mov ds, eax
+    mov ss, eax
+    mov eax, offset handler
+    mov [0x200000 + 8 * 0x24], ax
+    mov dword ptr [0x200000 + 8 * 0x24 + 2], 0x8e000008
+    mov dword ptr [0x200000 + 8 * 0x24 + 4], 0x00108e00
+    lidt [interrupts]
+    {setup}
+    sti
+    wait: jmp wait
+    handler: mov al, 5
+    mov edx, 0xf4
+    out dx, eax
+    hlt
+    .align 8
+    gdt: .quad 0, 0x00cf9b000000ffff, 0x00cf93000000ffff
+    table: .word 23
+    .long gdt
+    interrupts: .word 0x7ff
+    .long 0x200000
+    """
+    assert pc(program(text))[0].run(Limits(seconds=10)).status == 11
+
+
+def test_bios_data_area(pc: Make) -> None:
+    machine = pc(program("hlt"))[0].machine
+    assert machine.read(0x40E, 2) == (0x9FC0).to_bytes(2, "little")
+    assert machine.read(0x413, 2) == (639).to_bytes(2, "little")
+    assert machine.read(0x400, 2) == (0x3F8).to_bytes(2, "little")
+
+
+def test_the_local_apic_moves_to_where_its_msr_says(pc: Make) -> None:
+    text = """
+    mov ecx, 0x1b
+    rdmsr
+    and eax, 0xfff
+    or eax, 0x42000000
+    wrmsr
+    mov ebx, [0x42000030]
+    mov esi, [0xfee00030]
+    hlt
+    """
+    computer, _ = pc(program(text))
+    assert computer.run().reason == "halted"
+    assert computer.machine.get("rbx") == 0x50014
+    assert computer.machine.get("rsi") == 0xFFFFFFFF
+
+
 def test_registers_before_a_triple_fault(pc: Make) -> None:
     computer, _ = pc(program("mov ebp, 0x1234\n mov ecx, 0x10\n ud2"))
     assert computer.run().reason == "triple fault"

@@ -1,7 +1,7 @@
 """The machine's own interface: registers, limits, ports, MSRs, what stops it."""
 
 import pytest
-from guest.svm.board import CODE, DATA, Board
+from guest.svm.board import CODE, DATA, Board, Event
 
 from shadowmmu.guest.svm import EmulatorError, layout
 from shadowmmu.x86.bits import CR4_PCIDE, CR4_PKE, CR4_UMIP, EFER_LMA
@@ -183,3 +183,132 @@ def test_an_interrupt_comes_when_the_guest_lets_it() -> None:
     board.execute("mov rcx, 1000\n out 0x80, al\n wait: dec rcx\n jnz wait\n sti\n nop\n nop\n hlt")
     assert len(taken) == 1
     assert board.machine.get("rip") - taken[0] == 2
+
+
+def access_msr(board: Board, index: int, value: int | None = None) -> int | None:
+    """RDMSR, or WRMSR and then RDMSR; None: #GP."""
+    faults: list[int] = []
+
+    def skip(event: Event, place: int) -> None:
+        faults.append(event.rip)
+        board.write_word(place, event.rip + 2)
+
+    board.handlers[13] = skip
+    write = "" if value is None else "wrmsr\n "
+    low, high = ((value or 0) & 0xFFFFFFFF, (value or 0) >> 32)
+    board.execute(f"{write}rdmsr\n hlt", rcx=index, rax=low, rdx=high)
+    return None if faults else board.get("rdx") << 32 | board.get("rax")
+
+
+@pytest.mark.parametrize("index", [*range(0xC0010000, 0xC0010008), 0xC1, 0x186, 0xC001001F, 0xC001102A])
+def test_msrs_of_a_missing_pmu_read_0_and_ignore_writes(index: int) -> None:
+    board = Board("4")
+    assert access_msr(board, index) == 0
+    assert access_msr(board, index, 0x430076) == 0
+
+
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0x179, 0),
+        (0x17A, 0),
+        (0x8B, 0x01000065),
+        (0xCE, 1 << 31),
+        (0xFE, 0x508),
+        (0x198, 4 << 40 | 1000),
+        (0x1A0, 1),
+        (0x277, 0x0007040600070406),
+        (0xC0010010, 0),
+        (0xC0010015, 0),
+        (0xC0010114, 0),
+        (0xC0010117, 0),
+    ],
+)
+def test_msrs_that_kvm_answers(index: int, value: int) -> None:
+    assert access_msr(Board("4"), index) == value
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param(0x3A, id="feature control of Intel"),
+        pytest.param(0x48, id="SPEC_CTRL"),
+        pytest.param(0x49, id="PRED_CMD"),
+        pytest.param(0x10A, id="ARCH_CAPABILITIES"),
+        pytest.param(0x17B, id="MCG_CTL"),
+        pytest.param(0x345, id="PERF_CAPABILITIES"),
+        pytest.param(0x400, id="the first bank of machine checks"),
+        pytest.param(0xDA0, id="XSS"),
+        pytest.param(0x4B564D00, id="kvmclock"),
+        pytest.param(0xC0000104, id="TSC_RATIO"),
+        pytest.param(0xC0010200, id="extended performance counters"),
+    ],
+)
+def test_msrs_of_features_that_cpuid_does_not_show_fault(index: int) -> None:
+    board = Board("4")
+    assert access_msr(board, index) is None
+    assert access_msr(board, index, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "kept"),
+    [
+        (0xC0010015, 0x148, 0),
+        (0xC0010015, 1 << 24, 1 << 24),
+        (0xC0010015, 1 << 0, None),
+        (0xC0011029, 2, 2),
+        (0xC0011029, 4, None),
+        (0xC0010058, 1, None),
+        (0xC0010010, 0, None),
+        (0xC0000103, 0x1_2345_6789, 0x23456789),
+        (0x179, 0, None),
+        (0x17A, 5, 5),
+        (0x1A0, 0x81, 1),
+        (0x1A0, 0x801, None),
+        (0x1D9, 1, 1),
+        (0x1D9, 0x40, None),
+        (0x140, 1, 1),
+        (0x140, 2, None),
+        (0xCE, 0, None),
+        (0xC0000080, 0x1D01, None),
+        (0xC0010117, 0x1000, 0x1000),
+        (0xC0010117, 1, None),
+    ],
+)
+def test_msrs_keep_what_kvm_keeps(index: int, value: int, kept: int | None) -> None:
+    assert access_msr(Board("4"), index, value) == kept
+
+
+def test_rdtscp_gives_tsc_aux() -> None:
+    board = Board("4")
+    assert access_msr(board, 0xC0000103, 0x123) == 0x123
+    board.execute("rdtscp\n hlt", rcx=0)
+    assert board.get("rcx") == 0x123
+
+
+def test_rdpmc_faults_without_a_pmu() -> None:
+    board = Board("4")
+    board.handlers[13] = lambda event, place: board.write_word(place, event.rip + 2)
+    board.execute("xor ecx, ecx\n rdpmc\n hlt")
+    assert [(event.vector, event.error_code) for event in board.events] == [(13, 0)]
+
+
+def test_cpuid_faults_at_cpl_3_if_the_guest_wants_it() -> None:
+    board = Board("4")
+    assert access_msr(board, 0x140, 1) == 1
+    board.handlers[13] = lambda event, place: board.write_word(place, event.rip + 2)
+    board.execute("xor eax, eax\n cpuid\n hlt")
+    assert not board.events
+    board.start("xor eax, eax\n cpuid\n vmmcall", user=True)
+    assert board.run().reason == "hlt"
+    assert [event.vector for event in board.events] == [13]
+
+
+def test_leaves_of_cpuid_that_there_are_not_are_0() -> None:
+    board = Board("4")
+    for leaf in (0x20, 0x40000001, 0x8000001F, 0x80000021, 0xC0000000):
+        board.execute("cpuid\n hlt", rax=leaf, rbx=1, rcx=1, rdx=1)
+        assert [board.get(name) for name in ("rax", "rbx", "rcx", "rdx")] == [0, 0, 0, 0]
+    board.execute("cpuid\n hlt", rax=0x40000000)
+    words = (board.get(name).to_bytes(4, "little") for name in ("rbx", "rcx", "rdx"))
+    assert b"".join(words) == b"KVMKVMKVM\0\0\0"

@@ -22,23 +22,22 @@ WRITABLE = {
     TPR: 0xFF,
     LDR: 0xFF000000,
     DFR: 0xF0000000,
-    SVR: 0x1FF,
-    ICR: 0xCCFFF,
+    SVR: 0x3FF,
+    ICR: 0xFFFFEFFF,
     ICR_HIGH: 0xFF000000,
-    LVT_TIMER: 0x700FF,
-    0x330: 0x107FF,
-    0x340: 0x107FF,
-    LVT_LINT0: 0x1A7FF,
-    0x360: 0x1A7FF,
-    LVT_ERROR: 0x100FF,
+    LVT_TIMER: 0x710FF,
+    0x330: 0x117FF,
+    0x340: 0x117FF,
+    LVT_LINT0: 0x1F7FF,
+    0x360: 0x1F7FF,
+    LVT_ERROR: 0x110FF,
     INITIAL: 0xFFFFFFFF,
     DIVIDE: 0xB,
 }
+"""Bits that are kept, others are ignored (kvm_lapic_reg_write, apic_lvt_mask)."""
 X2_READABLE = frozenset((ID, VERSION, TPR, PPR, LDR, SVR, ESR, ICR, CURRENT, *range(ISR, ESR, 0x10)))
-X2_WRITABLE = {
-    register: mask for register, mask in WRITABLE.items() if register not in (ID, LDR, DFR, ICR_HIGH)
-}
-X2_WRITABLE |= {EOI: 0, ESR: 0, SELF_IPI: 0xFF, ICR: 0xFFFFFFFF000CCFFF}
+X2_WRITABLE = frozenset(WRITABLE) - {ID, LDR, DFR, ICR_HIGH} | {EOI, ESR, SELF_IPI}
+X2_ICR_RESERVED = 0xFFF32000
 SVR_ENABLED, LVT_MASKED, PERIODIC, DEADLINE = 1 << 8, 1 << 16, 1 << 17, 2 << 17
 LVT_MODE, LVT_EXTINT = 7 << 8, 7 << 8
 FIXED, LOWEST_PRIORITY, NMI = 0, 1, 4
@@ -212,13 +211,19 @@ class LocalApic:
         return None
 
     def write_msr(self, register: int, value: int) -> bool:
-        """Write it as MSR 0x800 + register / 16; False is #GP."""
-        if not self.is_x2 or register not in X2_WRITABLE or value & ~X2_WRITABLE[register]:
+        """Write it as MSR 0x800 + register / 16; False is #GP (kvm_x2apic_msr_write).
+
+        Except in the ICR, bits 63:32 are reserved; of the others most are ignored.
+        """
+        if not self.is_x2 or register not in X2_WRITABLE:
+            return False
+        reserved = {ICR: X2_ICR_RESERVED, ESR: MASK64, SELF_IPI: ~0xFF}.get(register, ~0xFFFFFFFF)
+        if value & reserved:
             return False
         if register == SELF_IPI:
             self.accept(value)
         elif register == ICR:
-            self._registers[ICR], self._registers[ICR_HIGH] = value & 0xFFFFFFFF, value >> 32
+            self._registers[ICR], self._registers[ICR_HIGH] = value & WRITABLE[ICR], value >> 32
             self._send(value & 0xFFFFFFFF, value >> 32)
         else:
             self._write(register, value)

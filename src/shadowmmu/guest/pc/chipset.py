@@ -6,38 +6,11 @@ Each has read(address, size) and write(address, size, value) for the ports or ad
 import time
 from collections.abc import Callable
 
-__all__ = ["Cmos", "Counters", "FwCfg", "Pci", "Pic", "Pit", "Serial", "TestDevice"]
+__all__ = ["Cmos", "Counters", "FwCfg", "Pci", "Pic", "Pit", "TestDevice"]
 
-COM1 = 0x3F8
-LSR_TRANSMITTER_EMPTY = 0x60
-LCR_DLAB = 0x80
 PIT_HZ = 1193182
 SHORTEST_PERIOD = 0.0005
 """Seconds between two interrupts of a timer."""
-
-
-class Serial:
-    """A 16550 at COM1 whose line is always ready; nothing ever arrives."""
-
-    def __init__(self, send: Callable[[bytes], None]) -> None:
-        self._send = send
-        self._registers = [0, 0, 1, 0, 0, LSR_TRANSMITTER_EMPTY, 0xB0, 0]
-        self._divisor = [12, 0]
-
-    def read(self, port: int, size: int) -> int:
-        register = port - COM1
-        if register < 2 and self._registers[3] & LCR_DLAB:
-            return self._divisor[register]
-        return 0 if register == 0 else self._registers[register]
-
-    def write(self, port: int, size: int, value: int) -> None:
-        register = port - COM1
-        if register < 2 and self._registers[3] & LCR_DLAB:
-            self._divisor[register] = value & 0xFF
-        elif register == 0:
-            self._send(bytes([value & 0xFF]))
-        elif register in (1, 3, 4, 7):
-            self._registers[register] = value & 0xFF
 
 
 class FwCfg:

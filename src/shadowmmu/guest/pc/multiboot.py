@@ -1,9 +1,9 @@
-"""What a multiboot loader tells the program it starts (Multiboot Specification 0.6.96, 3.3)."""
+"""What a loader leaves in memory: multiboot information (specification 0.6.96, 3.3), the BIOS data area."""
 
 import struct
 from collections.abc import Sequence
 
-__all__ = ["BOOT_MAGIC", "boot_information"]
+__all__ = ["BOOT_MAGIC", "bios_data", "boot_information"]
 
 BOOT_MAGIC = 0x2BADB002
 HAS_MEMORY, HAS_BOOT_DEVICE, HAS_COMMAND_LINE, HAS_MODULES, HAS_MEMORY_MAP, HAS_LOADER_NAME = (
@@ -20,6 +20,21 @@ HEADER_SIZE = 116
 LOADER = b"shadowmmu\0"
 PLACES = (0x9000, 0x80000, 0x40000, 0x1000)
 """Where in the lower 640 KiB the information may be."""
+
+BIOS_COM1, BIOS_EBDA, BIOS_MEMORY = 0x400, 0x40E, 0x413
+"""Where the BIOS data area has the first serial port, the segment of the extended area, KiB below that."""
+
+
+def bios_data(memory: int) -> list[tuple[int, bytes]]:
+    """Return (address, bytes) of what programs read in the BIOS data areas.
+
+    `memory` is the size of the first slot in bytes.
+    """
+    if memory < UPPER_START:
+        return []
+    words = ((BIOS_COM1, 0x3F8), (BIOS_EBDA, LOWER_END >> 4), (BIOS_MEMORY, LOWER_END >> 10))
+    extended_kib = UPPER_START - 0x60000 - LOWER_END >> 10
+    return [(place, struct.pack("<H", word)) for place, word in words] + [(LOWER_END, bytes([extended_kib]))]
 
 
 def boot_information(

@@ -12,9 +12,10 @@ from ..svm.emulator import FetchFault
 from ..svm.machine import Outcome, SvmMachine
 from ..svm.msrs import MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE
 from .apic import APIC_BASE, IOAPIC_BASE, IoApic, LocalApic, Tsc
-from .chipset import Cmos, Counters, FwCfg, Pci, Pic, Pit, Serial, TestDevice
+from .chipset import Cmos, Counters, FwCfg, Pci, Pic, Pit, TestDevice
 from .image import Image, ImageError
-from .multiboot import BOOT_MAGIC, boot_information
+from .multiboot import BOOT_MAGIC, bios_data, boot_information
+from .serial import Serial
 
 __all__ = ["HOLE", "Ending", "Limits", "Pc", "memory_slots"]
 
@@ -24,6 +25,7 @@ POWER_OFF = b"Shutdown"
 """What Bochs wants at its port 0x8900 to switch itself off; QEMU's programs use it, too."""
 FLAG_IF = 1 << 9
 MASK64 = (1 << 64) - 1
+SERIAL_LINE = 4
 PIT_PIN = 2
 """Of the I/O APIC: the timer's interrupt, line 0 of the ISA bus."""
 SLICE = 0.5
@@ -116,7 +118,8 @@ class Pc:
     # -- devices -----------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        machine, serial, pit = self.machine, Serial(self._send), self.pit
+        machine, pit = self.machine, self.pit
+        serial = Serial(self._send, partial(self._set_line, SERIAL_LINE))
         cmos, pci = Cmos(self.memory), Pci()
         test = TestDevice(self._set_line, self._flush_page)
         port = machine.on_port
@@ -141,7 +144,7 @@ class Pc:
         port(test.PORTS, test.PORTS + 3, read=test.read_port, write=test.write_port)
         port(test.FLUSH, test.FLUSH + 3, write=test.flush_page)
         port(test.LINES, test.LINES + IoApic.PINS - 1, write=test.write_line)
-        machine.on_mmio(APIC_BASE, 0x1000, read=self.apic.read, write=self.apic.write)
+        self._apic_window = machine.on_mmio(APIC_BASE, 0x1000, read=self.apic.read, write=self.apic.write)
         machine.on_mmio(IOAPIC_BASE, 0x1000, read=self.io_apic.read, write=self._write_io_apic)
         machine.on_mmio(test.MEMORY, test.MEMORY_SIZE, read=test.read_memory, write=test.write_memory)
 
@@ -203,7 +206,7 @@ class Pc:
             machine.on_msr(
                 index, read=partial(apic.read_msr, register), write=partial(apic.write_msr, register)
             )
-        machine.msrs.watchers[MSR_APIC_BASE] = apic.base_changed
+        machine.msrs.watchers[MSR_APIC_BASE] = self._apic_base_changed
         machine.on_msr(MSR_TSC_DEADLINE, read=apic.read_deadline, write=apic.write_deadline)
         machine.on_msr(MSR_TSC, read=self.tsc.read, write=self._write_tsc)
         machine.on_msr(MSR_TSC_ADJUST, read=lambda: self._tsc_adjust, write=self._adjust_tsc)
@@ -212,6 +215,11 @@ class Pc:
         machine.on_cr8(lambda: apic.task_priority, self._set_task_priority)
         machine.on_interrupts(self)
         machine.on_idle(self._tick, every=inf)
+
+    def _apic_base_changed(self) -> None:
+        base = self.machine.vcpu.apic_base & ~0xFFF
+        self._apic_window.first, self._apic_window.last = base, base + 0xFFF
+        self.apic.base_changed()
 
     def pending(self) -> bool:
         """Whether there is an interrupt for the processor."""
@@ -268,6 +276,8 @@ class Pc:
     def load(self, image: Image, command_line: str, modules: Sequence[bytes] = ()) -> None:
         """Load a multiboot program with its modules and start it. Raises ImageError if they do not fit."""
         slots = memory_slots(self.memory)
+        for place, data in bios_data(slots[0][1]):
+            self.machine.write(place, data)
         for segment in image.segments:
             end = segment.address + segment.size
             if not any(start <= segment.address and end <= start + size for start, size in slots):
@@ -337,8 +347,11 @@ class Pc:
         if self.machine.get("rflags") & FLAG_IF:
             return False
         rip = emulator.linear_rip()
+        limit = MASK64 if emulator.bits() == 64 else 0xFFFFFFFF
         try:
-            return any(emulator.page_of_code(rip - before).startswith(code) for before, code in SPINNING)
+            return any(
+                emulator.page_of_code(rip - before & limit).startswith(code) for before, code in SPINNING
+            )
         except FetchFault:
             return False
 

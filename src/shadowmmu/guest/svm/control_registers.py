@@ -127,7 +127,11 @@ class ControlRegisters:
         self.execution.complete(insn, Insn(op, insn.code, value=value))
 
     def _write_own_cr3(self, code: int, insn: Code) -> None:
-        """MOV to CR3 under nested paging: not KVM's, but the emulator checks nothing and knows no PCID."""
+        """MOV to CR3 under nested paging: not KVM's, but the emulator checks nothing.
+
+        Its TLB has no PCIDs, so a write that keeps translations has to drop them too: they are those of the
+        address space that is left.
+        """
         vcpu, processor = self.vcpu, self.processor
         self.exits[code] -= 1
         value = self.written_cr3 = self._written_to_cr(insn)
@@ -137,8 +141,7 @@ class ControlRegisters:
             return
         processor.set_cr(3, kept)
         vcpu.cpu.root = vcpu.cr3 = kept
-        if kept == value:
-            processor.flush()
+        processor.flush()
         self.execution.advance(insn.length)
 
     def _clear_accessed_in_pdptes(self) -> None:

@@ -29,9 +29,11 @@ class MmioDevices:
     def __init__(self) -> None:
         self._devices: list[Device] = []
 
-    def add(self, gpa: int, size: int, read: Read | None, write: Write | None) -> None:
-        """Addresses gpa.. with their callbacks."""
-        self._devices.insert(0, Device(gpa, gpa + size - 1, read, write))
+    def add(self, gpa: int, size: int, read: Read | None, write: Write | None) -> Device:
+        """Add addresses gpa.. with their callbacks; the device may be moved later."""
+        device = Device(gpa, gpa + size - 1, read, write)
+        self._devices.insert(0, device)
+        return device
 
     def access(self, access: MmioAccess) -> int:
         """An access of KVM's emulator."""

@@ -16,6 +16,7 @@ from .processor import (
     EXIT_INVLPGA,
     EXIT_MONITOR,
     EXIT_MWAIT,
+    EXIT_RDPMC,
     EXIT_RDTSC,
     EXIT_RDTSCP,
     EXIT_SKINIT,
@@ -32,7 +33,7 @@ SVM = EXIT_VMRUN, EXIT_VMLOAD, EXIT_VMSAVE, EXIT_STGI, EXIT_CLGI, EXIT_SKINIT, E
 
 
 class Intercepts:
-    """Handles them; RDTSC gives what `read_tsc` returns, if it exits."""
+    """Handles them: RDPMC is #GP without a PMU; RDTSC gives what `read_tsc` returns, if it exits."""
 
     def __init__(self, execution: Execution, cpuid: Cpuid, msrs: Msrs, events: Events, loop: RunLoop) -> None:
         self.execution = execution
@@ -43,6 +44,7 @@ class Intercepts:
         self.events = events
         self.loop = loop
         self.read_tsc: Callable[[], int] = time.perf_counter_ns
+        msrs.watchers[MSR_TSC_AUX] = self.intercept_rdtsc
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
@@ -53,6 +55,7 @@ class Intercepts:
             EXIT_MONITOR: self._skip,
             EXIT_MWAIT: self._skip,
             EXIT_XSETBV: self._privileged,
+            EXIT_RDPMC: self._privileged,
             EXIT_RDTSC: self._rdtsc,
             EXIT_RDTSCP: self._rdtsc,
         }
@@ -60,7 +63,9 @@ class Intercepts:
     def _cpuid(self, code: int) -> None:
         self.execution.record(code)
         insn = self.execution.fetch()
-        if insn is not None:
+        if insn is not None and self.msrs.cpuid_faults and self.vcpu.cpl:
+            self.vcpu.exception = QueuedException(GP, 0, None)
+        elif insn is not None:
             self.cpuid.execute(self.vcpu)
             self.execution.advance(insn.length)
 
@@ -77,9 +82,13 @@ class Intercepts:
             return
         q, value = self.processor.q, self.read_tsc()
         q[0], q[2] = value & 0xFFFFFFFF, value >> 32
-        if code == EXIT_RDTSCP:
+        if insn.name == "rdtscp":
             q[1] = self.msrs.values[MSR_TSC_AUX] & 0xFFFFFFFF
         self.execution.advance(insn.length)
+
+    def intercept_rdtsc(self) -> None:
+        """Let RDTSC and RDTSCP exit: the processor has neither the guest's counter nor its TSC_AUX."""
+        self.processor.intercept(EXIT_RDTSC, EXIT_RDTSCP, wanted=True)
 
     def _skip(self, code: int) -> None:
         self.execution.record(code)

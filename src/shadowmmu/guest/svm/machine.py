@@ -41,7 +41,7 @@ from ..machine import Machine
 from . import EmulatorError
 from .control_registers import ControlRegisters
 from .cpuid import Cpuid
-from .devices import MmioDevices, Ports, Read, Write
+from .devices import Device, MmioDevices, Ports, Read, Write
 from .emulator import CodeEmulator
 from .entry import Entry
 from .events import Events, ExceptionCallback, InterruptSource
@@ -53,7 +53,7 @@ from .layout import PHYSICAL_BITS
 from .msr_exits import MsrExits
 from .msrs import Msrs
 from .page_faults import PageFaults
-from .processor import EXIT_EXCEPTION, EXIT_RDTSC, EXIT_RDTSCP, EXIT_SHUTDOWN, exit_name
+from .processor import EXIT_EXCEPTION, EXIT_SHUTDOWN, exit_name
 from .progress import Progress
 from .run_loop import ExitRecord, Outcome, RunLoop
 from .single_step import SingleStep
@@ -192,9 +192,12 @@ class SvmMachine(GuestState):
         *,
         read: Read | None = None,
         write: Write | None = None,
-    ) -> None:
-        """Addresses gpa.. that no slot has: read(gpa, size) and write(gpa, size, value)."""
-        self.devices.add(gpa, size, read, write)
+    ) -> Device:
+        """Add addresses gpa.. that no slot has: read(gpa, size) and write(gpa, size, value).
+
+        Return the device: its `first` and `last` address may be changed.
+        """
+        return self.devices.add(gpa, size, read, write)
 
     def on_syscall(self, callback: Callable[[], None]) -> None:
         """Instead of what SYSCALL does: RIP is behind it, RCX and R11 are set; the guest stays at its CPL."""
@@ -226,7 +229,7 @@ class SvmMachine(GuestState):
     def on_rdtsc(self, read: Callable[[], int]) -> None:
         """RDTSC and RDTSCP give what `read` returns, not the host's counter."""
         self.intercepts.read_tsc = read
-        self.processor.intercept(EXIT_RDTSC, EXIT_RDTSCP, wanted=True)
+        self.intercepts.intercept_rdtsc()
 
     def has_apic(self) -> None:
         """There is a local APIC with x2APIC mode and TSC deadlines: CPUID says so."""

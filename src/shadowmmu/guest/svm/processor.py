@@ -70,6 +70,7 @@ _NAMES = {
     EXIT_LDTR_READ: "ldtr_read",
     EXIT_TR_READ: "tr_read",
     EXIT_RDTSC: "rdtsc",
+    EXIT_RDPMC: "rdpmc",
     EXIT_RDTSCP: "rdtscp",
     EXIT_INVPCID: "invpcid",
     EXIT_CPUID: "cpuid",
@@ -104,6 +105,7 @@ def exit_name(code: int) -> str:
 INTERCEPTED = (
     EXIT_INTR,
     EXIT_SMI,
+    EXIT_RDPMC,
     EXIT_CPUID,
     EXIT_SWINT,
     EXIT_HLT,

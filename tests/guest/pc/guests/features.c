@@ -263,9 +263,12 @@ static void test_x2apic(void)
     check(try_rdmsr(MSR_X2(0xe0), &value) == 13, "no DFR");
     check(try_rdmsr(MSR_X2(0x310), &value) == 13, "no second ICR");
     check(try_rdmsr(MSR_X2(0xb0), &value) == 13, "EOI cannot be read");
-    check(try_wrmsr(MSR_X2(0xb0), 1) == 13, "EOI is 0");
+    check(try_wrmsr(MSR_X2(0xb0), 1ull << 32) == 13, "EOI has 32 bits");
     check(try_wrmsr(MSR_X2(0x20), 1) == 13, "the ID cannot be written");
-    check(try_wrmsr(MSR_X2(0x80), 0x100) == 13, "TPR bits");
+    check(try_wrmsr(MSR_X2(0x80), 0x100) == 0xffff && rdmsr(MSR_X2(0x80)) == 0, "TPR bits are ignored");
+    check(try_wrmsr(MSR_X2(0xf0), 0x3ff) == 0xffff, "SVR's focus bit");
+    check(try_wrmsr(MSR_X2(0x350), 0x200ff) == 0xffff && rdmsr(MSR_X2(0x350)) == 0xff, "LINT0 is masked");
+    check(try_wrmsr(MSR_X2(0x350), 0x10700) == 0xffff, "LINT0 as before");
     handlers[0x41] = handlers[0x51] = eoi_x2;
     count = 0;
     wrmsr(MSR_X2(0x3f0), 0x41);
