@@ -8,7 +8,7 @@ import pytest
 
 from shadowmmu.guest.linux.entry import Work
 from shadowmmu.guest.linux.frames import Frames
-from shadowmmu.guest.linux.memory import SharedFile, shared_file
+from shadowmmu.guest.linux.shared_pages import SharedFile, shared_file
 
 PAGE = 4096
 

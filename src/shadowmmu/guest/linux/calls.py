@@ -1,5 +1,7 @@
 """What the system calls have in common."""
 
+import errno
+import struct
 from typing import TYPE_CHECKING
 
 from .tasks import Task
@@ -16,9 +18,12 @@ class Calls:
     def __init__(self, kernel: "Kernel") -> None:
         self.kernel = kernel
 
-    def absolute(self, task: Task, path: str, directory: int = AT_FDCWD) -> str:
-        """A path from the process' directory on, or from an open one's. Raises OSError."""
-        raise NotImplementedError
+    def seconds(self, task: Task, address: int) -> float:
+        """Of a struct timespec. Raises OSError."""
+        seconds, nanoseconds = struct.unpack("<qq", task.process.mm.read(address, 16))
+        if seconds < 0 or not 0 <= nanoseconds < 10**9:
+            raise OSError(errno.EINVAL, "no time")
+        return float(seconds + nanoseconds / 10**9)
 
     def suspend_mask(self, task: Task, address: int) -> None:
         """The mask at an address holds while a call waits. Raises OSError."""

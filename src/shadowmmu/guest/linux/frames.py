@@ -8,7 +8,7 @@ from .entry import Memory, Work
 from .layout import DIRECT_MAP, KERNEL_PGD, PAGE, TEXT
 
 if TYPE_CHECKING:
-    from .memory import SharedFile
+    from .shared_pages import SharedFile
 
 ZEROES = bytes(PAGE)
 READAHEAD = 16

@@ -5,7 +5,8 @@ import os
 
 from .calls import Calls, int32
 from .layout import LOWEST_MMAP, PAGE, STACK_SIZE, STACK_TOP, USER_END
-from .memory import PROT_READ, PROT_WRITE, Area, SharedPages, page_up, shared_file
+from .memory import PROT_READ, PROT_WRITE, Area, page_up
+from .shared_pages import SharedPages, shared_file
 from .tasks import Task
 
 MAP_SHARED, MAP_PRIVATE, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0xF, 0x10, 0x20

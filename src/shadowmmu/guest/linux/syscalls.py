@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 from .event_calls import EventCalls
 from .file_calls import FileCalls
+from .futex_calls import FutexCalls
+from .identity_calls import IdentityCalls
+from .io_calls import IoCalls
 from .memory_calls import MemoryCalls
+from .name_calls import NameCalls
 from .numbers import NAMES
+from .poll_calls import PollCalls
 from .process_calls import ProcessCalls
+from .signal_calls import SignalCalls
 from .tasks import Task
 from .time_calls import TimeCalls
 
@@ -56,7 +62,19 @@ ABOUT_CONTENTS = frozenset(_CONTENTS.split())
 """Calls that see or change what is in files."""
 
 
-class SystemCalls(EventCalls, FileCalls, MemoryCalls, ProcessCalls, TimeCalls):
+class SystemCalls(
+    EventCalls,
+    FileCalls,
+    FutexCalls,
+    IdentityCalls,
+    IoCalls,
+    MemoryCalls,
+    NameCalls,
+    PollCalls,
+    ProcessCalls,
+    SignalCalls,
+    TimeCalls,
+):
     """The calls by name: `sys_NAME(task, arguments...)` returns the result or raises OSError."""
 
     def __init__(self, kernel: "Kernel") -> None:

@@ -54,13 +54,6 @@ class TimeCalls(Calls):
             task.process.mm.write(address, now.to_bytes(8, "little"))
         return now
 
-    def duration(self, task: Task, address: int) -> float:
-        """Seconds of a struct timespec. Raises OSError."""
-        seconds, nanoseconds = _TIME.unpack(task.process.mm.read(address, _TIME.size))
-        if seconds < 0 or not 0 <= nanoseconds < NANOSECONDS:
-            raise OSError(errno.EINVAL, "no time")
-        return float(seconds + nanoseconds / NANOSECONDS)
-
     def _sleep(self, task: Task, duration: float, left: int) -> int:
         now = time.monotonic()
         if task.started is None:
@@ -75,10 +68,10 @@ class TimeCalls(Calls):
         raise Blocked(deadline=task.started)
 
     def sys_nanosleep(self, task: Task, request: int, left: int) -> int:
-        return self._sleep(task, self.duration(task, request), left)
+        return self._sleep(task, self.seconds(task, request), left)
 
     def sys_clock_nanosleep(self, task: Task, clock: int, flags: int, request: int, left: int) -> int:
-        duration = self.duration(task, request)
+        duration = self.seconds(task, request)
         if flags & TIMER_ABSTIME:
             duration -= self._clock(int32(clock)) / NANOSECONDS
             left = 0

@@ -1,0 +1,115 @@
+"""Who is who: identities, users, groups."""
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING
+
+from .calls import Calls, int32
+from .tasks import (
+    Process,
+    Task,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+class IdentityCalls(Calls):
+    """System calls about who a process is."""
+
+    def sys_getpid(self, task: Task) -> int:
+        return task.process.pid
+
+    def sys_gettid(self, task: Task) -> int:
+        return task.tid
+
+    def sys_getppid(self, task: Task) -> int:
+        parent = task.process.parent
+        return 1 if parent is None else parent.pid
+
+    def sys_getuid(self, task: Task) -> int:
+        return os.getuid()
+
+    def sys_geteuid(self, task: Task) -> int:
+        return os.geteuid()
+
+    def sys_getgid(self, task: Task) -> int:
+        return os.getgid()
+
+    def sys_getegid(self, task: Task) -> int:
+        return os.getegid()
+
+    def _ids(self, task: Task, addresses: tuple[int, ...], value: int) -> int:
+        for address in addresses:
+            task.process.mm.write(address, value.to_bytes(4, "little"))
+        return 0
+
+    def sys_getresuid(self, task: Task, real: int, effective: int, saved: int) -> int:
+        return self._ids(task, (real, effective, saved), os.getuid())
+
+    def sys_getresgid(self, task: Task, real: int, effective: int, saved: int) -> int:
+        return self._ids(task, (real, effective, saved), os.getgid())
+
+    def _same(self, wanted: int, own: int) -> int:
+        if int32(wanted) not in (-1, own):
+            raise OSError(errno.EPERM, "not permitted")
+        return 0
+
+    def sys_setuid(self, task: Task, user: int) -> int:
+        return self._same(user, os.getuid())
+
+    def sys_setgid(self, task: Task, group: int) -> int:
+        return self._same(group, os.getgid())
+
+    def sys_setresuid(self, task: Task, user: int) -> int:
+        return self._same(user, os.getuid())
+
+    def sys_setresgid(self, task: Task, group: int) -> int:
+        return self._same(group, os.getgid())
+
+    def sys_getgroups(self, task: Task, count: int, address: int) -> int:
+        groups = os.getgroups()
+        if count:
+            if count < len(groups):
+                raise OSError(errno.EINVAL, "too small")
+            task.process.mm.write(address, struct.pack(f"<{len(groups)}I", *groups))
+        return len(groups)
+
+    def _process(self, task: Task, pid: int) -> Process:
+        process = self.kernel.processes.get(pid) if pid else task.process
+        if process is None:
+            raise OSError(errno.ESRCH, "no such process")
+        return process
+
+    def sys_getpgrp(self, task: Task) -> int:
+        return task.process.group
+
+    def sys_getpgid(self, task: Task, pid: int) -> int:
+        return self._process(task, int32(pid)).group
+
+    def sys_setpgid(self, task: Task, pid: int, group: int) -> int:
+        process = self._process(task, int32(pid))
+        process.group = int32(group) or process.pid
+        return 0
+
+    def sys_getsid(self, task: Task, pid: int) -> int:
+        return self._process(task, int32(pid)).session
+
+    def sys_setsid(self, task: Task) -> int:
+        process = task.process
+        if process.group == process.pid and process is self.kernel.first:
+            raise OSError(errno.EPERM, "a leader already")
+        process.group = process.session = process.pid
+        return process.pid
+
+    def sys_prctl(self, task: Task, option: int, value: int) -> int:
+        if option == 15:
+            task.process.name = os.fsdecode(task.process.mm.string(value)[:15])
+        elif option == 16:
+            task.process.mm.write(value, os.fsencode(task.process.name)[:15] + b"\0")
+        return 0
+
+    def sys_umask(self, task: Task, mask: int) -> int:
+        old, task.process.umask = task.process.umask, mask & 0o777
+        return old

@@ -1,0 +1,152 @@
+"""Reading and writing files."""
+
+import errno
+import os
+import select
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .calls import int32, int64
+from .files import OpenFile
+from .path_calls import PathCalls
+from .tasks import SIGPIPE, Blocked, SignalInfo, Task
+
+if TYPE_CHECKING:
+    pass
+
+LARGEST_READ = 16 << 20
+MOST_VECTORS = 1024
+
+
+class IoCalls(PathCalls):
+    """System calls about what is in files."""
+
+    def _wait(self, task: Task, file: OpenFile, events: int) -> None:
+        """Raises Blocked, or OSError, if the file is not ready."""
+        if file.nonblocking:
+            raise OSError(errno.EAGAIN, "not ready")
+        raise Blocked([(file.fd, events)], outside=not file.internal)
+
+    def _read(self, task: Task, file: OpenFile, size: int) -> bytes:
+        if file.waits:
+            if not file.ready(select.POLLIN):
+                self._wait(task, file, select.POLLIN)
+            size = min(size, 1 << 16)
+        return os.read(file.fd, min(size, LARGEST_READ))
+
+    def sys_read(self, task: Task, fd: int, address: int, size: int) -> int:
+        data = self._read(task, self._file(task, fd), size)
+        task.process.mm.write(address, data)
+        return len(data)
+
+    def sys_pread64(self, task: Task, fd: int, address: int, size: int, offset: int) -> int:
+        data = os.pread(self._file(task, fd).fd, min(size, LARGEST_READ), int64(offset))
+        task.process.mm.write(address, data)
+        return len(data)
+
+    def _vectors(self, task: Task, address: int, count: int) -> list[tuple[int, int]]:
+        if not 0 <= int32(count) <= MOST_VECTORS:
+            raise OSError(errno.EINVAL, "too many vectors")
+        data = task.process.mm.read(address, 16 * count)
+        return list(struct.iter_unpack("<QQ", data))
+
+    def _scatter(self, task: Task, vectors: Sequence[tuple[int, int]], data: bytes) -> int:
+        position = 0
+        for address, size in vectors:
+            task.process.mm.write(address, data[position : position + size])
+            position += size
+        return len(data)
+
+    def sys_readv(self, task: Task, fd: int, address: int, count: int) -> int:
+        vectors = self._vectors(task, address, count)
+        data = self._read(task, self._file(task, fd), sum(size for _, size in vectors))
+        return self._scatter(task, vectors, data)
+
+    def _write(self, task: Task, file: OpenFile, data: bytes) -> int:
+        while True:
+            rest = data[task.progress :] if task.progress else data
+            try:
+                written = os.write(file.fd, rest)
+            except BrokenPipeError:
+                self.kernel.send(task, SIGPIPE, SignalInfo())
+                raise
+            except BlockingIOError:
+                if task.progress and (file.nonblocking or task.deliverable() is not None):
+                    return task.progress
+                self._wait(task, file, select.POLLOUT)
+                raise
+            task.progress += written
+            if task.progress >= len(data) or not written:
+                return task.progress
+
+    def sys_write(self, task: Task, fd: int, address: int, size: int) -> int:
+        file = self._file(task, fd)
+        return self._write(task, file, task.process.mm.read(address, min(size, LARGEST_READ)))
+
+    def sys_pwrite64(self, task: Task, fd: int, address: int, size: int, offset: int) -> int:
+        data = task.process.mm.read(address, min(size, LARGEST_READ))
+        return os.pwrite(self._file(task, fd).fd, data, int64(offset))
+
+    def sys_writev(self, task: Task, fd: int, address: int, count: int) -> int:
+        file, mm, left, parts = self._file(task, fd), task.process.mm, LARGEST_READ, []
+        for start, size in self._vectors(task, address, count):
+            parts.append(mm.read(start, min(size, left)))
+            left -= len(parts[-1])
+        return self._write(task, file, b"".join(parts))
+
+    def sys_sendfile(self, task: Task, target: int, source: int, offset: int, size: int) -> int:
+        mm, into, file = task.process.mm, self._file(task, target), self._file(task, source)
+        if task.progress == 0 and into.waits and not into.ready(select.POLLOUT):
+            self._wait(task, into, select.POLLOUT)
+        size = min(size, 1 << 16)
+        if offset:
+            place = mm.read_word(offset)
+            data = os.pread(file.fd, size, place)
+        else:
+            if file.waits:
+                raise OSError(errno.EINVAL, "no file that can be sent")
+            place = os.lseek(file.fd, 0, os.SEEK_CUR)
+            data = os.pread(file.fd, size, place)
+        if not data:
+            return 0
+        written = self._write(task, into, data)
+        if offset:
+            mm.write(offset, (place + written).to_bytes(8, "little"))
+        else:
+            os.lseek(file.fd, place + written, os.SEEK_SET)
+        return written
+
+    def sys_lseek(self, task: Task, fd: int, offset: int, whence: int) -> int:
+        return os.lseek(self._file(task, fd).fd, int64(offset), int32(whence))
+
+    def sys_ftruncate(self, task: Task, fd: int, size: int) -> int:
+        os.ftruncate(self._file(task, fd).fd, int64(size))
+        return 0
+
+    def sys_truncate(self, task: Task, path: int, size: int) -> int:
+        os.truncate(self.kernel.tree.writable(self._path(task, path)), int64(size))
+        return 0
+
+    def sys_fallocate(self, task: Task, fd: int, mode: int, offset: int, size: int) -> int:
+        if mode:
+            raise OSError(errno.EOPNOTSUPP, "fallocate")
+        os.posix_fallocate(self._file(task, fd).fd, offset, size)
+        return 0
+
+    def sys_fsync(self, task: Task, fd: int) -> int:
+        self._file(task, fd)
+        return 0
+
+    sys_fdatasync = sys_fsync
+
+    def sys_sync(self, task: Task) -> int:
+        return 0
+
+    def sys_fadvise64(self, task: Task, fd: int) -> int:
+        self._file(task, fd)
+        return 0
+
+    def sys_flock(self, task: Task, fd: int) -> int:
+        self._file(task, fd)
+        return 0
