@@ -19,6 +19,7 @@ DIRECTIVES = {
     "initializedcheck": False,
     "cdivision": True,
     "show_performance_hints": False,
+    "auto_pickle": False,
 }
 
 

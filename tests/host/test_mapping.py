@@ -4,7 +4,9 @@ import errno
 
 import pytest
 
-from shadowmmu.host.mapping import PROT_NONE, PROT_READ, PROT_RW, AddressSpace, HostError, Kind, Mapping
+from shadowmmu.host.address_space import AddressSpace
+from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
+from shadowmmu.host.mapping import HostError, Kind, Mapping
 from shadowmmu.host.memory import Arena
 
 PRESENT, WRITABLE, ZERO = 2, 4, 8

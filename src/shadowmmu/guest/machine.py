@@ -2,7 +2,8 @@
 
 import errno
 
-from ..host.mapping import AddressSpace, HostError, Kind, Mapping
+from ..host.address_space import AddressSpace
+from ..host.mapping import HostError, Kind, Mapping
 from ..host.memory import Arena
 from ..kvm.design import Design
 from ..kvm.dirty_ring import kvm_dirty_ring_alloc

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from ..host.mapping import PROT_NONE, PROT_READ, PROT_RW, HostError, Kind
+from ..host.bits import PROT_NONE, PROT_READ, PROT_RW
+from ..host.mapping import HostError, Kind
 from ..kvm.design import design_of
 from ..kvm.dirty_log import cpu_dirty_log_size
 from ..kvm.dirty_log_ioctl import (

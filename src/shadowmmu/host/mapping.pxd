@@ -1,14 +1,18 @@
 cimport cython
-from ..x86.bits cimport MASK64, PAGE_SHIFT, PAGE_SIZE, u8, u32, u64
+from ..x86.bits cimport MASK64, PAGE_SHIFT, u8, u32, u64
+from .bits cimport (
+    FAULT_AROUND_PAGES, KNOWN, PAGES_1G, PAGES_2M, PRESENT, PROT_READ, PROT_RW, SIZE_2M, VM_HUGEPAGE, VM_HUGETLB,
+    VM_NOHUGEPAGE, VM_PRIVATE, WRITABLE, ZERO,
+)
 from .memory cimport Arena
 
 @cython.final
 cdef class Mapping:
     cdef readonly Arena arena
-    cdef readonly u64 hva, npages, base_pfn, first_2m, regions
+    cdef readonly u64 hva, npages, base_pfn, first_2m, regions, hugetlb_pages
     cdef readonly object kind
+    cdef readonly bint populated, memfd
     cdef public bint protected, replaced, has_tables
-    cdef readonly bint populated
     cdef readonly u32 uniform_level
     cdef u64[::1] pages
     cdef u8[::1] huge, split
@@ -17,7 +21,36 @@ cdef class Mapping:
     cdef dict moved
     cdef readonly set zero_regions
     cdef object huge_zero_pfn
-    cpdef u64 untouched_page(self, u64 index) except? 1
+    cpdef u64 region_of(self, u64 index) except? 0xdead
+    cpdef bint region_fits(self, u64 region) except? 1
+    cpdef u64 first_page(self, u64 region) except? 0xdead
+    cpdef u32 vma_flags(self, u64 index) except? 0xdead
+    cdef bint is_hugetlb(self, u64 index) except? 1
+    cdef bint is_shared(self, u64 index) except? 1
+    cdef bint forbids(self, u64 index, u64 write) except? 1
     cpdef u64 page(self, u64 index) except? 1
+    cpdef u64 untouched_page(self, u64 index) except? 1
     cpdef u64 fast_page(self, u64 index, u64 write) except? 1
     cpdef u32 level(self, u64 index) except? 77
+    cpdef bint is_huge(self, u64 region) except? 1
+    cdef int install(self, u64 index, u64 pfn, u64 flags) except -1
+    cdef int install_run(self, u64 first, u64 npages, u64 pfn, u64 flags) except -1
+    cpdef object drop(self, u64 first, u64 last)
+    cdef bint is_cached(self, u64 index) except? 1
+    cpdef object index_of(self, u64 pfn)
+    cdef u64 new_frame(self, u64 index) except? 0xdead
+    cpdef u64 fault(self, u64 index, u64 write) except? 1
+    cdef object _replace_zero_page(self, u64 index)
+    cdef object _make_writable(self, u64 index)
+    cdef object _populate(self, u64 index, u64 write)
+    cdef u64 _hugetlb_start(self, u64 index) except? 0xdead
+    cdef u64 _hugetlb_size(self, u64 first) except? 0xdead
+    cdef object _populate_hugetlb(self, u64 index, u64 write)
+    cdef object _fault_around(self, u64 index)
+    cdef bint _untouched(self, u64 first, u64 npages) except? 1
+    cdef bint _may_map_huge(self, u64 region) except? 1
+    cdef object _map_huge(self, u64 region)
+    cdef object _map_huge_zero(self, u64 region)
+    cpdef object split_region(self, u64 region)
+    cpdef bint collapse_region(self, u64 region) except? 1
+    cpdef object change_protection(self, u64 first, u64 last, u32 prot)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cython import uint as u32, ulonglong as u64
 
-from ..host.mapping import AddressSpace
+from ..host.address_space import AddressSpace
 from ..host.memory import Arena
 from ..x86.bits import MASK64
 from .bits import (
