@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes
+from shadowmmu.cli.outputs import output, refuse_overwriting
 from shadowmmu.cli.program_options import ProgramOptions
 from shadowmmu.cli.program_report import ended, failure, finish, progress
 
@@ -46,11 +47,11 @@ _PARAMETERS = {
 def is_program(path: Path) -> bool:
     """Whether a file is machine code, not the text of a scenario. Raises OSError, ClickException."""
     from shadowmmu.guest.pc.image import Kind, kind_of
+    from shadowmmu.guest.text import read_head
 
-    if path.is_dir():
+    if path.exists() and not path.is_file():  # of a pipe nothing may be taken: it cannot be read again
         return False
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+    head = read_head(path, HEAD)
     if kind_of(head) is not Kind.UNKNOWN:
         return True
     if b"\0" in head:
@@ -84,8 +85,9 @@ def run_program(
 
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
+    refuse_overwriting({"--events": events}, [path] if options.initrd is None else [path, options.initrd])
     with _told(path):
-        pc, screen = _start(path, path.read_bytes(), arguments, changes, options, name)
+        pc, screen = _start(path, arguments, changes, options, name)
         ending = _run_to_end(pc, screen, options, events)
     return finish(path, ending, pc, as_json=as_json)
 
@@ -106,7 +108,7 @@ def check_program(
     from shadowmmu.check.program import ProgramChecks
 
     with _told(path):
-        pc, screen = _start(path, path.read_bytes(), arguments, changes, options)
+        pc, screen = _start(path, arguments, changes, options)
         checks = ProgramChecks(pc.machine, every=every)
         ending = _run_to_end(pc, screen, options)
     if ending.reason != "violations":
@@ -152,7 +154,6 @@ def _told(path: Path) -> Iterator[None]:
 
 def _start(
     path: Path,
-    data: bytes,
     arguments: Sequence[str],
     changes: Changes,
     options: ProgramOptions,
@@ -161,14 +162,16 @@ def _start(
     """A machine with the program loaded. Raises ImageError, EmulatorError, DesignError, ClickException."""
     from shadowmmu.guest.pc.image import Kind, kind_of, read_image
     from shadowmmu.guest.pc.pc import Pc
+    from shadowmmu.guest.text import read_file
 
+    data = read_file(path)
     if kind_of(data[:HEAD]) is Kind.LINUX:
         return _start_linux(path, [name or str(path), *arguments], changes, options), Screen(own=False)
     image = read_image(data)
     machine = new_machine(changes, options)
     screen = Screen()
     pc = Pc(machine, options.memory, screen.write)
-    modules = [] if options.initrd is None else [options.initrd.read_bytes()]
+    modules = [] if options.initrd is None else [read_file(options.initrd)]
     pc.load(image, command_line(path, arguments), modules)
     return pc, screen
 
@@ -293,9 +296,8 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
 def _traced(machine: SvmMachine, path: Path) -> Iterator[None]:
     """Write KVM's events while the program runs."""
     from shadowmmu.trace.ftrace import FtraceWriter
-    from shadowmmu.trace.recording import atomic_writer
 
-    with atomic_writer(path) as file:
+    with output(path) as file:
         machine.kvm.tracer = FtraceWriter(file).log()
         machine.kvm.tracing = True
         try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes, embedded, load, machine_options
+from shadowmmu.cli.outputs import is_stdout, make_folder, output, refuse_overwriting
 from shadowmmu.cli.program import (
     EMBEDDED,
     has_extra,
@@ -108,17 +109,20 @@ def _play_all(
     from shadowmmu.guest.setup import ScenarioError
     from shadowmmu.kvm.switches import DesignError
     from shadowmmu.trace.ftrace import FtraceWriter
-    from shadowmmu.trace.recording import atomic_writer, json_line
+    from shadowmmu.trace.recording import json_line
 
+    quiet = is_stdout(record) or is_stdout(events)
+    if quiet and as_json:
+        raise click.UsageError("--json prints on standard output, too; write the other output to a file")
     try:
         loaded = load(scenarios, changes)
-        targets = _targets(record, loaded)
+        targets = _targets(record, events, loaded, scenarios)
         totals: Counter[str] = Counter()
         with ExitStack() as trace:
-            ftrace = FtraceWriter(trace.enter_context(atomic_writer(events))) if events else None
+            ftrace = FtraceWriter(trace.enter_context(output(events))) if events else None
             for scenario, target in zip(loaded, targets, strict=True):
                 with ExitStack() as recording:
-                    file = recording.enter_context(atomic_writer(target)) if target else None
+                    file = recording.enter_context(output(target)) if target else None
                     report = Report(scenario)
                     for played, row in _play(scenario, tlb=tlb):
                         line = json_line(row)
@@ -127,32 +131,36 @@ def _play_all(
                         if ftrace and played:
                             ftrace.write(played)
                         report.count(row)
-                        click.echo(line if as_json else report.text(row), nl=not as_json)
+                        if not quiet:
+                            click.echo(line if as_json else report.text(row), nl=not as_json)
                 totals += report.totals
-                if not as_json:
+                if not as_json and not quiet:
                     click.echo(summary(scenario.name, report.totals))
         if as_json:
             click.echo(json.dumps({"totals": totals}))
-        elif len(loaded) > 1:
+        elif len(loaded) > 1 and not quiet:
             click.echo(summary(f"all {len(loaded)} scenarios", totals))
     except (ScenarioError, DesignError) as error:
         raise click.ClickException(str(error)) from None
 
 
-def _targets(record: Path | None, scenarios: Sequence[Scenario]) -> list[Path | None]:
-    """Where the recording of each scenario goes."""
-    if record is None:
-        return [None] * len(scenarios)
-    if len(scenarios) == 1 and not record.is_dir():
-        return [record]
+def _targets(
+    record: Path | None, events: Path | None, scenarios: Sequence[Scenario], inputs: Sequence[Path]
+) -> list[Path | None]:
+    """Where the recording of each scenario is written. Raises UsageError if a file were written twice."""
+    if record is None or (len(scenarios) == 1 and not record.is_dir()):
+        refuse_overwriting({"--record": record, "--events": events}, inputs)
+        return [record] * len(scenarios)
     names = [scenario.name for scenario in scenarios]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise click.UsageError(
             f"two scenarios are named {twice}: their recordings would overwrite each other"
         )
-    record.mkdir(parents=True, exist_ok=True)
-    return [record / f"{name}.jsonl" for name in names]
+    make_folder(record)
+    targets = [record / f"{name}.jsonl" for name in names]
+    refuse_overwriting({**{f"--record of {t.stem}": t for t in targets}, "--events": events}, inputs)
+    return [*targets]
 
 
 def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, Row]]:

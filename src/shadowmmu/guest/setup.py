@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from .text import shown
 
 if TYPE_CHECKING:
     from .scenario import Scenario
@@ -78,6 +80,11 @@ _U64 = (1 << 64) - 1
 
 class ScenarioError(ValueError):
     """A scenario that cannot be played; the text is `file:line: what is wrong; how to mend it`."""
+
+    @classmethod
+    def at(cls, path: str, line: int, what: str, mend: str) -> Self:
+        """Return the error for a line of a file; what it quotes is shortened and printable."""
+        return cls(f"{path}:{line}: {shown(what)}; {shown(mend)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +336,7 @@ class _Builder:
         self.actions: list[SetupAction] = []
 
     def fail(self, what: str, mend: str) -> NoReturn:
-        raise ScenarioError(f"{self.path}:{self.line}: {what}; {mend}")
+        raise ScenarioError.at(self.path, self.line, what, mend)
 
     def page(self, gpa: int) -> bytearray:
         base = gpa & -PAGE
