@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from shadowmmu.cli.main import cli
+from shadowmmu.cli.commands import cli
 from shadowmmu.guest import player as module
 
 TESTS = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from shadowmmu.check import fuzz as checks
 from shadowmmu.check.checker import Violation
 from shadowmmu.check.ground import Ground
-from shadowmmu.cli.main import cli
+from shadowmmu.cli.commands import cli
 
 
 def invoke(*words: str) -> tuple[int, str]:

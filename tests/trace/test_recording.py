@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import re
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from shadowmmu.trace.recording import (
     Recording,
     RecordingError,
     apply_delta,
-    atomic_writer,
     difference,
     json_line,
     replay,
@@ -126,32 +124,3 @@ def test_a_delta_that_does_not_fit(fixture_path, tmp_path, delta):
     target = broken(fixture_path, tmp_path, changed_row(4, delta=delta))
     with pytest.raises(RecordingError, match=":5: `delta` does not fit"):
         list(replay(Recording.read(target)))
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "file"
-    target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_writer(target) as file:
-        file.write("half")
-        raise KeyboardInterrupt
-    assert target.read_text() == "old"
-    with atomic_writer(target) as file:
-        file.write("new")
-        assert target.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert target.read_text() == "new"
-    umask = os.umask(0)
-    os.umask(umask)
-    assert target.stat().st_mode & 0o777 == 0o666 & ~umask
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError) as caught, atomic_writer(tmp_path / "no" / "file"):
-        pass
-    assert caught.value.filename == str(tmp_path / "no" / "file")
-
-
-def test_a_device_is_written_in_place():
-    with pytest.raises(OSError, match="No space left"), atomic_writer(Path("/dev/full")) as file:
-        file.write("x")
-    assert Path("/dev/full").is_char_device()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.inputs import Changes, load, machine_options
-from shadowmmu.cli.program import ProgramOptions, check_program, is_program, program_options
+from shadowmmu.cli.program import check_program, is_program
+from shadowmmu.cli.program_options import ProgramOptions, program_options
 
 if TYPE_CHECKING:
     from shadowmmu.check.checker import Violation

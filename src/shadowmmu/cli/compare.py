@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.run import event_line, outcome_line
+from shadowmmu.cli.event_text import event_line
+from shadowmmu.cli.run_report import outcome_line
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario import Scenario

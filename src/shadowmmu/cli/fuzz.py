@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.inputs import settings
+from shadowmmu.cli.outputs import make_folder, output
 
 if TYPE_CHECKING:
     from shadowmmu.check.fuzz import Found, Report
@@ -20,6 +21,8 @@ __all__ = ["fuzz"]
 _MODES = ("long4", "long5", "pae", "32", "nopaging")
 _MMUS = ("shadow", "tdp", "direct", "nested")
 _PROFILES = ("ordinary", "hostile")
+_FOUND = 1
+"""Exit status if something failed."""
 _LARGEST_SEED = (1 << 32) - 1
 
 
@@ -85,7 +88,7 @@ def fuzz(
             profile_of(kernel)
     except DesignError as error:
         raise click.ClickException(str(error)) from None
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     report = Report(secrets.randbits(32) if seed is None else seed)
     guests = grounds(report.seed, modes or _MODES, mmus or _MMUS, profiles or _PROFILES, design)
     progress = _progress if sys.stderr.isatty() else _silent
@@ -111,7 +114,7 @@ def fuzz(
     else:
         _tell(report, paths, interrupted=interrupted)
     if report.found:
-        sys.exit(1)
+        click.get_current_context().exit(_FOUND)
 
 
 def _silent(report: Report) -> None:
@@ -133,7 +136,8 @@ def _write(folder: Path, found: Found) -> Path:
     comment = [f"# {line}" for line in found.violation.text().splitlines()]
     if not found.replays:
         comment.append("# played as a scenario it does not show; `shadowmmu fuzz` with the same seed does")
-    path.write_text("\n".join(comment) + "\n" + found.scenario)
+    with output(path) as file:
+        file.write("\n".join(comment) + "\n" + found.scenario)
     return path
 
 

@@ -1,68 +1,62 @@
-"""The `shadowmmu` command."""
+"""The `shadowmmu` command: whatever goes wrong comes out as one line on stderr, and as an exit status.
+
+All else is imported by `main`, so that an interruption at that time is one line, too.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import click
+if TYPE_CHECKING:
+    from click import UsageError
 
-from shadowmmu import __version__
-from shadowmmu.cli.check import check
-from shadowmmu.cli.compare import compare
-from shadowmmu.cli.designs import designs
-from shadowmmu.cli.fuzz import fuzz
-from shadowmmu.cli.museum import museum
-from shadowmmu.cli.race import race
-from shadowmmu.cli.run import run
-
-__all__ = ["cli", "main"]
+__all__ = ["BAD_INPUT", "INTERRUPTED", "main"]
 
 BAD_INPUT = 2
-"""Exit status for input that cannot be used, an interruption, or a file that cannot be written."""
-
-
-@click.group()
-@click.version_option(__version__)
-def cli() -> None:
-    """An executable model of KVM's x86 shadow MMU."""
-    if "NO_COLOR" in os.environ:
-        click.get_current_context().color = False
-
-
-cli.add_command(run)
-cli.add_command(check)
-cli.add_command(compare)
-cli.add_command(designs)
-cli.add_command(race)
-cli.add_command(fuzz)
-cli.add_command(museum)
+"""Exit status for input that cannot be used, or a file that cannot be read or written."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell gives it: 128 and the number of the signal."""
+_LONGEST_LINE = 480
+_PRINTING = ("echo", "_flush")
+"""Functions in which an error that names no file is one of standard output."""
 
 
 def main() -> NoReturn:
-    """Run the command line; whatever the user can mend comes out as one line on stderr."""
-    _open_standard_streams()
+    """Run the command line; what the user can do something about comes out as one line on stderr."""
     try:
-        status = cli.main(prog_name="shadowmmu", standalone_mode=False)
-        sys.stdout.flush()
+        _open_standard_streams()
+        status = _run()
+    except KeyboardInterrupt:
+        status = _interrupted()
+    sys.exit(status)
+
+
+def _run() -> int | None:
+    """Run the command: its exit status, after its output was written."""
+    import click
+
+    from shadowmmu.cli.commands import cli
+
+    try:
+        status: int | None = cli.main(prog_name="shadowmmu", standalone_mode=False)
+        _flush()
     except click.UsageError as error:
-        error.show()
-        status = BAD_INPUT
+        return _wrong_usage(error)
     except click.ClickException as error:
-        status = _complain(error.format_message())
+        return _complain(error.format_message())
     except click.Abort:
-        status = _complain("interrupted")
+        return _interrupted()
     except (BrokenPipeError, SystemExit):  # click exits by itself when nobody reads the output any more
-        status = _drop_output()
+        return _drop_output()
     except MemoryError as error:
-        status = _complain(f"out of memory: {error}" if str(error) else "out of memory")
+        return _complain(f"out of memory: {error}" if str(error) else "out of memory")
     except OSError as error:
         _drop_output()
-        place = "out of memory" if error.errno == errno.ENOMEM else error.filename or "cannot write"
-        status = _complain(f"{place}: {error.strerror or error}")
-    sys.exit(status)
+        return _complain(_said(error))
+    return status
 
 
 def _open_standard_streams() -> None:
@@ -76,9 +70,51 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
+def _flush() -> None:
+    sys.stdout.flush()
+
+
+def _said(error: OSError) -> str:
+    """What failed: the file, if it has a name, and why."""
+    why = error.strerror or str(error)
+    if error.errno == errno.ENOMEM:
+        return f"out of memory: {why}"
+    if error.filename:
+        return f"{error.filename}: {why}"
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_name in _PRINTING:
+            return f"standard output: cannot write: {why}"
+        frame = frame.tb_next
+    return why
+
+
+def _wrong_usage(error: UsageError) -> int:
+    import click
+
+    if error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+    return _complain(error.format_message())
+
+
 def _complain(text: str) -> int:
-    click.echo(f"shadowmmu: {text}", err=True)
+    import click
+
+    from shadowmmu.guest.text import printable, shown
+
+    line, *others = text.split("\n")
+    click.echo("\n".join([f"shadowmmu: {shown(line, _LONGEST_LINE)}", *map(printable, others)]), err=True)
     return BAD_INPUT
+
+
+def _interrupted() -> int:
+    """One line, and no interruption of what is left to do."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stderr.write("shadowmmu: interrupted\n")
+    return INTERRUPTED
 
 
 def _drop_output() -> int:

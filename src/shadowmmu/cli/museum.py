@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shadowmmu.cli.outputs import make_folder, output
+
 if TYPE_CHECKING:
     from shadowmmu.check.museum import Exhibit
     from shadowmmu.check.museum_search import Progress, Sighting
@@ -123,14 +125,15 @@ def _described(exhibit: Exhibit) -> dict[str, object]:
 def _search(chosen: Sequence[Exhibit], seconds: float, seed: int, out: Path, *, as_json: bool) -> None:
     from shadowmmu.check.museum_search import search
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     sightings: list[Sighting] = []
     try:
         for exhibit in chosen:
             sighting = search(exhibit, seconds=seconds, seed=seed, on_progress=_progress(exhibit))
             sightings.append(sighting)
             if sighting.violation is not None:
-                (out / f"{exhibit.name}.txt").write_text(sighting.scenario, encoding="utf-8")
+                with output(out / f"{exhibit.name}.txt") as file:
+                    file.write(sighting.scenario)
             _say("")
             if not as_json:
                 click.echo(_sighted(sighting))

@@ -90,7 +90,7 @@ def race(
             json.dumps([_described(result, expected=_expected(result)) for result in results], indent=1)
         )
     if not without and not plan.sample and not all(_as_expected(result) for result in results):
-        sys.exit(_FOUND)
+        click.get_current_context().exit(_FOUND)
 
 
 def _check_options(

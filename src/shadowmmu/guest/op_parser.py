@@ -66,6 +66,7 @@ from .setup import (
     ScenarioError,
     SlotSetup,
 )
+from .text import first_invisible
 
 __all__ = ["GPA_LIMIT", "MAX_COUNT", "U32", "U64", "Line", "OpParser", "split_words", "suggestion"]
 
@@ -86,6 +87,8 @@ _SLOT_FLAGS = {
 _BACKINGS = ("thp", "huge2m", "huge1g", "memfd")
 
 _NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)([KMG]?)", re.ASCII)
+_LONGEST_WORD = 40
+"""Longer words resemble no other."""
 _LONGEST_NUMBER = 80
 """Digits beyond these make no difference: the number is out of range."""
 _SUFFIX = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -178,7 +181,7 @@ class Line:
     flags: list[str] = field(default_factory=list)
 
     def fail(self, what: str, mend: str) -> NoReturn:
-        raise ScenarioError(f"{self.path}:{self.number}: {what}; {mend}")
+        raise ScenarioError.at(self.path, self.number, what, mend)
 
     def usage(self) -> str:
         return f"write `{_USAGE[self.word]}`"
@@ -671,13 +674,18 @@ class OpParser:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """How to mend an unknown word."""
-    close = difflib.get_close_matches(word, known, 1)
+    close = difflib.get_close_matches(word, known, 1) if len(word) <= _LONGEST_WORD else []
     return f"did you mean `{close[0]}`?" if close else "see the scenario language for the words there are"
 
 
 def split_words(path: str, number: int, raw: str) -> tuple[Line, list[str]]:
-    """The line as the recorder shows it, and its words. Raises ScenarioError for a quote or backslash."""
+    """The line as the recorder shows it, and its words.
+
+    Raises ScenarioError for quotes, backslashes and control characters.
+    """
     text = raw.partition("#")[0].rstrip()
     if '"' in text or "\\" in text:
-        raise ScenarioError(f"{path}:{number}: a quote or backslash; remove it, no op has one")
+        raise ScenarioError.at(path, number, "a quote or backslash", "remove it, no op has one")
+    if invisible := first_invisible(text):
+        raise ScenarioError.at(path, number, f"an invisible character ({invisible})", "remove it")
     return Line(path, number, text), text.split()

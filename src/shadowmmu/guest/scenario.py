@@ -57,6 +57,7 @@ from .setup import (
     Watch,
     resolve,
 )
+from .text import first_invisible, read_file
 
 __all__ = ["RecordedRun", "Scenario", "param_value"]
 
@@ -162,12 +163,13 @@ class Scenario:
 
         Raises ScenarioError for anything not understood, OSError if the file cannot be read.
         """
-        data = Path(path).read_bytes()
+        data = read_file(Path(path))
         try:
-            text = data.decode()
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            raise ScenarioError(f"{path}:{line}: this is not UTF-8 text; give a scenario file") from None
+            refused = "this is not UTF-8 text", "give a scenario file"
+            raise ScenarioError.at(str(path), line, *refused) from None
         return cls.parse(text, path=path)
 
     @classmethod
@@ -242,10 +244,9 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
     """`text` on the machine of the recording, after a check that it is what was recorded."""
 
     def differs(line: int, what: str) -> NoReturn:
-        raise ScenarioError(
-            f"{text.path}:{line}: {what}: {rebuilt.path} was recorded from another scenario; "
-            "give the folder of its scenarios with --scenarios, or move this file away"
-        )
+        another = f"{what}: {rebuilt.path} was recorded from another scenario"
+        remedy = "give the folder of its scenarios with --scenarios, or move this file away"
+        raise ScenarioError.at(text.path, line, another, remedy)
 
     if text.modes != rebuilt.modes:
         differs(1, f"mode {' '.join(text.modes)}, recorded {' '.join(rebuilt.modes)}")
@@ -320,6 +321,10 @@ class _Parser:
         for number, raw in enumerate(lines, 1):
             if raw.startswith("title ") and not self.title:
                 self.title = raw[len("title ") :].strip()
+                if invisible := first_invisible(self.title):
+                    raise ScenarioError.at(
+                        self.path, number, f"an invisible character ({invisible})", "remove it"
+                    )
                 continue
             if not (words := raw.partition("#")[0].split()) or words[0] == "title":
                 continue
@@ -348,7 +353,7 @@ class _Parser:
                 "a guest that is a hypervisor needs nested paging", "put `param kvm_amd npt=1` first"
             )
         if not self.vcpus or self.mode is None:
-            raise ScenarioError(f"{self.path}:{len(lines)}: no `start`; end the setup with `start cr3=GPA`")
+            raise ScenarioError.at(self.path, len(lines), "no `start`", "end the setup with `start cr3=GPA`")
         if self.params[_nested_paging(self.params)] == "N":
             self.params["kvm.tdp_mmu"] = "N"
         return Scenario(
@@ -644,7 +649,7 @@ class _RecordingParser:
         self.maxphyaddr = _HOST_MAXPHYADDR
 
     def fail(self, line: int, what: str, mend: str) -> NoReturn:
-        raise ScenarioError(f"{self.path}:{line}: {what}; {mend}")
+        raise ScenarioError.at(self.path, line, what, mend)
 
     def scenario(self, recording: RecordedRun) -> Scenario:
         header = recording.header

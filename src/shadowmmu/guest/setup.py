@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from .modes import MODES, TRAMP_SIZE, trampolines_of
+from .text import shown
 
 if TYPE_CHECKING:
     from .scenario import Scenario
@@ -75,6 +76,11 @@ _U64 = (1 << 64) - 1
 
 class ScenarioError(ValueError):
     """A scenario that cannot be played; the text is `file:line: what is wrong; how to mend it`."""
+
+    @classmethod
+    def at(cls, path: str, line: int, what: str, mend: str) -> Self:
+        """Return the error for a line of a file; what it quotes is shortened and printable."""
+        return cls(f"{path}:{line}: {shown(what)}; {shown(mend)}")
 
 
 # -- statements ----------------------------------------------------------------------------------------
@@ -292,7 +298,7 @@ class _Builder:
         self.actions: list[SetupAction] = []
 
     def fail(self, what: str, mend: str) -> NoReturn:
-        raise ScenarioError(f"{self.path}:{self.line}: {what}; {mend}")
+        raise ScenarioError.at(self.path, self.line, what, mend)
 
     def page(self, gpa: int) -> bytearray:
         base = gpa & -PAGE

@@ -563,7 +563,7 @@ def value_of(name: str, value: str) -> int:
     switch = switch_named(name)
     if value in switch.values:
         return switch.values[value]
-    if value.isdecimal() and int(value) in switch.numbers:
+    if value.isdecimal() and len(value) <= _LONGEST_WORD and int(value) in switch.numbers:
         return int(value)
     raise DesignError(f"switch {name} has no value {value!r}{_nearest(value, values_named(switch))}")
 
@@ -574,9 +574,13 @@ def values_named(switch: Switch) -> list[str]:
     return [*switch.values, *numbers]
 
 
+_LONGEST_WORD = 40
+"""Longer words are no switch and no value."""
+
+
 def _nearest(word: str, known: list[str]) -> str:
     """The end of a complaint about a word: what was meant, or else what there is."""
-    near = get_close_matches(word, known, 1)
+    near = get_close_matches(word, known, 1) if len(word) <= _LONGEST_WORD else []
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 

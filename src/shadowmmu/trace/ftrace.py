@@ -6,7 +6,7 @@ The model has no clock: every line takes one microsecond. Each op begins with a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TextIO
+from typing import Protocol
 
 from shadowmmu.trace.events import ByTask, Event, EventLog
 from shadowmmu.trace.recording import PlayedOp
@@ -29,11 +29,17 @@ _FIRST_PID = 1000
 _KERNEL_PID = 900
 
 
+class _Written(Protocol):
+    """What a trace is written to."""
+
+    def write(self, text: str, /) -> object: ...
+
+
 def _task_of(vcpu: int) -> tuple[str, int]:
     return f"CPU {vcpu}/KVM", _FIRST_PID + vcpu
 
 
-class _Written(list[Event]):
+class _Events(list[Event]):
     """Takes events and hands them on."""
 
     def __init__(self, write: Callable[[Event], None]) -> None:
@@ -47,7 +53,7 @@ class _Written(list[Event]):
 class FtraceWriter:
     """Writes a trace file; each vCPU is a task on a CPU of its own, beside KVM's kernel threads."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: _Written) -> None:
         self._file = file
         self._microseconds = 0
         file.write(_HEADER)
@@ -66,7 +72,7 @@ class FtraceWriter:
     def log(self) -> EventLog:
         """A tracer that writes the events of vCPU 0 as they come and keeps none."""
         log = EventLog()
-        log.events = _Written(self.event)
+        log.events = _Events(self.event)
         return log
 
     def _line(self, task: tuple[str, int], cpu: int, name: str, text: str) -> None:

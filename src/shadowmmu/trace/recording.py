@@ -9,15 +9,12 @@ follows the state.
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TextIO
+from typing import Any, NoReturn, Protocol
 
 from shadowmmu.guest.modes import trampolines_of
 from shadowmmu.guest.scenario import Scenario
@@ -37,6 +34,7 @@ from shadowmmu.guest.setup import (
     Watch,
     resolve,
 )
+from shadowmmu.guest.text import read_file, shown
 from shadowmmu.kvm.design import design_of
 from shadowmmu.trace import events
 from shadowmmu.trace.events import Event
@@ -49,7 +47,6 @@ __all__ = [
     "RecordingError",
     "Row",
     "apply_delta",
-    "atomic_writer",
     "difference",
     "json_line",
     "replay",
@@ -369,33 +366,6 @@ def json_line(row: Row) -> str:
     return json.dumps(row, separators=(",", ":")) + "\n"
 
 
-@contextmanager
-def atomic_writer(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name only when all is written; a device is written in place.
-
-    Raises OSError when it cannot be written; nothing is left behind then.
-    """
-    if path.exists() and not path.is_file():
-        with path.open("w") as file:
-            yield file
-        return
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    try:
-        with os.fdopen(handle, "w") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 # ------------------------------------------------------------------------------------------------------ delta
 
 
@@ -457,7 +427,7 @@ class Recording:
         read.
         """
         path = Path(path)
-        lines = path.read_bytes().split(b"\n")
+        lines = read_file(path).split(b"\n")
         if lines[-1] == b"":
             lines.pop()
         if not lines:
@@ -478,7 +448,7 @@ class Recording:
 
 
 def _fail(path: Path, line: int, what: str, mend: str) -> NoReturn:
-    raise RecordingError(f"{path}:{line}: {what}; {mend}")
+    raise RecordingError(f"{path}:{line}: {shown(what)}; {shown(mend)}")
 
 
 def _parse(path: Path, number: int, line: bytes, *, last: bool) -> Any:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...guest.text import read_file
 from .case import Case, CaseError, find
 from .engine import Execution, Location
 from .search import AllOrders, Pct, Randomly, Replay, Search
@@ -14,6 +15,7 @@ from .search import AllOrders, Pct, Randomly, Replay, Search
 __all__ = ["Plan", "Result", "Schedule", "explore", "read_schedule", "replay"]
 
 HEADER = "# shadowmmu race: a schedule"
+_LONGEST_LOCATION = 1000
 DEEPEST = 4
 """Preemptions up to which the bad outcome is looked for before all orders are: fewer are easier to read."""
 
@@ -182,7 +184,7 @@ def _who(names: tuple[str, ...], number: int) -> str:
 def read_schedule(path: Path) -> Schedule:
     """A schedule from its file, without what was read in it. Raises CaseError, OSError."""
     try:
-        lines = path.read_text().splitlines()
+        lines = read_file(path).decode().splitlines()
     except UnicodeDecodeError:
         raise CaseError(f"{path}: not a schedule") from None
     if not lines or lines[0] != HEADER:
@@ -222,8 +224,10 @@ def read_schedule(path: Path) -> Schedule:
 
 def _location(text: str, where: str) -> Location:
     try:
+        if len(text) > _LONGEST_LOCATION:
+            raise ValueError
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         raise CaseError(f"{where}: {text!r} is no location") from None
 
 

@@ -1,0 +1,35 @@
+"""The commands of `shadowmmu`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from shadowmmu import __version__
+from shadowmmu.cli.check import check
+from shadowmmu.cli.compare import compare
+from shadowmmu.cli.designs import designs
+from shadowmmu.cli.fuzz import fuzz
+from shadowmmu.cli.museum import museum
+from shadowmmu.cli.race import race
+from shadowmmu.cli.run import run
+
+__all__ = ["cli"]
+
+
+@click.group()
+@click.version_option(__version__)
+def cli() -> None:
+    """An executable model of KVM's x86 shadow MMU."""
+    if "NO_COLOR" in os.environ:
+        click.get_current_context().color = False
+
+
+cli.add_command(run)
+cli.add_command(check)
+cli.add_command(compare)
+cli.add_command(designs)
+cli.add_command(race)
+cli.add_command(fuzz)
+cli.add_command(museum)

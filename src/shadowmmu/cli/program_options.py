@@ -1,0 +1,131 @@
+"""The options of machine code: what the command line says about its machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+
+import click
+
+__all__ = ["ProgramOptions", "program_options"]
+
+LEAST_MEMORY, MOST_MEMORY = 1 << 20, 64 << 30
+_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "exits": "exits", "instructions": "instructions"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramOptions:
+    """What the command line says about the machine for a program."""
+
+    memory: int = 128 << 20
+    npt: bool | None = None
+    la57: bool = True
+    limits: Mapping[str, float] = field(default_factory=dict)
+    root: Path | None = None
+    initrd: Path | None = None
+    given: tuple[str, ...] = ()
+    """The options that were given: they are of no use for scenarios."""
+
+
+def _memory(context: click.Context, option: click.Parameter, text: str) -> int:
+    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = int(match[1]) * _SUFFIXES[match[2].upper()] if match else 0
+    if not match or size % 4096:
+        raise click.BadParameter(f"{text!r} is no size; write 128M or 2G")
+    if not LEAST_MEMORY <= size <= MOST_MEMORY:
+        raise click.BadParameter(f"{text} is not between 1M and 64G")
+    return size
+
+
+def _limits(context: click.Context, option: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
+    limits: dict[str, float] = {}
+    for text in texts:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMG]?)(s|m|h|exits|instructions)", text.strip())
+        if match is None:
+            raise click.BadParameter(f"{text!r} is no limit; write 60s, 10m, 1Mexits or 500Minstructions")
+        amount = float(match[1]) * _MULTIPLES[match[2].lower()]
+        unit = _UNITS[match[3]]
+        amount *= {"minutes": 60, "hours": 3600}.get(unit, 1)
+        if unit in ("minutes", "hours"):
+            unit = "seconds"
+        if amount <= 0 or (unit != "seconds" and amount < 1):
+            raise click.BadParameter(f"{text!r} lets nothing run")
+        limits[unit] = amount
+    return limits
+
+
+_OPTIONS = (
+    click.option(
+        "--npt/--no-npt",
+        default=None,
+        help="Of a program's machine: nested paging; without it KVM shadows the program's tables.",
+    ),
+    click.option(
+        "--memory",
+        default="128M",
+        show_default=True,
+        metavar="SIZE",
+        callback=_memory,
+        help="Of a program's machine.",
+    ),
+    click.option(
+        "--cpu",
+        type=click.Choice(["la57", "amd"]),
+        default="la57",
+        show_default=True,
+        help="Of a program's machine: an AMD EPYC, with five-level paging or without.",
+    ),
+    click.option(
+        "--root",
+        metavar="DIRECTORY",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        help="Of a Linux program: it may write files only beneath this directory (default: the current one).",
+    ),
+    click.option(
+        "--initrd",
+        metavar="FILE",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Of a multiboot program: a file that it gets as its module.",
+    ),
+    click.option(
+        "--limit",
+        "limits",
+        metavar="N",
+        multiple=True,
+        callback=_limits,
+        help="Stop a program after 60s, 10m, 1Mexits or 500Minstructions (default: 1h). Repeatable.",
+    ),
+)
+
+
+def program_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options for programs; it gets them as `program`."""
+
+    @wraps(command)
+    def with_program(
+        *,
+        npt: bool | None,
+        memory: int,
+        cpu: str,
+        root: Path | None,
+        initrd: Path | None,
+        limits: dict[str, float],
+        **rest: object,
+    ) -> None:
+        source = click.get_current_context().get_parameter_source
+        given = tuple(
+            f"--{name.replace('limits', 'limit')}"
+            for name in ("npt", "memory", "cpu", "root", "initrd", "limits")
+            if source(name) is not click.core.ParameterSource.DEFAULT
+        )
+        options = ProgramOptions(memory, npt, cpu == "la57", limits, root, initrd, given)
+        command(program=options, **rest)
+
+    for option in reversed(_OPTIONS):
+        with_program = option(with_program)
+    return with_program

@@ -1,0 +1,143 @@
+"""The report of machine code that ran: how it ended, exits, statistics, the guest's registers on failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from shadowmmu.guest.linux.guest import LinuxGuest
+    from shadowmmu.guest.pc.pc import Ending, Pc
+    from shadowmmu.guest.svm.machine import SvmMachine
+
+__all__ = ["ended", "failure", "finish", "progress", "report"]
+
+_REGISTERS = (
+    ("rax", "rbx", "rcx", "rdx"),
+    ("rsi", "rdi", "rbp", "rsp"),
+    ("r8", "r9", "r10", "r11"),
+    ("r12", "r13", "r14", "r15"),
+    ("rip", "rflags", "cr0", "cr2"),
+    ("cr3", "cr4", "efer", "cpl"),
+)
+_LAST_EXITS = 8
+_WHY = {
+    "triple fault": "triple fault: it could not take an exception, and not the double fault either",
+    "endless faults": "endless faults",
+    "endless loop": "it loops for ever, with interrupts disabled",
+    "emulation": "an instruction cannot be emulated",
+    "host": "KVM_RUN failed",
+    "processor": "the emulated processor failed",
+    "exits": "stopped: it made as many exits as --limit says",
+    "instructions": "stopped: it executed as many instructions as --limit says",
+    "seconds": "stopped: it ran as long as --limit says",
+}
+
+
+def _rate(count: float, seconds: float) -> str:
+    return f"{count / seconds:,.0f}/s" if seconds > 0.0005 else ""
+
+
+def progress(pc: Pc | LinuxGuest) -> str:
+    """Return one line about a run that goes on."""
+    exits, machine = pc.machine.exits.total(), pc.machine
+    parts = [f"{pc.seconds:.1f} s", f"{exits:,} exits", _rate(exits, pc.seconds)]
+    parts += [f"{machine.vcpu.stat.pf_taken:,} faults", f"{machine.kvm.n_used_mmu_pages:,} shadow pages"]
+    if pc.instructions:
+        parts.append(f"{pc.instructions:,} instructions ({pc.instructions / pc.seconds / 1e6:.0f} MIPS)")
+    return "  ".join(parts)
+
+
+def report(pc: Pc | LinuxGuest, ending: Ending) -> dict[str, Any]:
+    """What there is to say about a run, as plain data."""
+    machine = pc.machine
+    statistics = {**machine.kvm.stat.as_dict(), **machine.vcpu.stat.as_dict()}
+    return {
+        "ending": ending.reason,
+        "status": ending.status,
+        "detail": ending.detail,
+        "seconds": round(pc.seconds, 3),
+        "exits": machine.counters(),
+        "instructions": pc.instructions or None,
+        "shadow_pages": machine.kvm.n_used_mmu_pages,
+        "tdp_pages": machine.kvm.tdp_mmu_pages,
+        "statistics": statistics,
+    }
+
+
+def _report_text(pc: Pc | LinuxGuest, ending: Ending) -> str:
+    machine, seconds = pc.machine, pc.seconds
+    counters = machine.counters()
+    exits = counters.pop("exits")
+    line = f"{seconds:.2f} s, {exits:,} exits"
+    if rate := _rate(exits, seconds):
+        line += f" ({rate})"
+    if pc.instructions:
+        line += f", {pc.instructions:,} instructions ({pc.instructions / seconds / 1e6:.0f} MIPS)"
+    lines = [line]
+    lines += _columns("exits", {k: n for k, n in counters.items() if not k.startswith("vector ")})
+    lines += _columns("delivered", {k: n for k, n in counters.items() if k.startswith("vector ")})
+    statistics = {**machine.vcpu.stat.as_dict(), **machine.kvm.stat.as_dict()}
+    lines += _columns("statistics", {name: n for name, n in statistics.items() if n})
+    pages = {"used": machine.kvm.n_used_mmu_pages, "of the TDP MMU": machine.kvm.tdp_mmu_pages}
+    lines += _columns("pages", {name: n for name, n in pages.items() if n})
+    return "\n".join(lines)
+
+
+def _columns(title: str, values: Mapping[str, int]) -> Iterator[str]:
+    """A paragraph of `name number` pairs, most first."""
+    from shutil import get_terminal_size
+    from textwrap import wrap
+
+    if values:
+        text = ", ".join(f"{name}\xa0{n:,}" for name, n in sorted(values.items(), key=lambda i: -i[1]))
+        width = min(get_terminal_size().columns, 110)
+        for row in wrap(text, width, initial_indent=f"  {title}: ", subsequent_indent="    "):
+            yield row.replace("\xa0", " ")
+
+
+def _state(machine: SvmMachine) -> str:
+    """The guest's registers and last exits."""
+    from shadowmmu.guest.svm.processor import exit_name
+
+    registers = machine.at_shutdown or machine.registers()
+    lines = ["  " + "  ".join(f"{name:>6} {registers[name]:016x}" for name in names) for names in _REGISTERS]
+    if machine.history:
+        lines.append("  last exits:")
+    for record in list(machine.history)[-_LAST_EXITS:]:
+        lines.append(
+            f"    {exit_name(record.code):<14} rip {record.rip:#x} info1 {record.info1:#x} "
+            f"info2 {record.info2:#x}"
+        )
+    return "\n".join(lines)
+
+
+def finish(path: Path, ending: Ending, pc: Pc | LinuxGuest, *, as_json: bool) -> int:
+    """Tell how it ended; the status for the caller. Raises Abort if the user interrupted it."""
+    if as_json:
+        click.echo(json.dumps(report(pc, ending)), err=True)
+    else:
+        click.echo(_report_text(pc, ending), err=True)
+    if ending.reason == "interrupted":
+        raise click.Abort
+    if ending.status is None:
+        raise failure(path, ending, pc)
+    if ending.reason not in ("exit", "power off") and not as_json:
+        click.echo(f"shadowmmu: {path}: {ending.reason} {ending.detail}".rstrip(), err=True)
+    return ending.status
+
+
+def ended(ending: Ending) -> str:
+    """Return how a run ended, in a word or two."""
+    return ending.reason if ending.status is None else f"{ending.reason}, status {ending.status}"
+
+
+def failure(path: Path, ending: Ending, pc: Pc | LinuxGuest) -> click.ClickException:
+    """Return the error for a program that did not end by itself."""
+    why = _WHY.get(ending.reason, ending.reason)
+    text = f"{path}: {why}{f': {ending.detail}' if ending.detail else ''}"
+    return click.ClickException(f"{text}\n{_state(pc.machine)}")

@@ -1,0 +1,170 @@
+"""What `run` shows people of a scenario: each op with its result, events and changes, and a summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shadowmmu.cli.event_text import event_lines
+
+if TYPE_CHECKING:
+    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.trace.names import State
+    from shadowmmu.trace.recording import Row
+
+__all__ = ["Report", "outcome_line", "summary"]
+
+_SUMMARY = (
+    ("page faults", "pf_taken"),
+    ("  fixed", "pf_fixed"),
+    ("  emulated", "pf_emulate"),
+    ("  spurious", "pf_spurious"),
+    ("  fast", "pf_fast"),
+    ("  given to the guest", "pf_guest"),
+    ("MMIO SPTEs made", "pf_mmio_spte_created"),
+    ("instructions emulated", "insn_emulation"),
+    ("INVLPG", "invlpg"),
+    ("TLB flushes requested", "remote_tlb_flush_requests"),
+    ("TLB flushes served", "tlb_flush"),
+    ("shadow pages made", "made"),
+    ("shadow pages found", "found"),
+    ("shadow pages zapped", "mmu_shadow_zapped"),
+    ("  for flooding", "mmu_flooded"),
+    ("  to make room", "mmu_recycled"),
+    ("  all at once", "kvm_mmu_zap_all_fast"),
+    ("pages made unsync", "kvm_mmu_unsync_page"),
+    ("pages synced", "kvm_mmu_sync_page"),
+    ("guest table writes seen", "mmu_pte_write"),
+    ("upper SPTEs dropped by them", "mmu_pde_zapped"),
+    ("leaf SPTEs mapped by them", "mmu_pte_updated"),
+    ("leaf SPTEs installed", "kvm_mmu_set_spte"),
+    ("gptes read for prefetching", "prefetch_gptes"),
+    ("host lookups for prefetching", "prefetch_lookups"),
+    ("host mapping changes", "kvm_unmap_hva_range"),
+)
+
+
+class Report:
+    """Text and sums of one scenario, row by row."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._state: State = {}
+        self._known: set[str] = set()
+        self.totals: Counter[str] = Counter()
+
+    def count(self, row: Row) -> None:
+        """Add a row to the totals: `ops`, `outcome X`, statistics, events, and the pages left by level."""
+        from shadowmmu.trace.recording import apply_delta
+
+        if "op" not in row:
+            return
+        self._known = set(self._state.get("sps", ()))
+        apply_delta(self._state, row.get("delta", {"set": {}}))
+        if "result" not in row:
+            return
+        for level in range(1, 6):
+            left = sum(sp["level"] == level for sp in self._state["sps"].values())
+            self.totals[f"level {level}"] = left
+        self.totals["ops"] += 1
+        self.totals[f"outcome {row['result']['outcome']}"] += 1
+        for counters in row["stats"].values():
+            self.totals.update(counters)
+        for event in row["events"]:
+            self.totals[event["e"]] += 1
+            if "created" in event:
+                self.totals["made" if event["created"] else "found"] += 1
+
+    def text(self, row: Row) -> str:
+        """What a reader should see of a row, after it was counted."""
+        if "op" not in row:
+            scenario = self._scenario
+            return click.style(
+                f"{scenario.name}: {scenario.title} ({_modes_line(scenario.modes)})", bold=True
+            )
+        if "result" not in row:
+            kvm = self._state["kvm"]
+            count = len(self._state["vcpus"])
+            vcpus = "1 vCPU" if count == 1 else f"{count} vCPUs"
+            return f"      started: {vcpus}, at most {kvm['max']} shadow pages"
+        head = f"{row['op']:5} {click.style(row['do'].strip(), bold=True)}"
+        lines = [f"{head}  {outcome_line(row['result'])}"]
+        lines += (f"        {line}" for line in event_lines(row["events"]))
+        lines += (f"      {click.style(line, fg='cyan')}" for line in self._changes(row))
+        return "\n".join(lines)
+
+    def _changes(self, row: Row) -> Iterator[str]:
+        for gpa, old, new in row["gptes"]:
+            yield f"guest entry at {gpa}: {old} -> {new}"
+        for path in row.get("delta", {}).get("del", ()):
+            if path.startswith("sps:") and path.count(":") == 1:
+                yield f"{path[4:]} gone"
+        entries: dict[str, list[str]] = {}
+        for path, value in row.get("delta", {}).get("set", {}).items():
+            parts = path.split(":")
+            if parts[0] == "sps" and len(parts) == 2:
+                role = "direct" if value.get("direct") else f"of guest table {value['gfn']}"
+                if "off_list" in value:
+                    role = "special"
+                yield f"{parts[1]} new: level {value['level']}, {role}, gfn {value['gfn']}, {value['access']}"
+            elif parts[0] == "sps" and parts[2] == "unsync":
+                yield f"{parts[1]} {'unsync' if value else 'in sync'}"
+            elif parts[0] == "sps" and parts[2] == "sptes" and parts[1] in self._known:
+                entries.setdefault(parts[1], []).append(
+                    f"[{parts[3]}]={value}" if len(parts) == 4 else str(value)
+                )
+            elif parts[0] == "vcpus" and parts[2:] == ["root"]:
+                yield f"vCPU {parts[1]} root {value}"
+        for name, values in entries.items():
+            yield f"{name} {' '.join(values)}"
+
+
+def _modes_line(modes: Sequence[str]) -> str:
+    """Return the paging mode, or modes in the order of the vCPUs if they differ."""
+    return f"mode {modes[0]}" if len(set(modes)) == 1 else f"modes {', '.join(modes)}"
+
+
+def outcome_line(result: Mapping[str, Any]) -> str:
+    """An op's result in a few words, coloured by its kind."""
+    outcome = result["outcome"]
+    parts = [str(value) for key, value in result.items() if key == "value"]
+    if outcome == "exception":
+        parts = [f"#{result['vector']}", *(f"{k} {result[k]}" for k in ("error_code", "cr2") if k in result)]
+    elif outcome == "vmexit":
+        parts = [f"to L1: {_vmexit(result)}"]
+    elif outcome != "ok":
+        parts = [str(result[key]) for key in ("errno", "reason", "port") if key in result]
+    if "dirty" in result:
+        parts.append(f"dirty {' '.join(result['dirty']) or 'nothing'}")
+    if "gpa" in result:
+        parts.append(f"gpa {result['gpa']}" if result.get("valid") else "no translation")
+    for access in result.get("mmio", ()):
+        parts.append(f"MMIO {'write' if access['write'] else 'read'} {access['gpa']} {access['data']}")
+    colour = {"ok": "green", "exception": "yellow", "vmexit": "yellow"}.get(outcome, "red")
+    return " ".join([click.style(outcome, fg=colour), *parts])
+
+
+def _vmexit(result: Mapping[str, Any]) -> str:
+    """Why L2's run ended, as its VMCB tells L1."""
+    from shadowmmu.trace.events import SVM_EXIT_NPF, exit_reason
+
+    code, info1 = int(result["code"], 16), int(result["info1"], 16)
+    if code != SVM_EXIT_NPF:
+        return exit_reason(code)
+    return f"nested page fault at {result['info2']}, error code {info1:#x}"
+
+
+def summary(name: str, totals: Mapping[str, int]) -> str:
+    """Return the totals of a scenario, those that are not zero, one a line."""
+    outcomes = ", ".join(f"{n} {key[8:]}" for key, n in sorted(totals.items()) if key.startswith("outcome "))
+    lines = [click.style(f"{name}: {totals.get('ops', 0)} ops ({outcomes})", bold=True)]
+    lines += (f"  {label:<30}{totals[key]:>8}" for label, key in _SUMMARY if totals.get(key))
+    left = [f"{totals[key]} of {key}" for key in (f"level {n}" for n in range(5, 0, -1)) if totals.get(key)]
+    lines.append(
+        f"  {'shadow pages left':<30}{sum(totals.get(f'level {n}', 0) for n in range(6)):>8}"
+        f"  ({', '.join(left) or 'none'})"
+    )
+    return "\n".join([*lines, ""])
