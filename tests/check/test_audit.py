@@ -13,6 +13,7 @@ from shadowmmu.check import audit as module
 from shadowmmu.check.audit import Audit, Level
 from shadowmmu.check.checker import Violation, play_checked
 from shadowmmu.check.checks import checks_of
+from shadowmmu.check.fuzz import check_lines
 from shadowmmu.check.tables import Tables
 from shadowmmu.guest.player import Player
 from shadowmmu.guest.scenario import Scenario
@@ -266,6 +267,30 @@ def test_a_page_that_users_read_becomes_the_supervisor_s_without_a_flush() -> No
 
 
 # -- names -----------------------------------------------------------------------------------------------
+
+
+AGED = """\
+vendor intel
+param kvm_intel ept=1 eptad=N pml=N
+param kvm tdp_mmu={tdp_mmu}
+mode nopaging
+vcpus 2
+slot 2 0x20000000 256K
+start
+@1 {access} 0x20004000{value}
+age 0x20004000 0x1000
+exec 0x20004000
+@1 {access} 0x20004000{value}
+"""
+
+
+@pytest.mark.parametrize("tdp_mmu", [0, 1])
+@pytest.mark.parametrize(("access", "value"), [("read", ""), ("write", " 1")])
+def test_rights_that_ageing_took_may_stay_in_a_tlb(tdp_mmu: int, access: str, value: str) -> None:
+    """Without A and D in EPT: another vCPU gets R and X back, W returns with the next write only."""
+    text = AGED.format(tdp_mmu=tdp_mmu, access=access, value=value)
+    violation = check_lines(text.splitlines())
+    assert violation is None, violation.text()
 
 
 @pytest.mark.parametrize("kind", ["shadow long4", "TDP MMU pae", "direct 32", "nested long4"])

@@ -92,6 +92,18 @@ def test_a_writable_spte_of_a_clean_page() -> None:
     assert machine.predicates() == {"not-logged"}
 
 
+def test_a_writable_spte_of_a_page_that_is_in_no_ring() -> None:
+    setup = [SETUP[0], SETUP[1], "cap 192 4096", *SETUP[2:]]
+    machine = Machine(setup=setup)
+    machine.fine("dirtylog on 2", f"write {OTHER:#x} 1", "harvestring")
+    spte = machine.spte(OTHER)
+    assert spte & W
+    machine.fine("resetrings", f"read {OTHER:#x}")
+    assert not machine.spte(OTHER) & W
+    machine.set_spte(spte, OTHER)
+    assert machine.predicates() == {"not-logged"}
+
+
 def test_accessed_bits_that_no_log_mentions() -> None:
     tables = ["slot 4 0x28000000 64K dirty", "pt 0x1000 1 0x28000027", "pt 0x28000000 0 0x28001027"]
     tables += ["pt 0x28001000 0 0x28002027", "pt 0x28002000 0 0x800007"]

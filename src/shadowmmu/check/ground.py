@@ -8,7 +8,13 @@ tables are in memory of every kind.
 
 A PAE hypervisor leaves its PDPTEs alone: KVM's walks of nested tables read them anew while its roots are
 those of the last VMRUN, so that what one leads to ends up in the shadow of another, for good
-(nested_svm_get_tdp_pdptr, FNAME(fetch), 6.12.111).
+(nested_svm_get_tdp_pdptr, FNAME(fetch), 6.12.111). One with vCPUs in PAE and in long mode over the same
+nested tables sets none of the bits 62:52, which PAE reserves and long mode does not: no role tells the two
+apart.
+
+Some machines differ: an Intel processor with or without A and D in EPT, another MAXPHYADDR, dirty rings in
+place of bitmaps; and some hypervisors have a second vCPU in PAE mode, whose nested PDPTEs are entries of the
+first one's nested tables.
 
 The same seed gives the same guest.
 """
@@ -38,6 +44,11 @@ WINDOWS = {"long4": 0x7F0000000000, "long5": 0xFF000000000000, "pae": 0x80000000
 NESTED_WINDOW, HUGE_WINDOW = 0x50000000, 0x60000000
 LEVELS = {"long4": 4, "long5": 5, "pae": 3, "32": 2, "nopaging": 0}
 CR0_WP = 1 << 16
+PAE_ROOT = 0x3F000
+"""The page tables of a second vCPU in PAE mode."""
+PHYSBITS = (36, 39, 46, 51)
+RESERVED_IN_PAE = 0x7FF << 52
+RING_BYTES = 4096
 TOGGLED_CR4 = (1 << 20, 1 << 21, 1 << 7)
 
 
@@ -73,6 +84,10 @@ class Ground:
         self.levels = LEVELS[mode]
         self.entry_size, self.bits = (4, 10) if mode == "32" else (8, 9)
         self.large = 1 << 12 + self.bits
+        self.mixed = self.nested and mode == "long4" and rng.random() < 0.3
+        self.vendor = rng.choice(("amd", "amd", "intel")) if mmu in ("tdp", "direct") else "amd"
+        self.physbits = rng.choice(PHYSBITS) if rng.random() < 0.3 else 0
+        self.rings = rng.random() < 0.15
         self.kind = self.choose_kind()
         if self.kind == "read-only" and mmu != "shadow":
             self.kind = "plain"
@@ -83,7 +98,7 @@ class Ground:
             for level in range(1, self.levels + 1)
         }
         self.everything = [(level, table) for level in self.tables for table in self.tables[level]]
-        fixed = 3 if mode == "pae" and self.nested else 0
+        fixed = 3 if (mode == "pae" and self.nested) or self.mixed else 0
         self.edited = [(level, table) for level, table in self.everything if level != fixed]
         self.window: dict[int, int] = {}
         self.logging = {1: False, 2: False}
@@ -158,7 +173,8 @@ class Ground:
     def _hostile_entry(self, chance: float) -> int:
         rng = self.random
         if chance < 0.1:
-            return rng.getrandbits(8 * self.entry_size) | 1
+            entry = rng.getrandbits(8 * self.entry_size) | 1
+            return entry & ~RESERVED_IN_PAE if self.mixed else entry
         page = rng.choice((*(table for _, table in self.edited), *NOTHING, *READ_ONLY, 0xF0001000))
         return page | self.flags(leaf=True) & ~0x100 | self._maybe(0x80, 0.1)
 
@@ -170,17 +186,27 @@ class Ground:
         lines += [f"design {name}={value}" for name, value in self.design.items()]
         if self.mmu != "shadow":
             tdp_mmu = rng.choice((0, 1)) if self.nested else int(self.mmu == "tdp")
-            lines += ["param kvm_amd npt=1", f"param kvm tdp_mmu={tdp_mmu}"]
+            if self.vendor == "intel":
+                ad_bits = f"eptad={rng.choice('YN')} pml={rng.choice('YN')}"
+                lines += ["vendor intel", f"param kvm_intel ept=1 {ad_bits}"]
+            else:
+                lines.append("param kvm_amd npt=1")
+            lines += [f"param kvm tdp_mmu={tdp_mmu}"]
             lines += [f"param kvm eager_page_split={int(self.eager)}"]
         lines += [f"param kvm nx_huge_pages={int(rng.random() < 0.2)}"]
-        lines += [f"mode {self.mode}", "vcpus 2", *(["nested"] if self.nested else []), "slot 0 0x0 16M"]
+        lines += [f"physbits {self.physbits}"] if self.physbits else []
+        lines += [f"mode {self.mode}", "vcpus 2", *(["mode@1 pae"] if self.mixed else [])]
+        lines += [*(["nested"] if self.nested else []), "slot 0 0x0 16M"]
         lines += [f"slot 1 {HUGE:#x} 8M {rng.choice(('huge2m', 'huge2m', 'thp', 'memfd'))}"]
         lines += ["slot 2 0x20000000 256K", "slot 3 0x24000000 64K ro"]
         lines += [f"slot 4 0x28000000 4M lazy{rng.choice((' thp', ''))}"]
         if self.kind != "plain":
             option = {"logged": "dirty", "lazy": "lazy", "read-only": "ro"}[self.kind]
             lines.append(f"slot 6 0x2c000000 2M {option}")
-        lines += [f"cap 168 {self.manual}"] if self.manual else []
+        if self.rings:
+            lines.append(f"cap 192 {RING_BYTES}")
+        elif self.manual:
+            lines.append(f"cap 168 {self.manual}")
         lines += [f"code {page:#x}" for page in (*DATA, *LOGGED, HUGE, HUGE + 0x1000, HUGE + 0x200000)]
         if self.mode == "nopaging":
             return [*lines, "tramp", "start"]
@@ -217,9 +243,26 @@ class Ground:
         present = 1 if self.mode == "pae" else 0x27
         middle = self.tables[min(self.levels, 3)] if self.levels > 2 else []
         lines += [f"npt pt {table:#x} 3 {0xF010E000 | present:#x}" for table in middle]
-        roots = self.tables[self.levels]
+        roots = self.roots(0)
         lines += [f"ntramp {root:#x}" for root in roots]
-        return [*lines, f"start cr3=0x1000 ncr3={roots[0]:#x} ncr3@1={roots[1]:#x}"]
+        start = f"start cr3=0x1000 ncr3={roots[0]:#x} ncr3@1={self.roots(1)[1]:#x}"
+        return (
+            [*lines, *self._pae_tables(), f"{start} cr3@1={PAE_ROOT:#x}"] if self.mixed else [*lines, start]
+        )
+
+    def _pae_tables(self) -> list[str]:
+        """The own tables of a second vCPU that is in PAE mode, with the same windows."""
+        windows = [
+            f"map@1 {PAE_ROOT:#x} {gva:#x} {table:#x} 0x67"
+            for gva, table in ((window, table) for table, window in self.window.items())
+        ]
+        large = f"level=2 n={0x800000 // self.large}"
+        huge = f"map@1 {PAE_ROOT:#x} {HUGE_WINDOW:#x} {HUGE:#x} 0x67 {large}"
+        return [f"tramp@1 {PAE_ROOT:#x}", *windows, huge]
+
+    def roots(self, cpu: int) -> list[int]:
+        """The nested roots of a vCPU: where the second one is in PAE mode, its PDPTEs are in these tables."""
+        return self.tables[3 if self.mixed and cpu else self.levels]
 
     # -- operations ----------------------------------------------------------------------------------------
 
@@ -229,13 +272,13 @@ class Ground:
         value = self.new_entry(level, table, index)
         if self.hostile and self.random.random() < 0.05:
             gva = self.window[table] + self.entry_size * index
-            return [Edit(gva + self.random.randrange(self.entry_size), 1, value & 0xFF)]
+            return [Edit(gva + self.random.randrange(6 if self.mixed else self.entry_size), 1, value & 0xFF)]
         return self.writes(table, index, value)
 
     def writes(self, table: int, index: int, value: int) -> list[Edit]:
         """The writes that set one entry."""
         gva = self.window[table] + self.entry_size * index
-        if self.mode != "pae":
+        if self.mode != "pae" and not self.mixed:
             return [Edit(gva, self.entry_size, value)]
         return [Edit(gva, 4, value & 0xFFFFFFFF), Edit(gva + 4, 4, value >> 32)]
 
@@ -269,7 +312,9 @@ class Ground:
         if self.mode == "nopaging":
             return []
         if self.nested:
-            root = rng.choice(self.tables[self.levels])
+            root = rng.choice(self.roots(cpu))
+            if self.levels < 4 or self.mixed:
+                root |= rng.choice((0, 0, 0, 8, 0x18))
             if chance < 0.5:
                 return [f"ncr3 {root:#x}", "l2exit"]
             if self.levels > 3 and chance < 0.7:
@@ -316,6 +361,8 @@ class Ground:
             lambda: [f"remap {page:#x} 0x1000"],
             lambda: [f"nrmmu {rng.choice((64, 70, 1000))}"],
             lambda: [f"modparam kvm nx_huge_pages {rng.choice('NNY')}"],
+            lambda: self._age(page),
+            lambda: self._prefault(page),
             self._lazy_memory,
         ]
         return rng.choice(choices)()
@@ -329,10 +376,35 @@ class Ground:
         slot = self.random.choice((1, 2))
         if not self.logging[slot]:
             return []
+        if self.rings:
+            return self.ring_lines()
         if self.manual:
             count = 64 if slot == 2 else 2048
             return [f"getdirty {slot}", f"cleardirty {slot} {self.random.randrange(count // 64) * 64} 64"]
         return [f"getdirty {slot}"]
+
+    def ring_lines(self) -> list[str]:
+        """User space takes what is in the dirty rings and gives it back."""
+        harvests = self.random.choice(
+            (["harvestring"], ["@1 harvestring"], ["harvestring", "@1 harvestring"])
+        )
+        return [*harvests, "resetrings"] if self.random.random() < 0.8 else harvests
+
+    def _age(self, page: int) -> list[str]:
+        """The host looks which pages are in use: one, those of a slot that may log, or huge ones."""
+        ranges = (f"{page:#x} 0x1000", f"{LOGGED[0]:#x} 0xc000", f"{HUGE:#x} 0x400000")
+        return [f"age {self.random.choice(ranges)}{self.random.choice(('', '', ' flush'))}"]
+
+    def _prefault(self, page: int) -> list[str]:
+        """User space has pages mapped that nobody has touched yet; KVM refuses it without nested paging."""
+        ranges = (
+            f"{page:#x} 0x1000",
+            f"{LAZY[0]:#x} 0x3000",
+            f"{HUGE:#x} 0x200000",
+            f"{NOTHING[0]:#x} 0x1000",
+        )
+        at = self.random.choice(("", "@1 "))
+        return [f"{at}prefault {self.random.choice(ranges)}"]
 
     def _slot_5(self) -> list[str]:
         self.has_slot_5 = not self.has_slot_5

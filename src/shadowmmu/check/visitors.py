@@ -50,6 +50,8 @@ class _Ground(Ground):
     def host(self) -> list[str]:
         if self.kind != "logged" or self.random.random() < 0.7:
             return super().host()
+        if self.rings:
+            return self.ring_lines()
         lines = ["getdirty 6", "cleardirty 6 0 512"] if self.manual else ["getdirty 6"]
         if self.mmu != "shadow" or not self.levels or self.random.random() < 0.5:
             return lines

@@ -61,6 +61,12 @@ class DirtyRing:
         self.set_flags(self.dirty_index, DIRTY_GFN_DIRTY)
         self.dirty_index = (self.dirty_index + 1) & 0xFFFFFFFF
 
+    def entries(self) -> set[tuple[int, int]]:
+        """Return (slot, page number) of every entry that was filled and not emptied yet."""
+        counts = range(self.used())
+        indices = [self.reset_index + n & 0xFFFFFFFF for n in counts]
+        return {(self.slot(index), self.offset(index)) for index in indices}
+
     def harvest(self) -> list[tuple[int, int]]:
         """What user space does: take every dirty entry, as (slot, page number), and flag it so."""
         found = []

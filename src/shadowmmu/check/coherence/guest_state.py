@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ...guest import ops as kinds
 from ...guest.ops import Op
 from ...guest.player import Player
+from ...kvm.dirty_ring import dirty_ring_of
 from ...kvm.vcpu import Vcpu
 from ...x86.bits import (
     CR0_PG,
@@ -253,14 +254,19 @@ class GuestState(Checker):
         ]
 
     def may_be_written(self, gfn: int) -> bool:
-        """Whether a page is dirty already, if it is one of a slot that logs in a bitmap."""
+        """Whether a page is dirty already, if it is one of a slot that logs.
+
+        Entries of dirty rings count until they are reset. What the processor logs itself (PML) is not known.
+        """
         slot = self.memory.slot_at(gfn)
         parameters = self.kvm.parameters
         if slot is None or not slot.logs_dirty():
             return True
-        if parameters.cpu_dirty_log_size or parameters.dirty_ring_size:
+        if parameters.cpu_dirty_log_size:
             return True
         page = gfn - slot.base_gfn
+        if parameters.dirty_ring_size:
+            return any((slot.id, page) in dirty_ring_of(vcpu).entries() for vcpu in self.kvm.vcpus)
         return bool(slot.log_words()[page >> 6] >> (page & 63) & 1)
 
     def _tables_on_way(self, regs: Registers, address: int, since: int) -> Iterator[int]:

@@ -170,8 +170,9 @@ class _Needs:
     def denied_by(self, t: Tables, sptep: int, spte: int) -> bool:
         """Whether an SPTE lacks one of the rights; what was taken away for a while counts.
 
-        That is what access tracking does, and a supervisor's write with CR0.WP=0: a page that users may read
-        becomes one that the supervisor may write, without a flush.
+        That is what access tracking does, without a flush, and when it gives rights back W may stay away: who
+        logs flushes in any case, and who protects a table looks at MMU-writable. So does a supervisor's write
+        with CR0.WP=0: a page that users may read becomes one that the supervisor may write, without a flush.
         """
         kvm, page = t.kvm, t.pages.get(sptep & ~0xFFF)
         rights = rights_of(kvm, spte)
@@ -179,7 +180,8 @@ class _Needs:
             rights |= ACC_U
         if is_access_track_spte(kvm, spte):
             rights = rights_of(kvm, spte | spte >> SHADOW_ACC_TRACK_SAVED_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS)
-            rights |= ACC_W if spte & kvm.shadow_mmu_writable_mask else 0
+        if not kvm.shadow_accessed_mask and spte & kvm.shadow_mmu_writable_mask:
+            rights |= ACC_W
         needed = (ACC_W if self.write else 0) | (ACC_X if self.execute else 0) | (ACC_U if self.user else 0)
         return bool(needed & ~rights)
 
