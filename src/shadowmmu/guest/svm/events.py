@@ -77,6 +77,7 @@ class Events:
         self._taken: int | None = None
         self.nmi = self.nmi_blocked = False
         self._iret_at: int | None = None
+        self._sees_pushf = True
         self._shutdown = shutdown
 
     def handlers(self) -> dict[int, ExitHandler]:
@@ -134,16 +135,19 @@ class Events:
     def _set_resume_flag(self, *, wanted: bool) -> None:
         """RFLAGS.RF as the event pushes it; the processor forgets to clear it after an instruction."""
         processor = self.processor
-        if wanted:
-            processor.system_flags |= FLAG_RF
+        if not wanted:
+            processor.q[processor.eflags_word] &= ~FLAG_RF
+            return
+        processor.q[processor.eflags_word] |= FLAG_RF
+        if not self._sees_pushf:
+            self._sees_pushf = True
             processor.intercept(EXIT_PUSHF, wanted=True)
-        else:
-            processor.system_flags &= ~FLAG_RF
 
     def _pushf(self, code: int) -> None:
         """PUSHF pushes RF as 0: what an IRET has restored was for the instruction before."""
         self.processor.system_flags &= ~FLAG_RF
         self.processor.intercept(EXIT_PUSHF, wanted=False)
+        self._sees_pushf = False
 
     def deliver_soft(self, vector: int, rip: int) -> None:
         """INT n, with `rip` behind it."""
@@ -162,14 +166,14 @@ class Events:
         self.processor.intercept(EXIT_IRET, wanted=True)
 
     def nmi_ready(self) -> bool:
-        """Whether an NMI waits and is not blocked: the handler's IRET has been executed, or has been left."""
+        """Whether the NMI that waits is not blocked: the handler's IRET has run, or has been left."""
         if self._iret_at is not None and self._iret_at != self.processor.rip:
             self.nmi_blocked, self._iret_at = False, None
-        return self.nmi and not self.nmi_blocked and self.step.current is None
+        return not self.nmi_blocked and self.step.current is None
 
     def step_to_nmi(self) -> None:
-        """Let the IRET that an NMI waits for run alone."""
-        if self.nmi and self._iret_at is not None and self.step.current is None:
+        """Let the IRET that the NMI waits for run alone."""
+        if self._iret_at is not None and self.step.current is None:
             self.step.begin()
 
     def deliver_interrupt(self) -> None:

@@ -177,7 +177,11 @@ class RunLoop:
             self.processor.stop()
 
     def _handle(self, code: int) -> None:
-        self.step.exited(code)
+        step = self.step
+        if step.current is not None:
+            step.exited(code)
+        else:
+            step.interrupted = False
         handler = self.handlers.get(code)
         if handler is None:
             raise EmulationError(f"exit {code:#x} is not expected")

@@ -75,13 +75,10 @@ class SingleStep:
         self.processor.flush_page(address)
 
     def exited(self, code: int) -> None:
-        """There is an exit: the single instruction ran, or it did not."""
+        """The exit ends a step: the single instruction ran, or it did not."""
         step, self.current = self.current, None
-        self.interrupted = step is not None and code != EXIT_EXCEPTION + DB
-        if step is not None:
-            self._finish(step, code)
-
-    def _finish(self, step: Step, code: int) -> None:
+        assert step is not None
+        self.interrupted = code != EXIT_EXCEPTION + DB
         processor, vcpu = self.processor, self.vcpu
         if step.without_smap:
             processor.update_modes()
