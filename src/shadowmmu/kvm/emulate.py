@@ -66,6 +66,10 @@ class Emulator:
 
     # -- memory ----------------------------------------------------------------------------------------
 
+    def inject(self, fault: OperandFault) -> None:
+        """Queue the exception of an operand that faulted."""
+        kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
+
     def _access_bits(self, *, write: bool) -> int:
         return (PFERR_W if write else 0) | (PFERR_U if self.vcpu.cpl == 3 else 0)
 
@@ -304,7 +308,7 @@ class Emulator:
         try:
             done = self._execute(insn)
         except OperandFault as fault:
-            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+            self.inject(fault)
             return False
         except _UnhandleableError:
             if not self._retry_on_failure(address, emulation_type):

@@ -8,7 +8,6 @@ from ...kvm.bits import INVALID_PAGE
 from ...kvm.emulate import OperandFault
 from ...kvm.exits import cr0_exit_reason, set_cr0_in_guest
 from ...kvm.guest_memory import table_page
-from ...kvm.inject import kvm_inject_page_fault
 from ...kvm.regs import CR3_NOFLUSH
 from ...kvm.vcpu import QueuedException, Vcpu
 from ...x86.bits import ADDR, CR0_TS, CR4_PCIDE, CR4_UMIP, A
@@ -82,7 +81,7 @@ class ControlRegisters:
                 size = 8 if self.processor.is_64bit else 4
                 context.set_register(insn.operands[0].number, size, value)
         except OperandFault as fault:
-            kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
+            self.emulator.inject(fault)
             return
         self.execution.advance(insn.length)
 
@@ -100,7 +99,7 @@ class ControlRegisters:
         try:
             value = self._written_to_cr(insn)
         except OperandFault as fault:
-            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+            self.emulator.inject(fault)
             return
         if number == 3:
             self.written_cr3 = value

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from ...kvm.bits import INVALID_PAGE
-from ...kvm.emulate import Emulator, MmioAccess
+from ...kvm.emulate import Emulator, MmioAccess, OperandFault
 from ...kvm.guest_memory import table_page
 from ...kvm.guest_walk import gva_to_gpa
-from ...kvm.vcpu import Vcpu
-from ...x86.bits import ADDR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U
+from ...kvm.invlpg import is_noncanonical
+from ...kvm.vcpu import QueuedException, Vcpu
+from ...x86.bits import ADDR, GP_VECTOR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U
 from ...x86.insn import Insn
 from .instructions import LONGEST, Code, CodeInsn, Context, Decoder
 from .processor import CS, HF_CS32, SvmProcessor
@@ -20,6 +21,10 @@ class FetchFault(Exception):
         super().__init__(address, error_code)
         self.address = address
         self.error_code = error_code
+
+
+class NonCanonical(OperandFault):
+    """An operand's address is none that the guest's paging mode has: the guest gets a #GP."""
 
 
 class CodeEmulator(Emulator):
@@ -82,6 +87,20 @@ class CodeEmulator(Emulator):
 
     def _fetch(self) -> bool:
         return True
+
+    # -- operands ----------------------------------------------------------------------------------------
+
+    def _translate(self, address: int, access: int) -> int:
+        if self.processor.is_64bit and is_noncanonical(self.vcpu, address):
+            raise NonCanonical(address, 0)
+        return super()._translate(address, access)
+
+    def inject(self, fault: OperandFault) -> None:
+        """Queue #GP for an address that is not canonical, else #PF."""
+        if isinstance(fault, NonCanonical):
+            self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+        else:
+            super().inject(fault)
 
     # -- execution ---------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class Entry:
                     events.deliver_exception(vcpu.exception)
                 elif events.soft is not None:
                     events.deliver_soft(*events.soft)
-                elif events.nmi and not events.nmi_blocked and self.step.current is None:
+                elif events.nmi and events.nmi_ready():
                     events.deliver_nmi()
                 elif events.pending and events.interruptible():
                     events.deliver_interrupt()
@@ -41,7 +41,9 @@ class Entry:
                 events.delivery_faulted()
             except EventFault as fault:
                 events.raise_exception(QueuedException(fault.vector, fault.error_code, None))
-            self.switch.note_state()
+            self.switch.note_registers()
+        if events.nmi:
+            events.step_to_nmi()
         self.switch.load()
         if events.pending is not self.processor.window:
             self.processor.set_window(wanted=events.pending and self.step.current is None)

@@ -11,9 +11,18 @@ from ...kvm.run import TripleFault
 from ...kvm.vcpu import QueuedException, QueuedInterrupt
 from ...x86.bits import NESTED_FAULT
 from .execution import Execution, ExitHandler
-from .interrupts import BP, DB, NMI, OF, PF, WITH_ERROR_CODE, Delivery
+from .interrupts import BP, NMI, NO_FAULTS, OF, PF, WITH_ERROR_CODE, Delivery
 from .page_faults import as_hardware
-from .processor import EXIT_EXCEPTION, EXIT_IRET, EXIT_SHUTDOWN, EXIT_SWINT, FLAG_IF, HF_INHIBIT_IRQ
+from .processor import (
+    EXIT_EXCEPTION,
+    EXIT_IRET,
+    EXIT_PUSHF,
+    EXIT_SHUTDOWN,
+    EXIT_SWINT,
+    FLAG_IF,
+    FLAG_RF,
+    HF_INHIBIT_IRQ,
+)
 from .progress import Progress
 
 ExceptionCallback = Callable[[int, int | None, int], bool]
@@ -67,6 +76,8 @@ class Events:
         self.pending = False
         self._taken: int | None = None
         self.nmi = self.nmi_blocked = False
+        self._iret_at: int | None = None
+        self._sees_pushf = True
         self._shutdown = shutdown
 
     def handlers(self) -> dict[int, ExitHandler]:
@@ -74,13 +85,18 @@ class Events:
         handlers: dict[int, ExitHandler] = {
             EXIT_EXCEPTION + vector: self._other_exception for vector in range(32)
         }
-        return handlers | {EXIT_SWINT: self._software_interrupt, EXIT_IRET: self._iret}
+        return handlers | {
+            EXIT_SWINT: self._software_interrupt,
+            EXIT_IRET: self._iret,
+            EXIT_PUSHF: self._pushf,
+        }
 
     def reset(self) -> None:
         """Nothing waits but what an interrupt controller has."""
         self.vcpu.exception = self.vcpu.soft_interrupt = None
         self.soft = None
         self.nmi = self.nmi_blocked = False
+        self._iret_at = None
         self.queue.vectors.clear()
         self.pending = self._taken is not None or self.source.pending()
 
@@ -111,29 +127,61 @@ class Events:
             vcpu.exception = None
             return
         exception.reinjected = True
+        self._set_resume_flag(wanted=vector not in NO_FAULTS)
         self.delivery.deliver(vector, error_code, rip=processor.rip, software=False, external=True)
         self.delivered[vector] += 1
         vcpu.exception = None
 
+    def _set_resume_flag(self, *, wanted: bool) -> None:
+        """RFLAGS.RF as the event pushes it; the processor forgets to clear it after an instruction."""
+        processor = self.processor
+        if not wanted:
+            processor.q[processor.eflags_word] &= ~FLAG_RF
+            return
+        processor.q[processor.eflags_word] |= FLAG_RF
+        if not self._sees_pushf:
+            self._sees_pushf = True
+            processor.intercept(EXIT_PUSHF, wanted=True)
+
+    def _pushf(self, code: int) -> None:
+        """PUSHF pushes RF as 0: what an IRET has restored was for the instruction before."""
+        self.processor.system_flags &= ~FLAG_RF
+        self.processor.intercept(EXIT_PUSHF, wanted=False)
+        self._sees_pushf = False
+
     def deliver_soft(self, vector: int, rip: int) -> None:
         """INT n, with `rip` behind it."""
         vcpu = self.vcpu
+        self._set_resume_flag(wanted=False)
         self.delivery.deliver(vector, None, rip=rip, software=True, external=False)
         self.delivered[vector] += 1
         self.soft = vcpu.soft_interrupt = None
 
     def deliver_nmi(self) -> None:
         """Start the handler; no other one until IRET."""
+        self._set_resume_flag(wanted=False)
         self.delivery.deliver(NMI, None, rip=self.processor.rip, software=False, external=True)
         self.delivered[NMI] += 1
-        self.nmi, self.nmi_blocked = False, True
+        self.nmi, self.nmi_blocked, self._iret_at = False, True, None
         self.processor.intercept(EXIT_IRET, wanted=True)
+
+    def nmi_ready(self) -> bool:
+        """Whether the NMI that waits is not blocked: the handler's IRET has run, or has been left."""
+        if self._iret_at is not None and self._iret_at != self.processor.rip:
+            self.nmi_blocked, self._iret_at = False, None
+        return not self.nmi_blocked and self.step.current is None
+
+    def step_to_nmi(self) -> None:
+        """Let the IRET that the NMI waits for run alone."""
+        if self._iret_at is not None and self.step.current is None:
+            self.step.begin()
 
     def deliver_interrupt(self) -> None:
         """Take the next interrupt from its controller; one whose delivery faults comes again."""
         if self._taken is None:
             self._taken = self.source.take()
         if self._taken is not None:
+            self._set_resume_flag(wanted=False)
             self.delivery.deliver(self._taken, None, rip=self.processor.rip, software=False, external=True)
             self.delivered[self._taken] += 1
             self.vcpu.stat.irq_injections += 1
@@ -171,12 +219,10 @@ class Events:
             self._shutdown(EXIT_SHUTDOWN)
 
     def _iret(self, code: int) -> None:
-        """The handler of an NMI ends; one that waits comes behind its IRET."""
+        """The handler of an NMI ends; one that waits comes behind its IRET (iret_interception)."""
         self.execution.record(code)
-        self.nmi_blocked = False
+        self._iret_at = self.processor.rip
         self.processor.intercept(EXIT_IRET, wanted=False)
-        if self.nmi:
-            self.step.begin()
 
     def _other_exception(self, code: int) -> None:
         vector = code - EXIT_EXCEPTION
@@ -187,6 +233,6 @@ class Events:
         insn = self.execution.fetch()
         if insn is None:
             return
-        fixed = {"int3": BP, "into": OF, "int1": DB}
+        fixed = {"int3": BP, "into": OF}
         vector = fixed.get(insn.name, insn.operands[0].value & 0xFF if insn.operands else 0)
         self.soft = (vector, self.processor.rip + insn.length)

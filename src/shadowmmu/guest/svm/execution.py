@@ -43,6 +43,13 @@ class Execution:
             self.vcpu.exception = QueuedException(UD, None, None)
         return code
 
+    def peek(self) -> Code | None:
+        """Return the instruction at RIP, or None if there is none."""
+        try:
+            return self.emulator.fetch()
+        except FetchFault:
+            return None
+
     def advance(self, length: int) -> None:
         """RIP moves on behind an instruction that was completed for the guest."""
         processor = self.processor

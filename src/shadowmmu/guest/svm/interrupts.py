@@ -31,8 +31,11 @@ from .processor import (
     SvmProcessor,
 )
 
-DB, NMI, BP, OF, UD, DF, TS, NP, SS_FAULT, GP, PF, AC = 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14, 17
+DB, NMI, BP, OF, UD, NM = 1, 2, 3, 4, 6, 7
+DF, TS, NP, SS_FAULT, GP, PF, AC, MC = 8, 10, 11, 12, 13, 14, 17, 18
 WITH_ERROR_CODE = frozenset((DF, TS, NP, SS_FAULT, GP, PF, AC))
+NO_FAULTS = frozenset((DB, NMI, BP, OF, DF, MC))
+"""Exceptions that do not set RF in the RFLAGS that they push (exception_type, x86.c)."""
 IDT_ERROR, EXTERNAL = 2, 1
 TASK_GATE, INTERRUPT_GATE = 5, 0xE
 PRESENT = 1 << 15
@@ -139,8 +142,8 @@ class Delivery:
         if not gate >> 47 & 1:
             raise EventFault(NP, vector * 8 + IDT_ERROR + ext)
 
-    def _descriptor(self, selector: int, vector: int, ext: int) -> int:
-        """Raises EventFault(vector) if the selector is null or outside its table."""
+    def descriptor(self, selector: int, vector: int, ext: int) -> int:
+        """Return the descriptor. Raises EventFault(vector) if the selector is null or outside its table."""
         table = self.processor.segment(LDTR if selector & 4 else GDTR)
         if not selector & ~3:
             raise EventFault(vector, ext)
@@ -150,7 +153,7 @@ class Delivery:
 
     def _code_segment(self, selector: int, ext: int) -> tuple[Segment, int]:
         """The handler's code segment, and the CPL it runs at."""
-        descriptor = self._descriptor(selector, GP, ext)
+        descriptor = self.descriptor(selector, GP, ext)
         flags = descriptor >> 32 & 0xF0FF00
         dpl, cpl = flags >> 13 & 3, self.processor.cpl
         if flags & CODE != CODE or dpl > cpl:
@@ -259,7 +262,7 @@ class Delivery:
             raise EventFault(TS, tss.selector & ~3 | ext)
         pointer = self.memory.read(tss.base + offset, size)
         selector = self.memory.read(tss.base + offset + size, 2)
-        descriptor = self._descriptor(selector, TS, ext)
+        descriptor = self.descriptor(selector, TS, ext)
         flags = descriptor >> 32 & 0xF0FF00
         if (
             selector & 3 != cpl

@@ -1,7 +1,6 @@
 """INVLPG and INVPCID."""
 
 from ...kvm.emulate import OperandFault
-from ...kvm.inject import kvm_inject_page_fault
 from ...kvm.invpcid import kvm_handle_invpcid
 from ...kvm.vcpu import QueuedException
 from ...x86.bits import MASK64
@@ -50,7 +49,7 @@ class Invalidations:
         try:
             pcid, gva = (self.emulator.read(address + offset & MASK64, 8) for offset in (0, 8))
         except OperandFault as fault:
-            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
+            self.emulator.inject(fault)
             return
         if not kvm_handle_invpcid(vcpu, kind, pcid, gva):
             vcpu.exception = QueuedException(GP, 0, None)

@@ -151,7 +151,7 @@ class SvmMachine(GuestState):
             **self.system_calls.handlers(),
             **invalidations.handlers(),
             **MsrExits(execution, self.msrs).handlers(),
-            **TableRegisters(execution).handlers(),
+            **TableRegisters(execution, self.events).handlers(),
             **UndefinedOpcodes(execution, self.system_calls, invalidations, self.exits).handlers(),
             EXIT_EXCEPTION + DB: self.step.debug,
             EXIT_SHUTDOWN: self._shutdown,

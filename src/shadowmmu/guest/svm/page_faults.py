@@ -1,13 +1,19 @@
 """#PF and #NPF exits: to KVM's MMU, to the guest, or to KVM's emulator."""
 
+from ...kvm.bits import INVALID_PAGE
 from ...kvm.exits import handle_page_fault
+from ...kvm.guest_walk import gva_to_gpa
 from ...kvm.vcpu import QueuedException
-from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_W
+from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
 from .emulator import FetchFault
 from .execution import Execution, ExitHandler
-from .interrupts import PF
-from .processor import EXIT_EXCEPTION, EXIT_NPF
+from .interrupts import GP, PF
+from .processor import EXIT_EXCEPTION, EXIT_NPF, RSP, SS
 from .progress import Progress
+
+FAR_RETURNS = frozenset(("iret", "iretd", "iretq", "retf"))
+LONGEST_FRAME = 0x10000 + 40
+"""Bytes of stack that a far return reads, with what it drops."""
 
 
 class PageFaults:
@@ -21,23 +27,51 @@ class PageFaults:
         self.step = execution.step
         self.progress = progress
         self.npt = npt
-        self._stepped_at = (0, 0)
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
-        return {EXIT_EXCEPTION + PF: self._page_fault, EXIT_NPF: self._nested_page_fault}
+        return {
+            EXIT_EXCEPTION + GP: self._general_protection,
+            EXIT_EXCEPTION + PF: self._page_fault,
+            EXIT_NPF: self._nested_page_fault,
+        }
 
     def _page_fault(self, code: int) -> None:
         processor, vcpu = self.processor, self.vcpu
         address, error_code = processor.exit_info2, processor.exit_info1
         if self._may_be_ahead(address, error_code) and self._is_ahead(address):
-            self._stepped_at = (processor.rip, address)
             self.step.begin()
             return
+        if vcpu.cpl == 3 and not error_code & PFERR_U and self._is_return(address):
+            if error_code & PFERR_P and self._allows_user(address):
+                self.step.begin(without_smap=True)
+                return
+            error_code |= PFERR_U
         if self.npt:
             vcpu.exception = QueuedException(PF, as_hardware(error_code), address)
             return
         self._handle_fault(address, error_code)
+
+    def _is_return(self, address: int) -> bool:
+        """Whether a far return reads its frame there: with the user's rights, the emulator takes CPL 0's."""
+        code = self.execution.peek()
+        if code is None or code.name not in FAR_RETURNS:
+            return False
+        context, processor = self.emulator.context, self.processor
+        stack = context.in_segment(SS, processor.q[RSP])
+        return 0 <= address - stack < LONGEST_FRAME
+
+    def _allows_user(self, address: int) -> bool:
+        return gva_to_gpa(self.vcpu, address, PFERR_U) != INVALID_PAGE
+
+    def _general_protection(self, code: int) -> None:
+        """#GP: the guest's, or of a fetch ahead of RIP behind the last address of the lower half."""
+        processor = self.processor
+        end = 1 << processor.address_bits - 1
+        if processor.is_64bit and end - 0x1000 <= processor.rip < end and not self.step.interrupted:
+            self.step.begin()
+        else:
+            self.vcpu.exception = QueuedException(GP, processor.exit_info1, None)
 
     def _nested_page_fault(self, code: int) -> None:
         processor = self.processor
@@ -60,7 +94,7 @@ class PageFaults:
             return True
         if not self.npt or error_code & PFERR_W or address & 0xFFF:
             return False
-        return (self.processor.rip, address) != self._stepped_at
+        return not self.step.interrupted
 
     def _is_ahead(self, address: int) -> bool:
         """Whether a fetch faulted for an instruction behind the one at RIP.

@@ -15,7 +15,7 @@ from ..cpu import EndlessFaults
 from .entry import Entry
 from .execution import ExitHandler
 from .interrupts import DB, TaskGate
-from .processor import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_SMI
+from .processor import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_SMI, NOT_KVMS
 
 HISTORY = 32
 SLICE = 0.25
@@ -160,8 +160,12 @@ class RunLoop:
             self._stop_if_done()
             return
         code = number - EXIT if number >= EXIT else number + EXIT_EXCEPTION
-        self.exits[code] += 1
         self.switch.note_state()
+        if code in NOT_KVMS:
+            self.guarded(self._handle, code)
+            self._stop_if_done()
+            return
+        self.exits[code] += 1
         processor = self.processor
         self._history.append((code, self.vcpu.rip, processor.exit_info1, processor.exit_info2))
         self.guarded(self._handle, code)
@@ -173,8 +177,11 @@ class RunLoop:
             self.processor.stop()
 
     def _handle(self, code: int) -> None:
-        if self.step.current is not None:
-            self.step.finish(code)
+        step = self.step
+        if step.current is not None:
+            step.exited(code)
+        else:
+            step.interrupted = False
         handler = self.handlers.get(code)
         if handler is None:
             raise EmulationError(f"exit {code:#x} is not expected")

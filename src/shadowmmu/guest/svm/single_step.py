@@ -14,7 +14,7 @@ from ...kvm.vcpu import QueuedException, Vcpu
 from ...x86.bits import PFERR_W, PS, A, D, W
 from .instructions import Code
 from .interrupts import DB
-from .processor import DR6_BS, EXIT_EXCEPTION, FLAG_TF, SvmProcessor
+from .processor import DR6_BS, EXIT_EXCEPTION, FLAG_TF, HF_SMAP, SvmProcessor
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class Step:
     """An instruction that runs alone, with what is to be undone afterwards."""
 
     guest_tf: bool
+    without_smap: bool = False
     sptep: int = 0
     spte: int = 0
     address: int = 0
@@ -30,7 +31,7 @@ class Step:
 
 
 class SingleStep:
-    """Steps of one vCPU; `current` is the one that is under way.
+    """Steps of one vCPU; `current` is the one that is under way, `interrupted` whether an exit ended one.
 
     It is for fetches that faulted ahead of RIP, writes that KVM cannot emulate, and the IRET before an NMI.
     """
@@ -41,13 +42,16 @@ class SingleStep:
         self.processor = processor
         self.arena = arena
         self.current: Step | None = None
+        self.interrupted = False
         self._stepped = False
 
-    def begin(self) -> None:
-        """Let the next instruction run by itself."""
+    def begin(self, *, without_smap: bool = False) -> None:
+        """Let the next instruction run by itself; `without_smap`: as if CR4.SMAP were 0."""
         processor = self.processor
+        if without_smap:
+            processor.d[processor.hflags_word] &= ~HF_SMAP
         flags = processor.system_flags
-        self.current = Step(bool(flags & FLAG_TF))
+        self.current = Step(bool(flags & FLAG_TF), without_smap)
         processor.system_flags = flags | FLAG_TF
 
     def begin_writing(self, code: Code, address: int) -> None:
@@ -70,11 +74,14 @@ class SingleStep:
         words[sptep >> 3] = spte | W | A | D
         self.processor.flush_page(address)
 
-    def finish(self, code: int) -> None:
-        """The single instruction ran, or ended in an exit."""
+    def exited(self, code: int) -> None:
+        """The exit ends a step: the single instruction ran, or it did not."""
         step, self.current = self.current, None
         assert step is not None
+        self.interrupted = code != EXIT_EXCEPTION + DB
         processor, vcpu = self.processor, self.vcpu
+        if step.without_smap:
+            processor.update_modes()
         if not step.guest_tf:
             processor.system_flags &= ~FLAG_TF
         if step.sptep:

@@ -1,29 +1,59 @@
-"""SGDT, SIDT, SLDT and STR, which exit with CR4.UMIP."""
+"""Table registers: SGDT, SIDT, SLDT and STR exit with CR4.UMIP, LGDT, LIDT, LLDT and LTR always.
+
+KVM does not ask for the loads: the emulated processor loads addresses that are not canonical.
+"""
+
+import struct
 
 from ...kvm.emulate import OperandFault
-from ...kvm.inject import kvm_inject_page_fault
+from ...kvm.invlpg import is_noncanonical
 from ...kvm.vcpu import QueuedException
-from ...x86.bits import MASK64
+from ...x86.bits import EFER_LMA, MASK64
+from .events import Events
 from .execution import Execution, ExitHandler
-from .interrupts import GP
-from .processor import EXIT_GDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ, GDTR, IDTR, LDTR, TR
+from .instructions import Code
+from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
+from .processor import (
+    EXIT_GDTR_READ,
+    EXIT_GDTR_WRITE,
+    EXIT_IDTR_WRITE,
+    EXIT_LDTR_READ,
+    EXIT_LDTR_WRITE,
+    EXIT_TR_READ,
+    EXIT_TR_WRITE,
+    GDTR,
+    IDTR,
+    LDTR,
+    TR,
+    Segment,
+)
 from .world_switch import TABLE_REGISTER_READS
+
+LDT, AVAILABLE_TSS16, AVAILABLE_TSS, BUSY = 2, 1, 9, 2
+NULL_LDT = Segment(0, 0, 0, 0)
 
 
 class TableRegisters:
-    """Handles them: as KVM's emulator does."""
+    """Handles them as KVM's emulator does."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, events: Events) -> None:
         self.execution = execution
         self.vcpu = execution.vcpu
         self.processor = execution.processor
         self.emulator = execution.emulator
+        self.events = events
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
-        return dict.fromkeys(TABLE_REGISTER_READS, self._store_table_register)
+        """Return exits by code."""
+        return {
+            **dict.fromkeys(TABLE_REGISTER_READS, self._store),
+            **dict.fromkeys((EXIT_GDTR_WRITE, EXIT_IDTR_WRITE), self._load_table),
+            **dict.fromkeys((EXIT_LDTR_WRITE, EXIT_TR_WRITE), self._load_selector),
+        }
 
-    def _store_table_register(self, code: int) -> None:
+    # -- stores ------------------------------------------------------------------------------------------
+
+    def _store(self, code: int) -> None:
         """SGDT, SIDT, SLDT or STR with CR4.UMIP."""
         self.execution.record(code)
         insn = self.execution.fetch()
@@ -45,6 +75,81 @@ class TableRegisters:
                 self.emulator.write(address, 2, table.limit & 0xFFFF)
                 self.emulator.write(address + 2 & MASK64, size, table.base & (1 << 8 * size) - 1)
         except OperandFault as fault:
-            kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
+            self.emulator.inject(fault)
             return
         self.execution.advance(insn.length)
+
+    # -- loads -------------------------------------------------------------------------------------------
+
+    def _load_table(self, code: int) -> None:
+        """LGDT or LIDT at CPL 0."""
+        insn = self.execution.fetch()
+        if insn is None:
+            return
+        processor, address = self.processor, self.emulator.context.linear(insn)
+        try:
+            limit = self.emulator.read(address, 2)
+            base = self.emulator.read(address + 2 & MASK64, 8 if processor.is_64bit else 4)
+        except OperandFault as fault:
+            self.emulator.inject(fault)
+            return
+        if processor.is_64bit and is_noncanonical(self.vcpu, base):
+            self.vcpu.exception = QueuedException(GP, 0, None)
+            return
+        if not processor.is_64bit and self._has_16_bits(insn):
+            base &= 0xFFFFFF
+        processor.set_segment(GDTR if code == EXIT_GDTR_WRITE else IDTR, Segment(0, base, limit, 0))
+        self.execution.advance(insn.length)
+
+    def _has_16_bits(self, insn: Code) -> bool:
+        """Whether the operand size is 16 bits."""
+        return (self.emulator.bits() == 16) is not (b"\x66" in insn.code.partition(b"\x0f")[0])
+
+    def _load_selector(self, code: int) -> None:
+        """LLDT or LTR at CPL 0 in protected mode."""
+        insn = self.execution.fetch()
+        if insn is None:
+            return
+        try:
+            selector = self.emulator.context.get(insn, insn.operands[0]) & 0xFFFF
+            if code == EXIT_LDTR_WRITE:
+                segment = self._descriptor(selector, (LDT,)) if selector & ~3 else NULL_LDT
+                self.processor.set_segment(LDTR, segment)
+            else:
+                self._load_task(selector)
+        except OperandFault as fault:
+            self.emulator.inject(fault)
+        except EventFault as fault:
+            self.vcpu.exception = QueuedException(fault.vector, fault.error_code, None)
+        except AccessFault:
+            self.events.delivery_faulted()
+        else:
+            self.execution.advance(insn.length)
+
+    def _load_task(self, selector: int) -> None:
+        wide = bool(self.processor.efer & EFER_LMA)
+        segment = self._descriptor(selector, (AVAILABLE_TSS,) if wide else (AVAILABLE_TSS16, AVAILABLE_TSS))
+        flags = segment.flags | BUSY << 8
+        place = self.processor.segment(GDTR).base + (selector & ~7) + 4
+        memory = self.events.delivery.memory
+        memory.write(place, struct.pack("<I", memory.read(place, 4) | BUSY << 8))
+        self.processor.set_segment(TR, segment._replace(flags=flags))
+
+    def _descriptor(self, selector: int, kinds: tuple[int, ...]) -> Segment:
+        """Return what LDTR or TR becomes. Raises EventFault or AccessFault."""
+        delivery, wide = self.events.delivery, bool(self.processor.efer & EFER_LMA)
+        error_code = selector & 0xFFFC
+        if selector & 4 or (selector & ~7) + (15 if wide else 7) > self.processor.segment(GDTR).limit:
+            raise EventFault(GP, error_code)
+        segment = segment_of(selector, delivery.descriptor(selector, GP, 0))
+        if segment.flags >> 8 & 0x1F not in kinds:
+            raise EventFault(GP, error_code)
+        if not segment.flags & PRESENT:
+            raise EventFault(NP, error_code)
+        if wide:
+            place = self.processor.segment(GDTR).base + (selector & ~7) + 8
+            base = segment.base | delivery.memory.read(place, 4) << 32
+            if is_noncanonical(self.vcpu, base):
+                raise EventFault(GP, error_code)
+            segment = segment._replace(base=base)
+        return segment

@@ -1,17 +1,22 @@
-"""#UD exits: instructions that the emulated processor has not, but KVM or the guest's processor has."""
+"""#UD exits: instructions that the emulated processor has not, but KVM or the guest's processor has.
+
+With CR0.TS it takes INVPCID and its neighbours for SSE instructions: #NM.
+"""
 
 from collections import Counter
 
 from ...kvm.vcpu import QueuedException
 from .execution import Execution, ExitHandler
-from .interrupts import UD
+from .interrupts import DB, NM, UD
 from .invalidations import Invalidations
 from .processor import EXIT_EXCEPTION, EXIT_INVPCID
 from .system_calls import SystemCalls
 
+NO_SSE = frozenset(("invpcid", "invept", "invvpid"))
+
 
 class UndefinedOpcodes:
-    """Handles VMCALL and INVPCID, and leaves other #UD to the guest."""
+    """Handles VMCALL, INVPCID and INT1, a trap whatever its gate's DPL; leaves other #UD to the guest."""
 
     def __init__(
         self, execution: Execution, calls: SystemCalls, invalidations: Invalidations, exits: Counter[int]
@@ -24,7 +29,16 @@ class UndefinedOpcodes:
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
-        return {EXIT_EXCEPTION + UD: self._undefined}
+        return {EXIT_EXCEPTION + UD: self._undefined, EXIT_EXCEPTION + NM: self._not_available}
+
+    def _not_available(self, code: int) -> None:
+        insn = self.execution.fetch()
+        if insn is None:
+            return
+        if insn.name in NO_SSE:
+            self._undefined(code)
+        else:
+            self.vcpu.exception = QueuedException(NM, None, None)
 
     def _undefined(self, code: int) -> None:
         """VMCALL is the other vendor's VMMCALL."""
@@ -33,6 +47,10 @@ class UndefinedOpcodes:
             return
         if insn.name == "vmcall":
             self.calls.hypercall(code)
+        elif insn.name == "int1":
+            self.exits[code] -= 1
+            self.execution.advance(insn.length)
+            self.vcpu.exception = QueuedException(DB, None, None)
         elif insn.name == "invpcid":
             self.exits[code] -= 1
             self.exits[EXIT_INVPCID] += 1

@@ -43,6 +43,12 @@ class WorldSwitch:
 
     def note_state(self) -> None:
         """Tell KVM what it would read from the VMCB."""
+        self.note_registers()
+        if self.npt:
+            self.vcpu.cpu.root = self.vcpu.cr3 = self.processor.cr(3)
+
+    def note_registers(self) -> None:
+        """Tell KVM where the guest is: all that the delivery of an event changes."""
         processor, vcpu = self.processor, self.vcpu
         q = processor.q
         hflags = processor.d[processor.hflags_word]
@@ -50,8 +56,6 @@ class WorldSwitch:
         vcpu.cpl = hflags & HF_CPL
         vcpu.compatibility_mode = not hflags & HF_CS64
         vcpu.eflags_ac = q[processor.eflags_word] & FLAG_AC != 0
-        if self.npt:
-            vcpu.cpu.root = vcpu.cr3 = processor.cr(3)
 
     def load(self) -> None:
         """Give the processor KVM's registers and flushes."""
