@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 from .calls import AT_FDCWD, int32
 from .files import Descriptor, OpenFile
 from .path_calls import PathCalls
-from .proc import contents
+from .paths import Place
+from .proc import Text
 from .tasks import Blocked, Task
 
 if TYPE_CHECKING:
@@ -40,38 +41,49 @@ class FileCalls(PathCalls):
         return self.sys_openat(task, AT_FDCWD, path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode)
 
     def sys_openat(self, task: Task, directory: int, path: int, flags: int, mode: int) -> int:
-        name = self._path(task, path, directory)
         process = task.process
         flags &= 0x7FFFFFFF
-        own = self.kernel.tree.own_descriptor(name)
-        about = contents(name, process, self.kernel.processes) if name.startswith("/proc/") else None
-        if own is not None:
-            file = process.files.get(own)
-            file.users += 1
-        elif about is not None:
-            file = self._filled(about, name, flags)
-        else:
-            file = self._open(task, name, flags, mode & 0o7777 & ~process.umask)
+        file = self._open_place(task, self._opened(task, path, directory, flags), flags, mode & 0o1777)
         return process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
 
+    def _opened(self, task: Task, path: int, directory: int, flags: int) -> Place:
+        """Return what is to be opened. Raises OSError."""
+        name = self._name(task, path)
+        if flags & os.O_CREAT and name.endswith("/"):
+            raise OSError(errno.EISDIR, "a directory cannot be made so")
+        new = flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL
+        return self._find(task, name, directory, follow=not flags & os.O_NOFOLLOW and not new)
+
+    def _open_place(self, task: Task, place: Place, flags: int, mode: int) -> OpenFile:
+        if isinstance(place.other, Text):
+            return self._filled(place.other.data, flags)
+        if isinstance(place.other, OpenFile) and not place.other.reopens:
+            place.other.users += 1
+            return place.other
+        return self._open(task, place, flags, mode & ~task.process.umask)
+
     @staticmethod
-    def _filled(data: bytes, path: str, flags: int) -> OpenFile:
+    def _filled(data: bytes, flags: int) -> OpenFile:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EACCES, "cannot be written")
         fd = os.memfd_create("proc")
         os.write(fd, data)
         os.lseek(fd, 0, os.SEEK_SET)
-        return OpenFile(fd, flags, path)
+        return OpenFile(fd, flags)
 
-    def _open(self, task: Task, name: str, flags: int, mode: int) -> OpenFile:
+    def _open(self, task: Task, place: Place, flags: int, mode: int) -> OpenFile:
         """Open a file; a FIFO when there is somebody at its other end. Raises OSError or Blocked."""
         if task.opening is not None:
             file = task.opening
         else:
             try:
-                file = self.kernel.tree.open(name, flags, mode)
+                file = self.kernel.tree.open(place, flags, mode)
             except OSError as error:
-                if error.errno != errno.ENXIO or flags & os.O_NONBLOCK or not self._is_fifo(name):
+                if (
+                    error.errno != errno.ENXIO
+                    or flags & os.O_NONBLOCK
+                    or not stat.S_ISFIFO(place.status().st_mode)
+                ):
                     raise
                 self._wait_for_reader(task)
         if file.fifo is None or flags & os.O_NONBLOCK:
@@ -80,9 +92,6 @@ class FileCalls(PathCalls):
             self._fifo_writers[file.fifo] += 1
             return file
         return self._with_writer(task, file, file.fifo)
-
-    def _is_fifo(self, name: str) -> bool:
-        return stat.S_ISFIFO(os.stat(self.kernel.tree.resolve(name)).st_mode)
 
     @staticmethod
     def _wait_for_reader(task: Task) -> NoReturn:

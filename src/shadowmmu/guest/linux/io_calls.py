@@ -3,6 +3,7 @@
 import errno
 import os
 import select
+import stat
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -125,7 +126,15 @@ class IoCalls(PathCalls):
         return 0
 
     def sys_truncate(self, task: Task, path: int, size: int) -> int:
-        os.truncate(self.kernel.tree.writable(self._path(task, path)), int64(size))
+        place = self._place(task, path)
+        mode = place.status().st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no file with a size")
+        fd = self._allowed(place).open(os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.ftruncate(fd, int64(size))
+        finally:
+            os.close(fd)
         return 0
 
     def sys_fallocate(self, task: Task, fd: int, mode: int, offset: int, size: int) -> int:

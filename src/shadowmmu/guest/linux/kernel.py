@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..svm.processor import CS, DS, ES, FS, GDTR, GS, SS, Segment
+from .directory import STEP, Directory
 from .elf import NotExecutable
 from .entry import ENTRY, FRAME_GPA, Memory, Work, build_kernel_half
 from .execute import Executable, load_program, read_executable
-from .files import Descriptor, FileTable, OpenFile, Tree, waits
+from .files import Descriptor, FileTable, OpenFile, waits
 from .frames import Frames, OutOfMemory
 from .layout import DIRECT_MAP, GDT, GDT_PAGE, KERNEL_CS, KERNEL_DS, KERNEL_PGD, LEAST_MEMORY, PAGE
 from .memory import AddressSpace, BadAccess, BeyondFile
+from .paths import Tree
 from .signals import (
     FPU_SIZE,
     SA_NODEFER,
@@ -140,11 +142,10 @@ class Kernel:
             raise ValueError(f"a Linux program needs {LEAST_MEMORY >> 20} MiB of memory")
         self.machine = machine
         self.processor = machine.processor
-        self.root = Path.cwd() if root is None else root
         self.warn = warn
         self.work = Work(machine)
         self.frames = Frames(machine, self.work, build_kernel_half(machine))
-        self.tree = Tree(self.root, "")
+        self.tree = Tree(Path(".") if root is None else root)
         self.processes: dict[int, Process] = {}
         self.tasks: dict[int, Task] = {}
         self.runnable: deque[Task] = deque()
@@ -182,7 +183,7 @@ class Kernel:
 
         Raises NotExecutable, OSError or OutOfMemory.
         """
-        executable = read_executable(os.path.realpath(path))
+        executable = read_executable(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         if not isinstance(executable, Executable):
             raise NotExecutable("a script, no program")
         if executable.program.interpreter is not None:
@@ -191,11 +192,11 @@ class Kernel:
         files = FileTable()
         for fd in range(3):
             try:
-                files.open[fd] = Descriptor(OpenFile(fd, os.O_RDWR if fd else os.O_RDONLY, "", waits(fd)))
+                files.open[fd] = Descriptor(OpenFile(fd, os.O_RDWR if fd else os.O_RDONLY, waits=waits(fd)))
             except OSError:
                 continue
         mm = AddressSpace(self.frames)
-        process = Process(self.new_pid(), None, mm, files, os.getcwd())
+        process = Process(self.new_pid(), None, mm, files, Directory(os.open(".", STEP)))
         process.umask = os.umask(0)
         os.umask(process.umask)
         process.group = process.session = process.pid

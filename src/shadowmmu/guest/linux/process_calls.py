@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .calls import int32
+from .directory import host_name
 from .elf import INTERPRETER_BASE, NotExecutable
 from .execute import Executable, Script, load_program, read_executable
 from .frames import OutOfMemory
@@ -116,7 +117,7 @@ class ProcessCalls(PathCalls):
         mm = task.process.mm
         name = os.fsdecode(mm.string(path))
         argv, envp = self._strings(mm, arguments), self._strings(mm, environment)
-        return self._execute(task, self.absolute(task, name), argv, envp)
+        return self._execute(task, name, argv, envp)
 
     @staticmethod
     def _strings(mm: AddressSpace, address: int) -> list[bytes]:
@@ -130,7 +131,7 @@ class ProcessCalls(PathCalls):
 
     def _execute(self, task: Task, path: str, arguments: list[bytes], environment: list[bytes]) -> int:
         kernel, process = self.kernel, task.process
-        executable = self._find_program(path, arguments)
+        executable = self._find_program(task, path, arguments)
         mm = AddressSpace(kernel.frames)
         old = process.mm
         registers, fs, gs = task.registers, task.fs, task.gs
@@ -158,19 +159,15 @@ class ProcessCalls(PathCalls):
         kernel.forget_registers(task)
         return 0
 
-    def _find_program(self, path: str, arguments: list[bytes]) -> Executable:
+    def _find_program(self, task: Task, path: str, arguments: list[bytes]) -> Executable:
         """The program of a file or of its interpreter, whose arguments are put in front. Raises OSError."""
         for _ in range(DEEPEST_SCRIPT):
-            real = self.kernel.tree.resolve(path)
-            if not os.access(real, os.X_OK):
-                os.stat(real)
-                raise OSError(errno.EACCES, "not executable")
             try:
-                found = read_executable(real)
+                found = read_executable(self._open_executable(task, path))
             except NotExecutable as error:
                 raise OSError(errno.ENOEXEC, str(error)) from None
             if not isinstance(found, Script):
-                return self._with_interpreter(found)
+                return self._with_interpreter(task, found)
             front = [found.interpreter]
             if found.argument is not None:
                 front.append(found.argument)
@@ -178,13 +175,20 @@ class ProcessCalls(PathCalls):
             path = os.fsdecode(found.interpreter)
         raise OSError(errno.ELOOP, "too many interpreters")
 
-    def _with_interpreter(self, executable: Executable) -> Executable:
+    def _open_executable(self, task: Task, path: str) -> int:
+        fd = self._find(task, path).open(os.O_RDONLY | os.O_NONBLOCK)
+        if os.access(host_name(fd), os.X_OK):
+            return fd
+        os.close(fd)
+        raise OSError(errno.EACCES, "not executable")
+
+    def _with_interpreter(self, task: Task, executable: Executable) -> Executable:
         """A dynamically linked program comes with its loader. Raises OSError."""
         name = executable.program.interpreter
         if name is None:
             return executable
         try:
-            loader = read_executable(self.kernel.tree.resolve(name), INTERPRETER_BASE)
+            loader = read_executable(self._open_executable(task, name), INTERPRETER_BASE)
             if not isinstance(loader, Executable) or loader.program.interpreter is not None:
                 raise NotExecutable("its interpreter is no program")
         except (OSError, NotExecutable) as error:

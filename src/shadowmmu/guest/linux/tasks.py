@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .directory import Directory
 from .files import FileTable, OpenFile
 from .memory import AddressSpace
 
@@ -112,7 +113,7 @@ class Process:
     parent: "Process | None"
     mm: AddressSpace
     files: FileTable
-    directory: str
+    directory: Directory
     umask: int = 0o022
     name: str = ""
     program: str = ""
