@@ -38,6 +38,14 @@ class Directory:
         return os.readlink(host_name(self.fd))
 
 
+def reopened(fd: int, mode: int) -> int:
+    """Return another open file description of the same file: locks of the first are not kept by it."""
+    try:
+        return os.open(host_name(fd), mode | os.O_CLOEXEC)
+    except OSError:
+        return os.dup(fd)
+
+
 def host_name(fd: int) -> str:
     """Return the name that the host's /proc has for a descriptor of this process."""
     return f"/proc/self/fd/{fd}"

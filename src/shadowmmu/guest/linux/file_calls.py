@@ -1,6 +1,7 @@
 """Opening and closing files, and descriptors."""
 
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -10,8 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
 from .calls import AT_FDCWD, int32
-from .files import Descriptor, OpenFile
-from .path_calls import PathCalls
+from .files import O_LARGEFILE, Descriptor, OpenFile
+from .lock_calls import LOCK_COMMANDS, LockCalls
 from .paths import Place
 from .proc import Text
 from .tasks import Blocked, Task
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from .kernel import Kernel
 
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
-F_LOCKS = (5, 6, 7)
-SETTABLE = os.O_APPEND | os.O_NONBLOCK
+SETTABLE = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME
+HOST_FLAGS = os.O_APPEND | os.O_NOATIME
+O_ASYNC = 0x2000
+PIPE_SIZES = (1031, 1032)
 FIFO_LOOKS = 0.005
 """Seconds between two looks whether a FIFO has a reader."""
 
 
-class FileCalls(PathCalls):
+class FileCalls(LockCalls):
     """System calls about descriptors."""
 
     def __init__(self, kernel: "Kernel") -> None:
@@ -86,6 +89,8 @@ class FileCalls(PathCalls):
                 ):
                     raise
                 self._wait_for_reader(task)
+        if flags & os.O_TRUNC:
+            self.kernel.cut_mappings()
         if file.fifo is None or flags & os.O_NONBLOCK:
             return file
         if flags & os.O_ACCMODE != os.O_RDONLY:
@@ -179,10 +184,21 @@ class FileCalls(PathCalls):
             descriptor.close_on_exec = bool(argument & 1)
             return 0
         if command == F_GETFL:
-            return file.flags | 0x8000
+            return file.flags | O_LARGEFILE
         if command == F_SETFL:
-            file.flags = file.flags & ~SETTABLE | argument & SETTABLE
-            return 0
-        if command in F_LOCKS:
-            return 0
+            return self._set_flags(file, argument)
+        if command in LOCK_COMMANDS:
+            return self.lock(task, file, command, argument)
+        if command in PIPE_SIZES:
+            return fcntl.fcntl(file.fd, command, int32(argument))
         raise OSError(errno.EINVAL, "fcntl")
+
+    @staticmethod
+    def _set_flags(file: OpenFile, wanted: int) -> int:
+        """F_SETFL: whether to wait is decided here, the rest by the host. Raises OSError."""
+        if wanted & O_ASYNC:
+            raise OSError(errno.EINVAL, "no SIGIO")
+        own = fcntl.fcntl(file.fd, fcntl.F_GETFL)
+        fcntl.fcntl(file.fd, fcntl.F_SETFL, own & ~HOST_FLAGS | wanted & HOST_FLAGS)
+        file.flags = file.flags & ~SETTABLE | wanted & SETTABLE
+        return 0

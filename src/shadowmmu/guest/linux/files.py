@@ -1,14 +1,16 @@
 """Open files of guest processes: the host's, with a rule what may be written."""
 
 import errno
+import fcntl
 import os
 import select
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 FIRST_HOST_FD = 3
+O_LARGEFILE = 0x8000
 MOST_FILES = 1024
 _STAT = struct.Struct("<QQQIIIiQqqqQQQQQQ24x")
 
@@ -59,12 +61,14 @@ class Descriptor:
     close_on_exec: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FileTable:
     """The descriptors of a process."""
 
     open: dict[int, Descriptor] = field(default_factory=dict)
     users: int = 1
+    closing: "Callable[[FileTable, OpenFile], None]" = lambda files, file: None
+    """Called before a descriptor is closed: record locks end with it."""
 
     def get(self, fd: int) -> OpenFile:
         """Raises OSError."""
@@ -85,12 +89,13 @@ class FileTable:
     def close(self, fd: int) -> None:
         """Raises OSError."""
         self.get(fd)
-        self.open.pop(fd).file.drop()
+        self.close_all([fd])
 
     def copy(self) -> "FileTable":
         for descriptor in self.open.values():
             descriptor.file.users += 1
-        return FileTable({fd: Descriptor(one.file, one.close_on_exec) for fd, one in self.open.items()})
+        copies = {fd: Descriptor(one.file, one.close_on_exec) for fd, one in self.open.items()}
+        return FileTable(copies, closing=self.closing)
 
     def drop(self) -> None:
         """One user less; without any, close all."""
@@ -100,12 +105,15 @@ class FileTable:
 
     def close_all(self, fds: Iterable[int]) -> None:
         for fd in fds:
-            self.open.pop(fd).file.drop()
+            file = self.open.pop(fd).file
+            self.closing(self, file)
+            file.drop()
 
 
-def waits(fd: int) -> bool:
-    """Whether reads of a host's file may have to wait."""
-    return waits_for(os.fstat(fd).st_mode)
+def inherited(fd: int) -> OpenFile:
+    """Return the open file that a descriptor of this process is. Raises OSError."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~O_LARGEFILE
+    return OpenFile(fd, flags, waits=waits_for(os.fstat(fd).st_mode))
 
 
 def waits_for(mode: int) -> bool:

@@ -123,6 +123,7 @@ class IoCalls(PathCalls):
 
     def sys_ftruncate(self, task: Task, fd: int, size: int) -> int:
         os.ftruncate(self._file(task, fd).fd, int64(size))
+        self.kernel.cut_mappings()
         return 0
 
     def sys_truncate(self, task: Task, path: int, size: int) -> int:
@@ -135,6 +136,7 @@ class IoCalls(PathCalls):
             os.ftruncate(fd, int64(size))
         finally:
             os.close(fd)
+        self.kernel.cut_mappings()
         return 0
 
     def sys_fallocate(self, task: Task, fd: int, mode: int, offset: int, size: int) -> int:
@@ -153,9 +155,5 @@ class IoCalls(PathCalls):
         return 0
 
     def sys_fadvise64(self, task: Task, fd: int) -> int:
-        self._file(task, fd)
-        return 0
-
-    def sys_flock(self, task: Task, fd: int) -> int:
         self._file(task, fd)
         return 0

@@ -14,11 +14,13 @@ from .directory import STEP, Directory
 from .elf import NotExecutable
 from .entry import ENTRY, FRAME_GPA, Memory, Work, build_kernel_half
 from .execute import Executable, load_program, read_executable
-from .files import Descriptor, FileTable, OpenFile, waits
-from .frames import Frames, OutOfMemory
+from .files import Descriptor, FileTable, inherited
+from .frames import FilePages, Frames, OutOfMemory
 from .layout import DIRECT_MAP, GDT, GDT_PAGE, KERNEL_CS, KERNEL_DS, KERNEL_PGD, LEAST_MEMORY, PAGE
+from .locks import RecordLocks
 from .memory import AddressSpace, BadAccess, BeyondFile
 from .paths import Tree
+from .shared_pages import SharedFile
 from .signals import (
     FPU_SIZE,
     SA_NODEFER,
@@ -146,6 +148,7 @@ class Kernel:
         self.work = Work(machine)
         self.frames = Frames(machine, self.work, build_kernel_half(machine))
         self.tree = Tree(Path(".") if root is None else root)
+        self.locks = RecordLocks()
         self.processes: dict[int, Process] = {}
         self.tasks: dict[int, Task] = {}
         self.runnable: deque[Task] = deque()
@@ -189,10 +192,10 @@ class Kernel:
         if executable.program.interpreter is not None:
             executable.close()
             raise NotExecutable("a dynamically linked program; only static ones run here (gcc -static)")
-        files = FileTable()
+        files = FileTable(closing=self.locks.drop)
         for fd in range(3):
             try:
-                files.open[fd] = Descriptor(OpenFile(fd, os.O_RDWR if fd else os.O_RDONLY, waits=waits(fd)))
+                files.open[fd] = Descriptor(inherited(fd))
             except OSError:
                 continue
         mm = AddressSpace(self.frames)
@@ -326,6 +329,16 @@ class Kernel:
             if self.runnable or self.current.pending or self.current.process.pending:
                 self.reschedule = bool(self.runnable)
                 self._leave()
+
+    def cut_mappings(self) -> None:
+        """A file may have become shorter: what is mapped beyond its end is there no more."""
+        frames = self.frames
+        files: list[FilePages | SharedFile] = [*frames.files.values(), *frames.shared_files.values()]
+        for backing in files:
+            first = backing.cut()
+            if first is not None:
+                for mm in {process.mm for process in self.processes.values()}:
+                    mm.cut(backing, first)
 
     def out_of_memory(self, task: Task) -> None:
         """Kill the process of a task for which there is no memory."""
