@@ -70,7 +70,7 @@ class IoCalls(PathCalls):
             try:
                 written = os.write(file.fd, rest)
             except BrokenPipeError:
-                self.kernel.send(task, SIGPIPE, SignalInfo())
+                self.kernel.signals.send(task, SIGPIPE, SignalInfo())
                 raise
             except BlockingIOError:
                 if task.progress and (file.nonblocking or task.deliverable() is not None):

@@ -63,7 +63,7 @@ class ProcessCalls(PathCalls):
         tid = kernel.new_pid()
         process = task.process if flags & CLONE_THREAD else self._new_process(task, tid, flags)
         child = kernel.new_task(process, tid)
-        kernel.save_registers(task, child)
+        kernel.registers.copy_to(task, child)
         child.registers[0] = 0
         if stack:
             child.registers[4] = stack
@@ -76,7 +76,7 @@ class ProcessCalls(PathCalls):
             task.process.mm.write(parent_tid, tid.to_bytes(4, "little"))
         if flags & CLONE_CHILD_SETTID:
             process.mm.write(child_tid, tid.to_bytes(4, "little"))
-        kernel.runnable.append(child)
+        kernel.scheduler.runnable.append(child)
         if flags & CLONE_VFORK:
             process.vfork = True
             task.started = float(tid)
@@ -156,7 +156,7 @@ class ProcessCalls(PathCalls):
             process.files = files
         process.files.close_all(closing)
         task.stack, task.clear_tid, task.robust = (0, 0), 0, 0
-        kernel.forget_registers(task)
+        kernel.registers.forget(task)
         return 0
 
     def _find_program(self, task: Task, path: str, arguments: list[bytes]) -> Executable:
@@ -266,14 +266,14 @@ class ProcessCalls(PathCalls):
         if code in (ARCH_SET_FS, ARCH_SET_GS):
             if address >= USER_END + PAGE:
                 raise OSError(errno.EPERM, "not in user space")
-            kernel.set_base(task, "fs" if code == ARCH_SET_FS else "gs", address)
+            kernel.registers.set_base(task, "fs" if code == ARCH_SET_FS else "gs", address)
             return 0
         if code in (ARCH_GET_FS, ARCH_GET_GS):
-            value = kernel.get_base(task, "fs" if code == ARCH_GET_FS else "gs")
+            value = kernel.registers.get_base(task, "fs" if code == ARCH_GET_FS else "gs")
             task.process.mm.write(address, value.to_bytes(8, "little"))
             return 0
         raise OSError(errno.EINVAL, "arch_prctl")
 
     def sys_sched_yield(self, task: Task) -> int:
-        self.kernel.reschedule = bool(self.kernel.runnable)
+        self.kernel.reschedule = bool(self.kernel.scheduler.runnable)
         return 0

@@ -109,17 +109,17 @@ class SignalCalls(Calls):
 
     def sys_rt_sigreturn(self, task: Task) -> int:
         kernel = self.kernel
-        kernel.save_registers(task, None)
+        kernel.registers.copy_to(task, None)
         try:
             registers, mask, fpu = pop_frame(task, task.registers[4])
             data = task.process.mm.read(fpu, FPU_SIZE) if fpu else None
         except OSError:
-            kernel.force_signal(task, SIGSEGV, SignalInfo())
+            kernel.signals.force(task, SIGSEGV, SignalInfo())
             return 0
         task.registers = registers
         task.mask = mask & ~(bit(SIGKILL) | bit(SIGSTOP))
         if data is not None:
-            kernel.load_fpu(task, data)
+            kernel.registers.load_fpu(task, data)
         task.call = None
         return registers[0]
 
@@ -150,7 +150,7 @@ class SignalCalls(Calls):
             raise OSError(errno.EINVAL, "no signal")
         for target in targets:
             if signal:
-                self.kernel.send(target, signal, SignalInfo(SI_USER, 0, task.process.pid))
+                self.kernel.signals.send(target, signal, SignalInfo(SI_USER, 0, task.process.pid))
         return 0
 
     def sys_tkill(self, task: Task, tid: int, signal: int) -> int:
@@ -160,7 +160,7 @@ class SignalCalls(Calls):
         if not 0 <= signal <= SIGNALS:
             raise OSError(errno.EINVAL, "no signal")
         if signal:
-            self.kernel.send(target, signal, SignalInfo(SI_TKILL, 0, task.process.pid))
+            self.kernel.signals.send(target, signal, SignalInfo(SI_TKILL, 0, task.process.pid))
         return 0
 
     def sys_tgkill(self, task: Task, pid: int, tid: int, signal: int) -> int:
