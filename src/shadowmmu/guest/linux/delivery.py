@@ -1,10 +1,21 @@
 """Signals: who gets them, and what they do."""
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .layout import PAGE
-from .signals import FPU_SIZE, SA_NODEFER, SA_RESETHAND, SA_RESTART, push_frame
+from .signals import (
+    CONTINUED,
+    FPU_SIZE,
+    SA_NOCLDSTOP,
+    SA_NODEFER,
+    SA_RESETHAND,
+    SA_RESTART,
+    about_child,
+    push_frame,
+    stopped_by,
+)
 from .tasks import (
     DEFAULT_ACTION,
     IGNORED_BY_DEFAULT,
@@ -15,9 +26,13 @@ from .tasks import (
     SIG_DFL,
     SIG_IGN,
     SIGALRM,
+    SIGCHLD,
+    SIGCONT,
     SIGKILL,
     SIGNAL_NAMES,
     SIGSEGV,
+    SIGSTOP,
+    STOPS,
     Process,
     SignalInfo,
     Task,
@@ -40,19 +55,62 @@ class Delivery:
     def __init__(self, kernel: "Kernel") -> None:
         self.kernel = kernel
 
-    def send(self, target: Process | Task, signal: int, info: SignalInfo) -> None:
-        """Make a signal pending for a process or a thread, unless it ignores it."""
+    def send(self, target: Process | Task, signal: int, info: SignalInfo) -> bool:
+        """Make a signal pending for a process or a thread, unless it ignores it; whether there was room."""
         process = target.process if isinstance(target, Task) else target
         if process.status is not None:
-            return
+            return True
+        if signal in (SIGCONT, SIGKILL):
+            self._discard(process, STOPS)
+            self._go_on(process, signal)
+        elif signal in STOPS:
+            self._discard(process, (SIGCONT,))
+        if self._is_ignored(process, signal):
+            return True
+        return target.pending.add(signal, info)
+
+    @staticmethod
+    def _is_ignored(process: Process, signal: int) -> bool:
         action = process.actions.get(signal, DEFAULT_ACTION)
-        if signal != SIGKILL and (
-            action.handler == SIG_IGN or action.handler == SIG_DFL and signal in IGNORED_BY_DEFAULT
-        ):
-            blocked = all(thread.mask & bit(signal) for thread in process.threads)
-            if not blocked or action.handler == SIG_IGN:
-                return
-        target.pending.setdefault(signal, info)
+        if signal in (SIGKILL, SIGSTOP):
+            return False
+        if action.handler == SIG_IGN:
+            return True
+        blocked = all(thread.mask & bit(signal) for thread in process.threads)
+        return action.handler == SIG_DFL and signal in IGNORED_BY_DEFAULT and not blocked
+
+    @staticmethod
+    def _discard(process: Process, signals: Iterable[int]) -> None:
+        for signal in signals:
+            for pending in (process.pending, *(thread.pending for thread in process.threads)):
+                pending.pop(signal, None)
+
+    # -- stopping ------------------------------------------------------------------------------------------
+
+    def _stop(self, process: Process, signal: int) -> None:
+        process.stopped, process.change = signal, stopped_by(signal)
+        self._report(process, process.change)
+
+    def _go_on(self, process: Process, signal: int) -> None:
+        if process.stopped:
+            process.stopped = 0
+            if signal == SIGCONT:
+                process.change = CONTINUED
+                self._report(process, CONTINUED)
+
+    def _report(self, process: Process, status: int) -> None:
+        parent = process.parent
+        if parent is None or parent.actions.get(SIGCHLD, DEFAULT_ACTION).flags & SA_NOCLDSTOP:
+            return
+        self.send(parent, SIGCHLD, about_child(process, status))
+
+    def _is_orphaned(self, group: int) -> bool:
+        """Return whether nobody is there who could continue a process group's members."""
+        members = [one for one in self.kernel.processes.values() if one.group == group]
+        parents = [(one.session, one.parent) for one in members if one.parent is not None]
+        return not any(parent.group != group and parent.session == own for own, parent in parents)
+
+    # -- delivering ----------------------------------------------------------------------------------------
 
     def force(self, task: Task, signal: int, info: SignalInfo) -> None:
         """A signal that cannot be blocked or ignored: for a fault."""
@@ -60,27 +118,33 @@ class Delivery:
         if task.mask & bit(signal) or action.handler == SIG_IGN:
             task.process.actions[signal] = DEFAULT_ACTION
             task.mask &= ~bit(signal)
-        task.pending[signal] = info
+        task.pending[signal] = [info]
 
     def deliver(self, task: Task) -> None:
         """Act on the pending signals of a task that is about to run."""
-        while task.alive:
+        while task.alive and not task.process.stopped:
             signal = task.deliverable()
             if signal is None:
                 break
             pending = task.pending if signal in task.pending else task.process.pending
-            info = pending.pop(signal)
+            info = pending.take(signal)
             action = task.process.actions.get(signal, DEFAULT_ACTION)
-            if signal == SIGKILL or action.handler == SIG_DFL:
-                if signal in IGNORED_BY_DEFAULT:
-                    continue
-                self._killed(task, signal, info)
+            if signal in (SIGKILL, SIGSTOP) or action.handler == SIG_DFL:
+                self._act_by_default(task, signal, info)
             elif action.handler != SIG_IGN:
                 self.kernel.registers.save(task)
                 self._call_handler(task, signal, info)
         if task.alive and task.saved_mask is not None and task.wait is None:
             task.mask, task.saved_mask = task.saved_mask, None
         self.restart(task)
+
+    def _act_by_default(self, task: Task, signal: int, info: SignalInfo) -> None:
+        process = task.process
+        if signal in STOPS:
+            if signal == SIGSTOP or not self._is_orphaned(process.group):
+                self._stop(process, signal)
+        elif signal not in IGNORED_BY_DEFAULT:
+            self._killed(task, signal, info)
 
     def restart(self, task: Task, *, interrupted: bool = False) -> None:
         """A call that was interrupted by a signal is made again, or fails with EINTR."""
@@ -143,4 +207,4 @@ class Delivery:
         for process in self.kernel.processes.values():
             if process.alarm is not None and now >= process.alarm:
                 process.alarm = now + process.interval if process.interval else None
-                self.send(process, SIGALRM, SignalInfo())
+                self.send(process, SIGALRM, SignalInfo(SI_KERNEL))

@@ -6,15 +6,11 @@ import select
 import stat
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .calls import int32, int64
 from .files import OpenFile
 from .path_calls import PathCalls
 from .tasks import SIGPIPE, Blocked, SignalInfo, Task
-
-if TYPE_CHECKING:
-    pass
 
 LARGEST_READ = 16 << 20
 MOST_VECTORS = 1024

@@ -2,7 +2,6 @@
 
 import os
 import termios
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from .entry import ENTRY, Work, build_kernel_half
 from .execute import Executable, load_program, read_executable
 from .files import Descriptor, FileTable, inherited
 from .frames import FilePages, Frames, OutOfMemory
-from .layout import DIRECT_MAP, GDT, GDT_PAGE, KERNEL_PGD, LEAST_MEMORY
+from .layout import DIRECT_MAP, GDT, GDT_PAGE, KERNEL_PGD, LEAST_MEMORY, USER_END
 from .locks import RecordLocks
 from .memory import AddressSpace, BadAccess, BeyondFile
 from .paths import Tree
@@ -25,12 +24,13 @@ from .registers import Registers
 from .scheduler import NoProgress, Scheduler
 from .shared_pages import SharedFile
 from .signals import (
-    end_of_child,
+    about_child,
 )
 from .tasks import (
     DEFAULT_ACTION,
     RAX,
     RIP,
+    RSP,
     SIG_IGN,
     SIGBUS,
     SIGCHLD,
@@ -52,6 +52,9 @@ SPURIOUS = 1000
 """Faults of one address without a reason, one after the other, after which something is wrong."""
 CR4 = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 20 | 1 << 21
 """PAE, PGE, OSFXSR, OSXMMEXCPT, SMEP, SMAP."""
+VSYSCALLS = {0xFFFFFFFFFF600000: 96, 0xFFFFFFFFFF600400: 201, 0xFFFFFFFFFF600800: 309}
+"""Where old programs call gettimeofday, time and getcpu."""
+FETCH, PRESENT = 16, 1
 BREAKPOINT = 3 << 3 | 2
 """The error code of a #GP for entry 3 of the IDT."""
 EXCEPTION_SIGNALS = {
@@ -70,6 +73,12 @@ EXCEPTION_SIGNALS = {
     19: SIGFPE,
 }
 BUS_ADRERR = 2
+DEBUG, TRAP_FLAG, TRAP_BRKPT, TRAP_TRACE = 1, 0x100, 1, 2
+INT_80 = 0x80 << 3 | 2
+"""The error code of a #GP for entry 0x80 of the IDT."""
+DEBUG, TRAP_FLAG, TRAP_BRKPT, TRAP_TRACE = 1, 0x100, 1, 2
+INT_80 = 0x80 << 3 | 2
+"""The error code of a #GP for entry 0x80 of the IDT."""
 FPE_INTDIV, FPE_FLTINV, ILL_ILLOPN = 1, 7, 2
 SIGNAL_REASONS = {0: FPE_INTDIV, 6: ILL_ILLOPN, 16: FPE_FLTINV, 19: FPE_FLTINV}
 
@@ -115,7 +124,7 @@ class Kernel:
         self._slices = 0
         self._spurious = (0, 0)
         self._repeats = 0
-        self._started = time.monotonic()
+        self._warned: set[str] = set()
         self.give_up: Callable[[], bool] = lambda: False
         """Asked while all processes wait: whether the machine is to stop."""
         self.signals = Delivery(self)
@@ -225,7 +234,12 @@ class Kernel:
         task.fault_vector, task.fault_code = vector, code
         if vector == 14:
             self.faults += 1
+            if self._is_vsyscall(task, code, address):
+                self._leave()
+                return True
             task.fault_address = address
+            if address > USER_END:
+                task.fault_code |= PRESENT  # whether something is there is a secret
             self._check_progress(address)
             try:
                 task.process.mm.fault(address, write=bool(code & 2), fetch=bool(code & 16))
@@ -239,8 +253,28 @@ class Kernel:
         else:
             signal = EXCEPTION_SIGNALS.get(vector, SIGSEGV)
             reason = SIGNAL_REASONS.get(vector, SI_KERNEL)
+            if vector == DEBUG:
+                reason = TRAP_TRACE if processor.rflags & TRAP_FLAG else TRAP_BRKPT
+            if code == INT_80:
+                self.warn_once(f"{task.process.name}: 32-bit system calls (int 0x80) are not supported")
             self.signals.force(task, signal, SignalInfo(reason, 0 if reason == SI_KERNEL else processor.rip))
         self._leave()
+        return True
+
+    def _is_vsyscall(self, task: Task, code: int, address: int) -> bool:
+        """Make the call whose place in the vsyscall page was called, and return from there."""
+        number, processor = VSYSCALLS.get(address), self.processor
+        if number is None or not code & FETCH or processor.rip != address:
+            return False
+        q = processor.q
+        try:
+            processor.rip = task.process.mm.read_word(q[RSP])
+        except OSError:
+            return False
+        q[RSP] = q[RSP] + 8 & MASK64
+        task.call = number, (q[7], q[6], q[2], 0, 0, 0)
+        self.call(task)
+        task.call = None
         return True
 
     def _is_int3(self, task: Task) -> bool:
@@ -283,6 +317,11 @@ class Kernel:
                 for mm in {process.mm for process in self.processes.values()}:
                     mm.cut(backing, first)
 
+    def warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self.warn(text)
+
     def out_of_memory(self, task: Task) -> None:
         """Kill the process of a task for which there is no memory."""
         self.warn(f"{task.process.name}: the guest is out of memory ({self.machine.size >> 20} MiB); killed")
@@ -324,6 +363,7 @@ class Kernel:
         if not task.alive:
             return
         task.alive = False
+        self.calls.leave_robust(task)
         if task.clear_tid and len(task.process.threads) > 1:
             try:
                 task.process.mm.write(task.clear_tid, bytes(4))
@@ -343,7 +383,7 @@ class Kernel:
             return
         for task in list(process.threads):
             self.end_task(task)
-        process.status = status
+        process.status, process.stopped = status, 0
         process.mm.drop()
         process.files.drop()
         process.vfork = False
@@ -359,7 +399,7 @@ class Kernel:
             self.processes.pop(process.pid, None)
             return
         action = parent.actions.get(SIGCHLD, DEFAULT_ACTION)
-        self.signals.send(parent, SIGCHLD, end_of_child(process))
+        self.signals.send(parent, SIGCHLD, about_child(process, status))
         if action.handler == SIG_IGN or action.flags & 2:
             self.reap(process)
 
@@ -375,7 +415,7 @@ class Kernel:
         """Go on with a task in user mode, by the entry code where need be."""
         task = self.current
         while True:
-            if not task.alive or task.wait is not None or self.reschedule:
+            if not task.alive or task.wait is not None or self.reschedule or task.process.stopped:
                 following = self._switch_from(task)
                 if following is None:
                     return
@@ -384,7 +424,7 @@ class Kernel:
                 self.signals.deliver(task)
             elif task.call is not None:
                 self.signals.restart(task)
-            if task.alive and task.wait is None:
+            if task.alive and task.wait is None and not task.process.stopped:
                 rip = task.registers[RIP] if self.registers.loaded is not task else 0
                 if (rip >> 47) + 1 & 0x1FFFE == 0:
                     break
@@ -409,7 +449,7 @@ class Kernel:
             self.machine.stop("no progress", str(error))
             return None
         if following is None:
-            self.machine.stop("seconds" if self.scheduler.blocked else "exit")
+            self.machine.stop("seconds" if self.tasks else "exit")
             return None
         if following is not task:
             self.switches += 1

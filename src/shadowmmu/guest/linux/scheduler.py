@@ -38,7 +38,7 @@ class Scheduler:
         ready = self._ready_files([task for task in self.blocked if task.wait and task.wait.files], 0)
         for task in list(self.blocked):
             wait = task.wait
-            if not task.alive or wait is None:
+            if not task.alive or wait is None or task.process.stopped:
                 continue
             if (
                 task in ready
@@ -79,9 +79,11 @@ class Scheduler:
         while True:
             self.kernel.signals.check_alarms()
             self.wake()
-            if self.runnable:
-                return self.runnable.popleft()
-            if not self.blocked or self.kernel.give_up():
+            for task in self.runnable:
+                if not task.process.stopped:
+                    self.runnable.remove(task)
+                    return task
+            if not (self.blocked or self.runnable) or self.kernel.give_up():
                 return None
             self._sleep()
 
@@ -90,17 +92,19 @@ class Scheduler:
 
         What a call has done before it had to wait again may be what another one waits for.
         """
-        asked = [task.wait for task in self.blocked if task.wait is not None]
+        blocked = [task for task in self.blocked if not task.process.stopped]
+        asked = [task.wait for task in blocked if task.wait is not None]
         deadlines = [wait.deadline for wait in asked if wait.deadline is not None]
         deadlines += [
             process.alarm for process in self.kernel.processes.values() if process.alarm is not None
         ]
-        waiting = [task for task in self.blocked if task.wait and task.wait.files]
+        waiting = [task for task in blocked if task.wait and task.wait.files]
         if self._ready_files(waiting, 0) or any(wait.test is not None and wait.test() for wait in asked):
             return
         if not deadlines and not any(wait.outside for wait in asked):
-            names = ", ".join(sorted({task.process.name for task in self.blocked}))
-            raise NoProgress(f"all processes wait for each other ({names})")
+            names = ", ".join(sorted({task.process.name for task in (*self.blocked, *self.runnable)}))
+            what = "wait for each other" if blocked else "are stopped"
+            raise NoProgress(f"all processes {what} ({names})")
         pause = 0.25
         if deadlines:
             pause = min(pause, max(min(deadlines) - time.monotonic(), 0))
