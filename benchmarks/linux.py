@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shadowmmu.guest.linux.kernel import Computer, Kernel
+from shadowmmu.guest.linux.computer import Computer
+from shadowmmu.guest.linux.kernel import Kernel
 from shadowmmu.guest.svm.machine import Outcome, SvmMachine
 from shadowmmu.guest.svm.processor import HF_GUEST, HF_SVME, SvmProcessor
 from shadowmmu.host.mapping import Kind

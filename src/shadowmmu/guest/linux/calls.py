@@ -1,5 +1,6 @@
 """What the system calls have in common."""
 
+import ctypes
 import errno
 import struct
 from typing import TYPE_CHECKING
@@ -10,6 +11,14 @@ if TYPE_CHECKING:
     from .kernel import Kernel
 
 AT_FDCWD = -100
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def result(value: int) -> int:
+    """Return what a function of the C library returned. Raises OSError."""
+    if value < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    return value
 
 
 class Calls:

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 
-from .calls import Calls, int32
+from .calls import Calls, int32, libc, result
 from .files import OpenFile
 from .tasks import Blocked, Task
 
@@ -18,14 +18,6 @@ MOST_EVENTS = 4096
 EFD_SEMAPHORE = 1
 SOCK_TYPE = 0xF
 AF_UNIX = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _result(value: int) -> int:
-    """What a function of the C library returned. Raises OSError."""
-    if value < 0:
-        raise OSError(ctypes.get_errno(), "refused")
-    return value
 
 
 class EventCalls(Calls):
@@ -35,7 +27,7 @@ class EventCalls(Calls):
         return self.sys_epoll_create1(task, 0)
 
     def sys_epoll_create1(self, task: Task, flags: int) -> int:
-        fd = _result(_libc.epoll_create1(select.EPOLL_CLOEXEC))
+        fd = result(libc.epoll_create1(select.EPOLL_CLOEXEC))
         file = OpenFile(fd, os.O_RDWR, waits=True)
         return task.process.files.add(file, close_on_exec=bool(flags & select.EPOLL_CLOEXEC))
 
@@ -45,7 +37,7 @@ class EventCalls(Calls):
         if operation != EPOLL_CTL_DEL:
             data.raw = task.process.mm.read(event, EVENT_SIZE)
         epoll, file = files.get(int32(fd)), files.get(int32(target))
-        _result(_libc.epoll_ctl(epoll.fd, int32(operation), file.fd, data))
+        result(libc.epoll_ctl(epoll.fd, int32(operation), file.fd, data))
         return 0
 
     def sys_epoll_wait(self, task: Task, fd: int, events: int, count: int, timeout: int) -> int:
@@ -55,7 +47,7 @@ class EventCalls(Calls):
             raise OSError(errno.EINVAL, "no room for events")
         most = min(most, MOST_EVENTS)
         buffer = ctypes.create_string_buffer(EVENT_SIZE * most)
-        found = _result(_libc.epoll_wait(file.fd, buffer, most, 0))
+        found = result(libc.epoll_wait(file.fd, buffer, most, 0))
         now = time.monotonic()
         if task.started is None:
             task.started = float("inf") if milliseconds < 0 else now + milliseconds / 1000

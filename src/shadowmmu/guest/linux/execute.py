@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .directory import host_name
 from .elf import PF_R, PF_W, PF_X, PIE_BASE, NotExecutable, Program, is_elf, parse
 from .layout import PAGE, STACK_SIZE, STACK_TOP
 from .memory import PROT_EXEC, PROT_READ, PROT_WRITE, AddressSpace, Area, page_up
@@ -48,11 +49,13 @@ class Script:
     argument: bytes | None
 
 
-def read_executable(path: str, base: int = PIE_BASE) -> Executable | Script:
-    """What is in a file; `base` is for programs that can be anywhere. Raises OSError, or NotExecutable."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def read_executable(fd: int, base: int = PIE_BASE) -> Executable | Script:
+    """Return what is in an open file, which is taken over; `base` is for programs that can be anywhere.
+
+    Raises OSError, or NotExecutable.
+    """
     try:
-        status = os.fstat(fd)
+        status, path = os.fstat(fd), os.readlink(host_name(fd))
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EACCES, "not a file", path)
         if not status.st_size:

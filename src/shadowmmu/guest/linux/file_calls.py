@@ -1,6 +1,7 @@
 """Opening and closing files, and descriptors."""
 
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -10,22 +11,25 @@ from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
 from .calls import AT_FDCWD, int32
-from .files import Descriptor, OpenFile
-from .path_calls import PathCalls
-from .proc import contents
+from .files import O_LARGEFILE, Descriptor, OpenFile
+from .lock_calls import LOCK_COMMANDS, LockCalls
+from .paths import Place
+from .proc import Text
 from .tasks import Blocked, Task
 
 if TYPE_CHECKING:
     from .kernel import Kernel
 
 F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
-F_LOCKS = (5, 6, 7)
-SETTABLE = os.O_APPEND | os.O_NONBLOCK
+SETTABLE = os.O_APPEND | os.O_NONBLOCK | os.O_DIRECT | os.O_NOATIME
+HOST_FLAGS = os.O_APPEND | os.O_NOATIME
+O_ASYNC = 0x2000
+PIPE_SIZES = (1031, 1032)
 FIFO_LOOKS = 0.005
 """Seconds between two looks whether a FIFO has a reader."""
 
 
-class FileCalls(PathCalls):
+class FileCalls(LockCalls):
     """System calls about descriptors."""
 
     def __init__(self, kernel: "Kernel") -> None:
@@ -40,49 +44,59 @@ class FileCalls(PathCalls):
         return self.sys_openat(task, AT_FDCWD, path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode)
 
     def sys_openat(self, task: Task, directory: int, path: int, flags: int, mode: int) -> int:
-        name = self._path(task, path, directory)
         process = task.process
         flags &= 0x7FFFFFFF
-        own = self.kernel.tree.own_descriptor(name)
-        about = contents(name, process, self.kernel.processes) if name.startswith("/proc/") else None
-        if own is not None:
-            file = process.files.get(own)
-            file.users += 1
-        elif about is not None:
-            file = self._filled(about, name, flags)
-        else:
-            file = self._open(task, name, flags, mode & 0o7777 & ~process.umask)
+        file = self._open_place(task, self._opened(task, path, directory, flags), flags, mode & 0o1777)
         return process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
 
+    def _opened(self, task: Task, path: int, directory: int, flags: int) -> Place:
+        """Return what is to be opened. Raises OSError."""
+        name = self._name(task, path)
+        if flags & os.O_CREAT and name.endswith("/"):
+            raise OSError(errno.EISDIR, "a directory cannot be made so")
+        new = flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL
+        return self._find(task, name, directory, follow=not flags & os.O_NOFOLLOW and not new)
+
+    def _open_place(self, task: Task, place: Place, flags: int, mode: int) -> OpenFile:
+        if isinstance(place.other, Text):
+            return self._filled(place.other.data, flags)
+        if isinstance(place.other, OpenFile) and not place.other.reopens:
+            place.other.users += 1
+            return place.other
+        return self._open(task, place, flags, mode & ~task.process.umask)
+
     @staticmethod
-    def _filled(data: bytes, path: str, flags: int) -> OpenFile:
+    def _filled(data: bytes, flags: int) -> OpenFile:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EACCES, "cannot be written")
         fd = os.memfd_create("proc")
         os.write(fd, data)
         os.lseek(fd, 0, os.SEEK_SET)
-        return OpenFile(fd, flags, path)
+        return OpenFile(fd, flags)
 
-    def _open(self, task: Task, name: str, flags: int, mode: int) -> OpenFile:
+    def _open(self, task: Task, place: Place, flags: int, mode: int) -> OpenFile:
         """Open a file; a FIFO when there is somebody at its other end. Raises OSError or Blocked."""
         if task.opening is not None:
             file = task.opening
         else:
             try:
-                file = self.kernel.tree.open(name, flags, mode)
+                file = self.kernel.tree.open(place, flags, mode)
             except OSError as error:
-                if error.errno != errno.ENXIO or flags & os.O_NONBLOCK or not self._is_fifo(name):
+                if (
+                    error.errno != errno.ENXIO
+                    or flags & os.O_NONBLOCK
+                    or not stat.S_ISFIFO(place.status().st_mode)
+                ):
                     raise
                 self._wait_for_reader(task)
+        if flags & os.O_TRUNC:
+            self.kernel.cut_mappings()
         if file.fifo is None or flags & os.O_NONBLOCK:
             return file
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._fifo_writers[file.fifo] += 1
             return file
         return self._with_writer(task, file, file.fifo)
-
-    def _is_fifo(self, name: str) -> bool:
-        return stat.S_ISFIFO(os.stat(self.kernel.tree.resolve(name)).st_mode)
 
     @staticmethod
     def _wait_for_reader(task: Task) -> NoReturn:
@@ -170,10 +184,21 @@ class FileCalls(PathCalls):
             descriptor.close_on_exec = bool(argument & 1)
             return 0
         if command == F_GETFL:
-            return file.flags | 0x8000
+            return file.flags | O_LARGEFILE
         if command == F_SETFL:
-            file.flags = file.flags & ~SETTABLE | argument & SETTABLE
-            return 0
-        if command in F_LOCKS:
-            return 0
+            return self._set_flags(file, argument)
+        if command in LOCK_COMMANDS:
+            return self.lock(task, file, command, argument)
+        if command in PIPE_SIZES:
+            return fcntl.fcntl(file.fd, command, int32(argument))
         raise OSError(errno.EINVAL, "fcntl")
+
+    @staticmethod
+    def _set_flags(file: OpenFile, wanted: int) -> int:
+        """F_SETFL: whether to wait is decided here, the rest by the host. Raises OSError."""
+        if wanted & O_ASYNC:
+            raise OSError(errno.EINVAL, "no SIGIO")
+        own = fcntl.fcntl(file.fd, fcntl.F_GETFL)
+        fcntl.fcntl(file.fd, fcntl.F_SETFL, own & ~HOST_FLAGS | wanted & HOST_FLAGS)
+        file.flags = file.flags & ~SETTABLE | wanted & SETTABLE
+        return 0

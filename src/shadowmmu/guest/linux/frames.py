@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from .directory import reopened
 from .entry import Memory, Work
 from .layout import DIRECT_MAP, KERNEL_PGD, PAGE, TEXT
 
@@ -134,7 +135,7 @@ class Frames:
         key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         pages = self.files.get(key)
         if pages is None:
-            pages = self.files[key] = FilePages(self, os.dup(fd), status.st_size)
+            pages = self.files[key] = FilePages(self, reopened(fd, os.O_RDONLY), status.st_size)
         return pages
 
     def forget_shared_file(self, file: "SharedFile") -> None:
@@ -166,6 +167,7 @@ class FilePages:
         gpa = self.pages.get(index)
         if gpa is not None:
             return gpa
+        self.size = max(self.size, os.fstat(self.fd).st_size)
         if index * PAGE >= self.size:
             return None
         first = index & -READAHEAD
@@ -175,6 +177,19 @@ class FilePages:
             if number not in self.pages and offset < len(data):
                 self.pages[number] = self.frames.page(data[offset : offset + PAGE].ljust(PAGE, b"\0"))
         return self.pages.get(index)
+
+    def cut(self) -> int | None:
+        """Give up the pages beyond an end that has come nearer; the first of them, or None."""
+        before, self.size = self.size, os.fstat(self.fd).st_size
+        if self.size >= before:
+            return None
+        first = -(-self.size // PAGE)
+        for index in [index for index in self.pages if index >= first]:
+            self.frames.drop(self.pages.pop(index))
+        if self.size % PAGE and first - 1 in self.pages:
+            rest = PAGE - self.size % PAGE
+            self.frames.memory.write(self.pages[first - 1] + PAGE - rest, bytes(rest))
+        return first
 
     def forget(self) -> None:
         """Give back the pages that nobody maps."""

@@ -1,10 +1,12 @@
 """Futexes."""
 
 import errno
+import struct
 import time
 from typing import TYPE_CHECKING
 
 from .calls import Calls
+from .frames import OutOfMemory
 from .layout import PAGE
 from .tasks import (
     Blocked,
@@ -23,6 +25,11 @@ FUTEX_WAIT, FUTEX_WAKE, FUTEX_REQUEUE, FUTEX_CMP_REQUEUE, FUTEX_WAIT_BITSET, FUT
     10,
 )
 FUTEX_COMMAND = 0x7F
+FUTEX_NAMES = {5: "WAKE_OP", 6: "LOCK_PI", 7: "UNLOCK_PI", 8: "TRYLOCK_PI", 13: "LOCK_PI2"}
+FUTEX_WAITERS, FUTEX_DIED, FUTEX_OWNER = 1 << 31, 1 << 30, (1 << 30) - 1
+LONGEST_ROBUST = 2048
+_ROBUST = struct.Struct("<QqQ")
+"""struct robust_list_head: first entry, where a futex is from its entry on, entry that is being locked."""
 
 
 class FutexCalls(Calls):
@@ -35,6 +42,34 @@ class FutexCalls(Calls):
     def sys_set_robust_list(self, task: Task, head: int, length: int) -> int:
         task.robust = head
         return 0
+
+    def leave_robust(self, task: Task) -> None:
+        """Mark the futexes of a thread's robust list: their owner has died. One that waits is woken."""
+        mm, head = task.process.mm, task.robust
+        if not head:
+            return
+        try:
+            entry, offset, pending = _ROBUST.unpack(mm.read(head, _ROBUST.size))
+            for _ in range(LONGEST_ROBUST):
+                if entry & ~1 == head:
+                    break
+                following = mm.read_word(entry & ~1)
+                if entry != pending:
+                    self._owner_died(task, (entry & ~1) + offset)
+                entry = following
+            if pending:
+                self._owner_died(task, (pending & ~1) + offset)
+        except (OSError, OutOfMemory):
+            return
+
+    def _owner_died(self, task: Task, address: int) -> None:
+        mm = task.process.mm
+        word = mm.read_int(address) & 0xFFFFFFFF
+        if word & FUTEX_OWNER != task.tid:
+            return
+        mm.write(address, (word & FUTEX_WAITERS | FUTEX_DIED).to_bytes(4, "little"))
+        if word & FUTEX_WAITERS:
+            self._wake(self._futex(task, address), 1)
 
     def _futex(self, task: Task, address: int) -> tuple[int, int]:
         """A futex: its physical address, so that shared memory works."""
@@ -68,6 +103,8 @@ class FutexCalls(Calls):
             moved, self._futexes[source] = waiting[:timeout], waiting[timeout:]
             self._futexes.setdefault(target, []).extend(moved)
             return woken + len(moved)
+        name = FUTEX_NAMES.get(command, f"number {command}")
+        self.kernel.warn_once(f"{task.process.name}: futex operation {name} is not supported (ENOSYS)")
         raise OSError(errno.ENOSYS, "futex operation")
 
     def _futex_wait(self, task: Task, address: int, value: int, timeout: int, operation: int) -> int:

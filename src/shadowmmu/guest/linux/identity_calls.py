@@ -3,16 +3,12 @@
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING
 
 from .calls import Calls, int32
 from .tasks import (
     Process,
     Task,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 class IdentityCalls(Calls):

@@ -3,17 +3,14 @@
 import errno
 import os
 import select
+import stat
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .calls import int32, int64
 from .files import OpenFile
 from .path_calls import PathCalls
 from .tasks import SIGPIPE, Blocked, SignalInfo, Task
-
-if TYPE_CHECKING:
-    pass
 
 LARGEST_READ = 16 << 20
 MOST_VECTORS = 1024
@@ -69,7 +66,7 @@ class IoCalls(PathCalls):
             try:
                 written = os.write(file.fd, rest)
             except BrokenPipeError:
-                self.kernel.send(task, SIGPIPE, SignalInfo())
+                self.kernel.signals.send(task, SIGPIPE, SignalInfo())
                 raise
             except BlockingIOError:
                 if task.progress and (file.nonblocking or task.deliverable() is not None):
@@ -122,10 +119,20 @@ class IoCalls(PathCalls):
 
     def sys_ftruncate(self, task: Task, fd: int, size: int) -> int:
         os.ftruncate(self._file(task, fd).fd, int64(size))
+        self.kernel.cut_mappings()
         return 0
 
     def sys_truncate(self, task: Task, path: int, size: int) -> int:
-        os.truncate(self.kernel.tree.writable(self._path(task, path)), int64(size))
+        place = self._place(task, path)
+        mode = place.status().st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "no file with a size")
+        fd = self._allowed(place).open(os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.ftruncate(fd, int64(size))
+        finally:
+            os.close(fd)
+        self.kernel.cut_mappings()
         return 0
 
     def sys_fallocate(self, task: Task, fd: int, mode: int, offset: int, size: int) -> int:
@@ -144,9 +151,5 @@ class IoCalls(PathCalls):
         return 0
 
     def sys_fadvise64(self, task: Task, fd: int) -> int:
-        self._file(task, fd)
-        return 0
-
-    def sys_flock(self, task: Task, fd: int) -> int:
         self._file(task, fd)
         return 0

@@ -6,6 +6,8 @@ STACK_TOP = 0x7FFFFFFFE000
 STACK_SIZE = 8 << 20
 MMAP_TOP = 0x7FFFF7000000
 LOWEST_MMAP = 0x10000
+LOW_TOP = 0x80000000
+"""End of where MAP_32BIT puts things."""
 
 DIRECT_MAP = 0xFFFF888000000000
 """All guest memory, by 2 MiB pages, not executable."""

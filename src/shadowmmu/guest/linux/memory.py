@@ -214,6 +214,14 @@ class AddressSpace:
             for page in self._mapped(max(area.start, start), min(area.end, end)):
                 self._unmap(page)
 
+    def cut(self, backing: FilePages | SharedPages, first: int) -> None:
+        """Unmap what maps the pages of a file from `first` on: copies of them, too."""
+        for area in self.areas:
+            if backing in (area.file, area.shared):
+                beyond = area.start + max(first - area.offset, 0) * PAGE
+                for page in self._mapped(beyond, area.end):
+                    self._unmap(page)
+
     def protect(self, start: int, end: int, prot: int) -> None:
         """mprotect: up to the first gap, as Linux does. Raises OSError."""
         self._split(start)
@@ -240,12 +248,12 @@ class AddressSpace:
         if reached < end:
             raise OSError(errno.ENOMEM, "not mapped")
 
-    def free_range(self, size: int, hint: int = 0) -> int:
-        """Where a new mapping can be: at the hint, or below others. Raises OSError."""
+    def free_range(self, size: int, hint: int = 0, top: int = MMAP_TOP) -> int:
+        """Where a new mapping can be: at the hint, or below others and `top`. Raises OSError."""
         hint = hint & -PAGE
         if hint >= LOWEST_MMAP and hint + size <= USER_END and not any(self.overlapping(hint, hint + size)):
             return hint
-        end = MMAP_TOP
+        end = top
         for area in reversed(self.areas):
             if area.start >= end:
                 continue
@@ -416,8 +424,10 @@ class AddressSpace:
         return entry & ADDRESS | address % PAGE
 
     def read(self, address: int, size: int) -> bytes:
-        """Raises OSError."""
+        """Raises OSError; nothing can be read anywhere."""
         offset = address % PAGE
+        if not size:
+            return b""
         if offset + size <= PAGE:
             return self.memory.read(self._gpa(address, write=False), size)
         parts = []

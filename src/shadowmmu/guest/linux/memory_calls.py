@@ -2,20 +2,26 @@
 
 import errno
 import os
+import stat
 
 from .calls import Calls, int32
-from .layout import LOWEST_MMAP, PAGE, STACK_SIZE, STACK_TOP, USER_END
+from .files import OpenFile
+from .layout import LOW_TOP, LOWEST_MMAP, MMAP_TOP, PAGE, STACK_SIZE, STACK_TOP, USER_END
 from .memory import PROT_READ, PROT_WRITE, Area, page_up
 from .shared_pages import SharedPages, shared_file
 from .tasks import Task
 
 MAP_SHARED, MAP_PRIVATE, MAP_TYPE, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 0xF, 0x10, 0x20
+MAP_32BIT, MAP_HUGETLB = 0x40, 0x40000
 MAP_FIXED_NOREPLACE = 0x100000
 MREMAP_MAYMOVE, MREMAP_FIXED = 1, 2
 MADV_DONTNEED, MADV_FREE = 4, 8
 ADVICES = frozenset((*range(5), 8, 10, 11, *range(14, 22)))
 """All but those that need what is not here: MADV_REMOVE, MADV_MERGEABLE, MADV_POPULATE."""
 PROT_ALL = 7
+MS_ALL, MS_BOTH = 7, 5
+"""All flags of msync; those that exclude each other: MS_ASYNC and MS_SYNC."""
+ZERO_DEVICE = os.makedev(1, 5)
 
 
 class MemoryCalls(Calls):
@@ -48,17 +54,14 @@ class MemoryCalls(Calls):
             raise OSError(errno.EINVAL if address % PAGE else errno.ENOMEM, "mmap")
         prot &= PROT_ALL
         area, file = Area(0, 0, prot), None
+        if flags & MAP_HUGETLB:
+            raise OSError(errno.ENOMEM, "no huge pages are reserved")
         if not flags & MAP_ANONYMOUS:
-            file = task.process.files.get(int32(fd))
-            access = file.flags & os.O_ACCMODE
-            if access == os.O_WRONLY or kind != MAP_PRIVATE and prot & PROT_WRITE and access != os.O_RDWR:
-                raise OSError(errno.EACCES, "not open for that")
-            if file.waits or file.fd < 0:
-                raise OSError(errno.ENODEV, "no file that can be mapped")
+            file = self._mapped_file(task, fd, kind, prot)
         if flags & MAP_FIXED_NOREPLACE and any(mm.overlapping(address, address + size)):
             raise OSError(errno.EEXIST, "something is mapped there")
         if not fixed:
-            address = mm.free_range(size, address)
+            address = mm.free_range(size, address, LOW_TOP if flags & MAP_32BIT else MMAP_TOP)
         else:
             mm.unmap(address, address + size)
         area.start, area.end = address, address + size
@@ -72,6 +75,22 @@ class MemoryCalls(Calls):
             area.shared = SharedPages(mm.frames)
         mm.add(area)
         return address
+
+    @staticmethod
+    def _mapped_file(task: Task, fd: int, kind: int, prot: int) -> OpenFile | None:
+        """Return the file to map; None for /dev/zero: anonymous memory. Raises OSError."""
+        file = task.process.files.get(int32(fd))
+        access = file.flags & os.O_ACCMODE
+        if access == os.O_WRONLY or kind != MAP_PRIVATE and prot & PROT_WRITE and access != os.O_RDWR:
+            raise OSError(errno.EACCES, "not open for that")
+        if file.flags & os.O_PATH:
+            raise OSError(errno.EBADF, "not open")
+        status = os.fstat(file.fd)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == ZERO_DEVICE:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.ENODEV, "no file that can be mapped")
+        return file
 
     @staticmethod
     def _range(address: int, length: int) -> tuple[int, int]:
@@ -135,7 +154,12 @@ class MemoryCalls(Calls):
             raise OSError(errno.ENOMEM, "not mapped")
         return 0
 
-    def sys_msync(self, task: Task) -> int:
+    def sys_msync(self, task: Task, address: int, length: int, flags: int) -> int:
+        start, end = self._range(address, length)
+        if flags & ~MS_ALL or flags & MS_BOTH == MS_BOTH:
+            raise OSError(errno.EINVAL, "msync")
+        if not task.process.mm.covered(start, end):
+            raise OSError(errno.ENOMEM, "not mapped")
         return 0
 
     def sys_mlock(self, task: Task) -> int:

@@ -7,14 +7,10 @@ import select
 import struct
 import termios
 import time
-from typing import TYPE_CHECKING
 
 from .calls import int32
 from .path_calls import PathCalls
 from .tasks import Blocked, Task
-
-if TYPE_CHECKING:
-    pass
 
 TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ = (
     0x5401,

@@ -1,23 +1,90 @@
-"""What /proc says about the guest's processes: a few files."""
+"""What /proc says about the guest's processes: a few files, and links."""
 
-import re
+import errno
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+from .directory import Directory, host_name
+from .files import OpenFile
 from .layout import PAGE
 from .memory import PROT_EXEC, PROT_READ, PROT_WRITE, Area
 from .tasks import Process
 
-_FILE = re.compile(r"/proc/(self|thread-self|\d+)/(\w+)")
+_HOST_FILES = ("mounts", "mountinfo", "cgroup")
+"""Those about this process are right for the guest's."""
 
 
-def contents(path: str, own: Process, processes: Mapping[int, Process]) -> bytes | None:
-    """The contents of a file about a process; None if the path is of none that exists here."""
-    match = _FILE.fullmatch(path)
-    if match is None:
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a file contains."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link; one of /proc may lead to something whatever name that has."""
+
+    target: str
+    leads_to: Directory | OpenFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A directory of /proc about a process: its own, or one in it (`kind`: fd, task)."""
+
+    above: "Directory | About"
+    process: Process
+    kind: str = ""
+
+    def look(self, name: str) -> "Directory | About | Link | Text":
+        """Return what a name is. Raises OSError."""
+        if name == ".":
+            raise OSError(errno.ENOENT, "a directory that cannot be opened")
+        if name == "..":
+            return self.above
+        found = _IN[self.kind](self, name)
+        if found is None:
+            raise OSError(errno.ENOENT, "no such file")
+        return found
+
+
+def about_process(name: str, own: Process, processes: Mapping[int, Process], above: Directory) -> About:
+    """Return /proc/NAME: self, thread-self, or a number. Raises OSError if no process of the guest has it."""
+    process = own if name.endswith("self") else processes.get(int(name))
+    if process is None:
+        raise OSError(errno.ENOENT, "no such process")
+    return About(above, process)
+
+
+def _of_process(about: About, name: str) -> About | Link | Text | None:
+    process = about.process
+    if name in ("fd", "task"):
+        return About(about, process, name)
+    if name == "cwd":
+        return Link(process.directory.path, process.directory)
+    if name == "exe":
+        return Link(process.program)
+    if name == "root":
+        return Link("/")
+    if name in _HOST_FILES:
+        return Text(Path(f"/proc/self/{name}").read_bytes())
+    write = _FILES.get(name)
+    return None if write is None else Text(write(process))
+
+
+def _descriptor(about: About, name: str) -> Link | None:
+    if not name.isdecimal() or int(name) not in about.process.files.open:
         return None
-    process = own if match[1].endswith("self") else processes.get(int(match[1]))
-    write = _FILES.get(match[2])
-    return None if process is None or write is None else write(process)
+    file = about.process.files.get(int(name))
+    return Link(os.readlink(host_name(file.fd)), file)
+
+
+def _thread(about: About, name: str) -> About | None:
+    known = name.isdecimal() and any(thread.tid == int(name) for thread in about.process.threads)
+    return About(about, about.process) if known else None
 
 
 def _parent(process: Process) -> int:
@@ -78,4 +145,9 @@ _FILES: Mapping[str, Callable[[Process], bytes]] = {
     "maps": _maps,
     "stat": _stat,
     "status": _status,
+}
+_IN: Mapping[str, Callable[[About, str], About | Link | Text | None]] = {
+    "": _of_process,
+    "fd": _descriptor,
+    "task": _thread,
 }

@@ -3,16 +3,16 @@
 import errno
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from .calls import int32
+from .directory import host_name
 from .elf import INTERPRETER_BASE, NotExecutable
 from .execute import Executable, Script, load_program, read_executable
 from .frames import OutOfMemory
 from .layout import PAGE, USER_END
 from .memory import AddressSpace
 from .path_calls import PathCalls
-from .signals import SIGINFO_SIZE, child_info
+from .signals import CONTINUED, SIGINFO_SIZE, about_child, pack_info
 from .tasks import (
     SIG_IGN,
     SIGCHLD,
@@ -21,13 +21,12 @@ from .tasks import (
     Task,
 )
 
-if TYPE_CHECKING:
-    pass
-
 CLONE_VM, CLONE_FILES, CLONE_VFORK, CLONE_THREAD = 0x100, 0x400, 0x4000, 0x10000
 CLONE_SETTLS, CLONE_PARENT_SETTID = 0x80000, 0x100000
 CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x200000, 0x1000000
-WNOHANG, WEXITED, WNOWAIT = 1, 4, 0x1000000
+WNOHANG, WSTOPPED, WEXITED, WCONTINUED, WNOWAIT = 1, 2, 4, 8, 0x1000000
+ANY_KIND = 0xE0000000
+"""__WNOTHREAD, __WALL, __WCLONE."""
 P_ALL, P_PID, P_PGID = range(3)
 RUSAGE_SIZE = 144
 ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS = range(0x1001, 0x1005)
@@ -62,7 +61,7 @@ class ProcessCalls(PathCalls):
         tid = kernel.new_pid()
         process = task.process if flags & CLONE_THREAD else self._new_process(task, tid, flags)
         child = kernel.new_task(process, tid)
-        kernel.save_registers(task, child)
+        kernel.registers.copy_to(task, child)
         child.registers[0] = 0
         if stack:
             child.registers[4] = stack
@@ -75,7 +74,7 @@ class ProcessCalls(PathCalls):
             task.process.mm.write(parent_tid, tid.to_bytes(4, "little"))
         if flags & CLONE_CHILD_SETTID:
             process.mm.write(child_tid, tid.to_bytes(4, "little"))
-        kernel.runnable.append(child)
+        kernel.scheduler.runnable.append(child)
         if flags & CLONE_VFORK:
             process.vfork = True
             task.started = float(tid)
@@ -116,7 +115,7 @@ class ProcessCalls(PathCalls):
         mm = task.process.mm
         name = os.fsdecode(mm.string(path))
         argv, envp = self._strings(mm, arguments), self._strings(mm, environment)
-        return self._execute(task, self.absolute(task, name), argv, envp)
+        return self._execute(task, name, argv, envp)
 
     @staticmethod
     def _strings(mm: AddressSpace, address: int) -> list[bytes]:
@@ -130,7 +129,7 @@ class ProcessCalls(PathCalls):
 
     def _execute(self, task: Task, path: str, arguments: list[bytes], environment: list[bytes]) -> int:
         kernel, process = self.kernel, task.process
-        executable = self._find_program(path, arguments)
+        executable = self._find_program(task, path, arguments)
         mm = AddressSpace(kernel.frames)
         old = process.mm
         registers, fs, gs = task.registers, task.fs, task.gs
@@ -143,6 +142,9 @@ class ProcessCalls(PathCalls):
         for other in list(process.threads):
             if other is not task:
                 kernel.end_task(other)
+        process.mm = old
+        kernel.calls.leave_robust(task)
+        process.mm = mm
         old.drop()
         process.vfork = False
         for signal, action in list(process.actions.items()):
@@ -155,22 +157,18 @@ class ProcessCalls(PathCalls):
             process.files = files
         process.files.close_all(closing)
         task.stack, task.clear_tid, task.robust = (0, 0), 0, 0
-        kernel.forget_registers(task)
+        kernel.registers.forget(task)
         return 0
 
-    def _find_program(self, path: str, arguments: list[bytes]) -> Executable:
+    def _find_program(self, task: Task, path: str, arguments: list[bytes]) -> Executable:
         """The program of a file or of its interpreter, whose arguments are put in front. Raises OSError."""
         for _ in range(DEEPEST_SCRIPT):
-            real = self.kernel.tree.resolve(path)
-            if not os.access(real, os.X_OK):
-                os.stat(real)
-                raise OSError(errno.EACCES, "not executable")
             try:
-                found = read_executable(real)
+                found = read_executable(self._open_executable(task, path))
             except NotExecutable as error:
                 raise OSError(errno.ENOEXEC, str(error)) from None
             if not isinstance(found, Script):
-                return self._with_interpreter(found)
+                return self._with_interpreter(task, found)
             front = [found.interpreter]
             if found.argument is not None:
                 front.append(found.argument)
@@ -178,13 +176,20 @@ class ProcessCalls(PathCalls):
             path = os.fsdecode(found.interpreter)
         raise OSError(errno.ELOOP, "too many interpreters")
 
-    def _with_interpreter(self, executable: Executable) -> Executable:
+    def _open_executable(self, task: Task, path: str) -> int:
+        fd = self._find(task, path).open(os.O_RDONLY | os.O_NONBLOCK)
+        if os.access(host_name(fd), os.X_OK):
+            return fd
+        os.close(fd)
+        raise OSError(errno.EACCES, "not executable")
+
+    def _with_interpreter(self, task: Task, executable: Executable) -> Executable:
         """A dynamically linked program comes with its loader. Raises OSError."""
         name = executable.program.interpreter
         if name is None:
             return executable
         try:
-            loader = read_executable(self.kernel.tree.resolve(name), INTERPRETER_BASE)
+            loader = read_executable(self._open_executable(task, name), INTERPRETER_BASE)
             if not isinstance(loader, Executable) or loader.program.interpreter is not None:
                 raise NotExecutable("its interpreter is no program")
         except (OSError, NotExecutable) as error:
@@ -207,8 +212,8 @@ class ProcessCalls(PathCalls):
         return 0
 
     @staticmethod
-    def _ended_child(task: Task, wanted: int, options: int) -> Process | None:
-        """A child that has ended: any (-1), one, or one of a group (0, -group); None without, if WNOHANG."""
+    def _children(task: Task, wanted: int) -> list[Process]:
+        """Return the children that are meant: any (-1), one, or a group (0, -group). Raises OSError."""
         process = task.process
 
         def matches(child: Process) -> bool:
@@ -219,36 +224,50 @@ class ProcessCalls(PathCalls):
         children = [child for child in process.children if matches(child)]
         if not children:
             raise OSError(errno.ECHILD, "no children")
+        return children
+
+    def _wait_for_child(self, task: Task, wanted: int, options: int) -> tuple[Process | None, int]:
+        """Return a child with news, and what; None without, if WNOHANG. Raises OSError, Blocked."""
+        children = self._children(task, wanted)
         for child in children:
-            if child.status is not None:
-                return child
+            news = _news(child, options)
+            if news is not None:
+                if not options & WNOWAIT:
+                    self._reported(child)
+                return child, news
         if options & WNOHANG:
-            return None
-        raise Blocked(test=lambda: any(child.status is not None for child in children))
+            return None, 0
+        raise Blocked(test=lambda: any(_news(child, options) is not None for child in children))
+
+    def _reported(self, child: Process) -> None:
+        if child.status is not None:
+            self.kernel.reap(child)
+        child.change = None
 
     def sys_wait4(self, task: Task, pid: int, status: int, options: int, usage: int) -> int:
-        mm, child = task.process.mm, self._ended_child(task, int32(pid), options)
+        if int32(options) & ~(WNOHANG | WSTOPPED | WCONTINUED | ANY_KIND):
+            raise OSError(errno.EINVAL, "wait4")
+        mm = task.process.mm
+        child, news = self._wait_for_child(task, int32(pid), options | WEXITED)
         if child is None:
             return 0
         if status:
-            mm.write(status, (child.status or 0).to_bytes(4, "little"))
+            mm.write(status, news.to_bytes(4, "little"))
         if usage:
             mm.write(usage, bytes(RUSAGE_SIZE))
-        self.kernel.reap(child)
         return child.pid
 
     def sys_waitid(self, task: Task, kind: int, pid: int, info: int, options: int, usage: int) -> int:
-        if kind not in (P_ALL, P_PID, P_PGID) or not options & WEXITED:
+        if kind not in (P_ALL, P_PID, P_PGID) or not options & (WEXITED | WSTOPPED | WCONTINUED):
             raise OSError(errno.EINVAL, "waitid")
         mm = task.process.mm
         wanted = -1 if kind == P_ALL else int32(pid) if kind == P_PID else -int32(pid)
-        child = self._ended_child(task, wanted, options)
+        child, news = self._wait_for_child(task, wanted, options)
         if info:
-            mm.write(info, bytes(SIGINFO_SIZE) if child is None else child_info(child))
+            data = bytes(SIGINFO_SIZE) if child is None else pack_info(SIGCHLD, about_child(child, news))
+            mm.write(info, data)
         if usage:
             mm.write(usage, bytes(RUSAGE_SIZE))
-        if child is not None and not options & WNOWAIT:
-            self.kernel.reap(child)
         return 0
 
     # -- threads --------------------------------------------------------------------------------------------
@@ -262,14 +281,23 @@ class ProcessCalls(PathCalls):
         if code in (ARCH_SET_FS, ARCH_SET_GS):
             if address >= USER_END + PAGE:
                 raise OSError(errno.EPERM, "not in user space")
-            kernel.set_base(task, "fs" if code == ARCH_SET_FS else "gs", address)
+            kernel.registers.set_base(task, "fs" if code == ARCH_SET_FS else "gs", address)
             return 0
         if code in (ARCH_GET_FS, ARCH_GET_GS):
-            value = kernel.get_base(task, "fs" if code == ARCH_GET_FS else "gs")
+            value = kernel.registers.get_base(task, "fs" if code == ARCH_GET_FS else "gs")
             task.process.mm.write(address, value.to_bytes(8, "little"))
             return 0
         raise OSError(errno.EINVAL, "arch_prctl")
 
     def sys_sched_yield(self, task: Task) -> int:
-        self.kernel.reschedule = bool(self.kernel.runnable)
+        self.kernel.reschedule = bool(self.kernel.scheduler.runnable)
         return 0
+
+
+def _news(child: Process, options: int) -> int | None:
+    """What wait() reports of a child, if that is asked for."""
+    if child.status is not None:
+        return child.status if options & WEXITED else None
+    if child.change is None:
+        return None
+    return child.change if options & (WCONTINUED if child.change == CONTINUED else WSTOPPED) else None

@@ -3,6 +3,7 @@
 import os
 from contextlib import suppress
 
+from .directory import reopened
 from .frames import Frames
 from .layout import PAGE
 
@@ -42,14 +43,16 @@ class SharedFile(SharedPages):
 
     def __init__(self, frames: Frames, fd: int, *, writable: bool) -> None:
         super().__init__(frames)
-        self.fd = os.dup(fd)
+        self.fd = reopened(fd, os.O_RDWR if writable else os.O_RDONLY)
         self.writable = writable
+        self.size = os.fstat(fd).st_size
         self._stored: dict[int, bytes] = {}
 
     def write_through(self, fd: int) -> None:
         """Somebody has the file open for writing and maps it."""
         if not self.writable:
-            os.dup2(fd, self.fd, inheritable=False)
+            os.close(self.fd)
+            self.fd = reopened(fd, os.O_RDWR)
             self.writable = True
 
     def get(self, index: int) -> int | None:
@@ -60,6 +63,17 @@ class SharedFile(SharedPages):
                 self._stored[index] = data.ljust(PAGE, b"\0")
                 gpa = self.pages[index] = self.frames.page(self._stored[index])
         return gpa
+
+    def cut(self) -> int | None:
+        """Give up the pages beyond an end that has come nearer; the first of them, or None."""
+        before, self.size = self.size, os.fstat(self.fd).st_size
+        if self.size >= before:
+            return None
+        first = -(-self.size // PAGE)
+        for index in [index for index in self.pages if index >= first]:
+            self.frames.drop(self.pages.pop(index))
+            del self._stored[index]
+        return first
 
     def store(self) -> None:
         """Write to the file what has changed in memory."""

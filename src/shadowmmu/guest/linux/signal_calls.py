@@ -3,10 +3,9 @@
 import errno
 import struct
 import time
-from typing import TYPE_CHECKING
 
 from .calls import Calls, int32
-from .signals import FPU_SIZE, pop_frame
+from .signals import FPU_SIZE, SIGINFO_SIZE, pack_info, pop_frame, read_info
 from .tasks import (
     DEFAULT_ACTION,
     SIG_DFL,
@@ -23,9 +22,6 @@ from .tasks import (
     Task,
     bit,
 )
-
-if TYPE_CHECKING:
-    pass
 
 SS_DISABLE = 2
 SI_USER, SI_TKILL = 0, -6
@@ -88,11 +84,9 @@ class SignalCalls(Calls):
         for pending in (task.pending, task.process.pending):
             for signal in sorted(pending):
                 if mask & bit(signal):
-                    found = pending.pop(signal)
+                    found = pending.take(signal)
                     if info:
-                        mm.write(
-                            info, struct.pack("<iiixxxxii", signal, 0, found.code, found.pid, 0) + bytes(100)
-                        )
+                        mm.write(info, pack_info(signal, found))
                     return signal
         now = time.monotonic()
         if task.started is None:
@@ -109,17 +103,17 @@ class SignalCalls(Calls):
 
     def sys_rt_sigreturn(self, task: Task) -> int:
         kernel = self.kernel
-        kernel.save_registers(task, None)
+        kernel.registers.copy_to(task, None)
         try:
             registers, mask, fpu = pop_frame(task, task.registers[4])
             data = task.process.mm.read(fpu, FPU_SIZE) if fpu else None
         except OSError:
-            kernel.force_signal(task, SIGSEGV, SignalInfo())
+            kernel.signals.force(task, SIGSEGV, SignalInfo())
             return 0
         task.registers = registers
         task.mask = mask & ~(bit(SIGKILL) | bit(SIGSTOP))
         if data is not None:
-            kernel.load_fpu(task, data)
+            kernel.registers.load_fpu(task, data)
         task.call = None
         return registers[0]
 
@@ -150,7 +144,7 @@ class SignalCalls(Calls):
             raise OSError(errno.EINVAL, "no signal")
         for target in targets:
             if signal:
-                self.kernel.send(target, signal, SignalInfo(SI_USER, 0, task.process.pid))
+                self.kernel.signals.send(target, signal, SignalInfo(SI_USER, 0, task.process.pid))
         return 0
 
     def sys_tkill(self, task: Task, tid: int, signal: int) -> int:
@@ -160,8 +154,27 @@ class SignalCalls(Calls):
         if not 0 <= signal <= SIGNALS:
             raise OSError(errno.EINVAL, "no signal")
         if signal:
-            self.kernel.send(target, signal, SignalInfo(SI_TKILL, 0, task.process.pid))
+            self.kernel.signals.send(target, signal, SignalInfo(SI_TKILL, 0, task.process.pid))
         return 0
+
+    def _queue(self, task: Task, target: Process | Task | None, signal: int, address: int) -> int:
+        info = read_info(task.process.mm.read(address, SIGINFO_SIZE))
+        if target is None:
+            raise OSError(errno.ESRCH, "nobody")
+        process = target.process if isinstance(target, Task) else target
+        if (info.code >= 0 or info.code == SI_TKILL) and process is not task.process:
+            raise OSError(errno.EPERM, "somebody else's sender")
+        if not 0 <= signal <= SIGNALS:
+            raise OSError(errno.EINVAL, "no signal")
+        if signal and not self.kernel.signals.send(target, signal, info):
+            raise OSError(errno.EAGAIN, "too many signals wait")
+        return 0
+
+    def sys_rt_sigqueueinfo(self, task: Task, pid: int, signal: int, address: int) -> int:
+        return self._queue(task, self.kernel.processes.get(int32(pid)), signal, address)
+
+    def sys_rt_tgsigqueueinfo(self, task: Task, pid: int, tid: int, signal: int, address: int) -> int:
+        return self._queue(task, self.kernel.tasks.get(int32(tid)), signal, address)
 
     def sys_tgkill(self, task: Task, pid: int, tid: int, signal: int) -> int:
         return self.sys_tkill(task, tid, signal)

@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 
 from .memory import AddressSpace
-from .tasks import RFLAGS, RIP, RSP, SIGCHLD, Action, Process, SignalInfo, Task
+from .tasks import RFLAGS, RIP, RSP, SIGCONT, Action, Process, SignalInfo, Task
 
 SA_NOCLDSTOP, SA_NOCLDWAIT, SA_SIGINFO = 1, 2, 4
 SA_ONSTACK, SA_RESTART, SA_NODEFER, SA_RESETHAND = 0x08000000, 0x10000000, 0x40000000, 0x80000000
@@ -15,17 +15,18 @@ FPU_ALIGN = 512
 """Not the 64 of Linux: the area has to be in one page."""
 _CONTEXT = struct.Struct("<QQQIxxxxQ 18Q 4H QQQQQ 64x Q")
 _INFO = struct.Struct("<iiixxxxQ104x")
-_INFO_SENDER = struct.Struct("<iiixxxxiIi100x")
+_INFO_SENDER = struct.Struct("<iiixxxxiIq96x")
+_INFO_SENT = struct.Struct("<8xixxxxiIq96x")
 _ORDER = (8, 9, 10, 11, 12, 13, 14, 15, 7, 6, 5, 3, 2, 0, 1, RSP, RIP, RFLAGS)
 """Registers as sigcontext has them, by our numbers."""
 USER_FLAGS = 0x40CD5 | 0x100 | 0x400
 """RFLAGS that user mode may set: arithmetic, TF, DF, AC."""
 MXCSR_OFFSET, MXCSR_MASK = 24, 0xFFBF
 FAULTS = (4, 5, 7, 8, 11)
-SENT = (0, -6)
-"""SI_USER and SI_TKILL: by kill() and its kin."""
 SIGINFO_SIZE = 128
-CLD_EXITED, CLD_KILLED = 1, 2
+CLD_EXITED, CLD_KILLED, CLD_STOPPED, CLD_CONTINUED = 1, 2, 5, 6
+CONTINUED = 0xFFFF
+"""What wait() reports of a process that was continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +80,31 @@ def push_frame(task: Task, signal: int, info: SignalInfo, action: Action, mask: 
 
 def pack_info(signal: int, info: SignalInfo) -> bytes:
     """siginfo_t."""
-    if signal in FAULTS and info.code not in SENT:
+    if signal in FAULTS and info.code > 0:
         return _INFO.pack(signal, 0, info.code, info.address)
     return _INFO_SENDER.pack(signal, 0, info.code, info.pid, info.uid, info.status)
 
 
-def end_of_child(child: Process) -> SignalInfo:
-    """What the parent of a process that has ended is told."""
-    status = child.status or 0
+def read_info(data: bytes) -> SignalInfo:
+    """Return what is in a siginfo_t that a program made."""
+    code, pid, uid, value = _INFO_SENT.unpack(data)
+    return SignalInfo(code, 0, pid, uid, value)
+
+
+def stopped_by(signal: int) -> int:
+    """Return what wait() reports of a process that a signal stopped."""
+    return signal << 8 | 0x7F
+
+
+def about_child(child: Process, status: int) -> SignalInfo:
+    """Return what the parent learns of a status as wait() reports it."""
+    if status == CONTINUED:
+        return SignalInfo(CLD_CONTINUED, 0, child.pid, 0, SIGCONT)
+    if status & 0xFF == 0x7F:
+        return SignalInfo(CLD_STOPPED, 0, child.pid, 0, status >> 8)
     if killed := status & 0x7F:
         return SignalInfo(CLD_KILLED, 0, child.pid, 0, killed)
     return SignalInfo(CLD_EXITED, 0, child.pid, 0, status >> 8)
-
-
-def child_info(child: Process) -> bytes:
-    """The same as siginfo_t."""
-    return pack_info(SIGCHLD, end_of_child(child))
 
 
 def pop_frame(task: Task, context: int) -> tuple[list[int], int, int]:

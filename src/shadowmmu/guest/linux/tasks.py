@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .directory import Directory
 from .files import FileTable, OpenFile
 from .memory import AddressSpace
 
@@ -11,8 +12,11 @@ SIGUSR1, SIGSEGV, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT, SIGCHLD, SIGCON
 SIGTSTP, SIGTTIN, SIGTTOU, SIGURG, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGWINCH = range(20, 29)
 SIGNALS = 64
 SIG_DFL, SIG_IGN = 0, 1
-IGNORED_BY_DEFAULT = frozenset((SIGCHLD, SIGCONT, SIGURG, SIGWINCH, SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU))
-"""Job control is absent: no process stops."""
+IGNORED_BY_DEFAULT = frozenset((SIGCHLD, SIGCONT, SIGURG, SIGWINCH))
+STOPS = frozenset((SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU))
+"""Signals that stop a process, unless it handles them: SIGSTOP does always."""
+FIRST_REALTIME, MOST_QUEUED = 32, 1024
+"""From here on each signal that is sent arrives; so many of a kind may wait."""
 SIGNAL_NAMES = dict(
     enumerate(
         [
@@ -83,6 +87,26 @@ class SignalInfo:
     status: int = 0
 
 
+class Pending(dict[int, list[SignalInfo]]):
+    """Signals that wait, by number: one of a kind, of realtime signals each that was sent."""
+
+    def add(self, signal: int, info: SignalInfo) -> bool:
+        """Return whether there was room for it."""
+        waiting = self.setdefault(signal, [])
+        if len(waiting) >= (1 if signal < FIRST_REALTIME else MOST_QUEUED):
+            return signal < FIRST_REALTIME
+        waiting.append(info)
+        return True
+
+    def take(self, signal: int) -> SignalInfo:
+        """Return the first one of a kind, which does not wait any more."""
+        waiting = self[signal]
+        info = waiting.pop(0)
+        if not waiting:
+            del self[signal]
+        return info
+
+
 class Blocked(Exception):
     """A system call has to wait: for one of the files, a time (of time.monotonic), or until test() is true.
 
@@ -112,7 +136,7 @@ class Process:
     parent: "Process | None"
     mm: AddressSpace
     files: FileTable
-    directory: str
+    directory: Directory
     umask: int = 0o022
     name: str = ""
     program: str = ""
@@ -122,9 +146,13 @@ class Process:
     children: "list[Process]" = field(default_factory=list)
     threads: "list[Task]" = field(default_factory=list)
     actions: dict[int, Action] = field(default_factory=dict)
-    pending: dict[int, SignalInfo] = field(default_factory=dict)
+    pending: Pending = field(default_factory=Pending)
     status: int | None = None
     """How it ended, as wait() reports it; None while it runs."""
+    stopped: int = 0
+    """The signal that stopped it; 0 while it runs."""
+    change: int | None = None
+    """That it was stopped or continued, as wait() reports it; None if it was reported."""
     vfork: bool = False
     """Its parent waits until it has ended or called execve."""
     alarm: float | None = None
@@ -154,7 +182,7 @@ class Task:
     mask: int = 0
     saved_mask: int | None = None
     """The mask before sigsuspend() or ppoll()."""
-    pending: dict[int, SignalInfo] = field(default_factory=dict)
+    pending: Pending = field(default_factory=Pending)
     stack: tuple[int, int] = (0, 0)
     """The alternate signal stack: address, size."""
     clear_tid: int = 0

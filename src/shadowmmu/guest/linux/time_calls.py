@@ -14,6 +14,7 @@ CLOCK_REALTIME, CLOCK_PROCESS, CLOCK_THREAD = 0, 2, 3
 NANOSECONDS = 10**9
 TIMER_ABSTIME = 1
 TICKS = 100
+SCHED_OTHER, REALTIME = 0, (1, 2)
 _TIME = struct.Struct("<qq")
 _RLIMIT_STACK, _RLIMIT_NOFILE = 3, 7
 _LIMITS = {_RLIMIT_STACK: (8 << 20, (1 << 64) - 1), _RLIMIT_NOFILE: (1024, 1024)}
@@ -85,8 +86,12 @@ class TimeCalls(Calls):
         process.interval = 0
         return left
 
+    def sys_getitimer(self, task: Task, which: int, address: int) -> int:
+        return self.sys_setitimer(task, which, 0, address)
+
     def sys_setitimer(self, task: Task, which: int, new: int, old: int) -> int:
         if which:
+            self.kernel.warn_once(f"{task.process.name}: timers of processor time are not supported (EINVAL)")
             raise OSError(errno.EINVAL, "only ITIMER_REAL")
         process = task.process
         now = time.monotonic()
@@ -180,6 +185,27 @@ class TimeCalls(Calls):
         if not int.from_bytes(task.process.mm.read(address, min(length, 128)), "little") & 1:
             raise OSError(errno.EINVAL, "there is one processor")
         return 0
+
+    def sys_sched_getscheduler(self, task: Task, pid: int) -> int:
+        return SCHED_OTHER
+
+    def sys_sched_getparam(self, task: Task, pid: int, address: int) -> int:
+        task.process.mm.write(address, bytes(4))
+        return 0
+
+    def sys_sched_setscheduler(self, task: Task, pid: int, policy: int, address: int) -> int:
+        if policy != SCHED_OTHER or task.process.mm.read_int(address):
+            raise OSError(errno.EPERM, "one policy, one priority")
+        return 0
+
+    def sys_sched_setparam(self, task: Task, pid: int, address: int) -> int:
+        return self.sys_sched_setscheduler(task, pid, SCHED_OTHER, address)
+
+    def sys_sched_get_priority_max(self, task: Task, policy: int) -> int:
+        return 99 if policy in REALTIME else 0
+
+    def sys_sched_get_priority_min(self, task: Task, policy: int) -> int:
+        return 1 if policy in REALTIME else 0
 
     def sys_personality(self, task: Task, persona: int) -> int:
         if persona & 0xFFFFFFFF not in (0, 0xFFFFFFFF):
