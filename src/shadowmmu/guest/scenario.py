@@ -637,6 +637,20 @@ def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
         return False
 
 
+def _within(value: Any, top: int, least: int = 0) -> int:
+    """An integer of a recording. Raises TypeError, ValueError."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
+    if not least <= value <= top:
+        raise ValueError(f"{value} is out of range")
+    return value
+
+
+def _hex(text: Any, top: int = U64) -> int:
+    """A number that a recording has as text. Raises TypeError, ValueError."""
+    return _within(int(text, 16), top)
+
+
 class _RecordingParser:
     """Rebuilds a scenario from a recording's header and the texts of its ops."""
 
@@ -688,34 +702,39 @@ class _RecordingParser:
         return values
 
     def _entry(self, entry: Mapping[str, Any]) -> None:
+        """Add a setup entry. Raises KeyError, TypeError, ValueError for one that no recorder writes."""
         statement: Statement
         match entry["setup"]:
             case "mode":
-                self._mode(MODES[entry["mode"]], int(entry.get("vcpu", 0)))
+                self._mode(MODES[entry["mode"]], _within(entry.get("vcpu", 0), len(self.ops_parser.modes)))
                 return
             case "cpuid":
-                self.maxphyaddr = int(entry["maxphyaddr"])
+                self.maxphyaddr = _within(entry["maxphyaddr"], 52, 32)
                 return
             case "vcpu":
-                registers = (int(entry[name], 16) for name in ("cr0", "cr3", "cr4", "efer"))
-                self.vcpus.append(Vcpu(int(entry["id"]), *registers))
+                registers = (_hex(entry[name]) for name in ("cr0", "cr3", "cr4", "efer"))
+                self.vcpus.append(Vcpu(_within(entry["id"], len(self.vcpus), len(self.vcpus)), *registers))
                 return
             case "slot":
                 statement = self._slot(entry)
                 self.ops_parser.slots[statement.id] = statement.gpa, statement.size
             case "pt":
-                statement = Pt(int(entry["gpa"], 16), int(entry["size"]), int(entry["val"], 16))
+                size = _within(entry["size"], 8)
+                if size not in {mode.entry_size for mode in self.ops_parser.modes}:
+                    raise ValueError(f"an entry of {size} bytes")
+                statement = Pt(self._gpa(entry, size), size, _hex(entry["val"], (1 << 8 * size) - 1))
             case "poke":
-                statement = Poke(int(entry["gpa"], 16), int(entry["val"], 16))
+                statement = Poke(self._gpa(entry, 8), _hex(entry["val"]))
             case "code":
-                statement = Code(int(entry["gpa"], 16))
+                statement = Code(self._gpa(entry, 2))
             case "cap":
-                statement = Cap(int(entry["cap"]), int(entry["arg"]))
+                statement = Cap(_within(entry["cap"], U32), _within(entry["arg"], U64))
             case "l2code":
-                statement = L2Code(int(entry["gpa"], 16))
+                statement = L2Code(self._gpa(entry, 3))
             case "vmcb":
-                addresses = int(entry["gpa"], 16), int(entry["ncr3"], 16)
-                self.vmcbs.append(Vmcb(int(entry["vcpu"]), *addresses, int(entry["asid"])))
+                addresses = self._gpa(entry, PAGE), _hex(entry["ncr3"])
+                vcpu = _within(entry["vcpu"], len(self.vmcbs), len(self.vmcbs))
+                self.vmcbs.append(Vmcb(vcpu, *addresses, _within(entry["asid"], U32)))
                 return
             case other:
                 self.fail(1, f"unknown setup entry `{other}`", "give a recording of this format")
@@ -728,13 +747,25 @@ class _RecordingParser:
             raise ValueError(f"mode of vCPU {vcpu}")
         self.ops_parser.set_modes([*before, mode])
 
+    def _gpa(self, entry: Mapping[str, Any], length: int) -> int:
+        gpa = _hex(entry["gpa"], GPA_LIMIT - 1)
+        self.ops_parser.inside(Line(self.path, 1, ""), gpa, length)
+        return gpa
+
     def _slot(self, entry: Mapping[str, Any]) -> SlotSetup:
-        where = int(entry["gpa"], 16), int(entry["size"], 16)
+        where = _hex(entry["gpa"], GPA_LIMIT - 1), _hex(entry["size"], GPA_LIMIT)
         options = str(entry["opts"])
         if options == "nested":
             self.ops_parser.allow_nested()
         if options in ("trampoline", "nested"):
-            return SlotSetup(int(entry["id"]), *where, options=options)
+            slot = _within(entry["id"], U32), *where
+            own = {(NESTED_SLOT, NESTED_GPA, NESTED_SIZE)}
+            if options == "trampoline":
+                tramps = trampolines_of([mode.name for mode in self.ops_parser.modes]).values()
+                own = {(tramp.slot, tramp.gpa, TRAMP_SIZE) for tramp in tramps}
+            if slot not in own:
+                raise ValueError("another slot than the recorder's")
+            return SlotSetup(*slot, options=options)
         line = Line(self.path, 1, "", word="slot")
         return self.ops_parser.slot_spec(line, [str(entry["id"]), *map(hex, where), *options.split()])
 

@@ -122,7 +122,9 @@ def _may_be_timer(event: Mapping[str, Any]) -> bool:
 
     INVLPG and writes to control registers look the same; their emulation follows.
     """
-    return bool(event["e"] in ("kvm_exit", "kvm_nested_vmexit") and event["info1"] == event["info2"] == "0")
+    if event["e"] not in ("kvm_exit", "kvm_nested_vmexit"):
+        return False
+    return event.get("info1") == event.get("info2") == "0"
 
 
 def _again(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:

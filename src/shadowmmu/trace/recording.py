@@ -34,7 +34,7 @@ from shadowmmu.guest.setup import (
     Watch,
     resolve,
 )
-from shadowmmu.guest.text import read_file, shown
+from shadowmmu.guest.text import first_invisible, read_file, shown
 from shadowmmu.kvm.design import design_of
 from shadowmmu.trace import events
 from shadowmmu.trace.events import Event
@@ -408,6 +408,9 @@ def _descend(state: State, parents: Iterable[str]) -> State:
 
 _HEADER = {"scenario": str, "title": str, "kernel": str, "params": dict, "tramp_gva": str, "setup": list}
 _ROW = {"op": int, "do": str}
+_ESCAPE = re.compile(r"\\[^\"\\/]")
+_LONGEST_INTEGER = 20
+_LONGEST_NAME = 200
 _OP_ROW = {"vcpu": int, "result": dict, "stats": dict, "gptes": list, "events": list}
 
 
@@ -433,10 +436,7 @@ class Recording:
         if not lines:
             _fail(path, 1, "the file is empty", "give a recording")
         header = _parse(path, 1, lines[0], last=len(lines) == 1)
-        if not isinstance(header, dict) or any(
-            not isinstance(header.get(key), kind) for key, kind in _HEADER.items()
-        ):
-            _fail(path, 1, "this is not the header of a recording", "give a file that was made by recording")
+        _check_header(path, header)
         rows = []
         for number, line in enumerate(lines[1:], 2):
             row = _parse(path, number, line, last=number == len(lines))
@@ -453,11 +453,50 @@ def _fail(path: Path, line: int, what: str, mend: str) -> NoReturn:
 
 def _parse(path: Path, number: int, line: bytes, *, last: bool) -> Any:
     try:
-        return json.loads(line)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        if last and number > 1:
+        text = line.decode()
+        value = json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
+    except (ValueError, RecursionError):
+        if last and number > 1 and not line.endswith(b"}"):
             _fail(path, number, "the last line is cut off", "record it again, or remove the line")
         _fail(path, number, "this is not JSON", "give a recording: JSON, one object per line")
+    if (not text.isprintable() or _ESCAPE.search(text)) and (odd := _first_odd(value)):
+        _fail(path, number, f"a text has an invisible character ({odd})", "record it again")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _integer(text: str) -> int:
+    """An integer of a recording, of 64 bits at most. Raises ValueError."""
+    if len(text) > _LONGEST_INTEGER:
+        raise ValueError("an integer of more than 64 bits")
+    return int(text)
+
+
+def _first_odd(value: Any) -> str | None:
+    """The first character that cannot be shown in the texts of a value, names of members included."""
+    if isinstance(value, str):
+        return first_invisible(value.replace("\t", "\0"))
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    return (
+        next((odd for held in value if (odd := _first_odd(held))), None) if isinstance(value, list) else None
+    )
+
+
+def _check_header(path: Path, header: Any) -> None:
+    if not isinstance(header, dict) or any(
+        not isinstance(header.get(key), kind) for key, kind in _HEADER.items()
+    ):
+        _fail(path, 1, "this is not the header of a recording", "give a file that was made by recording")
+    name = header["scenario"]
+    if not name or name in (".", "..") or "/" in name or len(name) > _LONGEST_NAME:
+        _fail(path, 1, f"`{name}` cannot be the name of a scenario", "use the name of its file, without .txt")
+    for key, value in header["params"].items():
+        if not isinstance(value, str):
+            _fail(path, 1, f"the parameter `{key}` is not a text", "record it again")
 
 
 def _check_row(path: Path, number: int, row: Any) -> None:
