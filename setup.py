@@ -24,12 +24,33 @@ DIRECTIVES = {
     "auto_pickle": False,
 }
 FASTEST = frozenset(
-    """
-    guest/accesses host/mapping x86/processor x86/tlb x86/walker
-    kvm/fetch kvm/guest_memory kvm/guest_walk kvm/huge_page kvm/make_spte kvm/memslots kvm/mmu kvm/page_cache
-    kvm/page_fault kvm/prefetch kvm/rmap kvm/set_spte kvm/shadow_page kvm/spte kvm/vcpu kvm/vm kvm/zap
-    kvm/tdp/iter kvm/tdp/map kvm/tdp/spte_changed
-    """.split()
+    [
+        "guest/accesses",
+        "host/mapping",
+        "x86/processor",
+        "x86/tlb",
+        "x86/walker",
+        "kvm/fetch",
+        "kvm/guest_memory",
+        "kvm/guest_walk",
+        "kvm/huge_page",
+        "kvm/make_spte",
+        "kvm/memslots",
+        "kvm/mmu",
+        "kvm/page_cache",
+        "kvm/page_fault",
+        "kvm/prefetch",
+        "kvm/rmap",
+        "kvm/set_spte",
+        "kvm/shadow_page",
+        "kvm/spte",
+        "kvm/vcpu",
+        "kvm/vm",
+        "kvm/zap",
+        "kvm/tdp/iter",
+        "kvm/tdp/map",
+        "kvm/tdp/spte_changed",
+    ]
 )
 """The modules in which a workload of benchmarks/run.py spends at least 1 % of its instructions (callgrind).
 
@@ -56,7 +77,9 @@ def extension(name: str) -> Extension:
     """The extension of src/shadowmmu/`name`.py."""
     optimization = "-O3" if name in FASTEST else "-O1"
     return Extension(
-        f"shadowmmu.{name.replace('/', '.')}", [f"{PACKAGE}/{name}.py"], extra_compile_args=flags(optimization)
+        f"shadowmmu.{name.replace('/', '.')}",
+        [f"{PACKAGE}/{name}.py"],
+        extra_compile_args=flags(optimization),
     )
 
 
@@ -68,7 +91,9 @@ def extensions() -> list[Extension]:
     mode = runpy.run_path(str(PACKAGE / "_native.py"))
     if mode["is_set"]("SHADOWMMU_INTERPRETED"):
         return []
-    names = [source.relative_to(PACKAGE).with_suffix("").as_posix() for source in mode["hot_modules"](PACKAGE)]
+    names = [
+        source.relative_to(PACKAGE).with_suffix("").as_posix() for source in mode["hot_modules"](PACKAGE)
+    ]
     built = [shared_utilities()]
     built += cythonize(
         [extension(name) for name in names],

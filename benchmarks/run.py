@@ -78,7 +78,7 @@ def identity(machine: Machine, base: int, pages: int, flags: int) -> Vcpu:
     for first in range(0, pages, 1 << 16):
         last = min(first + (1 << 16), pages)
         store(leaves + 8 * first, array("Q", range(first * PAGE | flags, last * PAGE | flags, PAGE)))
-    vcpu = machine.add_vcpu(machine.host_maxphyaddr)
+    vcpu = machine.add_vcpu(machine.kvm.parameters.host_maxphyaddr)
     set_sregs(vcpu, CR0, root, CR4, EFER)
     return vcpu
 

@@ -22,15 +22,17 @@ from .guest.machine import Machine
 from .guest.stubs import Step
 from .host.mapping import Kind
 from .kvm.bits import MEM_LOG_DIRTY_PAGES, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from .kvm.capabilities import (
+    KVM_CAP_DIRTY_LOG_RING,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+    kvm_vm_ioctl_enable_cap,
+)
 from .kvm.design import design_of
 from .kvm.dirty_log import cpu_dirty_log_size
 from .kvm.dirty_log_ioctl import (
     INITIALLY_SET,
-    KVM_CAP_DIRTY_LOG_RING,
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
     MANUAL_PROTECT,
     kvm_vm_ioctl_clear_dirty_log,
-    kvm_vm_ioctl_enable_cap,
     kvm_vm_ioctl_get_dirty_log,
     kvm_vm_ioctl_reset_dirty_pages,
 )
@@ -93,6 +95,13 @@ def _bytes(size: int | str) -> int:
     if not match:
         raise ValueError(f"size {size!r} is not a number with K, M, G or T behind it")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def _physical_bits(name: str, bits: int) -> int:
+    """Bits of a physical address. Raises ValueError."""
+    if not 32 <= bits <= 52:
+        raise ValueError(f"{name}={bits} must be 32 to 52")
+    return bits
 
 
 class Stats:
@@ -289,6 +298,9 @@ class Vm:
               logging splits huge pages before they are written to (TDP MMU only)
     dirty_ring
               entries of each vCPU's dirty ring, a power of two from 256 on; 0: a bitmap logs
+    hostbits, physbits
+              bits of a physical address, 32 to 52: those of the host's processor (MAXPHYADDR), and those that
+              the guest is shown; by default the host's
     mmio      answers accesses to addresses without memory; by default reads give all ones
 
     The guest's page tables are at the top of its memory, made by `map` as they are needed.
@@ -312,6 +324,8 @@ class Vm:
         pml: bool = True,
         eager_page_split: bool = True,
         dirty_ring: int = 0,
+        hostbits: int = 46,
+        physbits: int | None = None,
         mmio: Callable[[MmioAccess], int] | None = None,
     ) -> None:
         if paging not in _FORMATS:
@@ -330,6 +344,8 @@ class Vm:
         )
         parameters.eager_page_split = eager_page_split
         self.format: PagingFormat = _FORMATS[paging]
+        parameters.host_maxphyaddr = _physical_bits("hostbits", hostbits)
+        self.physbits = hostbits if physbits is None else _physical_bits("physbits", physbits)
         self.machine = Machine(parameters, design=design_of(kernel, design), tlb=tlb)
         if dirty_ring:
             kvm_vm_ioctl_enable_cap(self.machine.kvm, KVM_CAP_DIRTY_LOG_RING, dirty_ring * ENTRY_BYTES)
@@ -344,7 +360,8 @@ class Vm:
         cr0 = CR0_PE | CR0_WP | (CR0_PG if levels else 0)
         cr4 = (CR4_PAE if levels > 2 else CR4_PSE) | (CR4_LA57 if levels == 5 else 0)
         efer = (EFER_NX if levels > 2 else 0) | (EFER_LME | EFER_LMA if levels > 3 else 0)
-        state = self.machine.add_vcpu(self.machine.host_maxphyaddr)
+        state = self.machine.add_vcpu(self.physbits)
+        state.compatibility_mode = levels < 4
         set_sregs(state, cr0, self.cr3, cr4, efer)
         return Vcpu(state, mmio)
 

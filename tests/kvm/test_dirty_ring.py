@@ -8,12 +8,12 @@ from kvm.world import World, names
 
 from shadowmmu.kvm import dirty_log_ioctl
 from shadowmmu.kvm.bits import DIRTY_GFN_DIRTY, DIRTY_GFN_RESET
-from shadowmmu.kvm.dirty_log_ioctl import (
+from shadowmmu.kvm.capabilities import (
     KVM_CAP_DIRTY_LOG_RING,
     KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
     kvm_vm_ioctl_enable_cap,
-    kvm_vm_ioctl_reset_dirty_pages,
 )
+from shadowmmu.kvm.dirty_log_ioctl import kvm_vm_ioctl_reset_dirty_pages
 from shadowmmu.kvm.dirty_ring import DirtyRing, dirty_ring_of
 from shadowmmu.kvm.memory_region import RegionError
 from shadowmmu.trace.events import DirtyRingPush

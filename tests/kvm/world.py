@@ -39,7 +39,9 @@ class World:
         design: Mapping[str, str] | None = None,
     ) -> None:
         parameters = [line for line in setup if line.startswith(("param ", "vendor "))]
-        first = [line for line in setup if line.split()[0] in ("vcpus", "physbits", "cap", "slot")]
+        first = [
+            line for line in setup if line.split()[0] in ("vcpus", "physbits", "hostbits", "cap", "slot")
+        ]
         if not any(line.startswith("slot 0 ") for line in first):
             first.append("slot 0 0x0 16M")
         others = [line for line in setup if line not in first and line not in parameters]

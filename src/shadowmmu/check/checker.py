@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from ..guest.ops import Op
 from ..guest.player import OpResult, Player
-from ..kvm.tdp.spte_changed import InvalidSpteChange
+from ..kvm.oops import KernelOops
 
 __all__ = ["CORRUPT", "Checker", "Violation", "play_checked"]
 
-CORRUPT = (LookupError, AttributeError, InvalidSpteChange, RecursionError, RuntimeError)
+CORRUPT = (LookupError, AttributeError, KernelOops, RecursionError, RuntimeError)
 """What the MMU raises when it meets structures that cannot be: where KVM has BUG() or WARN()."""
 
 
@@ -87,7 +87,10 @@ def play_checked(
         except NotImplementedError:
             raise
         except CORRUPT as error:
-            yield op, None, [_stumbled(player, op, error)]
+            yield op, None, [_stumbled(player.op_number, op, error)]
+            return
+        if player.oops is not None:
+            yield op, None, [_stumbled(player.op_number - 1, op, KernelOops(player.oops))]
             return
         found: list[Violation] = []
         for checker in checkers:
@@ -95,6 +98,6 @@ def play_checked(
         yield op, played, found
 
 
-def _stumbled(player: Player, op: Op, error: Exception) -> Violation:
+def _stumbled(number: int, op: Op, error: Exception) -> Violation:
     says = f"the MMU stumbles over its own structures: {type(error).__name__}: {error}"
-    return Violation("audit", "no-bug", says, player.op_number, op.text)
+    return Violation("audit", "no-bug", says, number, op.text)

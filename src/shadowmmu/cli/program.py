@@ -41,6 +41,7 @@ _PARAMETERS = {
     "kvm.eager_page_split": "eager_page_split",
     "kvm.nx_huge_pages": "nx_huge_pages",
     "kvm.flush_on_reuse": "flush_on_reuse",
+    "kvm.mmio_caching": "mmio_caching",
 }
 
 
@@ -243,7 +244,7 @@ def new_machine(
 
 def _parameters(params: Mapping[str, str], npt: bool | None) -> Parameters:  # noqa: FBT001
     """KVM's parameters. Raises ClickException for one that there is not."""
-    from shadowmmu.guest.scenario import param_value
+    from shadowmmu.guest.module_params import param_value
     from shadowmmu.kvm.vm import Parameters
 
     parameters = Parameters()

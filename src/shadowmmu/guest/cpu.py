@@ -76,6 +76,8 @@ class Exits(Protocol):
 
     def intercept(self, vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool: ...
 
+    def reserved_cr3(self, vcpu: Vcpu) -> None: ...
+
     def shutdown_exit(self, vcpu: Vcpu) -> None: ...
 
 
@@ -226,8 +228,10 @@ class GuestCpu:
             return True
         vcpu = self.vcpu
         value = insn.value & ~CR3_NOFLUSH if vcpu.cr4 & CR4_PCIDE else insn.value
-        if value >> vcpu.maxphyaddr:
-            vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+        if not vcpu.is_long_mode():
+            value &= 0xFFFFFFFF
+        elif value >> vcpu.host_maxphyaddr:
+            self.exits.reserved_cr3(vcpu)
             return False
         vcpu.cr3 = value
         self.cpu.root = value
@@ -263,7 +267,7 @@ class GuestCpu:
         first = min(size, 0x1000 - (gva & 0xFFF))
         parts = [(self._translate(gva, kind), first)]
         if first < size:
-            limit = (1 << 64 if self.vcpu.is_long_mode() else 1 << 32) - 1
+            limit = (1 << 64 if self.vcpu.is_64_bit_mode() else 1 << 32) - 1
             parts.append((self._translate((gva + first) & limit, kind), size - first))
         return parts
 
@@ -315,7 +319,7 @@ class GuestCpu:
 
     def _iret(self) -> None:
         stubs = self._need_stubs()
-        self._system(stubs.iret_frame(), READ)
+        self._translate(stubs.iret_frame(), READ)
         self._system(stubs.gdt_entry(USER_CODE), READ)
         self._system(stubs.gdt_entry(USER_DATA), READ)
 

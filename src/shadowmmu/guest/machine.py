@@ -34,7 +34,7 @@ class Machine:
     """A VM with its host.
 
     `design` says how KVM behaves (by default as 6.12.111),
-    host_maxphyaddr is the width of a physical address on the host; tlb=False lets every access walk.
+    tlb=False lets every access walk.
     `nested`: the guest is a hypervisor, so that the state of the MMUs for its guests is of interest.
     """
 
@@ -43,16 +43,15 @@ class Machine:
         parameters: Parameters | None = None,
         *,
         design: Design | None = None,
-        host_maxphyaddr: int = 46,
         tlb: bool = True,
         implementation: Implementation = MANUAL,
     ) -> None:
-        self.arena = Arena(min(LARGEST_ARENA, 1 << host_maxphyaddr))
+        parameters = parameters or Parameters()
+        self.arena = Arena(min(LARGEST_ARENA, 1 << parameters.host_maxphyaddr))
         self.host = AddressSpace(self.arena)
-        self.kvm = Kvm(self.arena, self.host, parameters or Parameters(), design)
+        self.kvm = Kvm(self.arena, self.host, parameters, design)
         self.host.notifiers.append(MmuNotifier(self.kvm))
         self.host.hugetlb_unmap_notifies_again = self.kvm.design.hugetlb_unmap_notifies_again
-        self.host_maxphyaddr = host_maxphyaddr
         self.tlb = tlb
         self.implementation = implementation
         self.slots: dict[int, UserSlot] = {}
@@ -65,8 +64,8 @@ class Machine:
         kvm_dirty_ring_alloc(vcpu)
         vmx_create_pml_buffer(vcpu)
         vcpu.maxphyaddr = maxphyaddr
-        vcpu.host_maxphyaddr = self.host_maxphyaddr
         vcpu.wide_cr0 = self.implementation.wide_cr0
+        vcpu.bad_cr3_fails_entry = self.implementation.bad_cr3_fails_entry
         vcpu.efer_missing = ~self.implementation.efer & (1 << 64) - 1
         vcpu.cr4_missing = (0 if self.implementation.pcid else CR4_PCIDE) | (0 if la57 else CR4_LA57)
         return vcpu

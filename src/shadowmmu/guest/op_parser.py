@@ -104,6 +104,7 @@ _USAGE = {
     "mode": "mode[@N] long4|long5|pae|32|nopaging",
     "vcpus": "vcpus N (1 to 8)",
     "physbits": "physbits N (32 to 52)",
+    "hostbits": "hostbits N (32 to 52)",
     "slot": "slot ID GPA SIZE [dirty] [ro] [lazy] [thp|huge2m|huge1g|memfd] [keep] [skew=N]",
     "cap": "cap CAP ARG",
     "alloc": "alloc GPA",

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
 from ..host.bits import PROT_NONE, PROT_READ, PROT_RW
 from ..host.mapping import HostError, Kind
+from ..kvm.capabilities import kvm_vm_ioctl_enable_cap
 from ..kvm.design import design_of
-from ..kvm.dirty_log import cpu_dirty_log_size
 from ..kvm.dirty_log_ioctl import (
     kvm_vm_ioctl_clear_dirty_log,
-    kvm_vm_ioctl_enable_cap,
     kvm_vm_ioctl_get_dirty_log,
     kvm_vm_ioctl_reset_dirty_pages,
 )
@@ -29,12 +28,12 @@ from ..kvm.exits import EntryFailed, KvmRunError
 from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
+from ..kvm.oops import KernelOops
 from ..kvm.pre_fault import kvm_vcpu_pre_fault_memory
 from ..kvm.regs import set_sregs
 from ..kvm.roots import NoShadowPages
 from ..kvm.run import DirtyRingFull, TripleFault
 from ..kvm.tracepoints import Log
-from ..kvm.vm import Parameters
 from ..x86.bits import PF_VECTOR
 from ..x86.implementation import TCG, TCG_INTEL
 from ..x86.insn import Insn, Op
@@ -42,6 +41,7 @@ from . import ops as kinds, setup as statements
 from .cpu import Delivered, EndlessFaults, GuestCpu, LeftL2
 from .machine import Machine
 from .modes import MODES, Mode, trampolines_of
+from .module_params import parameters_of
 from .setup import (
     HOST_SAVE_AREAS,
     L2_CODE,
@@ -54,7 +54,6 @@ from .setup import (
 from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
 from .vmcb import Vmcb12
 
-HOST_MAXPHYADDR = 40
 MMIO_ANSWER = 0x1122334455667788
 KVM_EXIT_SHUTDOWN, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR = 8, 9, 17
 KVM_EXIT_DIRTY_RING_FULL = 31
@@ -108,26 +107,12 @@ class Player:
         self.snapshot = snapshot
         self.modes = [MODES[name] for name in setup.modes]
         self.trampolines = trampolines_of(setup.modes)
-        parameters = Parameters()
-        parameters.vmx = "kvm_intel.ept" in setup.params
-        nested_paging = setup.params.get("kvm_intel.ept" if parameters.vmx else "kvm_amd.npt", "N")
-        parameters.tdp_enabled = nested_paging in ("Y", "1")
-        parameters.ept_ad_bits = setup.params.get("kvm_intel.eptad", "Y") in ("Y", "1")
-        parameters.cpu_dirty_log_size = cpu_dirty_log_size(
-            vmx=parameters.vmx,
-            ept=parameters.tdp_enabled,
-            ept_ad_bits=parameters.ept_ad_bits,
-            pml=setup.params.get("kvm_intel.pml", "Y") in ("Y", "1"),
-        )
-        parameters.tdp_mmu = setup.params.get("kvm.tdp_mmu", "Y") in ("Y", "1")
-        parameters.eager_page_split = setup.params.get("kvm.eager_page_split", "Y") in ("Y", "1")
+        parameters = parameters_of(setup.params)
         parameters.tdp_level = 5 if setup.host_la57 else 4
-        parameters.nx_huge_pages = setup.params.get("kvm.nx_huge_pages", "N") in ("Y", "1")
-        parameters.flush_on_reuse = setup.params.get("kvm.flush_on_reuse", "N") in ("Y", "1")
+        parameters.host_maxphyaddr = setup.host_maxphyaddr
         self.machine = Machine(
             parameters,
             design=design_of(setup.params["kernel"], setup.design),
-            host_maxphyaddr=HOST_MAXPHYADDR,
             tlb=tlb,
             implementation=TCG_INTEL if parameters.vmx else TCG,
         )
@@ -146,6 +131,8 @@ class Player:
         self.watched: dict[int, bytes] = {}
         self.entry_sizes: dict[int, int] = {}
         self.dump = True
+        self.oops: str | None = None
+        """What broke the kernel; from then on no operation is carried out."""
         self.op_number = 0
         self.waiting: list[kinds.Meanwhile] = []
         self.on_meanwhile: list[Callable[[kinds.Op, dict[str, Any] | None], None]] = []
@@ -160,7 +147,7 @@ class Player:
     def _set_up(self, action: SetupAction) -> None:
         match action:
             case statements.SlotSetup():
-                self._set_slot(action, keep=False)
+                self._ask_kvm(action, f"slot {action.id}", lambda: self._set_slot(action, keep=False))
                 if action.options == "trampoline":
                     (mode,) = (name for name, t in self.trampolines.items() if t.slot == action.id)
                     for offset, code in self.stubs[mode].image.items():
@@ -179,12 +166,26 @@ class Player:
             case statements.Vmcb():
                 self.vmcbs.append(Vmcb12(self.machine, action))
             case statements.Cap():
-                with suppress(RegionError):
-                    kvm_vm_ioctl_enable_cap(self.kvm, action.cap, action.arg)
+                ask = partial(kvm_vm_ioctl_enable_cap, self.kvm, action.cap, action.arg)
+                self._ask_kvm(action, f"capability {action.cap}", ask)
             case statements.Vcpu():
                 self._add_vcpu(action)
             case statements.Watch():
                 pass
+
+    def _ask_kvm(
+        self, action: statements.SlotSetup | statements.Cap, what: str, ioctl: Callable[[], None]
+    ) -> None:
+        """An ioctl of the setup. Raises ScenarioError if KVM refuses it and did not when it was recorded."""
+        try:
+            ioctl()
+        except RegionError as error:
+            if not action.result:
+                where = f"{self.setup.path}:{action.line}"
+                name = errno.errorcode[error.errno or 0]
+                raise ScenarioError(
+                    f"{where}: KVM refuses {what}: {name}, {error.strerror}; change or remove this line"
+                ) from None
 
     def _write_bytes(self, gpa: int, data: bytes) -> None:
         for i, byte in enumerate(data):
@@ -228,6 +229,7 @@ class Player:
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
         if self.setup.nested:
             vcpu.hsave_msr = HOST_SAVE_AREAS + PAGE * vcpu.id
+        vcpu.compatibility_mode = not self.mode_of(vcpu.id).is64
         stubs = self.stubs[self.mode_of(vcpu.id).name]
         self.cpus.append(GuestCpu(vcpu, self._complete_mmio, stubs))
 
@@ -272,7 +274,13 @@ class Player:
 
     def _play_one(self, op: kinds.Op) -> OpResult:
         before = self._counters()
-        result = self._with_others(op) if self.waiting else self._carry_out(op)
+        if self.oops is None:
+            try:
+                result = self._with_others(op) if self.waiting else self._carry_out(op)
+            except KernelOops as error:
+                self.oops = str(error)
+        if self.oops is not None:
+            result = {"outcome": "oops", "reason": self.oops}
         after = self._counters()
         played = OpResult(
             op=self.op_number,

@@ -15,6 +15,15 @@ from typing import Any, NoReturn, Protocol
 
 from ..kvm.switches import DEFAULT_KERNEL, DesignError, kernel_text, value_of
 from .modes import MODES, TRAMP_SIZE, Mode, Trampoline, trampolines_of
+from .module_params import (
+    DEFAULT_PARAMS,
+    VENDORS,
+    choices,
+    nested_paging_of,
+    not_modelled,
+    param_value,
+    params_of_vendor,
+)
 from .op_parser import (
     GPA_LIMIT,
     MAX_COUNT,
@@ -59,30 +68,15 @@ from .setup import (
 )
 from .text import first_invisible, read_file
 
-__all__ = ["RecordedRun", "Scenario", "param_value"]
+__all__ = ["HOST_MAXPHYADDR", "RecordedRun", "Scenario"]
 
 _CR4_LA57 = 0x1000
 EFER_SVME = 0x1000
 
-_YES = {"1", "y", "Y", "on", "ON", "On"}
-_NO = {"0", "n", "N", "off", "OFF", "Off"}
-_VENDORS: Mapping[str, Mapping[str, str]] = {
-    "amd": {"kvm_amd.npt": "N"},
-    "intel": {"kvm_intel.ept": "N", "kvm_intel.eptad": "Y", "kvm_intel.pml": "Y"},
-}
-"""The parameters of the vendors' modules; the first of each is for nested paging."""
-_DEFAULT_PARAMS = {
-    **_VENDORS["amd"],
-    "kvm.tdp_mmu": "Y",
-    "kvm.eager_page_split": "Y",
-    "kvm.nx_huge_pages": "N",
-    "kvm.flush_on_reuse": "N",
-    "kvm.ignore_msrs": "N",
-}
 _PER_VCPU = ("mode", "tramp", "map", "pt", "npt", "ntramp")
 """The setup words that depend on a paging mode: with @N on that of vCPU N, else on that of vCPU 0."""
-_NX_HUGE_PAGES = {"off": "N", "force": "Y", "auto": "N", "never": "never"}
-_HOST_MAXPHYADDR = 40
+HOST_MAXPHYADDR = 40
+"""What the recorded kernels ran on, unless a scenario says otherwise."""
 
 
 class RecordedRun(Protocol):
@@ -104,36 +98,6 @@ class RecordedRun(Protocol):
         ...
 
 
-def params_of_vendor(params: Mapping[str, str], vendor: str) -> dict[str, str]:
-    """The parameters with those of another vendor's module; nested paging is used as before.
-
-    Raises ScenarioError for a vendor that is none.
-    """
-    if vendor not in _VENDORS:
-        raise ScenarioError(f"there is no vendor {vendor!r}; there are {', '.join(_VENDORS)}")
-    module = dict(_VENDORS[vendor])
-    if next(iter(module)) in params:
-        return dict(params)
-    nested_paging = params[_nested_paging(params)]
-    modules = {name for names in _VENDORS.values() for name in names}
-    module[_nested_paging(module)] = nested_paging
-    return {**module, **{name: value for name, value in params.items() if name not in modules}}
-
-
-def param_value(name: str, value: str) -> str | None:
-    """The value of a parameter as headers show it; None if it is none."""
-    if value in _YES:
-        return "Y"
-    if value in _NO:
-        return "N"
-    return _NX_HUGE_PAGES.get(value) if name == "kvm.nx_huge_pages" else None
-
-
-def _nested_paging(params: Mapping[str, str]) -> str:
-    """The parameter for nested paging."""
-    return "kvm_intel.ept" if "kvm_intel.ept" in params else "kvm_amd.npt"
-
-
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A scenario as written, or as rebuilt from a recording (then `setup` holds single entries only)."""
@@ -149,6 +113,9 @@ class Scenario:
     modes: tuple[str, ...]
     """The paging mode of each vCPU."""
     maxphyaddr: int
+    """Bits of a physical address as the guest's CPUID has them."""
+    host_maxphyaddr: int
+    """The same of the host's processor."""
     host_la57: bool
     """The host has five-level page tables; a scenario's host has if its guest may."""
     vcpus: tuple[Vcpu, ...]
@@ -186,6 +153,8 @@ class Scenario:
 
     def with_vendor(self, vendor: str) -> Scenario:
         """The same on a processor of a vendor, `intel` or `amd`. Raises ScenarioError if it cannot be."""
+        if vendor not in VENDORS:
+            raise ScenarioError(f"there is no vendor {vendor!r}; there are {', '.join(VENDORS)}")
         if vendor == "intel" and self.vmcbs:
             raise ScenarioError(f"{self.path}: a guest that is a hypervisor is modelled on AMD only")
         return replace(self, params=params_of_vendor(self.params, vendor))
@@ -202,9 +171,9 @@ class Scenario:
                 raise ScenarioError(f"{self.path}: there is no parameter {name!r}; there are {known}")
             shown = param_value(name, value)
             if shown is None:
-                raise ScenarioError(f"{self.path}: {value!r} is no value of {name}; use Y or N")
+                raise ScenarioError(f"{self.path}: {value!r} is no value of {name}; use {choices(name)}")
             params[name] = shown
-        nested_paging = _nested_paging(params)
+        nested_paging = nested_paging_of(params)
         if params[nested_paging] == "N":
             if self.vmcbs:
                 raise ScenarioError(f"{self.path}: a guest that is a hypervisor needs {nested_paging}")
@@ -269,10 +238,33 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
     if missing is not None:
         differs(ops[-1].line if ops else 1, f"the scenario ends before `{missing.text}`")
     return replace(
-        text, name=rebuilt.name, title=rebuilt.title, kernel=rebuilt.kernel, params=rebuilt.params,
+        text, setup=_with_results(text.setup, rebuilt.setup), name=rebuilt.name, title=rebuilt.title,
+        kernel=rebuilt.kernel, params={**_not_recorded(text.params), **rebuilt.params},
         design=rebuilt.design,
-        maxphyaddr=rebuilt.maxphyaddr, host_la57=rebuilt.host_la57, ops=tuple(ops),
+        maxphyaddr=rebuilt.maxphyaddr, host_maxphyaddr=rebuilt.host_maxphyaddr,
+        host_la57=rebuilt.host_la57, ops=tuple(ops),
     )  # fmt: skip
+
+
+def _not_recorded(params: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that are not the vendor's: headers have not all of them."""
+    return {name: value for name, value in params.items() if name.startswith("kvm.")}
+
+
+def _with_results(written: Sequence[SetupLine], recorded: Sequence[SetupLine]) -> tuple[SetupLine, ...]:
+    """The setup as written, with what KVM answered to its slots and capabilities when it was recorded."""
+    answers = iter([
+        item.action.result
+        for item in recorded
+        if isinstance(item.action, Cap)
+        or (isinstance(item.action, SlotSetup) and item.action.options != "trampoline")
+    ])  # fmt: skip
+    return tuple(
+        replace(item, action=replace(item.action, result=next(answers)))
+        if isinstance(item.action, SlotSetup | Cap)
+        else item
+        for item in written
+    )
 
 
 class _Parser:
@@ -284,9 +276,10 @@ class _Parser:
         self.mode: Mode | None = None
         self.own_modes: dict[int, Mode] = {}
         self.title = ""
-        self.params: dict[str, str] = dict(_DEFAULT_PARAMS)
+        self.params: dict[str, str] = dict(DEFAULT_PARAMS)
         self.design: dict[str, str] = {}
         self.physbits: int | None = None
+        self.hostbits: int | None = None
         self.nvcpus: int | None = None
         self.nested_line: Line | None = None
         self.setup: list[SetupLine] = []
@@ -297,6 +290,7 @@ class _Parser:
             "mode": self._mode,
             "vcpus": self._vcpus,
             "physbits": self._physbits,
+            "hostbits": self._hostbits,
             "slot": self._slot,
             "cap": self._cap,
             "alloc": self._alloc,
@@ -354,7 +348,7 @@ class _Parser:
             )
         if not self.vcpus or self.mode is None:
             raise ScenarioError.at(self.path, len(lines), "no `start`", "end the setup with `start cr3=GPA`")
-        if self.params[_nested_paging(self.params)] == "N":
+        if self.params[nested_paging_of(self.params)] == "N":
             self.params["kvm.tdp_mmu"] = "N"
         return Scenario(
             name=Path(self.path).stem,
@@ -364,7 +358,8 @@ class _Parser:
             params={**self.params, "thp": "always [madvise] never"},
             design=self.design,
             modes=_names(self.ops_parser.modes, len(self.vcpus)),
-            maxphyaddr=self.physbits or _HOST_MAXPHYADDR,
+            maxphyaddr=self.physbits or self.hostbits or HOST_MAXPHYADDR,
+            host_maxphyaddr=self.hostbits or HOST_MAXPHYADDR,
             host_la57=_any_long5(self.ops_parser.modes),
             vcpus=self.vcpus,
             vmcbs=self.vmcbs,
@@ -376,7 +371,7 @@ class _Parser:
         line.split(rest, least=1)
         if self.ops_parser.nested:
             line.fail("a guest that is a hypervisor is modelled on AMD only", "leave this line out")
-        self.params = params_of_vendor(self.params, line.choice(0, tuple(_VENDORS)))
+        self.params = params_of_vendor(self.params, line.choice(0, tuple(VENDORS)))
 
     def _design(self, line: Line, rest: list[str]) -> None:
         if not rest:
@@ -397,12 +392,14 @@ class _Parser:
         for setting in rest[1:]:
             name, equals, value = setting.partition("=")
             known = f"{rest[0]}.{name}"
+            if equals and known not in self.params and not_modelled(known):
+                line.fail(f"what the parameter `{rest[0]} {name}` does is not modelled", "leave it out")
             if not equals or known not in self.params:
                 names = ", ".join(key.replace(".", " ") for key in self.params)
                 line.fail(f"there is no parameter `{rest[0]} {name}`", f"known are {names}")
             shown = param_value(known, value)
             if shown is None:
-                line.fail(f"`{value}` is no value of {known}", "use Y or N")
+                line.fail(f"`{value}` is no value of {known}", f"use {choices(known)}")
             self.params[known] = shown
 
     def _statement(self, line: Line, tokens: list[str]) -> None:
@@ -413,7 +410,7 @@ class _Parser:
             if word.startswith("@") or self.ops_parser.knows(word):
                 line.fail(f"`{word}` is an operation", "put it after `start`")
             line.fail(f"unknown word `{word}`", suggestion(word, [*self._setup_words, "title", "param"]))
-        if self.mode is None and word not in ("mode", "vcpus", "physbits"):
+        if self.mode is None and word not in ("mode", "vcpus", "physbits", "hostbits"):
             line.fail(f"`{word}` comes before `mode`", "begin with `mode long4|long5|pae|32|nopaging`")
         self.ops_parser.about(vcpu)
         if vcpu and word == "mode":
@@ -467,6 +464,10 @@ class _Parser:
     def _physbits(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
         self.physbits = line.num(0, "MAXPHYADDR", 52, 32)
+
+    def _hostbits(self, line: Line, rest: list[str]) -> None:
+        line.split(rest, least=1)
+        self.hostbits = line.num(0, "MAXPHYADDR", 52, 32)
 
     def _trampolines(self) -> Mapping[str, Trampoline]:
         return trampolines_of([mode.name for mode in self.ops_parser.modes])
@@ -646,6 +647,11 @@ def _within(value: Any, top: int, least: int = 0) -> int:
     return value
 
 
+def _result(entry: Mapping[str, Any]) -> int:
+    """Return what KVM answered to a setup call, 0 or -errno. Raises TypeError, ValueError."""
+    return _within(entry.get("result", 0), 0, -4095)
+
+
 def _hex(text: Any, top: int = U64) -> int:
     """A number that a recording has as text. Raises TypeError, ValueError."""
     return _within(int(text, 16), top)
@@ -660,7 +666,8 @@ class _RecordingParser:
         self.setup: list[SetupLine] = []
         self.vcpus: list[Vcpu] = []
         self.vmcbs: list[Vmcb] = []
-        self.maxphyaddr = _HOST_MAXPHYADDR
+        self.maxphyaddr = HOST_MAXPHYADDR
+        self.host_maxphyaddr = HOST_MAXPHYADDR
 
     def fail(self, line: int, what: str, mend: str) -> NoReturn:
         raise ScenarioError.at(self.path, line, what, mend)
@@ -686,6 +693,7 @@ class _RecordingParser:
             design=self._design(header.get("design", {})),
             modes=_names(self.ops_parser.modes, len(self.vcpus)),
             maxphyaddr=self.maxphyaddr,
+            host_maxphyaddr=self.host_maxphyaddr,
             host_la57=_any_long5(self.ops_parser.modes) or _has_five_levels(recording.rows),
             vcpus=tuple(self.vcpus),
             vmcbs=tuple(self.vmcbs),
@@ -710,6 +718,7 @@ class _RecordingParser:
                 return
             case "cpuid":
                 self.maxphyaddr = _within(entry["maxphyaddr"], 52, 32)
+                self.host_maxphyaddr = _within(entry.get("host", HOST_MAXPHYADDR), 52, 32)
                 return
             case "vcpu":
                 registers = (_hex(entry[name]) for name in ("cr0", "cr3", "cr4", "efer"))
@@ -728,7 +737,8 @@ class _RecordingParser:
             case "code":
                 statement = Code(self._gpa(entry, 2))
             case "cap":
-                statement = Cap(_within(entry["cap"], U32), _within(entry["arg"], U64))
+                number, argument = _within(entry["cap"], U32), _within(entry["arg"], U64)
+                statement = Cap(number, argument, result=_result(entry))
             case "l2code":
                 statement = L2Code(self._gpa(entry, 3))
             case "vmcb":
@@ -767,7 +777,8 @@ class _RecordingParser:
                 raise ValueError("another slot than the recorder's")
             return SlotSetup(*slot, options=options)
         line = Line(self.path, 1, "", word="slot")
-        return self.ops_parser.slot_spec(line, [str(entry["id"]), *map(hex, where), *options.split()])
+        words = [str(entry["id"]), *map(hex, where), *options.split()]
+        return replace(self.ops_parser.slot_spec(line, words), result=_result(entry))
 
     def _ops(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Op]:
         dumped = True

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from .modes import MODES, TRAMP_SIZE, trampolines_of
@@ -104,6 +104,9 @@ class SlotSetup:
     memfd: bool = False
     skew: int = 0
     """Bytes by which the host address is not congruent to the gpa modulo 1 GiB."""
+    line: int = field(default=0, compare=False)
+    result: int = field(default=0, compare=False)
+    """In a recording: what KVM answered, 0 or -errno; a scenario's own setup must be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,9 @@ class Cap:
 
     cap: int
     arg: int
+    line: int = field(default=0, compare=False)
+    result: int = field(default=0, compare=False)
+    """In a recording: what KVM answered, 0 or -1; a scenario's own setup must be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +248,7 @@ class Setup:
     modes: tuple[str, ...]
     """The paging mode of each vCPU."""
     maxphyaddr: int
+    host_maxphyaddr: int
     params: Mapping[str, str]
     """Module parameters, and `kernel`."""
     design: Mapping[str, str]
@@ -394,7 +401,7 @@ class _Builder:
     def statement(self, statement: Statement) -> None:
         match statement:
             case SlotSetup():
-                self.slot(statement)
+                self.slot(replace(statement, line=self.line))
             case Pt():
                 self.pt(statement.gpa, statement.value, statement.size)
             case Poke():
@@ -410,7 +417,7 @@ class _Builder:
                 self.page(statement.gpa)
                 self.actions.append(statement)
             case Cap():
-                self.actions.append(statement)
+                self.actions.append(replace(statement, line=self.line))
             case Map():
                 for n in range(statement.count):
                     gva = statement.gva + n * statement.gva_stride & _U64
@@ -453,6 +460,7 @@ def resolve(scenario: Scenario) -> Setup:
         path=scenario.path,
         modes=scenario.modes,
         maxphyaddr=scenario.maxphyaddr,
+        host_maxphyaddr=scenario.host_maxphyaddr,
         params={**scenario.params, "kernel": scenario.kernel},
         design=scenario.design,
         host_la57=scenario.host_la57,

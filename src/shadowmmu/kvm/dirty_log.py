@@ -14,6 +14,7 @@ from .cond_resched import mmu_lock_dropped
 from .flush import kvm_flush_remote_tlbs_memslot
 from .huge_page import kvm_mmu_max_mapping_level
 from .memslots import MemSlot
+from .oops import KernelOops
 from .rmap import RmapIterator, drop_spte, rmap_write_protect
 from .shadow_page import ShadowPage
 from .split_huge_page import kvm_mmu_try_split_huge_pages
@@ -110,17 +111,40 @@ def _zap_collapsible(kvm: Kvm, slot: MemSlot, level: u32, index: u64) -> bool:
     sptep: u64 = it.first(heads[index])
     while sptep:
         sp: ShadowPage = kvm.sptep_to_sp(sptep)
-        if (
-            sp.role & ROLE_DIRECT
-            and slot.base_gfn <= sp.gfn < slot.base_gfn + slot.npages
-            and sp.role & ROLE_LEVEL < kvm_mmu_max_mapping_level(kvm, slot, sp.gfn, 3)
-        ):
+        if sp.role & ROLE_DIRECT and sp.role & ROLE_LEVEL < _mapping_level(kvm, slot, sp.gfn):
             drop_spte(kvm, sptep)
             zapped = 1
             sptep = it.first(heads[index])
         else:
             sptep = it.next()
     return zapped != 0
+
+
+def _mapping_level(kvm: Kvm, slot: MemSlot, gfn: u64) -> u32:
+    """The largest level at which a direct page's gfn may be mapped; 0 for one below the slot.
+
+    Kernels that do not look where it lies read lpage_info all the same: what they find in front of it is
+    nobody's business to say. Raises KernelOops.
+    """
+    if gfn >= slot.base_gfn:
+        return kvm_mmu_max_mapping_level(kvm, slot, gfn, 3)
+    if kvm.design.lpage_info_below_slot:
+        _read_lpage_info_below(kvm, slot, gfn)
+    return 0
+
+
+def _read_lpage_info_below(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
+    """Look for the largest level from the top as ever: an index that is not negative finds the slot's first
+    huge page, which is not allowed because it begins below the slot.
+    """
+    level: u32 = 3 if kvm.max_level() > 3 else kvm.max_level()
+    while level > 1:
+        if gfn >> (9 * (level - 1)) < slot.base_gfn >> (9 * (level - 1)):
+            raise KernelOops(
+                f"KVM reads beyond lpage_info here: slot {slot.id} begins at gfn {slot.base_gfn:#x}, the "
+                f"entry of level {level} for gfn {gfn:#x} lies below (kvm_mmu_zap_collapsible_spte)"
+            )
+        level -= 1
 
 
 def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64, mask: u64) -> None:

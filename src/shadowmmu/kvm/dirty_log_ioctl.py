@@ -1,4 +1,4 @@
-"""Dirty logging as user space sees it: the ioctls and capabilities (virt/kvm/kvm_main.c, 6.12.111)."""
+"""Dirty logging as user space sees it: the ioctls (virt/kvm/kvm_main.c, 6.12.111)."""
 
 import errno
 from collections.abc import Sequence
@@ -15,26 +15,19 @@ from .pml import kvm_arch_sync_dirty_log
 from .vm import Kvm
 
 PAGE_SIZE = 4096
-KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168
-KVM_CAP_DIRTY_LOG_RING = 192
-KVM_CAP_DIRTY_LOG_RING_ACQ_REL = 223
 MANUAL_PROTECT, INITIALLY_SET = 1, 2
 
 
-def kvm_vm_ioctl_enable_cap(kvm: Kvm, cap: int, argument: int) -> None:
-    """KVM_ENABLE_CAP on the VM, for the capabilities about dirty logging. Raises RegionError."""
-    if cap == KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
-        if argument & ~(MANUAL_PROTECT | INITIALLY_SET) or argument == INITIALLY_SET:
-            raise RegionError(errno.EINVAL, f"manual dirty log protection with flags {argument:#x}")
-        kvm.parameters.manual_dirty_log_protect = bool(argument & MANUAL_PROTECT)
-        kvm.parameters.dirty_log_initially_set = bool(argument & INITIALLY_SET)
-    elif cap in (KVM_CAP_DIRTY_LOG_RING, KVM_CAP_DIRTY_LOG_RING_ACQ_REL):
-        _enable_dirty_log_ring(kvm, argument)
-    else:
-        raise RegionError(errno.EINVAL, f"capability {cap}")
+def enable_manual_dirty_log_protect(kvm: Kvm, flags: int) -> None:
+    """KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. Raises RegionError."""
+    if flags & ~(MANUAL_PROTECT | INITIALLY_SET) or flags == INITIALLY_SET:
+        raise RegionError(errno.EINVAL, f"manual dirty log protection with flags {flags:#x}")
+    kvm.parameters.manual_dirty_log_protect = bool(flags & MANUAL_PROTECT)
+    kvm.parameters.dirty_log_initially_set = bool(flags & INITIALLY_SET)
 
 
-def _enable_dirty_log_ring(kvm: Kvm, size: int) -> None:
+def enable_dirty_log_ring(kvm: Kvm, size: int) -> None:
+    """KVM_CAP_DIRTY_LOG_RING of `size` bytes for each vCPU to come. Raises RegionError."""
     reserved = (RESERVED_ENTRIES + kvm.parameters.cpu_dirty_log_size) * ENTRY_BYTES
     if not size or size & (size - 1) or size < PAGE_SIZE or size < reserved:
         raise RegionError(errno.EINVAL, f"a dirty ring of {size} bytes")

@@ -116,7 +116,7 @@ class Emulator:
         first = min(size, 0x1000 - (address & 0xFFF))
         pieces = [(address, first, 0)]
         if first < size:
-            limit = (1 << 64 if self.vcpu.is_long_mode() else 1 << 32) - 1
+            limit = (1 << 64 if self.vcpu.is_64_bit_mode() else 1 << 32) - 1
             pieces.append(((address + first) & limit, size - first, first))
         return pieces
 
@@ -245,14 +245,16 @@ class Emulator:
         vcpu = self.vcpu
         vcpu.stat.insn_emulation_fail += 1
         self._trace_insn(b"", failed=True)
-        vcpu.exception = QueuedException(6, None, None)
-        if vcpu.cpl == 0:
+        always = vcpu.kvm.parameters.exit_on_emulation_error
+        if not always:
+            vcpu.exception = QueuedException(6, None, None)
+        if always or vcpu.cpl == 0:
             raise EmulationError(f"instruction at {vcpu.rip:#x} cannot be emulated")
 
     def _trace_insn(self, code: bytes, *, failed: bool) -> None:
         vcpu = self.vcpu
         if vcpu.kvm.tracing:
-            mode = "prot64" if vcpu.is_long_mode() else "prot32"
+            mode = "prot64" if vcpu.is_64_bit_mode() else "prot32"
             vcpu.kvm.tracer.kvm_emulate_insn(vcpu.rip, 0, code, mode, failed)
 
     def _decode(self, insn: Insn, address: int, emulation_type: int) -> bool:

@@ -212,6 +212,18 @@ def _invlpga(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 _NESTED_INSTRUCTIONS = {Op.VMRUN: _vmrun, Op.VMMCALL: _vmmcall, Op.INVLPGA: _invlpga}
 
 
+def reserved_cr3(vcpu: Vcpu) -> None:
+    """The guest loads a CR3 beyond the processor's MAXPHYADDR, which KVM does not see under nested paging.
+
+    #GP; raises EntryFailed instead on a processor that gives the guest up.
+    """
+    if not vcpu.bad_cr3_fails_entry:
+        vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+        return
+    record_exit(vcpu, SVM_EXIT_ERR, 0, 0)
+    raise EntryFailed
+
+
 def shutdown_exit(vcpu: Vcpu) -> None:
     """The guest cannot take an exception: L2's is L1's affair; else KVM_RUN ends and the vCPU is reset.
 

@@ -45,7 +45,7 @@ def make_spte(
     if (
         level > 1
         and access & ACC_X
-        and kvm.parameters.nx_huge_pages
+        and kvm.is_nx_huge_page_enabled()
         and kvm.design.defect != DEFECT_HUGE_EXECUTABLE
     ):
         access &= ~ACC_X
@@ -82,7 +82,7 @@ def make_huge_page_split_spte(kvm: Kvm, huge: u64, role: u32, index: u64) -> u64
     child: u64 = huge | index << (12 + 9 * (level - 1))
     if level == 1:
         child &= ~PS
-        if role & ROLE_ACCESS & (ACC_X << ROLE_ACCESS_SHIFT) and kvm.parameters.nx_huge_pages:
+        if role & ROLE_ACCESS & (ACC_X << ROLE_ACCESS_SHIFT) and kvm.is_nx_huge_page_enabled():
             child = _make_spte_executable(kvm, child)
     return child
 

@@ -21,8 +21,10 @@ from .pml import kvm_mmu_update_cpu_dirty_logging
 from .vm import Kvm
 from .zap import kvm_mmu_change_mmu_pages
 from .zap_all import zap_all
+from .zap_memslot import kvm_arch_flush_shadow_memslot
 
 PAGES_PER_MMU_PAGE = 50
+MAX_SLOT_PAGES = (1 << 31) - 1
 
 
 class RegionError(OSError):
@@ -54,6 +56,13 @@ def _recompute_mmu_pages(kvm: Kvm) -> None:
         kvm_mmu_change_mmu_pages(kvm, max(pages // PAGES_PER_MMU_PAGE, MIN_ALLOC_MMU_PAGES))
 
 
+def _check_max_gfn(kvm: Kvm, id: int, base_gfn: int, npages: int) -> None:
+    """kvm_arch_prepare_memory_region."""
+    if base_gfn + npages - 1 > kvm.max_gfn():
+        bits = kvm.max_gfn().bit_length() + 12
+        raise RegionError(errno.EINVAL, f"slot {id} ends beyond the {bits} address bits that KVM can map")
+
+
 def _check_overlap(kvm: Kvm, id: int, base_gfn: int, npages: int) -> None:
     for slot in kvm.memslots:
         if slot.id != id and slot.base_gfn < base_gfn + npages and base_gfn < slot.base_gfn + slot.npages:
@@ -79,6 +88,7 @@ def _create(
     kvm: Kvm, id: int, base_gfn: int, npages: int, flags: int, mapping: Mapping, first_page: int
 ) -> None:
     _check_overlap(kvm, id, base_gfn, npages)
+    _check_max_gfn(kvm, id, base_gfn, npages)
     slot = _new_slot(kvm, id, base_gfn, npages, flags & ~MEM_LOG_DIRTY_PAGES, mapping, first_page)
     if flags & MEM_LOG_DIRTY_PAGES:
         _set_logging(kvm, slot, on=True)
@@ -89,11 +99,15 @@ def _create(
     _recompute_mmu_pages(kvm)
 
 
-def _replace(kvm: Kvm, old: MemSlot, new: MemSlot | None) -> None:
-    """Delete or move: first no mapping of the old slot may be left, then the new set of slots holds."""
+def _invalidate(kvm: Kvm, old: MemSlot) -> None:
+    """Before a slot is deleted or moved no mapping of it may be left (kvm_invalidate_memslot)."""
     old.flags |= MEMSLOT_INVALID
     activate_memslots(kvm, kvm.memslots)
-    zap_all(kvm)
+    kvm_arch_flush_shadow_memslot(kvm, old)
+
+
+def _replace(kvm: Kvm, old: MemSlot, new: MemSlot | None) -> None:
+    """Let the new set of slots hold, without the invalidated one."""
     others = [slot for slot in kvm.memslots if slot is not old]
     activate_memslots(kvm, others if new is None else [*others, new])
     if new is None and old.flags & MEM_LOG_DIRTY_PAGES:
@@ -104,6 +118,13 @@ def _move(kvm: Kvm, old: MemSlot, base_gfn: int) -> None:
     _check_overlap(kvm, old.id, base_gfn, old.npages)
     new = _new_slot(kvm, old.id, base_gfn, old.npages, old.flags, old.mapping, old.first_page)
     new.adopt_log(old)
+    _invalidate(kvm, old)
+    try:
+        _check_max_gfn(kvm, old.id, base_gfn, old.npages)
+    except RegionError:
+        old.flags &= ~MEMSLOT_INVALID
+        activate_memslots(kvm, kvm.memslots)
+        raise
     _replace(kvm, old, new)
     kvm_mmu_zap_mmio_sptes(kvm)
 
@@ -124,19 +145,23 @@ def _change_flags(kvm: Kvm, slot: MemSlot, flags: int) -> None:
 def kvm_set_memory_region(
     kvm: Kvm, id: int, gpa: int, size: int, flags: int, mapping: Mapping, first_page: int = 0
 ) -> None:
-    """Create, move or delete (size 0) slot `id`, or change its flags. Raises RegionError."""
+    """Create, move or delete (size 0) slot `id`, or change its flags.
+
+    Raises RegionError; a move beyond what KVM can map is refused after everything of the slot was zapped.
+    """
     if gpa % 4096 or size % 4096 or flags & ~(MEM_LOG_DIRTY_PAGES | MEM_READONLY) or gpa + size >= 1 << 64:
         raise RegionError(errno.EINVAL, f"slot {id}: bad address, size or flags")
+    if size >> 12 > MAX_SLOT_PAGES:
+        raise RegionError(errno.EINVAL, f"slot {id} has more than 2^31 - 1 pages")
     old = id_to_memslot(kvm, id)
     base_gfn, npages = gpa >> 12, size >> 12
     if not size:
         if old is None:
             raise RegionError(errno.EINVAL, f"slot {id} does not exist")
+        _invalidate(kvm, old)
         _replace(kvm, old, None)
         _recompute_mmu_pages(kvm)
     elif old is None:
-        if base_gfn + npages > 1 << 40:
-            raise RegionError(errno.EINVAL, f"slot {id} ends above 52 address bits")
         _create(kvm, id, base_gfn, npages, flags, mapping, first_page)
     elif old.npages != npages or old.mapping is not mapping or (old.flags ^ flags) & MEM_READONLY:
         raise RegionError(errno.EINVAL, f"slot {id}: size, memory and KVM_MEM_READONLY cannot change")

@@ -1,4 +1,4 @@
-from ..x86.bits cimport ADDR, u32, u64
+from ..x86.bits cimport u32, u64
 from .bits cimport BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY, DEFECT_MMIO_CACHE_STALE
 from .spte cimport mmu_spte_set
 from .vcpu cimport Vcpu

@@ -4,12 +4,11 @@ An MMIO SPTE is not present to the MMU but has a reserved bit set, so that the p
 the access can be emulated without a walk; of EPT it is one that the processor reports as misconfigured, which
 says nothing of the access. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52; 0 if changes of
 the slots zap all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111;
-MAXPHYADDR below 52, no L1TF.)
+no L1TF.)
 """
 
 from cython import uint as u32, ulonglong as u64
 
-from ..x86.bits import ADDR
 from .bits import BY_WALK, DEFECT_MMIO_CACHE_STALE, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY
 from .spte import mmu_spte_set
 from .vcpu import Vcpu
@@ -29,8 +28,8 @@ def make_mmio_spte(kvm: Kvm, gfn: u64, access: u32) -> u64:
 
 
 def get_mmio_spte_gfn(kvm: Kvm, spte: u64) -> u64:
-    """The frame without memory."""
-    return (spte & ADDR & ~kvm.shadow_mmio_mask) >> 12
+    """The frame without memory, as far as the SPTE keeps it: bits below the host's MAXPHYADDR."""
+    return (spte & kvm.shadow_mmio_gfn_mask) >> 12
 
 
 def get_mmio_spte_access(kvm: Kvm, spte: u64) -> u32:

@@ -41,7 +41,7 @@ class MmuNotifier:
         flush = False
         for slot, first, last in slots:
             self._extend_range(first, last)
-            flush |= _unmap_gfn_range(kvm, slot, first, last)
+            flush |= kvm_unmap_gfn_range(kvm, slot, first, last)
         if flush:
             kvm_flush_remote_tlbs(kvm)
 
@@ -125,7 +125,7 @@ def _set_gfn_pfn(kvm: Kvm, slot: MemSlot, gfn: int, pfn: int, *, writable: bool)
     return found
 
 
-def _unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:
+def kvm_unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:
     """Empty every SPTE that maps a part of [first, last), at all levels; whether there was one."""
     flush = False
     if kvm.have_rmaps():

@@ -121,9 +121,7 @@ def mmu_invalidate_retry(kvm: Kvm, fault: PageFault) -> bool:
 def kvm_handle_noslot_fault(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
     """No memory there: remember the MMIO access; an MMIO SPTE follows if the address fits into one."""
     vcpu_cache_mmio_info(vcpu, 0 if fault.is_tdp else fault.addr, fault.gfn, access & (ACC_W | ACC_U))
-    if vcpu.kvm.parameters.tdp_enabled and fault.gfn >> (vcpu.host_maxphyaddr - 12):
-        return RET_PF_EMULATE
-    if not vcpu.kvm.design.mmio_caching:
+    if not vcpu.kvm.enable_mmio_caching or fault.gfn > vcpu.kvm.max_gfn():
         return RET_PF_EMULATE
     fault.slot = None
     fault.pfn = NO_PFN
@@ -282,7 +280,7 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32)
     fault.rsvd = error_code & PFERR_RSVD != 0
     fault.user = error_code & PFERR_U != 0
     fault.is_tdp = vcpu.kvm.parameters.tdp_enabled and vcpu.mmu.direct()
-    fault.nx_huge_page_workaround_enabled = vcpu.kvm.parameters.nx_huge_pages
+    fault.nx_huge_page_workaround_enabled = vcpu.kvm.is_nx_huge_page_enabled()
     fault.huge_page_disallowed = False
     fault.write_fault_to_shadow_pgtable = False
     fault.map_writable = False

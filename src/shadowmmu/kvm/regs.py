@@ -41,6 +41,7 @@ from .vcpu import Vcpu
 
 CR0_ROLE_BITS = CR0_PG | CR0_WP
 CR4_ROLE_BITS = CR4_PSE | CR4_PAE | CR4_LA57 | CR4_SMEP | CR4_SMAP | CR4_PKE
+EFER_ROLE_BITS = EFER_LME | EFER_NX
 CR0_PDPTR_BITS = CR0_CD | CR0_NW | CR0_PG
 CR4_PDPTR_BITS = CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP
 CR0_RESERVED = ~0xE005003F
@@ -199,7 +200,7 @@ def set_efer(vcpu: Vcpu, efer: int) -> bool:
     ):
         return False
     vcpu.efer = (efer & ~EFER_LMA) | (old & EFER_LMA)
-    if (vcpu.efer ^ old) & EFER_NX:
+    if (vcpu.efer ^ old) & EFER_ROLE_BITS:
         kvm_mmu_reset_context(vcpu)
     return True
 

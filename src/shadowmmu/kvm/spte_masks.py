@@ -7,7 +7,24 @@ that is tracked for its next access, 57 host-writable, 58 MMU-writable, 63 suppr
 
 from dataclasses import dataclass
 
-from ..x86.bits import ACC_U, ACC_W, EPT_A, EPT_D, EPT_IPAT, EPT_R, EPT_RWX, EPT_WB, EPT_X, NX, A, D, P, U, W
+from ..x86.bits import (
+    ACC_U,
+    ACC_W,
+    ADDR,
+    EPT_A,
+    EPT_D,
+    EPT_IPAT,
+    EPT_R,
+    EPT_RWX,
+    EPT_WB,
+    EPT_X,
+    NX,
+    A,
+    D,
+    P,
+    U,
+    W,
+)
 from .bits import (
     EPT_SPTE_HOST_WRITABLE,
     EPT_SPTE_MMU_WRITABLE,
@@ -18,6 +35,8 @@ from .bits import (
     SPTE_TDP_AD_DISABLED,
 )
 
+SHADOW_MMIO_BIT = 51
+"""The bit of an MMIO SPTE that faults because it is reserved: only below 52 bits of physical address."""
 EPT_MISCONFIG_WX_VALUE = W | EPT_X
 """Writable and executable, not readable: the processor reports such an entry as misconfigured."""
 
@@ -90,6 +109,22 @@ LEGACY_MASKS = SpteMasks(
     mmio_access=ACC_W | ACC_U,
 )
 """Shadow paging, and NPT, whose format is that of the host's own tables (kvm_mmu_reset_all_pte_masks)."""
+
+
+def mmio_value_is_reserved(host_maxphyaddr: int, *, ept: bool) -> bool:
+    """Return whether MMIO SPTEs are told apart by the processor (kvm_mmu_reset_all_pte_masks).
+
+    EPT's are misconfigured whatever the width of addresses.
+    """
+    return ept or host_maxphyaddr <= SHADOW_MMIO_BIT
+
+
+def mmio_gfn_mask(host_maxphyaddr: int) -> int:
+    """Return the bits of an MMIO SPTE that are read as its frame (shadow_nonpresent_or_rsvd_lower_gfn_mask).
+
+    A guest whose MAXPHYADDR is larger than the host's loses the bits above. Processors without L1TF only.
+    """
+    return ADDR & ((1 << host_maxphyaddr) - 1)
 
 
 def ept_masks(*, has_ad_bits: bool, has_exec_only: bool, suppress_ve: int, ignore_pat: bool) -> SpteMasks:

@@ -195,6 +195,29 @@ SWITCHES: tuple[Switch, ...] = (
         "pages of a guest without paging are marked as made for NX too",
     ),
     Switch(
+        "slot_zap_quirk",
+        NO_YES,
+        "yes",
+        "6.12: yes (KVM_X86_QUIRK_SLOT_ZAP_ALL); 6.1 does not know the quirk",
+        "user space may ask that deleting or moving a slot zaps only what belongs to it, not every page",
+    ),
+    Switch(
+        "nested_zap_spares_roots",
+        NO_YES,
+        "no",
+        "7.2 on, 6.12.117: yes (mmu_page_zap_pte, commit 7a2c70e777a0); 6.1.176, 6.12.111: no",
+        "a page for L2 that loses its last parent stays if a vCPU uses it as a root",
+    ),
+    Switch(
+        "lpage_info_below_slot",
+        {"checked": 0, "unchecked": 1},
+        "checked",
+        "6.12.95 on: checked (commit ef057cbf825e); 6.1.176: unchecked (kvm_mmu_zap_collapsible_spte)",
+        "when logging is switched off, a direct page whose gfn lies below the slot is left alone; or KVM "
+        "reads in front of the slot's lpage_info to learn its largest mapping, which ends the run here: what "
+        "it finds there is undefined, a fault of the kernel included",
+    ),
+    Switch(
         "nx_recovery_skips_logged_slots",
         NO_YES,
         "yes",
@@ -532,6 +555,8 @@ PROFILES: tuple[Profile, ...] = (
             "translations_at_all_levels": "yes",
             "nx_marks_only_possible_huge_pages": "yes",
             "nx_marks_without_paging": "no",
+            "slot_zap_quirk": "no",
+            "lpage_info_below_slot": "unchecked",
             "nx_recovery_skips_logged_slots": "no",
             "change_pte": "yes",
             "hugetlb_unmap_notifies_again": "yes",

@@ -84,7 +84,7 @@ class Vcpu:
         self.eflags_ac = False
         self.compatibility_mode = False
         self.maxphyaddr = 40
-        self.host_maxphyaddr = 46
+        self.host_maxphyaddr = kvm.parameters.host_maxphyaddr
         self.configured: tuple[int, ...] = ()
         self.nested_cr3 = 0
         self.hsave_msr = 0
@@ -97,6 +97,7 @@ class Vcpu:
         self.cr4_missing = 0
         self.efer_missing = 0
         self.wide_cr0 = False
+        self.bad_cr3_fails_entry = False
         self.apic_base = 0
         self.dirty_ring: Any = None
         self.exception: QueuedException | None = None

@@ -15,7 +15,9 @@ cdef class Parameters:
     cdef public u32 tdp_level
     cdef public bint nx_huge_pages, flush_on_reuse, manual_dirty_log_protect, dirty_log_initially_set
     cdef public u32 nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms, max_huge_page_level
-    cdef public u32 cpu_dirty_log_size, dirty_ring_size
+    cdef public u32 cpu_dirty_log_size, dirty_ring_size, host_maxphyaddr
+    cdef public bint mmio_caching, disable_nx_huge_pages, exit_on_emulation_error
+    cdef public u64 disabled_quirks
 
 @cython.final
 cdef class Kvm:
@@ -43,7 +45,8 @@ cdef class Kvm:
     cdef readonly u64 frozen_spte, buckets, hash_shift
     cdef readonly u64 shadow_user_mask, shadow_x_mask, shadow_nx_mask, shadow_accessed_mask, shadow_dirty_mask
     cdef readonly u64 shadow_acc_track_mask, shadow_host_writable_mask, shadow_mmu_writable_mask
-    cdef readonly u64 shadow_mmio_value, shadow_mmio_mask, shadow_mmio_access_mask
+    cdef readonly u64 shadow_mmio_value, shadow_mmio_mask, shadow_mmio_access_mask, shadow_mmio_gfn_mask
+    cdef readonly bint enable_mmio_caching
     cdef readonly u64 spte_leaf_bits, spte_nonleaf_bits, spte_young_mask, spte_written_mask, spte_flush_mask
     cdef public u64 pte_list_descs_taken
     cdef public object split_caches
@@ -64,4 +67,6 @@ cdef class Kvm:
     cpdef bint tdp_mmu_enabled(self)
     cpdef bint have_rmaps(self)
     cpdef bint write_tracked(self, MemSlot slot, u64 gfn) except -1
+    cpdef u64 max_gfn(self)
+    cpdef bint is_nx_huge_page_enabled(self)
     cpdef u32 max_level(self)

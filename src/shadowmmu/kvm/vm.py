@@ -20,7 +20,7 @@ from .bits import (
 from .design import Design
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
-from .spte_masks import LEGACY_MASKS, SpteMasks, ept_masks
+from .spte_masks import LEGACY_MASKS, SpteMasks, ept_masks, mmio_gfn_mask, mmio_value_is_reserved
 from .stats import VmStat
 from .tracepoints import Tracer
 
@@ -37,6 +37,13 @@ class Parameters:
     ept_exec_only       the processor knows EPT entries that allow execution only
     ignore_guest_pat    memory is write-back whatever the guest's PAT says (KVM_X86_QUIRK_IGNORE_GUEST_PAT)
     tdp_level           levels of the nested tables: those of the host's; of EPT the most that may be used
+    host_maxphyaddr     bits of a physical address on the host, 32 to 52 (kvm_host.maxphyaddr)
+    mmio_caching        kvm.mmio_caching: addresses without memory get MMIO SPTEs
+    disable_nx_huge_pages
+                        this VM does without the mitigation (KVM_CAP_VM_DISABLE_NX_HUGE_PAGES)
+    exit_on_emulation_error
+                        what cannot be emulated ends KVM_RUN at any CPL (KVM_CAP_EXIT_ON_EMULATION_FAILURE)
+    disabled_quirks     KVM_X86_QUIRK_* that are off (KVM_CAP_DISABLE_QUIRKS2)
     cpu_dirty_log_size  entries of the processor's log of dirty pages: 512 with kvm_intel.pml
     """
 
@@ -48,6 +55,11 @@ class Parameters:
         self.tdp_enabled = False
         self.tdp_mmu = False
         self.tdp_level = 4
+        self.host_maxphyaddr = 46
+        self.mmio_caching = True
+        self.disable_nx_huge_pages = False
+        self.disabled_quirks = 0
+        self.exit_on_emulation_error = False
         self.eager_page_split = True
         self.nx_huge_pages = False
         self.nx_huge_pages_recovery_ratio = 60
@@ -68,7 +80,8 @@ class Kvm:
     shadow page of each bucket. `need_resched` says that somebody waits for mmu_lock, so that long walks over
     the TDP MMU let go of it when they can; `meanwhile`, if any, is called where it is free in the middle of
     something long. `ept`: SPTEs have EPT's format; the `shadow_*` and
-    `spte_*` fields say how that is (see spte_masks).
+    `spte_*` fields say how that is (see spte_masks). `enable_mmio_caching`: addresses without memory get MMIO
+    SPTEs.
     """
 
     def __init__(
@@ -82,6 +95,9 @@ class Kvm:
         self.frozen_spte = self.design.empty_spte | FROZEN_BITS
         self.ept = parameters.vmx and parameters.tdp_enabled
         self._set_masks(self._masks())
+        reserved: bool = mmio_value_is_reserved(parameters.host_maxphyaddr, ept=self.ept)
+        self.enable_mmio_caching = self.design.mmio_caching and parameters.mmio_caching and reserved
+        self.shadow_mmio_gfn_mask = mmio_gfn_mask(parameters.host_maxphyaddr)
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
@@ -262,6 +278,21 @@ class Kvm:
     def write_tracked(self, slot: MemSlot, gfn: u64) -> bool:
         """kvm_gfn_is_write_tracked: an upper-level table at gfn is shadowed."""
         return slot.write_track[gfn - slot.base_gfn] != 0
+
+    def max_gfn(self) -> u64:
+        """Return the last frame that guest memory may have (kvm_mmu_max_gfn).
+
+        With nested paging guest-physical addresses end where the host's physical ones do.
+        """
+        one: u64 = 1
+        bits: u32 = 52
+        if self.parameters.tdp_enabled:
+            bits = self.parameters.host_maxphyaddr
+        return (one << (bits - 12)) - 1
+
+    def is_nx_huge_page_enabled(self) -> bool:
+        """Whether executable pages of this VM may not be huge."""
+        return self.parameters.nx_huge_pages and not self.parameters.disable_nx_huge_pages
 
     def max_level(self) -> u32:
         return self.parameters.max_huge_page_level

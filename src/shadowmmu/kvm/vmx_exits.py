@@ -226,6 +226,11 @@ def _complete(vcpu: Vcpu, *, accepted: bool) -> bool:
     return accepted
 
 
+def reserved_cr3(vcpu: Vcpu) -> None:
+    """The guest loads a CR3 beyond the processor's MAXPHYADDR, which KVM does not see under nested paging."""
+    vcpu.exception = QueuedException(GP_VECTOR, 0, None)
+
+
 def shutdown_exit(vcpu: Vcpu) -> None:
     """The guest cannot take an exception: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
     _exit(vcpu, EXIT_TRIPLE_FAULT, 0)

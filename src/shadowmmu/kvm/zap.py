@@ -46,7 +46,7 @@ def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[Sh
     """Empty one SPTE of `sp`, whatever it is; 1 if that put a page on the list, else 0.
 
     A child left without parents stays in the hash; but one that maps L2's memory under nested paging is
-    zapped if there is a list for it.
+    zapped if there is a list for it, also if it is a root (nested_zap_spares_roots).
     """
     spte: u64 = kvm.words[sptep >> 3]
     if not spte & SPTE_MMU_PRESENT:
@@ -58,6 +58,8 @@ def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[Sh
         child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
         drop_parent_pte(kvm, child, sptep)
         orphan: bool = child.role & ROLE_GUEST_MODE != 0 and not child.parent_ptes
+        if kvm.design.nested_zap_spares_roots and child.root_count:
+            orphan = False
         if orphan and invalid_list is not None and kvm.parameters.tdp_enabled:
             return 1 if kvm_mmu_prepare_zap_page(kvm, child, invalid_list) else 0
     return 0

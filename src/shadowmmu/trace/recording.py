@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from shadowmmu.guest.modes import trampolines_of
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario import HOST_MAXPHYADDR, Scenario
 from shadowmmu.guest.setup import (
     L2_CODE,
     PAGE,
@@ -187,7 +187,9 @@ class Recorder:
 def _header_setup(setup: Setup) -> list[Row]:
     machine = [action for action in setup.actions if not isinstance(action, Vcpu | Vmcb | Watch)]
     vcpus = [action for action in setup.actions if isinstance(action, Vcpu | Vmcb)]
-    cpuid = {"setup": "cpuid", "maxphyaddr": setup.maxphyaddr}
+    cpuid: Row = {"setup": "cpuid", "maxphyaddr": setup.maxphyaddr}
+    if setup.host_maxphyaddr != HOST_MAXPHYADDR:
+        cpuid["host"] = setup.host_maxphyaddr
     entries = [*map(_header_entry, machine), cpuid, *map(_header_entry, vcpus)]
     return [*_header_modes(setup.modes), *entries]
 
@@ -211,7 +213,7 @@ def _header_entry(action: SetupAction) -> Row:
                 "flags": action.flags,
                 "opts": action.options,
             }
-            return entry if action.options in ("trampoline", "nested") else {**entry, "result": 0}
+            return entry if action.options in ("trampoline", "nested") else {**entry, "result": action.result}
         case Pt():
             return {
                 "setup": "pt",
@@ -229,7 +231,7 @@ def _header_entry(action: SetupAction) -> Row:
             where = {"gpa": f"{action.gpa:#x}", "ncr3": f"{action.ncr3:#x}"}
             return {"setup": "vmcb", "vcpu": action.vcpu, **where, "asid": action.asid}
         case Cap():
-            return {"setup": "cap", "cap": action.cap, "arg": action.arg, "result": 0}
+            return {"setup": "cap", "cap": action.cap, "arg": action.arg, "result": action.result}
         case Vcpu():
             registers = {name: f"{getattr(action, name):#x}" for name in ("cr0", "cr3", "cr4", "efer")}
             return {"setup": "vcpu", "id": action.id, **registers}

@@ -14,6 +14,8 @@ class Implementation:
     pcid            it has process-context identifiers
     wide_cr0        MOV to CR0 ignores bits 63:32 of the value, where the manual has #GP
     efer            bits of EFER that it has; VMRUN fails if the guest's EFER has another
+    bad_cr3_fails_entry
+                    MOV to CR3 of a guest with reserved bits is VMEXIT_INVALID, where the manual has #GP
     """
 
     pdpte_accessed: bool
@@ -22,6 +24,7 @@ class Implementation:
     pcid: bool
     wide_cr0: bool
     efer: int
+    bad_cr3_fails_entry: bool = False
 
 
 MANUAL: Final = Implementation(
@@ -29,8 +32,9 @@ MANUAL: Final = Implementation(
 )
 """What AMD's manual says."""
 TCG: Final = Implementation(
-    pdpte_accessed=True, rsvd_without_p=True, nonleaf_bit8=True, pcid=False, wide_cr0=True, efer=0x1D01
-)
+    pdpte_accessed=True, rsvd_without_p=True, nonleaf_bit8=True, pcid=False, wide_cr0=True, efer=0x1D01,
+    bad_cr3_fails_entry=True,
+)  # fmt: skip
 """QEMU 7.2's emulated processor, on which real KVM was recorded."""
-TCG_INTEL: Final = replace(TCG, pcid=True)
+TCG_INTEL: Final = replace(TCG, pcid=True, bad_cr3_fails_entry=False)
 """The same one as Intel's, which have PCIDs."""

@@ -11,6 +11,7 @@ from shadowmmu.kvm.design import Design
 from shadowmmu.kvm.page_cache import kvm_mmu_get_shadow_page
 from shadowmmu.kvm.shadow_page import ShadowPage
 from shadowmmu.kvm.tracepoints import Tracer
+from shadowmmu.kvm.vm import Parameters
 
 WINDOW = 0x7F0000000000
 FLOWS = ("merged", "sketch", "v3", "single")
@@ -116,7 +117,9 @@ def test_when_collisions_are_counted(flow: str) -> None:
 @pytest.mark.parametrize(("flow", "misses"), [("merged", 1), ("sketch", 0), ("v3", 1), ("single", 1)])
 def test_a_miss_without_a_page(flow: str, misses: int) -> None:
     """No frame is left: the sketch counts a miss only once it has the page."""
-    machine = Machine(design=Design({"get_page_flow": flow}), host_maxphyaddr=32)
+    parameters = Parameters()
+    parameters.host_maxphyaddr = 32
+    machine = Machine(parameters, design=Design({"get_page_flow": flow}))
     vcpu = machine.add_vcpu(40)
     with pytest.raises(OutOfFrames):
         while True:

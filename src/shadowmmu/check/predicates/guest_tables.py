@@ -76,8 +76,9 @@ def _shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
         return
     gfn, page = (gpte & ADDR) >> 12, spte.page
     if not spte.present:
-        mmio = get_mmio_spte_gfn(t.kvm, spte.value) if is_mmio_spte(t.kvm, spte.value) else gfn
-        if page.level == 1 and mmio != gfn:
+        kept = gfn & t.kvm.shadow_mmio_gfn_mask >> 12
+        mmio = get_mmio_spte_gfn(t.kvm, spte.value) if is_mmio_spte(t.kvm, spte.value) else kept
+        if page.level == 1 and mmio != kept:
             yield of_spte(spte, f"{_shadows(t, spte, gpte)} but stands for MMIO at gfn {mmio:x}")
     elif spte.is_leaf:
         if page.level == 1 and spte.gfn != gfn:

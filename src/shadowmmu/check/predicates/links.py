@@ -171,7 +171,7 @@ def _leaf_bits(t: Tables, spte: Spte) -> Iterator[Finding]:
     "set_nx_huge_pages",
 )
 def _huge_not_executable(t: Tables, spte: Spte) -> Iterator[Finding]:
-    if spte.level > 1 and spte.rights & ACC_X and t.kvm.parameters.nx_huge_pages:
+    if spte.level > 1 and spte.rights & ACC_X and t.kvm.is_nx_huge_page_enabled():
         yield of_spte(spte, f"{t.spte_name(spte.address)} is huge and executable")
 
 

@@ -105,13 +105,13 @@ class SvmMachine(GuestState):
             parameters = Parameters()
             parameters.tdp_enabled, parameters.tdp_mmu = npt, npt and tdp_mmu
             parameters.nx_huge_pages = nx_huge_pages
+        parameters.host_maxphyaddr = PHYSICAL_BITS
         npt = parameters.tdp_enabled
         if npt and parameters.nx_huge_pages:
             raise EmulatorError("nested paging and nx_huge_pages do not go together: NX crashes the emulator")
         machine = Machine(
             parameters,
             design=design_of(kernel, design),
-            host_maxphyaddr=PHYSICAL_BITS,
             tlb=False,
             implementation=EPYC,
         )

@@ -69,7 +69,8 @@ def _add_table(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> bool:
             return False
         it.old_spte = kvm.words[it.sptep >> 3]
     sp: ShadowPage = tdp_mmu_alloc_sp(vcpu, it.gfn, kvm.sptep_to_sp(it.sptep).role - 1, it.sptep)
-    sp.nx_huge_page_disallowed = fault.huge_page_disallowed
+    possible: bool = fault.req_level >= it.level or not kvm.design.nx_marks_only_possible_huge_pages
+    sp.nx_huge_page_disallowed = fault.huge_page_disallowed and possible
     linked: bool
     if it.old_spte & SPTE_MMU_PRESENT:
         linked = tdp_mmu_split_huge_page(kvm, it, sp, 1)

@@ -12,6 +12,7 @@ from ..atomic import cmpxchg64, fetch_andnot64, xchg64
 from ..bits import ROLE_LEVEL, SPTE_MMU_PRESENT
 from ..flush import kvm_flush_remote_tlbs
 from ..nx_huge_page import unaccount_nx_huge_page
+from ..oops import KernelOops
 from ..shadow_page import ShadowPage
 from ..spte import count_pages, is_last_spte
 from ..vm import Kvm
@@ -19,7 +20,7 @@ from .iter import TdpIter
 from .rcu import call_rcu
 
 
-class InvalidSpteChange(RuntimeError):
+class InvalidSpteChange(KernelOops):
     """A mapping was replaced by one of another page without being zapped in between: the kernel panics."""
 
 
