@@ -127,6 +127,6 @@ def test_what_is_not_emulated_is_stepped_where_it_maps_itself() -> None:
     board.start(f"mov rax, [{DATA}]\n fninit\n fnstcw [rdi]\n vmmcall", rdi=0x10000E00)
     assert board.run().reason == "hlt"
     assert board.read_word(directory | 0xE00, 2) == 0x37F
-    assert board.machine.exits[0x41] == 1
+    assert not board.machine.exits[0x41], "a step of its own is no exit of KVM's"
     assert not board.get("rflags") & 0x100
     check(board)

@@ -50,6 +50,8 @@ class Operand:
 class Code:
     """An instruction as decoded; `name` in lower case, `execute` None if it is not executed here.
 
+    `is_far`: a far JMP or CALL, to `target` (selector, offset) or to what its memory operand holds.
+
     For the memory operand: registers by number (-1: none), displacement, segment, and whether RIP is added.
     """
 
@@ -69,6 +71,8 @@ class Code:
     repeat: bool = False
     repeat_while_equal: bool | None = None
     has_memory: bool = False
+    is_far: bool = False
+    target: tuple[int, int] | None = None
 
     @property
     def length(self) -> int:
@@ -657,6 +661,12 @@ class Decoder:
         if name.startswith(_TWO_OPERANDS):
             code.op = Op.STOS
         self._memory(insn, code, bits)
+        code.is_far = (
+            insn.is_jmp_far or insn.is_call_far or insn.is_jmp_far_indirect or insn.is_call_far_indirect
+        )
+        if insn.is_jmp_far or insn.is_call_far:
+            wide = insn.op_kind(0) == self.iced.OpKind.FAR_BRANCH32
+            code.target = insn.far_branch_selector, insn.far_branch32 if wide else insn.far_branch16
         code.repeat = insn.has_rep_prefix or insn.has_repne_prefix
         if execute is _string:
             code.repeat_while_equal = not insn.has_repne_prefix if code.repeat else None
