@@ -10,7 +10,8 @@ from ...kvm.invlpg import is_noncanonical
 from ...kvm.vcpu import QueuedException, Vcpu
 from ...x86.bits import ADDR, GP_VECTOR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U, PFERR_W
 from ...x86.insn import Insn
-from .instructions import LONGEST, Code, CodeInsn, Context, Decoder
+from .instructions import LONGEST, Decoder
+from .operands import Code, CodeInsn, Context
 from .processor import CS, HF_CS32, SvmProcessor
 
 

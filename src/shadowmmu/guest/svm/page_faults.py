@@ -3,13 +3,15 @@
 from collections.abc import Callable
 
 from ...kvm.bits import INVALID_PAGE
+from ...kvm.emulate import EmulationError
 from ...kvm.exits import handle_page_fault
 from ...kvm.guest_walk import gva_to_gpa
 from ...kvm.vcpu import QueuedException
 from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
 from .emulator import FetchFault
 from .execution import Execution, ExitHandler
-from .interrupts import GP, PF
+from .interrupts import GP, PF, UD
+from .operands import Code
 from .processor import EXIT_EXCEPTION, EXIT_NPF, RSP, SS
 from .progress import Progress
 
@@ -126,9 +128,19 @@ class PageFaults:
             return
         if code.execute is None:
             if not self.emulator.retry_instead(address, emulation_type):
-                self.step.begin_writing(code, address)
+                self._write_alone(code, address)
         elif self.emulator.emulate(self.emulator.insn(code), address, emulation_type):
             self.execution.advance(code.length)
+
+    def _write_alone(self, code: Code, address: int) -> None:
+        """Let an instruction that is not emulated write to a table; with a device it is #UD at CPL 3."""
+        try:
+            self.step.begin_writing(code, address)
+        except EmulationError:
+            self.vcpu.stat.insn_emulation_fail += 1
+            if self.vcpu.cpl < 3:
+                raise
+            self.vcpu.exception = QueuedException(UD, None, None)
 
 
 def as_hardware(error_code: int) -> int:

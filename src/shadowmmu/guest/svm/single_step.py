@@ -12,8 +12,8 @@ from ...kvm.spte import is_shadow_present
 from ...kvm.track_write import kvm_mmu_track_write
 from ...kvm.vcpu import QueuedException, Vcpu
 from ...x86.bits import FAULT, PFERR_W, PS, WRITE, A, D, W
-from .instructions import Code
 from .interrupts import DB
+from .operands import Code
 from .processor import DR6_BS, EXIT_EXCEPTION, EXIT_IRET, FLAG_TF, HF_SMAP, RSP, SS, SvmProcessor
 
 RESTORES_FLAGS = frozenset(("iret", "iretd", "iretq", "popf", "popfd", "popfq"))

@@ -11,8 +11,8 @@ from ...kvm.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .events import Events
 from .execution import Execution, ExitHandler
-from .instructions import Code
 from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
+from .operands import Code
 from .processor import (
     EXIT_GDTR_READ,
     EXIT_GDTR_WRITE,
