@@ -18,7 +18,11 @@ An exit goes through `run_loop` to its handler, and through `entry` back to the 
     page_faults, progress           #PF and #NPF; faults that repeat for ever
     single_step                     an instruction that runs alone
     execution                       an instruction that KVM completes: fetch, trace, RIP
-    emulator, instructions          KVM's emulator on real code
+    emulator, instructions          KVM's emulator on real code, its decoder
+    operands, arithmetic, moves, stack, strings
+                                    what instructions do
+    task_switch, far_transfers, segments
+                                    task switches and gates outside of long mode
     control_registers, msr_exits, msrs, invalidations, table_registers, intercepts, cpuid, undefined_opcodes
                                     instructions that exit
     devices, system_calls           ports and MMIO; SYSCALL, SYSENTER and VMMCALL

@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Callable
 
-from ...host.memory import Arena
 from ...kvm.bits import INVALID_PAGE
 from ...kvm.emulate import OperandFault
 from ...kvm.exits import cr0_exit_reason, set_cr0_in_guest
 from ...kvm.guest_memory import table_page
 from ...kvm.regs import CR3_NOFLUSH
 from ...kvm.vcpu import QueuedException, Vcpu
+from ...kvm.vm import Kvm
 from ...x86.bits import ADDR, CR0_TS, CR4_PCIDE, CR4_UMIP, A
 from ...x86.insn import Insn, Op
 from .execution import Execution, ExitHandler
-from .instructions import Code
 from .interrupts import GP
+from .operands import Code
 from .processor import EXIT_READ_CR, EXIT_WRITE_CR
 from .progress import Progress
 
@@ -38,7 +38,6 @@ class ControlRegisters:
         self,
         execution: Execution,
         progress: Progress,
-        arena: Arena,
         task_priority: TaskPriority,
         exits: Counter[int],
         *,
@@ -50,7 +49,6 @@ class ControlRegisters:
         self.emulator = execution.emulator
         self.kvm = execution.kvm
         self.progress = progress
-        self.arena = arena
         self.task_priority = task_priority
         self.exits = exits
         self.npt = npt
@@ -92,7 +90,7 @@ class ControlRegisters:
             return
         vcpu, number = self.vcpu, code - EXIT_WRITE_CR
         if self.npt and vcpu.is_pae_paging():
-            self._clear_accessed_in_pdptes()
+            clear_accessed_in_pdptes(self.kvm, vcpu.cr3)
         if self.npt and number == 3:
             self._write_own_cr3(code, insn)
             return
@@ -143,16 +141,6 @@ class ControlRegisters:
         processor.flush()
         self.execution.advance(insn.length)
 
-    def _clear_accessed_in_pdptes(self) -> None:
-        """The emulator sets A in PDPTEs, where it is reserved: KVM would not load them."""
-        base = self.vcpu.cr3 & 0xFFFFFFE0
-        page = table_page(self.kvm, base >> 12)
-        if page != INVALID_PAGE:
-            words = self.arena.view()
-            first = (page & ADDR | base & 0xFFF) >> 3
-            for index in range(first, first + 4):
-                words[index] &= ~A
-
     def _written_to_cr(self, insn: Code) -> int:
         """What MOV to CRn, LMSW or CLTS writes there."""
         if insn.name == "clts":
@@ -168,3 +156,14 @@ class ControlRegisters:
 def _umip_prevents(vcpu: Vcpu) -> bool:
     """Whether the instructions that UMIP prevents are prevented now."""
     return bool(vcpu.cr4 & CR4_UMIP) and vcpu.cpl > 0
+
+
+def clear_accessed_in_pdptes(kvm: Kvm, cr3: int) -> None:
+    """Clear A in PDPTEs: the emulator sets it there, where it is reserved, and KVM would not load them."""
+    base = cr3 & 0xFFFFFFE0
+    page = table_page(kvm, base >> 12)
+    if page != INVALID_PAGE:
+        words = kvm.arena.view()
+        first = (page & ADDR | base & 0xFFF) >> 3
+        for index in range(first, first + 4):
+            words[index] &= ~A

@@ -8,9 +8,10 @@ from ...kvm.guest_memory import table_page
 from ...kvm.guest_walk import gva_to_gpa
 from ...kvm.invlpg import is_noncanonical
 from ...kvm.vcpu import QueuedException, Vcpu
-from ...x86.bits import ADDR, GP_VECTOR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U
+from ...x86.bits import ADDR, GP_VECTOR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U, PFERR_W
 from ...x86.insn import Insn
-from .instructions import LONGEST, Code, CodeInsn, Context, Decoder
+from .instructions import LONGEST, Decoder
+from .operands import Code, CodeInsn, Context
 from .processor import CS, HF_CS32, SvmProcessor
 
 
@@ -30,6 +31,7 @@ class NonCanonical(OperandFault):
 class CodeEmulator(Emulator):
     """Emulates what is at the guest's RIP; registers are those of the processor.
 
+    With `implicit` accesses are those of the processor for itself, with the rights of CPL 0.
     `memory` is all of the host's, as bytes. The processor forgets code that is overwritten.
     """
 
@@ -41,6 +43,7 @@ class CodeEmulator(Emulator):
         self.memory = memory
         self.decoder = Decoder()
         self.context = Context(processor, self)
+        self.implicit = False
 
     # -- fetching ----------------------------------------------------------------------------------------
 
@@ -89,6 +92,9 @@ class CodeEmulator(Emulator):
         return True
 
     # -- operands ----------------------------------------------------------------------------------------
+
+    def _access_bits(self, *, write: bool) -> int:
+        return (PFERR_W if write else 0) if self.implicit else super()._access_bits(write=write)
 
     def _translate(self, address: int, access: int) -> int:
         if self.processor.is_64bit and is_noncanonical(self.vcpu, address):

@@ -11,7 +11,7 @@ from ...kvm.run import TripleFault
 from ...kvm.vcpu import QueuedException, QueuedInterrupt
 from ...x86.bits import NESTED_FAULT
 from .execution import Execution, ExitHandler
-from .interrupts import BP, NMI, NO_FAULTS, OF, PF, WITH_ERROR_CODE, Delivery
+from .interrupts import BP, NMI, NO_FAULTS, OF, PF, WITH_ERROR_CODE, Delivery, TaskGate
 from .page_faults import as_hardware
 from .processor import (
     EXIT_EXCEPTION,
@@ -25,6 +25,7 @@ from .processor import (
 )
 from .progress import Progress
 
+TaskSwitcher = Callable[[int, int, int | None], QueuedException | None]
 ExceptionCallback = Callable[[int, int | None, int], bool]
 
 
@@ -55,7 +56,8 @@ class Events:
     """The events of one vCPU.
 
     An exception that is queued is vcpu.exception. `soft` is INT n with the RIP behind it, `pending` whether
-    there are external interrupts, `source` where they come from; `shutdown` handles that exit.
+    there are external interrupts, `source` where they come from; `shutdown` handles that exit. `switch_task`
+    and `iret` carry out what a task gate and an IRET ask for.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Events:
         self._iret_at: int | None = None
         self._sees_pushf = True
         self._shutdown = shutdown
+        self.switch_task: TaskSwitcher = lambda gate, rip, error_code: None
+        self.iret: Callable[[], bool] = lambda: False
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
@@ -128,9 +132,19 @@ class Events:
             return
         exception.reinjected = True
         self._set_resume_flag(wanted=vector not in NO_FAULTS)
-        self.delivery.deliver(vector, error_code, rip=processor.rip, software=False, external=True)
+        fault = self._deliver(vector, error_code, processor.rip)
         self.delivered[vector] += 1
-        vcpu.exception = None
+        vcpu.exception = fault
+
+    def _deliver(
+        self, vector: int, error_code: int | None, rip: int, *, software: bool = False
+    ) -> QueuedException | None:
+        """Start the handler, or the task; return the exception that the task begins with."""
+        try:
+            self.delivery.deliver(vector, error_code, rip=rip, software=software, external=not software)
+        except TaskGate as task:
+            return self.switch_task(task.gate, rip, error_code)
+        return None
 
     def _set_resume_flag(self, *, wanted: bool) -> None:
         """RFLAGS.RF as the event pushes it; the processor forgets to clear it after an instruction."""
@@ -153,14 +167,14 @@ class Events:
         """INT n, with `rip` behind it."""
         vcpu = self.vcpu
         self._set_resume_flag(wanted=False)
-        self.delivery.deliver(vector, None, rip=rip, software=True, external=False)
+        vcpu.exception = self._deliver(vector, None, rip, software=True)
         self.delivered[vector] += 1
         self.soft = vcpu.soft_interrupt = None
 
     def deliver_nmi(self) -> None:
         """Start the handler; no other one until IRET."""
         self._set_resume_flag(wanted=False)
-        self.delivery.deliver(NMI, None, rip=self.processor.rip, software=False, external=True)
+        self.vcpu.exception = self._deliver(NMI, None, self.processor.rip)
         self.delivered[NMI] += 1
         self.nmi, self.nmi_blocked, self._iret_at = False, True, None
         self.processor.intercept(EXIT_IRET, wanted=True)
@@ -182,7 +196,7 @@ class Events:
             self._taken = self.source.take()
         if self._taken is not None:
             self._set_resume_flag(wanted=False)
-            self.delivery.deliver(self._taken, None, rip=self.processor.rip, software=False, external=True)
+            self.vcpu.exception = self._deliver(self._taken, None, self.processor.rip)
             self.delivered[self._taken] += 1
             self.vcpu.stat.irq_injections += 1
             self._taken = None
@@ -219,10 +233,13 @@ class Events:
             self._shutdown(EXIT_SHUTDOWN)
 
     def _iret(self, code: int) -> None:
-        """The handler of an NMI ends; one that waits comes behind its IRET (iret_interception)."""
-        self.execution.record(code)
-        self._iret_at = self.processor.rip
-        self.processor.intercept(EXIT_IRET, wanted=False)
+        """IRET: of an NMI's handler, whose successor waits for it (iret_interception); or to another task."""
+        if self.nmi_blocked:
+            self.execution.record(code)
+            self._iret_at = self.processor.rip
+            self.processor.intercept(EXIT_IRET, wanted=False)
+        if not self.iret() and not self.processor.long_mode:
+            self.step.begin(self.execution.peek())
 
     def _other_exception(self, code: int) -> None:
         vector = code - EXIT_EXCEPTION

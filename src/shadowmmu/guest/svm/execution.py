@@ -8,8 +8,8 @@ from ...kvm.vcpu import QueuedException, Vcpu
 from ...x86.bits import MASK64
 from ...x86.insn import Insn
 from .emulator import CodeEmulator, FetchFault
-from .instructions import Code
 from .interrupts import DB, UD
+from .operands import Code
 from .processor import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ, SvmProcessor
 from .single_step import SingleStep
 

@@ -8,7 +8,7 @@ import struct
 
 from ...host.memory import Arena
 from ...kvm.vcpu import Vcpu
-from ...x86.bits import CR0_PE, EFER_LMA, FAULT, MASK64, READ, WRITE
+from ...x86.bits import CR0_PE, FAULT, MASK64, READ, WRITE
 from .processor import (
     CS,
     DS,
@@ -59,7 +59,11 @@ class EventFault(Exception):
 
 
 class TaskGate(Exception):
-    """The guest wants a task switch, which nobody does here."""
+    """The event's gate is a task gate."""
+
+    def __init__(self, gate: int) -> None:
+        super().__init__(gate)
+        self.gate = gate
 
 
 class SystemMemory:
@@ -81,7 +85,7 @@ class SystemMemory:
         first = min(size, 0x1000 - (gva & 0xFFF))
         parts = [(self._translate(gva, kind), first)]
         if first < size:
-            limit = MASK64 if self.processor.efer & EFER_LMA else 0xFFFFFFFF
+            limit = MASK64 if self.processor.long_mode else 0xFFFFFFFF
             parts.append((self._translate(gva + first & limit, kind), size - first))
         return parts
 
@@ -123,7 +127,7 @@ class Delivery:
             self._deliver_real(vector, rip)
             return
         ext = EXTERNAL if external else 0
-        if processor.efer & EFER_LMA:
+        if processor.long_mode:
             self._deliver_long(vector, error_code, rip, ext, software=software)
         else:
             self._deliver_legacy(vector, error_code, rip, ext, software=software)
@@ -226,7 +230,7 @@ class Delivery:
             raise EventFault(GP, vector * 8 + IDT_ERROR + ext)
         self._check_gate(vector, gate, ext, software=software)
         if kind == TASK_GATE:
-            raise TaskGate
+            raise TaskGate(gate)
         code, cpl = self._code_segment(gate >> 16 & 0xFFFF, ext)
         size = 4 if kind & 8 else 2
         flags = processor.rflags
@@ -239,7 +243,7 @@ class Delivery:
             frame += [pointer, stack_segment.selector]
             if flags & FLAG_VM:
                 frame += [processor.segment(segment).selector for segment in (ES, DS, FS, GS)]
-            stack_segment, pointer = self._inner_stack(cpl, ext)
+            stack_segment, pointer = self.inner_stack(cpl, ext)
         wide = bool(stack_segment.flags & BIG)
         limit = 0xFFFFFFFF if wide else 0xFFFF
         stack = pointer - size * len(frame) & limit
@@ -254,7 +258,8 @@ class Delivery:
                 processor.set_segment(segment, Segment(0, 0, 0, 0))
         self._begin(gate, cpl)
 
-    def _inner_stack(self, cpl: int, ext: int) -> tuple[Segment, int]:
+    def inner_stack(self, cpl: int, ext: int) -> tuple[Segment, int]:
+        """Return the stack that the TSS has for a privilege: segment and pointer. Raises as deliver()."""
         tss = self.processor.segment(TR)
         wide = bool(tss.flags & 0x800)
         offset, size = (4 + 8 * cpl, 4) if wide else (2 + 4 * cpl, 2)

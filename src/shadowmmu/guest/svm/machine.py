@@ -46,6 +46,7 @@ from .emulator import CodeEmulator
 from .entry import Entry
 from .events import Events, ExceptionCallback, InterruptSource
 from .execution import Execution, ExitHandler
+from .far_transfers import FarTransfers
 from .intercepts import Intercepts
 from .interrupts import DB
 from .invalidations import Invalidations
@@ -60,6 +61,7 @@ from .single_step import SingleStep
 from .state import GuestState
 from .system_calls import SystemCalls
 from .table_registers import TableRegisters
+from .task_switch import TaskSwitch
 from .undefined_opcodes import UndefinedOpcodes
 
 __all__ = ["ExitRecord", "InterruptSource", "Outcome", "SvmMachine"]
@@ -135,17 +137,18 @@ class SvmMachine(GuestState):
         self.system_calls = SystemCalls(self.execution, self.loop)
         self.intercepts = Intercepts(self.execution, self.cpuid, self.msrs, self.events, self.loop)
         self.control_registers = ControlRegisters(
-            self.execution, self.progress, machine.arena, self.task_priority, self.exits, npt=npt
+            self.execution, self.progress, self.task_priority, self.exits, npt=npt
         )
         self.loop.handlers = self._exit_handlers()
 
     def _exit_handlers(self) -> dict[int, ExitHandler]:
         """Who handles an exit; the later of two for one code has it."""
         execution = self.execution
+        transfers = FarTransfers(execution, self.events, TaskSwitch(execution, self.events))
         invalidations = Invalidations(execution, self.progress, npt=self.npt)
         return {
             **self.events.handlers(),
-            **PageFaults(execution, self.progress, npt=self.npt).handlers(),
+            **PageFaults(execution, self.progress, transfers.general_protection, npt=self.npt).handlers(),
             **self.intercepts.handlers(),
             **self.control_registers.handlers(),
             **self.system_calls.handlers(),

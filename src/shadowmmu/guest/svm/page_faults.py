@@ -1,13 +1,17 @@
 """#PF and #NPF exits: to KVM's MMU, to the guest, or to KVM's emulator."""
 
+from collections.abc import Callable
+
 from ...kvm.bits import INVALID_PAGE
+from ...kvm.emulate import EmulationError
 from ...kvm.exits import handle_page_fault
 from ...kvm.guest_walk import gva_to_gpa
 from ...kvm.vcpu import QueuedException
 from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
 from .emulator import FetchFault
 from .execution import Execution, ExitHandler
-from .interrupts import GP, PF
+from .interrupts import GP, PF, UD
+from .operands import Code
 from .processor import EXIT_EXCEPTION, EXIT_NPF, RSP, SS
 from .progress import Progress
 
@@ -17,15 +21,21 @@ LONGEST_FRAME = 0x10000 + 40
 
 
 class PageFaults:
-    """Handles them; a fetch ahead of RIP is none until its turn comes."""
+    """Handles them, and #GP; a fetch ahead of RIP is none until its turn comes.
 
-    def __init__(self, execution: Execution, progress: Progress, *, npt: bool) -> None:
+    `transfer` carries out far transfers that the emulator refuses with #GP, and says whether it was one.
+    """
+
+    def __init__(
+        self, execution: Execution, progress: Progress, transfer: Callable[[], bool], *, npt: bool
+    ) -> None:
         self.execution = execution
         self.vcpu = execution.vcpu
         self.processor = execution.processor
         self.emulator = execution.emulator
         self.step = execution.step
         self.progress = progress
+        self.transfer = transfer
         self.npt = npt
 
     def handlers(self) -> dict[int, ExitHandler]:
@@ -40,7 +50,7 @@ class PageFaults:
         processor, vcpu = self.processor, self.vcpu
         address, error_code = processor.exit_info2, processor.exit_info1
         if self._may_be_ahead(address, error_code) and self._is_ahead(address):
-            self.step.begin()
+            self.step.begin(self.execution.peek())
             return
         if vcpu.cpl == 3 and not error_code & PFERR_U and self._is_return(address):
             if error_code & PFERR_P and self._allows_user(address):
@@ -69,8 +79,8 @@ class PageFaults:
         processor = self.processor
         end = 1 << processor.address_bits - 1
         if processor.is_64bit and end - 0x1000 <= processor.rip < end and not self.step.interrupted:
-            self.step.begin()
-        else:
+            self.step.begin(self.execution.peek())
+        elif not self.transfer():
             self.vcpu.exception = QueuedException(GP, processor.exit_info1, None)
 
     def _nested_page_fault(self, code: int) -> None:
@@ -118,9 +128,19 @@ class PageFaults:
             return
         if code.execute is None:
             if not self.emulator.retry_instead(address, emulation_type):
-                self.step.begin_writing(code, address)
+                self._write_alone(code, address)
         elif self.emulator.emulate(self.emulator.insn(code), address, emulation_type):
             self.execution.advance(code.length)
+
+    def _write_alone(self, code: Code, address: int) -> None:
+        """Let an instruction that is not emulated write to a table; with a device it is #UD at CPL 3."""
+        try:
+            self.step.begin_writing(code, address)
+        except EmulationError:
+            self.vcpu.stat.insn_emulation_fail += 1
+            if self.vcpu.cpl < 3:
+                raise
+            self.vcpu.exception = QueuedException(UD, None, None)
 
 
 def as_hardware(error_code: int) -> int:

@@ -18,7 +18,6 @@ from ...x86.bits import (
     CR4_LA57,
     CR4_OSFXSR,
     CR4_SMAP,
-    EFER_LMA,
     MASK64,
 )
 from .layout import (
@@ -181,6 +180,7 @@ class SvmProcessor:
 
     `on_exit(number)` is called for exits (EXIT + exit code); `on_in(port, size)`,
     `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit.
+    `long_mode` is whether the guest is in long mode; outside of it `efer` has LMA too, for far transfers.
     Raises EmulatorError.
     """
 
@@ -207,6 +207,7 @@ class SvmProcessor:
         self._find_fields()
         self.running = False
         self.window = False
+        self.long_mode = False
         self._debug_registers: tuple[int, int, int] | None = None
         self.tick_at = 0.0
         self._wake = threading.Event()
@@ -564,9 +565,9 @@ class SvmProcessor:
         if cr0 & CR0_PE:
             flags |= HF_PE
         code = d[self._segment_offsets[CS] + 20 >> 2]
-        if self.efer & EFER_LMA:
+        if self.long_mode:
             flags |= HF_LMA
-        if self.efer & EFER_LMA and code & DESCRIPTOR_L:
+        if self.long_mode and code & DESCRIPTOR_L:
             flags |= HF_CS32 | HF_SS32 | HF_CS64
         else:
             flags |= HF_CS32 if code & DESCRIPTOR_DB else 0

@@ -14,8 +14,8 @@ from ...x86.machine_check import MachineCheck
 from ..cpu import EndlessFaults
 from .entry import Entry
 from .execution import ExitHandler
-from .interrupts import DB, TaskGate
-from .processor import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_SMI, NOT_KVMS
+from .interrupts import DB
+from .processor import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_SMI, NOT_KVMS
 
 HISTORY = 32
 SLICE = 0.25
@@ -161,7 +161,7 @@ class RunLoop:
             return
         code = number - EXIT if number >= EXIT else number + EXIT_EXCEPTION
         self.switch.note_state()
-        if code in NOT_KVMS:
+        if code in NOT_KVMS or self._is_own(code):
             self.guarded(self._handle, code)
             self._stop_if_done()
             return
@@ -175,6 +175,12 @@ class RunLoop:
             if self.outcome is None:
                 self.outcome = Outcome("exits")
             self.processor.stop()
+
+    def _is_own(self, code: int) -> bool:
+        """Whether KVM would not see the exit: an IRET that no NMI waits for, the end of a step."""
+        if code == EXIT_IRET:
+            return not self.entry.events.nmi_blocked
+        return code == EXIT_EXCEPTION + DB and self.step.current is not None
 
     def _handle(self, code: int) -> None:
         step = self.step
@@ -203,5 +209,3 @@ class RunLoop:
             self.outcome = Outcome("emulation", str(error))
         except EndlessFaults as error:
             self.outcome = Outcome("endless faults", str(error))
-        except TaskGate:
-            self.outcome = Outcome("emulation", "the guest's IDT has a task gate")

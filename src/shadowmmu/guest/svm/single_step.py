@@ -11,10 +11,13 @@ from ...kvm.mark_dirty import mark_page_dirty_in_slot
 from ...kvm.spte import is_shadow_present
 from ...kvm.track_write import kvm_mmu_track_write
 from ...kvm.vcpu import QueuedException, Vcpu
-from ...x86.bits import PFERR_W, PS, A, D, W
-from .instructions import Code
+from ...x86.bits import FAULT, PFERR_W, PS, WRITE, A, D, W
 from .interrupts import DB
-from .processor import DR6_BS, EXIT_EXCEPTION, FLAG_TF, HF_SMAP, SvmProcessor
+from .operands import Code
+from .processor import DR6_BS, EXIT_EXCEPTION, EXIT_IRET, FLAG_TF, HF_SMAP, RSP, SS, SvmProcessor
+
+RESTORES_FLAGS = frozenset(("iret", "iretd", "iretq", "popf", "popfd", "popfq"))
+PUSHES_FLAGS = frozenset(("pushf", "pushfd", "pushfq"))
 
 
 @dataclass(slots=True)
@@ -22,6 +25,7 @@ class Step:
     """An instruction that runs alone, with what is to be undone afterwards."""
 
     guest_tf: bool
+    name: str = ""
     without_smap: bool = False
     sptep: int = 0
     spte: int = 0
@@ -45,13 +49,19 @@ class SingleStep:
         self.interrupted = False
         self._stepped = False
 
-    def begin(self, *, without_smap: bool = False) -> None:
-        """Let the next instruction run by itself; `without_smap`: as if CR4.SMAP were 0."""
+    def begin(self, code: Code | None = None, *, without_smap: bool = False) -> None:
+        """Let the next instruction, `code` if it is known, run by itself.
+
+        `without_smap`: as if CR4.SMAP were 0.
+        """
         processor = self.processor
+        name = "" if code is None else code.name
+        if name in RESTORES_FLAGS:
+            processor.intercept(EXIT_IRET, wanted=False)
         if without_smap:
             processor.d[processor.hflags_word] &= ~HF_SMAP
         flags = processor.system_flags
-        self.current = Step(bool(flags & FLAG_TF), without_smap)
+        self.current = Step(bool(flags & FLAG_TF), name, without_smap)
         processor.system_flags = flags | FLAG_TF
 
     def begin_writing(self, code: Code, address: int) -> None:
@@ -82,8 +92,13 @@ class SingleStep:
         processor, vcpu = self.processor, self.vcpu
         if step.without_smap:
             processor.update_modes()
-        if not step.guest_tf:
+        completed = code == EXIT_EXCEPTION + DB
+        if not step.guest_tf and not (completed and step.name in RESTORES_FLAGS):
             processor.system_flags &= ~FLAG_TF
+        if not step.guest_tf and completed and step.name in PUSHES_FLAGS:
+            self._hide_trap_flag()
+        if step.name in RESTORES_FLAGS and not processor.long_mode:
+            processor.intercept(EXIT_IRET, wanted=True)
         if step.sptep:
             self.arena.view()[step.sptep >> 3] = step.spte
             processor.flush_page(step.address)
@@ -94,6 +109,17 @@ class SingleStep:
         if code == EXIT_EXCEPTION + DB and not step.guest_tf:
             processor.set_dr(6, processor.dr(6) & ~DR6_BS)
             self._stepped = True
+
+    def _hide_trap_flag(self) -> None:
+        """Clear TF in what PUSHF has pushed."""
+        processor = self.processor
+        pointer = processor.q[RSP]
+        if not processor.is_64bit:
+            pointer &= 0xFFFFFFFF if processor.stack_is_32bit else 0xFFFF
+            pointer = pointer + processor.segment_base(SS) & 0xFFFFFFFF
+        hpa = self.vcpu.cpu.implicit_access(pointer, WRITE)
+        if hpa != FAULT:
+            self.arena.store(hpa, 2, self.arena.load(hpa, 2) & ~FLAG_TF)
 
     def debug(self, code: int) -> None:
         """#DB: behind a step, or the guest's own."""

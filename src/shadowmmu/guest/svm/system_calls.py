@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ...kvm.vcpu import QueuedException
-from ...x86.bits import EFER_LMA, EFER_SCE, MASK64
+from ...x86.bits import EFER_SCE, MASK64
 from .execution import Execution, ExitHandler
 from .interrupts import UD
 from .processor import CS, EXIT_VMMCALL, FLAG_IF, FLAG_RF, FLAG_VM, SS, Segment
@@ -72,7 +72,7 @@ class SystemCalls:
     def _on_sysenter(self) -> None:
         processor = self.processor
         selector = processor.field("sysenter_cs") & 0xFFFC
-        wide = bool(processor.efer & EFER_LMA)
+        wide = processor.long_mode
         processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, 0xA09B00 if wide else 0xC09B00))
         processor.set_segment(SS, Segment(selector + 8, 0, 0xFFFFFFFF, 0xC09300))
         processor.system_flags &= ~(FLAG_VM | FLAG_IF | FLAG_RF)

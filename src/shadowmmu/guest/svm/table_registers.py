@@ -8,11 +8,11 @@ import struct
 from ...kvm.emulate import OperandFault
 from ...kvm.invlpg import is_noncanonical
 from ...kvm.vcpu import QueuedException
-from ...x86.bits import EFER_LMA, MASK64
+from ...x86.bits import MASK64
 from .events import Events
 from .execution import Execution, ExitHandler
-from .instructions import Code
 from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
+from .operands import Code
 from .processor import (
     EXIT_GDTR_READ,
     EXIT_GDTR_WRITE,
@@ -127,7 +127,7 @@ class TableRegisters:
             self.execution.advance(insn.length)
 
     def _load_task(self, selector: int) -> None:
-        wide = bool(self.processor.efer & EFER_LMA)
+        wide = self.processor.long_mode
         segment = self._descriptor(selector, (AVAILABLE_TSS,) if wide else (AVAILABLE_TSS16, AVAILABLE_TSS))
         flags = segment.flags | BUSY << 8
         place = self.processor.segment(GDTR).base + (selector & ~7) + 4
@@ -137,7 +137,7 @@ class TableRegisters:
 
     def _descriptor(self, selector: int, kinds: tuple[int, ...]) -> Segment:
         """Return what LDTR or TR becomes. Raises EventFault or AccessFault."""
-        delivery, wide = self.events.delivery, bool(self.processor.efer & EFER_LMA)
+        delivery, wide = self.events.delivery, self.processor.long_mode
         error_code = selector & 0xFFFC
         if selector & 4 or (selector & ~7) + (15 if wide else 7) > self.processor.segment(GDTR).limit:
             raise EventFault(GP, error_code)

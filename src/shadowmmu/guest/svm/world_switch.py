@@ -20,6 +20,7 @@ from ...x86.bits import (
 from .processor import (
     EXIT_GDTR_READ,
     EXIT_IDTR_READ,
+    EXIT_IRET,
     EXIT_LDTR_READ,
     EXIT_TR_READ,
     FLAG_AC,
@@ -79,7 +80,11 @@ class WorldSwitch:
         self._flushes, self._page_flushes = cpu.flushes, cpu.page_flushes
 
     def load_modes(self, cpl: int | None = None) -> None:
-        """The control registers that the guest runs with (svm_set_cr0, svm_set_cr4, svm_set_efer)."""
+        """The control registers that the guest runs with (svm_set_cr0, svm_set_cr4, svm_set_efer).
+
+        Outside of long mode EFER.LMA makes the emulator refuse far transfers through gates and task switches
+        (#GP), which it would do with the guest's CR3; IRET, which may be one, exits.
+        """
         vcpu, processor = self.vcpu, self.processor
         cr0, efer = vcpu.cr0 & ~(CR0_CD | CR0_NW), vcpu.efer | EFER_SVME
         cr4 = vcpu.cr4 & ~(CR4_PCIDE | CR4_UMIP)
@@ -92,6 +97,10 @@ class WorldSwitch:
             efer |= EFER_NX
             if not efer & EFER_LMA:
                 efer &= ~EFER_LME
+        processor.long_mode = bool(efer & EFER_LMA)
+        if not processor.long_mode:
+            efer |= EFER_LMA
+        processor.intercept(EXIT_IRET, wanted=not processor.long_mode)
         processor.set_cr(0, cr0)
         processor.set_cr(4, cr4)
         processor.efer = efer
