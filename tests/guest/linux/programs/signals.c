@@ -80,17 +80,22 @@ static void stopping(void)
 
 static void reporting(int flags)
 {
+    int ends[2];
+    pipe(ends);
     handle(SIGCHLD, flags | SA_RESTART);
     pid_t child = fork();
     if (!child) {
         raise(SIGSTOP);
-        usleep(20000);
+        read(ends[0], &flags, 1);
         _exit(6);
     }
     say(child, WUNTRACED);
     kill(child, SIGCONT);
+    write(ends[1], "x", 1);
     say(child, 0);
     signal(SIGCHLD, SIG_DFL);
+    close(ends[0]);
+    close(ends[1]);
 }
 
 static void queueing(void)
@@ -150,6 +155,7 @@ static void dying_owners(void)
     pthread_mutexattr_t attributes;
     pthread_t thread;
     pthread_mutex_t *mutex = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    volatile char *locked = (char *)mutex + 1000;
     pthread_mutexattr_init(&attributes);
     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
@@ -161,10 +167,12 @@ static void dying_owners(void)
     pthread_mutex_unlock(mutex);
     if (!fork()) {
         pthread_mutex_lock(mutex);
+        *locked = 1;
         usleep(20000);
         kill(getpid(), SIGKILL);
     }
-    usleep(5000);
+    while (!*locked)
+        usleep(1000);
     printf("a process': %s\n", strerror(pthread_mutex_lock(mutex)));
     pthread_mutex_consistent(mutex);
     pthread_mutex_unlock(mutex);
