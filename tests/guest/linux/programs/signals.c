@@ -81,6 +81,7 @@ static void stopping(void)
 static void reporting(int flags)
 {
     int ends[2];
+    count = 0;
     pipe(ends);
     handle(SIGCHLD, flags | SA_RESTART);
     pid_t child = fork();
@@ -91,6 +92,8 @@ static void reporting(int flags)
     }
     say(child, WUNTRACED);
     kill(child, SIGCONT);
+    while (!flags && count < 2)
+        usleep(1000);
     write(ends[1], "x", 1);
     say(child, 0);
     signal(SIGCHLD, SIG_DFL);
@@ -104,6 +107,7 @@ static void queueing(void)
     sigset_t set, pending;
     siginfo_t info;
     struct timespec soon = {0, 1000000};
+    count = 0;
     for (int number = SIGRTMIN + 1; number < SIGRTMIN + 4; number++)
         handle(number, 0);
     handle(SIGUSR1, 0);
