@@ -130,9 +130,11 @@ static void queueing(void)
     sigqueue(getpid(), SIGRTMIN + 1, value);
     printf("waited for %d code %d", sigwaitinfo(&set, &info) == SIGRTMIN + 1, info.si_code);
     printf(" value %d from myself %d\n", info.si_int, info.si_pid == getpid());
-    printf("in time %d %d\n", sigtimedwait(&set, &info, &soon), errno);
+    int got = sigtimedwait(&set, &info, &soon);
+    printf("in time %d %d\n", got, errno);
     sigprocmask(SIG_UNBLOCK, &set, 0);
-    printf("to nobody %d %d\n", sigqueue(99999999, SIGUSR1, value), errno);
+    got = sigqueue(99999999, SIGUSR1, value);
+    printf("to nobody %d %d\n", got, errno);
 }
 
 static void alarms(void)
