@@ -84,7 +84,8 @@ _OPTIONS = (
         "--root",
         metavar="DIRECTORY",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
-        help="Of a Linux program: it may write files only beneath this directory (default: the current one).",
+        help="Of a Linux program: it may change files only beneath this directory, which is no symbolic link "
+        "(default: the current one).",
     ),
     click.option(
         "--initrd",

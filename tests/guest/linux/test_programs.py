@@ -8,7 +8,7 @@ import pytest
 from guest.linux.running import MODES, RUN, model, native, run
 
 Compiled = Callable[[str], Path]
-PROGRAMS = {"hello": 7, "memory": 3, "processes": 4, "locks": 0, "signals": 0}
+PROGRAMS = {"hello": 7, "memory": 3, "processes": 4, "locks": 0, "signals": 0, "contents": 0, "events": 0}
 """And what they give to exit()."""
 
 

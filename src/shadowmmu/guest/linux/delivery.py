@@ -1,5 +1,6 @@
 """Signals: who gets them, and what they do."""
 
+import os
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -67,6 +68,9 @@ class Delivery:
             self._discard(process, (SIGCONT,))
         if self._is_ignored(process, signal):
             return True
+        for descriptor in process.files.open.values():
+            if descriptor.file.signals is not None and descriptor.file.signals & bit(signal):
+                os.eventfd_write(descriptor.file.fd, 1)
         return target.pending.add(signal, info)
 
     @staticmethod

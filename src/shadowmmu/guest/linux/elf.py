@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .layout import MMAP_TOP, PAGE, USER_END
+from .layout import MMAP_TOP, PAGE, STACK_BOTTOM
 
 HEADER = 64
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_TLS, PT_GNU_STACK = 1, 2, 3, 7, 0x6474E551
@@ -70,7 +70,9 @@ def parse(data: bytes | mmap.mmap, base: int = PIE_BASE) -> Program:
         raise NotExecutable(f"not a program but ELF type {kind}")
     entry, headers = struct.unpack_from("<QQ", data, 24)
     size, count = struct.unpack_from("<HH", data, 54)
-    if size != 56 or not 0 < count <= MOST_SEGMENTS or headers + size * count > len(data):
+    if size != 56 or not 0 < count <= MOST_SEGMENTS:
+        raise NotExecutable(f"it has {count} program headers of {size} bytes")
+    if headers + size * count > len(data):
         raise NotExecutable("truncated: its program headers are not complete")
     base = base if kind == ET_DYN else 0
     segments, headers_address, interpreter = [], 0, None
@@ -93,7 +95,10 @@ def parse(data: bytes | mmap.mmap, base: int = PIE_BASE) -> Program:
         if _page_end(low) > high.address & -PAGE:
             raise NotExecutable("its segments overlap or are not in order")
     end = _page_end(segments[-1])
-    return Program(entry + base, tuple(segments), headers_address, size, count, end, base, interpreter)
+    entry += base
+    if not any(one.flags & PF_X and one.address <= entry < one.address + one.memory_size for one in segments):
+        raise NotExecutable(f"it begins at {entry:#x}, which is in no segment with code")
+    return Program(entry, tuple(segments), headers_address, size, count, end, base, interpreter)
 
 
 def _interpreter(data: bytes | mmap.mmap, offset: int, size: int) -> str:
@@ -112,7 +117,7 @@ def _check(segment: LoadSegment, file_size: int) -> None:
         raise NotExecutable("truncated: a segment reaches beyond the end of the file")
     if segment.file_size > segment.memory_size:
         raise NotExecutable("a segment is larger in the file than in memory")
-    if segment.address < PAGE or segment.address + segment.memory_size > USER_END:
+    if segment.address < PAGE or segment.address + segment.memory_size > STACK_BOTTOM:
         raise NotExecutable(f"a segment is at {segment.address:#x}, where no program can be")
     if (segment.address - segment.offset) % PAGE:
         raise NotExecutable("a segment is not aligned as in the file")

@@ -1,23 +1,23 @@
-"""epoll, eventfd, and pairs of sockets: the host's own, on the host's descriptors of the guest's files."""
+"""epoll, eventfd, timerfd: the host's own, on the host's descriptors of the guest's files; signalfd."""
 
 import ctypes
 import errno
 import os
 import select
-import socket
-import struct
 import time
 
 from .calls import Calls, int32, libc, result
 from .files import OpenFile
+from .signals import SIGNALFD_SIZE
 from .tasks import Blocked, Task
 
 EPOLL_CTL_DEL = 2
 EVENT_SIZE = 12
 MOST_EVENTS = 4096
 EFD_SEMAPHORE = 1
-SOCK_TYPE = 0xF
-AF_UNIX = 1
+TIMER_CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME)
+COUNT_SIZE, TIMER_SIZE = 8, 32
+"""Bytes of what an eventfd or timerfd gives, and of a struct itimerspec."""
 
 
 class EventCalls(Calls):
@@ -70,7 +70,7 @@ class EventCalls(Calls):
 
     def sys_eventfd2(self, task: Task, value: int, flags: int) -> int:
         fd = os.eventfd(value & 0xFFFFFFFF, flags & EFD_SEMAPHORE | os.O_NONBLOCK | os.O_CLOEXEC)
-        file = OpenFile(fd, os.O_RDWR | flags & os.O_NONBLOCK, waits=True, internal=True)
+        file = OpenFile(fd, os.O_RDWR | flags & os.O_NONBLOCK, waits=True, internal=True, least=COUNT_SIZE)
         return task.process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
 
     def sys_memfd_create(self, task: Task, name: int, flags: int) -> int:
@@ -78,18 +78,46 @@ class EventCalls(Calls):
         file = OpenFile(fd, os.O_RDWR)
         return task.process.files.add(file, close_on_exec=bool(flags & os.MFD_CLOEXEC))
 
-    # -- sockets: there is no network --------------------------------------------------------------------
+    # -- timers and signals as files -----------------------------------------------------------------------
 
-    def sys_socket(self, task: Task) -> int:
-        raise OSError(errno.EAFNOSUPPORT, "no network")
+    def sys_timerfd_create(self, task: Task, clock: int, flags: int) -> int:
+        if clock not in TIMER_CLOCKS or int32(flags) & ~(os.O_NONBLOCK | os.O_CLOEXEC):
+            raise OSError(errno.EINVAL, "timerfd_create")
+        fd = result(libc.timerfd_create(clock, os.O_NONBLOCK | os.O_CLOEXEC))
+        file = OpenFile(fd, os.O_RDWR | flags & os.O_NONBLOCK, waits=True, least=COUNT_SIZE)
+        return task.process.files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
 
-    def sys_socketpair(self, task: Task, family: int, kind: int, protocol: int, address: int) -> int:
-        if family != AF_UNIX:
-            raise OSError(errno.EAFNOSUPPORT, "no network")
-        files, numbers = task.process.files, []
-        for end in socket.socketpair(socket.AF_UNIX, kind & SOCK_TYPE, int32(protocol)):
-            end.setblocking(False)
-            file = OpenFile(end.detach(), os.O_RDWR | kind & os.O_NONBLOCK, waits=True, internal=True)
-            numbers.append(files.add(file, close_on_exec=bool(kind & os.O_CLOEXEC)))
-        task.process.mm.write(address, struct.pack("<ii", *numbers))
+    def sys_timerfd_settime(self, task: Task, fd: int, flags: int, new: int, old: int) -> int:
+        file, before = task.process.files.get(int32(fd)), ctypes.create_string_buffer(TIMER_SIZE)
+        data = task.process.mm.read(new, TIMER_SIZE)
+        result(libc.timerfd_settime(file.fd, int32(flags), data, before))
+        if old:
+            task.process.mm.write(old, before.raw)
         return 0
+
+    def sys_timerfd_gettime(self, task: Task, fd: int, address: int) -> int:
+        data = ctypes.create_string_buffer(TIMER_SIZE)
+        result(libc.timerfd_gettime(task.process.files.get(int32(fd)).fd, data))
+        task.process.mm.write(address, data.raw)
+        return 0
+
+    def sys_signalfd(self, task: Task, fd: int, mask: int, size: int) -> int:
+        return self.sys_signalfd4(task, fd, mask, size, 0)
+
+    def sys_signalfd4(self, task: Task, fd: int, mask: int, size: int, flags: int) -> int:
+        if size != 8 or int32(flags) & ~(os.O_NONBLOCK | os.O_CLOEXEC):
+            raise OSError(errno.EINVAL, "signalfd")
+        wanted, files = task.process.mm.read_word(mask), task.process.files
+        if int32(fd) >= 0:
+            file = files.get(int32(fd))
+            if file.signals is None:
+                raise OSError(errno.EINVAL, "no signalfd")
+            file.signals, number = wanted, int32(fd)
+        else:
+            host = os.eventfd(0, os.O_NONBLOCK | os.O_CLOEXEC)
+            kept = os.O_RDWR | flags & os.O_NONBLOCK
+            file = OpenFile(host, kept, waits=True, internal=True, least=SIGNALFD_SIZE, signals=wanted)
+            number = files.add(file, close_on_exec=bool(flags & os.O_CLOEXEC))
+        if task.waits_for(wanted) is not None:
+            os.eventfd_write(file.fd, 1)
+        return number

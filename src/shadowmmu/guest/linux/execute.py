@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .directory import host_name
 from .elf import PF_R, PF_W, PF_X, PIE_BASE, NotExecutable, Program, is_elf, parse
-from .layout import PAGE, STACK_SIZE, STACK_TOP
+from .layout import PAGE, STACK_BOTTOM, STACK_SIZE, STACK_TOP
 from .memory import PROT_EXEC, PROT_READ, PROT_WRITE, AddressSpace, Area, page_up
 from .tasks import RFLAGS, RIP, RSP, Task
 
@@ -97,11 +97,12 @@ def load_program(
             raise OSError(errno.E2BIG, "arguments are too long")
         first = executable.interpreter or executable
         for part in {executable, first}:
+            _check_place(mm, part.program)
             _map_segments(mm, part)
         mm.brk_start = mm.brk = executable.program.end
     finally:
         executable.close()
-    mm.add(Area(STACK_TOP - STACK_SIZE, STACK_TOP, PROT_READ | PROT_WRITE, name="stack"))
+    mm.add(Area(STACK_BOTTOM, STACK_TOP, PROT_READ | PROT_WRITE, name="stack"))
     stack = _push_arguments(mm, executable, arguments, environment)
     process = task.process
     process.mm = mm
@@ -111,6 +112,12 @@ def load_program(
     task.registers = [0] * 18
     task.registers[RSP], task.registers[RIP], task.registers[RFLAGS] = stack, first.program.entry, 0x202
     task.fs = task.gs = 0
+
+
+def _check_place(mm: AddressSpace, program: Program) -> None:
+    """Raise OSError if a program and the one that loads its libraries want the same place."""
+    if any(mm.overlapping(program.segments[0].address & -PAGE, program.end)):
+        raise OSError(errno.ENOEXEC, "its segments are where its interpreter is")
 
 
 def _map_segments(mm: AddressSpace, executable: Executable) -> None:

@@ -28,6 +28,10 @@ class OpenFile:
     internal: bool = False
     """Whether only the guest has it: a pipe of its own."""
     users: int = 1
+    least: int = 0
+    """Bytes that a read must have room for."""
+    signals: int | None = None
+    """The signals that can be read from a signalfd, whose descriptor is an eventfd: ready with them."""
     fifo: tuple[int, int] | None = None
     """Which file a FIFO is."""
 

@@ -10,6 +10,8 @@ from .tasks import (
     Task,
 )
 
+MOST_GROUPS = 65536
+
 
 class IdentityCalls(Calls):
     """System calls about who a process is."""
@@ -64,6 +66,27 @@ class IdentityCalls(Calls):
     def sys_setresgid(self, task: Task, group: int) -> int:
         return self._same(group, os.getgid())
 
+    def sys_setreuid(self, task: Task, real: int, effective: int) -> int:
+        return self._same(real, os.getuid()) or self._same(effective, os.getuid())
+
+    def sys_setregid(self, task: Task, real: int, effective: int) -> int:
+        return self._same(real, os.getgid()) or self._same(effective, os.getgid())
+
+    def sys_setfsuid(self, task: Task) -> int:
+        return os.getuid()
+
+    def sys_setfsgid(self, task: Task) -> int:
+        return os.getgid()
+
+    def sys_setgroups(self, task: Task, count: int, address: int) -> int:
+        """As for users: whoever runs the program remains who it is."""
+        if not 0 <= int32(count) <= MOST_GROUPS:
+            raise OSError(errno.EINVAL, "too many groups")
+        wanted = {number for (number,) in struct.iter_unpack("<I", task.process.mm.read(address, 4 * count))}
+        if not wanted <= {os.getgid(), *os.getgroups()}:
+            raise OSError(errno.EPERM, "not permitted")
+        return 0
+
     def sys_getgroups(self, task: Task, count: int, address: int) -> int:
         groups = os.getgroups()
         if count:
@@ -86,7 +109,18 @@ class IdentityCalls(Calls):
 
     def sys_setpgid(self, task: Task, pid: int, group: int) -> int:
         process = self._process(task, int32(pid))
-        process.group = int32(group) or process.pid
+        wanted = int32(group) or process.pid
+        if wanted < 0:
+            raise OSError(errno.EINVAL, "no group")
+        if process is not task.process and process.parent is not task.process:
+            raise OSError(errno.ESRCH, "no child")
+        known = any(
+            one.group == wanted and one.session == process.session for one in self.kernel.processes.values()
+        )
+        foreign = process.session != task.process.session or process.session == process.pid
+        if foreign or wanted != process.pid and not known:
+            raise OSError(errno.EPERM, "not in this session")
+        process.group = wanted
         return 0
 
     def sys_getsid(self, task: Task, pid: int) -> int:
@@ -94,7 +128,7 @@ class IdentityCalls(Calls):
 
     def sys_setsid(self, task: Task) -> int:
         process = task.process
-        if process.group == process.pid and process is self.kernel.first:
+        if any(one.group == process.pid for one in self.kernel.processes.values()):
             raise OSError(errno.EPERM, "a leader already")
         process.group = process.session = process.pid
         return process.pid

@@ -1,5 +1,6 @@
 """Reading and writing files."""
 
+import ctypes
 import errno
 import os
 import select
@@ -7,9 +8,10 @@ import stat
 import struct
 from collections.abc import Sequence
 
-from .calls import int32, int64
+from .calls import int32, int64, libc, result
 from .files import OpenFile
 from .path_calls import PathCalls
+from .signals import SIGNALFD_SIZE, signalfd_info
 from .tasks import SIGPIPE, Blocked, SignalInfo, Task
 
 LARGEST_READ = 16 << 20
@@ -25,7 +27,24 @@ class IoCalls(PathCalls):
             raise OSError(errno.EAGAIN, "not ready")
         raise Blocked([(file.fd, events)], outside=not file.internal)
 
+    def _read_signals(self, task: Task, file: OpenFile, mask: int, size: int) -> bytes:
+        """Read a signalfd: as many signals as there are, and fit."""
+        parts: list[bytes] = []
+        while len(parts) < size // SIGNALFD_SIZE and (signal := task.waits_for(mask)) is not None:
+            parts.append(signalfd_info(signal, task.take(signal)))
+        if task.waits_for(mask) is None and file.ready(select.POLLIN):
+            os.eventfd_read(file.fd)
+        if not parts:
+            self._wait(task, file, select.POLLIN)
+        return b"".join(parts)
+
     def _read(self, task: Task, file: OpenFile, size: int) -> bytes:
+        if size < file.least:
+            raise OSError(errno.EINVAL, "no room")
+        if not size and stat.S_ISFIFO(os.fstat(file.fd).st_mode):
+            return b""
+        if file.signals is not None:
+            return self._read_signals(task, file, file.signals, size)
         if file.waits:
             if not file.ready(select.POLLIN):
                 self._wait(task, file, select.POLLIN)
@@ -86,11 +105,49 @@ class IoCalls(PathCalls):
         return os.pwrite(self._file(task, fd).fd, data, int64(offset))
 
     def sys_writev(self, task: Task, fd: int, address: int, count: int) -> int:
-        file, mm, left, parts = self._file(task, fd), task.process.mm, LARGEST_READ, []
+        file = self._file(task, fd)
+        return self._write(task, file, self._gather(task, address, count))
+
+    @staticmethod
+    def _offset(offset: int) -> int:
+        """Return where a vector is to be read or written. Raises OSError."""
+        if int64(offset) < 0:
+            raise OSError(errno.EINVAL, "before the beginning")
+        return offset
+
+    def _gather(self, task: Task, address: int, count: int) -> bytes:
+        mm, left, parts = task.process.mm, LARGEST_READ, []
         for start, size in self._vectors(task, address, count):
             parts.append(mm.read(start, min(size, left)))
             left -= len(parts[-1])
-        return self._write(task, file, b"".join(parts))
+        return b"".join(parts)
+
+    def sys_preadv(self, task: Task, fd: int, address: int, count: int, offset: int) -> int:
+        place, vectors = self._offset(offset), self._vectors(task, address, count)
+        size = min(sum(size for _, size in vectors), LARGEST_READ)
+        return self._scatter(task, vectors, os.pread(self._file(task, fd).fd, size, place))
+
+    def sys_pwritev(self, task: Task, fd: int, address: int, count: int, offset: int) -> int:
+        place = self._offset(offset)
+        return os.pwrite(self._file(task, fd).fd, self._gather(task, address, count), place)
+
+    def sys_preadv2(
+        self, task: Task, fd: int, address: int, count: int, offset: int, high: int, flags: int
+    ) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "flags of preadv2")
+        if int64(offset) == -1:
+            return self.sys_readv(task, fd, address, count)
+        return self.sys_preadv(task, fd, address, count, offset)
+
+    def sys_pwritev2(
+        self, task: Task, fd: int, address: int, count: int, offset: int, high: int, flags: int
+    ) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "flags of pwritev2")
+        if int64(offset) == -1:
+            return self.sys_writev(task, fd, address, count)
+        return self.sys_pwritev(task, fd, address, count, offset)
 
     def sys_sendfile(self, task: Task, target: int, source: int, offset: int, size: int) -> int:
         mm, into, file = task.process.mm, self._file(task, target), self._file(task, source)
@@ -136,16 +193,16 @@ class IoCalls(PathCalls):
         return 0
 
     def sys_fallocate(self, task: Task, fd: int, mode: int, offset: int, size: int) -> int:
-        if mode:
-            raise OSError(errno.EOPNOTSUPP, "fallocate")
-        os.posix_fallocate(self._file(task, fd).fd, offset, size)
+        file, bounds = self._file(task, fd), [ctypes.c_int64(int64(value)) for value in (offset, size)]
+        result(libc.fallocate(file.fd, int32(mode), *bounds))
+        self.kernel.cut_mappings()
         return 0
 
     def sys_fsync(self, task: Task, fd: int) -> int:
         self._file(task, fd)
         return 0
 
-    sys_fdatasync = sys_fsync
+    sys_fdatasync = sys_sync_file_range = sys_syncfs = sys_fsync
 
     def sys_sync(self, task: Task) -> int:
         return 0
@@ -153,3 +210,5 @@ class IoCalls(PathCalls):
     def sys_fadvise64(self, task: Task, fd: int) -> int:
         self._file(task, fd)
         return 0
+
+    sys_readahead = sys_fadvise64

@@ -21,7 +21,7 @@ TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ = (
     0x5410,
     0x5413,
 )
-FIONREAD, FIONBIO = 0x541B, 0x5421
+FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x541B, 0x5421, 0x5450, 0x5451
 TERMIOS_SIZE = 36
 _READS, _WRITES = select.POLLIN | select.POLLHUP | select.POLLERR, select.POLLOUT | select.POLLERR
 
@@ -32,6 +32,9 @@ class PollCalls(PathCalls):
     def sys_ioctl(self, task: Task, fd: int, request: int, argument: int) -> int:
         file, mm = self._file(task, fd), task.process.mm
         request &= 0xFFFFFFFF
+        if request in (FIOCLEX, FIONCLEX):
+            task.process.files.open[int32(fd)].close_on_exec = request == FIOCLEX
+            return 0
         if request == FIONBIO:
             wanted = mm.read_int(argument)
             file.flags = file.flags & ~os.O_NONBLOCK | (os.O_NONBLOCK if wanted else 0)

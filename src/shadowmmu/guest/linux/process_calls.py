@@ -272,6 +272,12 @@ class ProcessCalls(PathCalls):
 
     # -- threads --------------------------------------------------------------------------------------------
 
+    def sys_unshare(self, task: Task, flags: int) -> int:
+        if flags:
+            self.kernel.warn_once(f"{task.process.name}: unshare is not supported (EPERM)")
+            raise OSError(errno.EPERM, "no namespaces")
+        return 0
+
     def sys_set_tid_address(self, task: Task, address: int) -> int:
         task.clear_tid = address
         return task.tid

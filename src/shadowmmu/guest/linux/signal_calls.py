@@ -81,13 +81,12 @@ class SignalCalls(Calls):
     def sys_rt_sigtimedwait(self, task: Task, wanted: int, info: int, timeout: int, size: int) -> int:
         mm = task.process.mm
         mask = mm.read_word(wanted)
-        for pending in (task.pending, task.process.pending):
-            for signal in sorted(pending):
-                if mask & bit(signal):
-                    found = pending.take(signal)
-                    if info:
-                        mm.write(info, pack_info(signal, found))
-                    return signal
+        signal = task.waits_for(mask)
+        if signal is not None:
+            found = task.take(signal)
+            if info:
+                mm.write(info, pack_info(signal, found))
+            return signal
         now = time.monotonic()
         if task.started is None:
             task.started = now + self.seconds(task, timeout) if timeout else float("inf")
@@ -95,10 +94,9 @@ class SignalCalls(Calls):
             raise OSError(errno.EAGAIN, "no signal")
         if task.deliverable() is not None:
             raise OSError(errno.EINTR, "interrupted")
-        process = task.process
         raise Blocked(
             deadline=task.started if timeout else None,
-            test=lambda: any(mask & bit(signal) for signal in (*task.pending, *process.pending)),
+            test=lambda: task.waits_for(mask) is not None,
         )
 
     def sys_rt_sigreturn(self, task: Task) -> int:

@@ -4,8 +4,9 @@ import errno
 import struct
 from dataclasses import dataclass
 
+from .calls import int32
 from .memory import AddressSpace
-from .tasks import RFLAGS, RIP, RSP, SIGCONT, Action, Process, SignalInfo, Task
+from .tasks import RFLAGS, RIP, RSP, SIGCHLD, SIGCONT, Action, Process, SignalInfo, Task
 
 SA_NOCLDSTOP, SA_NOCLDWAIT, SA_SIGINFO = 1, 2, 4
 SA_ONSTACK, SA_RESTART, SA_NODEFER, SA_RESETHAND = 0x08000000, 0x10000000, 0x40000000, 0x80000000
@@ -17,13 +18,15 @@ _CONTEXT = struct.Struct("<QQQIxxxxQ 18Q 4H QQQQQ 64x Q")
 _INFO = struct.Struct("<iiixxxxQ104x")
 _INFO_SENDER = struct.Struct("<iiixxxxiIq96x")
 _INFO_SENT = struct.Struct("<8xixxxxiIq96x")
+_SIGNALFD = struct.Struct("<IiiII20xiiQ72x")
+MASK64 = (1 << 64) - 1
 _ORDER = (8, 9, 10, 11, 12, 13, 14, 15, 7, 6, 5, 3, 2, 0, 1, RSP, RIP, RFLAGS)
 """Registers as sigcontext has them, by our numbers."""
 USER_FLAGS = 0x40CD5 | 0x100 | 0x400
 """RFLAGS that user mode may set: arithmetic, TF, DF, AC."""
 MXCSR_OFFSET, MXCSR_MASK = 24, 0xFFBF
 FAULTS = (4, 5, 7, 8, 11)
-SIGINFO_SIZE = 128
+SIGINFO_SIZE = SIGNALFD_SIZE = 128
 CLD_EXITED, CLD_KILLED, CLD_STOPPED, CLD_CONTINUED = 1, 2, 5, 6
 CONTINUED = 0xFFFF
 """What wait() reports of a process that was continued."""
@@ -89,6 +92,12 @@ def read_info(data: bytes) -> SignalInfo:
     """Return what is in a siginfo_t that a program made."""
     code, pid, uid, value = _INFO_SENT.unpack(data)
     return SignalInfo(code, 0, pid, uid, value)
+
+
+def signalfd_info(signal: int, info: SignalInfo) -> bytes:
+    """Return a struct signalfd_siginfo."""
+    status, value = (info.status, 0) if signal == SIGCHLD else (0, info.status)
+    return _SIGNALFD.pack(signal, 0, info.code, info.pid, info.uid, status, int32(value), value & MASK64)
 
 
 def stopped_by(signal: int) -> int:

@@ -9,13 +9,13 @@ from .event_calls import EventCalls
 from .file_calls import FileCalls
 from .futex_calls import FutexCalls
 from .identity_calls import IdentityCalls
-from .io_calls import IoCalls
 from .memory_calls import MemoryCalls
 from .name_calls import NameCalls
 from .numbers import NAMES
 from .poll_calls import PollCalls
 from .process_calls import ProcessCalls
 from .signal_calls import SignalCalls
+from .socket_calls import SocketCalls
 from .tasks import Task
 from .time_calls import TimeCalls
 
@@ -55,8 +55,8 @@ ABSENT = frozenset(
 """Calls that programs can do without, and that older kernels do not have: ENOSYS without a warning."""
 
 _CONTENTS = """
-read pread64 readv write pwrite64 writev sendfile truncate ftruncate fallocate fsync fdatasync sync msync
-open openat creat execve mmap
+read pread64 readv preadv preadv2 write pwrite64 writev pwritev pwritev2 sendfile truncate ftruncate fallocate
+fsync fdatasync sync msync open openat creat execve mmap
 """
 ABOUT_CONTENTS = frozenset(_CONTENTS.split())
 """Calls that see or change what is in files."""
@@ -67,12 +67,12 @@ class SystemCalls(
     FileCalls,
     FutexCalls,
     IdentityCalls,
-    IoCalls,
     MemoryCalls,
     NameCalls,
     PollCalls,
     ProcessCalls,
     SignalCalls,
+    SocketCalls,
     TimeCalls,
 ):
     """The calls by name: `sys_NAME(task, arguments...)` returns the result or raises OSError."""

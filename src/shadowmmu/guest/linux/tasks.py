@@ -194,6 +194,18 @@ class Task:
     alive: bool = True
     seconds: float = 0.0
 
+    def waits_for(self, mask: int) -> int | None:
+        """Return the first signal of a mask that is pending, blocked or not."""
+        for pending in (self.pending, self.process.pending):
+            for signal in sorted(pending):
+                if mask & bit(signal):
+                    return signal
+        return None
+
+    def take(self, signal: int) -> SignalInfo:
+        """Return a signal that is pending, and forget it."""
+        return (self.pending if signal in self.pending else self.process.pending).take(signal)
+
     def deliverable(self) -> int | None:
         """The signal that is next for this thread, if there is one that is not blocked."""
         if not self.pending and not self.process.pending:

@@ -56,6 +56,7 @@ static void nothing(void)
     ONCE(lseek(fd, 0, SEEK_SET));
     ONCE(readv(fd, into, 2));
     ONCE(read(ends[0], data, 2));
+    ONCE(read(ends[0], data, 0));
     ONCE(getrandom_nothing());
     ONCE(pwritev(fd, none, 2, 10));
     ONCE(preadv(fd, into, 2, 10));

@@ -100,7 +100,7 @@ static void between_processes(void)
     }
     hear(ends[0]);
     printf("parent: child's %d\n", ask(fd, F_SETLK, F_RDLCK, 15, 1));
-    printf("parent: deadlock %d\n", (usleep(50000), ask(fd, F_SETLKW, F_WRLCK, 10, 10)));
+    printf("parent: deadlock %d\n", (usleep(300000), ask(fd, F_SETLKW, F_WRLCK, 10, 10)));
     fflush(stdout);
     ask(fd, F_SETLK, F_UNLCK, 0, 0);
     wait(0);

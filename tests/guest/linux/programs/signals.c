@@ -80,17 +80,25 @@ static void stopping(void)
 
 static void reporting(int flags)
 {
+    int ends[2];
+    count = 0;
+    pipe(ends);
     handle(SIGCHLD, flags | SA_RESTART);
     pid_t child = fork();
     if (!child) {
         raise(SIGSTOP);
-        usleep(20000);
+        read(ends[0], &flags, 1);
         _exit(6);
     }
     say(child, WUNTRACED);
     kill(child, SIGCONT);
+    while (!flags && count < 2)
+        usleep(1000);
+    write(ends[1], "x", 1);
     say(child, 0);
     signal(SIGCHLD, SIG_DFL);
+    close(ends[0]);
+    close(ends[1]);
 }
 
 static void queueing(void)
@@ -99,6 +107,7 @@ static void queueing(void)
     sigset_t set, pending;
     siginfo_t info;
     struct timespec soon = {0, 1000000};
+    count = 0;
     for (int number = SIGRTMIN + 1; number < SIGRTMIN + 4; number++)
         handle(number, 0);
     handle(SIGUSR1, 0);
@@ -121,9 +130,11 @@ static void queueing(void)
     sigqueue(getpid(), SIGRTMIN + 1, value);
     printf("waited for %d code %d", sigwaitinfo(&set, &info) == SIGRTMIN + 1, info.si_code);
     printf(" value %d from myself %d\n", info.si_int, info.si_pid == getpid());
-    printf("in time %d %d\n", sigtimedwait(&set, &info, &soon), errno);
+    int got = sigtimedwait(&set, &info, &soon);
+    printf("in time %d %d\n", got, errno);
     sigprocmask(SIG_UNBLOCK, &set, 0);
-    printf("to nobody %d %d\n", sigqueue(99999999, SIGUSR1, value), errno);
+    got = sigqueue(99999999, SIGUSR1, value);
+    printf("to nobody %d %d\n", got, errno);
 }
 
 static void alarms(void)
@@ -150,6 +161,7 @@ static void dying_owners(void)
     pthread_mutexattr_t attributes;
     pthread_t thread;
     pthread_mutex_t *mutex = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    volatile char *locked = (char *)mutex + 1000;
     pthread_mutexattr_init(&attributes);
     pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
     pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
@@ -161,10 +173,12 @@ static void dying_owners(void)
     pthread_mutex_unlock(mutex);
     if (!fork()) {
         pthread_mutex_lock(mutex);
+        *locked = 1;
         usleep(20000);
         kill(getpid(), SIGKILL);
     }
-    usleep(5000);
+    while (!*locked)
+        usleep(1000);
     printf("a process': %s\n", strerror(pthread_mutex_lock(mutex)));
     pthread_mutex_consistent(mutex);
     pthread_mutex_unlock(mutex);
