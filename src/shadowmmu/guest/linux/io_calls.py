@@ -9,6 +9,7 @@ import stat
 import struct
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from .calls import int32, int64, libc, result
@@ -73,12 +74,12 @@ class IoCalls(PathCalls):
         """Return the room that vectors have. Raises OSError if there is none, or what is there needs more."""
         room = self._room(task, vectors, write=True)
         if room < min(size, LARGEST_READ):
-            available = (
-                fcntl.ioctl(file.fd, termios.FIONREAD, bytes(4))
-                if file.waits and file.signals is None
-                else bytes(4)
-            )
-            if not room or int.from_bytes(available, "little") > room:
+            available = 0
+            if file.waits:
+                with suppress(OSError):
+                    data = fcntl.ioctl(file.fd, termios.FIONREAD, bytes(4))
+                    available = int.from_bytes(data, "little")
+            if available > room or not room:
                 raise OSError(errno.EFAULT, "bad address")
         return room
 
