@@ -11,14 +11,15 @@ STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 class Directory:
     """A directory of the host that is open as long as somebody refers to it.
 
-    It takes over `fd`. Raises OSError if that is not a directory.
+    It takes over `fd`; `status` is known or asked for. Raises OSError if that is not a directory.
     """
 
     __slots__ = ("fd", "identity")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, status: os.stat_result | None = None) -> None:
         self.fd = fd
-        status = os.fstat(fd)
+        if status is None:
+            status = os.fstat(fd)
         self.identity = status.st_dev, status.st_ino
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, "no directory")

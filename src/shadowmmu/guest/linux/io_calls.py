@@ -2,11 +2,15 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import select
 import stat
 import struct
+import termios
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TypeAlias
 
 from .calls import int32, int64, libc, result
 from .files import OpenFile
@@ -14,6 +18,8 @@ from .path_calls import PathCalls
 from .signals import SIGNALFD_SIZE, signalfd_info
 from .tasks import SIGPIPE, Blocked, SignalInfo, Task
 
+Vectors: TypeAlias = Sequence[tuple[int, int]]
+"""Places in memory, in their order: address and size."""
 LARGEST_READ = 16 << 20
 MOST_VECTORS = 1024
 
@@ -38,28 +44,55 @@ class IoCalls(PathCalls):
             self._wait(task, file, select.POLLIN)
         return b"".join(parts)
 
-    def _read(self, task: Task, file: OpenFile, size: int) -> bytes:
+    @staticmethod
+    def _room(task: Task, vectors: Vectors, *, write: bool) -> int:
+        """Return how many bytes can be put into vectors, or got from them: up to the first bad address."""
+        room = 0
+        for address, size in vectors:
+            size = min(size, LARGEST_READ - room)
+            reached = task.process.mm.reach(address, size, write=write) if size else 0
+            room += reached
+            if reached < size:
+                break
+        return room
+
+    def _read(self, task: Task, file: OpenFile, vectors: Vectors) -> bytes:
+        """Read what has room in vectors: what has none is not lost. Raises OSError, Blocked."""
+        size = sum(size for _, size in vectors)
         if size < file.least:
             raise OSError(errno.EINVAL, "no room")
         if not size and stat.S_ISFIFO(os.fstat(file.fd).st_mode):
             return b""
+        if file.waits and not file.ready(select.POLLIN):
+            self._wait(task, file, select.POLLIN)
+        room = self._checked_room(task, file, vectors, size)
         if file.signals is not None:
-            return self._read_signals(task, file, file.signals, size)
-        if file.waits:
-            if not file.ready(select.POLLIN):
-                self._wait(task, file, select.POLLIN)
-            size = min(size, 1 << 16)
-        return os.read(file.fd, min(size, LARGEST_READ))
+            return self._read_signals(task, file, file.signals, room)
+        return os.read(file.fd, min(room, 1 << 16) if file.waits else room)
+
+    def _checked_room(self, task: Task, file: OpenFile, vectors: Vectors, size: int) -> int:
+        """Return the room that vectors have. Raises OSError if there is none, or what is there needs more."""
+        room = self._room(task, vectors, write=True)
+        if room < min(size, LARGEST_READ):
+            available = 0
+            if file.waits:
+                with suppress(OSError):
+                    data = fcntl.ioctl(file.fd, termios.FIONREAD, bytes(4))
+                    available = int.from_bytes(data, "little")
+            if available > room or not room:
+                raise OSError(errno.EFAULT, "bad address")
+        return room
 
     def sys_read(self, task: Task, fd: int, address: int, size: int) -> int:
-        data = self._read(task, self._file(task, fd), size)
-        task.process.mm.write(address, data)
-        return len(data)
+        vectors = [(address, size)]
+        return self._scatter(task, vectors, self._read(task, self._file(task, fd), vectors))
 
     def sys_pread64(self, task: Task, fd: int, address: int, size: int, offset: int) -> int:
-        data = os.pread(self._file(task, fd).fd, min(size, LARGEST_READ), int64(offset))
-        task.process.mm.write(address, data)
-        return len(data)
+        return self._pread(task, self._file(task, fd), [(address, size)], int64(offset))
+
+    def _pread(self, task: Task, file: OpenFile, vectors: Vectors, offset: int) -> int:
+        room = self._checked_room(task, file, vectors, sum(size for _, size in vectors))
+        return self._scatter(task, vectors, os.pread(file.fd, room, offset))
 
     def _vectors(self, task: Task, address: int, count: int) -> list[tuple[int, int]]:
         if not 0 <= int32(count) <= MOST_VECTORS:
@@ -67,7 +100,7 @@ class IoCalls(PathCalls):
         data = task.process.mm.read(address, 16 * count)
         return list(struct.iter_unpack("<QQ", data))
 
-    def _scatter(self, task: Task, vectors: Sequence[tuple[int, int]], data: bytes) -> int:
+    def _scatter(self, task: Task, vectors: Vectors, data: bytes) -> int:
         position = 0
         for address, size in vectors:
             task.process.mm.write(address, data[position : position + size])
@@ -76,8 +109,7 @@ class IoCalls(PathCalls):
 
     def sys_readv(self, task: Task, fd: int, address: int, count: int) -> int:
         vectors = self._vectors(task, address, count)
-        data = self._read(task, self._file(task, fd), sum(size for _, size in vectors))
-        return self._scatter(task, vectors, data)
+        return self._scatter(task, vectors, self._read(task, self._file(task, fd), vectors))
 
     def _write(self, task: Task, file: OpenFile, data: bytes) -> int:
         while True:
@@ -98,15 +130,14 @@ class IoCalls(PathCalls):
 
     def sys_write(self, task: Task, fd: int, address: int, size: int) -> int:
         file = self._file(task, fd)
-        return self._write(task, file, task.process.mm.read(address, min(size, LARGEST_READ)))
+        return self._write(task, file, self._gather(task, [(address, size)]))
 
     def sys_pwrite64(self, task: Task, fd: int, address: int, size: int, offset: int) -> int:
-        data = task.process.mm.read(address, min(size, LARGEST_READ))
-        return os.pwrite(self._file(task, fd).fd, data, int64(offset))
+        return os.pwrite(self._file(task, fd).fd, self._gather(task, [(address, size)]), int64(offset))
 
     def sys_writev(self, task: Task, fd: int, address: int, count: int) -> int:
         file = self._file(task, fd)
-        return self._write(task, file, self._gather(task, address, count))
+        return self._write(task, file, self._gather(task, self._vectors(task, address, count)))
 
     @staticmethod
     def _offset(offset: int) -> int:
@@ -115,21 +146,25 @@ class IoCalls(PathCalls):
             raise OSError(errno.EINVAL, "before the beginning")
         return offset
 
-    def _gather(self, task: Task, address: int, count: int) -> bytes:
-        mm, left, parts = task.process.mm, LARGEST_READ, []
-        for start, size in self._vectors(task, address, count):
+    def _gather(self, task: Task, vectors: Vectors) -> bytes:
+        """Return what is in vectors, up to the first bad address. Raises OSError if that is nothing."""
+        mm, left, parts = task.process.mm, self._room(task, vectors, write=False), []
+        if not left and any(size for _, size in vectors):
+            raise OSError(errno.EFAULT, "bad address")
+        for start, size in vectors:
             parts.append(mm.read(start, min(size, left)))
             left -= len(parts[-1])
         return b"".join(parts)
 
     def sys_preadv(self, task: Task, fd: int, address: int, count: int, offset: int) -> int:
         place, vectors = self._offset(offset), self._vectors(task, address, count)
-        size = min(sum(size for _, size in vectors), LARGEST_READ)
-        return self._scatter(task, vectors, os.pread(self._file(task, fd).fd, size, place))
+        return self._pread(task, self._file(task, fd), vectors, place)
 
     def sys_pwritev(self, task: Task, fd: int, address: int, count: int, offset: int) -> int:
         place = self._offset(offset)
-        return os.pwrite(self._file(task, fd).fd, self._gather(task, address, count), place)
+        return os.pwrite(
+            self._file(task, fd).fd, self._gather(task, self._vectors(task, address, count)), place
+        )
 
     def sys_preadv2(
         self, task: Task, fd: int, address: int, count: int, offset: int, high: int, flags: int

@@ -423,6 +423,15 @@ class AddressSpace:
             entry = self.pages[address // PAGE]
         return entry & ADDRESS | address % PAGE
 
+    def reach(self, address: int, size: int, *, write: bool) -> int:
+        """Return how many bytes from an address on are mapped for that, up to `size`."""
+        reached, end = address, min(address + size, USER_END)
+        for area in self.overlapping(address, end):
+            if area.start > reached or not area.prot or write and not area.prot & PROT_WRITE:
+                break
+            reached = area.end
+        return max(min(reached, end) - address, 0)
+
     def read(self, address: int, size: int) -> bytes:
         """Raises OSError; nothing can be read anywhere."""
         offset = address % PAGE

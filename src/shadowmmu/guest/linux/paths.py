@@ -285,12 +285,13 @@ class _Walk:
 
     def _step(self, here: Directory, name: str) -> Directory | Link:
         fd = os.open(name, STEP, dir_fd=here.fd)
-        if stat.S_ISLNK(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if stat.S_ISLNK(status.st_mode):
             try:
                 return Link(os.readlink("", dir_fd=fd))
             finally:
                 os.close(fd)
-        found = Directory(fd)
+        found = Directory(fd, status)
         if self.tree.in_proc(found) and not self.tree.in_proc(here) and not self._is_proc_root(found):
             raise OSError(errno.ENOENT, "a part of /proc at another place")
         return found

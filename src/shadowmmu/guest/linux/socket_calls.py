@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 from .calls import int32
 from .files import OpenFile
-from .io_calls import LARGEST_READ, IoCalls
+from .io_calls import IoCalls, Vectors
 from .tasks import SIGPIPE, SignalInfo, Task
 
 AF_UNIX = 1
@@ -85,7 +85,7 @@ class SocketCalls(IoCalls):
     def sys_sendto(self, task: Task, fd: int, address: int, size: int, flags: int, name: int) -> int:
         if name:
             raise OSError(errno.EISCONN, "it has its other end")
-        data = task.process.mm.read(address, min(size, LARGEST_READ))
+        data = self._gather(task, [(address, size)])
         return self._send(task, self._file(task, fd), data, int32(flags))
 
     def sys_sendmsg(self, task: Task, fd: int, address: int, flags: int) -> int:
@@ -95,17 +95,18 @@ class SocketCalls(IoCalls):
             raise OSError(errno.EISCONN, "it has its other end")
         if control:
             raise self._unsupported(task, "control data")
-        return self._send(task, file, self._gather(task, vectors, count), int32(flags))
+        return self._send(task, file, self._gather(task, self._vectors(task, vectors, count)), int32(flags))
 
     # -- receiving -----------------------------------------------------------------------------------------
 
-    def _receive(self, task: Task, file: OpenFile, size: int, flags: int) -> tuple[bytes, int]:
+    def _receive(self, task: Task, file: OpenFile, vectors: Vectors, flags: int) -> tuple[bytes, int]:
         """Return what has come, and the flags that say how. Raises OSError, Blocked."""
         if flags & ~RECEIVE_FLAGS:
             raise self._unsupported(task, f"flags {flags:#x}")
         with self._socket(file) as end:
             try:
-                data, _, came, _ = end.recvmsg(min(size, LARGEST_READ), 0, flags | MSG_DONTWAIT)
+                room = self._checked_room(task, file, vectors, sum(size for _, size in vectors))
+                data, _, came, _ = end.recvmsg(room, 0, flags | MSG_DONTWAIT)
             except BlockingIOError:
                 if flags & MSG_DONTWAIT:
                     raise
@@ -116,8 +117,9 @@ class SocketCalls(IoCalls):
     def sys_recvfrom(
         self, task: Task, fd: int, address: int, size: int, flags: int, name: int, length: int
     ) -> int:
-        data, _ = self._receive(task, self._file(task, fd), size, int32(flags))
-        task.process.mm.write(address, data)
+        vectors = [(address, size)]
+        data, _ = self._receive(task, self._file(task, fd), vectors, int32(flags))
+        self._scatter(task, vectors, data)
         if name and length:
             task.process.mm.write(length, bytes(4))
         return len(data)
@@ -126,7 +128,7 @@ class SocketCalls(IoCalls):
         mm, file = task.process.mm, self._file(task, fd)
         name, _, vectors, count, control, _, _ = _MESSAGE.unpack(mm.read(address, _MESSAGE.size))
         places = self._vectors(task, vectors, count)
-        data, came = self._receive(task, file, sum(size for _, size in places), int32(flags))
+        data, came = self._receive(task, file, places, int32(flags))
         self._scatter(task, places, data)
         came &= ~MSG_DONTWAIT
         mm.write(address, _MESSAGE.pack(name, 0, vectors, count, control, 0, came))

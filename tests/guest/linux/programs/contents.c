@@ -146,6 +146,39 @@ static void beyond(int kind, const char *name)
     close(fd);
 }
 
+/* Buffers whose second page cannot be touched: what has no room is not lost. */
+static void partly(void)
+{
+    char *memory = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct iovec vectors[2] = {{memory + 4094, 2}, {memory + 4096, 5}};
+    int ends[2], pair[2], fd = open("partly", O_RDWR | O_CREAT | O_TRUNC, 0644);
+    memset(memory, 'a', 8192);
+    mprotect(memory + 4096, 4096, PROT_NONE);
+    pipe(ends);
+    socketpair(AF_UNIX, SOCK_STREAM, 0, pair);
+    write(ends[1], "0123456789", 10);
+    ONCE(read(ends[0], memory + 4092, 10));
+    ONCE(read(ends[0], memory, 10));
+    ONCE(write(fd, memory + 4090, 100));
+    ONCE(write(fd, memory + 4096, 10));
+    ONCE(pread(fd, memory + 4093, 6, 0));
+    ONCE(lseek(fd, 0, SEEK_SET));
+    ONCE(read(fd, memory + 4094, 5));
+    ONCE(read(fd, memory + 4096, 5));
+    ONCE(lseek(fd, 0, SEEK_CUR));
+    ONCE(writev(fd, vectors, 2));
+    ONCE(lseek(fd, 0, SEEK_SET));
+    ONCE(readv(fd, vectors, 2));
+    ONCE(lseek(fd, 0, SEEK_CUR));
+    write(ends[1], "xyz", 3);
+    ONCE(read(ends[0], memory + 4096, 3));
+    ONCE(read(ends[0], memory, 3));
+    write(pair[1], "abcdef", 6);
+    ONCE(read(pair[0], memory + 4094, 6));
+    ONCE(recv(pair[0], memory, 6, MSG_DONTWAIT));
+    printf("%.6s\n", memory);
+}
+
 int main(void)
 {
     struct sigaction action = {.sa_sigaction = fault, .sa_flags = SA_SIGINFO};
@@ -154,6 +187,7 @@ int main(void)
     sigaction(SIGSEGV, &action, 0);
     nothing();
     flags();
+    partly();
     beyond(MAP_SHARED, "shared");
     beyond(MAP_PRIVATE, "private");
     return 0;
