@@ -24,38 +24,15 @@ DIRECTIVES = {
     "auto_pickle": False,
 }
 FASTEST = frozenset(
-    [
-        "guest/accesses",
-        "host/mapping",
-        "x86/processor",
-        "x86/tlb",
-        "x86/walker",
-        "kvm/fetch",
-        "kvm/guest_memory",
-        "kvm/guest_walk",
-        "kvm/huge_page",
-        "kvm/make_spte",
-        "kvm/memslots",
-        "kvm/mmu",
-        "kvm/page_cache",
-        "kvm/page_fault",
-        "kvm/prefetch",
-        "kvm/rmap",
-        "kvm/set_spte",
-        "kvm/shadow_page",
-        "kvm/spte",
-        "kvm/vcpu",
-        "kvm/vm",
-        "kvm/zap",
-        "kvm/tdp/iter",
-        "kvm/tdp/map",
-        "kvm/tdp/spte_changed",
-    ]
+    """
+    guest/accesses x86/processor x86/tlb x86/walker
+    kvm/guest_walk kvm/mmu kvm/page_cache kvm/page_fault kvm/prefetch kvm/rmap kvm/spte kvm/zap kvm/tdp/iter
+    """.split()
 )
-"""The modules in which a workload of benchmarks/run.py spends at least 1 % of its instructions (callgrind).
+"""The modules that take fewer instructions with -O3 in a workload of benchmarks/run.py (callgrind, by module).
 
-They are compiled with -O3, which makes TLB hits 1.6 times as fast as -O2 does; all others with -O1, which
-takes half the compiler's time and leaves those workloads' instruction counts as they are."""
+With -O3 throughout, TLB hits are 1.6 times as fast as with -O2; the other modules are compiled with -O1, which takes
+half the compiler's time: for them it is as good (kvm/vm, kvm/fetch, host/mapping) or no workload reaches them."""
 
 
 def shared_utilities() -> Extension:
