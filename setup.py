@@ -24,15 +24,27 @@ DIRECTIVES = {
     "auto_pickle": False,
 }
 FASTEST = frozenset(
-    """
-    guest/accesses x86/processor x86/tlb x86/walker
-    kvm/guest_walk kvm/mmu kvm/page_cache kvm/page_fault kvm/prefetch kvm/rmap kvm/spte kvm/zap kvm/tdp/iter
-    """.split()
+    [
+        "guest/accesses",
+        "x86/processor",
+        "x86/tlb",
+        "x86/walker",
+        "kvm/guest_walk",
+        "kvm/mmu",
+        "kvm/page_cache",
+        "kvm/page_fault",
+        "kvm/prefetch",
+        "kvm/rmap",
+        "kvm/spte",
+        "kvm/zap",
+        "kvm/tdp/iter",
+    ]
 )
-"""The modules that take fewer instructions with -O3 in a workload of benchmarks/run.py (callgrind, by module).
+"""The modules that take fewer instructions with -O3 in a workload of benchmarks/run.py (callgrind, by file).
 
-With -O3 throughout, TLB hits are 1.6 times as fast as with -O2; the other modules are compiled with -O1, which takes
-half the compiler's time: for them it is as good (kvm/vm, kvm/fetch, host/mapping) or no workload reaches them."""
+With -O3 throughout, TLB hits are 1.6 times as fast as with -O2. The other modules are compiled with -O1, which
+takes half the compiler's time: for them it is as good (kvm/vm, kvm/fetch, host/mapping) or no workload
+reaches them."""
 
 
 def shared_utilities() -> Extension:
