@@ -11,7 +11,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 PACKAGE = Path("src/shadowmmu")
-BUILD = Path("build/cython")
+BUILD = Path("build/cython", Cython.__version__)  # modules of two releases do not fit together
 SHARED = "shadowmmu._cyshared"
 DIRECTIVES = {
     "language_level": 3,
@@ -42,14 +42,13 @@ FASTEST = frozenset(
 )
 """The modules that take fewer instructions with -O3 in a workload of benchmarks/run.py (callgrind, by file).
 
-With -O3 throughout, TLB hits are 1.6 times as fast as with -O2. The other modules are compiled with -O1, which
-takes half the compiler's time: for them it is as good (kvm/vm, kvm/fetch, host/mapping) or no workload
-reaches them."""
+With it TLB hits are 1.6 times as fast as with -O2. The other modules are compiled with -O1, which takes half
+the time: for them it is as good (kvm/vm, kvm/fetch, host/mapping), or no workload reaches them."""
 
 
 def shared_utilities() -> Extension:
     """The code for memoryviews that Cython would otherwise put into each module: a third of all C lines."""
-    source = BUILD / f"_cyshared-{Cython.__version__}.c"
+    source = BUILD / "_cyshared.c"
     if not source.exists():
         source.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cython", "--generate-shared", str(source), "--module-name", SHARED]
