@@ -1,6 +1,7 @@
 # make run    run the embedded default program            make build  compile in place, for iterating
-# make test   lint, types, tests compiled and interpreted  make clean  remove all that make made
+# make test   lint, types, tests compiled and interpreted  make wheel  dist/*.whl and the source archive
 # make programs    build anew what is committed as built: the default program (needs gcc for x86)
+# make clean  remove all that make made
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -8,11 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
+MODULES = $(words $(filter-out %/bits.pxd,$(filter %.pxd,$(SOURCES))))
 
-.PHONY: run test build clean programs
+.PHONY: run test build wheel clean programs
 
 run: $(VENV)/.installed
-	$(BIN)/shadowmmu run
+	@echo "running the tour: a guest kernel that tries each mechanism in every paging mode"
+	@$(BIN)/shadowmmu run
 
 test: build
 	$(BIN)/ruff check .
@@ -22,6 +25,9 @@ test: build
 	SHADOWMMU_INTERPRETED=1 $(BIN)/python -m pytest -n $(JOBS)
 
 build: $(VENV)/.compiled
+
+wheel: $(VENV)/.dev
+	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python -m build
 
 programs:
 	$(MAKE) -C src/shadowmmu/guest/pc/programs/tour
@@ -33,20 +39,21 @@ clean:
 
 # The install is editable: the modules are compiled beside their sources, which the interpreted mode reads.
 $(VENV)/.installed: $(SOURCES) pyproject.toml setup.py | $(VENV)/.created
-	@$(call has_compiler) || echo "warning: $(needs_compiler); without one all runs interpreted (once it is there: make clean)" >&2
-	@echo "installing and compiling: one to three minutes"
-	$(PIP) install --editable '.[guest]' || { \
-	    echo "warning: no emulated processor (Unicorn) here: three scenarios instead of the tour" >&2; \
-	    $(PIP) install --editable .; }
+	@if $(has_compiler); then echo "installing, and compiling $(MODULES) modules: about a minute"; else \
+	    echo "warning: $(needs_compiler); without one all runs interpreted (once it is there: make clean)" >&2; \
+	    echo "installing"; fi
+	@$(PIP) install --editable . || { echo "$(needs_network)" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml setup.py | $(VENV)/.created
-	@$(call has_compiler) || { echo "$(needs_compiler)" >&2; exit 1; }
-	SHADOWMMU_INTERPRETED=1 $(PIP) install --editable '.[dev]'
+	@$(has_compiler) || { echo "$(needs_compiler)" >&2; exit 1; }
+	@echo "installing the development tools"
+	@SHADOWMMU_INTERPRETED=1 $(PIP) install --editable '.[dev]' || { echo "$(needs_network)" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.compiled: $(VENV)/.dev $(SOURCES)
-	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	@echo "compiling what has changed of $(MODULES) modules: all take about a minute"
+	@SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.created:
@@ -55,9 +62,12 @@ $(VENV)/.created:
 	    echo "needs Python 3.11 or newer: $$($(PYTHON) --version) found; try make PYTHON=python3.x" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	    echo "needs the venv module of $(PYTHON): install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
+needs_network := pip could not install the package: see its message above (it fetches Cython, setuptools, click, \
+    Unicorn and iced-x86 from its package index)
 needs_compiler := needs a C compiler and the headers of Python: install gcc and python3-dev
 has_compiler = echo '\#include <Python.h>' | $(or $(CC),cc) -fsyntax-only -x c \
     -I"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -117,6 +118,79 @@ def test_import_is_fast() -> None:
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Guest'"):
         shadowmmu.Guest  # noqa: B018
+
+
+def test_modules_compiled_for_speed_are_hot_modules() -> None:
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    hot = {source.relative_to(SOURCE).with_suffix("").as_posix() for source in hot_modules(SOURCE)}
+    assert setup["FASTEST"] <= hot
+    levels = {name: setup["extension"](name).extra_compile_args[0] for name in hot}
+    assert {name for name, level in levels.items() if level == "-O3"} == setup["FASTEST"]
+    assert set(levels.values()) == {"-O3", "-O1"}
+
+
+def test_no_bounds_check_is_given_up_for_speed() -> None:
+    assert runpy.run_path(str(ROOT / "setup.py"))["DIRECTIVES"]["boundscheck"] is True
+
+
+def test_generated_c_is_not_shared_between_releases_of_cython() -> None:
+    import Cython
+
+    assert runpy.run_path(str(ROOT / "setup.py"))["BUILD"].name == Cython.__version__
+
+
+def test_plain_install_brings_what_the_extra_for_programs_does() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    plain = {line.partition(";")[0].strip() for line in project["dependencies"]}
+    assert set(project["optional-dependencies"]["guest"]) <= plain
+
+
+def test_wheels_are_built_for_each_supported_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["requires-python"] == ">=3.11"
+    assert project["tool"]["cibuildwheel"]["build"] == "cp31{1,2,3,4}-manylinux_x86_64"
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    assert all(f'"3.{minor}"' in workflow for minor in range(11, 15))
+
+
+MAKE_VENV = """case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac\n"""
+
+
+def make_run(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """`make run` in a folder with the Makefile and no sources; `python` is a shell script that plays Python."""
+    shutil.copy2(ROOT / "Makefile", folder)
+    (folder / "src").mkdir()
+    for name in ("pyproject.toml", "setup.py"):
+        (folder / name).touch()
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\n{python}\n")
+    script.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", "run", f"PYTHON={script}"]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        ("exit 1", "needs Python 3.11 or newer: no "),
+        ('case "$*" in *version_info*) exit 1;; --version) echo Python 3.9.2;; esac', "Python 3.9.2 found"),
+        ('case "$*" in *ensurepip*) exit 1;; esac', "install python3-venv"),
+        (MAKE_VENV + 'case "$*" in *"-m pip"*) exit 1;; esac', "pip could not install the package"),
+    ],
+)
+def test_make_says_what_is_missing(tmp_path: Path, python: str, message: str) -> None:
+    done = make_run(tmp_path, python)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_make_says_that_it_goes_on_without_a_compiler(tmp_path: Path) -> None:
+    no_headers = 'case "$*" in *get_path*) echo /nowhere;; *"-m venv"*) cp "$0" .venv/bin/shadowmmu;; esac'
+    done = make_run(tmp_path, MAKE_VENV + no_headers)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: needs a C compiler and the headers of Python")
+    assert done.stdout.splitlines()[:2] == ["creating .venv", "installing"]
 
 
 def test_cython_floor_is_the_same_for_building_and_running() -> None:
