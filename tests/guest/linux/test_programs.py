@@ -64,6 +64,7 @@ def test_dynamic_programs_are_refused(tmp_path: Path) -> None:
         ("memory", 137, "the guest is out of memory (64 MiB); killed"),
         ("no-stack", 139, "killed by SIGSEGV; rip"),
         ("wild", 139, "killed by SIGSEGV; rip 0x4000000000000000"),
+        ("stopped", 2, "no progress: all processes are stopped (bad)"),
         ("spin", 2, "stopped: it ran as long as --limit says"),
     ],
 )

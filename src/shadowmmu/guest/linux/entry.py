@@ -92,7 +92,7 @@ def build_kernel_half(memory: Memory) -> int:
 
 
 class Work:
-    """What the entry code is to do before user mode goes on."""
+    """What the entry code is to do before user mode continues."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
@@ -160,7 +160,7 @@ class Work:
         self.save_fpu = self.copy_fpu = self.load_fpu = self.cr3 = 0
 
     def give_frame(self, registers: tuple[int, ...], rip: int, flags: int) -> None:
-        """What user mode goes on with: RAX to R15, RIP, RFLAGS."""
+        """What user mode continues with: RAX to R15, RIP, RFLAGS."""
         rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, *upper = registers
         frame = FRAME.pack(rax, rcx, rdx, rbx, rbp, rsi, rdi, *upper, rip, USER_CS, flags, rsp, USER_DS)
         self.memory.write(FRAME_GPA, frame)

@@ -19,7 +19,7 @@ AT_PHDR, AT_PHENT, AT_PHNUM, AT_PAGESZ, AT_BASE, AT_FLAGS, AT_ENTRY = 3, 4, 5, 6
 AT_UID, AT_EUID, AT_GID, AT_EGID, AT_PLATFORM, AT_HWCAP, AT_CLKTCK = 11, 12, 13, 14, 15, 16, 17
 AT_SECURE, AT_RANDOM, AT_EXECFN, AT_MINSIGSTKSZ = 23, 25, 31, 51
 HWCAP = 0x078BFBFD
-"""CPUID 1, EDX, of what programs are told without asking: up to SSE2."""
+"""CPUID 1, EDX, of what programs get without asking: up to SSE2."""
 LONGEST_ARGUMENTS = STACK_SIZE // 4
 SEED = hashlib.sha256(b"shadowmmu")
 """What is random is the same in every run."""

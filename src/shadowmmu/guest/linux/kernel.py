@@ -294,7 +294,7 @@ class Kernel:
             self.machine.stop("endless faults", f"{fault[0]:#x} faults for ever at {address:#x}")
 
     def tick(self) -> None:
-        """10 ms have gone by, or more: alarms, and another task's turn."""
+        """10 ms or more have passed: alarms, and another task's turn."""
         if self.processor.cpl == 0 or self.status is not None and not self.tasks:
             return
         self._slices += 1

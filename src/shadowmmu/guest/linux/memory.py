@@ -31,7 +31,7 @@ class BadAccess(Exception):
 
 
 class BeyondFile(Exception):
-    """SIGBUS: a page of a mapping behind the end of its file."""
+    """SIGBUS: a page of a mapping beyond the end of its file."""
 
     def __init__(self, address: int) -> None:
         super().__init__(f"{address:#x}")
@@ -62,7 +62,7 @@ class Area:
         )
 
     def continues(self, other: "Area") -> bool:
-        """Whether `other`, behind it, is more of the same."""
+        """Whether `other`, which follows it, is more of the same."""
         return (
             self.end == other.start
             and self.prot == other.prot

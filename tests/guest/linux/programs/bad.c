@@ -31,6 +31,8 @@ int main(int count, char **arguments)
         __asm__ volatile("xor %esp, %esp; push %rax");
     } else if (!strcmp(way, "wild")) {
         __asm__ volatile("mov $0x4000000000000000, %rax; jmp *%rax");
+    } else if (!strcmp(way, "stopped")) {
+        raise(SIGSTOP);
     } else if (!strcmp(way, "spin")) {
         for (;;)
             ;

@@ -159,6 +159,7 @@ static void partly(void)
     write(ends[1], "0123456789", 10);
     ONCE(read(ends[0], memory + 4092, 10));
     ONCE(read(ends[0], memory, 10));
+    memset(memory, 'b', 4096);
     ONCE(write(fd, memory + 4090, 100));
     ONCE(write(fd, memory + 4096, 10));
     ONCE(pread(fd, memory + 4093, 6, 0));
