@@ -157,7 +157,7 @@ MAKE_VENV = """case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/p
 
 
 def make_run(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
-    """`make run` in a folder with the Makefile and no sources; `python` is a shell script that plays Python."""
+    """`make run` in a folder with the Makefile and no sources; `python` is a shell script as Python."""
     shutil.copy2(ROOT / "Makefile", folder)
     (folder / "src").mkdir()
     for name in ("pyproject.toml", "setup.py"):
