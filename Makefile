@@ -8,6 +8,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
 MODULES = $(words $(filter-out %/bits.pxd,$(filter %.pxd,$(SOURCES))))
 
@@ -21,8 +22,8 @@ test: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
-	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python -m pytest -n $(JOBS)
-	SHADOWMMU_INTERPRETED=1 $(BIN)/python -m pytest -n $(JOBS)
+	SHADOWMMU_REQUIRE_NATIVE=1 $(PYTEST)
+	SHADOWMMU_INTERPRETED=1 $(PYTEST)
 
 build: $(VENV)/.compiled
 

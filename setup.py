@@ -96,5 +96,13 @@ def extensions() -> list[Extension]:
     return sorted(built, key=lambda each: -Path(each.sources[0]).stat().st_size)  # no core waits for the last
 
 
+def describes_only() -> bool:
+    """Return True if only metadata or the source archive was asked for, as pip does before it builds."""
+    return not {"egg_info", "dist_info", "sdist"}.isdisjoint(sys.argv)
+
+
 if __name__ == "__main__":  # cythonize's worker processes import this file
-    setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count() or 1}})
+    setup(
+        ext_modules=[] if describes_only() else extensions(),
+        options={"build_ext": {"parallel": os.cpu_count() or 1}},
+    )

@@ -29,6 +29,16 @@ def run(*arguments: str, home: Path | None = None, **environment: str) -> subpro
     )
 
 
+def sources_below(folder: Path) -> set[str]:
+    """The files below a folder, relative to it, without what tools and compilers leave there."""
+    made = {".so", ".pyc", ".c"}
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in made and ".egg-info" not in str(path)
+    }
+
+
 @pytest.fixture(scope="module")
 def uncompiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package as pip installs it where no C compiler works."""
@@ -69,14 +79,41 @@ def test_hot_modules_come_from_where_the_mode_says() -> None:
 
 
 def test_install_has_every_source_file(uncompiled: Path) -> None:
-    def files(package: Path) -> set[str]:
-        return {
-            str(path.relative_to(package))
-            for path in package.rglob("*")
-            if path.is_file() and path.suffix not in (".so", ".pyc")
-        }
+    assert sources_below(uncompiled) == sources_below(SOURCE)
 
-    assert files(uncompiled) == files(SOURCE)
+
+def test_source_archive_has_what_make_needs(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    folders = ("src", "tests", "typings", "benchmarks", "scenarios", ".ci", ".github")
+    files = (
+        "Makefile",
+        "MANIFEST.in",
+        "setup.py",
+        "pyproject.toml",
+        "README.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+    )
+    for name in folders:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in files:
+        shutil.copy2(ROOT / name, tree)
+    made = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "sdist", "--formats", "tar"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert not (tree / "build").exists(), "nothing is compiled for it"
+    (archive,) = (tree / "dist").iterdir()
+    shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    for name in folders:
+        assert sources_below(unpacked / name) == sources_below(tree / name), name
+    assert set(files) <= {path.name for path in unpacked.iterdir()}
 
 
 def test_uncompiled_install_says_so_once(uncompiled: Path) -> None:
@@ -157,7 +194,7 @@ MAKE_VENV = """case "$*" in *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/p
 
 
 def make_run(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
-    """`make run` in a folder with the Makefile and no sources; `python` is a shell script that plays Python."""
+    """`make run` in a folder with the Makefile and no sources; `python` is a shell script as Python."""
     shutil.copy2(ROOT / "Makefile", folder)
     (folder / "src").mkdir()
     for name in ("pyproject.toml", "setup.py"):
