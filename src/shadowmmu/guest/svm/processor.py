@@ -515,6 +515,15 @@ class SvmProcessor:
     def set_field(self, name: str, value: int) -> None:
         self.q[getattr(self.layout, name) >> 3] = value & MASK64
 
+    def mmx(self, number: int) -> int:
+        """Return an MMX register."""
+        return self.q[(self.layout.fp >> 3) + 2 * number]
+
+    def set_mmx(self, number: int, value: int) -> None:
+        """Write an MMX register: the exponent of its x87 register is all ones then."""
+        word = (self.layout.fp >> 3) + 2 * number
+        self.q[word], self.q[word + 1] = value, 0xFFFF
+
     def xmm(self, number: int) -> int:
         """The 128 bits of an XMM register."""
         start = self.layout.xmm + self.layout.xmm_size * number
