@@ -37,6 +37,7 @@ SELECTOR = 0xBEE8
 class Layout:
     """Offsets in the processor's state; `cc_src` to `hflags2` follow on each other as in the structure.
 
+    The intercepts of debug registers follow on those of control registers.
     `fp` is the first of eight x87 registers, 16 bytes each, whose mantissas are the MMX registers.
     `state`, `requests` (of interrupts) and `leave` (not 0: the code that runs is to be left) are from the
     begin of QEMU's CPUState, `counter` (of instructions) from that of uc_struct.
@@ -417,6 +418,8 @@ def _calibrate_svm(uc: Any, search: _Search, places: dict[str, int]) -> Layout:
     search.expect("RIP at an exit", places["rip"], 5)
     search.expect("the control registers", places["cr"] + 24, TABLES)
     search.expect("the control registers", places["cr"], 0x80010011)
+    if places["exception_intercepts"] != places["cr_intercepts"] + 8:
+        raise _mismatch("the intercepts of debug registers are not where they should be")
     if not search.value(places["hflags"], 4) & 1 << 21:
         raise _mismatch("the guest is not known as one")
     places["nested_cr3"] = _calibrate_nested_paging()
