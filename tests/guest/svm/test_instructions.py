@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from guest.svm.board import CODE, DATA, MORE_DATA, Board
+from guest.svm.board import CODE, DATA, KERNEL_CS, KERNEL_DS, MORE_DATA, Board
 from guest.svm.invariants import check
 
 from shadowmmu.x86.bits import P, U, W
@@ -163,6 +163,12 @@ READS = {
     "movsxd rbx, dword ptr [{m}]": ("64",),
     "xlatb": ("8",),
     "movaps xmm1, [{m}]": ("64",),
+    "movq mm1, [{m}]; movq rbx, mm1": ("64",),
+    "movq mm1, rbx; movq [{m}], mm1": ("64",),
+    "mov fs, [{m}]; mov ebx, fs": ("16",),
+    "mov ss, [{m}]; mov ebx, ss": ("16",),
+    "lss ebx, [{m}]; mov ecx, ss": ("32",),
+    "jmp fword ptr [{m}]": ("32",),
     "push qword ptr [{m}]": ("64",),
     "call qword ptr [{m}]": ("64",),
     "jmp qword ptr [{m}]": ("64",),
@@ -209,7 +215,9 @@ def test_an_instruction_does_the_same_on_a_device(text: str, size: str) -> None:
         board.map(place, gpa | P | W)
         data = bytearray(rng.randbytes(0x1000))
         if text.startswith(("call", "jmp", "ret")):
-            data[0x820:0x828] = (0x1100).to_bytes(8, "little")
+            data[0x820:0x828] = ((KERNEL_CS << 32 if "fword" in text else 0) | 0x1100).to_bytes(8, "little")
+        if text.startswith(("mov fs", "mov ss", "lss")):
+            data[0x820:0x826] = KERNEL_DS.to_bytes(2, "little") * 3
         values = {name: rng.getrandbits(64) for name in ("rax", "rcx")}
         values |= {"rbx": place + 0x700 if text == "xlatb" else rng.getrandbits(64), "rdx": 0}
         if text.startswith(("bt", "lock bt")):
@@ -254,3 +262,32 @@ def test_what_is_not_emulated_is_refused_on_a_device(text: str) -> None:
     board.handlers[6] = lambda event, place: board.machine.stop("#UD")
     board.start(f"{text}\n vmmcall", user=True, rdi=0x10000000)
     assert board.run().reason == "#UD"
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "fault"),
+    [
+        pytest.param("mov ss, [rdi]", 0, None, id="null"),
+        pytest.param("mov ss, [rdi]", 3, (13, 0), id="null for another privilege"),
+        pytest.param("mov ss, [rdi]", KERNEL_CS, (13, KERNEL_CS), id="code for a stack"),
+        pytest.param("mov ds, [rdi]", 0x78, (13, 0x78), id="beyond the GDT"),
+        pytest.param("jmp fword ptr [rdi]", CODE | KERNEL_DS << 32, (13, KERNEL_DS), id="to data"),
+        pytest.param("jmp fword ptr [rdi]", CODE, (13, 0), id="to nothing"),
+        pytest.param("movaps xmm1, [rdi + 8]", 0, (13, 0), id="not aligned"),
+        pytest.param("jmp [rdi]", 1 << 50, (13, 0), id="not canonical"),
+        pytest.param("div dword ptr [rdi]", 0, (0, None), id="by 0"),
+    ],
+)
+def test_exceptions_of_instructions_on_a_device(
+    text: str, word: int, fault: tuple[int, int | None] | None
+) -> None:
+    board = Board("4")
+    device = Device(board)
+    device.data[:8] = word.to_bytes(8, "little")
+    board.map(0x10000000, DEVICE | P | W)
+    for vector in (0, 13):
+        board.handlers[vector] = lambda event, place: board.machine.stop("hlt")
+    board.start(f"{text}\n vmmcall", rdi=0x10000000)
+    assert board.run().reason == "hlt"
+    found = [(event.vector, event.error_code, event.rip) for event in board.events]
+    assert found == ([(*fault, CODE)] if fault else [])

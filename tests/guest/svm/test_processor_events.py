@@ -2,6 +2,7 @@
 
 import pytest
 from guest.svm.board import (
+    CODE,
     DATA,
     GDT,
     HANDLERS,
@@ -243,3 +244,33 @@ def test_code_ends_at_the_last_address(text: str, mmu: dict[str, bool]) -> None:
     assert board.run().reason == "hlt"
     assert [(event.vector, event.error_code, event.rip) for event in board.events] == [(13, 0, end)] * 3
     assert board.get("rbx") == (0 if text == "nop" else 5)
+
+
+@pytest.mark.parametrize("mmu", MMUS)
+@pytest.mark.parametrize("register", ["dr6", "dr7"])
+def test_debug_registers_have_32_bits(register: str, mmu: dict[str, bool]) -> None:
+    board = Board("4", **mmu)
+    skipping(board, 3, 13)
+    board.execute(
+        f"mov {register}, rax\n mov {register}, rbx\n mov rcx, {register}\n hlt", rax=1 << 32, rbx=0x4000
+    )
+    assert [(event.vector, event.error_code) for event in board.events] == [(13, 0)]
+    assert board.get("rcx") == (0xFFFF4FF0 if register == "dr6" else 0x400)
+    assert not board.get("rflags") & 0x100
+
+
+def test_general_detect_is_a_debug_exception() -> None:
+    board = Board("4")
+    skipping(board, 3, 1)
+    board.execute("mov eax, 0x2400\n mov dr7, rax\n mov rbx, dr0\n mov rcx, dr7\n mov rdx, dr6\n hlt", rbx=7)
+    assert [(event.vector, event.rip) for event in board.events] == [(1, CODE + 8)]
+    assert (board.get("rbx"), board.get("rcx"), board.get("rdx")) == (7, 0x400, 0xFFFF2FF0)
+
+
+def test_an_instruction_breakpoint_is_passed_with_the_resume_flag() -> None:
+    board = Board("4")
+    board.handlers[1] = lambda event, place: board.write_word(place + 16, event.flags | RF)
+    text = "mov eax, offset here\n mov dr0, rax\n mov eax, 0x402\n mov dr7, rax\n here: mov ebx, 5\n hlt"
+    board.execute(text)
+    assert [(event.vector, event.flags & RF) for event in board.events] == [(1, 0)]
+    assert board.get("rbx") == 5

@@ -236,3 +236,16 @@ def test_user_code_far_jumps_within_its_segment() -> None:
     )
     assert board.run().reason == "hlt"
     assert board.get("rip") < USER_CODE + 0x20
+
+
+def test_a_far_pointer_on_a_device_leads_to_a_task() -> None:
+    board = Board("32")
+    write_task(board, b"\xf4")
+    pointer = (OTHER << 32).to_bytes(8, "little")
+    board.machine.on_mmio(
+        0x8000000, 8, read=lambda gpa, size: int.from_bytes(pointer[gpa & 7 :][:size], "little")
+    )
+    board.map(0x10000000, 0x8000000 | P | W)
+    execute(board, "jmp fword ptr [0x10000000]")
+    assert board.get("rip") == PLACE + 1
+    assert board.read_word(TSS + 0x20, 4) == CODE + 6

@@ -23,7 +23,8 @@ An exit goes through `run_loop` to its handler, and through `entry` back to the 
                                     what instructions do
     task_switch, far_transfers, segments
                                     task switches and gates outside of long mode
-    control_registers, msr_exits, msrs, invalidations, table_registers, intercepts, cpuid, undefined_opcodes
+    control_registers, debug_registers, msr_exits, msrs, invalidations, table_registers, intercepts, cpuid,
+    undefined_opcodes
                                     instructions that exit
     devices, system_calls           ports and MMIO; SYSCALL, SYSENTER and VMMCALL
 """

@@ -5,8 +5,9 @@ The emulator refuses them with #GP (world_switch), or exits for IRET.
 
 from collections.abc import Callable
 
-from ...kvm.emulate import OperandFault
+from ...kvm.emulate import EmulationError, OperandFault
 from ...kvm.vcpu import QueuedException
+from ...x86.bits import MASK64
 from .events import Events
 from .execution import Execution
 from .interrupts import CODE, CONFORMING, GP, NP, PRESENT, EventFault, segment_of
@@ -29,6 +30,8 @@ class FarTransfers:
         self.events = events
         self.tasks = tasks
         self.segments = tasks.segments
+        self.emulator.context.load_segment = self.load_segment
+        self.emulator.context.far_transfer = self.from_memory
         events.switch_task = self.task_gate
         events.iret = self.iret
 
@@ -45,7 +48,8 @@ class FarTransfers:
         insn = self.execution.peek()
         if insn is None or not insn.is_far:
             return False
-        return self._guarded(lambda: self._far(insn))
+        selector = insn.target[0] if insn.target is not None else self._pointer(insn)[0]
+        return self._guarded(lambda: self._far(insn, selector))
 
     def iret(self) -> bool:
         """Return to the task before with NT; False without it."""
@@ -84,8 +88,8 @@ class FarTransfers:
 
     # -- far JMP and CALL --------------------------------------------------------------------------------
 
-    def _far(self, insn: Code) -> bool:
-        selector = insn.target[0] if insn.target is not None else self._selector_in_memory(insn)
+    def _far(self, insn: Code, selector: int) -> bool:
+        """A far JMP or CALL through a gate or to a TSS; False if it is to a code segment, or nowhere."""
         if not selector & 0xFFFC:
             return False
         gate = self.segments.descriptor(selector, GP)
@@ -108,9 +112,46 @@ class FarTransfers:
             self.tasks.switch(target, Cause.CALL if insn.name == "call" else Cause.JMP, following)
         return True
 
-    def _selector_in_memory(self, insn: Code) -> int:
-        """Return the selector behind the offset in memory; the emulator has read it already."""
-        return self.emulator.read(self.emulator.context.linear(insn) + insn.size - 2 & 0xFFFFFFFF, 2)
+    def _pointer(self, insn: Code) -> tuple[int, int]:
+        """Return selector and offset that are in memory."""
+        address, size = self.emulator.context.linear(insn), insn.size - 2
+        offset = self.emulator.read(address, size)
+        return self.emulator.read(address + size & MASK64, 2), offset
+
+    # -- what KVM's emulator executes --------------------------------------------------------------------
+
+    def load_segment(self, register: int, selector: int) -> bool:
+        """MOV to a segment register, or LDS to LSS; False after an exception."""
+        return self._guarded(lambda: self._load_segment(register, selector)) and self.vcpu.exception is None
+
+    def _load_segment(self, register: int, selector: int) -> bool:
+        processor = self.processor
+        if processor.d[processor.hflags_word] & HF_PE and not processor.system_flags & FLAG_VM:
+            self.segments.load(register, selector, processor.cpl, GP)
+        else:
+            flags = processor.segment(register).flags
+            processor.set_segment(register, Segment(selector, selector << 4, 0xFFFF, flags))
+        processor.update_modes()
+        return True
+
+    def from_memory(self, insn: Code) -> bool:
+        """A far JMP or CALL whose pointer is no plain memory; False after an exception."""
+        selector, offset = self._pointer(insn)
+        rip = self.processor.rip
+        if self._is_legacy() and self._guarded(lambda: self._far(insn, selector)):
+            if self.vcpu.exception is None:
+                self.processor.rip = self.processor.rip - insn.length & MASK64
+            return self.vcpu.exception is None
+        if insn.name == "call":
+            raise EmulationError(f"call at {rip:#x} cannot be emulated")
+        return self._guarded(lambda: self._jump_far(insn, selector, offset)) and self.vcpu.exception is None
+
+    def _jump_far(self, insn: Code, selector: int, offset: int) -> bool:
+        processor, cpl = self.processor, self.processor.cpl
+        if not self._load_segment(CS, selector) or not self.emulator.context.jump(insn, offset):
+            return True
+        processor.set_segment(CS, processor.segment(CS)._replace(selector=selector & ~3 | cpl))
+        return True
 
     def _call_gate(self, gate: int, following: int, *, call: bool) -> None:
         processor, cpl = self.processor, self.processor.cpl

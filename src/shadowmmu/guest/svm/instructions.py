@@ -49,6 +49,7 @@ class Decoder:
             self.numbers[getattr(register, name)] = number
         self.high = {getattr(register, name): n for n, name in enumerate(("AH", "CH", "DH", "BH"))}
         self.xmm = {getattr(register, f"XMM{n}"): n for n in range(16)}
+        self.mmx = {getattr(register, f"MM{n}"): n for n in range(8)}
         self.segments = {
             register.ES: ES,
             register.CS: CS,
@@ -89,10 +90,10 @@ class Decoder:
         code = Code(name, bytes(data[: insn.len]), known, _OPS.get(name, Op.ADD), execute)
         if name.startswith(_TWO_OPERANDS):
             code.op = Op.STOS
-        self._memory(insn, code, bits)
         code.is_far = (
             insn.is_jmp_far or insn.is_call_far or insn.is_jmp_far_indirect or insn.is_call_far_indirect
         )
+        self._memory(insn, code, bits)
         if insn.is_jmp_far or insn.is_call_far:
             wide = insn.op_kind(0) == self.iced.OpKind.FAR_BRANCH32
             code.target = insn.far_branch_selector, insn.far_branch32 if wide else insn.far_branch16
@@ -103,12 +104,12 @@ class Decoder:
 
     @staticmethod
     def _is_executed(insn: Any, name: str, operands: list[Operand]) -> bool:
-        """Whether this form is executed: no far jump, no load of a segment register, no nested ENTER."""
-        if insn.is_jmp_far_indirect or insn.is_call_far_indirect:
-            return False
+        """Whether this form is executed: MOVQ of MMX, no POP of a segment register, no nested ENTER."""
+        if name == "movq":
+            return any(operand.kind == "y" for operand in operands)
         if name == "enter":
             return not operands[1].value & 0x1F
-        return not (name in ("mov", "pop") and operands and operands[0].kind == "s")
+        return not (name == "pop" and operands and operands[0].kind == "s")
 
     def _is_xmm(self, insn: Any) -> bool:
         return any(insn.op_register(i) in self.xmm for i in range(insn.op_count) if insn.op_kind(i) == 0)
@@ -120,6 +121,8 @@ class Decoder:
             register = insn.op_register(i)
             if register in self.high:
                 return Operand("h", 1, self.high[register])
+            if register in self.mmx:
+                return Operand("y", 8, self.mmx[register])
             if register in self.xmm:
                 return Operand("x", 16, self.xmm[register])
             info = self.iced.RegisterInfo(register)
@@ -142,7 +145,7 @@ class Decoder:
         kinds = self.iced.OpKind
         code.address_size = bits // 8
         code.size = self.iced.MemorySizeInfo(insn.memory_size).size
-        if code.name in ("push", "pop", "call"):
+        if code.name in ("push", "pop", "call") and not code.is_far:
             code.size = abs(insn.stack_pointer_increment)
         elif code.name == "ret":
             code.size = insn.stack_pointer_increment - (code.operands[0].value if code.operands else 0)

@@ -37,6 +37,8 @@ SELECTOR = 0xBEE8
 class Layout:
     """Offsets in the processor's state; `cc_src` to `hflags2` follow on each other as in the structure.
 
+    The intercepts of debug registers follow on those of control registers.
+    `fp` is the first of eight x87 registers, 16 bytes each, whose mantissas are the MMX registers.
     `state`, `requests` (of interrupts) and `leave` (not 0: the code that runs is to be left) are from the
     begin of QEMU's CPUState, `counter` (of instructions) from that of uc_struct.
     """
@@ -59,6 +61,7 @@ class Layout:
     idtr: int
     cr: int
     efer: int
+    fp: int
     xmm: int
     xmm_size: int
     sysenter_cs: int
@@ -351,6 +354,7 @@ def calibrated() -> Layout:
         "gdtr": search.find("GDTR", values["GDTR"]) - 8,
         "idtr": search.find("IDTR", values["IDTR"]) - 8,
         "cr": cr,
+        "fp": search.find("FP0", values["FP0"]),
         "xmm": xmm,
         "xmm_size": search.find("XMM1", values["XMM1"]) - xmm,
         "sysenter_cs": search.expect("SYSENTER_CS", sysenter - 8, values["SYSENTER_CS"], 4),
@@ -391,6 +395,8 @@ def _give_values(uc: Any, x86: ModuleType) -> dict[str, int]:
     for number, (name, index) in enumerate(MSRS.items()):
         values[name] = 0x7700 + number if name == "SYSENTER_CS" else 0x7700_1000 + 0x11_1000 * number
         uc.msr_write(index, values[name])
+    values["FP0"] = 0x5A00_8765_4321
+    uc.reg_write(x86.UC_X86_REG_FP0, (values["FP0"], 0x3FFF))
     uc.reg_write(x86.UC_X86_REG_EFLAGS, 0x40ED7)
     return values
 
@@ -412,6 +418,8 @@ def _calibrate_svm(uc: Any, search: _Search, places: dict[str, int]) -> Layout:
     search.expect("RIP at an exit", places["rip"], 5)
     search.expect("the control registers", places["cr"] + 24, TABLES)
     search.expect("the control registers", places["cr"], 0x80010011)
+    if places["exception_intercepts"] != places["cr_intercepts"] + 8:
+        raise _mismatch("the intercepts of debug registers are not where they should be")
     if not search.value(places["hflags"], 4) & 1 << 21:
         raise _mismatch("the guest is not known as one")
     places["nested_cr3"] = _calibrate_nested_paging()

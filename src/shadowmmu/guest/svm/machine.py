@@ -41,6 +41,7 @@ from ..machine import Machine
 from . import EmulatorError
 from .control_registers import ControlRegisters
 from .cpuid import Cpuid
+from .debug_registers import DebugRegisters
 from .devices import Device, MmioDevices, Ports, Read, Write
 from .emulator import CodeEmulator
 from .entry import Entry
@@ -154,6 +155,7 @@ class SvmMachine(GuestState):
             **self.system_calls.handlers(),
             **invalidations.handlers(),
             **MsrExits(execution, self.msrs).handlers(),
+            **DebugRegisters(execution).handlers(),
             **TableRegisters(execution, self.events).handlers(),
             **UndefinedOpcodes(execution, self.system_calls, invalidations, self.exits).handlers(),
             EXIT_EXCEPTION + DB: self.step.debug,

@@ -1,14 +1,8 @@
 """Moves: between registers and memory, with a condition, to and from XMM registers."""
 
-from ...x86.bits import MASK64
+from ...x86.bits import GP_VECTOR, MASK64
 from .operands import CF, OF, PF, SF, ZF, Code, Context, Executor, Operand, mask
-from .processor import GDTR, IDTR, LDTR, RAX, RBX, TR
-
-
-def _mov(c: Context, code: Code) -> bool:
-    target, source = code.operands
-    c.put(code, target, c.get(code, source))
-    return True
+from .processor import DS, ES, FS, GDTR, GS, IDTR, LDTR, RAX, RBX, SS, TR
 
 
 def _movsx(c: Context, code: Code) -> bool:
@@ -33,16 +27,16 @@ def _xchg(c: Context, code: Code) -> bool:
 def _wide(c: Context, code: Code) -> bool:
     """MOVs of SSE: 4, 8 or 16 bytes between memory and an XMM register, or a general one."""
     target, source = code.operands
-    size = code.size
+    size, address = code.size, c.linear(code)
+    if code.name in ALIGNED and address & 0xF:
+        return c.raise_exception(GP_VECTOR, 0)
     if source.kind == "m":
-        address = c.linear(code)
         value = 0
         for offset in range(0, size, 8):
             value |= c.memory.read(address + offset, min(8, size - offset)) << 8 * offset
         c.put(code, target, value)
     else:
         value = c.get(code, Operand(source.kind, size, source.number))
-        address = c.linear(code)
         for offset in range(0, size, 8):
             length = min(8, size - offset)
             c.memory.write(address + offset, length, value >> 8 * offset & mask(length))
@@ -58,6 +52,25 @@ def _cmov(c: Context, code: Code) -> bool:
     target, source = code.operands
     value = c.get(code, source)
     c.put(code, target, value if _condition(code.name[4:], c.processor.rflags) else c.get(code, target))
+    return True
+
+
+def _mov(c: Context, code: Code) -> bool:
+    target, source = code.operands
+    value = c.get(code, source)
+    if target.kind == "s":
+        return c.load_segment(target.number, value & 0xFFFF)
+    c.put(code, target, value)
+    return True
+
+
+def _load_pointer(c: Context, code: Code) -> bool:
+    """LDS, LES, LFS, LGS and LSS."""
+    target, address = code.operands[0], c.linear(code)
+    offset = c.memory.read(address, target.size)
+    if not c.load_segment(POINTERS[code.name], c.memory.read(address + target.size & MASK64, 2)):
+        return False
+    c.put(code, target, offset)
     return True
 
 
@@ -115,16 +128,21 @@ def _condition(name: str, flags: int) -> bool:
     }[name]
 
 
+ALIGNED = "movaps", "movapd", "movdqa", "movntdq", "movntps", "movntpd"
+"""MOVs whose operand in memory is aligned to 16 bytes."""
+POINTERS = {"lds": DS, "les": ES, "lfs": FS, "lgs": GS, "lss": SS}
 EXECUTE: dict[str, Executor] = {
     **dict.fromkeys(("mov", "movzx", "movnti"), _mov),
     **dict.fromkeys(("movsx", "movsxd"), _movsx),
     "xchg": _xchg,
+    **dict.fromkeys(POINTERS, _load_pointer),
     "movbe": _movbe,
     "xlatb": _xlat,
     **dict.fromkeys(("sldt", "str"), _store_selector),
     **dict.fromkeys(("sgdt", "sidt"), _store_table),
     **dict.fromkeys(
-        ("movaps", "movups", "movapd", "movupd", "movdqa", "movdqu", "movntdq", "movntps", "movntpd"), _wide
+        ("movq", "movaps", "movups", "movapd", "movupd", "movdqa", "movdqu", "movntdq", "movntps", "movntpd"),
+        _wide,
     ),
 }
 CONDITIONAL: dict[str, Executor] = {"set": _setcc, "cmov": _cmov}

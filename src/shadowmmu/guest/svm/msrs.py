@@ -144,7 +144,11 @@ class Msrs:
         vcpu.apic_base = APIC_BASE_AFTER_RESET
         self.values = dict.fromkeys(CHECKED, 0) | CONSTANT
         self.values |= {index: value for index, (value, _) in KEPT.items()}
-        self.values |= {MSR_PAT: PAT_AFTER_RESET, MSR_MISC_ENABLE: FAST_STRINGS, MSR_HWCR: 0}
+        self.values |= {
+            MSR_PAT: PAT_AFTER_RESET,
+            MSR_MISC_ENABLE: FAST_STRINGS | NO_BRANCH_TRACE_NO_PEBS,
+            MSR_HWCR: 0,
+        }
         self.readers: dict[int, Callable[[], int | None] | None] = {}
         self.writers: dict[int, Callable[[int], bool | None] | None] = {}
         self.watchers: dict[int, Callable[[], None]] = {}

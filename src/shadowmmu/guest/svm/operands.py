@@ -17,8 +17,8 @@ CF, PF, AF, ZF, SF, OF = 1, 4, 0x10, 0x40, 0x80, 0x800
 class Operand:
     """One operand.
 
-    `kind` is r (register), h (AH to BH), x (XMM), s (segment register, by number), m (memory), i (immediate)
-    or b (a branch's distance from RIP).
+    `kind` is r (register), h (AH to BH), x (XMM), y (MMX), s (segment register, by number), m (memory),
+    i (immediate) or b (a branch's distance from RIP).
     """
 
     kind: str
@@ -83,11 +83,16 @@ def mask(size: int) -> int:
 
 
 class Context:
-    """The registers that an instruction works on, and memory."""
+    """The registers that an instruction works on, and memory.
+
+    `load_segment(register, selector)` and `far_transfer(code)` are somebody else's: False after an exception.
+    """
 
     def __init__(self, processor: SvmProcessor, memory: Memory) -> None:
         self.processor = processor
         self.memory = memory
+        self.load_segment: Callable[[int, int], bool] = lambda register, selector: False
+        self.far_transfer: Callable[[Code], bool] = lambda code: False
 
     def register(self, number: int, size: int) -> int:
         return self.processor.q[number] & mask(size)
@@ -126,6 +131,8 @@ class Context:
                 return operand.value
             case "b":
                 return self.processor.rip + operand.value & mask(operand.size)
+            case "y":
+                return self.processor.mmx(operand.number)
             case "s":
                 return self.processor.selector(operand.number)
             case "m":
@@ -141,6 +148,8 @@ class Context:
                 self.set_register(operand.number, operand.size, value)
             case "m":
                 self.memory.write(self.linear(code), operand.size, value & mask(operand.size))
+            case "y":
+                self.processor.set_mmx(operand.number, value)
             case "h":
                 q = self.processor.q
                 q[operand.number] = q[operand.number] & ~0xFF00 | (value & 0xFF) << 8

@@ -46,7 +46,7 @@ REQUEST_INTERRUPT, REQUEST_TICK = 0x02, 0x40
 """QEMU's requests for an external interrupt, and for an SMI, which nothing else here is."""
 EXIT = 0x100
 """What callbacks get for an exit is this more than its code."""
-EXIT_READ_CR, EXIT_WRITE_CR, EXIT_EXCEPTION = 0x00, 0x10, 0x40
+EXIT_READ_CR, EXIT_WRITE_CR, EXIT_READ_DR, EXIT_WRITE_DR, EXIT_EXCEPTION = 0x00, 0x10, 0x20, 0x30, 0x40
 EXIT_INTR, EXIT_SMI = 0x60, 0x62
 EXIT_CR0_SEL_WRITE, EXIT_RDTSC, EXIT_RDPMC, EXIT_CPUID = 0x65, 0x6E, 0x6F, 0x72
 EXIT_IDTR_READ, EXIT_GDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ = 0x66, 0x67, 0x68, 0x69
@@ -478,6 +478,10 @@ class SvmProcessor:
         word = self.layout.intercepts >> 3
         self.q[word] = self.q[word] | bits if wanted else self.q[word] & ~bits
 
+    def intercept_debug_registers(self, reads: int, writes: int) -> None:
+        """Let reads and writes of DRn exit whose bits n are set."""
+        self.d[self.layout.cr_intercepts + 4 >> 2] = reads | writes << 16
+
     @property
     def nested_cr3(self) -> int:
         return self.q[self.layout.nested_cr3 >> 3]
@@ -514,6 +518,15 @@ class SvmProcessor:
 
     def set_field(self, name: str, value: int) -> None:
         self.q[getattr(self.layout, name) >> 3] = value & MASK64
+
+    def mmx(self, number: int) -> int:
+        """Return an MMX register."""
+        return self.q[(self.layout.fp >> 3) + 2 * number]
+
+    def set_mmx(self, number: int, value: int) -> None:
+        """Write an MMX register: the exponent of its x87 register is all ones then."""
+        word = (self.layout.fp >> 3) + 2 * number
+        self.q[word], self.q[word + 1] = value, 0xFFFF
 
     def xmm(self, number: int) -> int:
         """The 128 bits of an XMM register."""

@@ -15,7 +15,7 @@ from ..cpu import EndlessFaults
 from .entry import Entry
 from .execution import ExitHandler
 from .interrupts import DB
-from .processor import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_SMI, NOT_KVMS
+from .processor import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_READ_DR, EXIT_SMI, NOT_KVMS
 
 HISTORY = 32
 SLICE = 0.25
@@ -177,9 +177,11 @@ class RunLoop:
             self.processor.stop()
 
     def _is_own(self, code: int) -> bool:
-        """Whether KVM would not see the exit: an IRET that no NMI waits for, the end of a step."""
+        """Whether KVM would not see it: IRET without an NMI, a debug register, the end of a step."""
         if code == EXIT_IRET:
             return not self.entry.events.nmi_blocked
+        if EXIT_READ_DR <= code < EXIT_EXCEPTION:
+            return True
         return code == EXIT_EXCEPTION + DB and self.step.current is not None
 
     def _handle(self, code: int) -> None:

@@ -1,8 +1,9 @@
 """Loading segment registers from their descriptors (__load_segment_descriptor, emulate.c, 6.12.111)."""
 
 from ...kvm.vcpu import Vcpu
+from ...x86.bits import MASK64
 from .emulator import CodeEmulator
-from .interrupts import CODE, CONFORMING, NP, PRESENT, SS_FAULT, EventFault, segment_of
+from .interrupts import BIG, CODE, CONFORMING, LONG, NP, PRESENT, SS_FAULT, EventFault, segment_of
 from .processor import CS, GDTR, LDTR, SS, Segment, SvmProcessor
 
 NOT_SYSTEM, ACCESSED, TYPE = 1 << 12, 1 << 8, 0xF
@@ -26,7 +27,7 @@ class Segments:
         table = self.processor.segment(LDTR if selector & 4 else GDTR)
         if selector | 7 > table.limit:
             raise EventFault(vector, selector & 0xFFFC)
-        return table.base + (selector & ~7) & 0xFFFFFFFF
+        return table.base + (selector & ~7) & (MASK64 if self.processor.long_mode else 0xFFFFFFFF)
 
     def descriptor(self, selector: int, vector: int) -> int:
         """Return a descriptor as 8 bytes."""
@@ -36,9 +37,10 @@ class Segments:
         """Load ES to GS or LDTR in protected mode; `vector` is the exception for a selector that is none."""
         error_code = selector & 0xFFFC
         if not error_code:
-            if register in (CS, SS):
+            wide = self.processor.is_64bit and register == SS and selector == cpl < 3
+            if register == CS or (register == SS and not wide):
                 raise EventFault(vector, 0)
-            self.processor.set_segment(register, Segment(selector, 0, 0, 0))
+            self.processor.set_segment(register, Segment(selector, 0, 0, cpl << 13 if wide else 0))
             return
         descriptor = self.descriptor(selector, vector)
         segment = segment_of(selector, descriptor)
@@ -64,7 +66,7 @@ class Segments:
                 rpl == cpl == segment.dpl and kind & (IS_CODE | WRITABLE_OR_READABLE) == WRITABLE_OR_READABLE
             )
         if register == CS:
-            if flags & CODE != CODE:
+            if flags & CODE != CODE or (self.processor.long_mode and flags & (LONG | BIG) == LONG | BIG):
                 return False
             return segment.dpl <= cpl if flags & CONFORMING else rpl <= cpl == segment.dpl
         if kind & (IS_CODE | WRITABLE_OR_READABLE) == IS_CODE:

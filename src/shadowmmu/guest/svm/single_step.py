@@ -1,5 +1,6 @@
 """One instruction of the guest alone, with RFLAGS.TF."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...host.memory import Arena
@@ -35,7 +36,8 @@ class Step:
 
 
 class SingleStep:
-    """Steps of one vCPU; `current` is the one that is under way, `interrupted` whether an exit ended one.
+    """Steps of one vCPU; `current` is the one that is under way, `interrupted` whether an exit ended one;
+    `armed()` is called after each.
 
     It is for fetches that faulted ahead of RIP, writes that KVM cannot emulate, and the IRET before an NMI.
     """
@@ -47,6 +49,7 @@ class SingleStep:
         self.arena = arena
         self.current: Step | None = None
         self.interrupted = False
+        self.armed: Callable[[], None] = lambda: None
         self._stepped = False
 
     def begin(self, code: Code | None = None, *, without_smap: bool = False) -> None:
@@ -89,6 +92,7 @@ class SingleStep:
         step, self.current = self.current, None
         assert step is not None
         self.interrupted = code != EXIT_EXCEPTION + DB
+        self.armed()
         processor, vcpu = self.processor, self.vcpu
         if step.without_smap:
             processor.update_modes()

@@ -47,6 +47,8 @@ def _pop(c: Context, code: Code) -> bool:
 
 
 def _call(c: Context, code: Code) -> bool:
+    if code.is_far:
+        return c.far_transfer(code)
     following = c.processor.rip + code.length & MASK64
     target = c.get(code, code.operands[0])
     if c.jump(code, target):
@@ -56,6 +58,8 @@ def _call(c: Context, code: Code) -> bool:
 
 
 def _jmp(c: Context, code: Code) -> bool:
+    if code.is_far:
+        return c.far_transfer(code)
     return c.jump(code, c.get(code, code.operands[0]))
 
 
