@@ -82,7 +82,36 @@ def test_paging_with_lme_enters_long_mode() -> None:
     assert kvm_set_cr4(vcpu, PAE)
     assert kvm_set_cr0(vcpu, 0x80010033)
     assert (vcpu.is_long_mode(), vcpu.mmu.guest_level()) == (True, 4)
-    assert not kvm_set_cr0(vcpu, 0x10033)
+    vcpu.compatibility_mode = False
+    assert not kvm_set_cr0(vcpu, 0x10033), "64-bit code cannot leave so"
+    vcpu.compatibility_mode = True
+    assert kvm_set_cr0(vcpu, 0x10033)
+    assert (vcpu.is_long_mode(), vcpu.mmu.guest_level()) == (False, 0)
+
+
+def test_32_bit_code_of_a_scenario_enters_long_mode_and_leaves_it() -> None:
+    """Its code segment stays what it was: compatibility mode, in which CR0.PG may be cleared."""
+    text = """\
+mode nopaging
+slot 0 0x0 16M
+tramp
+pt 0x1000 0 0x2027
+pt 0x2000 0 0x3027
+pt 0x2000 3 0x4027
+pt 0x3000 2 0x5027
+pt 0x5000 0 0x800067
+pt 0x4000 384 0x6027
+pt 0x6000 0 0xf0000063
+pt 0x6000 1 0xf0001067
+start cr3=0x1000
+"""
+    world = World.of(text)
+    world.ok("nop", "cr4 0x30", "efer 0x100", "cr0 0x80010033", "write 0x400000 7")
+    assert world.vcpu.is_long_mode()
+    world.ok("cr0 0x10033")
+    assert not world.vcpu.is_long_mode()
+    assert world.do("read 0x800000").result["value"] == "0x7"
+    world.check()
 
 
 @pytest.mark.parametrize(
@@ -260,6 +289,17 @@ def test_efer(vcpu: Vcpu, value: int, accepted: bool, reset: bool) -> None:
     assert set_efer(vcpu, value) == accepted
     assert (roots(vcpu) == (False, False)) == reset
     assert vcpu.efer & LMA
+
+
+@pytest.mark.parametrize(
+    ("value", "reset"), [(LME, True), (NX, True), (LME | NX, True), (1, False), (0x1000, False), (0, False)]
+)
+def test_efer_without_paging(value: int, reset: bool) -> None:
+    """LME is part of the role like NX, though it has no effect before paging: the root is loaded anew."""
+    world = World("nopaging")
+    world.ok("nop")
+    assert set_efer(world.vcpu, value)
+    assert (world.vcpu.mmu.root_hpa == INVALID_PAGE) == reset
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,9 @@ class GuestCpu:
 
     def _system(self, gva: int, kind: int) -> None:
         """An access that the processor makes for itself, with supervisor rights."""
-        if self.cpu.implicit_access(gva, kind) == FAULT:
+        if self.vcpu.implicit_obeys_ac and self.vcpu.cpl < 3:
+            self._translate(gva, kind)
+        elif self.cpu.implicit_access(gva, kind) == FAULT:
             raise AccessFault
 
     def _parts(self, gva: int, size: int, kind: int) -> list[tuple[int, int]]:

@@ -66,6 +66,7 @@ class Machine:
         vcpu.maxphyaddr = maxphyaddr
         vcpu.wide_cr0 = self.implementation.wide_cr0
         vcpu.bad_cr3_fails_entry = self.implementation.bad_cr3_fails_entry
+        vcpu.implicit_obeys_ac = self.implementation.implicit_obeys_ac
         vcpu.efer_missing = ~self.implementation.efer & (1 << 64) - 1
         vcpu.cr4_missing = (0 if self.implementation.pcid else CR4_PCIDE) | (0 if la57 else CR4_LA57)
         return vcpu

@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULT_PARAMS",
     "VENDORS",
     "choices",
+    "known_params",
     "nested_paging_of",
     "not_modelled",
     "param_value",
@@ -37,10 +38,10 @@ DEFAULT_PARAMS: Mapping[str, str] = {
     "kvm.nx_huge_pages": "N",
     "kvm.flush_on_reuse": "N",
     "kvm.ignore_msrs": "N",
-    "kvm.mmio_caching": "Y",
-    _RATIO: "60",
-    _PERIOD: "0",
 }
+"""What the header of every recording has."""
+MORE_PARAMS: Mapping[str, str] = {"kvm.mmio_caching": "Y", _RATIO: "60", _PERIOD: "0"}
+"""What a header has only if it was given."""
 
 _OTHERS = {
     "kvm": "enable_virt_at_load halt_poll_ns halt_poll_ns_grow halt_poll_ns_grow_start halt_poll_ns_shrink "
@@ -81,6 +82,11 @@ def param_value(name: str, value: str) -> str | None:
     return _NX_HUGE_PAGES.get(value) if name == "kvm.nx_huge_pages" else None
 
 
+def known_params(params: Mapping[str, str]) -> list[str]:
+    """Return the names that may be given, on the processor of these parameters."""
+    return [*(name for name in params if name != "thp" and name not in MORE_PARAMS), *MORE_PARAMS]
+
+
 def choices(name: str) -> str:
     """Return what a parameter can be, for a message."""
     return "a number of 32 bits" if name in (_RATIO, _PERIOD) else "Y or N"
@@ -99,7 +105,7 @@ def nested_paging_of(params: Mapping[str, str]) -> str:
 
 def parameters_of(params: Mapping[str, str]) -> Parameters:
     """Return KVM's parameters for these module parameters; those that are not given have their defaults."""
-    given = {**DEFAULT_PARAMS, **VENDORS["intel"], **params}
+    given = {**DEFAULT_PARAMS, **MORE_PARAMS, **VENDORS["intel"], **params}
     yes = {name for name, value in given.items() if value in ("Y", "1")}
     parameters = Parameters()
     parameters.vmx = "kvm_intel.ept" in params

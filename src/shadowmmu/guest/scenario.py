@@ -17,8 +17,10 @@ from ..kvm.switches import DEFAULT_KERNEL, DesignError, kernel_text, value_of
 from .modes import MODES, TRAMP_SIZE, Mode, Trampoline, trampolines_of
 from .module_params import (
     DEFAULT_PARAMS,
+    MORE_PARAMS,
     VENDORS,
     choices,
+    known_params,
     nested_paging_of,
     not_modelled,
     param_value,
@@ -166,8 +168,8 @@ class Scenario:
         """
         params = dict(self.params)
         for name, value in values.items():
-            if name not in params or name == "thp":
-                known = ", ".join(name for name in params if name != "thp")
+            if name not in known_params(params):
+                known = ", ".join(known_params(params))
                 raise ScenarioError(f"{self.path}: there is no parameter {name!r}; there are {known}")
             shown = param_value(name, value)
             if shown is None:
@@ -247,8 +249,8 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
 
 
 def _not_recorded(params: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that are not the vendor's: headers have not all of them."""
-    return {name: value for name, value in params.items() if name.startswith("kvm.")}
+    """The parameters that the headers of real recordings do not have."""
+    return {name: value for name, value in params.items() if name in MORE_PARAMS}
 
 
 def _with_results(written: Sequence[SetupLine], recorded: Sequence[SetupLine]) -> tuple[SetupLine, ...]:
@@ -394,8 +396,8 @@ class _Parser:
             known = f"{rest[0]}.{name}"
             if equals and known not in self.params and not_modelled(known):
                 line.fail(f"what the parameter `{rest[0]} {name}` does is not modelled", "leave it out")
-            if not equals or known not in self.params:
-                names = ", ".join(key.replace(".", " ") for key in self.params)
+            if not equals or known not in known_params(self.params):
+                names = ", ".join(key.replace(".", " ") for key in known_params(self.params))
                 line.fail(f"there is no parameter `{rest[0]} {name}`", f"known are {names}")
             shown = param_value(known, value)
             if shown is None:

@@ -9,25 +9,23 @@ from collections.abc import Callable
 from .dirty_log_ioctl import enable_dirty_log_ring, enable_manual_dirty_log_protect
 from .memory_region import RegionError
 from .vm import Kvm
-from .zap_memslot import QUIRK_SLOT_ZAP_ALL
 
 KVM_CAP_DISABLE_QUIRKS = 116
 KVM_CAP_SPLIT_IRQCHIP = 121
 KVM_CAP_MAX_VCPU_ID = 128
 KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168
 KVM_CAP_DIRTY_LOG_RING = 192
+KVM_CAP_X86_BUS_LOCK_EXIT = 193
+KVM_CAP_VM_COPY_ENC_CONTEXT_FROM = 197
 KVM_CAP_EXIT_ON_EMULATION_FAILURE = 204
-KVM_CAP_PMU_CAPABILITY = 212
+KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM = 206
 KVM_CAP_DISABLE_QUIRKS2 = 213
 KVM_CAP_VM_DISABLE_NX_HUGE_PAGES = 220
 KVM_CAP_DIRTY_LOG_RING_ACQ_REL = 223
 
-MAX_VCPU_IDS = 4096
-MAX_IOAPIC_PINS = 24
+MAX_VCPU_IDS = 16384
 
 _ALL = (1 << 64) - 1
-_QUIRKS = 0x7F
-"""KVM_X86_VALID_QUIRKS without those that are a switch."""
 _WITHOUT_EFFECT = {
     129: 3,  # X2APIC_API
     143: 0xF,  # X86_DISABLE_EXITS
@@ -35,7 +33,6 @@ _WITHOUT_EFFECT = {
     164: _ALL,  # EXCEPTION_PAYLOAD
     182: (1 << 32) - 1,  # HALT_POLL
     188: 7,  # X86_USER_SPACE_MSR
-    193: 1,  # X86_BUS_LOCK_EXIT
     201: 1 << 12,  # EXIT_HYPERCALL
     218: _ALL,  # X86_TRIPLE_FAULT_EVENT
 }
@@ -54,14 +51,14 @@ def kvm_vm_ioctl_enable_cap(kvm: Kvm, cap: int, argument: int) -> None:
 
 def _disable_quirks(kvm: Kvm, quirks: int) -> None:
     """KVM_CAP_DISABLE_QUIRKS: unknown ones are accepted. None comes back once it is off."""
-    kvm.parameters.disabled_quirks |= quirks
+    kvm.parameters.disabled_quirks |= quirks & kvm.design.valid_quirks
 
 
 def _disable_quirks2(kvm: Kvm, quirks: int) -> None:
-    valid = _QUIRKS | (QUIRK_SLOT_ZAP_ALL if kvm.design.slot_zap_quirk else 0)
-    if quirks & ~valid:
-        raise RegionError(errno.EINVAL, f"there are no quirks {quirks & ~valid:#x}")
-    kvm.parameters.disabled_quirks |= quirks
+    unknown = quirks & ~kvm.design.valid_quirks
+    if unknown:
+        raise RegionError(errno.EINVAL, f"there are no quirks {unknown:#x}")
+    _disable_quirks(kvm, quirks)
 
 
 def _disable_nx_huge_pages(kvm: Kvm, argument: int) -> None:
@@ -71,14 +68,14 @@ def _disable_nx_huge_pages(kvm: Kvm, argument: int) -> None:
     kvm.parameters.disable_nx_huge_pages = True
 
 
-def _set_pmu(kvm: Kvm, argument: int) -> None:
-    if argument & ~1 or kvm.vcpus:
-        raise RegionError(errno.EINVAL, "this has argument 0 or 1 and comes before the first vCPU")
-
-
 def _set_max_vcpu_id(kvm: Kvm, argument: int) -> None:
     if argument > MAX_VCPU_IDS or kvm.vcpus:
         raise RegionError(errno.EINVAL, f"this is at most {MAX_VCPU_IDS} and comes before the first vCPU")
+
+
+def _set_bus_lock_exit(kvm: Kvm, argument: int) -> None:
+    if argument & ~3 or argument == 3:
+        raise RegionError(errno.EINVAL, "this has argument 0, 1 or 2")
 
 
 def _exit_on_emulation_error(kvm: Kvm, argument: int) -> None:
@@ -89,11 +86,14 @@ def _exit_on_emulation_error(kvm: Kvm, argument: int) -> None:
 
 
 def _set_irqchip(kvm: Kvm, argument: int) -> None:
-    if argument > MAX_IOAPIC_PINS:
-        raise RegionError(errno.EINVAL, f"an interrupt controller of {argument} pins")
+    """Raises RegionError: EEXIST as KVM does; before the first vCPU because it is not modelled."""
     if kvm.vcpus:
         raise RegionError(errno.EEXIST, "the interrupt controller comes before the first vCPU")
     raise RegionError(errno.EINVAL, "an interrupt controller in the kernel is not modelled")
+
+
+def _take_encryption_context(kvm: Kvm, argument: int) -> None:
+    raise RegionError(errno.EBADF, f"file {argument} is no VM")
 
 
 _EFFECTS: dict[int, Callable[[Kvm, int], None]] = {
@@ -101,9 +101,11 @@ _EFFECTS: dict[int, Callable[[Kvm, int], None]] = {
     KVM_CAP_SPLIT_IRQCHIP: _set_irqchip,
     KVM_CAP_MAX_VCPU_ID: _set_max_vcpu_id,
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: enable_manual_dirty_log_protect,
+    KVM_CAP_X86_BUS_LOCK_EXIT: _set_bus_lock_exit,
+    KVM_CAP_VM_COPY_ENC_CONTEXT_FROM: _take_encryption_context,
+    KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: _take_encryption_context,
     KVM_CAP_DIRTY_LOG_RING: enable_dirty_log_ring,
     KVM_CAP_EXIT_ON_EMULATION_FAILURE: _exit_on_emulation_error,
-    KVM_CAP_PMU_CAPABILITY: _set_pmu,
     KVM_CAP_DISABLE_QUIRKS2: _disable_quirks2,
     KVM_CAP_VM_DISABLE_NX_HUGE_PAGES: _disable_nx_huge_pages,
     KVM_CAP_DIRTY_LOG_RING_ACQ_REL: enable_dirty_log_ring,

@@ -30,7 +30,7 @@ class Design:
     translations_at_all_levels         all indirect pages have translations
     nx_marks_only_possible_huge_pages  only pages that stand for a possible huge page are marked
     nx_marks_without_paging            pages of a guest without paging are marked too
-    slot_zap_quirk                     there is KVM_X86_QUIRK_SLOT_ZAP_ALL
+    valid_quirks                       KVM_X86_QUIRK_* that can be switched off
     nested_zap_spares_roots            a page for L2 without parents is not zapped while it is a root
     lpage_info_below_slot              lpage_info is read in front of its beginning
     nx_recovery_skips_logged_slots     the recovery worker leaves slots that log alone
@@ -97,7 +97,7 @@ class Design:
         self.translations_at_all_levels = held["translations_at_all_levels"] != 0
         self.nx_marks_only_possible_huge_pages = held["nx_marks_only_possible_huge_pages"] != 0
         self.nx_marks_without_paging = held["nx_marks_without_paging"] != 0
-        self.slot_zap_quirk = held["slot_zap_quirk"] != 0
+        self.valid_quirks = held["valid_quirks"]
         self.nested_zap_spares_roots = held["nested_zap_spares_roots"] != 0
         self.lpage_info_below_slot = held["lpage_info_below_slot"] != 0
         self.nx_recovery_skips_logged_slots = held["nx_recovery_skips_logged_slots"] != 0

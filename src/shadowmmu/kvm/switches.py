@@ -195,11 +195,12 @@ SWITCHES: tuple[Switch, ...] = (
         "pages of a guest without paging are marked as made for NX too",
     ),
     Switch(
-        "slot_zap_quirk",
-        NO_YES,
-        "yes",
-        "6.12: yes (KVM_X86_QUIRK_SLOT_ZAP_ALL); 6.1 does not know the quirk",
-        "user space may ask that deleting or moving a slot zaps only what belongs to it, not every page",
+        "valid_quirks",
+        {"0x5ff": 0x5FF, "0x7f": 0x7F},
+        "0x5ff",
+        "6.12.111: 0x5ff; 6.1: 0x7f (KVM_X86_VALID_QUIRKS)",
+        "which quirks user space may switch off; with bit 7 (KVM_X86_QUIRK_SLOT_ZAP_ALL) that deleting or "
+        "moving a slot zaps every page, instead of what belongs to the slot",
     ),
     Switch(
         "nested_zap_spares_roots",
@@ -555,7 +556,7 @@ PROFILES: tuple[Profile, ...] = (
             "translations_at_all_levels": "yes",
             "nx_marks_only_possible_huge_pages": "yes",
             "nx_marks_without_paging": "no",
-            "slot_zap_quirk": "no",
+            "valid_quirks": "0x7f",
             "lpage_info_below_slot": "unchecked",
             "nx_recovery_skips_logged_slots": "no",
             "change_pte": "yes",

@@ -33,7 +33,7 @@ cdef class Vcpu:
     cdef public u64 cr0, cr2, cr3, cr4, efer, rip
     cdef public u32 cpl, maxphyaddr, host_maxphyaddr
     cdef public u64 cr4_missing, efer_missing, apic_base, nested_cr3, hsave_msr
-    cdef public bint compatibility_mode, eflags_ac, wide_cr0, bad_cr3_fails_entry, guest_mode, nested_run_pending
+    cdef public bint compatibility_mode, eflags_ac, wide_cr0, bad_cr3_fails_entry, implicit_obeys_ac, guest_mode, nested_run_pending
     cdef public tuple configured
     cdef public object exception, soft_interrupt, dirty_ring, l1_state
     cdef public u64 exit_code, exit_info1, exit_info2

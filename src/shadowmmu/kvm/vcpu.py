@@ -98,6 +98,7 @@ class Vcpu:
         self.efer_missing = 0
         self.wide_cr0 = False
         self.bad_cr3_fails_entry = False
+        self.implicit_obeys_ac = False
         self.apic_base = 0
         self.dirty_ring: Any = None
         self.exception: QueuedException | None = None

@@ -16,7 +16,7 @@ QUIRK_SLOT_ZAP_ALL = 1 << 7
 
 def kvm_arch_flush_shadow_memslot(kvm: Kvm, slot: MemSlot) -> None:
     """Leave no mapping of a slot that is about to be deleted or moved."""
-    if kvm.parameters.disabled_quirks & QUIRK_SLOT_ZAP_ALL and kvm.design.slot_zap_quirk:
+    if kvm.parameters.disabled_quirks & QUIRK_SLOT_ZAP_ALL:
         kvm_mmu_zap_memslot(kvm, slot)
     else:
         zap_all(kvm)

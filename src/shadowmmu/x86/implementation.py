@@ -16,6 +16,9 @@ class Implementation:
     efer            bits of EFER that it has; VMRUN fails if the guest's EFER has another
     bad_cr3_fails_entry
                     MOV to CR3 of a guest with reserved bits is VMEXIT_INVALID, where the manual has #GP
+    implicit_obeys_ac
+                    what the processor reads for itself below CPL 3 obeys EFLAGS.AC, which by the manual is
+                    for the accesses of instructions only
     """
 
     pdpte_accessed: bool
@@ -25,6 +28,7 @@ class Implementation:
     wide_cr0: bool
     efer: int
     bad_cr3_fails_entry: bool = False
+    implicit_obeys_ac: bool = False
 
 
 MANUAL: Final = Implementation(
@@ -33,8 +37,8 @@ MANUAL: Final = Implementation(
 """What AMD's manual says."""
 TCG: Final = Implementation(
     pdpte_accessed=True, rsvd_without_p=True, nonleaf_bit8=True, pcid=False, wide_cr0=True, efer=0x1D01,
-    bad_cr3_fails_entry=True,
+    bad_cr3_fails_entry=True, implicit_obeys_ac=True,
 )  # fmt: skip
 """QEMU 7.2's emulated processor, on which real KVM was recorded."""
-TCG_INTEL: Final = replace(TCG, pcid=True, bad_cr3_fails_entry=False)
+TCG_INTEL: Final = replace(TCG, pcid=True, bad_cr3_fails_entry=False, implicit_obeys_ac=False)
 """The same one as Intel's, which have PCIDs."""
