@@ -61,13 +61,21 @@ class Ground:
     """One guest: `setup` are its lines up to `start`, `line` makes one op after the other."""
 
     def __init__(
-        self, mode: str, mmu: str, profile: str, seed: int, *, design: dict[str, str] | None = None
+        self,
+        mode: str,
+        mmu: str,
+        profile: str,
+        seed: int,
+        *,
+        design: dict[str, str] | None = None,
+        vendor: str = "amd",
     ) -> None:
         if mode == "nopaging" and mmu == "nested":
             raise GroundError("a guest without paging cannot be a hypervisor")
         self.random = rng = random.Random(f"{mode} {mmu} {profile} {seed}")
         self.mode, self.mmu, self.profile, self.seed = mode, mmu, profile, seed
         self.design = design or {}
+        self.vendor = vendor
         self.hostile = profile == "hostile"
         self.nested = mmu == "nested"
         self.levels = LEVELS[mode]
@@ -168,9 +176,11 @@ class Ground:
         rng = self.random
         lines = [f"title {self.profile} guest, {self.mode}, {self.mmu} MMU, seed {self.seed}"]
         lines += [f"design {name}={value}" for name, value in self.design.items()]
+        lines += ["vendor intel"] if self.vendor == "intel" else []
         if self.mmu != "shadow":
             tdp_mmu = rng.choice((0, 1)) if self.nested else int(self.mmu == "tdp")
-            lines += ["param kvm_amd npt=1", f"param kvm tdp_mmu={tdp_mmu}"]
+            nested_paging = "kvm_intel ept=1" if self.vendor == "intel" else "kvm_amd npt=1"
+            lines += [f"param {nested_paging}", f"param kvm tdp_mmu={tdp_mmu}"]
             lines += [f"param kvm eager_page_split={int(self.eager)}"]
         lines += [f"param kvm nx_huge_pages={int(rng.random() < 0.2)}"]
         lines += [f"mode {self.mode}", "vcpus 2", *(["nested"] if self.nested else []), "slot 0 0x0 16M"]
