@@ -87,7 +87,7 @@ def _told(chosen: Sequence[Exhibit]) -> Iterator[str]:
             ("switches", " ".join(f"{key}={value}" for key, value in exhibit.switches.items())),
             ("found by", _finding(exhibit)),
             ("scenario", f"shadowmmu check {exhibit.scenario}"),
-            ("mended", f"shadowmmu check {_designs(exhibit)} {exhibit.scenario}"),
+            ("fixed", f"shadowmmu check {_designs(exhibit)} {exhibit.scenario}"),
         ):
             yield from wrap(text, width, initial_indent=f"{name:10}", subsequent_indent=" " * 10)
 
