@@ -353,6 +353,9 @@ class Vm:
         self.stats = Stats(self.machine)
         self._next_table = size
         self.cr3 = self._new_table()
+        if self.format is PAE:  # a processor reads the four PDPTEs when CR3 is written, and not again
+            for index in range(4):
+                self.machine.host_write(self.cr3 + 8 * index, 8, self._new_table() | P)
         self.vcpus = [self._new_vcpu(mmio or (lambda access: (1 << 64) - 1)) for _ in range(vcpus)]
 
     def _new_vcpu(self, mmio: Callable[[MmioAccess], int]) -> Vcpu:
@@ -416,8 +419,7 @@ class Vm:
             address = self._entry_address(table, gva, upper)
             entry = self.machine.host_read(address, size)
             if not entry & P:
-                rights = P if self.format is PAE and upper == 3 else P | W | U | A
-                entry = self._new_table() | rights
+                entry = self._new_table() | P | W | U | A
                 self.machine.host_write(address, size, entry)
             table = entry & 0x000F_FFFF_FFFF_F000
         self.machine.host_write(self._entry_address(table, gva, level), size, leaf)

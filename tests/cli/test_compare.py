@@ -87,6 +87,7 @@ def test_json(invoke, fixtures, player):
         "recordings": 1,
         "whole": 0,
         "parts": {"result": 25, "stats": 24, "gptes": 25, "events": 24, "state": 23},
+        "failed": [],
         "not_covered": {},
     }
     first = told["recordings"][0]["first"]
@@ -204,13 +205,14 @@ def test_bad_recordings_are_one_line(command, tmp_path, content, message):
     assert line == f"shadowmmu: {path}{message}"
 
 
-def test_an_error_in_one_of_several_is_one_line(command, fixtures, tmp_path):
+def test_an_error_is_one_line_for_each_recording(command, fixtures, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text("{}\n")
     done = command("compare", tmp_path, "-j", 2)
     assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if "not compiled" not in line]
-    assert line.startswith(f"shadowmmu: {tmp_path}/a.jsonl:1: this is not the header of a recording")
+    lines = [line for line in done.stderr.splitlines() if "not compiled" not in line]
+    for name, line in zip("ab", lines, strict=True):
+        assert line.startswith(f"shadowmmu: {tmp_path}/{name}.jsonl:1: this is not the header of a recording")
 
 
 def test_an_empty_folder(command, tmp_path):

@@ -19,7 +19,18 @@ def invoke(*words: str) -> tuple[int, str]:
 
 def test_a_short_run(tmp_path: Path) -> None:
     status, output = invoke(
-        "--seconds", "0", "--seed", "1", "--mode", "32", "--mmu", "tdp", "--ops", "50", "--out", str(tmp_path)
+        "--seconds",
+        "0.001",
+        "--seed",
+        "1",
+        "--mode",
+        "32",
+        "--mmu",
+        "tdp",
+        "--ops",
+        "50",
+        "--out",
+        str(tmp_path),
     )
     assert status == 0
     assert output.startswith("seed 1: 1 guests, ")
@@ -28,7 +39,9 @@ def test_a_short_run(tmp_path: Path) -> None:
 
 
 def test_json(tmp_path: Path) -> None:
-    status, output = invoke("--seconds", "0", "--seed", "1", "--ops", "50", "--json", "--out", str(tmp_path))
+    status, output = invoke(
+        "--seconds", "0.001", "--seed", "1", "--ops", "50", "--json", "--out", str(tmp_path)
+    )
     report = json.loads(output)
     assert status == 0
     assert (report["seed"], report["guests"], report["found"]) == (1, 1, [])
@@ -55,8 +68,50 @@ def test_a_failure_becomes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ["--design", "x"],
         ["--mode", "16"],
         ["--kernel", "5.4"],
-        ["--seconds", "-1"],
+        *(["--seconds", text] for text in ("-1", "0", "nan", "inf", "1e300", "soon")),
+        ["--mode", "nopaging", "--mmu", "nested"],
+        ["--vendor", "intel", "--mmu", "nested"],
+        ["--unchecked", "--failures", "2"],
+        ["--out", "-"],
     ],
 )
 def test_bad_input(words: list[str]) -> None:
-    assert invoke(*words)[0] != 0
+    status, output = invoke(*words)
+    assert status in (1, 2)
+    assert output.splitlines()[-1].startswith("Error: ")
+
+
+def test_what_the_kinds_lack_is_said() -> None:
+    assert (
+        "only a guest with paging, on AMD, can be a hypervisor"
+        in invoke("--mode=nopaging", "--mmu=nested")[1]
+    )
+
+
+def test_guests_on_intel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def episode(ground: Ground, ops: int, **options: object) -> tuple[int, checks.Failure | None]:
+        seen.append(ground.setup)
+        assert checks.check_lines([*ground.setup, "nop"]) is None
+        return 1, None
+
+    monkeypatch.setattr(checks, "episode", episode)
+    invoke("--vendor", "intel", "--seed", "1", "--seconds", "0.5", "--mode", "long4", "--out", str(tmp_path))
+    assert len(seen) > 2
+    assert all("vendor intel" in lines for lines in seen)
+    assert any("param kvm_intel ept=1" in lines for lines in seen)
+
+
+def test_an_interruption_is_status_130_and_says_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def episode(ground: Ground, ops: int, **options: object) -> tuple[int, checks.Failure]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checks, "episode", episode)
+    status, output = invoke("--json", "--out", str(tmp_path))
+    report = json.loads(output.splitlines()[0])
+    assert status != 0
+    assert report["interrupted"]
+    assert report["seconds_left"] == 60.0

@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from shadowmmu.cli.commands import cli
+from shadowmmu.guest import text
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 SCENARIOS = [
@@ -53,8 +54,10 @@ def _run(words: list[str]) -> str:
     assert "Traceback" not in text
     assert "\x1b" not in text
     assert "the model failed" not in text
+    for line in text.splitlines():
+        if line.startswith(("Error: ", "shadowmmu: ")):
+            assert len(line) < LONGEST + len(words[-1])
     if text.startswith("Error: "):
-        assert len(text) < LONGEST + len(words[-1])
         assert text.count("\n") == 1
     assert time.monotonic() - begun < SLOWEST
     return text
@@ -125,6 +128,65 @@ def _mutated_scenario(text: str, rng: random.Random) -> str:
             words[at] = rng.choice(WORDS)
             lines[number] = " ".join(words)
     return "\n".join(lines)
+
+
+def _recording(tmp_path: Path, change: Callable[[list[Any]], Any]) -> Path:
+    rows = [json.loads(line) for line in RECORDINGS[0].read_text().splitlines()]
+    change(rows)
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda rows: rows[0].update(scenario="a/b"), "`a/b` cannot be the name of a scenario"),
+        (lambda rows: rows[0].update(scenario=".."), "`..` cannot be the name of a scenario"),
+        (lambda rows: rows[0].update(title="\x1b[2J"), "invisible character (U+001B)"),
+        (lambda rows: rows[2].update(do="nop\x07"), "invisible character (U+0007)"),
+        (lambda rows: rows[2].update(vcpu=1 << 70), "not JSON"),
+        (lambda rows: rows[0]["setup"][-1].update(cr3="0x" + "f" * 40), "is malformed"),
+        (lambda rows: rows[0]["setup"][1].update(gpa="0xffffffffffffff000"), "is malformed"),
+    ],
+)
+def test_a_recording_is_refused(tmp_path, change, says):
+    assert says in _run(["compare", str(_recording(tmp_path, change))])
+
+
+def test_an_integer_of_5000_digits(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text(RECORDINGS[0].read_text().replace('"op":3', f'"op":{"3" * 5000}'))
+    assert "r.jsonl:6: this is not JSON" in _run(["compare", str(path)])
+
+
+def test_a_word_of_10_megabytes_is_not_echoed(tmp_path):
+    path = tmp_path / "s.txt"
+    for start in ("x" * 10_000_000, f"mode {'x' * 10_000_000}", f"mode long4\nslot {'9' * 10_000_000} 0 1M"):
+        path.write_text(start + "\nstart\n")
+        assert "xxx..." in _run(["check", str(path)]) or "999..." in _run(["check", str(path)])
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    path = tmp_path / "s.txt"
+    path.write_text("\ufefftitle a\nmode nopaging\nslot 0 0x0 1M\nstart\nread 0x1000\n")
+    assert "s: a (mode nopaging)" in _run(["run", str(path)])
+
+
+@pytest.mark.parametrize(("word", "code"), [("\x1b[1m", "1B"), ("\u200b", "200B"), ("\x00", "00")])
+@pytest.mark.parametrize("line", ["{}title a", "title {} a", "mode {}long4"])
+def test_invisible_characters_are_named(tmp_path, line, word, code):
+    path = tmp_path / "s.txt"
+    path.write_text(f"mode long4\n{line.format(word)}\n")
+    said = _run(["check", str(path)])
+    assert f"s.txt:2: an invisible character (U+{code.zfill(4)}); remove it" in said or word == "\0"
+    assert "\x1b" not in said
+
+
+def test_an_endless_pipe_ends(monkeypatch, tmp_path):
+    monkeypatch.setattr(text, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(text.read_file, "__kwdefaults__", {"most": 1 << 20})
+    assert "cannot read: more than 1 MiB" in _run(["compare", "/dev/zero"])
 
 
 @pytest.mark.parametrize("seed", range(150))

@@ -37,7 +37,7 @@ def test_a_search_writes_a_scenario_and_tells_of_it(invoke, tmp_path):
 
 
 def test_what_is_not_found_is_status_1(invoke, tmp_path):
-    result = invoke("museum", "--run", "--seconds", "0", "--out", str(tmp_path), "tdp_protection")
+    result = invoke("museum", "--run", "--seconds", "0.001", "--out", str(tmp_path), "tdp_protection")
     assert result.exit_code == 1
     assert result.output.startswith("tdp_protection: not found in ")
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """`shadowmmu race`."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,7 +37,9 @@ def test_a_case_both_ways(race: Command) -> None:
 
 def test_json_save_and_replay(race: Command, tmp_path: Path) -> None:
     file = tmp_path / "schedule"
-    found = json.loads(race("R37b", "--without", "clear_spte_count", "--save", file, "--json").stdout)
+    report = json.loads(race("R37b", "--without", "clear_spte_count", "--save", file, "--json").stdout)
+    assert (report["interrupted"], report["missing"]) == (False, [])
+    found = report["results"]
     assert len(found) == 1
     assert found[0]["as_expected"]
     assert found[0]["bad"]["outcome"].startswith("read 0x11110001")
@@ -47,7 +50,7 @@ def test_json_save_and_replay(race: Command, tmp_path: Path) -> None:
 
 
 def test_the_models_own_code(race: Command) -> None:
-    found: list[dict[str, Any]] = json.loads(race("R5m", "--json").stdout)
+    found: list[dict[str, Any]] = json.loads(race("R5m", "--json").stdout)["results"]
     assert [(entry["without"], entry["as_expected"]) for entry in found] == [
         ([], True),
         (["mark_after_cmpxchg"], True),
@@ -64,6 +67,19 @@ def test_the_models_own_code(race: Command) -> None:
         (["R1", "--random", "5", "--pct", "5"], "--random and --pct exclude each other"),
         (["R1", "--all"], "--all and names of cases exclude each other"),
         (["R1", "--bound", "-1"], "--bound"),
+        (["--save", "x", "--bound", "1", "--without", "y"], "--without, --bound, --save: this needs a CASE"),
+        (["--no-tso"], "--tso: this needs a CASE"),
+        (["R1", "--seed", "3"], "--seed: only --random and --pct have a seed"),
+        (["R1", "--random", "3", "--bound", "1"], "--bound: --random and --pct have no bound"),
+        (["--replay", "x", "--tso"], "--tso: --replay runs one schedule"),
+        (
+            ["R37b", "--without", "clear_spte_count", "--save", "-", "--json"],
+            "--json prints on standard output",
+        ),
+        (
+            ["R37b", "--without", "clear_spte_count", "--save", "/dev/full"],
+            "/dev/full: cannot write: No space",
+        ),
     ],
 )
 def test_bad_input(race: Command, arguments: list[str], complaint: str) -> None:
@@ -71,6 +87,42 @@ def test_bad_input(race: Command, arguments: list[str], complaint: str) -> None:
     assert shown.returncode == 2
     assert complaint in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_a_schedule_on_standard_output_is_alone_there(race: Command, tmp_path: Path) -> None:
+    saved = race("R37b", "--without", "clear_spte_count", "--save", "-")
+    assert saved.stdout.startswith("# shadowmmu race: a schedule\n")
+    file = tmp_path / "schedule"
+    file.write_text(saved.stdout)
+    assert race("--replay", file).returncode == 0
+
+
+def test_an_interruption_is_status_130_and_json_has_what_is_missing(tmp_path: Path) -> None:
+    """At the second case, while the first is complete."""
+    code = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import shadowmmu.check.race.explore as module
+original, runs = module.explore, []
+def explore(*args):
+    runs.append(args)
+    if len(runs) == 3:
+        raise KeyboardInterrupt
+    return original(*args)
+module.explore = explore
+sys.argv[1:] = ["race", "R37b", "R3", "--json"]
+from shadowmmu.cli.main import main
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SHADOWMMU_INTERPRETED": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr.endswith("shadowmmu: interrupted\n")
+    report = json.loads(done.stdout)
+    assert report["interrupted"]
+    assert [row["case"] for row in report["results"]] == ["R37b", "R37b"]
+    assert report["missing"][0] == {"case": "R37b", "without": ["count_before_set"]}
+    assert {row["case"] for row in report["missing"]} == {"R37b", "R3"}
 
 
 def test_without_greenlet_it_says_how_to_add_it(command: Command) -> None:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from ..guest.ops import Op
 from ..guest.player import Player
@@ -22,7 +23,7 @@ from .audit import Audit, Level
 from .checker import CORRUPT, Checker, Violation, play_checked
 from .checks import checks_of
 from .coherence import Coherence
-from .ground import MMUS, MODES, PROFILES, Ground
+from .ground import MMUS, MODES, PROFILES, Ground, GroundError
 from .shrink import lines_up_to, shrink, simpler_lines
 from .storm import ACCESS, CR3, INVLPG, LINES, VMEXIT, VMRUN, Storm, StormOp
 
@@ -304,20 +305,29 @@ def grounds(
     mmus: Sequence[str] = MMUS,
     profiles: Sequence[str] = PROFILES,
     design: Mapping[str, str] | None = None,
+    *,
+    vendor: str | None = None,
 ) -> Iterator[Ground]:
-    """Guests without end: every mode, MMU and profile in turn, each time with another seed."""
+    """Return guests without end: every mode, MMU and profile in turn, each time with another seed.
+
+    Raises GroundError if no guest is of these kinds.
+    """
     kinds = [
         (mode, mmu, profile)
         for mode in modes
         for mmu in mmus
         for profile in profiles
-        if (mode, mmu) != ("nopaging", "nested")
+        if mmu != "nested" or (mode != "nopaging" and vendor != "intel")
     ]
-    number = seed
-    while kinds:
-        for mode, mmu, profile in kinds:
-            yield Ground(mode, mmu, profile, number, design=dict(design or {}))
-        number += 1
+    if not kinds:
+        raise GroundError("only a guest with paging, on AMD, can be a hypervisor: choose another mode or MMU")
+
+    def endless() -> Iterator[Ground]:
+        for number in count(seed):
+            for mode, mmu, profile in kinds:
+                yield Ground(mode, mmu, profile, number, design=dict(design or {}), vendor=vendor)
+
+    return endless()
 
 
 def fuzz(

@@ -69,10 +69,20 @@ class Edit:
 
 
 class Ground:
-    """One guest: `setup` are its lines up to `start`, `line` makes one op after the other."""
+    """One guest: `setup` are its lines up to `start`, `line` makes one op after the other.
+
+    `vendor` is whose processor it has, amd or intel; by default either, where both have such a guest.
+    """
 
     def __init__(
-        self, mode: str, mmu: str, profile: str, seed: int, *, design: dict[str, str] | None = None
+        self,
+        mode: str,
+        mmu: str,
+        profile: str,
+        seed: int,
+        *,
+        design: dict[str, str] | None = None,
+        vendor: str | None = None,
     ) -> None:
         if mode == "nopaging" and mmu == "nested":
             raise GroundError("a guest without paging cannot be a hypervisor")
@@ -85,7 +95,8 @@ class Ground:
         self.entry_size, self.bits = (4, 10) if mode == "32" else (8, 9)
         self.large = 1 << 12 + self.bits
         self.mixed = self.nested and mode == "long4" and rng.random() < 0.3
-        self.vendor = rng.choice(("amd", "amd", "intel")) if mmu in ("tdp", "direct") else "amd"
+        either = rng.choice(("amd", "amd", "intel")) if mmu in ("tdp", "direct") else "amd"
+        self.vendor = vendor or either
         self.physbits = rng.choice(PHYSBITS) if rng.random() < 0.3 else 0
         self.rings = rng.random() < 0.15
         self.kind = self.choose_kind()
@@ -184,11 +195,12 @@ class Ground:
         rng = self.random
         lines = [f"title {self.profile} guest, {self.mode}, {self.mmu} MMU, seed {self.seed}"]
         lines += [f"design {name}={value}" for name, value in self.design.items()]
+        lines += ["vendor intel"] if self.vendor == "intel" else []
         if self.mmu != "shadow":
             tdp_mmu = rng.choice((0, 1)) if self.nested else int(self.mmu == "tdp")
             if self.vendor == "intel":
                 ad_bits = f"eptad={rng.choice('YN')} pml={rng.choice('YN')}"
-                lines += ["vendor intel", f"param kvm_intel ept=1 {ad_bits}"]
+                lines.append(f"param kvm_intel ept=1 {ad_bits}")
             else:
                 lines.append("param kvm_amd npt=1")
             lines += [f"param kvm tdp_mmu={tdp_mmu}"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.inputs import Changes, load, machine_options
+from shadowmmu.cli.inputs import Changes, load, machine_options, refuse_ignored
 from shadowmmu.cli.program import check_program, is_program
 from shadowmmu.cli.program_options import ProgramOptions, program_options
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_VIOLATED = 1
+_UNUSABLE = 2
+_LONGEST = 480
+_OF_SCENARIOS = {"level": "--audit", "no_tlb": "--no-tlb"}
 _SHOWN = 10
 """So many violations of a scenario are printed; of more the number."""
 
@@ -100,44 +102,73 @@ def check(
 
     PROGRAM is machine code, as for `run`. It is checked after exits, and whenever it gets a page fault.
 
-    Exit status: 1 if something did not hold, 2 for input that cannot be used.
+    Exit status: 1 if something did not hold, 2 if an input cannot be used (the others are checked).
     """
-    from shadowmmu.guest.setup import ScenarioError
-    from shadowmmu.kvm.switches import DesignError
-
     if list_them:
+        _refuse_with_list(inputs)
         _list(as_json=as_json)
         return
     paths = [Path(name) for name in inputs]
     if paths and is_program(paths[0]):
+        refuse_ignored(_OF_SCENARIOS, "only scenarios have this")
         status = check_program(paths[0], inputs[1:], changes, program, every=every, as_json=as_json)
         click.get_current_context().exit(status)
     if program.given:
         raise click.UsageError(f"{', '.join(program.given)}: only programs have such a machine")
-    violated = False
+    refuse_ignored({"every": "--every"}, "only programs have this")
+    statuses = {
+        _check_file(files, changes, level, tlb=not no_tlb, as_json=as_json) for files in _files(paths)
+    }
+    click.get_current_context().exit(max(statuses))
+
+
+def _refuse_with_list(inputs: tuple[str, ...]) -> None:
+    known = {option.name: option.opts[0] for option in click.get_current_context().command.params}
+    options = {name: option for name, option in known.items() if name and option.startswith("--")}
+    for name in ("list_them", "as_json"):
+        del options[name]
+    refuse_ignored(options, "--list only lists")
+    if inputs:
+        raise click.UsageError("--list plays nothing; leave the scenarios out")
+
+
+def _files(inputs: Sequence[Path]) -> Iterator[list[Path]]:
+    """The files themselves, and the scenarios in folders, one at a time; an empty list without any."""
+    if not inputs:
+        yield []
+    for path in inputs:
+        inside = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+        yield from ([file] for file in inside)
+        if not inside:
+            yield [path]
+
+
+def _check_file(files: list[Path], changes: Changes, level: str, *, tlb: bool, as_json: bool) -> int:
+    """Play what is in a file and print what came out; 1 if something did not hold, 2 if it cannot be played.
+
+    Raises Abort if the user interrupted it.
+    """
+    from shadowmmu.guest.setup import ScenarioError
+    from shadowmmu.guest.text import shown
+    from shadowmmu.kvm.switches import DesignError
+
+    status = 0
     try:
-        for scenario in load(list(_files(paths)), changes):
-            outcome = _check(scenario, level, tlb=not no_tlb)
+        if files and files[0].is_dir():
+            raise ScenarioError(f"{files[0]}: no scenario (*.txt) is in this folder")
+        for scenario in load(files, changes):
+            outcome = _check(scenario, level, tlb=tlb)
             click.echo(json.dumps(outcome.as_dict()) if as_json else outcome.text())
-            violated |= bool(outcome.violations)
+            status |= bool(outcome.violations)
             if outcome.interrupted:
                 raise click.Abort
-    except (ScenarioError, DesignError) as error:
-        raise click.ClickException(str(error)) from None
-    if violated:
-        click.get_current_context().exit(_VIOLATED)
-
-
-def _files(inputs: Sequence[Path]) -> Iterator[Path]:
-    """The files themselves, and the scenarios in folders."""
-    for path in inputs:
-        if not path.is_dir():
-            yield path
-            continue
-        inside = sorted(path.glob("*.txt"))
-        if not inside:
-            raise click.ClickException(f"{path}: no scenario (*.txt) is in this folder")
-        yield from inside
+    except (ScenarioError, DesignError, OSError) as error:
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        if as_json:
+            click.echo(json.dumps({"scenario": files[0].stem, "error": said}))
+        click.echo(f"shadowmmu: {shown(said, _LONGEST)}", err=True)
+        return _UNUSABLE
+    return status
 
 
 def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:

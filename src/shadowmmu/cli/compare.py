@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.event_text import event_line
+from shadowmmu.cli.inputs import design_option
 from shadowmmu.cli.run_report import outcome_line
 
 if TYPE_CHECKING:
@@ -28,7 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 _CONTEXT = 3
+_UNUSABLE = 2
+_LONGEST = 480
 _NOTHING = "-"
+
+
+_Task = tuple[Path, Path | None, Mapping[str, str]]
+"""A recording, the folder of its scenario, and switches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class _Verdict:
 
     recording: str
     not_covered: str | None = None
+    error: str | None = None
+    """Why the file cannot be used."""
     ops: int = 0
     equal: int = 0
     parts: Mapping[str, int] = field(default_factory=dict)
@@ -55,30 +65,39 @@ class _Verdict:
     help="Where the recorded scenarios are: DIR/NAME.txt (default: ../scenarios, seen from the recording). "
     "They supply `ac` and `watch` lines, which a recording does not contain.",
 )
+@design_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-j", "--jobs", metavar="N", type=click.IntRange(1), help="Processes (default: one per CPU).")
-def compare(*, recordings: tuple[Path, ...], scenarios: Path | None, as_json: bool, jobs: int | None) -> None:
+def compare(
+    *,
+    recordings: tuple[Path, ...],
+    scenarios: Path | None,
+    designs: dict[str, str],
+    as_json: bool,
+    jobs: int | None,
+) -> None:
     """Replay RECORDINGs (files or folders) on the model and compare op by op.
 
-    Exit status 0: all equal, 1: something differs, 2: there was nothing to compare.
-    """
-    from shadowmmu.guest.setup import ScenarioError
-    from shadowmmu.trace.recording import RecordingError
+    With --design the model is another than the recorded kernel: what differs is what the switch does.
 
-    tasks = [(path, scenarios) for path in _files(recordings)]
+    Exit status 0: all equal, 1: something differs, 2: there was nothing to compare, or a file cannot be used
+    (the others are compared).
+    """
+    tasks = [(path, scenarios, designs) for path in _files(recordings)]
     verdicts = []
-    try:
-        for verdict in _verdicts(tasks, jobs):
-            verdicts.append(verdict)
-            if not as_json:
-                click.echo(_text(verdict))
-    except (RecordingError, ScenarioError) as error:
-        raise click.ClickException(str(error)) from None
+    for verdict in _verdicts(tasks, jobs):
+        verdicts.append(verdict)
+        if verdict.error is not None:
+            click.echo(f"shadowmmu: {verdict.error}", err=True)
+        elif not as_json:
+            click.echo(_text(verdict))
     total = _total(verdicts)
     if as_json:
         click.echo(json.dumps({"recordings": [asdict(verdict) for verdict in verdicts], "total": total}))
-    else:
+    elif len(total["failed"]) < len(verdicts):
         click.echo(_total_text(total))
+    if any(verdict.error is not None for verdict in verdicts):
+        click.get_current_context().exit(_UNUSABLE)
     if not total["recordings"]:
         known = "none of the recordings is covered; give one of kernel 6.12 or 6.1"
         raise click.ClickException(known)
@@ -99,7 +118,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 # ---------------------------------------------------------------------------------------------------- playing
 
 
-def _verdicts(tasks: Sequence[tuple[Path, Path | None]], jobs: int | None) -> Iterator[_Verdict]:
+def _verdicts(tasks: Sequence[_Task], jobs: int | None) -> Iterator[_Verdict]:
     """The verdicts in order of the tasks."""
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     if jobs == 1:
@@ -107,8 +126,22 @@ def _verdicts(tasks: Sequence[tuple[Path, Path | None]], jobs: int | None) -> It
         return
     from multiprocessing import Pool
 
-    with Pool(jobs, initializer=_ignore_interrupts) as pool:
+    with _interrupts_later():
+        pool = Pool(jobs, initializer=_ignore_interrupts)
+    with pool:
         yield from _with_progress(pool.imap(_judge, tasks), len(tasks))
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back while processes begin, which would each complain of it."""
+    import signal
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ignore_interrupts() -> None:
@@ -132,20 +165,34 @@ def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdic
         yield verdict
 
 
-def _judge(task: tuple[Path, Path | None]) -> _Verdict:
-    """Replay one recording."""
+def _judge(task: _Task) -> _Verdict:
+    """Replay one recording; a file that cannot be used is a verdict, too."""
+    from shadowmmu.guest.setup import ScenarioError
+    from shadowmmu.guest.text import shown
+    from shadowmmu.trace.recording import RecordingError
+
+    try:
+        return _replayed(*task)
+    except (RecordingError, ScenarioError) as error:
+        said = str(error)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}"
+    return _Verdict(str(task[0]), error=shown(said, _LONGEST))
+
+
+def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) -> _Verdict:
     from shadowmmu.guest.scenario import Scenario
     from shadowmmu.kvm.design import design_of
     from shadowmmu.trace.compare import compare as compare_rows
     from shadowmmu.trace.recording import Recording
 
-    path, scenarios = task
     recording = Recording.read(path)
     reason = _not_covered(recording)
     if reason:
         return _Verdict(str(path), not_covered=reason)
     text = _scenario_file(path, scenarios, recording.header["scenario"])
     scenario = Scenario.from_recording(recording, text=Scenario.load(text) if text else None)
+    scenario = scenario.with_design(designs)
     got, failure = _replay(scenario)
     strings = design_of(scenario.kernel).event_strings
     comparison = compare_rows(recording.rows, got, strings=strings)
@@ -313,7 +360,7 @@ def _columns(left: str, right: str, width: int) -> Iterator[str]:
 
 
 def _total(verdicts: Sequence[_Verdict]) -> dict[str, Any]:
-    covered = [verdict for verdict in verdicts if verdict.not_covered is None]
+    covered = [verdict for verdict in verdicts if verdict.not_covered is None and verdict.error is None]
     parts: Counter[str] = Counter()
     for verdict in covered:
         parts.update(verdict.parts)
@@ -323,6 +370,7 @@ def _total(verdicts: Sequence[_Verdict]) -> dict[str, Any]:
         "recordings": len(covered),
         "whole": sum(verdict.ops == verdict.equal for verdict in covered),
         "parts": dict(parts),
+        "failed": [v.recording for v in verdicts if v.error is not None],
         "not_covered": {v.recording: v.not_covered for v in verdicts if v.not_covered is not None},
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.inputs import settings
+from shadowmmu.cli.inputs import design_option, kernel_option, refuse_ignored, seconds_option, vendor_option
 from shadowmmu.cli.outputs import make_folder, output
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _LARGEST_SEED = (1 << 32) - 1
 
 
 @click.command(short_help="Check random guests.")
-@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(0.0), help="How long.")
+@seconds_option(60.0, "How long.")
 @click.option(
     "--seed", type=click.IntRange(0, _LARGEST_SEED), help="First guest's number; by default a random one."
 )
@@ -39,14 +39,9 @@ _LARGEST_SEED = (1 << 32) - 1
 @click.option(
     "--ops", default=20000, show_default=True, type=click.IntRange(1, 1 << 20), help="Ops of each guest."
 )
-@click.option("--kernel", metavar="RELEASE", help="Whose KVM: 6.12.111 (default) or 6.1.176.")
-@click.option(
-    "--design",
-    metavar="KEY=VALUE",
-    multiple=True,
-    callback=settings,
-    help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
-)
+@kernel_option
+@vendor_option("Whose processor; by default either. There are no nested guests on intel.")
+@design_option
 @click.option(
     "--out",
     metavar="DIR",
@@ -68,7 +63,8 @@ def fuzz(
     profiles: tuple[str, ...],
     ops: int,
     kernel: str | None,
-    design: dict[str, str],
+    vendor: str | None,
+    designs: dict[str, str],
     out: Path,
     failures: int,
     unchecked: bool,
@@ -79,18 +75,17 @@ def fuzz(
     What fails is shrunk to a scenario that `shadowmmu check` shows. Status 1: something failed.
     """
     from shadowmmu.check.fuzz import Report, fuzz as run, grounds
-    from shadowmmu.kvm.switches import DesignError, profile_of, value_of
+    from shadowmmu.check.ground import GroundError
 
-    try:
-        for name, value in design.items():
-            value_of(name, value)
-        if kernel is not None:
-            profile_of(kernel)
-    except DesignError as error:
-        raise click.ClickException(str(error)) from None
-    make_folder(out)
+    if unchecked:
+        refuse_ignored({"out": "--out", "failures": "--failures"}, "nothing is found with --unchecked")
+    kinds = modes or _MODES, mmus or _MMUS, profiles or _PROFILES
     report = Report(secrets.randbits(32) if seed is None else seed)
-    guests = grounds(report.seed, modes or _MODES, mmus or _MMUS, profiles or _PROFILES, design)
+    try:
+        guests = grounds(report.seed, *kinds, designs, vendor=vendor)
+    except GroundError as error:
+        raise click.UsageError(str(error)) from None
+    make_folder(out)
     progress = _progress if sys.stderr.isatty() else _silent
     interrupted = False
     try:
@@ -110,9 +105,12 @@ def fuzz(
         click.echo(err=True)
     paths = [_write(out, found) for found in report.found]
     if as_json:
-        click.echo(json.dumps(_as_dict(report, paths, interrupted=interrupted)))
+        left = max(seconds - report.seconds, 0.0) if interrupted else 0.0
+        click.echo(json.dumps(_as_dict(report, paths, interrupted=interrupted, left=left)))
     else:
         _tell(report, paths, interrupted=interrupted)
+    if interrupted:
+        raise click.Abort
     if report.found:
         click.get_current_context().exit(_FOUND)
 
@@ -141,7 +139,7 @@ def _write(folder: Path, found: Found) -> Path:
     return path
 
 
-def _as_dict(report: Report, paths: list[Path], *, interrupted: bool) -> dict[str, Any]:
+def _as_dict(report: Report, paths: list[Path], *, interrupted: bool, left: float) -> dict[str, Any]:
     return {
         "seed": report.seed,
         "ops": report.ops,
@@ -150,6 +148,7 @@ def _as_dict(report: Report, paths: list[Path], *, interrupted: bool) -> dict[st
         "ops_per_second": round(_rate(report)),
         "ops_per_mmu": report.per_kind,
         "interrupted": interrupted,
+        "seconds_left": round(left, 3),
         "found": [
             {
                 "mode": found.mode,

@@ -14,8 +14,20 @@ import click
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario import Scenario
 
-__all__ = ["Changes", "embedded", "load", "machine_options", "settings"]
+__all__ = [
+    "Changes",
+    "design_option",
+    "embedded",
+    "given",
+    "kernel_option",
+    "load",
+    "machine_options",
+    "refuse_ignored",
+    "seconds_option",
+    "vendor_option",
+]
 
+_MOST_SECONDS = 1e9
 _EMBEDDED = ("default.txt", "quadrants.txt", "nested.txt")
 
 
@@ -40,13 +52,83 @@ def settings(context: click.Context, option: click.Parameter, given: Sequence[st
     return found
 
 
+def _designs(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    """The switches of an option, checked; a defect of the museum brings its own. Raises BadParameter."""
+    from shadowmmu.kvm.switches import DesignError, switch_named, value_of
+
+    found = settings(context, option, given)
+    defect = found.get("defect")
+    if defect is not None and defect not in switch_named("defect").values:
+        found = {**_exhibited(defect), **{name: value for name, value in found.items() if name != "defect"}}
+    try:
+        for name, value in found.items():
+            value_of(name, value)
+    except DesignError as error:
+        raise click.ClickException(str(error)) from None
+    return found
+
+
+def _exhibited(defect: str) -> Mapping[str, str]:
+    """The switches of a defect that is no value of the switch `defect`. Raises ClickException."""
+    from shadowmmu.check.museum import UnknownExhibit, exhibit_named
+
+    try:
+        return exhibit_named(defect).switches
+    except UnknownExhibit as error:
+        raise click.ClickException(error.args[0]) from None
+
+
+def _kernel(context: click.Context, option: click.Parameter, release: str | None) -> str | None:
+    from shadowmmu.kvm.switches import DesignError, profile_of
+
+    if release is not None:
+        try:
+            profile_of(release)
+        except DesignError as error:
+            raise click.ClickException(str(error)) from None
+    return release
+
+
+def seconds_option(default: float, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option --seconds: more than none, and not without end."""
+    return click.option(
+        "--seconds",
+        default=default,
+        show_default=True,
+        metavar="N",
+        type=float,
+        callback=_seconds,
+        help=text,
+    )
+
+
+def _seconds(context: click.Context, option: click.Parameter, seconds: float) -> float:
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise click.BadParameter(f"{seconds} is not a time; write 0.5, 60, ...")
+    return seconds
+
+
+kernel_option = click.option(
+    "--kernel", metavar="RELEASE", callback=_kernel, help="Whose KVM: 6.12.111 (default) or 6.1.176."
+)
+design_option = click.option(
+    "--design",
+    "designs",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_designs,
+    help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
+)
+
+
+def vendor_option(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option --vendor with its help."""
+    return click.option("--vendor", type=click.Choice(["amd", "intel"]), help=text)
+
+
 _OPTIONS = (
-    click.option("--kernel", metavar="RELEASE", help="Whose KVM: 6.12.111 (default) or 6.1.176."),
-    click.option(
-        "--vendor",
-        type=click.Choice(["amd", "intel"]),
-        help="Whose processor, if another than the scenario's; nested paging stays on or off.",
-    ),
+    kernel_option,
+    vendor_option("Whose processor, if another than the scenario's; nested paging stays on or off."),
     click.option(
         "--param",
         "params",
@@ -55,14 +137,7 @@ _OPTIONS = (
         callback=settings,
         help="Set a module parameter, kvm.tdp_mmu=0 or kvm_intel.eptad=0. Repeatable.",
     ),
-    click.option(
-        "--design",
-        "designs",
-        metavar="KEY=VALUE",
-        multiple=True,
-        callback=settings,
-        help="Set a switch of the MMU's design; `shadowmmu designs` lists them. Repeatable.",
-    ),
+    design_option,
 )
 
 
@@ -83,6 +158,21 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         with_changes = option(with_changes)
     return with_changes
+
+
+def given(names: Mapping[str, str]) -> list[str]:
+    """Return those options that the command line has, of parameter name -> option as written."""
+    source = click.get_current_context().get_parameter_source
+    return [
+        option for name, option in names.items() if source(name) is not click.core.ParameterSource.DEFAULT
+    ]
+
+
+def refuse_ignored(names: Mapping[str, str], why: str) -> None:
+    """Raise UsageError if an option was given that would have no effect, parameter name -> option."""
+    ignored = given(names)
+    if ignored:
+        raise click.UsageError(f"{', '.join(ignored)}: {why}")
 
 
 @contextmanager

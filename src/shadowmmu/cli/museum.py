@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shadowmmu.cli.inputs import refuse_ignored, seconds_option
 from shadowmmu.cli.outputs import make_folder, output
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ _WIDEST = 100
 @click.option(
     "--run", "search_them", is_flag=True, help="Search for them (without NAMEs for all) by random guests."
 )
-@click.option(
-    "--seconds", default=600.0, show_default=True, type=click.FloatRange(0.0), help="How long for each."
-)
+@seconds_option(600.0, "How long for each.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="First guests' number.")
 @click.option(
     "--out",
@@ -56,6 +55,9 @@ def museum(
         chosen = [exhibit_named(name) for name in names] or list(EXHIBITS)
     except UnknownExhibit as error:
         raise click.ClickException(error.args[0]) from None
+    if not search_them:
+        searching = {"seconds": "--seconds", "seed": "--seed", "out": "--out"}
+        refuse_ignored(searching, "only a search (--run) has this")
     if search_them:
         _search(chosen, seconds, seed, out, as_json=as_json)
     elif as_json:
@@ -85,7 +87,7 @@ def _told(chosen: Sequence[Exhibit]) -> Iterator[str]:
             ("switches", " ".join(f"{key}={value}" for key, value in exhibit.switches.items())),
             ("found by", _finding(exhibit)),
             ("scenario", f"shadowmmu check {exhibit.scenario}"),
-            ("mended", f"shadowmmu check {_designs(exhibit)} {exhibit.scenario}"),
+            ("fixed", f"shadowmmu check {_designs(exhibit)} {exhibit.scenario}"),
         ):
             yield from wrap(text, width, initial_indent=f"{name:10}", subsequent_indent=" " * 10)
 
@@ -138,8 +140,13 @@ def _search(chosen: Sequence[Exhibit], seconds: float, seed: int, out: Path, *, 
             if not as_json:
                 click.echo(_sighted(sighting))
     finally:
+        missing = [exhibit.name for exhibit in chosen[len(sightings) :]]
         if as_json:
-            click.echo(json.dumps([sighting.as_dict() for sighting in sightings], indent=1))
+            rows = [sighting.as_dict() for sighting in sightings]
+            rows += [{"name": name, "found": None, "interrupted": True} for name in missing]
+            click.echo(json.dumps(rows, indent=1))
+        elif missing:
+            click.echo(f"not searched to the end: {', '.join(missing)}", err=True)
     if any(sighting.violation is None for sighting in sightings):
         click.get_current_context().exit(_NOT_FOUND)
 

@@ -8,7 +8,6 @@ standard output.
 from __future__ import annotations
 
 import os
-import re
 import stat
 import sys
 import tempfile
@@ -19,11 +18,11 @@ from typing import Protocol, TextIO
 
 import click
 
+from shadowmmu.guest.text import open_file
+
 __all__ = ["Written", "is_stdout", "make_folder", "output", "refuse_overwriting"]
 
 _STDOUT = Path("-")
-_OPEN_FILE = re.compile(r"/proc/\d+(?:/task/\d+)?/fd/(\d+)")
-_MOST_LINKS = 40
 _LONGEST_PREFIX = 100
 
 
@@ -77,7 +76,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> _InPlace | _Replacement:
-    number = _open_file(path)
+    number = _number(path)
     if number is not None:
         file = sys.stdout if number == 1 else os.fdopen(os.dup(number), "w", encoding="utf-8")
         return _InPlace(file, ours=number != 1)
@@ -147,7 +146,7 @@ def make_folder(path: Path) -> None:
 
 def is_stdout(path: Path | None) -> bool:
     """Return whether an output is standard output: `-`, /dev/stdout, or another name of it."""
-    return path is not None and _open_file(path) == 1
+    return path is not None and _number(path) == 1
 
 
 def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path] = ()) -> None:
@@ -186,7 +185,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 def _identity(path: Path) -> object:
     """Something that is equal for names of one file."""
-    number = _open_file(path)
+    number = _number(path)
     try:
         status = path.stat() if number is None else os.fstat(number)
     except OSError:
@@ -194,16 +193,5 @@ def _identity(path: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def _open_file(path: Path) -> int | None:
-    """The number of the open file that a name stands for (`-`, /dev/stdout, /proc/self/fd/1), or None."""
-    if path == _STDOUT:
-        return 1
-    name = os.path.abspath(path)
-    for _ in range(_MOST_LINKS):
-        name = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
-        if match := _OPEN_FILE.fullmatch(name):
-            return int(match[1]) if name.startswith(f"/proc/{os.getpid()}/") else None
-        if not os.path.islink(name):
-            return None
-        name = os.path.join(os.path.dirname(name), os.readlink(name))
-    return None
+def _number(path: Path) -> int | None:
+    return 1 if path == _STDOUT else open_file(path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shadowmmu.cli.inputs import Changes
+from shadowmmu.cli.inputs import Changes, refuse_ignored
 from shadowmmu.cli.outputs import output, refuse_overwriting
 from shadowmmu.cli.program_options import ProgramOptions
 from shadowmmu.cli.program_report import ended, failure, finish, progress
@@ -167,7 +167,9 @@ def _start(
 
     data = read_file(path)
     if kind_of(data[:HEAD]) is Kind.LINUX:
+        refuse_ignored({"initrd": "--initrd"}, "a Linux program has no modules")
         return _start_linux(path, [name or str(path), *arguments], changes, options), Screen(own=False)
+    refuse_ignored({"root": "--root"}, "only a Linux program reads and writes files")
     image = read_image(data)
     machine = new_machine(changes, options)
     screen = Screen()
@@ -234,7 +236,7 @@ def new_machine(
         raise click.ClickException("programs run on an AMD processor; leave --vendor out")
     return SvmMachine(
         memory_slots(options.memory) if slots is None else slots,
-        kernel=changes.kernel or DEFAULT_KERNEL,
+        kernel=DEFAULT_KERNEL if changes.kernel is None else changes.kernel,
         design=changes.designs,
         la57=options.la57,
         backing=Kind.THP,

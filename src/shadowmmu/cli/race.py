@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from shadowmmu.cli.inputs import refuse_ignored
+from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
 
 if TYPE_CHECKING:
     from shadowmmu.check.race.case import Case
@@ -67,6 +71,9 @@ def race(
     With --bound orders are searched by Coons's reduction, which may leave out some with just N preemptions.
     """
     _check_options(names, everything=everything, randomly=randomly, pct=pct, played=played)
+    refuse_overwriting({"--save": save})
+    if as_json and is_stdout(save):
+        raise click.UsageError("--json prints on standard output, too; write the schedule to a file")
     if played is None and not names and not everything:
         _list(as_json=as_json)
         return
@@ -80,15 +87,25 @@ def race(
             _replay(played, as_json=as_json)
             return
         chosen = list(cases().values()) if everything else find(names)
-        results = _run(chosen, without, plan, as_json=as_json)
+        runs = _runs(chosen, without)
+        results = _run(runs, plan, quiet=as_json or is_stdout(save))
     except CaseError as error:
         raise click.ClickException(str(error)) from None
+    missing = runs[len(results) :]
+    if as_json:
+        rows = {
+            "interrupted": bool(missing),
+            "missing": [{"case": case.name, "without": list(taken)} for case, taken in missing],
+            "results": [_described(result, expected=_expected(result)) for result in results],
+        }
+        click.echo(json.dumps(rows, indent=1))
+    elif missing:
+        names_left = dict.fromkeys(case.name for case, _ in missing)
+        click.echo(f"not run to the end: {', '.join(names_left)}", err=True)
+    if missing:
+        raise click.Abort
     if save is not None:
         _save(results, save)
-    if as_json:
-        click.echo(
-            json.dumps([_described(result, expected=_expected(result)) for result in results], indent=1)
-        )
     if not without and not plan.sample and not all(_as_expected(result) for result in results):
         click.get_current_context().exit(_FOUND)
 
@@ -102,6 +119,18 @@ def _check_options(
         raise click.UsageError("--all and names of cases exclude each other")
     if played is not None and (names or everything):
         raise click.UsageError("--replay runs the case that its file names")
+    searching = {
+        "without": "--without", "bound": "--bound", "tso": "--tso", "randomly": "--random", "pct": "--pct",
+        "seed": "--seed", "save": "--save",
+    }  # fmt: skip
+    if played is not None:
+        refuse_ignored(searching, "--replay runs one schedule, as its file has it")
+    if not names and not everything:
+        refuse_ignored(searching, "this needs a CASE, or --all")
+    if not randomly and not pct:
+        refuse_ignored({"seed": "--seed"}, "only --random and --pct have a seed")
+    else:
+        refuse_ignored({"bound": "--bound"}, "--random and --pct have no bound")
 
 
 def _prepare() -> None:
@@ -146,28 +175,39 @@ def _list(*, as_json: bool) -> None:
         click.echo(f"{click.style(f'{case.name:6}', fg='cyan')} {case.title}")
 
 
-def _run(chosen: list[type[Case]], without: tuple[str, ...], plan: Plan, *, as_json: bool) -> list[Result]:
+def _runs(chosen: Sequence[type[Case]], without: tuple[str, ...]) -> list[tuple[type[Case], tuple[str, ...]]]:
+    """What is to be run: each case with all protections and without each, or without those named."""
+    if not without:
+        return [(case, taken) for case in chosen for taken in ((), *((name,) for name in case.protections))]
+    if len(chosen) != 1:
+        raise click.UsageError("--without is for one case")
+    return [(chosen[0], without)]
+
+
+def _run(runs: Sequence[tuple[type[Case], tuple[str, ...]]], plan: Plan, *, quiet: bool) -> list[Result]:
+    """The results, of fewer than all if the user interrupted."""
     from shadowmmu.check.race.explore import explore
 
-    if without and len(chosen) != 1:
-        raise click.UsageError("--without is for one case")
-    results = []
+    results: list[Result] = []
     try:
-        for case in chosen:
-            if not as_json:
+        for number, (case, taken) in enumerate(runs):
+            if not quiet and (not number or runs[number - 1][0] is not case):
                 _head(case)
-            for taken in [without] if without else [(), *((name,) for name in case.protections)]:
-                result = explore(case, taken, plan)
-                results.append(result)
-                if not as_json:
-                    _show(result)
-            if not as_json and case.verdict:
-                click.echo("\n".join(wrap(f"verdict: {case.verdict}", _width(), subsequent_indent="  ")))
-            if not as_json:
-                click.echo()
+            result = explore(case, taken, plan)
+            results.append(result)
+            if not quiet:
+                _show(result)
+                if number + 1 == len(runs) or runs[number + 1][0] is not case:
+                    _verdict(case)
     except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+        pass
     return results
+
+
+def _verdict(case: type[Case]) -> None:
+    if case.verdict:
+        click.echo("\n".join(wrap(f"verdict: {case.verdict}", _width(), subsequent_indent="  ")))
+    click.echo()
 
 
 def _head(case: type[Case]) -> None:
@@ -263,7 +303,8 @@ def _save(results: list[Result], path: Path) -> None:
     ]
     if not found:
         raise click.ClickException("nothing to save: no schedule with a bad outcome was found")
-    path.write_text(found[-1].text())
+    with output(path) as file:
+        file.write(found[-1].text())
 
 
 def _replay(path: Path, *, as_json: bool) -> None:

@@ -124,7 +124,7 @@ def _play_all(
                 with ExitStack() as recording:
                     file = recording.enter_context(output(target)) if target else None
                     report = Report(scenario)
-                    for played, row in _play(scenario, tlb=tlb):
+                    for played, row, stale in _play(scenario, tlb=tlb):
                         line = json_line(row)
                         if file:
                             file.write(line)
@@ -132,7 +132,7 @@ def _play_all(
                             ftrace.write(played)
                         report.count(row)
                         if not quiet:
-                            click.echo(line if as_json else report.text(row), nl=not as_json)
+                            click.echo(line if as_json else report.text(row, stale), nl=not as_json)
                 totals += report.totals
                 if not as_json and not quiet:
                     click.echo(summary(scenario.name, report.totals))
@@ -163,8 +163,9 @@ def _targets(
     return [*targets]
 
 
-def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, Row]]:
-    """The header, then every op and its row."""
+def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, Row, str | None]]:
+    """The header, then every op with its row, and why its value is stale if it is."""
+    from shadowmmu.check.stale import StaleReads
     from shadowmmu.guest.player import Player
     from shadowmmu.guest.setup import resolve
     from shadowmmu.trace.events import EventLog
@@ -173,8 +174,10 @@ def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, R
 
     player = Player(resolve(scenario), EventLog(), snapshot, tlb=tlb)
     recorder = Recorder(scenario, player.areas)
-    yield None, recorder.header()
+    stale = StaleReads(player)
+    ops = scenario.recorded_ops
+    yield None, recorder.header(), None
     start = player.start()
-    yield start, recorder.row(start)
+    yield start, recorder.row(start), None
     for played in player.play(scenario.ops):
-        yield played, recorder.row(played)
+        yield played, recorder.row(played), stale.note(ops[played.op], played.result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.event_text import event_lines
+from shadowmmu.cli.runs import address_runs, entry_runs, fitting
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario import Scenario
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "outcome_line", "summary"]
 
+_UNNAMED = re.compile(r"pfn\?[0-9a-f]+")
 _SUMMARY = (
     ("page faults", "pf_taken"),
     ("  fixed", "pf_fixed"),
@@ -54,6 +57,8 @@ class Report:
         self._scenario = scenario
         self._state: State = {}
         self._known: set[str] = set()
+        self._frames: dict[str, str] = {}
+        self._waiting = _waiting(scenario)
         self.totals: Counter[str] = Counter()
 
     def count(self, row: Row) -> None:
@@ -74,12 +79,13 @@ class Report:
         for counters in row["stats"].values():
             self.totals.update(counters)
         for event in row["events"]:
+            self._frames.update(_frame_of(event))
             self.totals[event["e"]] += 1
             if "created" in event:
                 self.totals["made" if event["created"] else "found"] += 1
 
-    def text(self, row: Row) -> str:
-        """What a reader should see of a row, after it was counted."""
+    def text(self, row: Row, stale: str | None = None) -> str:
+        """Return what a reader should see of a row, after it was counted; `stale`: why its value is."""
         if "op" not in row:
             scenario = self._scenario
             return click.style(
@@ -92,9 +98,22 @@ class Report:
             return f"      started: {vcpus}, at most {kvm['max']} shadow pages"
         head = f"{row['op']:5} {click.style(row['do'].strip(), bold=True)}"
         lines = [f"{head}  {outcome_line(row['result'])}"]
+        if stale is not None:
+            lines.append(f"      {click.style('stale', fg='yellow')}: {stale}")
         lines += (f"        {line}" for line in event_lines(row["events"]))
+        lines += (f"      {line}" for line in self._meanwhile(row))
         lines += (f"      {click.style(line, fg='cyan')}" for line in self._changes(row))
-        return "\n".join(lines)
+        text = "\n".join(fitting(line, 6) for line in lines)
+        return _UNNAMED.sub(lambda match: self._frames.get(match[0], match[0]), text)
+
+    def _meanwhile(self, row: Row) -> Iterator[str]:
+        """What others did in the middle of the op, and what they would have done had it let them."""
+        left = Counter(self._waiting.get(row["op"], ()))
+        for done in row["result"].get("meanwhile", ()):
+            yield f"meanwhile {done['do'].strip()}  {outcome_line(done)}"
+            left[done["do"].strip()] -= 1
+        for text in (+left).elements():
+            yield f"meanwhile {text}  not played: the op does not let others run so often"
 
     def _changes(self, row: Row) -> Iterator[str]:
         for gpa, old, new in row["gptes"]:
@@ -102,7 +121,7 @@ class Report:
         for path in row.get("delta", {}).get("del", ()):
             if path.startswith("sps:") and path.count(":") == 1:
                 yield f"{path[4:]} gone"
-        entries: dict[str, list[str]] = {}
+        entries: dict[str, dict[int, str]] = {}
         for path, value in row.get("delta", {}).get("set", {}).items():
             parts = path.split(":")
             if parts[0] == "sps" and len(parts) == 2:
@@ -113,13 +132,34 @@ class Report:
             elif parts[0] == "sps" and parts[2] == "unsync":
                 yield f"{parts[1]} {'unsync' if value else 'in sync'}"
             elif parts[0] == "sps" and parts[2] == "sptes" and parts[1] in self._known:
-                entries.setdefault(parts[1], []).append(
-                    f"[{parts[3]}]={value}" if len(parts) == 4 else str(value)
-                )
+                changed = {parts[3]: value} if len(parts) == 4 else value
+                held = entries.setdefault(parts[1], {})
+                held.update((int(index), spte) for index, spte in changed.items())
             elif parts[0] == "vcpus" and parts[2:] == ["root"]:
                 yield f"vCPU {parts[1]} root {value}"
         for name, values in entries.items():
-            yield f"{name} {' '.join(values)}"
+            yield f"{name} {' '.join(entry_runs(sorted(values.items())))}"
+
+
+def _waiting(scenario: Scenario) -> dict[int, list[str]]:
+    """The ops that are to be played in the middle of others, by the number of those."""
+    from shadowmmu.guest.ops import UNRECORDED, Meanwhile
+
+    number = 0
+    found: dict[int, list[str]] = {}
+    for op in scenario.ops:
+        if isinstance(op, Meanwhile):
+            found.setdefault(number, []).append(op.op.text.strip())
+        number += not isinstance(op, UNRECORDED)
+    return found
+
+
+def _frame_of(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The name of a frame that backed a guest page only in the middle of an op."""
+    text = str(event.get("pfn") or event.get("spte") or "")
+    match = _UNNAMED.match(text)
+    if match and "gfn" in event:
+        yield match[0], f"gpa:{int(event['gfn'], 16) << 12:x}"
 
 
 def _modes_line(modes: Sequence[str]) -> str:
@@ -138,7 +178,7 @@ def outcome_line(result: Mapping[str, Any]) -> str:
     elif outcome != "ok":
         parts = [str(result[key]) for key in ("errno", "reason", "port") if key in result]
     if "dirty" in result:
-        parts.append(f"dirty {' '.join(result['dirty']) or 'nothing'}")
+        parts.append(f"dirty {' '.join(address_runs(result['dirty'])) or 'nothing'}")
     if "gpa" in result:
         parts.append(f"gpa {result['gpa']}" if result.get("valid") else "no translation")
     for access in result.get("mmio", ()):

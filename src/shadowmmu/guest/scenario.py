@@ -68,7 +68,7 @@ from .setup import (
     Watch,
     resolve,
 )
-from .text import first_invisible, read_file
+from .text import first_invisible, read_file, shown
 
 __all__ = ["HOST_MAXPHYADDR", "RecordedRun", "Scenario"]
 
@@ -170,11 +170,15 @@ class Scenario:
         for name, value in values.items():
             if name not in known_params(params):
                 known = ", ".join(known_params(params))
-                raise ScenarioError(f"{self.path}: there is no parameter {name!r}; there are {known}")
-            shown = param_value(name, value)
-            if shown is None:
-                raise ScenarioError(f"{self.path}: {value!r} is no value of {name}; use {choices(name)}")
-            params[name] = shown
+                raise ScenarioError(
+                    f"{self.path}: there is no parameter {shown(repr(name))}; there are {known}"
+                )
+            held = param_value(name, value)
+            if held is None:
+                raise ScenarioError(
+                    f"{self.path}: {shown(repr(value))} is no value of {name}; use {choices(name)}"
+                )
+            params[name] = held
         nested_paging = nested_paging_of(params)
         if params[nested_paging] == "N":
             if self.vmcbs:
@@ -344,6 +348,10 @@ class _Parser:
                 ended = True
             else:
                 self.ops.append(self.ops_parser.op(line, tokens))
+        if self.nested_line is not None and "kvm_amd.npt" not in self.params:
+            self.nested_line.fail(
+                "a guest that is a hypervisor is modelled on AMD only", "leave the line `vendor intel` out"
+            )
         if self.nested_line is not None and self.params.get("kvm_amd.npt") != "Y":
             self.nested_line.fail(
                 "a guest that is a hypervisor needs nested paging", "put `param kvm_amd npt=1` first"
@@ -399,10 +407,10 @@ class _Parser:
             if not equals or known not in known_params(self.params):
                 names = ", ".join(key.replace(".", " ") for key in known_params(self.params))
                 line.fail(f"there is no parameter `{rest[0]} {name}`", f"known are {names}")
-            shown = param_value(known, value)
-            if shown is None:
+            held = param_value(known, value)
+            if held is None:
                 line.fail(f"`{value}` is no value of {known}", f"use {choices(known)}")
-            self.params[known] = shown
+            self.params[known] = held
 
     def _statement(self, line: Line, tokens: list[str]) -> None:
         word, vcpu = self._word(line, tokens[0])

@@ -6,10 +6,12 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["first_invisible", "printable", "read_file", "read_head", "shown"]
+__all__ = ["first_invisible", "open_file", "printable", "read_file", "read_head", "shown"]
 
 MOST_BYTES = 1 << 30
 """Longer inputs are refused: the pipe that never ends, for example."""
+_OPEN_FILE = re.compile(r"/proc/\d+(?:/task/\d+)?/fd/(\d+)")
+_MOST_LINKS = 40
 _LONGEST_WORD = 60
 _LONGEST_TEXT = 200
 _QUOTED = re.compile(r"(['`])([^'`]+)(\1)")
@@ -24,12 +26,29 @@ def read_file(path: Path, *, most: int = MOST_BYTES) -> bytes:
 
 
 def read_head(path: Path, most: int) -> bytes:
-    """Return the first bytes of a file, up to `most`. Raises OSError, with the path."""
-    with path.open("rb") as file:
+    """Return the first bytes of a file, up to `most`. Raises OSError, with the path.
+
+    A pipe that is open is not opened again, which would wait for somebody to write to it.
+    """
+    number = None if path.is_file() else open_file(path)
+    with path.open("rb") if number is None else os.fdopen(os.dup(number), "rb") as file:
         try:
             return file.read(most)
         except OSError as error:
             raise OSError(error.errno, f"cannot read: {os.strerror(error.errno or 0)}", str(path)) from None
+
+
+def open_file(path: Path) -> int | None:
+    """Return the number of the open file that a name stands for (/dev/stdin, /proc/self/fd/1), or None."""
+    name = os.path.abspath(path)
+    for _ in range(_MOST_LINKS):
+        name = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        if match := _OPEN_FILE.fullmatch(name):
+            return int(match[1]) if name.startswith(f"/proc/{os.getpid()}/") else None
+        if not os.path.islink(name):
+            return None
+        name = os.path.join(os.path.dirname(name), os.readlink(name))
+    return None
 
 
 def first_invisible(text: str) -> str | None:
