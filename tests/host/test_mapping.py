@@ -4,10 +4,13 @@ import errno
 
 import pytest
 
+from shadowmmu.guest.machine import Machine
 from shadowmmu.host.address_space import AddressSpace
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
+from shadowmmu.host.madvise import madvise
 from shadowmmu.host.mapping import HostError, Kind, Mapping
 from shadowmmu.host.memory import Arena
+from shadowmmu.kvm.design import Design
 
 PRESENT, WRITABLE, ZERO = 2, 4, 8
 MIB = 1 << 20
@@ -160,7 +163,7 @@ def test_only_whole_regions_are_huge(space: AddressSpace) -> None:
 def test_dontneed_leaves_zeros(space: AddressSpace, listener: Listener) -> None:
     mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
     old = mapping.page(5)
-    space.madvise(at(mapping, 5), 0x2000, DONTNEED)
+    madvise(space, at(mapping, 5), 0x2000, DONTNEED)
     assert listener.take() == [(5, 7)]
     assert (mapping.page(4) != 0, mapping.page(5), mapping.page(6), mapping.page(7) != 0) == (
         True,
@@ -177,18 +180,18 @@ def test_dontneed_leaves_zeros(space: AddressSpace, listener: Listener) -> None:
 
 def test_dontneed_inside_a_huge_page_splits_it(space: AddressSpace, listener: Listener) -> None:
     mapping = mapped(space, listener, 4 * MIB, Kind.THP)
-    space.madvise(at(mapping, 5), 0x1000, DONTNEED)
+    madvise(space, at(mapping, 5), 0x1000, DONTNEED)
     assert listener.take() == [(5, 6), (0, 512)]
     assert [mapping.level(n) for n in (5, 100, 512)] == [1, 1, 2]
     assert mapping.page(100) == (mapping.base_pfn + 100) << 12 | PRESENT | WRITABLE
-    space.madvise(at(mapping, 512), 2 * MIB, DONTNEED)
+    madvise(space, at(mapping, 512), 2 * MIB, DONTNEED)
     assert listener.take() == [(512, 1024)], "a whole one is not split"
 
 
 def test_dontneed_of_shared_memory_keeps_its_frames(space: AddressSpace, listener: Listener) -> None:
     mapping = mapped(space, listener, 4 * MIB, Kind.MEMFD)
     old = mapping.page(5)
-    space.madvise(at(mapping, 5), 0x1000, DONTNEED)
+    madvise(space, at(mapping, 5), 0x1000, DONTNEED)
     assert listener.take() == [(5, 6)]
     assert mapping.page(5) == 0
     assert mapping.fault(5, 0) == old
@@ -207,7 +210,7 @@ def test_protection_takes_rights_at_once_and_gives_them_back_lazily(
     assert mapping.fast_page(6, 0)
     listener.take()
     space.mprotect(at(mapping, 4), 0x4000, PROT_RW)
-    assert mapping.vmas[0][:2] == (0, 1024), "one VMA again"
+    assert len(mapping.vmas) == 1, "one VMA again"
     assert mapping.fault(5, 1)
     assert not mapping.protected
 
@@ -232,7 +235,7 @@ def test_collapsing_moves_small_pages_into_a_huge_one(space: AddressSpace, liste
         hpa = mapping.fault(page, 1) >> 12 << 12
         space.arena.store(hpa, 8, page)
     listener.take()
-    space.madvise(at(mapping, 0), 2 * MIB, COLLAPSE)
+    madvise(space, at(mapping, 0), 2 * MIB, COLLAPSE)
     assert listener.take() == [(0, 512)]
     assert mapping.level(3) == 2
     assert [space.arena.load(mapping.page(n) >> 12 << 12, 8) for n in (3, 5, 7)] == [3, 0, 7]
@@ -245,7 +248,7 @@ def test_collapsing_moves_small_pages_into_a_huge_one(space: AddressSpace, liste
 def test_what_cannot_be_collapsed(space: AddressSpace, listener: Listener, kind: Kind) -> None:
     mapping = mapped(space, listener, 4 * MIB, kind)
     with pytest.raises(HostError) as caught:
-        space.madvise(mapping.hva, 2 * MIB, COLLAPSE)
+        madvise(space, mapping.hva, 2 * MIB, COLLAPSE)
     assert caught.value.errno == errno.EINVAL
 
 
@@ -254,7 +257,7 @@ def test_advice_counts_for_later_faults(
     space: AddressSpace, listener: Listener, advice: int, level: int
 ) -> None:
     mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
-    space.madvise(mapping.hva, 4 * MIB, advice)
+    madvise(space, mapping.hva, 4 * MIB, advice)
     mapping.fault(5, 1)
     assert mapping.level(5) == level
 
@@ -287,8 +290,8 @@ def test_ranges_are_checked(
 ) -> None:
     mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
     for call in (
-        lambda hva: space.madvise(hva, size, DONTNEED),
-        lambda hva: space.madvise(hva, size, HUGEPAGE),
+        lambda hva: madvise(space, hva, size, DONTNEED),
+        lambda hva: madvise(space, hva, size, HUGEPAGE),
         lambda hva: space.mprotect(hva, size, PROT_READ),
         lambda hva: space.remap(hva, size),
     ):
@@ -311,3 +314,96 @@ def test_ageing_ends_with_the_mapping(space, listener):
     with pytest.raises(HostError):
         space.age(mapping.hva, (1 << 20) + 0x1000, flush=False)
     assert listener.calls == []
+
+
+# -- what kernels differ in ------------------------------------------------------------------------------
+
+
+def test_a_kernel_s_switches_reach_the_host() -> None:
+    for name in AddressSpace.SWITCHES:
+        for value in ("no", "yes"):
+            machine = Machine(design=Design({name: value}))
+            assert getattr(machine.host, name) == (value == "yes")
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_where_mprotect_begins_to_be_announced(space: AddressSpace, listener: Listener, tables: bool) -> None:
+    space.mprotect_announces_tables = tables
+    mapping = mapped(space, listener, 8 * MIB, Kind.ANON, populated=False)
+    space.mprotect(at(mapping, 0), 8 * MIB, PROT_READ)
+    assert listener.take() == [], "there is no page table at all"
+    mapping.fault(1100, 0)
+    space.mprotect(at(mapping, 3), 8 * MIB - 0x3000, PROT_RW)
+    assert listener.take() == [(0, 512), (1024, 2048) if tables else (3, 2048)]
+    space.mprotect(at(mapping, 3), 0x1000, PROT_NONE)
+    assert listener.take() == ([] if tables else [(3, 4)])
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_the_error_of_memory_that_cannot_be_replaced(
+    space: AddressSpace, listener: Listener, hides: bool
+) -> None:
+    space.remap_hides_error = hides
+    mapping = mapped(space, listener, 8 * MIB, Kind.HUGE2M)
+    with pytest.raises(HostError) as caught:
+        space.remap(at(mapping, 512), 0x1000)
+    assert caught.value.errno == (errno.ENOMEM if hides else errno.EINVAL)
+    assert len(mapping.vmas) == 2, "it is split where it could be"
+
+
+@pytest.mark.parametrize("next_first", [False, True])
+def test_new_memory_between_memory_that_was_touched(
+    space: AddressSpace, listener: Listener, next_first: bool
+) -> None:
+    space.remap_joins_next_first = next_first
+    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    for page in (10, 12):
+        space.remap(at(mapping, page), 0x1000)
+        space.touch(at(mapping, page), write=True)
+    space.remap(at(mapping, 11), 0x1000)
+    listener.take()
+    space.mprotect(at(mapping, 10), 0x3000, PROT_READ)
+    assert listener.take() == ([(10, 11), (11, 13)] if next_first else [(10, 12), (12, 13)])
+
+
+@pytest.mark.parametrize("unaccounts", [False, True])
+def test_memory_made_read_only_before_and_after_its_first_page(
+    space: AddressSpace, listener: Listener, unaccounts: bool
+) -> None:
+    space.mprotect_unaccounts = unaccounts
+    mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
+    space.remap(at(mapping, 10), 0x2000)
+    space.mprotect(at(mapping, 10), 0x1000, PROT_READ)
+    space.touch(at(mapping, 11), write=True)
+    space.mprotect(at(mapping, 11), 0x1000, PROT_READ)
+    first, second = (mapping.vmas.at(page) for page in (10, 11))
+    assert first is not second
+    assert (first.flags == second.flags) != unaccounts
+
+
+# -- page tables -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Kind.ANON, Kind.MEMFD, Kind.HUGE2M])
+def test_new_memory_has_no_page_tables_and_so_may_be_huge(
+    space: AddressSpace, listener: Listener, kind: Kind
+) -> None:
+    mapping = mapped(space, listener, 4 * MIB, kind)
+    space.remap(at(mapping, 0), 2 * MIB)
+    madvise(space, at(mapping, 0), 4 * MIB, HUGEPAGE)
+    mapping.fault(5, 1)
+    assert mapping.level(5) == 2
+    madvise(space, at(mapping, 0), 2 * MIB, DONTNEED)
+    mapping.fault(5, 0)
+    assert mapping.index_of(mapping.page(5) >> 12) == 5
+    space.remap(at(mapping, 256), 0x1000)
+    mapping.fault(5, 1)
+    assert mapping.level(5) == 1
+
+
+def test_memory_that_was_dropped_keeps_its_page_table(space: AddressSpace, listener: Listener) -> None:
+    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    madvise(space, at(mapping, 0), 4 * MIB, HUGEPAGE)
+    madvise(space, at(mapping, 0), 4 * MIB, DONTNEED)
+    mapping.fault(5, 1)
+    assert mapping.level(5) == 1

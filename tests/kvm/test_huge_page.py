@@ -1,9 +1,12 @@
 """At which level a fault is mapped, and the NX mitigation (specification 5.13; sptes-and-logging 4)."""
 
+import errno
+
 import pytest
 from kvm.world import World
 
 from shadowmmu.kvm.huge_page import gfn_round_for_level, kvm_mmu_max_mapping_level, pages_per_hpage
+from shadowmmu.kvm.memory_region import RegionError
 from shadowmmu.kvm.nx_recovery import kvm_recover_nx_huge_pages, set_nx_huge_pages
 
 GVA, HUGE = 0x40000000, 0x10000000
@@ -194,21 +197,28 @@ def test_recovery_only_forgets_pages_of_a_logging_slot(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "accepted", "on"),
+    ("value", "number", "on"),
     [
-        ("force", True, True),
-        ("off", True, False),
-        ("auto", True, False),
-        ("1", True, True),
-        ("n", True, False),
-        ("?", False, False),
+        ("force", 0, True),
+        ("off", 0, False),
+        ("auto", 0, False),
+        ("1", 0, True),
+        ("on", 0, True),
+        ("n", 0, False),
+        ("?", errno.EINVAL, False),
+        ("never", errno.EBUSY, False),
     ],
 )
-def test_values_of_the_parameter(value: str, accepted: bool, on: bool) -> None:
+def test_values_of_the_parameter(value: str, number: int, on: bool) -> None:
     world = World("long4")
     world.ok("nop")
     valid = world.kvm.mmu_valid_gen
-    assert set_nx_huge_pages(world.kvm, value) == accepted
+    if number:
+        with pytest.raises(RegionError) as caught:
+            set_nx_huge_pages(world.kvm, value)
+        assert caught.value.errno == number
+    else:
+        set_nx_huge_pages(world.kvm, value)
     assert world.kvm.parameters.nx_huge_pages == on
     assert (world.kvm.mmu_valid_gen != valid) == on, "a change zaps everything"
 

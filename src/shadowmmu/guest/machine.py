@@ -51,7 +51,8 @@ class Machine:
         self.host = AddressSpace(self.arena)
         self.kvm = Kvm(self.arena, self.host, parameters, design)
         self.host.notifiers.append(MmuNotifier(self.kvm))
-        self.host.hugetlb_unmap_notifies_again = self.kvm.design.hugetlb_unmap_notifies_again
+        for name in AddressSpace.SWITCHES:
+            setattr(self.host, name, getattr(self.kvm.design, name))
         self.tlb = tlb
         self.implementation = implementation
         self.slots: dict[int, UserSlot] = {}

@@ -124,4 +124,5 @@ def parameters_of(params: Mapping[str, str]) -> Parameters:
     parameters.nx_huge_pages_recovery_ratio = int(given[_RATIO])
     parameters.nx_huge_pages_recovery_period_ms = int(given[_PERIOD])
     parameters.flush_on_reuse = "kvm.flush_on_reuse" in yes
+    parameters.ignore_msrs = "kvm.ignore_msrs" in yes
     return parameters

@@ -635,7 +635,7 @@ class OpParser:
 
     def _modparam(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=3)
-        module = line.choice(0, ("kvm", "kvm_amd"))
+        module = line.choice(0, ("kvm", "kvm_amd", "kvm_intel"))
         return ModParam(**common, module=module, name=line.args[1], value=line.args[2])
 
     def _sysfs(self, line: Line, rest: list[str], common: _Common) -> Op:

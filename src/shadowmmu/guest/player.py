@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 from ..host.bits import PROT_NONE, PROT_READ, PROT_RW
+from ..host.madvise import NotModelled, madvise
 from ..host.mapping import HostError, Kind
 from ..kvm.capabilities import kvm_vm_ioctl_enable_cap
 from ..kvm.design import design_of
@@ -27,7 +28,7 @@ from ..kvm.emulate import EmulationError, MmioAccess
 from ..kvm.exits import EntryFailed, KvmRunError
 from ..kvm.guest_walk import gva_to_gpa
 from ..kvm.memory_region import RegionError, kvm_set_nr_mmu_pages
-from ..kvm.nx_recovery import NxRecoveryWorker, VmExistsError, set_nx_huge_pages
+from ..kvm.nx_recovery import NxRecoveryWorker
 from ..kvm.oops import KernelOops
 from ..kvm.pre_fault import kvm_vcpu_pre_fault_memory
 from ..kvm.regs import set_sregs
@@ -52,6 +53,7 @@ from .setup import (
     SetupAction,
 )
 from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
+from .sysfs import SysFs
 from .vmcb import Vmcb12
 
 MMIO_ANSWER = 0x1122334455667788
@@ -119,6 +121,7 @@ class Player:
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)
+        self.sysfs = SysFs(self.kvm, self.machine.host.huge_pages, self._wake_recovery_worker)
         self.kvm.tracer = log
         self.stubs = {
             name: Stubs(tramp.gva, is64=tramp.mode.is64) for name, tramp in self.trampolines.items()
@@ -352,7 +355,7 @@ class Player:
             case kinds.SetSlot():
                 return self._host(lambda: self._set_slot(op.slot, keep=op.keep))
             case _:
-                return self._host(lambda: self._host_op(op))
+                return self._host(lambda: self._modelled(op))
 
     # -- the guest -------------------------------------------------------------------------------------------
 
@@ -523,6 +526,12 @@ class Player:
         slots = {slot: self.machine.slots[slot].gpa for slot, _ in found}
         return {"outcome": "ok", "dirty": [f"{slots[slot] + (page << 12):#x}" for slot, page in found]}
 
+    def _modelled(self, op: kinds.Op) -> None:
+        try:
+            self._host_op(op)
+        except NotModelled as error:
+            raise ScenarioError(f"{self.setup.path}:{op.line}: {error}; leave this op out") from None
+
     def _host_op(self, op: kinds.Op) -> None:
         machine, host = self.machine, self.machine.host
         match op:
@@ -542,7 +551,7 @@ class Player:
             case kinds.SetMmuPages():
                 kvm_set_nr_mmu_pages(self.kvm, op.pages)
             case kinds.Madvise():
-                host.madvise(machine.hva(op.gpa), op.length, op.advice)
+                madvise(host, machine.hva(op.gpa), op.length, op.advice)
             case kinds.Mprotect():
                 protections = {"none": PROT_NONE, "ro": PROT_READ, "rw": PROT_RW}
                 host.mprotect(machine.hva(op.gpa), op.length, protections[op.protection])
@@ -557,7 +566,7 @@ class Player:
                 if isinstance(op, kinds.SetGpte):
                     self._watch(op.gpa, op.size)
             case kinds.ModParam():
-                self._set_parameter(op)
+                self.sysfs.write_parameter(op.module, op.name, op.value)
             case kinds.HostSregs():
                 self._set_sregs(op)
             case kinds.Prefault():
@@ -566,28 +575,9 @@ class Player:
                 self.worker.sleep(op.milliseconds)
                 self.log.attribute(RECOVERY_TASK)
             case kinds.Sysfs():
-                pass
+                self.sysfs.write(op.path, op.value)
             case _:
                 raise NotImplementedError(type(op).__name__)
-
-    def _set_parameter(self, op: kinds.ModParam) -> None:
-        if (op.module, op.name) == ("kvm", "nx_huge_pages"):
-            try:
-                accepted = set_nx_huge_pages(self.kvm, op.value)
-            except VmExistsError:
-                raise RegionError(errno.EBUSY, f"{op.name}={op.value}") from None
-            if not accepted:
-                raise RegionError(errno.EINVAL, f"{op.name}={op.value}")
-        elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_ratio"):
-            self.kvm.parameters.nx_huge_pages_recovery_ratio = _unsigned(op.value)
-            self._wake_recovery_worker()
-        elif (op.module, op.name) == ("kvm", "nx_huge_pages_recovery_period_ms"):
-            self.kvm.parameters.nx_huge_pages_recovery_period_ms = _unsigned(op.value)
-            self._wake_recovery_worker()
-        elif (op.module, op.name) == ("kvm", "flush_on_reuse"):
-            self.kvm.parameters.flush_on_reuse = op.value in ("Y", "y", "1")
-        elif (op.module, op.name) == ("kvm", "eager_page_split"):
-            self.kvm.parameters.eager_page_split = op.value in ("Y", "y", "1")
 
     def _wake_recovery_worker(self) -> None:
         self.worker.sleep(0)
@@ -663,17 +653,6 @@ def _accumulator(insn: Insn, *, is64: bool) -> int:
 
 def _operands(op: kinds.Access) -> Insn:
     return Insn(Op.NOP, address=op.gva, size=op.size, value=op.value, expected=op.expected, count=op.count)
-
-
-def _unsigned(text: str) -> int:
-    """A module parameter's value. Raises RegionError(EINVAL) as the kernel refuses what is no number."""
-    try:
-        value = int(text, 0)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 1 << 32:
-        raise RegionError(errno.EINVAL, f"{text} is no unsigned number")
-    return value
 
 
 def _differences(before: _Counters, after: _Counters) -> dict[str, dict[str, int]]:

@@ -5,28 +5,37 @@ mm/madvise.c, mm/mprotect.c, mm/khugepaged.c).
 """
 
 import errno
+from dataclasses import replace
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
-from .bits import (
-    PAGES_2M,
-    PROT_MASK,
-    PROT_RW,
-    VM_HUGEPAGE,
-    VM_HUGETLB,
-    VM_NOHUGEPAGE,
-    VM_PRIVATE,
-)
-from .mapping import HostError, Kind, Mapping, Notifier
+from .bits import PAGES_1G, PAGES_2M, PROT_MASK, PROT_RW, VM_ACCOUNT, VM_HUGETLB
+from .mapping import HostError, HugePages, Kind, Mapping, Notifier
 from .memory import Arena
-
-MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_COLLAPSE = 4, 14, 15, 25
+from .vma import Vma, protected_flags
 
 
 class AddressSpace:
     """The mappings of the hypervisor's process and who watches them.
 
-    hugetlb_unmap_notifies_again: notifiers are told of hugetlbfs pages once for a call and once for each VMA.
+    huge_pages                    the administrator's settings of transparent huge pages
+    hugetlb_unmap_notifies_again  hugetlbfs pages are announced once for a call and once for each VMA
+    remap_joins_next_first        a new VMA whose neighbours do not go together joins the next one
+    remap_hides_error             remap fails with ENOMEM where the old memory cannot be unmapped
+    mprotect_announces_tables     mprotect is announced from the first region on that has a page table
+    mprotect_unaccounts           memory that was never touched is not accounted once it is read-only
+    split_maps_zero_page          zeros of a huge page that is split become the shared zero page
+    reclaim_asks_age              MADV_PAGEOUT keeps what was accessed
     """
+
+    SWITCHES = (
+        "hugetlb_unmap_notifies_again",
+        "remap_joins_next_first",
+        "remap_hides_error",
+        "mprotect_announces_tables",
+        "mprotect_unaccounts",
+        "split_maps_zero_page",
+        "reclaim_asks_age",
+    )
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
@@ -34,7 +43,14 @@ class AddressSpace:
         self.notifiers: list[Notifier] = []
         self.next_hva = 0x7F00_0000_0000
         self._huge_zero = 0
+        self.huge_pages = HugePages()
         self.hugetlb_unmap_notifies_again = False
+        self.remap_joins_next_first = False
+        self.remap_hides_error = False
+        self.mprotect_announces_tables = False
+        self.mprotect_unaccounts = True
+        self.split_maps_zero_page = True
+        self.reclaim_asks_age = False
 
     def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
         """New memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
@@ -52,6 +68,7 @@ class AddressSpace:
             populated=populated,
             notifiers=self.notifiers,
             huge_zero_pfn=self._huge_zero_pfn,
+            huge_pages=self.huge_pages,
         )
         self.mappings.append(mapping)
         return mapping
@@ -76,7 +93,8 @@ class AddressSpace:
 
     # -- what user space does to its memory -------------------------------------------------------------
 
-    def _check(self, hva: int, size: int) -> tuple[Mapping, int, int]:
+    def check_range(self, hva: int, size: int) -> tuple[Mapping, int, int]:
+        """The mapping and pages [first, last) of a range. Raises HostError(EINVAL, ENOMEM, EFAULT)."""
         if hva % PAGE_SIZE:
             raise HostError(errno.EINVAL, f"address {hva:#x} is not page aligned")
         mapping, first = self.find(hva)
@@ -85,144 +103,131 @@ class AddressSpace:
             raise HostError(errno.ENOMEM, f"range ends outside the mapping at {mapping.hva:#x}")
         return mapping, first, last
 
-    def _split_huge(self, mapping: Mapping, edge: int) -> None:
-        """Map the 2 MiB around page `edge` by small pages, if it is mapped huge and edge is inside it."""
-        if edge >= mapping.npages:
-            return
-        region = mapping.region_of(edge)
-        if mapping.is_huge(region) and edge != mapping.first_page(region):
-            mapping.split_region(region)
-
-    def _pieces(self, mapping: Mapping, first: int, last: int) -> list[tuple[int, int, int]]:
-        """(first, last, flags) of the parts of [first, last) in each VMA."""
-        return [
-            (max(start, first), min(end, last), flags)
-            for start, end, flags in mapping.vmas
-            if start < last and end > first
-        ]
-
     def madvise_dontneed(self, hva: int, size: int) -> None:
-        """MADV_DONTNEED: the pages are gone; the next touch finds zeros, or what the page cache has."""
-        mapping, first, last = self._check(hva, size)
-        if mapping.uniform_level:
-            pages = mapping.hugetlb_pages
-            at = (mapping.hva >> PAGE_SHIFT) + first
-            if at % pages:
-                raise HostError(errno.EINVAL, f"address {hva:#x} is inside a huge page")
-            last = first + (last - first) // pages * pages
-            if first == last:
-                return
-        for start, end, _ in self._pieces(mapping, first, last):
-            self._zap(mapping, start, end)
+        """MADV_DONTNEED: the pages are freed; the next access finds zeros, or what the page cache has."""
+        mapping, first, last = self.check_range(hva, size)
+        for start, end, vma in mapping.vmas.pieces(first, last):
+            if vma.flags & VM_HUGETLB:
+                self._check_hugetlb_edge(mapping, start)
+                end -= ((mapping.hva >> PAGE_SHIFT) + end) % mapping.hugetlb_pages
+            if start < end:
+                self._zap(mapping, start, end)
 
     def _zap(self, mapping: Mapping, first: int, last: int) -> None:
         span = mapping.invalidate_start(first, last)
-        self._notify_again(mapping, self._pieces(mapping, first, last))
+        self._notify_again(mapping, first, last)
         for edge in (first, last):
             self._split_huge(mapping, edge)
         mapping.drop(first, last)
         mapping.invalidate_end(span)
 
-    def _notify_again(self, mapping: Mapping, pieces: list[tuple[int, int, int]]) -> None:
-        """Before Linux 6.2 what unmaps hugetlbfs pages tells of each VMA itself (__unmap_hugepage_range)."""
+    def _split_huge(self, mapping: Mapping, edge: int) -> None:
+        """Map the 2 MiB around page `edge` by small pages, if it is mapped huge and edge is inside it."""
+        if edge < mapping.npages:
+            region = mapping.region_of(edge)
+            if mapping.is_huge(region) and edge != mapping.first_page(region):
+                mapping.split_region(region)
+
+    def _notify_again(self, mapping: Mapping, first: int, last: int) -> None:
+        """Before Linux 6.2 what unmaps hugetlbfs pages announces each VMA itself (__unmap_hugepage_range)."""
         if self.hugetlb_unmap_notifies_again:
-            for start, end, flags in pieces:
-                if flags & VM_HUGETLB:
+            for start, end, vma in mapping.vmas.pieces(first, last):
+                if vma.flags & VM_HUGETLB:
                     mapping.invalidate_end(mapping.invalidate_start(start, end))
-
-    def madvise(self, hva: int, size: int, advice: int) -> None:
-        """madvise() by number: 4 DONTNEED, 14 HUGEPAGE, 15 NOHUGEPAGE, 25 COLLAPSE; others have no effect."""
-        if advice == MADV_DONTNEED:
-            self.madvise_dontneed(hva, size)
-            return
-        mapping, first, last = self._check(hva, size)
-        if advice == MADV_COLLAPSE:
-            for start, end, flags in self._pieces(mapping, first, last):
-                if flags & VM_NOHUGEPAGE or mapping.uniform_level:
-                    raise HostError(errno.EINVAL, "no huge pages in this VMA")
-                self._collapse(mapping, start, end)
-        elif advice in (MADV_HUGEPAGE, MADV_NOHUGEPAGE):
-            new = VM_HUGEPAGE if advice == MADV_HUGEPAGE else VM_NOHUGEPAGE
-            for start, end, flags in self._pieces(mapping, first, last):
-                self._change_vma(mapping, start, end, flags & (PROT_MASK | VM_HUGETLB) | new)
-
-    def _collapse(self, mapping: Mapping, first: int, last: int) -> None:
-        """MADV_COLLAPSE of [first, last) in one VMA: the aligned 2 MiB regions in it, one after the other."""
-        at = (mapping.hva >> PAGE_SHIFT) + first
-        low, high = -(-at // PAGES_2M), (at + last - first) // PAGES_2M
-        failed = low > high
-        for number in range(low, high):
-            failed |= not mapping.collapse_region(number - mapping.first_2m)
-        if failed:
-            raise HostError(errno.EINVAL, "a region cannot be collapsed")
 
     def mprotect(self, hva: int, size: int, prot: int) -> None:
         """Change the protection of a range, VMA by VMA; PROT_NONE, PROT_READ or PROT_RW."""
-        mapping, first, last = self._check(hva, size)
-        for start, end, flags in self._pieces(mapping, first, last):
-            if flags & PROT_MASK == prot:
-                continue
-            self._change_vma(mapping, start, end, flags & ~PROT_MASK | prot)
-            mapping.protected = any(f & PROT_MASK != PROT_RW for _, _, f in mapping.vmas)
-            if mapping.has_tables:
-                mapping.change_protection(start, end, prot)
+        mapping, first, last = self.check_range(hva, size)
+        for start, end, vma in mapping.vmas.pieces(first, last):
+            if vma.flags & PROT_MASK != prot:
+                self.change_vma(
+                    mapping, start, end, protected_flags(vma, prot, unaccounts=self.mprotect_unaccounts)
+                )
+                self._change_protection(mapping, start, end, prot)
 
-    def _change_vma(self, mapping: Mapping, first: int, last: int, flags: int) -> None:
-        """Give [first, last), in one VMA, other flags: split it off, or let a neighbour like it have it.
+    def _change_protection(self, mapping: Mapping, first: int, last: int, prot: int) -> None:
+        for start, end in self._announced(mapping, first, last):
+            span = mapping.invalidate_start(start, end)
+            mapping.change_protection(start, end, prot)
+            mapping.invalidate_end(span)
 
-        VMAs of hugetlbfs stay apart.
+    def _announced(self, mapping: Mapping, first: int, last: int) -> list[tuple[int, int]]:
+        """Pages [first, last) of one VMA as mprotect announces them (change_pud_range, change_pmd_range)."""
+        if mapping.vmas.at(first).flags & VM_HUGETLB:
+            return [(first, last)]
+        found = []
+        chunk = first
+        while chunk < last:
+            end = min(last, chunk + PAGES_1G - ((mapping.hva >> PAGE_SHIFT) + chunk) % PAGES_1G)
+            if not self.mprotect_announces_tables and mapping.has_directory(chunk):
+                return [(chunk, last)]
+            start = chunk
+            while start < end and not mapping.has_entry(mapping.region_of(start)):
+                start += PAGES_2M - ((mapping.hva >> PAGE_SHIFT) + start) % PAGES_2M
+            if self.mprotect_announces_tables and start < end:
+                found.append((start, end))
+            chunk = end
+        return found
+
+    def _check_hugetlb_edge(self, mapping: Mapping, edge: int) -> None:
+        """Raise HostError(EINVAL) if page `edge` is inside a page of hugetlbfs."""
+        if ((mapping.hva >> PAGE_SHIFT) + edge) % mapping.hugetlb_pages:
+            raise HostError(errno.EINVAL, "a page of hugetlbfs cannot be split")
+
+    def _split_vma(self, mapping: Mapping, vma: Vma, first: int, last: int) -> None:
+        """Split a VMA at `first` and at `last`, where those are inside it (__split_vma).
+
+        Raises HostError(EINVAL) at the first edge inside a page of hugetlbfs.
         """
-        start, end, old = next(vma for vma in mapping.vmas if vma[0] <= first < vma[1])
-        if flags == old:
-            return
-        if mapping.uniform_level:
-            pages = mapping.hugetlb_pages
-            at = mapping.hva >> PAGE_SHIFT
-            if any(start < edge < end and (at + edge) % pages for edge in (first, last)):
-                raise HostError(errno.EINVAL, "a VMA of huge pages cannot be split inside one")
-        self._split_vma(mapping, start, end, first)
-        self._split_vma(mapping, max(start, first), end, last)
-        rest = [(s, e, f) for s, e, f in mapping.vmas if (s, e) != (start, end)]
-        pieces = [(start, first, old), (first, last, flags), (last, end, old)]
-        rest += [piece for piece in pieces if piece[0] < piece[1]]
-        merged: list[tuple[int, int, int]] = []
-        for vma in sorted(rest):
-            before = merged.pop() if merged else (0, 0, -1)
-            if before[1] == vma[0] and before[2] == vma[2] and not vma[2] & VM_HUGETLB:
-                merged.append((before[0], vma[1], vma[2]))
-                continue
-            if before[1]:
-                merged.append(before)
-            merged.append(vma)
-        mapping.vmas = merged
+        start = vma.first
+        for edge in (first, last):
+            if vma.first < edge < vma.last:
+                if vma.flags & VM_HUGETLB:
+                    self._check_hugetlb_edge(mapping, edge)
+                self._split_huge_at(mapping, start, vma.last, edge)
+                mapping.vmas.split(edge)
+                mapping.vmas_changed()
+                start = edge
 
-    def _split_vma(self, mapping: Mapping, start: int, end: int, edge: int) -> None:
+    def _split_huge_at(self, mapping: Mapping, start: int, end: int, edge: int) -> None:
         """The VMA [start, end) ends or begins at `edge` from now on: no huge page may span it.
 
         The kernel splits the 2 MiB around the edge if they are in the VMA, and announces it whatever is
         mapped there (vma_adjust_trans_huge).
         """
-        if not start < edge < end or not mapping.has_tables:
+        if not mapping.has_directory(edge):
             return
         region = (mapping.hva + (edge << PAGE_SHIFT)) >> 21
         low = ((region << 21) - mapping.hva) >> PAGE_SHIFT
         if edge != low and start <= low and low + PAGES_2M <= end:
             mapping.split_region(region - mapping.first_2m)
 
+    def change_vma(self, mapping: Mapping, first: int, last: int, flags: int) -> None:
+        """Give [first, last), in one VMA, other flags. Raises HostError(EINVAL)."""
+        vma = mapping.vmas.at(first)
+        if flags != vma.flags:
+            self._split_vma(mapping, replace(vma), first, last)
+            mapping.vmas.modify(first, last, flags)
+            mapping.vmas_changed()
+
     def remap(self, hva: int, size: int) -> None:
-        """Fresh anonymous memory in place of the range (mmap with MAP_FIXED)."""
-        mapping, first, last = self._check(hva, size)
-        pieces = self._pieces(mapping, first, last)
-        for start, end, _ in pieces:
-            self._change_vma(mapping, start, end, -1)
+        """Fresh anonymous memory in place of the range (mmap with MAP_FIXED). Raises HostError."""
+        mapping, first, last = self.check_range(hva, size)
+        try:
+            for _, _, vma in mapping.vmas.pieces(first, last):
+                self._split_vma(mapping, replace(vma), first, last)
+        except HostError as error:
+            if self.remap_hides_error:
+                raise HostError(errno.ENOMEM, error.strerror) from None
+            raise
         mapping.replaced = True
         span = mapping.invalidate_start(first, last)
-        self._notify_again(mapping, pieces)
+        self._notify_again(mapping, first, last)
         mapping.drop(first, last)
         mapping.invalidate_end(span)
-        private = VM_PRIVATE if mapping.kind is Kind.MEMFD else 0
-        for start, end, _ in self._pieces(mapping, first, last):
-            self._change_vma(mapping, start, end, PROT_RW | private)
+        mapping.free_tables(first, last)
+        mapping.vmas.replace(first, last, PROT_RW | VM_ACCOUNT, next_first=self.remap_joins_next_first)
+        mapping.vmas_changed()
 
     def age(self, hva: int, size: int, *, flush: bool) -> bool:
         """Return whether a notifier's secondary MMU accessed [hva, hva + size) since the last call.
@@ -230,7 +235,7 @@ class AddressSpace:
         What the kernel's page reclaim asks (mmu_notifier_clear_young; with `flush`
         mmu_notifier_clear_flush_young). Raises HostError for a range that is not one of one mapping's pages.
         """
-        self._check(hva, size)
+        self.check_range(hva, size)
         young = [
             notifier.clear_flush_young(hva, hva + size) if flush else notifier.clear_young(hva, hva + size)
             for notifier in self.notifiers

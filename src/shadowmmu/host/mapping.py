@@ -5,10 +5,11 @@ A `Mapping` is one mmap() of the hypervisor's user space. Its page table is one 
     0             as the mapping was made: present and writable, or absent if it is lazy
     KNOWN | ...   set by what happened since: PRESENT, WRITABLE, ZERO (the shared zero page), pfn << 12
 
-plus one byte per aligned 2 MiB (a region) for the level at which the host maps it, and the protection of
-each VMA. Here are faults and what they map, and what becomes of pages that user space changes; its system
-calls are in host/address_space.py. Notifiers (KVM's mmu_notifier) are called for every page that is taken
-away, in the order Linux 6.12 does (mm/memory.c, mm/huge_memory.c).
+plus two bytes per aligned 2 MiB (a region): whether one huge page maps it, and whether it has a page table.
+Protection and advice are those of the VMAs (host/vma.py). Here are faults and what they map, and what becomes
+of pages that user space changes; its system calls are in host/address_space.py and host/madvise.py. Notifiers
+(KVM's mmu_notifier) are called for every page that is taken away, in the order Linux 6.12 does (mm/memory.c,
+mm/huge_memory.c).
 """
 
 from collections.abc import Callable
@@ -27,14 +28,18 @@ from .bits import (
     PROT_READ,
     PROT_RW,
     SIZE_2M,
+    THP_ALWAYS,
+    THP_MADVISE,
     VM_HUGEPAGE,
     VM_HUGETLB,
     VM_NOHUGEPAGE,
-    VM_PRIVATE,
+    VM_NORESERVE,
+    VM_SHARED,
     WRITABLE,
     ZERO,
 )
 from .memory import Arena, sparse_words
+from .vma import Vmas
 
 
 class Kind(Enum):
@@ -65,8 +70,29 @@ class HostError(OSError):
     """A host call that failed; `errno` says how."""
 
 
+class HugePages:
+    """What the host's administrator says about transparent huge pages (/sys/kernel/mm/transparent_hugepage).
+
+    enabled         THP_NEVER, THP_MADVISE or THP_ALWAYS
+    use_zero_page   reads map the one huge page of zeros; else a page of their own
+    """
+
+    def __init__(self) -> None:
+        self.enabled = THP_MADVISE
+        self.use_zero_page = True
+
+
 class Mapping:
-    """`npages` pages of user memory at host virtual address `hva`."""
+    """`npages` pages of user memory at host virtual address `hva`.
+
+    vmas            the VMAs; after a change of them the mapping must be informed (`vmas_changed`)
+    protected       some VMA does not allow all accesses
+    has_table[r]    region r has a page table: a fault in it cannot map a huge page
+    directories[g]  the aligned 1 GiB number g has a page directory
+    folios[r]       first frame of the huge page that was mapped in region r, is now mapped by small pages,
+                    and is still one page for the kernel (a compound page)
+    lazyfree[i]     page i was given up by MADV_FREE; True if it was, or may have been, written since
+    """
 
     def __init__(
         self,
@@ -78,12 +104,12 @@ class Mapping:
         populated: bool,
         notifiers: list[Notifier],
         huge_zero_pfn: Callable[[], int],
+        huge_pages: HugePages,
     ) -> None:
         self.arena = arena
         self.hva = hva
         self.npages = npages
         self.kind = kind
-        self.memfd = kind is Kind.MEMFD
         self.populated = populated
         self.base_pfn = arena.reserve(npages, PAGES_1G, hva >> PAGE_SHIFT)
         self.pages = sparse_words(npages)
@@ -92,19 +118,27 @@ class Mapping:
         self.uniform_level = 2 if kind is Kind.HUGE2M else 3 if kind is Kind.HUGE1G else 0
         self.hugetlb_pages = PAGES_2M if kind is Kind.HUGE2M else PAGES_1G
         self.huge = bytearray(self.regions)
-        self.split = bytearray(self.regions)
+        self.has_table = bytearray(bytes([populated and not self.uniform_level]) * self.regions)
         if kind is Kind.THP and populated:
             for region in range(self.regions):
                 self.huge[region] = self.region_fits(region)
+                self.has_table[region] = not self.huge[region]
+        gib = ((hva + (npages << PAGE_SHIFT) - 1) >> 30) - (hva >> 30) + 1
+        self.directories = bytearray(bytes([populated]) * gib)
         self.notifiers = notifiers
         self.huge_zero_pfn = huge_zero_pfn
+        self.huge_pages = huge_pages
         self.zero_regions: set[int] = set()
+        self.folios: dict[int, int] = {}
+        self.lazyfree: dict[int, bool] = {}
         self.moved: dict[int, int] = {}
-        advice = VM_HUGEPAGE if kind is Kind.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
-        self.vmas = [(0, npages, PROT_RW | advice)]
+        flags = VM_HUGEPAGE if kind is Kind.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
+        flags |= VM_SHARED if kind is Kind.MEMFD else VM_NORESERVE
+        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Kind.MEMFD)
         self.protected = False
         self.replaced = False
-        self.has_tables = populated
+        self.near_first = self.near_last = 0
+        self.near_flags = 0
 
     # -- where --------------------------------------------------------------------------------------
 
@@ -123,10 +157,15 @@ class Mapping:
 
     def vma_flags(self, index: u64) -> u32:
         """The protection (PROT_MASK) and the advice of the VMA that holds page `index`."""
-        for vma in self.vmas:
-            if vma[1] > index:
-                return vma[2]
-        raise IndexError(f"page {index} is outside the mapping")
+        if index < self.near_first or index >= self.near_last:
+            vma = self.vmas.at(index)
+            self.near_first, self.near_last, self.near_flags = vma.first, vma.last, vma.flags
+        return self.near_flags
+
+    def vmas_changed(self) -> None:
+        """Take note of a change of `vmas`."""
+        self.near_first = self.near_last = 0
+        self.protected = self.vmas.restricted != 0
 
     def is_hugetlb(self, index: u64) -> bool:
         """Whether page `index` is one of hugetlbfs: memory mapped over a part of it later is not."""
@@ -134,7 +173,7 @@ class Mapping:
 
     def is_shared(self, index: u64) -> bool:
         """Whether page `index` is shared memory; it is not once something else has been mapped over it."""
-        return self.memfd and (self.vma_flags(index) & VM_PRIVATE) == 0
+        return (self.vma_flags(index) & VM_SHARED) != 0
 
     def forbids(self, index: u64, write: u64) -> bool:
         """Whether the VMA that holds page `index` does not allow the access."""
@@ -159,21 +198,31 @@ class Mapping:
     def fast_page(self, index: u64, write: u64) -> u64:
         """The page without faulting it in, or 0 (get_user_pages_fast_only; write: FOLL_WRITE)."""
         word: u64 = self.page(index)
-        if write and not word & 4:
-            return 0
+        if write:
+            if not word & 4:
+                return 0
+            if self.lazyfree:
+                self._written(index)
         return 0 if self.forbids(index, write) else word
 
     def level(self, index: u64) -> u32:
         """Level of the host page-table entry that maps page `index`: 1, 2 or 3; 1 if nothing does."""
-        if self.uniform_level:
-            huge: bool = self.page(index) != 0 and (not self.replaced or self.is_hugetlb(index))
-            return self.uniform_level if huge else 1
+        if self.uniform_level and (not self.replaced or self.is_hugetlb(index)):
+            return self.uniform_level if self.page(index) else 1
         region: u64 = ((self.hva + (index << 12)) >> 21) - self.first_2m
         return 2 if self.huge[region] else 1
 
     def is_huge(self, region: u64) -> bool:
         """Whether a region is mapped by one huge page that can be split."""
         return self.huge[region] != 0
+
+    def has_entry(self, region: u64) -> bool:
+        """Whether the page directory has an entry for a region."""
+        return self.huge[region] != 0 or self.has_table[region] != 0
+
+    def has_directory(self, index: u64) -> bool:
+        """Whether there is a page directory for page `index`."""
+        return self.directories[((self.hva + (index << PAGE_SHIFT)) >> 30) - (self.hva >> 30)] != 0
 
     def install(self, index: u64, pfn: u64, flags: u64) -> None:
         """Map page `index` to a frame; flags: WRITABLE, ZERO."""
@@ -191,17 +240,43 @@ class Mapping:
         """Unmap pages [first, last). Frames of shared memory stay in the page cache."""
         index: u64
         for index in range(first, last):
-            if not self.uniform_level:
-                region: u64 = self.region_of(index)
-                if self.huge[region]:
-                    self.huge[region] = 0
-                    self.zero_regions.discard(region)
+            region: u64 = self.region_of(index)
+            if self.huge[region]:
+                self.huge[region] = 0
+                self.zero_regions.discard(region)
             if self.is_shared(index):
                 self.pages[index] = (
                     KNOWN | (self.page(index) or self.pages[index]) >> PAGE_SHIFT << PAGE_SHIFT
                 )
             else:
                 self.pages[index] = KNOWN
+            if self.lazyfree:
+                self.lazyfree.pop(index, None)
+
+    def drop_cached(self, first: u64, last: u64) -> None:
+        """Take pages [first, last) of shared memory out of the page cache; they are not mapped."""
+        index: u64
+        for index in range(first, last):
+            self.pages[index] = KNOWN
+
+    def free_lazily(self, first: u64, last: u64) -> None:
+        """MADV_FREE of pages [first, last): they may be lost until they are written again."""
+        index: u64
+        for index in range(first, last):
+            word: u64 = self.page(index)
+            if word & PRESENT and not word & ZERO:
+                self.install(index, word >> PAGE_SHIFT, word & WRITABLE)
+                self.lazyfree[index] = False
+
+    def free_tables(self, first: u64, last: u64) -> None:
+        """The page tables of whole regions in [first, last) are freed (free_pgtables)."""
+        region: u64
+        for region in range(self.region_of(first), self.region_of(last - 1) + 1):
+            if self.region_fits(region):
+                page: u64 = self.first_page(region)
+                if first <= page and page + PAGES_2M <= last:
+                    self.has_table[region] = 0
+                    self.folios.pop(region, None)
 
     def is_cached(self, index: u64) -> bool:
         """Whether shared memory has a frame for page `index`, mapped or not."""
@@ -252,6 +327,8 @@ class Mapping:
             return 0
         word: u64 = self.page(index)
         if word & PRESENT and (word & WRITABLE or not write):
+            if write and self.lazyfree:
+                self._written(index)
             return word
         if word & PRESENT and self.zero_regions:
             region: u64 = self.region_of(index)
@@ -266,7 +343,12 @@ class Mapping:
             self._make_writable(index)
         return self.page(index)
 
+    def _written(self, index: u64) -> None:
+        if index in self.lazyfree:
+            self.lazyfree[index] = True
+
     def _replace_zero_page(self, index: u64) -> None:
+        self.vmas.prepare_anon(index)
         span = self.invalidate_start(index, index + 1)
         self.install(index, self.new_frame(index), WRITABLE)
         for notifier in self.notifiers:
@@ -281,25 +363,27 @@ class Mapping:
             self.install(index, self.page(index) >> PAGE_SHIFT, WRITABLE)
 
     def _populate(self, index: u64, write: u64) -> None:
-        self.has_tables = True
+        self.directories[((self.hva + (index << PAGE_SHIFT)) >> 30) - (self.hva >> 30)] = 1
         flags: u32 = self.vma_flags(index)
         if flags & VM_HUGETLB:
             self._populate_hugetlb(index, write)
             return
         region: u64 = self.region_of(index)
-        if flags & VM_HUGEPAGE and not self.memfd and self._may_map_huge(region):
-            if write:
+        if self._may_map_huge(region, flags):
+            self.vmas.prepare_anon(index)
+            if write or not self.huge_pages.use_zero_page:
                 self._map_huge(region)
             else:
                 self._map_huge_zero(region)
             return
-        self.split[region] = 1
-        if self.is_shared(index):
+        self.has_table[region] = 1
+        if flags & VM_SHARED:
             if not write:
                 self._fault_around(index)
             if not self.page(index):
                 self.install(index, self.new_frame(index), WRITABLE)
         elif write:
+            self.vmas.prepare_anon(index)
             self.install(index, self.new_frame(index), WRITABLE)
         else:
             self.install(index, 0, ZERO)
@@ -328,10 +412,8 @@ class Mapping:
         offset: u64 = ((self.hva >> PAGE_SHIFT) + index) % FAULT_AROUND_PAGES
         first: u64 = index - offset if index > offset else 0
         last: u64 = index - offset + FAULT_AROUND_PAGES
-        for vma in self.vmas:
-            if vma[1] > index:
-                first, last = max(first, vma[0]), min(last, vma[1])
-                break
+        vma = self.vmas.at(index)
+        first, last = max(first, vma.first), min(last, vma.last)
         i: u64
         for i in range(first, last):
             if not self.page(i) and self.is_cached(i):
@@ -346,19 +428,16 @@ class Mapping:
             i += 1
         return i == first + npages
 
-    def _may_map_huge(self, region: u64) -> bool:
+    def _may_map_huge(self, region: u64, flags: u32) -> bool:
         """Whether a fault may map a huge page: the whole region is in one VMA and has no page table."""
-        if self.split[region] or not self.region_fits(region):
+        if self.has_table[region] or flags & (VM_SHARED | VM_NOHUGEPAGE) or not self.region_fits(region):
+            return False
+        enabled: u32 = self.huge_pages.enabled
+        if enabled != THP_ALWAYS and (enabled != THP_MADVISE or not flags & VM_HUGEPAGE):
             return False
         first: u64 = self.first_page(region)
-        i: u64
-        for i in range(first, first + PAGES_2M):
-            if self.page(i):
-                return False
-        for vma in self.vmas:
-            if vma[1] > first:
-                return vma[0] <= first and first + PAGES_2M <= vma[1]
-        return False
+        self.vma_flags(first)
+        return self.near_first <= first and first + PAGES_2M <= self.near_last
 
     def _map_huge(self, region: u64) -> None:
         first: u64 = self.first_page(region)
@@ -367,7 +446,6 @@ class Mapping:
             base = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
         self.install_run(first, PAGES_2M, base, WRITABLE)
         self.huge[region] = 1
-        self.split[region] = 0
 
     def _map_huge_zero(self, region: u64) -> None:
         """Map the host's one huge page of zeros."""
@@ -379,15 +457,52 @@ class Mapping:
         """Map the huge page of a region by small ones, announced to the notifiers; zeros by the zero page."""
         first: u64 = self.first_page(region)
         span = self.invalidate_start(first, first + PAGES_2M)
-        if not self.uniform_level and self.huge[region]:
+        if self.huge[region]:
             self.huge[region] = 0
-            self.split[region] = 1
+            self.has_table[region] = 1
             if region in self.zero_regions:
                 self.zero_regions.remove(region)
                 i: u64
                 for i in range(first, first + PAGES_2M):
                     self.install(i, 0, ZERO)
+            else:
+                self.folios[region] = self.page(first) >> PAGE_SHIFT
         self.invalidate_end(span)
+
+    def has_folio(self, index: u64) -> bool:
+        """Whether page `index` is a part of a compound page that is mapped by small pages."""
+        if not self.folios:
+            return False
+        frame: u64 = self.folios.get(self.region_of(index), MASK64)
+        page: u64 = self.page(index) >> PAGE_SHIFT
+        return frame <= page and page < frame + PAGES_2M
+
+    def split_folio(self, region: u64, anon_vma: object, zero_page: bool) -> None:  # noqa: FBT001
+        """Make small pages of a huge one: each VMA unmaps its part, announced twice (unmap_folio).
+
+        The walk over the VMAs that can map a part of it ends as soon as none is mapped.
+
+        zero_page: those that hold zeros become the shared zero page.
+        """
+        first: u64 = self.first_page(region)
+        index: u64
+        for start, end, vma in self.vmas.pieces(first, first + PAGES_2M):
+            if vma.anon_vma is anon_vma:
+                self.split_region(region)
+                self.invalidate_end(self.invalidate_start(start, end))
+                index = end
+                while index < first + PAGES_2M and not self.has_folio(index):
+                    index += 1
+                if index == first + PAGES_2M:
+                    break
+        if zero_page:
+            for index in range(first, first + PAGES_2M):
+                if self.has_folio(index) and self.arena.is_zeros(
+                    self.page(index) >> PAGE_SHIFT << PAGE_SHIFT
+                ):
+                    self.install(index, 0, ZERO)
+                    self.lazyfree.pop(index, None)
+        self.folios.pop(region, None)
 
     def collapse_region(self, region: u64) -> bool:
         """Move a region's small pages into a huge one; whether it is mapped huge now (collapse_huge_page)."""
@@ -406,19 +521,19 @@ class Mapping:
             word: u64 = self.page(first + i)
             if word & PRESENT and not word & ZERO:
                 self.arena.copy_page(word >> PAGE_SHIFT << PAGE_SHIFT, (base + i) << PAGE_SHIFT)
+            self.lazyfree.pop(first + i, None)
         self.install_run(first, PAGES_2M, base, WRITABLE)
         self.huge[region] = 1
-        self.split[region] = 0
+        self.has_table[region] = 0
+        self.folios.pop(region, None)
         self.invalidate_end(span)
         return True
 
     def change_protection(self, first: u64, last: u64, prot: u32) -> None:
         """Give the mapped pages of [first, last) the rights of `prot`; some regain W by a fault only."""
-        span = self.invalidate_start(first, last)
         index: u64
         for index in range(first, last):
             word: u64 = self.page(index)
             if word & PRESENT:
-                writable: bool = prot == PROT_RW and not word & ZERO and not self.uniform_level
+                writable: bool = prot == PROT_RW and not word & ZERO and not self.is_hugetlb(index)
                 self.install(index, word >> PAGE_SHIFT, WRITABLE if writable else word & ZERO)
-        self.invalidate_end(span)

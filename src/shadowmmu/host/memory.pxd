@@ -8,6 +8,7 @@ cdef class Arena:
     cdef u64[::1] words
     cdef readonly u64 size, next_table, table_end, next_user
     cdef object free_tables, buffer
+    cpdef bint is_zeros(self, u64 hpa) except? 1
     cpdef u64 load(self, u64 hpa, u64 size) except? 0xdead
     cpdef void store(self, u64 hpa, u64 size, u64 value) except *
     cpdef void copy_page(self, u64 source, u64 target) except *

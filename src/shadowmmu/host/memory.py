@@ -96,6 +96,13 @@ class Arena:
         """The 4 KiB at hpa."""
         return self.buffer[hpa >> 3 : (hpa + PAGE_SIZE) >> 3].tobytes()
 
+    def is_zeros(self, hpa: u64) -> bool:
+        """Whether the 4 KiB at hpa are zeros."""
+        i: u64 = 0
+        while i < 512 and not self.words[(hpa >> 3) + i]:
+            i += 1
+        return i == 512
+
     def load(self, hpa: u64, size: u64) -> u64:
         """Little-endian value of `size` (1..8) bytes at hpa."""
         shift: u64 = (hpa & 7) * 8

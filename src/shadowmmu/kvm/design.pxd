@@ -18,6 +18,8 @@ cdef class Design:
     cdef public bint nx_recovery_skips_logged_slots
     cdef public u64 valid_quirks
     cdef public bint nested_zap_spares_roots, lpage_info_below_slot
+    cdef public bint remap_joins_next_first, mprotect_announces_tables, mprotect_unaccounts, reclaim_asks_age
+    cdef public bint split_maps_zero_page, remap_hides_error, new_module_parameters
     cdef public bint change_pte, hugetlb_unmap_notifies_again, pre_fault_memory, event_strings, unused_role_is_invalid
     cdef public u32 tdp_zap_starts_at
     cdef public bint tdp_zap_reports_frozen, tdp_fault_splits

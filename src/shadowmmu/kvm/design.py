@@ -36,6 +36,13 @@ class Design:
     nx_recovery_skips_logged_slots     the recovery worker leaves slots that log alone
     change_pte                         the host tells of pages replaced in place
     hugetlb_unmap_notifies_again       the host tells of unmapped hugetlbfs pages twice
+    remap_joins_next_first             new host memory is merged with the VMA after it, if not with both
+    remap_hides_error                  mmap over memory that cannot be unmapped fails with ENOMEM
+    mprotect_announces_tables          mprotect is announced from the first 2 MiB on that have a page table
+    mprotect_unaccounts                untouched host memory is not accounted once it is read-only
+    split_maps_zero_page               zeros of a huge page that the host splits become the zero page
+    reclaim_asks_age                   MADV_PAGEOUT keeps what was accessed
+    new_module_parameters              the parameters of KVM's modules are those of 6.12
     pre_fault_memory                   KVM_PRE_FAULT_MEMORY exists
     unused_role_is_invalid             the root role of an MMU never used is invalid, not 0
     tdp_zap_starts_at                  level of the first pass over a root of the TDP MMU that is zapped
@@ -103,6 +110,13 @@ class Design:
         self.nx_recovery_skips_logged_slots = held["nx_recovery_skips_logged_slots"] != 0
         self.change_pte = held["change_pte"] != 0
         self.hugetlb_unmap_notifies_again = held["hugetlb_unmap_notifies_again"] != 0
+        self.remap_joins_next_first = held["remap_joins_next_first"] != 0
+        self.remap_hides_error = held["remap_hides_error"] != 0
+        self.mprotect_announces_tables = held["mprotect_announces_tables"] != 0
+        self.mprotect_unaccounts = held["mprotect_unaccounts"] != 0
+        self.split_maps_zero_page = held["split_maps_zero_page"] != 0
+        self.new_module_parameters = held["new_module_parameters"] != 0
+        self.reclaim_asks_age = held["reclaim_asks_age"] != 0
         self.pre_fault_memory = held["pre_fault_memory"] != 0
         self.unused_role_is_invalid = held["unused_role_is_invalid"] != 0
         self.tdp_zap_starts_at = held["tdp_zap_starts_at"]

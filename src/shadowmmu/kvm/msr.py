@@ -7,6 +7,7 @@ from ..x86.bits import EFER_SVME
 from .regs import set_efer
 from .vcpu import Vcpu
 
+MSR_TSC = 0x10
 MSR_APIC_BASE = 0x1B
 MSR_PAT = 0x277
 MSR_MTRR_DEF_TYPE = 0x2FF
@@ -14,6 +15,8 @@ MSR_MTRR_VARIABLE = range(0x200, 0x210)
 MSR_MTRR_FIXED = (0x250, 0x258, 0x259, *range(0x268, 0x270))
 MSR_EFER = 0xC0000080
 MSR_VM_CR, MSR_VM_HSAVE_PA = 0xC0010114, 0xC0010117
+MSR_HWCR = 0xC0010015
+HWCR_IGNORED, HWCR_VALID = 0x148, 1 << 18 | 1 << 24
 VM_CR_VALID, VM_CR_SVM_DISABLE = 0x1F, 0x10
 SYSENTER_MSRS = (0x174, 0x175, 0x176)
 SYSCALL_MSRS = (0xC0000081, 0xC0000082, 0xC0000083, 0xC0000084)
@@ -71,10 +74,11 @@ def set_msr(vcpu: Vcpu, index: int, value: int) -> bool:
         return _is_valid_mtrr(vcpu, index, value)
     if index == MSR_APIC_BASE:
         return _set_apic_base(vcpu, value)
-    if vcpu.kvm.parameters.vmx:
-        return False
-    if index == MSR_VM_HSAVE_PA:
-        return _set_hsave(vcpu, value)
-    if index == MSR_VM_CR:
-        return not value & ~VM_CR_VALID and not (value & VM_CR_SVM_DISABLE and vcpu.efer & EFER_SVME)
-    return False
+    if index in (MSR_TSC, MSR_HWCR):
+        return index == MSR_TSC or not value & ~(HWCR_IGNORED | HWCR_VALID)
+    if not vcpu.kvm.parameters.vmx:
+        if index == MSR_VM_HSAVE_PA:
+            return _set_hsave(vcpu, value)
+        if index == MSR_VM_CR:
+            return not value & ~VM_CR_VALID and not (value & VM_CR_SVM_DISABLE and vcpu.efer & EFER_SVME)
+    return vcpu.kvm.parameters.ignore_msrs

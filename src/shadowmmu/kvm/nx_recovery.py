@@ -1,6 +1,10 @@
 """NX huge pages: switching the mitigation, and getting huge pages back (mmu.c, 6.12.111)."""
 
+import errno
+
 from .bits import DEFECT_NX_RECOVERY_UNFLUSHED
+from .kstrtox import kstrtobool
+from .memory_region import RegionError
 from .nx_huge_page import unaccount_nx_huge_page
 from .shadow_page import ShadowPage
 from .tdp.zap import kvm_tdp_mmu_zap_sp
@@ -11,31 +15,19 @@ from .zap_all import zap_all
 HOUR_MS = 3_600_000
 
 
-class VmExistsError(Exception):
-    """`never` can only be chosen while there is no VM (EBUSY)."""
-
-
-def set_nx_huge_pages(kvm: Kvm, value: str) -> bool:
-    """Write the module parameter: off, force, auto or a boolean; False if it is none of these.
+def set_nx_huge_pages(kvm: Kvm, value: str) -> None:
+    """Write the module parameter: off, force, auto or a truth value.
 
     A change zaps every shadow page. auto means off here: the processor has no iTLB multihit bug. Raises
-    VmExistsError for never.
+    RegionError: EBUSY for never, which can only be chosen while there is no VM; EINVAL.
     """
     if value == "never":
-        raise VmExistsError
+        raise RegionError(errno.EBUSY, "there is a VM")
     words = {"off": False, "auto": False, "force": True}
-    if value in words:
-        new = words[value]
-    elif value[:1] in "yYtT1":
-        new = True
-    elif value[:1] in "nNfF0":
-        new = False
-    else:
-        return False
+    new = words[value] if value in words else kstrtobool(value)
     if new != kvm.parameters.nx_huge_pages:
         kvm.parameters.nx_huge_pages = new
         zap_all(kvm)
-    return True
 
 
 class NxRecoveryWorker:

@@ -44,6 +44,7 @@ class Parameters:
     exit_on_emulation_error
                         what cannot be emulated ends KVM_RUN at any CPL (KVM_CAP_EXIT_ON_EMULATION_FAILURE)
     disabled_quirks     KVM_X86_QUIRK_* that are off (KVM_CAP_DISABLE_QUIRKS2)
+    ignore_msrs         WRMSR of a register that KVM does not know is no #GP
     cpu_dirty_log_size  entries of the processor's log of dirty pages: 512 with kvm_intel.pml
     """
 
@@ -65,6 +66,7 @@ class Parameters:
         self.nx_huge_pages_recovery_ratio = 60
         self.nx_huge_pages_recovery_period_ms = 0
         self.flush_on_reuse = False
+        self.ignore_msrs = False
         self.manual_dirty_log_protect = False
         self.dirty_log_initially_set = False
         self.max_huge_page_level = 3

@@ -7,10 +7,10 @@ from functools import partial
 from math import inf
 
 from ...host.mapping import HostError
-from ...kvm.msr import MSR_APIC_BASE
+from ...kvm.msr import MSR_APIC_BASE, MSR_TSC
 from ..svm.emulator import FetchFault
 from ..svm.machine import Outcome, SvmMachine
-from ..svm.msrs import MSR_TSC, MSR_TSC_ADJUST, MSR_TSC_DEADLINE
+from ..svm.msrs import MSR_TSC_ADJUST, MSR_TSC_DEADLINE
 from .apic import APIC_BASE, IOAPIC_BASE, IoApic, LocalApic, Tsc
 from .chipset import Cmos, Counters, FwCfg, Pci, Pic, Pit, TestDevice
 from .image import Image, ImageError

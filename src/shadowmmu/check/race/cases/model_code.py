@@ -143,17 +143,17 @@ class R18Model(_Tdp):
         mapping = self.slot().mapping
         self.index = self.slot().page_index(GPA >> 12)
         self.page = mapping.page(self.index) & ADDR
-        clear, fast_page = mapping.clear, mapping.fast_page
+        drop, fast_page = mapping.drop, mapping.fast_page
 
-        def cleared(index: int) -> None:
+        def dropped(first: int, last: int) -> None:
             self.execution.stop(Op("the host takes the page", (("host", True),)))
-            clear(index)
+            drop(first, last)
 
         def found(index: int, write: int) -> Any:
             self.execution.stop(Op("look the host page up", (("host", False),)))
             return fast_page(index, write)
 
-        mapping.clear, mapping.fast_page = cleared, found
+        mapping.drop, mapping.fast_page = dropped, found
 
     def threads(self) -> Threads:
         return {"vCPU 0": self.fault, "host": self.discard}
