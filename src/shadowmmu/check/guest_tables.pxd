@@ -1,4 +1,3 @@
-from ..host.bits cimport WRITABLE
 from ..host.memory cimport Arena
 from ..kvm.memslots cimport MemSlot
 from ..kvm.vm cimport Kvm

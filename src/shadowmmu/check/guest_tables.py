@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from cython import longlong as i64, ulonglong as u64
 
-from ..host.bits import WRITABLE
 from ..host.memory import Arena
 from ..kvm.memslots import MemSlot
 from ..kvm.vm import Kvm
@@ -136,10 +135,8 @@ class GuestMemory:
         if slot is None or (write and not slot.writable()):
             return MASK64
         index: u64 = gfn - slot.base_gfn + slot.first_page
-        word: u64 = slot.mapping.page(index)
-        if word == 0 or (write and not word & WRITABLE) or slot.mapping.forbids(index, write):
-            return MASK64
-        return word & ADDR
+        word: u64 = slot.mapping.fast_page(index, write)
+        return word & ADDR if word else MASK64
 
     def word(self, gpa: u64) -> u64:
         """The aligned 8 bytes at gpa as they are now; 0 if nobody has touched them."""

@@ -14,6 +14,7 @@ cdef class Mapping:
     cdef readonly object kind, vmas, huge_pages
     cdef readonly bint populated
     cdef public bint protected, replaced
+    cdef readonly bint frees_lazily
     cdef readonly u32 uniform_level
     cdef u32 near_flags
     cdef u64[::1] pages
@@ -48,7 +49,7 @@ cdef class Mapping:
     cpdef object index_of(self, u64 pfn)
     cdef u64 new_frame(self, u64 index) except? 0xdead
     cpdef u64 fault(self, u64 index, u64 write) except? 1
-    cdef object _written(self, u64 index)
+    cpdef object written(self, u64 index)
     cdef object _replace_zero_page(self, u64 index)
     cdef object _make_writable(self, u64 index)
     cdef object _populate(self, u64 index, u64 write)

@@ -91,7 +91,8 @@ class Mapping:
     directories[g]  the aligned 1 GiB number g has a page directory
     folios[r]       first frame of the huge page that was mapped in region r, is now mapped by small pages,
                     and is still one page for the kernel (a compound page)
-    lazyfree[i]     page i was given up by MADV_FREE; True if it was, or may have been, written since
+    lazyfree[i]     page i was given up by MADV_FREE; True if it was written since
+    frees_lazily    there was such a page: who writes memory reports it (`written`)
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Mapping:
         self.zero_regions: set[int] = set()
         self.folios: dict[int, int] = {}
         self.lazyfree: dict[int, bool] = {}
+        self.frees_lazily = False
         self.moved: dict[int, int] = {}
         flags = VM_HUGEPAGE if kind is Kind.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
         flags |= VM_SHARED if kind is Kind.MEMFD else VM_NORESERVE
@@ -198,11 +200,8 @@ class Mapping:
     def fast_page(self, index: u64, write: u64) -> u64:
         """The page without faulting it in, or 0 (get_user_pages_fast_only; write: FOLL_WRITE)."""
         word: u64 = self.page(index)
-        if write:
-            if not word & 4:
-                return 0
-            if self.lazyfree:
-                self._written(index)
+        if write and not word & 4:
+            return 0
         return 0 if self.forbids(index, write) else word
 
     def level(self, index: u64) -> u32:
@@ -250,7 +249,7 @@ class Mapping:
                 )
             else:
                 self.pages[index] = KNOWN
-            if self.lazyfree:
+            if self.frees_lazily:
                 self.lazyfree.pop(index, None)
 
     def drop_cached(self, first: u64, last: u64) -> None:
@@ -261,6 +260,7 @@ class Mapping:
 
     def free_lazily(self, first: u64, last: u64) -> None:
         """MADV_FREE of pages [first, last): they may be lost until they are written again."""
+        self.frees_lazily = True
         index: u64
         for index in range(first, last):
             word: u64 = self.page(index)
@@ -327,8 +327,8 @@ class Mapping:
             return 0
         word: u64 = self.page(index)
         if word & PRESENT and (word & WRITABLE or not write):
-            if write and self.lazyfree:
-                self._written(index)
+            if write and self.frees_lazily:
+                self.written(index)
             return word
         if word & PRESENT and self.zero_regions:
             region: u64 = self.region_of(index)
@@ -343,7 +343,8 @@ class Mapping:
             self._make_writable(index)
         return self.page(index)
 
-    def _written(self, index: u64) -> None:
+    def written(self, index: u64) -> None:
+        """Take note that page `index` is written, or mapped for writing by a secondary MMU."""
         if index in self.lazyfree:
             self.lazyfree[index] = True
 

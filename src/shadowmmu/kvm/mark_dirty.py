@@ -12,8 +12,11 @@ from .vm import Kvm
 def mark_page_dirty_in_slot(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
     """If the slot logs: in the ring of the vCPU that runs, or in the slot's bitmap.
 
-    With rings, what happens while no vCPU runs is lost.
+    With rings, what happens while no vCPU runs is lost. The host keeps what it frees lazily if it is written;
+    the kernel learns that later, from the SPTE's Dirty bit (kvm_set_pfn_dirty), with the same result.
     """
+    if slot.mapping.frees_lazily:
+        slot.mapping.written(slot.page_index(gfn))
     if not slot.flags & MEM_LOG_DIRTY_PAGES:
         return
     if kvm.parameters.dirty_ring_size:
