@@ -6,12 +6,18 @@ from ...kvm.vcpu import QueuedException
 from ...x86.bits import EFER_SCE, MASK64
 from .execution import Execution, ExitHandler
 from .interrupts import UD
-from .processor import CS, EXIT_VMMCALL, FLAG_IF, FLAG_RF, FLAG_VM, SS, Segment
+from .processor import CS, EXIT_VMMCALL, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, SS, Segment
 from .run_loop import RunLoop
+
+KVM_HC_VAPIC_POLL_IRQ, KVM_HC_SEND_IPI = 1, 10
+KVM_EPERM, KVM_EINVAL, KVM_ENOSYS = 1, 22, 1000
+ICR_DESTINATION, ICR_SHORTHAND = 1 << 11, 3 << 18
 
 
 class SystemCalls:
-    """Handles them; `syscall` is called instead of what SYSCALL does, `vmmcall` instead of -KVM_ENOSYS."""
+    """Handles them; `syscall` is called instead of what SYSCALL does, `vmmcall` instead of what KVM does;
+    `send_ipi` gets the lower half of an ICR.
+    """
 
     def __init__(self, execution: Execution, loop: RunLoop) -> None:
         self.execution = execution
@@ -20,6 +26,7 @@ class SystemCalls:
         self.loop = loop
         self.syscall: Callable[[], None] | None = None
         self.vmmcall: Callable[[], None] | None = None
+        self.send_ipi: Callable[[int], None] = lambda command: None
         self.processor.on_syscall = self._on_syscall
         self.processor.on_sysenter = self._on_sysenter
 
@@ -33,8 +40,33 @@ class SystemCalls:
         self.execution.advance(3)
         if self.vmmcall is not None:
             self.vmmcall()
-        else:
-            self.processor.q[0] = -1000 & MASK64
+            return
+        result = self._kvms_hypercall()
+        self.processor.q[RAX] = result & (MASK64 if self.processor.is_64bit else 0xFFFFFFFF)
+
+    def _kvms_hypercall(self) -> int:
+        """Return what KVM does for a guest without paravirtual features (____kvm_emulate_hypercall)."""
+        q = self.processor.q
+        number, *arguments = (
+            q[register] & (MASK64 if self.processor.is_64bit else 0xFFFFFFFF)
+            for register in (RAX, RBX, RCX, RDX, RSI)
+        )
+        if self.processor.cpl:
+            return -KVM_EPERM
+        if number == KVM_HC_VAPIC_POLL_IRQ:
+            return 0
+        if number == KVM_HC_SEND_IPI:
+            return self._send_ipi(*arguments)
+        return -KVM_ENOSYS
+
+    def _send_ipi(self, low: int, high: int, first: int, command: int) -> int:
+        """Return to how many processors it was sent, of those that the bitmap has from `first` on."""
+        if command & ICR_DESTINATION or command & ICR_SHORTHAND:
+            return -KVM_EINVAL
+        if first or not low & 1:
+            return 0
+        self.send_ipi(command)
+        return 1
 
     def _on_syscall(self) -> None:
         """RIP is at the instruction, whose two bytes are added when this returns."""
