@@ -272,6 +272,9 @@ def test_msrs_of_features_that_cpuid_does_not_show_fault(index: int) -> None:
         (0xCE, 0, None),
         (0xC0000080, 0x1D01, None),
         (0xC0010117, 0x1000, 0x1000),
+        (0x175, 0xAAAA800000001234, 0xFFFF800000001234),
+        (0x176, 0xAAAA000000001234, 0x1234),
+        (0xC0000082, 0xAAAA800000001234, None),
         (0xC0010117, 1, None),
     ],
 )

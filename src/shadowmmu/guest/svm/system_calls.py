@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from ...kvm.vcpu import QueuedException
-from ...x86.bits import EFER_SCE, MASK64
+from ...x86.bits import EFER_SCE, GP_VECTOR, MASK64
 from .execution import Execution, ExitHandler
 from .interrupts import UD
-from .processor import CS, EXIT_VMMCALL, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, SS, Segment
+from .processor import CS, EXIT_VMMCALL, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, RSP, SS, Segment
 from .run_loop import RunLoop
 
 KVM_HC_VAPIC_POLL_IRQ, KVM_HC_SEND_IPI = 1, 10
@@ -73,9 +73,7 @@ class SystemCalls:
         processor = self.processor
         q = processor.q
         if self.syscall is None and not self.vcpu.efer & EFER_SCE:
-            self.vcpu.exception = QueuedException(UD, None, None)
-            processor.rip = processor.rip - 2 & MASK64
-            processor.request_tick()
+            self._refuse(UD, None)
             return
         flags = processor.rflags
         following = processor.rip + 2
@@ -101,13 +99,26 @@ class SystemCalls:
         if self.loop.outcome is None:
             self.loop.entry.resume()
 
+    def _refuse(self, vector: int, error_code: int | None) -> None:
+        """Raise an exception instead of what the instruction does."""
+        processor = self.processor
+        self.vcpu.exception = QueuedException(vector, error_code, None)
+        processor.rip = processor.rip - 2 & MASK64
+        processor.request_tick()
+
     def _on_sysenter(self) -> None:
+        """SYSENTER: an AMD processor has it outside of long mode only."""
         processor = self.processor
         selector = processor.field("sysenter_cs") & 0xFFFC
-        wide = processor.long_mode
-        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, 0xA09B00 if wide else 0xC09B00))
+        if processor.long_mode:
+            self._refuse(UD, None)
+            return
+        if not selector:
+            self._refuse(GP_VECTOR, 0)
+            return
+        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, 0xC09B00))
         processor.set_segment(SS, Segment(selector + 8, 0, 0xFFFFFFFF, 0xC09300))
         processor.system_flags &= ~(FLAG_VM | FLAG_IF | FLAG_RF)
-        processor.q[4] = processor.field("sysenter_esp")
+        processor.q[RSP] = processor.field("sysenter_esp") & 0xFFFFFFFF
         processor.update_modes(0)
-        processor.rip = processor.field("sysenter_eip") - 2 & MASK64
+        processor.rip = (processor.field("sysenter_eip") & 0xFFFFFFFF) - 2 & MASK64
