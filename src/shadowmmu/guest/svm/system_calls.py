@@ -11,6 +11,8 @@ from .run_loop import RunLoop
 
 KVM_HC_VAPIC_POLL_IRQ, KVM_HC_SEND_IPI = 1, 10
 KVM_EPERM, KVM_EINVAL, KVM_ENOSYS = 1, 22, 1000
+LONG_CODE, LEGACY_CODE = 0xA09B00, 0xC09B00
+"""Descriptors of flat code of CPL 0."""
 ICR_DESTINATION, ICR_SHORTHAND = 1 << 11, 3 << 18
 
 
@@ -77,7 +79,9 @@ class SystemCalls:
             return
         flags = processor.rflags
         following = processor.rip + 2
-        q[1], q[11] = following, flags & ~FLAG_RF
+        q[RCX] = following
+        if processor.long_mode:
+            q[11] = flags & ~FLAG_RF
         if self.syscall is not None:
             processor.rip = following
             self.loop.switch.note_state()
@@ -86,10 +90,15 @@ class SystemCalls:
             return
         star = processor.field("star")
         selector = star >> 32 & 0xFFFC
-        target = processor.field("lstar" if processor.is_64bit else "cstar")
-        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, 0xA09B00))
+        if processor.long_mode:
+            target = processor.field("lstar" if processor.is_64bit else "cstar")
+            code, flags = LONG_CODE, flags & ~(processor.field("fmask") & 0xFFFFFFFF) & ~FLAG_RF
+        else:
+            target = star & 0xFFFFFFFF
+            code, flags = LEGACY_CODE, flags & ~(FLAG_VM | FLAG_IF | FLAG_RF)
+        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, code))
         processor.set_segment(SS, Segment(selector + 8, 0, 0xFFFFFFFF, 0xC09300))
-        processor.rflags = flags & ~(processor.field("fmask") & 0xFFFFFFFF) & ~FLAG_RF
+        processor.rflags = flags
         processor.update_modes(0)
         processor.rip = target - 2 & MASK64
 
@@ -116,7 +125,7 @@ class SystemCalls:
         if not selector:
             self._refuse(GP_VECTOR, 0)
             return
-        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, 0xC09B00))
+        processor.set_segment(CS, Segment(selector, 0, 0xFFFFFFFF, LEGACY_CODE))
         processor.set_segment(SS, Segment(selector + 8, 0, 0xFFFFFFFF, 0xC09300))
         processor.system_flags &= ~(FLAG_VM | FLAG_IF | FLAG_RF)
         processor.q[RSP] = processor.field("sysenter_esp") & 0xFFFFFFFF
