@@ -278,3 +278,42 @@ def test_an_exception_can_be_taken_by_the_host() -> None:
     assert board.run().reason == "hlt"
     assert taken == [(14, 6, NOWHERE + 4)]
     assert board.read_word(MORE_DATA + 4, 4) == 5
+
+
+@pytest.mark.parametrize("mmu", MMUS)
+def test_sysenter_outside_of_long_mode(mmu: dict[str, bool]) -> None:
+    board = Board("32", **mmu)
+    board.handlers[13] = lambda event, place: board.machine.stop("hlt")
+    board.start("sysenter\n hlt", user=True)
+    assert board.run().reason == "hlt"
+    assert [(event.vector, event.error_code, event.rip) for event in board.events] == [(13, 0, USER_CODE)]
+    board.machine.write(CODE + 0x100, b"\xf4")
+    write = "mov ecx, {}\n mov eax, {}\n xor edx, edx\n wrmsr\n"
+    board.execute(
+        write.format(0x174, 8) + write.format(0x175, STACK) + write.format(0x176, CODE + 0x100) + "hlt"
+    )
+    board.start("sysenter\n hlt", user=True)
+    assert board.run().reason == "hlt"
+    assert (board.get("rip"), board.get("rsp"), board.machine.cpl) == (CODE + 0x101, STACK, 0)
+
+
+def test_sysenter_is_undefined_in_long_mode() -> None:
+    board = Board("4")
+    board.handlers[6] = lambda event, place: board.machine.stop("hlt")
+    board.start("sysenter\n hlt", user=True)
+    assert board.run().reason == "hlt"
+    assert [(event.vector, event.rip) for event in board.events] == [(6, USER_CODE)]
+
+
+@pytest.mark.parametrize("mmu", MMUS)
+def test_syscall_outside_of_long_mode_leads_to_star(mmu: dict[str, bool]) -> None:
+    board = Board("32", **mmu)
+    board.machine.write(CODE + 0x100, b"\xf4")
+    write = "mov ecx, {}\n mov eax, {}\n mov edx, {}\n wrmsr\n"
+    board.execute(write.format(0xC0000080, 1, 0) + write.format(0xC0000081, CODE + 0x100, 8) + "hlt")
+    board.start("syscall\n hlt", user=True, rflags=0x202)
+    board.machine.set("efer", 1)
+    assert board.run().reason == "hlt"
+    assert (board.get("rip"), board.get("rcx"), board.machine.cpl) == (CODE + 0x101, USER_CODE + 2, 0)
+    assert not board.get("rflags") & 0x200
+    assert not board.machine.get_segment("cs").flags & 0x200000

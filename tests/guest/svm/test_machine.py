@@ -272,6 +272,9 @@ def test_msrs_of_features_that_cpuid_does_not_show_fault(index: int) -> None:
         (0xCE, 0, None),
         (0xC0000080, 0x1D01, None),
         (0xC0010117, 0x1000, 0x1000),
+        (0x175, 0xAAAA800000001234, 0xFFFF800000001234),
+        (0x176, 0xAAAA000000001234, 0x1234),
+        (0xC0000082, 0xAAAA800000001234, None),
         (0xC0010117, 1, None),
     ],
 )
@@ -312,3 +315,33 @@ def test_leaves_of_cpuid_that_there_are_not_are_0() -> None:
     board.execute("cpuid\n hlt", rax=0x40000000)
     words = (board.get(name).to_bytes(4, "little") for name in ("rbx", "rcx", "rdx"))
     assert b"".join(words) == b"KVMKVMKVM\0\0\0"
+
+
+@pytest.mark.parametrize("mode", ["32", "4"])
+@pytest.mark.parametrize("instruction", ["vmcall", "vmmcall"])
+def test_hypercalls_without_paravirtual_features(mode: str, instruction: str) -> None:
+    board = Board(mode)
+    calls = board.machine.system_calls
+    calls.vmmcall = None
+    sent: list[int] = []
+    calls.send_ipi = sent.append
+    ones = (1 << board.bits) - 1
+    for number, command, first, result in (
+        (1, 0, 0, 0),
+        (99, 0, 0, -1000),
+        (10, 0x41, 0, 1),
+        (10, 0x41, 5, 0),
+        (10, 0x841, 0, -22),
+    ):
+        board.execute(f"{instruction}\n hlt", rax=number, rbx=1, rcx=0, rdx=first, rsi=command)
+        assert board.get("rax") == result & ones
+    assert sent == [0x41]
+
+
+def test_hypercalls_are_the_kernels() -> None:
+    board = Board("4")
+    board.machine.system_calls.vmmcall = None
+    board.handlers[6] = board.handlers[13] = lambda event, place: None
+    board.start("mov eax, 1\n vmmcall\n self: jmp self", user=True)
+    assert board.machine.run(seconds=0.2).reason == "seconds"
+    assert board.get("rax") == (1 << 64) - 1

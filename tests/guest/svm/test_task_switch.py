@@ -24,7 +24,7 @@ from guest.svm.board import (
 from guest.svm.invariants import check
 
 from shadowmmu.guest.svm.processor import Segment
-from shadowmmu.x86.bits import CR0_TS, P, W
+from shadowmmu.x86.bits import CR0_TS, P, U, W
 
 MMUS = [
     pytest.param({}, id="shadow"),
@@ -249,3 +249,20 @@ def test_a_far_pointer_on_a_device_leads_to_a_task() -> None:
     execute(board, "jmp fword ptr [0x10000000]")
     assert board.get("rip") == PLACE + 1
     assert board.read_word(TSS + 0x20, 4) == CODE + 6
+
+
+@pytest.mark.parametrize("mmu", MMUS)
+def test_a_task_of_virtual_8086_mode(mmu: dict[str, bool]) -> None:
+    """Segments are those of real mode, CPL 3; its #UD is for the handler in protected mode."""
+    board = Board("32", **mmu)
+    for page in range(0, 0x10000, 0x1000):
+        board.map(page, page | P | W | U)
+    selectors = {"es": 0, "cs": 0x100, "ss": 0x900, "ds": 0x300, "fs": 0, "gs": 0}
+    write_task(board, b"\xa1\x10\x00\x0f\x0b", flags=0x20002, **selectors)  # mov ax, [0x10]; ud2
+    board.write_word(OTHER_TSS + 0x20, PLACE - 0x1000, 4)
+    board.write_word(DATA + 0x10, 0x1234, 2)
+    board.handlers[6] = lambda event, place: board.machine.stop("hlt")
+    execute(board, f"jmp {OTHER:#x}, 0")
+    (event,) = board.events
+    assert (event.cs, event.rip, event.flags >> 17 & 1) == (0x100, PLACE - 0x1000 + 3, 1)
+    assert board.get("rax") & 0xFFFF == 0x1234

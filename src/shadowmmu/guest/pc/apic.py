@@ -303,6 +303,10 @@ class LocalApic:
         elif shorthand in (SELF, ALL) or self._is_me(destination, logical=bool(command >> 11 & 1)):
             self.accept(command & 0xFF)
 
+    def send_to_itself(self, command: int) -> None:
+        """Send the IPI of an ICR's lower half, whatever its destination."""
+        self._send(command & ~(3 << 18) | SELF << 18, 0)
+
     def _is_me(self, destination: int, *, logical: bool) -> bool:
         if self.is_x2:
             if destination == 0xFFFFFFFF:

@@ -213,6 +213,7 @@ class Pc:
         machine.has_apic()
         machine.on_rdtsc(self.tsc.read)
         machine.on_cr8(lambda: apic.task_priority, self._set_task_priority)
+        machine.system_calls.send_ipi = apic.send_to_itself
         machine.on_interrupts(self)
         machine.on_idle(self._tick, every=inf)
 

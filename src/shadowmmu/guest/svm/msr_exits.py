@@ -2,6 +2,7 @@
 
 from ...kvm.invlpg import is_noncanonical
 from ...kvm.vcpu import QueuedException
+from ...x86.bits import MASK64
 from .execution import Execution, ExitHandler
 from .interrupts import GP
 from .msrs import Msrs
@@ -16,7 +17,9 @@ MSR_FIELDS = {
     0xC0000084: "fmask",
     0xC0000102: "kernel_gs_base",
 }
-CANONICAL_MSRS = frozenset((0x175, 0x176, 0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102))
+CANONICAL_MSRS = frozenset((0xC0000082, 0xC0000083, 0xC0000100, 0xC0000101, 0xC0000102))
+SYSENTER_ADDRESSES = 0x175, 0x176
+"""KVM makes them canonical (__kvm_set_msr)."""
 
 
 class MsrExits:
@@ -65,6 +68,8 @@ class MsrExits:
         processor = self.processor
         if index in CANONICAL_MSRS and is_noncanonical(self.vcpu, value):
             return False
+        if index in SYSENTER_ADDRESSES:
+            value = as_canonical(value, processor.address_bits)
         match index:
             case 0xC0000100:
                 processor.set_segment_base(FS, value)
@@ -75,3 +80,9 @@ class MsrExits:
             case _:
                 processor.set_field(MSR_FIELDS[index], value)
         return True
+
+
+def as_canonical(value: int, bits: int) -> int:
+    """Return the canonical address of that many bits with the value's lower bits."""
+    sign = 1 << bits - 1
+    return (value & (1 << bits) - 1 ^ sign) - sign & MASK64
