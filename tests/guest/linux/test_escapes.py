@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import stat
 import subprocess
@@ -223,8 +224,10 @@ def test_no_spelling_leads_outside(
 def test_the_spellings_lead_outside_natively(
     compiled: Callable[[str], Path], outside: Path, tmp_path: Path
 ) -> None:
+    """Those that do not name processes: natively they could write where the tests run."""
     attempts = tmp_path / "attempts-of-a-guest"
-    attempts.write_text("\n".join(Spellings(outside, 0).attempts(ATTEMPTS)) + "\n")
+    harmless = [one for one in Spellings(outside, 0).attempts(ATTEMPTS) if not re.search("proc|dev|fd-", one)]
+    attempts.write_text("\n".join(harmless) + "\n")
     before = state(outside)
     native(compiled("attempts"), str(attempts), folder=outside / "root")
     assert state(outside) != before
