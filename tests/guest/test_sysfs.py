@@ -4,6 +4,8 @@ import pytest
 from kvm.world import World
 
 from shadowmmu.guest.setup import ScenarioError
+from shadowmmu.guest.sysfs import thp_enabled
+from shadowmmu.host.bits import THP_ALWAYS, THP_MADVISE, THP_NEVER
 
 THP = "/sys/kernel/mm/transparent_hugepage"
 LAZY = ("slot 1 0x10000000 4M thp lazy", "map 0x1000 0x40000000 0x10000000 0xe7 level=2 n=2")
@@ -27,6 +29,7 @@ def world() -> World:
         ("modparam kvm nonexistent 1", "ENOENT"),
         ("modparam kvm_amd nonexistent 1", "ENOENT"),
         ("modparam kvm enable_virt_at_load 1", "EACCES"),
+        ("modparam kvm mmio_caching 0", "EACCES"),
         ("modparam kvm lapic_timer_advance_ns 1", "ENOENT"),
         ("modparam kvm eager_page_split maybe", "EINVAL"),
         ("modparam kvm eager_page_split oN", "ok"),
@@ -108,3 +111,23 @@ def test_reads_can_be_given_a_huge_page_of_their_own() -> None:
     world = World("long4", *LAZY)
     world.ok("read 0x40000000", f"sysfs {THP}/use_zero_page 0", "read 0x40200000")
     assert [bool(world.spte(gva) & 2) for gva in (0x40000000, 0x40200000)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[always] madvise never", THP_ALWAYS),
+        ("always [madvise] never", THP_MADVISE),
+        ("always madvise [never]", THP_NEVER),
+        ("", THP_MADVISE),
+    ],
+)
+def test_the_setting_that_a_recording_began_with(text: str, expected: int) -> None:
+    assert thp_enabled(text) == expected
+
+
+def test_the_other_vendor_s_module_is_not_loaded() -> None:
+    world = World("long4", "vendor intel")
+    assert outcome(world, "modparam kvm_amd npt 1") == "ENOENT"
+    assert outcome(world, "modparam kvm_intel ept 1") == "EACCES"
+    assert outcome(World("long4"), "modparam kvm_intel ept 1") == "ENOENT"

@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULT_PARAMS",
     "VENDORS",
     "choices",
+    "is_param",
     "known_params",
     "nested_paging_of",
     "not_modelled",
@@ -96,6 +97,13 @@ def not_modelled(name: str) -> bool:
     """Return whether KVM has the parameter `module.name`, but its effect is not modelled."""
     module, _, parameter = name.partition(".")
     return parameter in _OTHERS.get(module, "").split()
+
+
+def is_param(name: str) -> bool:
+    """Return whether KVM, of some kernel and vendor, has the parameter `module.name`."""
+    return any(name in names for names in (DEFAULT_PARAMS, MORE_PARAMS, VENDORS["intel"])) or not_modelled(
+        name
+    )
 
 
 def nested_paging_of(params: Mapping[str, str]) -> str:

@@ -53,7 +53,7 @@ from .setup import (
     SetupAction,
 )
 from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
-from .sysfs import SysFs
+from .sysfs import SysFs, thp_enabled
 from .vmcb import Vmcb12
 
 MMIO_ANSWER = 0x1122334455667788
@@ -121,6 +121,7 @@ class Player:
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)
+        self.machine.host.huge_pages.enabled = thp_enabled(setup.params.get("thp", ""))
         self.sysfs = SysFs(self.kvm, self.machine.host.huge_pages, self._wake_recovery_worker)
         self.kvm.tracer = log
         self.stubs = {

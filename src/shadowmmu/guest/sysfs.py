@@ -11,7 +11,7 @@ from ..kvm.kstrtox import kstrtobool, kstrtouint
 from ..kvm.memory_region import RegionError
 from ..kvm.nx_recovery import set_nx_huge_pages
 from ..kvm.vm import Kvm
-from .module_params import DEFAULT_PARAMS, VENDORS, not_modelled
+from .module_params import is_param
 
 _DIRECTORIES = (
     "block", "bus", "class", "dev", "devices", "firmware", "fs", "hypervisor", "kernel", "module", "power",
@@ -56,6 +56,11 @@ _ONLY_NEW = frozenset(
 """Parameters that exist with the switch `new_module_parameters`."""
 _ONLY_OLD = frozenset({"kvm.lapic_timer_advance_ns"})
 """Those that exist without it."""
+
+
+def thp_enabled(text: str) -> int:
+    """Return THP_* of what reading `enabled` shows, `always [madvise] never`."""
+    return next((value for name, value in _ENABLED.items() if f"[{name}]" in text), THP_MADVISE)
 
 
 class SysFs:
@@ -121,8 +126,7 @@ class SysFs:
         new = self.kvm.design.new_module_parameters
         missing = _ONLY_OLD if new else _ONLY_NEW
         other_vendor = "kvm_amd." if self.kvm.parameters.vmx else "kvm_intel."
-        known = full in DEFAULT_PARAMS or full in VENDORS["intel"] or not_modelled(full)
-        if not known or full in missing or full.startswith(other_vendor):
+        if not is_param(full) or full in missing or full.startswith(other_vendor):
             raise RegionError(errno.ENOENT, f"there is no parameter {full}")
         if not new and full == "kvm.tdp_mmu":
             kstrtobool(value)
