@@ -18,8 +18,6 @@ from typing import Protocol, TextIO
 
 import click
 
-from shadowmmu.guest.text import open_file
-
 __all__ = ["Written", "is_stdout", "make_folder", "output", "refuse_overwriting"]
 
 _STDOUT = Path("-")
@@ -194,4 +192,6 @@ def _identity(path: Path) -> object:
 
 
 def _number(path: Path) -> int | None:
+    from shadowmmu.guest.text import open_file
+
     return 1 if path == _STDOUT else open_file(path)
