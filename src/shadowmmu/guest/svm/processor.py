@@ -181,6 +181,7 @@ class SvmProcessor:
     `on_exit(number)` is called for exits (EXIT + exit code); `on_in(port, size)`,
     `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit.
     `long_mode` is whether the guest is in long mode; outside of it `efer` has LMA too, for far transfers.
+    `nmi_handled` is whether an NMI's handler runs, as far as its IRET matters.
     Raises EmulatorError.
     """
 
@@ -207,7 +208,7 @@ class SvmProcessor:
         self._find_fields()
         self.running = False
         self.window = False
-        self.long_mode = False
+        self.long_mode = self.nmi_handled = False
         self._debug_registers: tuple[int, int, int] | None = None
         self.tick_at = 0.0
         self._wake = threading.Event()
@@ -477,6 +478,10 @@ class SvmProcessor:
         bits = sum(1 << code - FIRST_INTERCEPT for code in codes)
         word = self.layout.intercepts >> 3
         self.q[word] = self.q[word] | bits if wanted else self.q[word] & ~bits
+
+    def intercept_iret(self) -> None:
+        """Let IRET exit outside of long mode, where it may switch tasks, and in the handler of an NMI."""
+        self.intercept(EXIT_IRET, wanted=self.nmi_handled or not self.long_mode)
 
     def intercept_debug_registers(self, reads: int, writes: int) -> None:
         """Let reads and writes of DRn exit whose bits n are set."""

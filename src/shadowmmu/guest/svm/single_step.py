@@ -101,8 +101,8 @@ class SingleStep:
             processor.system_flags &= ~FLAG_TF
         if not step.guest_tf and completed and step.name in PUSHES_FLAGS:
             self._hide_trap_flag()
-        if step.name in RESTORES_FLAGS and not processor.long_mode:
-            processor.intercept(EXIT_IRET, wanted=True)
+        if step.name in RESTORES_FLAGS:
+            processor.intercept_iret()
         if step.sptep:
             self.arena.view()[step.sptep >> 3] = step.spte
             processor.flush_page(step.address)
