@@ -558,6 +558,11 @@ class SvmProcessor:
             d[offset >> 2] & 0xFFFF, self.q[offset + 8 >> 3], d[offset + 16 >> 2], d[offset + 20 >> 2]
         )
 
+    def table(self, number: int) -> tuple[int, int]:
+        """Return base and limit of a table register: cheaper than all of it."""
+        offset = self._segment_offsets[number]
+        return self.q[offset + 8 >> 3], self.d[offset + 16 >> 2]
+
     def set_segment(self, number: int, segment: Segment) -> None:
         """Load a segment register; update_modes() must follow."""
         offset = self._segment_offsets[number]
