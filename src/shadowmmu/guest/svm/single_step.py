@@ -123,6 +123,7 @@ class SingleStep:
             pointer = pointer + processor.segment_base(SS) & 0xFFFFFFFF
         hpa = self.vcpu.cpu.implicit_access(pointer, WRITE)
         if hpa != FAULT:
+            processor.invalidate_code(hpa, 2)
             self.arena.store(hpa, 2, self.arena.load(hpa, 2) & ~FLAG_TF)
 
     def debug(self, code: int) -> None:
