@@ -281,6 +281,21 @@ def test_instructions_that_straddle_pages(mode: str, mmu: dict[str, bool]) -> No
 
 
 @pytest.mark.parametrize("mmu", MMUS)
+@pytest.mark.parametrize("mode", PAGING)
+def test_pushf_before_a_missing_page_knows_no_step(mode: str, mmu: dict[str, bool]) -> None:
+    """The fetch of the next page faults with the first instruction, which then runs alone."""
+    board = Board(mode, **mmu)
+    base = 0x21000
+    board.machine.write(base - 2, b"\x9c\x58\xf4")  # pushf; pop eax; hlt
+    board.map(base, 0)
+    board.handlers[14] = lambda event, place: board.map(base, base | P | W)
+    board.start(f"mov edx, {base - 2:#x}\n jmp {register(board, 'dx')}")
+    assert board.run().reason == "hlt"
+    assert [event.rip for event in board.events] == [base]
+    assert not (board.get("rax") | board.get("rflags")) & 0x100
+
+
+@pytest.mark.parametrize("mmu", MMUS)
 @pytest.mark.parametrize("mode", ALL)
 def test_code_that_is_written_over_runs_as_written(mode: str, mmu: dict[str, bool]) -> None:
     board = Board(mode, **mmu)

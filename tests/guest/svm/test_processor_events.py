@@ -17,7 +17,7 @@ from guest.svm.board import (
     Event,
 )
 
-from shadowmmu.x86.bits import CR0_TS, CR4_SMAP, P, U, W
+from shadowmmu.x86.bits import CR0_TS, CR4_PGE, CR4_SMAP, P, U, W
 
 MMUS = [
     pytest.param({}, id="shadow"),
@@ -274,3 +274,22 @@ def test_an_instruction_breakpoint_is_passed_with_the_resume_flag() -> None:
     board.execute(text)
     assert [(event.vector, event.flags & RF) for event in board.events] == [(1, 0)]
     assert board.get("rbx") == 5
+
+
+@pytest.mark.parametrize("mmu", MMUS)
+@pytest.mark.parametrize("mode", ["32", "4"])
+def test_an_nmi_waits_for_iret_though_the_handler_changes_cr4(mode: str, mmu: dict[str, bool]) -> None:
+    board = Board(mode, **mmu)
+    order: list[int] = []
+
+    def handler(event: Event, address: int) -> None:
+        order.append(event.rip)
+        if len(order) < 3:
+            board.machine.nmi()
+            board.machine.set("cr4", board.get("cr4") ^ CR4_PGE)
+
+    board.handlers[2] = handler
+    board.start("nop\n nop\n hlt")
+    board.machine.nmi()
+    assert board.run().reason == "hlt"
+    assert order == [CODE] * 3

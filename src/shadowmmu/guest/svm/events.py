@@ -101,6 +101,7 @@ class Events:
         self.soft = None
         self.nmi = self.nmi_blocked = False
         self._iret_at = None
+        self._follow_nmi(handled=False)
         self.queue.vectors.clear()
         self.pending = self._taken is not None or self.source.pending()
 
@@ -177,7 +178,11 @@ class Events:
         self.vcpu.exception = self._deliver(NMI, None, self.processor.rip)
         self.delivered[NMI] += 1
         self.nmi, self.nmi_blocked, self._iret_at = False, True, None
-        self.processor.intercept(EXIT_IRET, wanted=True)
+        self._follow_nmi(handled=True)
+
+    def _follow_nmi(self, *, handled: bool) -> None:
+        self.processor.nmi_handled = handled
+        self.processor.intercept_iret()
 
     def nmi_ready(self) -> bool:
         """Whether the NMI that waits is not blocked: the handler's IRET has run, or has been left."""
@@ -237,7 +242,7 @@ class Events:
         if self.nmi_blocked:
             self.execution.record(code)
             self._iret_at = self.processor.rip
-            self.processor.intercept(EXIT_IRET, wanted=False)
+            self._follow_nmi(handled=False)
         if not self.iret() and not self.processor.long_mode:
             self.step.begin(self.execution.peek())
 

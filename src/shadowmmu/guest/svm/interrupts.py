@@ -135,10 +135,10 @@ class Delivery:
     # -- descriptors -------------------------------------------------------------------------------------
 
     def _gate(self, vector: int, size: int, ext: int) -> int:
-        idt = self.processor.segment(IDTR)
-        if vector * size + size - 1 > idt.limit:
+        base, limit = self.processor.table(IDTR)
+        if vector * size + size - 1 > limit:
             raise EventFault(GP, vector * 8 + IDT_ERROR + ext)
-        return self.memory.read(idt.base + vector * size, size)
+        return self.memory.read(base + vector * size, size)
 
     def _check_gate(self, vector: int, gate: int, ext: int, *, software: bool) -> None:
         if software and gate >> 45 & 3 < self.processor.cpl:
@@ -148,12 +148,12 @@ class Delivery:
 
     def descriptor(self, selector: int, vector: int, ext: int) -> int:
         """Return the descriptor. Raises EventFault(vector) if the selector is null or outside its table."""
-        table = self.processor.segment(LDTR if selector & 4 else GDTR)
+        base, limit = self.processor.table(LDTR if selector & 4 else GDTR)
         if not selector & ~3:
             raise EventFault(vector, ext)
-        if (selector | 7) > table.limit:
+        if (selector | 7) > limit:
             raise EventFault(vector, selector & ~3 | ext)
-        return self.memory.read(table.base + (selector & ~7), 8)
+        return self.memory.read(base + (selector & ~7), 8)
 
     def _code_segment(self, selector: int, ext: int) -> tuple[Segment, int]:
         """The handler's code segment, and the CPL it runs at."""

@@ -181,6 +181,7 @@ class SvmProcessor:
     `on_exit(number)` is called for exits (EXIT + exit code); `on_in(port, size)`,
     `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit.
     `long_mode` is whether the guest is in long mode; outside of it `efer` has LMA too, for far transfers.
+    `nmi_handled` is whether an NMI's handler runs, as far as its IRET matters.
     Raises EmulatorError.
     """
 
@@ -207,7 +208,7 @@ class SvmProcessor:
         self._find_fields()
         self.running = False
         self.window = False
-        self.long_mode = False
+        self.long_mode = self.nmi_handled = False
         self._debug_registers: tuple[int, int, int] | None = None
         self.tick_at = 0.0
         self._wake = threading.Event()
@@ -478,6 +479,10 @@ class SvmProcessor:
         word = self.layout.intercepts >> 3
         self.q[word] = self.q[word] | bits if wanted else self.q[word] & ~bits
 
+    def intercept_iret(self) -> None:
+        """Let IRET exit outside of long mode, where it may switch tasks, and in the handler of an NMI."""
+        self.intercept(EXIT_IRET, wanted=self.nmi_handled or not self.long_mode)
+
     def intercept_debug_registers(self, reads: int, writes: int) -> None:
         """Let reads and writes of DRn exit whose bits n are set."""
         self.d[self.layout.cr_intercepts + 4 >> 2] = reads | writes << 16
@@ -552,6 +557,11 @@ class SvmProcessor:
         return Segment(
             d[offset >> 2] & 0xFFFF, self.q[offset + 8 >> 3], d[offset + 16 >> 2], d[offset + 20 >> 2]
         )
+
+    def table(self, number: int) -> tuple[int, int]:
+        """Return base and limit of a table register: cheaper than all of it."""
+        offset = self._segment_offsets[number]
+        return self.q[offset + 8 >> 3], self.d[offset + 16 >> 2]
 
     def set_segment(self, number: int, segment: Segment) -> None:
         """Load a segment register; update_modes() must follow."""

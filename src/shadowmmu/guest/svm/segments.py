@@ -24,10 +24,10 @@ class Segments:
 
     def place(self, selector: int, vector: int) -> int:
         """Return the linear address of a descriptor; `vector` is the exception if it is beyond its table."""
-        table = self.processor.segment(LDTR if selector & 4 else GDTR)
-        if selector | 7 > table.limit:
+        base, limit = self.processor.table(LDTR if selector & 4 else GDTR)
+        if selector | 7 > limit:
             raise EventFault(vector, selector & 0xFFFC)
-        return table.base + (selector & ~7) & (MASK64 if self.processor.long_mode else 0xFFFFFFFF)
+        return base + (selector & ~7) & (MASK64 if self.processor.long_mode else 0xFFFFFFFF)
 
     def descriptor(self, selector: int, vector: int) -> int:
         """Return a descriptor as 8 bytes."""

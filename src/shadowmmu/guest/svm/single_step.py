@@ -101,8 +101,8 @@ class SingleStep:
             processor.system_flags &= ~FLAG_TF
         if not step.guest_tf and completed and step.name in PUSHES_FLAGS:
             self._hide_trap_flag()
-        if step.name in RESTORES_FLAGS and not processor.long_mode:
-            processor.intercept(EXIT_IRET, wanted=True)
+        if step.name in RESTORES_FLAGS:
+            processor.intercept_iret()
         if step.sptep:
             self.arena.view()[step.sptep >> 3] = step.spte
             processor.flush_page(step.address)
@@ -123,6 +123,7 @@ class SingleStep:
             pointer = pointer + processor.segment_base(SS) & 0xFFFFFFFF
         hpa = self.vcpu.cpu.implicit_access(pointer, WRITE)
         if hpa != FAULT:
+            processor.invalidate_code(hpa, 2)
             self.arena.store(hpa, 2, self.arena.load(hpa, 2) & ~FLAG_TF)
 
     def debug(self, code: int) -> None:

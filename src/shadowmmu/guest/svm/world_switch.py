@@ -20,7 +20,6 @@ from ...x86.bits import (
 from .processor import (
     EXIT_GDTR_READ,
     EXIT_IDTR_READ,
-    EXIT_IRET,
     EXIT_LDTR_READ,
     EXIT_TR_READ,
     FLAG_AC,
@@ -100,7 +99,7 @@ class WorldSwitch:
         processor.long_mode = bool(efer & EFER_LMA)
         if not processor.long_mode:
             efer |= EFER_LMA
-        processor.intercept(EXIT_IRET, wanted=not processor.long_mode)
+        processor.intercept_iret()
         processor.set_cr(0, cr0)
         processor.set_cr(4, cr4)
         processor.efer = efer
