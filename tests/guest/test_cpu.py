@@ -3,6 +3,8 @@
 import pytest
 from kvm.world import World
 
+from shadowmmu.guest.cpu import GuestCpu
+
 SMAP = 0x200020
 USER_PAGE = "pt 0xf0002000 0 0xf0000067"
 """The guest's kernel page, with its descriptor tables and its stack, is a user page."""
@@ -54,3 +56,22 @@ start cr3=0x1000 ncr3=0x10000
 """
     played = World.of(text)
     assert played.do("l2cmpxchg 0x400000 1 2 size=8").result["value"] == "0x55667788"
+
+
+@pytest.mark.parametrize("mode", ["nopaging", "long4", "pae", "32"])
+@pytest.mark.parametrize("code", ["poke 0x803800 0x200000", "poke 0x800ff8 0x0100000000000000", "nop"])
+def test_a_run_over_zeros_is_what_its_instructions_are_one_by_one(
+    mode: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros are `add %al, (%rax)`: they run on until other code, a page that is not there, or the limit."""
+    low, high = "map 0x1000 0x0 0x600000 0x67", "map 0x1000 0x800000 0x800000 0x67 n=8"
+    setup = [*([] if mode == "nopaging" else [low, high]), *([] if code == "nop" else [code])]
+
+    def play() -> tuple[object, ...]:
+        world = World(mode, *setup)
+        rows = [world.do(line) for line in ("nop", "exec 0x800000", "nop", "read 0x800000")]
+        return [row.result for row in rows], [row.events for row in rows], world.vcpu.rip, world.stats
+
+    at_once = play()
+    monkeypatch.setattr(GuestCpu, "_repeats", lambda cpu, insn: 0)
+    assert play() == at_once
