@@ -11,7 +11,7 @@ from ..kvm.kstrtox import kstrtobool, kstrtouint
 from ..kvm.memory_region import RegionError
 from ..kvm.nx_recovery import set_nx_huge_pages
 from ..kvm.vm import Kvm
-from .module_params import DEFAULT_PARAMS, VENDORS, not_modelled
+from .module_params import DEFAULT_PARAMS, MORE_PARAMS, VENDORS, not_modelled
 
 _DIRECTORIES = (
     "block", "bus", "class", "dev", "devices", "firmware", "fs", "hypervisor", "kernel", "module", "power",
@@ -121,7 +121,7 @@ class SysFs:
         new = self.kvm.design.new_module_parameters
         missing = _ONLY_OLD if new else _ONLY_NEW
         other_vendor = "kvm_amd." if self.kvm.parameters.vmx else "kvm_intel."
-        known = full in DEFAULT_PARAMS or full in VENDORS["intel"] or not_modelled(full)
+        known = full in {**DEFAULT_PARAMS, **MORE_PARAMS, **VENDORS["intel"]} or not_modelled(full)
         if not known or full in missing or full.startswith(other_vendor):
             raise RegionError(errno.ENOENT, f"there is no parameter {full}")
         if not new and full == "kvm.tdp_mmu":
