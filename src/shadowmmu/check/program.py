@@ -10,13 +10,8 @@ from ..guest.machine import Machine
 from ..guest.modes import MODES, Mode
 from ..guest.ops import Op
 from ..guest.player import OpResult
+from ..guest.svm.exit_codes import EXIT_EXCEPTION, EXIT_INVLPG, EXIT_WRITE_CR, exit_name
 from ..guest.svm.machine import ExitRecord, SvmMachine
-from ..guest.svm.processor import (
-    EXIT_EXCEPTION,
-    EXIT_INVLPG,
-    EXIT_WRITE_CR,
-    exit_name,
-)
 from ..kvm.tracepoints import Tracer
 from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA, PF_VECTOR
 from .audit import Audit

@@ -102,7 +102,7 @@ def _columns(title: str, values: Mapping[str, int]) -> Iterator[str]:
 
 def _state(machine: SvmMachine) -> str:
     """The guest's registers and last exits."""
-    from shadowmmu.guest.svm.processor import exit_name
+    from shadowmmu.guest.svm.exit_codes import exit_name
 
     registers = machine.at_shutdown or machine.registers()
     lines = ["  " + "  ".join(f"{name:>6} {registers[name]:016x}" for name in names) for names in _REGISTERS]

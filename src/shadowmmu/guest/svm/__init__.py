@@ -8,7 +8,8 @@
     outcome.reason, outcome.detail         # "exit", 3
 
 `machine` has the whole API for whoever builds a computer or a guest operating system on it; `processor` is
-the processor alone, `layout` what has to be known of Unicorn. Both need the extra `shadowmmu[guest]`.
+the processor alone, `exit_codes` why it leaves the guest, `layout` what has to be known of Unicorn. They need
+the extra `shadowmmu[guest]`.
 
 An exit goes through `run_loop` to its handler, and through `entry` back to the guest:
 

@@ -13,9 +13,9 @@ from ...kvm.vm import Kvm
 from ...x86.bits import ADDR, CR0_TS, CR4_PCIDE, CR4_UMIP, A
 from ...x86.insn import Insn, Op
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_READ_CR, EXIT_WRITE_CR
 from .interrupts import GP
 from .operands import Code
-from .processor import EXIT_READ_CR, EXIT_WRITE_CR
 from .progress import Progress
 
 

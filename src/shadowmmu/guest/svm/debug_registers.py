@@ -5,8 +5,8 @@ The access itself is the processor's, alone, since it has to know breakpoints.
 
 from ...kvm.vcpu import QueuedException
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_READ_DR, EXIT_WRITE_DR
 from .interrupts import DB, GP
-from .processor import EXIT_READ_DR, EXIT_WRITE_DR
 
 DR6_BD, DR7_GD = 1 << 13, 1 << 13
 DR6_WRITABLE, DR6_FIXED = 0xE00F, 0xFFFF0FF0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...kvm.emulate import MmioAccess
 from ...kvm.exits import record_exit
 from .events import Events
-from .processor import EXIT_IOIO
+from .exit_codes import EXIT_IOIO
 
 Read = Callable[[int, int], int]
 Write = Callable[[int, int, int], None]

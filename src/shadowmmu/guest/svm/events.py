@@ -11,18 +11,10 @@ from ...kvm.run import TripleFault
 from ...kvm.vcpu import QueuedException, QueuedInterrupt
 from ...x86.bits import NESTED_FAULT
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_EXCEPTION, EXIT_IRET, EXIT_PUSHF, EXIT_SHUTDOWN, EXIT_SWINT
 from .interrupts import BP, NMI, NO_FAULTS, OF, PF, WITH_ERROR_CODE, Delivery, TaskGate
 from .page_faults import as_hardware
-from .processor import (
-    EXIT_EXCEPTION,
-    EXIT_IRET,
-    EXIT_PUSHF,
-    EXIT_SHUTDOWN,
-    EXIT_SWINT,
-    FLAG_IF,
-    FLAG_RF,
-    HF_INHIBIT_IRQ,
-)
+from .processor import FLAG_IF, FLAG_RF, HF_INHIBIT_IRQ
 from .progress import Progress
 
 TaskSwitcher = Callable[[int, int, int | None], QueuedException | None]

@@ -7,9 +7,7 @@ from ...kvm.vcpu import QueuedException
 from .cpuid import Cpuid
 from .events import Events
 from .execution import Execution, ExitHandler
-from .interrupts import GP, UD
-from .msrs import MSR_TSC_AUX, Msrs
-from .processor import (
+from .exit_codes import (
     EXIT_CLGI,
     EXIT_CPUID,
     EXIT_HLT,
@@ -25,8 +23,10 @@ from .processor import (
     EXIT_VMRUN,
     EXIT_VMSAVE,
     EXIT_XSETBV,
-    FLAG_IF,
 )
+from .interrupts import GP, UD
+from .msrs import MSR_TSC_AUX, Msrs
+from .processor import FLAG_IF
 from .run_loop import Outcome, RunLoop
 
 SVM = EXIT_VMRUN, EXIT_VMLOAD, EXIT_VMSAVE, EXIT_STGI, EXIT_CLGI, EXIT_SKINIT, EXIT_INVLPGA

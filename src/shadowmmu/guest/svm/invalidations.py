@@ -6,9 +6,9 @@ from ...kvm.vcpu import QueuedException
 from ...x86.bits import MASK64
 from ...x86.insn import Insn, Op
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_INVLPG, EXIT_INVPCID
 from .interrupts import GP
 from .operands import Code
-from .processor import EXIT_INVLPG, EXIT_INVPCID
 from .progress import Progress
 
 

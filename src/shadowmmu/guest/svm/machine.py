@@ -47,6 +47,7 @@ from .emulator import CodeEmulator
 from .entry import Entry
 from .events import Events, ExceptionCallback, InterruptSource
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_EXCEPTION, EXIT_SHUTDOWN, exit_name
 from .far_transfers import FarTransfers
 from .intercepts import Intercepts
 from .interrupts import DB
@@ -55,7 +56,6 @@ from .layout import PHYSICAL_BITS
 from .msr_exits import MsrExits
 from .msrs import Msrs
 from .page_faults import PageFaults
-from .processor import EXIT_EXCEPTION, EXIT_SHUTDOWN, exit_name
 from .progress import Progress
 from .run_loop import ExitRecord, Outcome, RunLoop
 from .single_step import SingleStep

@@ -4,9 +4,10 @@ from ...kvm.invlpg import is_noncanonical
 from ...kvm.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_MSR, PASSED_MSRS
 from .interrupts import GP
 from .msrs import Msrs
-from .processor import EXIT_MSR, FS, GS, PASSED_MSRS
+from .processor import FS, GS
 
 MSR_FIELDS = {
     0x175: "sysenter_esp",

@@ -10,9 +10,10 @@ from ...kvm.vcpu import QueuedException
 from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
 from .emulator import FetchFault
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_EXCEPTION, EXIT_NPF
 from .interrupts import GP, PF, UD
 from .operands import Code
-from .processor import EXIT_EXCEPTION, EXIT_NPF, RSP, SS
+from .processor import RSP, SS
 from .progress import Progress
 
 FAR_RETURNS = frozenset(("iret", "iretd", "iretq", "retf"))

@@ -14,8 +14,8 @@ from ...x86.machine_check import MachineCheck
 from ..cpu import EndlessFaults
 from .entry import Entry
 from .execution import ExitHandler
+from .exit_codes import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_READ_DR, EXIT_SMI, NOT_KVMS
 from .interrupts import DB
-from .processor import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_READ_DR, EXIT_SMI, NOT_KVMS
 
 HISTORY = 32
 SLICE = 0.25

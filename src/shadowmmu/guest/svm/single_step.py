@@ -13,9 +13,10 @@ from ...kvm.spte import is_shadow_present
 from ...kvm.track_write import kvm_mmu_track_write
 from ...kvm.vcpu import QueuedException, Vcpu
 from ...x86.bits import FAULT, PFERR_W, PS, WRITE, A, D, W
+from .exit_codes import EXIT_EXCEPTION, EXIT_IRET
 from .interrupts import DB
 from .operands import Code
-from .processor import DR6_BS, EXIT_EXCEPTION, EXIT_IRET, FLAG_TF, HF_SMAP, RSP, SS, SvmProcessor
+from .processor import DR6_BS, FLAG_TF, HF_SMAP, RSP, SS, SvmProcessor
 
 RESTORES_FLAGS = frozenset(("iret", "iretd", "iretq", "popf", "popfd", "popfq"))
 PUSHES_FLAGS = frozenset(("pushf", "pushfd", "pushfq"))

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from ...kvm.vcpu import QueuedException
 from ...x86.bits import EFER_SCE, GP_VECTOR, MASK64
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_VMMCALL
 from .interrupts import UD
-from .processor import CS, EXIT_VMMCALL, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, RSP, SS, Segment
+from .processor import CS, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, RSP, SS, Segment
 from .run_loop import RunLoop
 
 KVM_HC_VAPIC_POLL_IRQ, KVM_HC_SEND_IPI = 1, 10

@@ -11,9 +11,7 @@ from ...kvm.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .events import Events
 from .execution import Execution, ExitHandler
-from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
-from .operands import Code
-from .processor import (
+from .exit_codes import (
     EXIT_GDTR_READ,
     EXIT_GDTR_WRITE,
     EXIT_IDTR_WRITE,
@@ -21,12 +19,10 @@ from .processor import (
     EXIT_LDTR_WRITE,
     EXIT_TR_READ,
     EXIT_TR_WRITE,
-    GDTR,
-    IDTR,
-    LDTR,
-    TR,
-    Segment,
 )
+from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
+from .operands import Code
+from .processor import GDTR, IDTR, LDTR, TR, Segment
 from .world_switch import TABLE_REGISTER_READS
 
 LDT, AVAILABLE_TSS16, AVAILABLE_TSS, BUSY = 2, 1, 9, 2

@@ -12,22 +12,9 @@ from ...x86.bits import CR0_TS
 from .control_registers import clear_accessed_in_pdptes
 from .events import Events
 from .execution import Execution
+from .exit_codes import EXIT_TASK_SWITCH
 from .interrupts import GP, NP, PRESENT, TS, EventFault, segment_of
-from .processor import (
-    CS,
-    DS,
-    ES,
-    EXIT_TASK_SWITCH,
-    FLAG_NT,
-    FLAG_VM,
-    FS,
-    GS,
-    LDTR,
-    RSP,
-    SS,
-    TR,
-    Segment,
-)
+from .processor import CS, DS, ES, FLAG_NT, FLAG_VM, FS, GS, LDTR, RSP, SS, TR, Segment
 from .segments import Segments
 
 AVAILABLE, WIDE, BUSY = 1, 8, 2

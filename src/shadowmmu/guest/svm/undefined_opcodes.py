@@ -7,9 +7,9 @@ from collections import Counter
 
 from ...kvm.vcpu import QueuedException
 from .execution import Execution, ExitHandler
+from .exit_codes import EXIT_EXCEPTION, EXIT_INVPCID
 from .interrupts import DB, NM, UD
 from .invalidations import Invalidations
-from .processor import EXIT_EXCEPTION, EXIT_INVPCID
 from .system_calls import SystemCalls
 
 NO_SSE = frozenset(("invpcid", "invept", "invvpid"))

@@ -17,16 +17,8 @@ from ...x86.bits import (
     EFER_NX,
     EFER_SVME,
 )
-from .processor import (
-    EXIT_GDTR_READ,
-    EXIT_IDTR_READ,
-    EXIT_LDTR_READ,
-    EXIT_TR_READ,
-    FLAG_AC,
-    HF_CPL,
-    HF_CS64,
-    SvmProcessor,
-)
+from .exit_codes import EXIT_GDTR_READ, EXIT_IDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ
+from .processor import FLAG_AC, HF_CPL, HF_CS64, SvmProcessor
 
 TABLE_REGISTER_READS = EXIT_IDTR_READ, EXIT_GDTR_READ, EXIT_LDTR_READ, EXIT_TR_READ
 
