@@ -95,7 +95,12 @@ class Machine:
             return 1 << 63
         if name == "pfn?3735":  # where an entry without an address leads, as the recorded host names it
             return 0
-        return 0 if name == "zero" else 0x400_0000 + (int(name.removeprefix("gpa:"), 16) >> 12)
+        if name == "zero":
+            return 0
+        gfn = int(name.removeprefix("gpa:"), 16) >> 12
+        if gfn >> 36:  # above what the host's processor can address: to a place of its own
+            gfn = (0x10 + (gfn >> 36) << 28) + (gfn & 0xFFF_FFFF)
+        return 0x400_0000 + gfn
 
     def spte(self, name: str) -> int:
         if name in ("none", "none63"):

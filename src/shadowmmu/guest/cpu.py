@@ -159,7 +159,7 @@ class GuestCpu:
     def _repeats(self, insn: Insn) -> int:
         """Return how many instructions of zeros follow one at rip that needed no exit, in its page.
 
-        Each would do what it did, add 0 to the same byte through the same two translations, and change nothing.
+        Each would do what it did: add 0 to the same byte through the same two translations.
         """
         if insn.code != bytes(2):
             return 0
