@@ -6,17 +6,22 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from kvm.nested_world import DATA, NPT, nested_text
 
 import shadowmmu
 from shadowmmu.check import fuzz as module
 from shadowmmu.check.audit import Level
 from shadowmmu.check.checker import Violation, play_checked
 from shadowmmu.check.checks import checks_of
+from shadowmmu.check.coherence import Coherence
 from shadowmmu.check.fuzz import Failure, Report, check_lines, episode, explain, fuzz, grounds, player_of
 from shadowmmu.check.ground import MMUS, MODES, PROFILES, Ground, GroundError
 from shadowmmu.check.shrink import shrink, simpler_lines
+from shadowmmu.check.storm import Storm
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import ScenarioError
+from shadowmmu.kvm import memory_region
+from shadowmmu.kvm.oops import KernelOops
 
 KINDS = [(mode, mmu) for mode in MODES for mmu in MMUS if (mode, mmu) != ("nopaging", "nested")]
 OPS = 20000 if shadowmmu.native else 1200
@@ -115,6 +120,54 @@ def test_the_same_seed_is_the_same_storm() -> None:
 def test_there_are_no_hypervisors_without_paging() -> None:
     with pytest.raises(GroundError):
         Ground("nopaging", "nested", "ordinary", 0)
+
+
+def test_guests_use_all_that_the_language_has_for_the_mmu() -> None:
+    setup: set[str] = set()
+    ops: set[str] = set()
+    for seed in range(12):
+        for mode, mmu in KINDS:
+            ground = Ground(mode, mmu, PROFILES[seed % 2], seed)
+            setup.update(line.rsplit(maxsplit=1)[0] for line in ground.setup if line.split()[0] != "pt")
+            lines = [*ground.first_lines(), *(line for _ in range(60) for line in ground.lines())]
+            ops.update(word for line in lines for word in line.split()[:4])
+    for words in ("vendor", "param kvm_intel ept=1 eptad=N", "physbits", "hostbits", "mode@1", "cap 192"):
+        assert any(line.startswith(words) for line in setup), words
+    assert {"age", "flush", "prefault", "harvestring", "resetrings", "nrmmu", "cap"} <= ops
+
+
+def test_an_oops_ends_a_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = Ground("long4", "shadow", "ordinary", 0)
+    monkeypatch.setattr(ground, "slow", lambda: ["dirtylog on 1"])
+
+    def breaks(kvm: object, slot: object) -> None:
+        raise KernelOops("made up")
+
+    monkeypatch.setattr(memory_region, "kvm_mmu_slot_enable_log", breaks)
+    _, failure = episode(ground, 20000)
+    assert failure is not None
+    assert failure.violation.predicate == "no-bug"
+    assert "made up" in failure.violation.says
+    assert failure.lines[-1] == "dirtylog on 1"
+
+
+@pytest.mark.parametrize("defect", ["none", "ncr3_low_bits"])
+def test_storms_judge_the_exits_of_l2(defect: str) -> None:
+    lines = [f"design defect={defect}", *nested_text(mode="pae").splitlines()]
+    player, scenario = player_of([*lines, f"ncr3 {NPT | 8:#x}", f"@1 ncr3 {NPT | 8:#x}"])
+    coherence = Coherence(player)
+    for _ in player.play(scenario.ops):
+        pass
+    storm = Storm([cpu.vcpu for cpu in player.cpus], coherence, [vmcb.gpa for vmcb in player.vmcbs])
+    storm.load(1, [DATA], [], [], 1000)
+    storm.refresh()
+    storm.run(200, 0, 4)
+    assert (storm.failure is None) == (defect == "none")
+    if storm.failure is not None:
+        assert storm.failure[:2] == (
+            "refused",
+            "L1 got #VMEXIT(NPF) for an access of L2 that its nested tables allow",
+        )
 
 
 # -- that the checks bite --------------------------------------------------------------------------------

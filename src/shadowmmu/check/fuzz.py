@@ -18,6 +18,7 @@ from ..guest.ops import Op
 from ..guest.player import Player
 from ..guest.scenario import Scenario
 from ..guest.setup import ScenarioError, resolve
+from ..kvm.oops import KernelOops
 from ..trace.events import EventLog
 from .audit import Audit, Level
 from .checker import CORRUPT, Checker, Violation, play_checked
@@ -152,7 +153,7 @@ class _Episode:
         """Play the episode; what is wrong, if anything."""
         user = 0 if self.ground.nested else 1
         size = 8 if self.ground.mode in ("long4", "long5") and not self.ground.nested else 4
-        self._play_lines(["l2nop", "@1 l2nop"] if self.ground.nested else ["nop", "@1 nop"])
+        self._play_lines(self.ground.first_lines())
         try:
             while self.ops < self.limit and self.storm.played < self.limit:
                 done = self.storm.run(min(BATCH, self.limit - self.ops), user, size)
@@ -198,18 +199,20 @@ class _Episode:
             self.coherence.catch_up()
         if self.audit is not None:
             found += self.audit.look()
+        if lines:
+            self.storm.note_lines(len(self.lines))
+            self.lines.append(lines)
         for line in lines:
             op = self._op(line)
             checkers = [checker for checker in (self.coherence, self.audit) if checker is not None]
             for checker in checkers:
                 checker.before_op(op)
             played = next(self.player.play([op]), None)
+            if self.player.oops is not None:
+                raise KernelOops(self.player.oops)
             for checker in checkers:
                 found += checker.after_op(op, played)
             self.ops += 1
-        if lines:
-            self.storm.note_lines(len(self.lines))
-            self.lines.append(lines)
         self.storm.refresh()
         return found
 

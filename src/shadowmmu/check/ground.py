@@ -12,9 +12,11 @@ those of the last VMRUN, so that what one leads to ends up in the shadow of anot
 nested tables sets none of the bits 62:52, which PAE reserves and long mode does not: no role tells the two
 apart.
 
-Some machines differ: an Intel processor with or without A and D in EPT, another MAXPHYADDR, dirty rings in
-place of bitmaps; and some hypervisors have a second vCPU in PAE mode, whose nested PDPTEs are entries of the
-first one's nested tables.
+Crowded guests have so many tables that KVM has to zap shadow pages to make room for others.
+
+Some machines differ: an Intel processor with or without A and D in EPT, another MAXPHYADDR of guest or host,
+dirty rings in place of bitmaps, capabilities that the MMU looks at; and some hypervisors have a second vCPU
+in PAE mode, whose nested PDPTEs are entries of the first one's nested tables.
 
 The same seed gives the same guest.
 """
@@ -46,9 +48,11 @@ LEVELS = {"long4": 4, "long5": 5, "pae": 3, "32": 2, "nopaging": 0}
 CR0_WP = 1 << 16
 PAE_ROOT = 0x3F000
 """The page tables of a second vCPU in PAE mode."""
-PHYSBITS = (36, 39, 46, 51)
+PHYSBITS = (36, 39, 46, 52)
+HOSTBITS = (36, 43, 52)
 RESERVED_IN_PAE = 0x7FF << 52
 RING_BYTES = 4096
+DISABLE_NX_HUGE_PAGES, DISABLE_SLOT_ZAP_ALL = "cap 220 0", "cap 213 128"
 TOGGLED_CR4 = (1 << 20, 1 << 21, 1 << 7)
 
 
@@ -64,8 +68,10 @@ class Edit:
     size: int
     value: int
 
-    def line(self, at: str = "") -> str:
-        return f"{at}write {self.gva:#x} {self.value:#x} size={self.size}"
+    def line(self, at: str = "", *, locked: bool = False) -> str:
+        """Return the write as a line, or the same as an atomic exchange if there is one of its size."""
+        kind = "xchg" if locked and self.size >= 4 else "write"
+        return f"{at}{kind} {self.gva:#x} {self.value:#x} size={self.size}"
 
 
 class Ground:
@@ -94,23 +100,26 @@ class Ground:
         self.levels = LEVELS[mode]
         self.entry_size, self.bits = (4, 10) if mode == "32" else (8, 9)
         self.large = 1 << 12 + self.bits
-        self.mixed = self.nested and mode == "long4" and rng.random() < 0.3
+        self.mixed = self.nested and mode == "long4" and rng.random() < 0.5
         either = rng.choice(("amd", "amd", "intel")) if mmu in ("tdp", "direct") else "amd"
         self.vendor = vendor or either
         self.physbits = rng.choice(PHYSBITS) if rng.random() < 0.3 else 0
+        self.hostbits = rng.choice(HOSTBITS) if rng.random() < 0.2 else 0
         self.rings = rng.random() < 0.15
+        self.crowded = rng.random() < (0.4 if self.nested else 0.2)
         self.kind = self.choose_kind()
         if self.kind == "read-only" and mmu != "shadow":
             self.kind = "plain"
         base = ODD_TABLES[self.kind]
-        frames = iter(range(base, base + 0x40000, 0x1000))
+        frames = iter(range(base, base + 0x60000, 0x1000))
         self.tables = {
-            level: [next(frames) for _ in range(4 if level == 1 else 2)]
+            level: [next(frames) for _ in range(self._table_count(level))]
             for level in range(1, self.levels + 1)
         }
         self.everything = [(level, table) for level in self.tables for table in self.tables[level]]
         fixed = 3 if (mode == "pae" and self.nested) or self.mixed else 0
         self.edited = [(level, table) for level, table in self.everything if level != fixed]
+        self.filled = 60 if self.crowded else 12
         self.window: dict[int, int] = {}
         self.logging = {1: False, 2: False}
         self.manual = rng.choice((0, 0, 0, 1, 3))
@@ -136,7 +145,15 @@ class Ground:
             return 0
         if level == 1:
             return self.random.choice((0, 1, 2, 3, 7, 8, 9, 511))
-        return self.random.choice((0, 1) if level == self.levels else (0, 1, 2))
+        if level == self.levels:
+            return self.random.choice((0, 1))
+        return self.random.choice(range(32) if self.crowded and level == 2 else (0, 1, 2))
+
+    def _table_count(self, level: int) -> int:
+        """How many tables there are of a level."""
+        if self.crowded and level < min(self.levels, 3):
+            return 80 if level == 1 else 8
+        return 4 if level == 1 else 2
 
     def address(self) -> int:
         """A linear address, or one of L2, that the tables may translate."""
@@ -207,6 +224,7 @@ class Ground:
             lines += [f"param kvm eager_page_split={int(self.eager)}"]
         lines += [f"param kvm nx_huge_pages={int(rng.random() < 0.2)}"]
         lines += [f"physbits {self.physbits}"] if self.physbits else []
+        lines += [f"hostbits {self.hostbits}"] if self.hostbits else []
         lines += [f"mode {self.mode}", "vcpus 2", *(["mode@1 pae"] if self.mixed else [])]
         lines += [*(["nested"] if self.nested else []), "slot 0 0x0 16M"]
         lines += [f"slot 1 {HUGE:#x} 8M {rng.choice(('huge2m', 'huge2m', 'thp', 'memfd'))}"]
@@ -219,6 +237,7 @@ class Ground:
             lines.append(f"cap 192 {RING_BYTES}")
         elif self.manual:
             lines.append(f"cap 168 {self.manual}")
+        lines += [DISABLE_NX_HUGE_PAGES] if rng.random() < 0.1 else []
         lines += [f"code {page:#x}" for page in (*DATA, *LOGGED, HUGE, HUGE + 0x1000, HUGE + 0x200000)]
         if self.mode == "nopaging":
             return [*lines, "tramp", "start"]
@@ -237,7 +256,7 @@ class Ground:
         present = 1 if self.mode == "pae" else 0x27
         lines += [f"pt {root:#x} {top} {0x2000 | present:#x}" for root in others]
         for level, table in self.everything:
-            for index in sorted({self.index(level) for _ in range(12)}):
+            for index in sorted({self.index(level) for _ in range(self.filled)}):
                 lines.append(f"pt {table:#x} {index} {self.entry(level):#x}")
         return [*lines, f"start cr3={first:#x} cr3@1={self.random.choice((first, others[0])):#x}"]
 
@@ -249,7 +268,7 @@ class Ground:
         large = f"level=2 n={0x800000 // self.large}"
         lines += [f"map 0x1000 {HUGE_WINDOW:#x} {HUGE:#x} 0x67 {large}", "alloc 0xa0000"]
         for level, table in self.everything:
-            for index in sorted({self.index(level) for _ in range(12)}) if level < 4 else (0,):
+            for index in sorted({self.index(level) for _ in range(self.filled)}) if level < 4 else (0,):
                 entry = self.entry(level) if level < 4 else self.tables[level - 1][0] | 0x27
                 lines.append(f"npt pt {table:#x} {index} {entry:#x}")
         present = 1 if self.mode == "pae" else 0x27
@@ -259,7 +278,9 @@ class Ground:
         lines += [f"ntramp {root:#x}" for root in roots]
         start = f"start cr3=0x1000 ncr3={roots[0]:#x} ncr3@1={self.roots(1)[1]:#x}"
         return (
-            [*lines, *self._pae_tables(), f"{start} cr3@1={PAE_ROOT:#x}"] if self.mixed else [*lines, start]
+            [*lines, *self._pae_tables(), f"{start} cr3@1={PAE_ROOT:#x} efer@1=0x800"]
+            if self.mixed
+            else [*lines, start]
         )
 
     def _pae_tables(self) -> list[str]:
@@ -275,6 +296,16 @@ class Ground:
     def roots(self, cpu: int) -> list[int]:
         """The nested roots of a vCPU: where the second one is in PAE mode, its PDPTEs are in these tables."""
         return self.tables[3 if self.mixed and cpu else self.levels]
+
+    def first_lines(self) -> list[str]:
+        """Return what happens before anything else.
+
+        A crowded guest gets few shadow pages; of some only what a deleted slot maps is zapped with it.
+        """
+        nop = "l2nop" if self.nested else "nop"
+        few = ["nrmmu 64"] if self.crowded else []
+        quirks = [DISABLE_SLOT_ZAP_ALL] if self.seed % 5 == 4 else []
+        return [*quirks, *few, nop, f"@1 {nop}"]
 
     # -- operations ----------------------------------------------------------------------------------------
 
@@ -304,8 +335,9 @@ class Ground:
         return self.entry(level)
 
     def changes(self, at: str = "") -> list[str]:
-        """The lines of an edit; `at` says by which vCPU."""
-        return [edit.line(at) for edit in self.edit()]
+        """The lines of an edit, sometimes a locked one; `at` says by which vCPU."""
+        locked = self.random.random() < 0.15
+        return [edit.line(at, locked=locked) for edit in self.edit()]
 
     def access(self) -> str:
         """An access to data, as a line."""
@@ -371,7 +403,7 @@ class Ground:
             lambda: [f"mprotect {page:#x} 0x1000 {rng.choice(('ro', 'rw', 'none'))}"],
             lambda: ["mprotect 0x800000 0xc000 rw", "mprotect 0x20000000 0xc000 rw"],
             lambda: [f"remap {page:#x} 0x1000"],
-            lambda: [f"nrmmu {rng.choice((64, 70, 1000))}"],
+            lambda: [f"nrmmu {rng.choice((64, 66) if self.crowded else (64, 70, 1000))}"],
             lambda: [f"modparam kvm nx_huge_pages {rng.choice('NNY')}"],
             lambda: self._age(page),
             lambda: self._prefault(page),
@@ -382,7 +414,9 @@ class Ground:
     def _toggle_logging(self) -> list[str]:
         slot = self.random.choice((1, 2))
         self.logging[slot] = not self.logging[slot]
-        return [f"dirtylog {'on' if self.logging[slot] else 'off'} {slot}"]
+        pages = f"{HUGE:#x} 8M" if slot == 1 else f"{LOGGED[0]:#x} 0xc000"
+        aged = [f"age {pages}"] if self.random.random() < 0.2 else []
+        return [*aged, f"dirtylog {'on' if self.logging[slot] else 'off'} {slot}"]
 
     def _read_log(self) -> list[str]:
         slot = self.random.choice((1, 2))
@@ -474,9 +508,18 @@ class Ground:
 
     def lines(self) -> list[str]:
         """The lines of the next op of any kind."""
+        if self.crowded and self.levels and self.random.random() < 0.15:
+            return self._scan()
         chance = self.random.random()
         often = 0.6 if self.mode == "nopaging" else 0.8
         return self._acts(chance) if chance < often else self.slow()
+
+    def _scan(self) -> list[str]:
+        """One vCPU reads a page through each of many leaf tables, of which the other has read one."""
+        address, (one, other) = self.address(), self.random.choice((("", "@1 "), ("@1 ", "")))
+        read = "l2read" if self.nested else "read"
+        first = address & ~((16 * self.large) - 1) | address & self.large - 1
+        return [f"{other}{read} {first:#x}", *(f"{one}{read} {first + self.large * n:#x}" for n in range(16))]
 
     def _root(self) -> int:
         return self.random.choice(self.tables[self.levels])

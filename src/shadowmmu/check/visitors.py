@@ -68,7 +68,8 @@ class _Ground(Ground):
         first = self.writes(table, index, entry)
         second = self.writes(table, *self._any_entry(table))
         flush = f"meanwhile 1 @1 cr3 {self._root():#x}"
-        lines = [*(edit.line() for edit in first), flush]
+        locked = self.random.random() < 0.2
+        lines = [*(edit.line(locked=locked) for edit in first), flush]
         return lines + [f"meanwhile 1 {edit.line()}" for edit in second]
 
     def index(self, level: int) -> int:
@@ -177,7 +178,8 @@ class Visitor:
         self.setup = [_odd(line) if odd else line for line in self.ground.setup]
         if mmu in ("tdp", "direct") and rng.random() < 0.5:
             self.setup = [line.replace("nx_huge_pages=0", "nx_huge_pages=1") for line in self.setup]
-        self.made: list[str] = []
+        self.made = self.ground.first_lines()
+        self.switched = False
         self.pcids = mode in ("long4", "long5") and mmu == "shadow" and rng.random() < 0.7
         if self.pcids:
             self.setup.insert(0, "vendor intel")
@@ -194,7 +196,8 @@ class Visitor:
         return _Ground(mode, mmu, profile, seed, design=dict(design))
 
     def _next(self) -> list[str]:
-        if not self.made and self.pcids:
+        if self.pcids and not self.switched:
+            self.switched = True
             return [f"{at}cr4 {PCIDE | self.ground.cr4[0]:#x}" for at in ("", "@1 ")]
         ground, chance = self.ground, self.random.random()
         if chance < 0.01:
