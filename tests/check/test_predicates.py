@@ -18,6 +18,7 @@ from shadowmmu.kvm.bits import (
     ROLE_ACCESS_SHIFT,
     ROLE_DIRECT,
     ROLE_GUEST_MODE,
+    ROLE_INVALID,
     ROLE_LEVEL,
     ROLE_QUADRANT_SHIFT,
     SPTE_HOST_WRITABLE,
@@ -27,7 +28,7 @@ from shadowmmu.kvm.bits import (
 from shadowmmu.kvm.memslots import MemSlot
 from shadowmmu.kvm.shadow_page import ShadowPage
 from shadowmmu.kvm.unsync import clear_unsync_child_bit
-from shadowmmu.kvm.zap import kvm_mmu_zap_all_fast
+from shadowmmu.kvm.zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, kvm_mmu_zap_all_fast
 from shadowmmu.x86.bits import ACC_W, ADDR, NX, A, P, U, W
 
 GVA, DATA_GFN = 0x400000, 0x800
@@ -527,6 +528,18 @@ def _() -> World:
     world = small_world()
     world.kvm.active_mmu_pages.add(ShadowPage(0x900, 1 | ROLE_DIRECT, world.hpa(0x900000), 0))
     world.kvm.n_used_mmu_pages += 1
+    return world
+
+
+@case("active-list-intact", "indirect-pages-counted", "huge-page-disallowed", "tracking-counted")
+def _() -> World:
+    """A child that inherited `invalid` is zapped: the lists are broken although it is gone."""
+    world = small_world()
+    page = shadow(world)
+    page.role |= ROLE_INVALID
+    zapped: list[ShadowPage] = []
+    kvm_mmu_prepare_zap_page(world.kvm, page, zapped)
+    kvm_mmu_commit_zap_page(world.kvm, zapped)
     return world
 
 

@@ -22,6 +22,7 @@ cdef class ShadowPage:
 @cython.final
 cdef class PageList:
     cdef ShadowPage newest, oldest
+    cdef public u32 corrupted
     cpdef void add(self, ShadowPage sp)
     cpdef void add_oldest(self, ShadowPage sp)
     cpdef void remove(self, ShadowPage sp)

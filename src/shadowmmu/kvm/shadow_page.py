@@ -73,9 +73,14 @@ class ShadowPage:
 
 
 class PageList:
-    """A list of shadow pages, newest first; intrusive, as KVM's active_mmu_pages."""
+    """A list of shadow pages, newest first; intrusive, as KVM's active_mmu_pages.
+
+    corrupted   how many pages were put on another list while they were on this one: in the kernel both lists
+                are broken from then on
+    """
 
     def __init__(self) -> None:
+        self.corrupted = 0
         self.newest: ShadowPage | None = None
         self.oldest: ShadowPage | None = None
 

@@ -114,6 +114,8 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
         kvm_unlink_unsync_page(kvm, sp)
     zapped_root: bool = False
     if sp.on_list:
+        if sp.role & ROLE_INVALID and not sp.root_count:
+            kvm.active_mmu_pages.corrupted += 1
         kvm.active_mmu_pages.remove(sp)
     if not sp.root_count:
         zapped += 1

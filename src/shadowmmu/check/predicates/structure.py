@@ -184,6 +184,19 @@ def _no_page_twice(t: Tables, kvm: Kvm) -> Iterator[Finding]:
 
 
 @predicate(
+    "active-list-intact",
+    Scope.VM,
+    "no page was put on a list to be freed while it was on that of active pages",
+    "__kvm_mmu_prepare_zap_page",
+    "kvm_mmu_child_role",
+)
+def _active_list_intact(t: Tables, kvm: Kvm) -> Iterator[Finding]:
+    count = kvm.active_mmu_pages.corrupted
+    if count:
+        yield Finding(f"{count} invalid pages were zapped while they were on the list of active pages")
+
+
+@predicate(
     "slots-settled",
     Scope.VM,
     "no memory slot is flagged KVM_MEMSLOT_INVALID once the ioctl is done",
