@@ -86,6 +86,7 @@ def check_scenario(
     scenario = Scenario.parse("\n".join(lines) + "\n").with_design(design or {})
     player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=True)
     player.dump = False
+    player.kvm.tracing = False
     checks = checks_of(player, Level.OP)
     for checker in checks:
         if isinstance(checker, Coherence):

@@ -1,6 +1,6 @@
 cimport cython
 from ..x86.bits cimport PML_ENTRIES, u32, u64
-from .bits cimport ROLE_DIRECT, ROLE_LEVEL, DEFECT_HUGE_LOGGED, DEFECT_LOG_UNFLUSHED
+from .bits cimport ROLE_DIRECT, ROLE_LEVEL, DEFECT_HUGE_LOGGED, DEFECT_LOG_START_UNFLUSHED, DEFECT_LOG_UNFLUSHED
 from .flush cimport kvm_flush_remote_tlbs_memslot
 from .huge_page cimport kvm_mmu_max_mapping_level
 from .memslots cimport MemSlot
@@ -15,7 +15,7 @@ from .vm cimport Kvm
 from .write_protect cimport kvm_mmu_slot_gfn_write_protect
 
 @cython.locals(heads=u64[::1])
-cpdef void kvm_mmu_slot_remove_write_access(Kvm kvm, MemSlot slot, u32 start_level) except *
+cpdef bint kvm_mmu_slot_remove_write_access(Kvm kvm, MemSlot slot, u32 start_level) except -1
 @cython.locals(heads=u64[::1])
 cpdef void kvm_mmu_slot_leaf_clear_dirty(Kvm kvm, MemSlot slot) except *
 cdef void _rmap_clear_dirty(Kvm kvm, u64 head) except *

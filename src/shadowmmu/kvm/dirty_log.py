@@ -9,7 +9,13 @@ TDP MMU in its trees; both are done, the shadow MMU first. mmu_lock is not held 
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import PML_ENTRIES
-from .bits import DEFECT_HUGE_LOGGED, DEFECT_LOG_UNFLUSHED, ROLE_DIRECT, ROLE_LEVEL
+from .bits import (
+    DEFECT_HUGE_LOGGED,
+    DEFECT_LOG_START_UNFLUSHED,
+    DEFECT_LOG_UNFLUSHED,
+    ROLE_DIRECT,
+    ROLE_LEVEL,
+)
 from .cond_resched import mmu_lock_dropped
 from .flush import kvm_flush_remote_tlbs_memslot
 from .huge_page import kvm_mmu_max_mapping_level
@@ -38,8 +44,9 @@ def cpu_dirty_log_size(*, vmx: bool, ept: bool, ept_ad_bits: bool, pml: bool) ->
     return PML_ENTRIES if vmx and ept and ept_ad_bits and pml else 0
 
 
-def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) -> None:
-    """Take W from every SPTE of the slot, from start_level up. The caller flushes."""
+def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) -> bool:
+    """Clear W of every SPTE of the slot, from start_level up; whether any had it. The caller flushes."""
+    changed: u32 = 0
     if kvm.have_rmaps():
         level: u32
         index: u64
@@ -47,9 +54,10 @@ def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) 
             heads: memoryview = slot.rmap_heads(level)
             for index in range(len(heads)):
                 if heads[index]:
-                    rmap_write_protect(kvm, heads[index], 0)
+                    changed |= rmap_write_protect(kvm, heads[index], 0)
     if kvm.tdp_mmu_enabled():
-        kvm_tdp_mmu_wrprot_slot(kvm, slot, start_level)
+        changed |= kvm_tdp_mmu_wrprot_slot(kvm, slot, start_level)
+    return changed != 0
 
 
 def kvm_mmu_slot_leaf_clear_dirty(kvm: Kvm, slot: MemSlot) -> None:
@@ -78,13 +86,15 @@ def kvm_mmu_slot_enable_log(kvm: Kvm, slot: MemSlot) -> None:
         return
     if kvm.parameters.eager_page_split:
         kvm_mmu_try_split_huge_pages(kvm, slot, slot.base_gfn, slot.base_gfn + slot.npages, 1, 1)
+    flush: u32 = 1
     if kvm.parameters.cpu_dirty_log_size:
         kvm_mmu_slot_leaf_clear_dirty(kvm, slot)
         kvm_mmu_slot_remove_write_access(kvm, slot, 2)
-    else:
-        kvm_mmu_slot_remove_write_access(kvm, slot, 1)
+    elif not kvm_mmu_slot_remove_write_access(kvm, slot, 1):
+        flush = kvm.design.defect != DEFECT_LOG_START_UNFLUSHED
     mmu_lock_dropped(kvm)
-    kvm_flush_remote_tlbs_memslot(kvm, slot)
+    if flush:
+        kvm_flush_remote_tlbs_memslot(kvm, slot)
 
 
 def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 from ..x86.bits import GP_VECTOR, PFERR_F, PFERR_U, PFERR_W
 from ..x86.insn import Insn, Op
-from .bits import EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_WRITE_PF_TO_SP, INVALID_PAGE
-from .guest_memory import read_guest, write_guest
+from .bits import (
+    DEFECT_ATOMIC_UNLOGGED,
+    EMULTYPE_ALLOW_RETRY_PF,
+    EMULTYPE_WRITE_PF_TO_SP,
+    INVALID_PAGE,
+)
+from .guest_memory import read_guest, store_guest, write_guest
 from .guest_walk import gva_to_gpa, permission_fault
 from .inject import kvm_inject_page_fault
 from .invlpg import is_noncanonical, kvm_mmu_invlpg
@@ -177,12 +182,19 @@ class Emulator:
         crosses = (gpa & 0xFFF) + size > 0x1000
         if gpa == INVALID_PAGE or gpa & ~0xFFF == APIC_DEFAULT_PHYS_BASE or crosses:
             self.write(address, size, value)
-        elif write_guest(kvm, gpa, size, value):
+        elif self._exchange(gpa, size, value):
             self._wrote(gpa, size)
         elif (slot := kvm.visible_memslot(gpa >> 12)) is not None and slot.writable():
             raise _UnhandleableError
         else:
             self.write(address, size, value)
+
+    def _exchange(self, gpa: int, size: int, value: int) -> bool:
+        """Store through a mapping of the page; whether it could be done. The page is marked dirty."""
+        kvm = self.vcpu.kvm
+        if kvm.design.defect == DEFECT_ATOMIC_UNLOGGED:
+            return store_guest(kvm, gpa, size, value) is not None
+        return write_guest(kvm, gpa, size, value)
 
     # -- instructions ----------------------------------------------------------------------------------
 

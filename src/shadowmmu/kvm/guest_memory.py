@@ -73,12 +73,20 @@ def read_guest(kvm: Kvm, gpa: u64, size: u64) -> int | None:
 
 def write_guest(kvm: Kvm, gpa: u64, size: u64, value: u64) -> bool:
     """Write `size` bytes (1..8, not across pages) and mark the page dirty; whether it could be done."""
-    slot = kvm.visible_memslot(gpa >> 12)
+    slot = store_guest(kvm, gpa, size, value)
     if slot is None:
         return False
-    page = write_page(slot, gpa >> 12)
-    if page == INVALID_PAGE:
-        return False
-    kvm.arena.store(page | (gpa & 0xFFF), size, value)
     mark_page_dirty_in_slot(kvm, slot, gpa >> 12)
     return True
+
+
+def store_guest(kvm: Kvm, gpa: u64, size: u64, value: u64) -> MemSlot | None:
+    """Write `size` bytes (1..8, not across pages) without marking the page; its slot, None if that failed."""
+    slot = kvm.visible_memslot(gpa >> 12)
+    if slot is None:
+        return None
+    page = write_page(slot, gpa >> 12)
+    if page == INVALID_PAGE:
+        return None
+    kvm.arena.store(page | (gpa & 0xFFF), size, value)
+    return slot

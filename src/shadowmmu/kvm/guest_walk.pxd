@@ -1,7 +1,7 @@
 from ..x86.bits cimport (A, ACC_W, ADDR, D, MASK64, NX, P, PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W,
                          PS, u32, u64)
 from .bits cimport (EXT_CR4_PSE, EXT_CR4_SMEP, INVALID_PAGE, PREFETCH_NUM, PT32E_ROOT_LEVEL, ROLE_4BYTE_GPTE, ROLE_EFER_NX,
-                    ROLE_LEVEL, WALK_AGAIN, WALK_FAULT, WALK_MAPPED, DEFECT_CLEAN_WRITABLE, DEFECT_TABLE_WRITE_UNLOGGED)
+                    ROLE_LEVEL, WALK_AGAIN, WALK_FAULT, WALK_MAPPED, DEFECT_CLEAN_WRITABLE, DEFECT_NCR3_LOW_BITS, DEFECT_TABLE_WRITE_UNLOGGED)
 from .fault cimport GuestWalker
 from .guest_memory cimport read_page_atomic, table_page, write_page
 from .mark_dirty cimport mark_page_dirty_in_slot
@@ -16,6 +16,7 @@ cpdef bint is_rsvd_bits_set(KvmMmu mmu, u64 gpte, u32 level) except -1
 cpdef bint is_last_gpte(KvmMmu mmu, u32 four_byte, u32 level, u64 gpte) except -1
 cpdef bint permission_fault(Vcpu vcpu, KvmMmu mmu, u32 pte_access, u64 access) except -1
 cpdef u64 get_pdptr(Vcpu vcpu, KvmMmu mmu, u64 index) except? 0xdead
+cdef u64 _misaligned(Kvm kvm, u64 gpa) except? 0xdead
 cdef u64 _entry(Kvm kvm, u64 hpa, u32 four_byte) except? 0xdead
 cdef u32 _walk_once(Vcpu vcpu, KvmMmu mmu, GuestWalker w, u64 addr, u64 access) except? 77
 cpdef u32 update_accessed_dirty_bits(Vcpu vcpu, KvmMmu mmu, GuestWalker w, u64 access) except? 77

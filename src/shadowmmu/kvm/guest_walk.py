@@ -22,6 +22,7 @@ from ..x86.bits import (
 )
 from .bits import (
     DEFECT_CLEAN_WRITABLE,
+    DEFECT_NCR3_LOW_BITS,
     DEFECT_TABLE_WRITE_UNLOGGED,
     EXT_CR4_PSE,
     EXT_CR4_SMEP,
@@ -79,10 +80,28 @@ def get_pdptr(vcpu: Vcpu, mmu: KvmMmu, index: u64) -> u64:
         if vcpu.kvm.parameters.tdp_enabled:
             refresh_pdptrs(vcpu, mmu)
         return mmu.pdptrs[index]
+    if vcpu.kvm.design.defect == DEFECT_NCR3_LOW_BITS:
+        return _misaligned(vcpu.kvm, vcpu.nested_cr3 + 8 * index)
     page: u64 = table_page(vcpu.kvm, (vcpu.nested_cr3 & ADDR) >> 12)
     if page == INVALID_PAGE:
         return 0
     return vcpu.kvm.words[((page | (vcpu.nested_cr3 & 0xFE0)) >> 3) + index]
+
+
+def _misaligned(kvm: Kvm, gpa: u64) -> u64:
+    """The 8 bytes at a gpa that may be at any offset, also across pages; 0 for what cannot be read."""
+    value: u64 = 0
+    first: u64 = table_page(kvm, (gpa & ADDR) >> 12)
+    if first != INVALID_PAGE:
+        value = kvm.words[(first | gpa & 0xFF8) >> 3]
+    shift: u64 = (gpa & 7) << 3
+    if shift == 0:
+        return value
+    value >>= shift
+    second: u64 = table_page(kvm, (gpa + 8 & ADDR) >> 12)
+    if second != INVALID_PAGE:
+        value |= kvm.words[(second | gpa + 8 & 0xFF8) >> 3] << (64 - shift) & MASK64
+    return value
 
 
 def _entry(kvm: Kvm, hpa: u64, four_byte: u32) -> u64:

@@ -1,7 +1,7 @@
-from ..x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, PFERR_F, PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U,
+from ..x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, MASK64, PFERR_F, PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U,
                          PFERR_W, u32,
                          u64)
-from .bits cimport (EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_PF, EMULTYPE_WRITE_PF_TO_SP, EXT_CR4_SMEP, INVALID_PAGE,
+from .bits cimport (DEFECT_MMU_SEQ_SIGNED, EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_PF, EMULTYPE_WRITE_PF_TO_SP, EXT_CR4_SMEP, INVALID_PAGE,
                     MEMSLOT_INVALID, MEM_READONLY, NO_PFN, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_CONTINUE,
                     RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC, RET_PF_FIXED, RET_PF_INVALID, RET_PF_RETRY,
                     RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_CR0_WP, SPTE_MMU_PRESENT)
@@ -25,6 +25,7 @@ from .zap cimport make_mmu_pages_available
 cpdef u32 handle_mmio_page_fault(Vcpu vcpu, u64 addr) except? 77
 cdef bint _page_fault_handle_page_track(Kvm kvm, PageFault fault) except -1
 cdef void _shadow_page_table_clear_flood(Vcpu vcpu, u64 addr) except *
+cdef u64 _sign_extended(u64 seq) except? 0xdead
 cpdef bint mmu_invalidate_retry(Kvm kvm, PageFault fault) except -1
 cpdef u32 kvm_handle_noslot_fault(Vcpu vcpu, PageFault fault, u32 access) except? 0xdead
 cpdef u32 kvm_faultin_pfn(Vcpu vcpu, PageFault fault, u32 access) except? 77

@@ -8,6 +8,7 @@ from ..x86.bits import (
     ACC_W,
     ACC_X,
     ADDR,
+    MASK64,
     PFERR_F,
     PFERR_GUEST_PAGE,
     PFERR_P,
@@ -16,6 +17,7 @@ from ..x86.bits import (
     PFERR_W,
 )
 from .bits import (
+    DEFECT_MMU_SEQ_SIGNED,
     EMULTYPE_ALLOW_RETRY_PF,
     EMULTYPE_PF,
     EMULTYPE_WRITE_PF_TO_SP,
@@ -107,6 +109,16 @@ def _shadow_page_table_clear_flood(vcpu: Vcpu, addr: u64) -> None:
         level -= 1
 
 
+SHORT_SEQ_SIGN = 1 << 3
+"""The sign of the sequence's copy where it is too short (DEFECT_MMU_SEQ_SIGNED): bit 31 in KVM."""
+
+
+def _sign_extended(seq: u64) -> u64:
+    """A copy of the sequence in a signed type that is too short for it."""
+    low: u64 = seq & (2 * SHORT_SEQ_SIGN - 1)
+    return low | MASK64 & ~(2 * SHORT_SEQ_SIGN - 1) if low & SHORT_SEQ_SIGN else low
+
+
 def mmu_invalidate_retry(kvm: Kvm, fault: PageFault) -> bool:
     """Whether the host took memory away that the fault may have seen before (mmu_invalidate_retry_gfn)."""
     if (
@@ -164,6 +176,8 @@ def is_page_fault_stale(vcpu: Vcpu, fault: PageFault) -> bool:
             return True
     elif vcpu.kvm.is_obsolete(vcpu.kvm.sptep_to_sp(mmu.root_hpa)):
         return True
+    if vcpu.kvm.design.defect == DEFECT_MMU_SEQ_SIGNED:
+        fault.mmu_seq = _sign_extended(fault.mmu_seq)
     return fault.slot is not None and mmu_invalidate_retry(vcpu.kvm, fault)
 
 

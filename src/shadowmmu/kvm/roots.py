@@ -4,6 +4,7 @@ from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import ADDR, CR4_PCIDE, PCID_MASK, A, P, U, W
 from .bits import (
+    DEFECT_OBSOLETE_PREV_ROOT,
     INVALID_PAGE,
     MMIO_GVA_ANY,
     NUM_PREV_ROOTS,
@@ -262,7 +263,8 @@ def _free_obsolete_roots(vcpu: Vcpu, mmu: KvmMmu) -> None:
     mask: u32 = ROOT_CURRENT if _is_obsolete_root(vcpu, mmu.root_hpa) else 0
     i: u32
     for i in range(NUM_PREV_ROOTS):
-        if _is_obsolete_root(vcpu, mmu.prev_hpa[i]):
+        looks_at_current: bool = vcpu.kvm.design.defect == DEFECT_OBSOLETE_PREV_ROOT
+        if _is_obsolete_root(vcpu, mmu.root_hpa if looks_at_current else mmu.prev_hpa[i]):
             mask |= 2 << i
     kvm_mmu_free_roots(vcpu.kvm, mmu, mask)
 

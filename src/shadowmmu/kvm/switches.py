@@ -124,7 +124,9 @@ SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1.176: yes; 6.12.111: no (FNAME(page_fault), direct_page_fault)",
-        "a fault looks whether its root or page went away before it makes room for new pages, not after",
+        "a fault looks whether its root or page went away before it makes room for new pages, not after "
+        "(CVE-2026-64561, harmful with child_inherits_invalid, see `shadowmmu museum zapscape`)",
+        unsafe=("yes",),
     ),
     Switch(
         "early_invalidation_check",
@@ -217,6 +219,7 @@ SWITCHES: tuple[Switch, ...] = (
         "when logging is switched off, a direct page whose gfn lies below the slot is left alone; or KVM "
         "reads in front of the slot's lpage_info to learn its largest mapping, which ends the run here: what "
         "it finds there is undefined, a fault of the kernel included",
+        unsafe=("unchecked",),
     ),
     Switch(
         "nx_recovery_skips_logged_slots",
