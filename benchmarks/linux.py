@@ -99,7 +99,7 @@ class PlainComputer:
         processor = self.processor
         for number, value in ((0, 0x80010031), (3, cr3), (4, cr4)):
             processor.set_cr(number, value)
-        processor.efer = 0xD01
+        processor.efer, processor.long_mode = 0xD01, True
         processor.rip = rip
 
     def on_syscall(self, callback: Callable[[], None]) -> None:
