@@ -83,6 +83,7 @@ def test_recorded_scenarios(path: Path) -> None:
 def test_random_guests(kind: str, seed: int, kernel: str) -> None:
     """At every step; and what the audit has found out by looking for changes is what there is."""
     scenario = Scenario.parse(random_guest(kind, seed)).with_kernel(kernel)
+    scenario = scenario.with_design({"lpage_info_below_slot": "checked"})
     for number, (player, audit, found) in enumerate(audited(scenario, Level.STEP)):
         assert not found, texts(found)
         if number % 5 == 0:
