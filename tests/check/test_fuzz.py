@@ -136,6 +136,13 @@ def test_guests_use_all_that_the_language_has_for_the_mmu() -> None:
     assert {"age", "flush", "prefault", "harvestring", "resetrings", "nrmmu", "cap"} <= ops
 
 
+@pytest.mark.parametrize("vendor", ["amd", "intel"])
+def test_kvm_accepts_every_machine(vendor: str) -> None:
+    for seed in range(20):
+        for mmu in ("shadow", "tdp", "direct"):
+            player_of(Ground("32", mmu, "ordinary", seed, vendor=vendor).setup)
+
+
 def test_an_oops_ends_a_storm(monkeypatch: pytest.MonkeyPatch) -> None:
     ground = Ground("long4", "shadow", "ordinary", 0)
     monkeypatch.setattr(ground, "slow", lambda: ["dirtylog on 1"])

@@ -50,8 +50,13 @@ PAE_ROOT = 0x3F000
 """The page tables of a second vCPU in PAE mode."""
 PHYSBITS = (36, 39, 46, 52)
 HOSTBITS = (36, 43, 52)
+FOUR_LEVELS = 48
+"""Bits that four levels of nested tables translate: KVM has no answer to an address beyond (to prefault 2^48
+maps 0), so that guests with nested tables use none.
+"""
 RESERVED_IN_PAE = 0x7FF << 52
-RING_BYTES = 4096
+RING_BYTES = {"amd": 4096, "intel": 16384}
+"""The smallest that KVM accepts: PML may fill 512 entries at once."""
 DISABLE_NX_HUGE_PAGES, DISABLE_SLOT_ZAP_ALL = "cap 220 0", "cap 213 128"
 TOGGLED_CR4 = (1 << 20, 1 << 21, 1 << 7)
 
@@ -103,8 +108,9 @@ class Ground:
         self.mixed = self.nested and mode == "long4" and rng.random() < 0.5
         either = rng.choice(("amd", "amd", "intel")) if mmu in ("tdp", "direct") else "amd"
         self.vendor = vendor or either
-        self.physbits = rng.choice(PHYSBITS) if rng.random() < 0.3 else 0
-        self.hostbits = rng.choice(HOSTBITS) if rng.random() < 0.2 else 0
+        widest = 52 if mmu == "shadow" else FOUR_LEVELS
+        self.physbits = min(rng.choice(PHYSBITS), widest) if rng.random() < 0.3 else 0
+        self.hostbits = min(rng.choice(HOSTBITS), widest) if rng.random() < 0.2 else 0
         self.rings = rng.random() < 0.15
         self.crowded = rng.random() < (0.4 if self.nested else 0.2)
         self.kind = self.choose_kind()
@@ -234,7 +240,7 @@ class Ground:
             option = {"logged": "dirty", "lazy": "lazy", "read-only": "ro"}[self.kind]
             lines.append(f"slot 6 0x2c000000 2M {option}")
         if self.rings:
-            lines.append(f"cap 192 {RING_BYTES}")
+            lines.append(f"cap 192 {RING_BYTES[self.vendor]}")
         elif self.manual:
             lines.append(f"cap 168 {self.manual}")
         lines += [DISABLE_NX_HUGE_PAGES] if rng.random() < 0.1 else []
