@@ -183,7 +183,8 @@ def test_another_scenario_of_the_same_name_is_refused(invoke, fixtures, tmp_path
 )
 def test_processes(invoke, fixtures, player):
     player.spoil = spoil
-    one, two = (invoke("compare", fixtures.recordings, "--json", "-j", jobs) for jobs in (1, 2))
+    some = sorted(fixtures.recordings.rglob("*.jsonl"))[::8]
+    one, two = (invoke("compare", *some, "--json", "-j", jobs) for jobs in (1, 2))
     assert one.exit_code == two.exit_code == 1
     assert one.output == two.output
 

@@ -114,7 +114,7 @@ def test_an_early_interruption_is_one_line(tmp_path, words, seconds):
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from shadowmmu.cli.main import main; sys.stderr.write('up '); main()"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SHADOWMMU_INTERPRETED": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", code, *words],
         env=environment,

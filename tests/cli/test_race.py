@@ -114,7 +114,8 @@ sys.argv[1:] = ["race", "R37b", "R3", "--json"]
 from shadowmmu.cli.main import main
 main()
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "SHADOWMMU_INTERPRETED": "1"}
+    interpreted = {"SHADOWMMU_INTERPRETED": "1", "SHADOWMMU_REQUIRE_NATIVE": ""}  # as `race` runs in any case
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **interpreted}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 130
     assert done.stderr.endswith("shadowmmu: interrupted\n")
