@@ -105,6 +105,14 @@ def test_an_mmio_spte_keeps_the_frame_s_bits_below_the_host_s_maxphyaddr(bits: i
     world.check()
 
 
+def test_in_a_direct_page_the_lost_bits_may_leave_a_frame_that_has_memory() -> None:
+    """The audit, which `World` asks after each op, knows that KVM then answers for another frame."""
+    world = World("long4", "physbits 46", f"map 0x1000 {GVA:#x} 0x40000000000 0xe7 level=2")
+    assert mmio_gpa(world, GVA + 0x3000) == "0x40000003000"
+    assert mmio_gpa(world, GVA + 0x5000) == "0x40000005000"
+    assert mmio_gpa(world, GVA + 0x3000) == "0x3000"
+
+
 def test_frames_at_2_to_the_51_are_mmio_like_others() -> None:
     """The bit that makes an MMIO SPTE fault is one of their own."""
     world = World("long4", "physbits 52", f"map 0x1000 {GVA:#x} 0x8000000009000 0x67")

@@ -153,9 +153,9 @@ def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     if spte.page.has_gptes:  # sync_mmio_spte gives it the current generation without a look at the slots
         return
     current = get_mmio_spte_generation(spte.value) == mmio_generation(t.kvm)
-    gfn = get_mmio_spte_gfn(t.kvm, spte.value)
-    if current and t.kvm.gfn_to_memslot(gfn) is not None:
-        yield of_spte(spte, f"{t.spte_name(spte.address)} stands for MMIO at gfn {gfn:x}, which a slot has")
+    if current and t.kvm.gfn_to_memslot(spte.gfn) is not None:
+        name = t.spte_name(spte.address)
+        yield of_spte(spte, f"{name} stands for MMIO at gfn {spte.gfn:x}, which a slot has")
 
 
 # -- unsync ----------------------------------------------------------------------------------------------
