@@ -58,6 +58,13 @@ start cr3=0x1000 ncr3=0x10000
     assert played.do("l2cmpxchg 0x400000 1 2 size=8").result["value"] == "0x55667788"
 
 
+@pytest.mark.parametrize("setup", [[], ["param kvm_amd npt=1"]])
+def test_a_handler_that_cannot_be_fetched_times_out(setup: list[str]) -> None:
+    """SMEP forbids the kernel to execute its page, the handler of that fault included."""
+    played = World("long4", *setup, USER_PAGE, tlb=True)
+    assert played.do("cr4 0x100020").result == {"outcome": "timeout"}
+
+
 @pytest.mark.parametrize("mode", ["nopaging", "long4", "pae", "32"])
 @pytest.mark.parametrize("code", ["poke 0x803800 0x200000", "poke 0x800ff8 0x0100000000000000", "nop"])
 def test_a_run_over_zeros_is_what_its_instructions_are_one_by_one(

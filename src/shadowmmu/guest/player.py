@@ -39,7 +39,7 @@ from ..x86.bits import PF_VECTOR
 from ..x86.implementation import TCG, TCG_INTEL
 from ..x86.insn import Insn, Op
 from . import ops as kinds, setup as statements
-from .cpu import Delivered, EndlessFaults, GuestCpu, LeftL2
+from .cpu import ENDLESS, Delivered, EndlessFaults, GuestCpu, LeftL2
 from .machine import Machine
 from .modes import MODES, Mode, trampolines_of
 from .module_params import parameters_of
@@ -479,10 +479,14 @@ class Player:
         return {"outcome": "ok", **self._value(op, steps)}
 
     def _gate(self, cpu: GuestCpu, op: kinds.Op, delivered: Delivered, steps: list[Step]) -> dict[str, Any]:
-        """Run the gate of an exception or of the soft interrupt; how the op ended."""
-        again = cpu.execute(self._stubs(op).gate(delivered.vector))
-        if again is not None:
-            return self._gate(cpu, op, again, steps)
+        """Run the gate of an exception or of the soft interrupt; how the op ended. Raises EndlessFaults."""
+        for _ in range(ENDLESS):
+            again = cpu.execute(self._stubs(op).gate(delivered.vector))
+            if again is None:
+                break
+            delivered = again
+        else:
+            raise EndlessFaults(f"the gate of vector {delivered.vector} faults forever")
         if delivered.vector == SOFT_INTERRUPT:
             return {"outcome": "ok", **self._value(op, steps)}
         outcome: dict[str, Any] = {"outcome": "exception", "vector": delivered.vector}
