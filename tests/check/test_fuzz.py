@@ -21,6 +21,7 @@ from shadowmmu.check.storm import Storm
 from shadowmmu.guest.scenario import Scenario
 from shadowmmu.guest.setup import ScenarioError
 from shadowmmu.kvm import memory_region
+from shadowmmu.kvm.dirty_ring import dirty_ring_of
 from shadowmmu.kvm.oops import KernelOops
 
 KINDS = [(mode, mmu) for mode in MODES for mmu in MMUS if (mode, mmu) != ("nopaging", "nested")]
@@ -175,6 +176,33 @@ def test_storms_judge_the_exits_of_l2(defect: str) -> None:
             "refused",
             "L1 got #VMEXIT(NPF) for an access of L2 that its nested tables allow",
         )
+
+
+RINGS = """\
+mode long4
+vcpus 2
+cap 192 4096
+slot 0 0x0 16M
+slot 1 0x10000000 64K dirty
+alloc 0x2000
+tramp 0x1000
+map 0x1000 0x400000 0x10000000 0x67 n=8
+start cr3=0x1000
+@1 nop
+nop
+"""
+
+
+def test_what_a_storm_s_vcpu_writes_is_in_its_own_ring() -> None:
+    """Not in that of the vCPU which entered last: a ring fills up only if its own vCPU can be kept out."""
+    player, scenario = player_of(RINGS.splitlines())
+    for _ in player.play(scenario.ops):
+        pass
+    vcpus = [cpu.vcpu for cpu in player.cpus]
+    storm = Storm(vcpus, None, [])
+    for page in range(8):
+        storm.play(1, 0x400000 + 0x1000 * page, 1, 1, 8)
+    assert [dirty_ring_of(vcpu).used() for vcpu in vcpus] == [0, 8]
 
 
 # -- that the checks bite --------------------------------------------------------------------------------

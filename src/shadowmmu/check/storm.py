@@ -214,6 +214,7 @@ class Storm:
         address: u64
         result: u32
         cpu.user = mode >> 2 & 1 != 0
+        self.kvm.running_vcpu = vcpu
         for _ in range(RETRIES):
             if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
                 vcpu_enter_guest(vcpu)
