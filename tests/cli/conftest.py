@@ -63,5 +63,4 @@ def fixtures() -> SimpleNamespace:
     return SimpleNamespace(
         recordings=recordings,
         scenarios=CONFORMANCE / "scenarios",
-        count=len(list(recordings.rglob("*.jsonl"))),
     )
