@@ -1,6 +1,5 @@
 """What all tests share: the mode they run in, and hypothesis settings that hold in both modes."""
 
-import gc
 from pathlib import Path
 
 import hypothesis
@@ -20,13 +19,6 @@ hypothesis.settings.load_profile("shadowmmu")
 
 def pytest_report_header() -> str:
     return f"shadowmmu: {'compiled' if shadowmmu.native else 'interpreted'}"
-
-
-def pytest_collection_finish() -> None:
-    """Look for garbage seldom: what tests build is large, and little of it is cyclic."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_sessionstart() -> None:
