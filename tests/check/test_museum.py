@@ -31,7 +31,7 @@ def test_an_exhibit_has_a_story_a_fix_and_a_switch_that_is_unsafe(exhibit: Exhib
     assert exhibit.fix.startswith(("KVM: ", "kvm: ", "about "))
     assert exhibit.kernels
     Design(exhibit.switches)
-    changed = {name for name, value in exhibit.switches.items() if value != exhibit.mended[name]}
+    changed = {name for name, value in exhibit.switches.items() if value != exhibit.fixed[name]}
     assert len(changed) == 1
     (name,) = changed
     unsafe = (
@@ -50,7 +50,7 @@ def test_its_scenario_shows_it_and_nothing_without_it(exhibit: Exhibit) -> None:
     assert violation is not None
     result = results()[exhibit.name]
     assert (violation.check, violation.predicate) == (result["check"], result["predicate"])
-    assert check_scenario(lines, exhibit.mended)[1] is None
+    assert check_scenario(lines, exhibit.fixed)[1] is None
 
 
 def test_every_exhibit_was_found_and_has_a_scenario() -> None:
@@ -67,7 +67,7 @@ def test_a_search_ends_with_a_scenario_that_shows_the_defect() -> None:
     lines = sighting.scenario.splitlines()
     assert len(lines) < 40
     assert check_scenario(lines)[1] == sighting.violation
-    assert check_scenario(lines, exhibit.mended)[1] is None
+    assert check_scenario(lines, exhibit.fixed)[1] is None
 
 
 def test_a_search_without_a_defect_finds_nothing() -> None:

@@ -172,7 +172,7 @@ def _shown(
         if violation is None:
             return done, None
         lines = lines_up_to(lines, violation.op + 1)
-        if check_scenario([*setup, *lines], exhibit.mended, every=every)[1] is not None:
+        if check_scenario([*setup, *lines], exhibit.fixed, every=every)[1] is not None:
             return done, None
     except (ScenarioError, KeyError):
         return done, None
@@ -193,7 +193,7 @@ def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation] | 
             found = check_scenario(candidate, exhibit.switches, every=every, deadline=deadline)[1]
             if found is None:
                 return False
-            return check_scenario(candidate, exhibit.mended, every=every, deadline=deadline)[1] is None
+            return check_scenario(candidate, exhibit.fixed, every=every, deadline=deadline)[1] is None
         except (ScenarioError, KeyError, MemoryError, TimeoutError):
             return False
 
@@ -203,6 +203,6 @@ def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation] | 
     lines = shrink(lines, lambda kept: shows([*setup, *kept]), deadline)
     text = [f"title {exhibit.title}", *switches, *setup, *lines]
     violation = check_scenario(text)[1]
-    if violation is None or check_scenario(text, exhibit.mended)[1] is not None:
+    if violation is None or check_scenario(text, exhibit.fixed)[1] is not None:
         return None
     return text, violation

@@ -18,7 +18,7 @@ class Exhibit:
     """One defect.
 
     story     what was wrong, and what a guest or its host could see
-    fix       title of the public commit that mended it, or "about" and what is known
+    fix       title of the public commit that fixed it, or "about" and what is known
     kernels   which kernels had it, as far as known
     switches  the design that brings it back
     """
@@ -36,7 +36,7 @@ class Exhibit:
         return f"scenarios/museum/{self.name}.txt"
 
     @property
-    def mended(self) -> Mapping[str, str]:
+    def fixed(self) -> Mapping[str, str]:
         """The same design without the defect."""
         return {
             name: value if name in _SURROUNDINGS else switch_named(name).default

@@ -10,7 +10,7 @@ GUEST_TABLES: tuple[Exhibit, ...] = (
         "pdptrs_stale",
         "a PAE guest's new PDPTEs do not replace the roots",
         """A PAE guest has four directories, which the processor reads at MOV to CR3. If CR3 is the same
-        but the four entries are not, KVM must let go of the roots made from the old ones. It kept them,
+        but the four entries are not, KVM must free the roots made from the old ones. It kept them,
         and the guest ran on the directories that it had just replaced.""",
         "KVM: x86/mmu: Reconstruct shadow page root if the guest PDPTEs is changed",
         "5.x to 5.16 (2021)",

@@ -40,7 +40,7 @@ MAPPINGS: tuple[Exhibit, ...] = (
     defect(
         "lockless_unflushed",
         "protecting an SPTE that only logging had protected does not flush",
-        """Dirty logging takes W from an SPTE, and flushes after it let go of mmu_lock. Meanwhile a
+        """Dirty logging takes W from an SPTE, and flushes after it dropped mmu_lock. Meanwhile a
         table may be shadowed at that page: it finds W gone and sees no need to flush, though a TLB
         still has it writable. Hence the rule: flush if the SPTE was MMU-writable, whatever its W said.""",
         "KVM: MMU: flush tlb if the spte can be locklessly modified",

@@ -20,7 +20,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
     exhibit(
         "child_by_gfn",
         "a linked table is kept if only its gfn is right",
-        "The half of the mending that 6.1.176 has: of a table that is linked already only the gfn is "
+        "The half of the fix that 6.1.176 has: of a table that is linked already only the gfn is "
         "compared, not the role. When the guest changes the rights of a directory entry, or turns a "
         "table into a huge page of the same gfn, behind KVM's back, the walk goes on in a page of other "
         "rights, or in a direct page where an indirect one is due.",
@@ -129,7 +129,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
     defect(
         "unaccounted_twice",
         "a root that is zapped twice is taken off the books twice",
-        """A root that is zapped while it is in use is emptied, and freed when its last user lets go of
+        """A root that is zapped while it is in use is emptied, and freed when its last user drops
         it, which zaps it again. The counters of shadowed tables go down at the first time only. Taking
         them down twice ends write tracking of a table that another page still shadows.""",
         "about 2008 to 2013: unaccount_shadowed only if the page was not invalid before",
@@ -139,7 +139,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
         "freed_unflushed",
         "shadow pages are freed before the TLBs are flushed",
         """A zapped page may be in use by another vCPU's TLB, and its frame is free for anything once it
-        is let go of. The flush comes before that.""",
+        is dropped. The flush comes before that.""",
         "KVM: Flush remote tlbs when reducing shadow pte permissions",
         "up to 2.6.22 (2007)",
     ),
