@@ -25,25 +25,25 @@ DIRECTIVES = {
 }
 FASTEST = frozenset(
     [
-        "guest/accesses",
+        "guest/play/accesses",
         "x86/processor",
         "x86/tlb",
         "x86/walker",
-        "kvm/guest_walk",
-        "kvm/mmu",
-        "kvm/page_cache",
-        "kvm/page_fault",
-        "kvm/prefetch",
-        "kvm/rmap",
-        "kvm/spte",
-        "kvm/zap",
-        "kvm/tdp/iter",
+        "kvm/guest_access/guest_walk",
+        "kvm/state/mmu",
+        "kvm/pages/get_page",
+        "kvm/fault/page_fault",
+        "kvm/map/prefetch",
+        "kvm/spte/rmap",
+        "kvm/spte/spte",
+        "kvm/pages/zap",
+        "kvm/state/tdp_iter",
     ]
 )
 """The modules that take fewer instructions with -O3 in a workload of benchmarks/run.py (callgrind, by file).
 
 With it TLB hits are 1.6 times as fast as with -O2. The other modules are compiled with -O1, which takes half
-the time: for them it is as good (kvm/vm, kvm/fetch, host/mapping), or no workload reaches them."""
+the time: for them it is as good (kvm/state/vm, kvm/map/fetch, host/mapping), or no workload reaches them."""
 
 
 def shared_utilities() -> Extension:

@@ -12,8 +12,8 @@ import sys
 import time
 
 import shadowmmu
-from shadowmmu.check.fuzz import episode, grounds
-from shadowmmu.check.ground import MMUS
+from shadowmmu.check.random.fuzz import episode, grounds
+from shadowmmu.check.random.ground import MMUS
 
 OPS = 20_000
 

@@ -19,16 +19,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import shadowmmu
-from shadowmmu.guest.accesses import run_accesses
-from shadowmmu.guest.machine import Machine
+from shadowmmu.guest.play.accesses import run_accesses
+from shadowmmu.guest.play.machine import Machine
 from shadowmmu.host.mapping import Kind
 from shadowmmu.kvm.bits import MEM_LOG_DIRTY_PAGES
-from shadowmmu.kvm.dirty_log_ioctl import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
-from shadowmmu.kvm.memory_region import kvm_set_nr_mmu_pages
-from shadowmmu.kvm.regs import set_sregs
-from shadowmmu.kvm.vcpu import Vcpu
-from shadowmmu.kvm.vm import Parameters
-from shadowmmu.kvm.zap import kvm_mmu_zap_all_fast
+from shadowmmu.kvm.memory.dirty_log_ioctl import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
+from shadowmmu.kvm.memory.memory_region import kvm_set_nr_mmu_pages
+from shadowmmu.kvm.pages.zap import kvm_mmu_zap_all_fast
+from shadowmmu.kvm.registers.regs import set_sregs
+from shadowmmu.kvm.state.vcpu import Vcpu
+from shadowmmu.kvm.state.vm import Parameters
 from shadowmmu.x86.bits import READ, WRITE
 
 GIB = 1 << 30

@@ -1,4 +1,4 @@
-"""The rooms of the package: imports go only backwards along the way of the data."""
+"""The rooms of the package, and those inside them: imports go only backwards along the way of the data."""
 
 import ast
 from collections.abc import Iterator
@@ -10,6 +10,26 @@ import shadowmmu
 
 PACKAGE = Path(shadowmmu.__file__).parent
 ROOMS = ("x86", "host", "kvm", "guest", "trace", "check", "vm", "cli")  # vm is a file, the public face
+INNER = {
+    "kvm": (
+        "bits",
+        "design",
+        "state",
+        "guest_access",
+        "spte",
+        "tdp",
+        "pages",
+        "map",
+        "registers",
+        "memory",
+        "fault",
+        "exits",
+    ),
+    "guest": ("scenario", "play", "svm", "pc", "linux"),
+    "check": ("checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
+}
+"""The rooms (folders and single files) inside a room, lowest first."""
+MOST_MODULES = 20
 
 
 def imported(source: Path) -> Iterator[tuple[int, str]]:
@@ -33,14 +53,20 @@ def room(module: str) -> str | None:
     return parts[1] if parts[0] == "shadowmmu" and len(parts) > 1 and parts[1] in ROOMS else None
 
 
-def cimported(source: Path, line: str) -> str | None:
-    """The room that a line of a .pxd file imports from."""
+def cimported_module(source: Path, line: str) -> str | None:
+    """The module of this package that a line of a .pxd file imports from."""
     words = line.split()
     if words[:1] != ["from"] or not words[1].startswith("."):
         return None
     module = words[1].lstrip(".")
     folder = ("shadowmmu", *source.relative_to(PACKAGE).parent.parts)
-    return room(".".join((*folder[: len(folder) - (len(words[1]) - len(module)) + 1], module)))
+    return ".".join((*folder[: len(folder) - (len(words[1]) - len(module)) + 1], module))
+
+
+def cimported(source: Path, line: str) -> str | None:
+    """The room that a line of a .pxd file imports from."""
+    module = cimported_module(source, line)
+    return None if module is None else room(module)
 
 
 def test_every_folder_is_a_room() -> None:
@@ -72,6 +98,49 @@ def test_cimports_go_only_backwards(name: str) -> None:
         if (target := cimported(source, line)) is not None and ROOMS.index(target) > ROOMS.index(name)
     }
     assert not forward
+
+
+def inner(room_name: str, module: str) -> str | None:
+    """The room inside `room_name` that a module is in; None outside of it."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["shadowmmu", room_name] and len(parts) > 2 else None
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_every_folder_and_file_of_a_room_is_listed(name: str) -> None:
+    folders = {path.parent.name for path in (PACKAGE / name).glob("*/__init__.py")}
+    files = {path.stem for path in (PACKAGE / name).glob("*.py")} - {"__init__"}
+    assert folders | files == set(INNER[name])
+
+
+@pytest.mark.parametrize("name", INNER)
+def test_imports_inside_a_room_go_only_backwards(name: str) -> None:
+    rooms = INNER[name]
+    imports = {
+        (source, f"line {line}", target)
+        for source in (PACKAGE / name).rglob("*.py")
+        for line, target in imported(source)
+    } | {
+        (source, line, target)
+        for source in (PACKAGE / name).rglob("*.pxd")
+        for line in source.read_text().splitlines()
+        if (target := cimported_module(source, line)) is not None
+    }
+    assert imports
+    forward = {
+        f"{source.relative_to(PACKAGE)}: {line} imports {module}"
+        for source, line, module in imports
+        if (target := inner(name, module)) in rooms
+        and (own := source.relative_to(PACKAGE / name).with_suffix("").parts[0]) in rooms
+        and rooms.index(target) > rooms.index(own)
+    }
+    assert not forward
+
+
+@pytest.mark.parametrize("name", INNER["kvm"])
+def test_no_room_of_the_mmu_is_crowded(name: str) -> None:
+    modules = {path for path in (PACKAGE / "kvm" / name).glob("*.py") if path.stem != "__init__"}
+    assert len(modules) <= MOST_MODULES
 
 
 def test_the_root_imports_only_its_public_class() -> None:

@@ -181,7 +181,7 @@ def test_paths_in_the_text_are_there():
 
 
 def test_numbers_of_checks_cases_and_recordings():
-    from shadowmmu.check.audit import PREDICATES
+    from shadowmmu.check.audit.audit import PREDICATES
 
     assert f"asks {len(PREDICATES)} predicates" in README
     recordings = len(list((ROOT / "tests" / "conformance" / "recordings").rglob("*.jsonl")))

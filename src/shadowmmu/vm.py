@@ -16,35 +16,35 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
-from .guest.accesses import run_accesses
-from .guest.cpu import Delivered, GuestCpu
-from .guest.machine import Machine
-from .guest.stubs import Step
+from .guest.play.accesses import run_accesses
+from .guest.play.cpu import Delivered, GuestCpu
+from .guest.play.machine import Machine
+from .guest.play.stubs import Step
 from .host.mapping import Kind
 from .kvm.bits import MEM_LOG_DIRTY_PAGES, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
-from .kvm.capabilities import (
+from .kvm.design.design import design_of
+from .kvm.design.switches import DEFAULT_KERNEL
+from .kvm.exits.emulate import MmioAccess
+from .kvm.exits.run import DirtyRingFull, TripleFault
+from .kvm.exits.svm_exits import KvmRunError
+from .kvm.guest_access.dirty_ring import ENTRY_BYTES, dirty_ring_of
+from .kvm.memory.capabilities import (
     KVM_CAP_DIRTY_LOG_RING,
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
     kvm_vm_ioctl_enable_cap,
 )
-from .kvm.design import design_of
-from .kvm.dirty_log import cpu_dirty_log_size
-from .kvm.dirty_log_ioctl import (
+from .kvm.memory.dirty_log import cpu_dirty_log_size
+from .kvm.memory.dirty_log_ioctl import (
     INITIALLY_SET,
     MANUAL_PROTECT,
     kvm_vm_ioctl_clear_dirty_log,
     kvm_vm_ioctl_get_dirty_log,
     kvm_vm_ioctl_reset_dirty_pages,
 )
-from .kvm.dirty_ring import ENTRY_BYTES, dirty_ring_of
-from .kvm.emulate import MmioAccess
-from .kvm.exits import KvmRunError
-from .kvm.regs import set_sregs
-from .kvm.run import DirtyRingFull, TripleFault
-from .kvm.switches import DEFAULT_KERNEL
-from .kvm.tracepoints import Tracer
-from .kvm.vcpu import Vcpu as KvmVcpu
-from .kvm.vm import Parameters
+from .kvm.registers.regs import set_sregs
+from .kvm.state.tracepoints import Tracer
+from .kvm.state.vcpu import Vcpu as KvmVcpu
+from .kvm.state.vm import Parameters
 from .trace.events import Event, EventLog
 from .x86.bits import (
     CR0_PE,

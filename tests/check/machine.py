@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from shadowmmu.check.checker import Violation
 from shadowmmu.check.coherence import Coherence
-from shadowmmu.check.fuzz import player_of
-from shadowmmu.check.usable import hardware_walk
-from shadowmmu.guest.ops import Op
-from shadowmmu.guest.player import OpResult
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.check.coherence.usable import hardware_walk
+from shadowmmu.check.random.fuzz import player_of
+from shadowmmu.guest.play.player import OpResult
+from shadowmmu.guest.scenario.ops import Op
+from shadowmmu.guest.scenario.scenario import Scenario
 
 GVA, OTHER, GPA = 0x400000, 0x401000, 0x800000
 PT_GPA = 0x4000

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from shadowmmu.cli.commands import cli
-from shadowmmu.guest import player as module
+from shadowmmu.guest.play import player as module
 
 TESTS = Path(__file__).parents[1]
 CONFORMANCE = TESTS / "conformance"

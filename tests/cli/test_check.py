@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowmmu.check.audit import PREDICATES, Audit
+from shadowmmu.check.audit.audit import PREDICATES, Audit
 
 SOUND = """\
 mode long4

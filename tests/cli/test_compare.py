@@ -141,7 +141,7 @@ def test_recordings_of_another_kernel_find_their_scenarios(invoke, fixtures, tex
 @pytest.fixture
 def texts_used(monkeypatch):
     """Paths of the scenarios that were looked up."""
-    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.scenario.scenario import Scenario
 
     used = []
     original = Scenario.load

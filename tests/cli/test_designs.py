@@ -1,6 +1,6 @@
 import json
 
-from shadowmmu.kvm.switches import PROFILES, SWITCHES
+from shadowmmu.kvm.design.switches import PROFILES, SWITCHES
 
 SCENARIO = """\
 mode long4

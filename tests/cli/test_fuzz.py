@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shadowmmu.check import fuzz as checks
 from shadowmmu.check.checker import Violation
-from shadowmmu.check.ground import Ground
+from shadowmmu.check.random import fuzz as checks
+from shadowmmu.check.random.ground import Ground
 from shadowmmu.cli.commands import cli
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowmmu.kvm.switches import SWITCHES, switch_named
+from shadowmmu.kvm.design.switches import SWITCHES, switch_named
 
 FOLDER = Path(__file__).parents[2] / "scenarios" / "mails"
 README = (FOLDER / "README.md").read_text()

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from shadowmmu.cli.commands import cli
-from shadowmmu.guest import text
+from shadowmmu.guest.scenario import text
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 SCENARIOS = [

@@ -1,6 +1,6 @@
 import json
 
-from shadowmmu.check.museum import EXHIBITS
+from shadowmmu.check.museum.results import EXHIBITS
 
 
 def test_all_are_listed(invoke):

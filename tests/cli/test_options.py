@@ -55,7 +55,7 @@ def test_refused_for_multiboot_programs(invoke, tmp_path, words, says):
 
 
 def test_a_defect_of_the_museum_can_be_named(invoke):
-    with as_file(files("shadowmmu.guest") / "scenarios" / "default.txt") as scenario:
+    with as_file(files("shadowmmu.guest.scenario") / "examples" / "default.txt") as scenario:
         header = json.loads(
             invoke("run", "--json", "--design", "defect=child_by_gfn", scenario).output.splitlines()[0]
         )

@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 
 import pytest
 
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.trace.recording import Recording, json_line
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_parameter(invoke, tmp_path, setting, complaint):
 
 
 def test_a_hypervisor_keeps_nested_paging(invoke):
-    with as_file(files("shadowmmu.guest") / "scenarios" / "nested.txt") as nested:
+    with as_file(files("shadowmmu.guest.scenario") / "examples" / "nested.txt") as nested:
         refused = invoke("run", nested, "--param", "kvm_amd.npt=0")
     assert refused.exit_code != 0
     assert refused.output.endswith("nested.txt: a guest that is a hypervisor needs kvm_amd.npt\n")

@@ -5,7 +5,7 @@ import pytest
 
 from shadowmmu.cli.run_report import Report, outcome_line
 from shadowmmu.cli.runs import address_runs, entry_runs, fitting
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.scenario import Scenario
 
 FORGETS = """\
 mode long4

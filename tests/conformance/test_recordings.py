@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from shadowmmu.guest.player import Player
-from shadowmmu.guest.scenario import Scenario
-from shadowmmu.guest.setup import resolve
-from shadowmmu.kvm.design import design_of
+from shadowmmu.guest.play.player import Player
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.setup import resolve
+from shadowmmu.kvm.design.design import design_of
 from shadowmmu.trace.compare import compare
 from shadowmmu.trace.events import EventLog
 from shadowmmu.trace.recording import Recorder, Recording

@@ -1,7 +1,7 @@
 """Short scenarios for tests."""
 
-from shadowmmu.guest.ops import Op
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.ops import Op
+from shadowmmu.guest.scenario.scenario import Scenario
 
 SETUP = """\
 title test

@@ -4,13 +4,13 @@ import errno
 
 import pytest
 
-from shadowmmu.guest.machine import Machine
+from shadowmmu.guest.play.machine import Machine
 from shadowmmu.host.address_space import AddressSpace
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
 from shadowmmu.host.madvise import madvise
 from shadowmmu.host.mapping import HostError, Kind, Mapping
 from shadowmmu.host.memory import Arena
-from shadowmmu.kvm.design import Design
+from shadowmmu.kvm.design.design import Design
 
 PRESENT, WRITABLE, ZERO = 2, 4, 8
 MIB = 1 << 20

@@ -3,7 +3,7 @@
 from kvm.tdp_world import PHYSICAL
 from kvm.world import World
 
-from shadowmmu.kvm.notifier import MmuNotifier
+from shadowmmu.kvm.memory.notifier import MmuNotifier
 from shadowmmu.trace.events import Event, Exit
 
 PAGE = 0x800000

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from shadowmmu.check.audit import Audit
+from shadowmmu.check.audit.audit import Audit
 from shadowmmu.check.checker import Violation
 from shadowmmu.x86.bits import FAULT, FETCH, READ, WRITE
 

@@ -7,10 +7,10 @@ tables at WINDOW and slot 1 at L1_HUGE.
 
 from kvm.world import World
 
-from shadowmmu.guest.player import OpResult
+from shadowmmu.guest.play.player import OpResult
 from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
-from shadowmmu.kvm.fetch import shadow_walk_sptep
-from shadowmmu.kvm.vcpu import Vcpu
+from shadowmmu.kvm.map.fetch import shadow_walk_sptep
+from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.x86.bits import ADDR, PS, P
 
 NPT, DATA, HUGE = 0x1F000, 0x800000, 0x10000000

@@ -3,7 +3,7 @@
 from kvm.world import World
 
 from shadowmmu.kvm.bits import ROLE_LEVEL
-from shadowmmu.kvm.shadow_page import ShadowPage
+from shadowmmu.kvm.state.shadow_page import ShadowPage
 
 TDP = ("param kvm_amd npt=1", "param kvm tdp_mmu=1")
 PHYSICAL = 0x100000000

@@ -15,7 +15,7 @@ from kvm.invariants import check_tlb
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest import cpu
+from shadowmmu.guest.play import cpu
 from shadowmmu.x86.bits import NX, PS
 
 ROOT, PAGE = 0x1000, 0x1000

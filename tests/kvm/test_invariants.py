@@ -8,10 +8,10 @@ from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.ops import Access, Exec
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.ops import Access, Exec
+from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
-from shadowmmu.kvm.switches import PROFILES
+from shadowmmu.kvm.design.switches import PROFILES
 
 SCENARIOS = sorted((Path(__file__).parents[1] / "conformance" / "scenarios").glob("*.txt"))
 SEEDS = range(12 if shadowmmu.native else 4)

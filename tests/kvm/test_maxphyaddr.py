@@ -4,10 +4,10 @@ import pytest
 from kvm.world import World, names
 
 from shadowmmu import Vm
-from shadowmmu.guest.machine import Machine
+from shadowmmu.guest.play.machine import Machine
 from shadowmmu.host.mapping import Kind
 from shadowmmu.kvm.bits import MEMSLOT_INVALID
-from shadowmmu.kvm.memory_region import RegionError, kvm_set_memory_region
+from shadowmmu.kvm.memory.memory_region import RegionError, kvm_set_memory_region
 
 NPT = "param kvm_amd npt=1"
 GVA = 0x400000

@@ -6,8 +6,8 @@ from kvm.random_nested import MODES, random_nested
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.ops import Access
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.ops import Access
+from shadowmmu.guest.scenario.scenario import Scenario
 
 SEEDS = range(20 if shadowmmu.native else 5)
 CASES = [(mode, seed) for mode in MODES for seed in SEEDS]

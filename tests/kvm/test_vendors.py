@@ -14,7 +14,7 @@ from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.scenario import Scenario
 
 NPT = "param kvm_amd npt=1\n"
 SHADOW_PAGES = "param kvm tdp_mmu=0\n"

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 from kvm.invariants import expect_nothing
 
-from shadowmmu.check.audit import Audit
-from shadowmmu.guest.ops import Op
-from shadowmmu.guest.player import OpResult, Player
-from shadowmmu.guest.scenario import Scenario
-from shadowmmu.guest.setup import resolve
+from shadowmmu.check.audit.audit import Audit
+from shadowmmu.guest.play.player import OpResult, Player
+from shadowmmu.guest.scenario.ops import Op
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_PRESENT
-from shadowmmu.kvm.fast_fault import last_sptep_lockless
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.switches import DEFAULT_KERNEL, value_of
-from shadowmmu.kvm.vcpu import Vcpu
+from shadowmmu.kvm.design.switches import DEFAULT_KERNEL, value_of
+from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
+from shadowmmu.kvm.state.shadow_page import ShadowPage
+from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.trace.events import Event, EventLog
 from shadowmmu.x86.bits import ADDR
 

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from shadowmmu.kvm.tracepoints import Tracer
+from shadowmmu.kvm.state.tracepoints import Tracer
 from shadowmmu.trace import events
 from shadowmmu.trace.events import EventLog
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.trace.recording import (
     Recorder,
     Recording,

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ..guest.ops import Op
-from ..guest.player import OpResult, Player
-from ..kvm.oops import KernelOops
+from ..guest.play.player import OpResult, Player
+from ..guest.scenario.ops import Op
+from ..kvm.state.oops import KernelOops
 
 __all__ = ["CORRUPT", "Checker", "Violation", "play_checked"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..guest.player import Player
-from .audit import Audit, Level
+from ..guest.play.player import Player
+from .audit.audit import Audit, Level
 from .checker import Checker
 from .coherence import Coherence
 

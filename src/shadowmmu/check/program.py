@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..guest import ops as kinds
-from ..guest.machine import Machine
-from ..guest.modes import MODES, Mode
-from ..guest.ops import Op
-from ..guest.player import OpResult
+from ..guest.play.machine import Machine
+from ..guest.play.player import OpResult
+from ..guest.scenario import ops as kinds
+from ..guest.scenario.modes import MODES, Mode
+from ..guest.scenario.ops import Op
 from ..guest.svm.exit_codes import EXIT_EXCEPTION, EXIT_INVLPG, EXIT_WRITE_CR, exit_name
 from ..guest.svm.machine import ExitRecord, SvmMachine
-from ..kvm.tracepoints import Tracer
+from ..kvm.state.tracepoints import Tracer
 from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA, PF_VECTOR
-from .audit import Audit
+from .audit.audit import Audit
 from .checker import CORRUPT, Violation
 from .coherence import Coherence
 

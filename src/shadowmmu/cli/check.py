@@ -19,7 +19,7 @@ from shadowmmu.cli.program_options import ProgramOptions, program_options
 
 if TYPE_CHECKING:
     from shadowmmu.check.checker import Violation
-    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.scenario.scenario import Scenario
 
 __all__ = ["check"]
 
@@ -148,9 +148,9 @@ def _check_file(files: list[Path], changes: Changes, level: str, *, tlb: bool, a
 
     Raises Abort if the user interrupted it.
     """
-    from shadowmmu.guest.setup import ScenarioError
-    from shadowmmu.guest.text import shown
-    from shadowmmu.kvm.switches import DesignError
+    from shadowmmu.guest.scenario.setup import ScenarioError
+    from shadowmmu.guest.scenario.text import shown
+    from shadowmmu.kvm.design.switches import DesignError
 
     status = 0
     try:
@@ -172,11 +172,11 @@ def _check_file(files: list[Path], changes: Changes, level: str, *, tlb: bool, a
 
 
 def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:
-    from shadowmmu.check.audit import Level
+    from shadowmmu.check.audit.audit import Level
     from shadowmmu.check.checker import play_checked
     from shadowmmu.check.checks import checks_of
-    from shadowmmu.guest.player import Player
-    from shadowmmu.guest.setup import resolve
+    from shadowmmu.guest.play.player import Player
+    from shadowmmu.guest.scenario.setup import resolve
     from shadowmmu.trace.events import EventLog
 
     player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
@@ -205,7 +205,7 @@ def _progress(text: str) -> None:
 
 
 def _list(*, as_json: bool) -> None:
-    from shadowmmu.check.audit import PREDICATES
+    from shadowmmu.check.audit.audit import PREDICATES
 
     if as_json:
         rows = {

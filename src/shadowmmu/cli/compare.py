@@ -23,7 +23,7 @@ from shadowmmu.cli.inputs import design_option
 from shadowmmu.cli.run_report import outcome_line
 
 if TYPE_CHECKING:
-    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.scenario.scenario import Scenario
     from shadowmmu.trace.compare import Comparison
     from shadowmmu.trace.recording import Recording, Row
 
@@ -167,8 +167,8 @@ def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdic
 
 def _judge(task: _Task) -> _Verdict:
     """Replay one recording; a file that cannot be used is a verdict, too."""
-    from shadowmmu.guest.setup import ScenarioError
-    from shadowmmu.guest.text import shown
+    from shadowmmu.guest.scenario.setup import ScenarioError
+    from shadowmmu.guest.scenario.text import shown
     from shadowmmu.trace.recording import RecordingError
 
     try:
@@ -181,8 +181,8 @@ def _judge(task: _Task) -> _Verdict:
 
 
 def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) -> _Verdict:
-    from shadowmmu.guest.scenario import Scenario
-    from shadowmmu.kvm.design import design_of
+    from shadowmmu.guest.scenario.scenario import Scenario
+    from shadowmmu.kvm.design.design import design_of
     from shadowmmu.trace.compare import compare as compare_rows
     from shadowmmu.trace.recording import Recording
 
@@ -206,7 +206,7 @@ def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) ->
 
 
 def _not_covered(recording: Recording) -> str | None:
-    from shadowmmu.kvm.switches import DesignError, profile_of
+    from shadowmmu.kvm.design.switches import DesignError, profile_of
 
     try:
         profile_of(recording.header["kernel"])
@@ -234,8 +234,8 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
 
 def _replay(scenario: Scenario) -> tuple[list[Row], str | None]:
     """The rows the model makes of a scenario, and how it failed if it did."""
-    from shadowmmu.guest.player import Player
-    from shadowmmu.guest.setup import resolve
+    from shadowmmu.guest.play.player import Player
+    from shadowmmu.guest.scenario.setup import resolve
     from shadowmmu.trace.events import EventLog
     from shadowmmu.trace.recording import Recorder
     from shadowmmu.trace.snapshot import snapshot

@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shadowmmu.kvm.switches import Switch
+    from shadowmmu.kvm.design.switches import Switch
 
 __all__ = ["designs"]
 
@@ -32,7 +32,7 @@ def designs(*, names: tuple[str, ...], as_json: bool) -> None:
     The default is marked by *, a value that is known to be wrong by !. Without --kernel and --design a guest
     runs on the defaults.
     """
-    from shadowmmu.kvm.switches import SWITCHES, DesignError, switch_named
+    from shadowmmu.kvm.design.switches import SWITCHES, DesignError, switch_named
 
     try:
         chosen = [switch_named(name) for name in names] or list(SWITCHES)
@@ -50,7 +50,7 @@ def designs(*, names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _described(switch: Switch) -> dict[str, object]:
-    from shadowmmu.kvm.switches import PROFILES, values_named
+    from shadowmmu.kvm.design.switches import PROFILES, values_named
 
     return {
         "values": values_named(switch),
@@ -64,7 +64,7 @@ def _described(switch: Switch) -> dict[str, object]:
 
 
 def _lines(switch: Switch, width: int) -> Iterator[str]:
-    from shadowmmu.kvm.switches import values_named
+    from shadowmmu.kvm.design.switches import values_named
 
     values = values_named(switch)
     marked = [_marked(switch, value) for value in values[:_MOST]]

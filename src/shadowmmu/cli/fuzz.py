@@ -14,7 +14,7 @@ from shadowmmu.cli.inputs import design_option, kernel_option, refuse_ignored, s
 from shadowmmu.cli.outputs import make_folder, output
 
 if TYPE_CHECKING:
-    from shadowmmu.check.fuzz import Found, Report
+    from shadowmmu.check.random.fuzz import Found, Report
 
 __all__ = ["fuzz"]
 
@@ -74,8 +74,8 @@ def fuzz(
 
     What fails is shrunk to a scenario that `shadowmmu check` shows. Status 1: something failed.
     """
-    from shadowmmu.check.fuzz import Report, fuzz as run, grounds
-    from shadowmmu.check.ground import GroundError
+    from shadowmmu.check.random.fuzz import Report, fuzz as run, grounds
+    from shadowmmu.check.random.ground import GroundError
 
     if unchecked:
         refuse_ignored({"out": "--out", "failures": "--failures"}, "nothing is found with --unchecked")

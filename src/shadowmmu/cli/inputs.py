@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.scenario.scenario import Scenario
 
 __all__ = [
     "Changes",
@@ -54,7 +54,7 @@ def settings(context: click.Context, option: click.Parameter, given: Sequence[st
 
 def _designs(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
     """The switches of an option, checked; a defect of the museum brings its own. Raises BadParameter."""
-    from shadowmmu.kvm.switches import DesignError, switch_named, value_of
+    from shadowmmu.kvm.design.switches import DesignError, switch_named, value_of
 
     found = settings(context, option, given)
     defect = found.get("defect")
@@ -70,7 +70,7 @@ def _designs(context: click.Context, option: click.Parameter, given: Sequence[st
 
 def _exhibited(defect: str) -> Mapping[str, str]:
     """The switches of a defect that is no value of the switch `defect`. Raises ClickException."""
-    from shadowmmu.check.museum import UnknownExhibit, exhibit_named
+    from shadowmmu.check.museum.results import UnknownExhibit, exhibit_named
 
     try:
         return exhibit_named(defect).switches
@@ -79,7 +79,7 @@ def _exhibited(defect: str) -> Mapping[str, str]:
 
 
 def _kernel(context: click.Context, option: click.Parameter, release: str | None) -> str | None:
-    from shadowmmu.kvm.switches import DesignError, profile_of
+    from shadowmmu.kvm.design.switches import DesignError, profile_of
 
     if release is not None:
         try:
@@ -191,9 +191,9 @@ def load(paths: Sequence[Path], changes: Changes) -> list[Scenario]:
     """
     from importlib.resources import as_file, files
 
-    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.scenario.scenario import Scenario
 
-    with as_file(files("shadowmmu.guest") / "scenarios") as folder:
+    with as_file(files("shadowmmu.guest.scenario") / "examples") as folder:
         loaded = [Scenario.load(path) for path in paths or [folder / name for name in _EMBEDDED]]
     if changes.kernel is not None:
         loaded = [scenario.with_kernel(changes.kernel) for scenario in loaded]

@@ -101,7 +101,7 @@ def _wrong_usage(error: UsageError) -> int:
 def _complain(text: str) -> int:
     import click
 
-    from shadowmmu.guest.text import printable, shown
+    from shadowmmu.guest.scenario.text import printable, shown
 
     line, *others = text.split("\n")
     click.echo("\n".join([f"shadowmmu: {shown(line, _LONGEST_LINE)}", *map(printable, others)]), err=True)

@@ -16,8 +16,8 @@ from shadowmmu.cli.inputs import refuse_ignored, seconds_option
 from shadowmmu.cli.outputs import make_folder, output
 
 if TYPE_CHECKING:
-    from shadowmmu.check.museum import Exhibit
-    from shadowmmu.check.museum_search import Progress, Sighting
+    from shadowmmu.check.museum.results import Exhibit
+    from shadowmmu.check.museum.search import Progress, Sighting
 
 __all__ = ["museum"]
 
@@ -49,7 +49,7 @@ def museum(
     Each is a mechanism of KVM's MMU left out of the model, for the checks to find. `--run` lets random guests
     look for it and makes a scenario of what they find. Status 1: something was not found.
     """
-    from shadowmmu.check.museum import EXHIBITS, UnknownExhibit, exhibit_named
+    from shadowmmu.check.museum.results import EXHIBITS, UnknownExhibit, exhibit_named
 
     try:
         chosen = [exhibit_named(name) for name in names] or list(EXHIBITS)
@@ -99,7 +99,7 @@ def _designs(exhibit: Exhibit) -> str:
 
 
 def _finding(exhibit: Exhibit) -> str:
-    from shadowmmu.check.museum import results
+    from shadowmmu.check.museum.results import results
 
     result = results().get(exhibit.name)
     if result is None:
@@ -111,7 +111,7 @@ def _finding(exhibit: Exhibit) -> str:
 
 
 def _described(exhibit: Exhibit) -> dict[str, object]:
-    from shadowmmu.check.museum import results
+    from shadowmmu.check.museum.results import results
 
     return {
         "title": exhibit.title,
@@ -125,7 +125,7 @@ def _described(exhibit: Exhibit) -> dict[str, object]:
 
 
 def _search(chosen: Sequence[Exhibit], seconds: float, seed: int, out: Path, *, as_json: bool) -> None:
-    from shadowmmu.check.museum_search import search
+    from shadowmmu.check.museum.search import search
 
     make_folder(out)
     sightings: list[Sighting] = []

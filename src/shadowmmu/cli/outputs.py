@@ -192,6 +192,6 @@ def _identity(path: Path) -> object:
 
 
 def _number(path: Path) -> int | None:
-    from shadowmmu.guest.text import open_file
+    from shadowmmu.guest.scenario.text import open_file
 
     return 1 if path == _STDOUT else open_file(path)

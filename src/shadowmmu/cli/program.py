@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shadowmmu.guest.linux.guest import LinuxGuest
     from shadowmmu.guest.pc.pc import Ending, Limits, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
-    from shadowmmu.kvm.vm import Parameters
+    from shadowmmu.kvm.state.vm import Parameters
 
 __all__ = [
     "EMBEDDED",
@@ -48,7 +48,7 @@ _PARAMETERS = {
 def is_program(path: Path) -> bool:
     """Whether a file is machine code, not the text of a scenario. Raises OSError, ClickException."""
     from shadowmmu.guest.pc.image import Kind, kind_of
-    from shadowmmu.guest.text import read_head
+    from shadowmmu.guest.scenario.text import read_head
 
     if path.exists() and not path.is_file():  # of a pipe nothing may be taken: it cannot be read again
         return False
@@ -143,7 +143,7 @@ def _told(path: Path) -> Iterator[None]:
     """What is wrong with a program or the machine becomes one line."""
     from shadowmmu.guest.pc.image import ImageError
     from shadowmmu.guest.svm import EmulatorError
-    from shadowmmu.kvm.switches import DesignError
+    from shadowmmu.kvm.design.switches import DesignError
 
     try:
         yield
@@ -163,7 +163,7 @@ def _start(
     """A machine with the program loaded. Raises ImageError, EmulatorError, DesignError, ClickException."""
     from shadowmmu.guest.pc.image import Kind, kind_of, read_image
     from shadowmmu.guest.pc.pc import Pc
-    from shadowmmu.guest.text import read_file
+    from shadowmmu.guest.scenario.text import read_file
 
     data = read_file(path)
     if kind_of(data[:HEAD]) is Kind.LINUX:
@@ -230,7 +230,7 @@ def new_machine(
     from shadowmmu.guest.pc.pc import memory_slots
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.host.mapping import Kind
-    from shadowmmu.kvm.switches import DEFAULT_KERNEL
+    from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
 
     if changes.vendor == "intel":
         raise click.ClickException("programs run on an AMD processor; leave --vendor out")
@@ -246,8 +246,8 @@ def new_machine(
 
 def _parameters(params: Mapping[str, str], npt: bool | None) -> Parameters:  # noqa: FBT001
     """KVM's parameters. Raises ClickException for one that there is not."""
-    from shadowmmu.guest.module_params import param_value
-    from shadowmmu.kvm.vm import Parameters
+    from shadowmmu.guest.scenario.module_params import param_value
+    from shadowmmu.kvm.state.vm import Parameters
 
     parameters = Parameters()
     parameters.tdp_enabled = bool(npt)

@@ -23,7 +23,7 @@ from shadowmmu.cli.program_options import ProgramOptions, program_options
 from shadowmmu.cli.run_report import Report, summary
 
 if TYPE_CHECKING:
-    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.scenario.scenario import Scenario
     from shadowmmu.trace.recording import PlayedOp, Row
 
 __all__ = ["run"]
@@ -106,8 +106,8 @@ def _play_all(
     as_json: bool,
     tlb: bool,
 ) -> None:
-    from shadowmmu.guest.setup import ScenarioError
-    from shadowmmu.kvm.switches import DesignError
+    from shadowmmu.guest.scenario.setup import ScenarioError
+    from shadowmmu.kvm.design.switches import DesignError
     from shadowmmu.trace.ftrace import FtraceWriter
     from shadowmmu.trace.recording import json_line
 
@@ -165,9 +165,9 @@ def _targets(
 
 def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, Row, str | None]]:
     """The header, then every op with its row, and why its value is stale if it is."""
-    from shadowmmu.check.stale import StaleReads
-    from shadowmmu.guest.player import Player
-    from shadowmmu.guest.setup import resolve
+    from shadowmmu.check.coherence.stale import StaleReads
+    from shadowmmu.guest.play.player import Player
+    from shadowmmu.guest.scenario.setup import resolve
     from shadowmmu.trace.events import EventLog
     from shadowmmu.trace.recording import Recorder
     from shadowmmu.trace.snapshot import snapshot

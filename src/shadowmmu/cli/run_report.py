@@ -13,7 +13,7 @@ from shadowmmu.cli.event_text import event_lines
 from shadowmmu.cli.runs import address_runs, entry_runs, fitting
 
 if TYPE_CHECKING:
-    from shadowmmu.guest.scenario import Scenario
+    from shadowmmu.guest.scenario.scenario import Scenario
     from shadowmmu.trace.names import State
     from shadowmmu.trace.recording import Row
 
@@ -143,7 +143,7 @@ class Report:
 
 def _waiting(scenario: Scenario) -> dict[int, list[str]]:
     """The ops that are to be played in the middle of others, by the number of those."""
-    from shadowmmu.guest.ops import UNRECORDED, Meanwhile
+    from shadowmmu.guest.scenario.ops import UNRECORDED, Meanwhile
 
     number = 0
     found: dict[int, list[str]] = {}

@@ -110,7 +110,7 @@ GEN_UPDATE_IN_PROGRESS = 1 << 63
 BY_GENERATION = 0
 BY_WALK = 1
 
-# Historic defects (values of the switch `defect`; check/museum.py tells what they were)
+# Historic defects (values of the switch `defect`; check/museum/ tells what they were)
 DEFECT_CHILD_BY_PRESENCE = 1
 DEFECT_RIGHTS_OF_LAST_TABLE = 2
 DEFECT_RIGHTS_OF_UPPER_TABLES = 3

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shadowmmu.guest.modes import MODES, TRAMP_SIZE
-from shadowmmu.guest.setup import L2_CODE, PAGE
+from shadowmmu.guest.scenario.modes import MODES, TRAMP_SIZE
+from shadowmmu.guest.scenario.setup import L2_CODE, PAGE
 
 __all__ = ["PARTS", "Comparison", "OpDifference", "comparable", "compare"]
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.tracepoints import KVM_ISA_SVM, KVM_ISA_VMX, Log
+from shadowmmu.kvm.state.shadow_page import ShadowPage
+from shadowmmu.kvm.state.tracepoints import KVM_ISA_SVM, KVM_ISA_VMX, Log
 from shadowmmu.x86.bits import EPT_R, EPT_VIOLATION_GVA_TRANSLATED, EPT_VIOLATION_RWX_SHIFT, EPT_W, EPT_X
 
 __all__ = [

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from shadowmmu.kvm.design import Design
+from shadowmmu.kvm.design.design import Design
 from shadowmmu.trace.events import ACCESS_NAMES, ByTask, Event, GetPage, PageEvent, PrepareZapPage
 
 __all__ = ["Area", "Names", "RawState", "State"]

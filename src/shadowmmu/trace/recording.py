@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from shadowmmu.guest.modes import trampolines_of
-from shadowmmu.guest.scenario import HOST_MAXPHYADDR, Scenario
-from shadowmmu.guest.setup import (
+from shadowmmu.guest.scenario.modes import trampolines_of
+from shadowmmu.guest.scenario.scenario import HOST_MAXPHYADDR, Scenario
+from shadowmmu.guest.scenario.setup import (
     L2_CODE,
     PAGE,
     Cap,
@@ -34,8 +34,8 @@ from shadowmmu.guest.setup import (
     Watch,
     resolve,
 )
-from shadowmmu.guest.text import first_invisible, read_file, shown
-from shadowmmu.kvm.design import design_of
+from shadowmmu.guest.scenario.text import first_invisible, read_file, shown
+from shadowmmu.kvm.design.design import design_of
 from shadowmmu.trace import events
 from shadowmmu.trace.events import Event
 from shadowmmu.trace.names import Area, Names, RawState, State

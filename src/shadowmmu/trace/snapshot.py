@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..kvm.bits import INVALID_PAGE, PT32E_ROOT_LEVEL, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
-from ..kvm.rmap import pte_list
+from ..kvm.spte.rmap import pte_list
 from ..x86.bits import ADDR, PS
 
 if TYPE_CHECKING:
-    from ..guest.machine import Machine
-    from ..kvm.memslots import MemSlot
-    from ..kvm.mmu import KvmMmu
-    from ..kvm.shadow_page import ShadowPage
-    from ..kvm.vcpu import Vcpu
-    from ..kvm.vm import Kvm
+    from ..guest.play.machine import Machine
+    from ..kvm.state.memslots import MemSlot
+    from ..kvm.state.mmu import KvmMmu
+    from ..kvm.state.shadow_page import ShadowPage
+    from ..kvm.state.vcpu import Vcpu
+    from ..kvm.state.vm import Kvm
 
 __all__ = ["backed", "shadow_pages", "snapshot"]
 

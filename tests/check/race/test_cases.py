@@ -133,7 +133,8 @@ def test_a_schedule_that_is_none(tmp_path: Path, old: str, new: str, complaint: 
 
 
 def test_the_model_is_as_it_was_after_a_case() -> None:
-    from shadowmmu.kvm import atomic, fast_fault, page_fault
+    from shadowmmu.kvm.fault import fast_fault, page_fault
+    from shadowmmu.kvm.spte import atomic
     from shadowmmu.kvm.tdp import spte_changed
 
     if shadowmmu.native:

@@ -10,7 +10,7 @@ import pytest
 import shadowmmu
 from shadowmmu.check import program as checks_of_program
 from shadowmmu.guest.pc.pc import Limits
-from shadowmmu.kvm import invlpg
+from shadowmmu.kvm.registers import invlpg
 
 TOUR = (files("shadowmmu.guest.pc") / "programs" / "tour.elf").read_bytes()
 PHASES = ("32-bit paging, 2 levels", "PAE, 3 levels", "64-bit, 4 levels", "64-bit, 5 levels")
@@ -75,7 +75,7 @@ def test_checks_find_nothing(pc: Make, npt: bool) -> None:
 
 @pytest.mark.skipif(shadowmmu.native, reason="compiled code cannot be spoiled")
 def test_checks_find_an_invlpg_that_does_nothing(pc: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shadowmmu.kvm import emulate
+    from shadowmmu.kvm.exits import emulate
 
     assert emulate.kvm_mmu_invlpg is invlpg.kvm_mmu_invlpg
     monkeypatch.setattr(emulate, "kvm_mmu_invlpg", lambda vcpu, gva: vcpu.cpu.flush_gva(gva))

@@ -5,7 +5,7 @@ from guest.svm.board import CODE, DATA, MORE_DATA, TABLES, Board, Event
 from guest.svm.invariants import check
 
 from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
-from shadowmmu.kvm.fast_fault import last_sptep_lockless
+from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
 from shadowmmu.x86.bits import CR0_WP, CR4_SMAP, CR4_SMEP, NX, PS, A, D, P, U, W
 
 MMUS = [

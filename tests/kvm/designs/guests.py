@@ -10,8 +10,8 @@ from kvm.random_scenarios import DATA, HUGE, LOGGED, random_scenario
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.ops import Access, Exec
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.ops import Access, Exec
+from shadowmmu.guest.scenario.scenario import Scenario
 
 Seen = list[Any]
 OPS = 100 if shadowmmu.native else 40

@@ -6,10 +6,10 @@ from typing import Any
 from kvm.random_scenarios import DATA, HUGE, LAZY, LOGGED, READ_ONLY
 from kvm.world import World
 
-from shadowmmu.guest.ops import Op
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.ops import Op
+from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
-from shadowmmu.kvm.switches import DEFAULT_KERNEL
+from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
 
 PAGING = {
     "npt=0": (),

@@ -5,7 +5,11 @@ from kvm.designs.guests import OPS, by_default, play
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World, names
 
-from shadowmmu.kvm.zap import kvm_mmu_start_zap_all_fast, kvm_mmu_zap_all_fast, kvm_mmu_zap_oldest_mmu_pages
+from shadowmmu.kvm.pages.zap import (
+    kvm_mmu_start_zap_all_fast,
+    kvm_mmu_zap_all_fast,
+    kvm_mmu_zap_oldest_mmu_pages,
+)
 
 ORDERS = ("fifo", "lifo")
 TABLE_WINDOW = 0x7F0000000000

@@ -5,13 +5,13 @@ from kvm.designs.guests import OPS, by_default, play
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
-from shadowmmu.guest.machine import Machine
+from shadowmmu.guest.play.machine import Machine
 from shadowmmu.host.memory import OutOfFrames
-from shadowmmu.kvm.design import Design
-from shadowmmu.kvm.page_cache import kvm_mmu_get_shadow_page
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.tracepoints import Tracer
-from shadowmmu.kvm.vm import Parameters
+from shadowmmu.kvm.design.design import Design
+from shadowmmu.kvm.pages.get_page import kvm_mmu_get_shadow_page
+from shadowmmu.kvm.state.shadow_page import ShadowPage
+from shadowmmu.kvm.state.tracepoints import Tracer
+from shadowmmu.kvm.state.vm import Parameters
 
 WINDOW = 0x7F0000000000
 FLOWS = ("merged", "sketch", "v3", "single")

@@ -7,9 +7,9 @@ from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.ops import Access, Exec
-from shadowmmu.guest.scenario import Scenario
-from shadowmmu.kvm.switches import PROFILES, SWITCHES
+from shadowmmu.guest.scenario.ops import Access, Exec
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.kvm.design.switches import PROFILES, SWITCHES
 
 OTHERS = {
     "multimapped": ("yes",),

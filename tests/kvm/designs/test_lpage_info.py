@@ -3,12 +3,12 @@
 import pytest
 from kvm.world import World
 
-from shadowmmu.check.audit import Audit
+from shadowmmu.check.audit.audit import Audit
 from shadowmmu.check.checker import play_checked
-from shadowmmu.guest.ops import Op
-from shadowmmu.guest.player import Player
-from shadowmmu.guest.scenario import Scenario
-from shadowmmu.guest.setup import resolve
+from shadowmmu.guest.play.player import Player
+from shadowmmu.guest.scenario.ops import Op
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.trace.events import EventLog
 
 GUEST = """\

@@ -6,7 +6,7 @@ import pytest
 from kvm.designs.side_by_side import PAGING
 from kvm.world import World, names
 
-from shadowmmu.kvm.mmio import get_mmio_spte_generation, is_mmio_spte
+from shadowmmu.kvm.spte.mmio import get_mmio_spte_generation, is_mmio_spte
 from shadowmmu.x86.bits import PFERR_RSVD
 
 GVA, HOLE, DATA = 0x400000, 0xD0000000, 0x600000

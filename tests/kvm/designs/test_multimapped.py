@@ -5,10 +5,10 @@ from hypothesis import given, settings, strategies as st
 from kvm.world import World
 
 from shadowmmu.kvm.bits import SPTE_EMPTY
-from shadowmmu.kvm.parent_pte import mmu_page_add_parent_pte, mmu_page_remove_parent_pte
-from shadowmmu.kvm.rmap import pte_list
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.unprotect import kvm_mmu_unprotect_gfn
+from shadowmmu.kvm.pages.unprotect import kvm_mmu_unprotect_gfn
+from shadowmmu.kvm.spte.parent_pte import mmu_page_add_parent_pte, mmu_page_remove_parent_pte
+from shadowmmu.kvm.spte.rmap import pte_list
+from shadowmmu.kvm.state.shadow_page import ShadowPage
 
 PARENTS = 7
 TABLE = 0x4000

@@ -9,9 +9,9 @@ from kvm.random_nested import random_nested
 from kvm.random_scenarios import random_scenario
 from kvm.world import World
 
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
-from shadowmmu.kvm.switches import SWITCHES, Switch
+from shadowmmu.kvm.design.switches import SWITCHES, Switch
 
 OPS, SEEDS = 25, 4
 TDP0, TDP1 = ("param kvm_amd npt=1\nparam kvm tdp_mmu=" + value + "\n" for value in "01")

@@ -10,7 +10,7 @@ from kvm.world import World, names
 
 import shadowmmu
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH, SPTE_EMPTY, SPTE_MMU_PRESENT
-from shadowmmu.kvm.pte_update import need_remote_flush
+from shadowmmu.kvm.map.pte_update import need_remote_flush
 from shadowmmu.trace.events import EventLog
 from shadowmmu.x86.bits import NX, A, P, U, W
 

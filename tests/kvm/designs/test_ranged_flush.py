@@ -5,7 +5,7 @@ from kvm.designs.guests import OPS, by_default, check_tlb_after_each, huge_guest
 from kvm.random_scenarios import MODES
 from kvm.world import World
 
-from shadowmmu.kvm.flush import kvm_flush_remote_tlbs_range
+from shadowmmu.kvm.spte.flush import kvm_flush_remote_tlbs_range
 from shadowmmu.x86.bits import READ
 
 RANGED = {"ranged_flush": "yes", "split_flush": "always"}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from kvm.world import World, names
 
-from shadowmmu.guest.scenario import Scenario
-from shadowmmu.kvm.rmap import pte_list
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.kvm.spte.rmap import pte_list
 
 FOLDER = Path(__file__).parents[3] / "scenarios" / "mails"
 SHOWN = {

@@ -7,8 +7,8 @@ from kvm.random_scenarios import random_scenario
 from kvm.world import World, names
 
 import shadowmmu
-from shadowmmu.guest.ops import Access, Exec, Invlpg
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.ops import Access, Exec, Invlpg
+from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.kvm.bits import (
     INVALID_PAGE,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
@@ -19,12 +19,12 @@ from shadowmmu.kvm.bits import (
     ROLE_QUADRANT_SHIFT,
     SPTE_MMU_PRESENT,
 )
-from shadowmmu.kvm.fetch import fetch
-from shadowmmu.kvm.guest_walk import walk_addr
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.switches import PROFILES
-from shadowmmu.kvm.vcpu import Vcpu
-from shadowmmu.kvm.zap import kvm_mmu_zap_all_fast
+from shadowmmu.kvm.design.switches import PROFILES
+from shadowmmu.kvm.guest_access.guest_walk import walk_addr
+from shadowmmu.kvm.map.fetch import fetch
+from shadowmmu.kvm.pages.zap import kvm_mmu_zap_all_fast
+from shadowmmu.kvm.state.shadow_page import ShadowPage
+from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.x86.bits import ADDR, NX, PS, A, P, U, W
 
 ONE_OFF = {"special_roots": "one_off"}

@@ -6,9 +6,9 @@ from kvm.random_scenarios import MODES
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_WRITABLE
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.split_huge_page import SplitShadowHugePages, kvm_mmu_try_split_huge_pages
-from shadowmmu.kvm.zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
+from shadowmmu.kvm.memory.split_huge_page import SplitShadowHugePages, kvm_mmu_try_split_huge_pages
+from shadowmmu.kvm.pages.zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
+from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.trace.events import SplitHugePage
 from shadowmmu.x86.bits import W
 

@@ -10,7 +10,7 @@ import pytest
 from kvm.world import World
 
 from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
-from shadowmmu.kvm.split_spte import LocklessRead, SpteWrite
+from shadowmmu.kvm.spte.split_spte import LocklessRead, SpteWrite
 
 OLD, NEW = 0xA11110801, 0xB11110801
 """The mail's SPTEs, with bit 11, by which KVM knows today that one maps something: the same low half."""

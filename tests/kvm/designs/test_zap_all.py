@@ -5,8 +5,8 @@ from kvm.designs.side_by_side import PAGING
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import ROLE_INVALID
-from shadowmmu.kvm.zap import kvm_mmu_start_zap_all_fast
-from shadowmmu.kvm.zap_all import kvm_mmu_zap_all, zap_all
+from shadowmmu.kvm.pages.zap import kvm_mmu_start_zap_all_fast
+from shadowmmu.kvm.pages.zap_all import kvm_mmu_zap_all, zap_all
 
 GVA, PAGES = 0x40000000, 30
 SHADOW = pytest.mark.parametrize("way", ["npt=0", "npt=1 tdp_mmu=0"])

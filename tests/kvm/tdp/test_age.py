@@ -4,7 +4,7 @@ import pytest
 from kvm.tdp_world import BIG, PHYSICAL, huge_world
 from kvm.world import World, names
 
-from shadowmmu.kvm.notifier import MmuNotifier
+from shadowmmu.kvm.memory.notifier import MmuNotifier
 from shadowmmu.x86.bits import A
 
 

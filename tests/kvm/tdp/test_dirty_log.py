@@ -6,9 +6,9 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tdp_world
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import SPTE_MMU_WRITABLE
-from shadowmmu.kvm.dirty_log import cpu_dirty_log_size, kvm_arch_mmu_enable_log_dirty_pt_masked
-from shadowmmu.kvm.memory_region import id_to_memslot
-from shadowmmu.kvm.memslots import MemSlot
+from shadowmmu.kvm.memory.dirty_log import cpu_dirty_log_size, kvm_arch_mmu_enable_log_dirty_pt_masked
+from shadowmmu.kvm.memory.memory_region import id_to_memslot
+from shadowmmu.kvm.state.memslots import MemSlot
 from shadowmmu.kvm.tdp.dirty_log import (
     WriteProtectSlot,
     kvm_tdp_mmu_clear_dirty_pt_masked,

@@ -9,14 +9,14 @@ from kvm.tdp_world import BIG, PHYSICAL, TDP, huge_world
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.scenario import Scenario
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.kvm.pages.zap import ZapAllFast, kvm_mmu_start_zap_all_fast
+from shadowmmu.kvm.state.vm import Kvm
 from shadowmmu.kvm.tdp.collapse import ZapCollapsible
 from shadowmmu.kvm.tdp.dirty_log import WriteProtectSlot
 from shadowmmu.kvm.tdp.split import SplitHugePages
 from shadowmmu.kvm.tdp.walk import TdpWalk
 from shadowmmu.kvm.tdp.zap import ZapLeafs
-from shadowmmu.kvm.vm import Kvm
-from shadowmmu.kvm.zap import ZapAllFast, kvm_mmu_start_zap_all_fast
 
 SEEDS = range(12 if shadowmmu.native else 4)
 GFN = BIG >> 12

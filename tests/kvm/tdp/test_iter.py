@@ -7,8 +7,8 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world
 from kvm.world import World
 
 from shadowmmu.kvm.bits import SPTE_EMPTY, SPTE_MMU_PRESENT
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.tdp.iter import TdpIter
+from shadowmmu.kvm.state.shadow_page import ShadowPage
+from shadowmmu.kvm.state.tdp_iter import TdpIter
 from shadowmmu.x86.bits import ADDR, PS
 
 GFN = BIG >> 12

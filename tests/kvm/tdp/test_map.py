@@ -5,8 +5,8 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tdp_world
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import RET_PF_FIXED, RET_PF_RETRY, RET_PF_SPURIOUS, SPTE_EMPTY
-from shadowmmu.kvm.mmio import is_mmio_spte
-from shadowmmu.kvm.page_fault import kvm_mmu_do_page_fault
+from shadowmmu.kvm.fault.page_fault import kvm_mmu_do_page_fault
+from shadowmmu.kvm.spte.mmio import is_mmio_spte
 from shadowmmu.x86.bits import NX, PFERR_P, PFERR_U, PFERR_W, PS, A, D, U, W
 
 GPA = 0x800000

@@ -5,8 +5,8 @@ from kvm.tdp_world import PHYSICAL, tdp_world
 from kvm.world import World
 
 from shadowmmu.kvm.bits import REQ_MMU_FREE_OBSOLETE_ROOTS, ROLE_INVALID
+from shadowmmu.kvm.pages.zap import kvm_mmu_start_zap_all_fast, kvm_mmu_zap_all_fast
 from shadowmmu.kvm.tdp.roots import kvm_tdp_mmu_put_root, tdp_mmu_next_root
-from shadowmmu.kvm.zap import kvm_mmu_start_zap_all_fast, kvm_mmu_zap_all_fast
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from shadowmmu.kvm.bits import (
     SPTE_MMU_PRESENT,
     SPTE_MMU_WRITABLE,
 )
-from shadowmmu.kvm.tdp.iter import TdpIter
+from shadowmmu.kvm.state.tdp_iter import TdpIter
 from shadowmmu.kvm.tdp.rcu import rcu_read_lock, rcu_read_unlock
 from shadowmmu.kvm.tdp.spte_changed import (
     InvalidSpteChange,

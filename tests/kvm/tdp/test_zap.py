@@ -5,6 +5,7 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tables, tdp_world
 from kvm.world import World
 
 from shadowmmu.kvm.bits import SPTE_EMPTY
+from shadowmmu.kvm.pages.zap import kvm_mmu_start_zap_all_fast
 from shadowmmu.kvm.tdp.zap import (
     ZapLeafs,
     kvm_tdp_mmu_unmap_gfn_range,
@@ -12,7 +13,6 @@ from shadowmmu.kvm.tdp.zap import (
     kvm_tdp_mmu_zap_leafs,
     kvm_tdp_mmu_zap_sp,
 )
-from shadowmmu.kvm.zap import kvm_mmu_start_zap_all_fast
 from shadowmmu.x86.bits import PS
 
 

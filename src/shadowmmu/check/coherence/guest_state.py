@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ...guest import ops as kinds
-from ...guest.ops import Op
-from ...guest.player import Player
-from ...kvm.dirty_ring import dirty_ring_of
-from ...kvm.vcpu import Vcpu
+from ...guest.play.player import Player
+from ...guest.scenario import ops as kinds
+from ...guest.scenario.ops import Op
+from ...kvm.guest_access.dirty_ring import dirty_ring_of
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import (
     CR0_PG,
     CR0_WP,
@@ -28,8 +28,8 @@ from ...x86.bits import (
     P,
 )
 from ..checker import Checker
-from ..guest_tables import GuestMemory, Refusals, Registers
 from .flushes import Flushes
+from .guest_tables import GuestMemory, Refusals, Registers
 
 __all__ = ["GuestState"]
 

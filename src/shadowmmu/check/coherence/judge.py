@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ...guest import ops as kinds
-from ...guest.ops import Op
-from ...kvm.memslots import MemSlot
-from ...kvm.shadow_page import ShadowPage
-from ...kvm.vcpu import Vcpu
+from ...guest.scenario import ops as kinds
+from ...guest.scenario.ops import Op
+from ...kvm.state.memslots import MemSlot
+from ...kvm.state.shadow_page import ShadowPage
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import (
     MASK64,
     W,
 )
 from ..checker import Violation
-from ..guest_tables import DIRTY, GLOBAL, UNUSED, Registers, permits
-from ..usable import (
+from .flushes import Flushes
+from .guest_state import GuestState
+from .guest_tables import DIRTY, GLOBAL, UNUSED, Registers, permits
+from .usable import (
     ACCESSES,
     Use,
 )
-from .flushes import Flushes
-from .guest_state import GuestState
 
 __all__ = ["Judge", "Problem", "page_name"]
 

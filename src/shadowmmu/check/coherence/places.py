@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ...guest.ops import Op
+from ...guest.scenario.ops import Op
 from ...kvm.bits import (
     INVALID_PAGE,
     REQ_LOAD_MMU_PGD,
@@ -15,7 +15,7 @@ from ...kvm.bits import (
     REQ_TLB_FLUSH_GUEST,
     ROLE_LEVEL,
 )
-from ...kvm.vcpu import Vcpu
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import (
     ADDR,
     CR0_PG,
@@ -23,8 +23,9 @@ from ...x86.bits import (
     PS,
 )
 from ..checker import Violation
-from ..guest_tables import DIRTY, UNUSED, Registers, State
-from ..usable import (
+from .guest_tables import DIRTY, UNUSED, Registers, State
+from .judge import Judge, Problem, page_name
+from .usable import (
     Link,
     Use,
     accesses_of,
@@ -34,7 +35,6 @@ from ..usable import (
     rights_of,
     tlb_uses,
 )
-from .judge import Judge, Problem, page_name
 
 __all__ = ["Places"]
 

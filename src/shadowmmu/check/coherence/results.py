@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...guest import ops as kinds
-from ...guest.ops import Op
-from ...guest.player import MMIO_ANSWER, OpResult
-from ...kvm.nested import SVM_EXIT_NPF
-from ...kvm.vcpu import Vcpu
+from ...guest.play.player import MMIO_ANSWER, OpResult
+from ...guest.scenario import ops as kinds
+from ...guest.scenario.ops import Op
+from ...kvm.registers.nested import SVM_EXIT_NPF
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import (
     CR4_SMAP,
     MASK64,
@@ -17,11 +17,11 @@ from ...x86.bits import (
     P,
 )
 from ..checker import Violation
-from ..guest_tables import DIRTY, UNUSED, Refusals, Registers, permits
-from ..usable import (
+from .guest_tables import DIRTY, UNUSED, Refusals, Registers, permits
+from .places import Places
+from .usable import (
     hardware_walk,
 )
-from .places import Places
 
 __all__ = ["Results"]
 

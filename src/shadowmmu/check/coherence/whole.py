@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...guest import ops as kinds
-from ...guest.ops import Op
-from ...guest.player import OpResult, Player
-from ...kvm.vcpu import Vcpu
+from ...guest.play.player import OpResult, Player
+from ...guest.scenario import ops as kinds
+from ...guest.scenario.ops import Op
+from ...kvm.state.vcpu import Vcpu
 from ..checker import Violation
-from ..usable import (
+from .results import Results
+from .usable import (
     Use,
     hardware_walk,
 )
-from .results import Results
 
 __all__ = ["Coherence"]
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...guest.text import read_file
+from ...guest.scenario.text import read_file
 from .case import Case, CaseError, find
 from .engine import Execution, Location
 from .search import AllOrders, Pct, Randomly, Replay, Search

@@ -16,14 +16,16 @@ from functools import cache
 from typing import Any, ClassVar
 
 import shadowmmu
-from shadowmmu.guest.player import Player
-from shadowmmu.guest.scenario import Scenario
-from shadowmmu.guest.setup import resolve
-from shadowmmu.kvm import atomic, notifier, page_fault
+from shadowmmu.guest.play.player import Player
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
-from shadowmmu.kvm.page_fault import kvm_mmu_page_fault
-from shadowmmu.kvm.shadow_page import ShadowPage
-from shadowmmu.kvm.vm import Kvm
+from shadowmmu.kvm.fault import page_fault
+from shadowmmu.kvm.fault.page_fault import kvm_mmu_page_fault
+from shadowmmu.kvm.memory import notifier
+from shadowmmu.kvm.spte import atomic
+from shadowmmu.kvm.state.shadow_page import ShadowPage
+from shadowmmu.kvm.state.vm import Kvm
 from shadowmmu.trace.events import EventLog
 
 from .case import Case
@@ -256,7 +258,7 @@ class ModelCase(Case):
 
     def leaf(self, gpa: int) -> int:
         """The SPTE that maps a page of a guest without L2 on vCPU 0; 0 if there is none."""
-        from shadowmmu.kvm.fast_fault import last_sptep_lockless
+        from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
 
         sptep = last_sptep_lockless(self.kvm.vcpus[0], gpa)
         spte = int(self.kvm.read_spte(sptep)) if sptep else 0

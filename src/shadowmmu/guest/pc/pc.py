@@ -7,7 +7,7 @@ from functools import partial
 from math import inf
 
 from ...host.mapping import HostError
-from ...kvm.msr import MSR_APIC_BASE, MSR_TSC
+from ...kvm.registers.msr import MSR_APIC_BASE, MSR_TSC
 from ..svm.emulator import FetchFault
 from ..svm.machine import Outcome, SvmMachine
 from ..svm.msrs import MSR_TSC_ADJUST, MSR_TSC_DEADLINE

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from ...kvm.bits import INVALID_PAGE
-from ...kvm.emulate import OperandFault
-from ...kvm.exits import cr0_exit_reason, set_cr0_in_guest
-from ...kvm.guest_memory import table_page
-from ...kvm.regs import CR3_NOFLUSH
-from ...kvm.vcpu import QueuedException, Vcpu
-from ...kvm.vm import Kvm
+from ...kvm.exits.emulate import OperandFault
+from ...kvm.exits.svm_exits import cr0_exit_reason, set_cr0_in_guest
+from ...kvm.guest_access.guest_memory import table_page
+from ...kvm.registers.regs import CR3_NOFLUSH
+from ...kvm.state.vcpu import QueuedException, Vcpu
+from ...kvm.state.vm import Kvm
 from ...x86.bits import ADDR, CR0_TS, CR4_PCIDE, CR4_UMIP, A
 from ...x86.insn import Insn, Op
 from .execution import Execution, ExitHandler

@@ -2,8 +2,8 @@
 
 import ctypes
 
-from ...kvm.msr import APIC_ON
-from ...kvm.vcpu import Vcpu
+from ...kvm.registers.msr import APIC_ON
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import CR4_LA57, CR4_OSXSAVE, CR4_PKE
 from .layout import library
 from .processor import RAX, RBX, RCX, RDX, SvmProcessor

@@ -3,7 +3,7 @@
 The access itself is the processor's, alone, since it has to know breakpoints.
 """
 
-from ...kvm.vcpu import QueuedException
+from ...kvm.state.vcpu import QueuedException
 from .execution import Execution, ExitHandler
 from .exit_codes import EXIT_READ_DR, EXIT_WRITE_DR
 from .interrupts import DB, GP

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...kvm.emulate import MmioAccess
-from ...kvm.exits import record_exit
+from ...kvm.exits.emulate import MmioAccess
+from ...kvm.exits.svm_exits import record_exit
 from .events import Events
 from .exit_codes import EXIT_IOIO
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from ...kvm.bits import INVALID_PAGE
-from ...kvm.emulate import Emulator, MmioAccess, OperandFault
-from ...kvm.guest_memory import table_page
-from ...kvm.guest_walk import gva_to_gpa
-from ...kvm.invlpg import is_noncanonical
-from ...kvm.vcpu import QueuedException, Vcpu
+from ...kvm.exits.emulate import Emulator, MmioAccess, OperandFault
+from ...kvm.guest_access.guest_memory import table_page
+from ...kvm.guest_access.guest_walk import gva_to_gpa
+from ...kvm.registers.invlpg import is_noncanonical
+from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...x86.bits import ADDR, GP_VECTOR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U, PFERR_W
 from ...x86.insn import Insn
 from .instructions import LONGEST, Decoder

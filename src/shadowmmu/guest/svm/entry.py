@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from ...kvm.run import vcpu_enter_guest
-from ...kvm.vcpu import QueuedException
+from ...kvm.exits.run import vcpu_enter_guest
+from ...kvm.state.vcpu import QueuedException
 from .events import Events
 from .interrupts import AccessFault, EventFault
 from .single_step import SingleStep

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ...host.memory import Arena
-from ...kvm.emulate import EmulationError
-from ...kvm.exits import handle_page_fault, merge_exceptions
-from ...kvm.run import TripleFault
-from ...kvm.vcpu import QueuedException, QueuedInterrupt
+from ...kvm.exits.emulate import EmulationError
+from ...kvm.exits.run import TripleFault
+from ...kvm.exits.svm_exits import handle_page_fault, merge_exceptions
+from ...kvm.state.vcpu import QueuedException, QueuedInterrupt
 from ...x86.bits import NESTED_FAULT
 from .execution import Execution, ExitHandler
 from .exit_codes import EXIT_EXCEPTION, EXIT_IRET, EXIT_PUSHF, EXIT_SHUTDOWN, EXIT_SWINT

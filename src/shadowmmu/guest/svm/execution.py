@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from ...kvm.exits import record_exit
-from ...kvm.inject import kvm_inject_page_fault
-from ...kvm.vcpu import QueuedException, Vcpu
+from ...kvm.exits.svm_exits import record_exit
+from ...kvm.registers.inject import kvm_inject_page_fault
+from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...x86.bits import MASK64
 from ...x86.insn import Insn
 from .emulator import CodeEmulator, FetchFault

@@ -5,8 +5,8 @@ The emulator refuses them with #GP (world_switch), or exits for IRET.
 
 from collections.abc import Callable
 
-from ...kvm.emulate import EmulationError, OperandFault
-from ...kvm.vcpu import QueuedException
+from ...kvm.exits.emulate import EmulationError, OperandFault
+from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .events import Events
 from .execution import Execution

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from ...kvm.vcpu import QueuedException
+from ...kvm.state.vcpu import QueuedException
 from .cpuid import Cpuid
 from .events import Events
 from .execution import Execution, ExitHandler

@@ -1,1 +1,1 @@
-from ...kvm.vcpu cimport Vcpu
+from ...kvm.state.vcpu cimport Vcpu

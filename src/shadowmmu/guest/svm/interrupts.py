@@ -7,7 +7,7 @@ fault as its own would: AccessFault says that the delivery has to be tried again
 import struct
 
 from ...host.memory import Arena
-from ...kvm.vcpu import Vcpu
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import CR0_PE, FAULT, MASK64, READ, WRITE
 from .processor import (
     CS,

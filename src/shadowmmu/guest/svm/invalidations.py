@@ -1,8 +1,8 @@
 """INVLPG and INVPCID."""
 
-from ...kvm.emulate import OperandFault
-from ...kvm.invpcid import kvm_handle_invpcid
-from ...kvm.vcpu import QueuedException
+from ...kvm.exits.emulate import OperandFault
+from ...kvm.registers.invpcid import kvm_handle_invpcid
+from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from ...x86.insn import Insn, Op
 from .execution import Execution, ExitHandler

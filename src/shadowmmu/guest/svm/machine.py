@@ -31,13 +31,13 @@ again KVM's requests are served, and its flushes become flushes of the emulated 
 from collections.abc import Callable, Mapping, Sequence
 
 from ...host.mapping import Kind
-from ...kvm.design import design_of
-from ...kvm.exits import shutdown_exit
-from ...kvm.switches import DEFAULT_KERNEL
-from ...kvm.vcpu import QueuedException
-from ...kvm.vm import Parameters
+from ...kvm.design.design import design_of
+from ...kvm.design.switches import DEFAULT_KERNEL
+from ...kvm.exits.svm_exits import shutdown_exit
+from ...kvm.state.vcpu import QueuedException
+from ...kvm.state.vm import Parameters
 from ...x86.implementation import Implementation
-from ..machine import Machine
+from ..play.machine import Machine
 from . import EmulatorError
 from .control_registers import ControlRegisters
 from .cpuid import Cpuid
@@ -79,7 +79,7 @@ class SvmMachine(GuestState):
     npt         nested paging; without it KVM shadows the guest's tables
     tdp_mmu     with npt: by the TDP MMU; without it by direct shadow pages
     kernel, design
-                whose KVM, and switches that are not as that kernel has them (kvm/switches.py)
+                whose KVM, and switches that are not as that kernel has them (kvm/design/switches.py)
     la57        the processor has five-level paging
     backing     what the host backs memory with
     nx_huge_pages

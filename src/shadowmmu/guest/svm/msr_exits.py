@@ -1,7 +1,7 @@
 """RDMSR and WRMSR: to the processor's own MSRs, or to those that KVM and user space have."""
 
-from ...kvm.invlpg import is_noncanonical
-from ...kvm.vcpu import QueuedException
+from ...kvm.registers.invlpg import is_noncanonical
+from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .execution import Execution, ExitHandler
 from .exit_codes import EXIT_MSR, PASSED_MSRS

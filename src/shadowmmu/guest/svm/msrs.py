@@ -1,6 +1,6 @@
 """Model-specific registers whose access exits, as KVM answers them on AMD (6.12.111).
 
-EFER and what KVM checks are the model's (kvm/msr.py), others are constants, ignored or just kept
+EFER and what KVM checks are the model's (kvm/registers/msr.py), others are constants, ignored or just kept
 (kvm_get_msr_common, kvm_set_msr_common, svm_get_msr, svm_set_msr, get_msr_mce, set_msr_mce). What is in no
 table here is unknown to KVM, or belongs to a feature that CPUID does not show: #GP.
 """
@@ -8,7 +8,7 @@ table here is unknown to KVM, or belongs to a feature that CPUID does not show: 
 import time
 from collections.abc import Callable
 
-from ...kvm.msr import (
+from ...kvm.registers.msr import (
     HWCR_IGNORED,
     HWCR_VALID,
     MSR_APIC_BASE,
@@ -23,7 +23,7 @@ from ...kvm.msr import (
     MSR_VM_HSAVE_PA,
     set_msr,
 )
-from ...kvm.vcpu import Vcpu
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import EFER_SVME
 
 MSR_P5_MC_ADDR, MSR_P5_MC_TYPE, MSR_PLATFORM_ID = 0x00, 0x01, 0x17

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...kvm.invlpg import is_noncanonical
-from ...kvm.vcpu import QueuedException, Vcpu
+from ...kvm.registers.invlpg import is_noncanonical
+from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...x86.bits import GP_VECTOR, MASK64
 from ...x86.insn import Insn, Op
 from .processor import DS, FS, SvmProcessor

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from ...kvm.bits import INVALID_PAGE
-from ...kvm.emulate import EmulationError
-from ...kvm.exits import handle_page_fault
-from ...kvm.guest_walk import gva_to_gpa
-from ...kvm.vcpu import QueuedException
+from ...kvm.exits.emulate import EmulationError
+from ...kvm.exits.svm_exits import handle_page_fault
+from ...kvm.guest_access.guest_walk import gva_to_gpa
+from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
 from .emulator import FetchFault
 from .execution import Execution, ExitHandler

@@ -1,7 +1,7 @@
 """Faults that repeat for ever: how they are told from a guest that gets on."""
 
-from ...kvm.vcpu import Vcpu
-from ..cpu import EndlessFaults
+from ...kvm.state.vcpu import Vcpu
+from ..play.cpu import EndlessFaults
 
 ENDLESS = 1000
 """Faults of one address at one RIP, with nothing else between, after which they are taken for endless."""

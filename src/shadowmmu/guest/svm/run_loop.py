@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...kvm.emulate import EmulationError
-from ...kvm.exits import KvmRunError
-from ...kvm.roots import NoShadowPages
-from ...kvm.run import DirtyRingFull, TripleFault
+from ...kvm.exits.emulate import EmulationError
+from ...kvm.exits.run import DirtyRingFull, TripleFault
+from ...kvm.exits.svm_exits import KvmRunError
+from ...kvm.pages.roots import NoShadowPages
 from ...x86.machine_check import MachineCheck
-from ..cpu import EndlessFaults
+from ..play.cpu import EndlessFaults
 from .entry import Entry
 from .execution import ExitHandler
 from .exit_codes import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_READ_DR, EXIT_SMI, NOT_KVMS

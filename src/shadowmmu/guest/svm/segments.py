@@ -1,6 +1,6 @@
 """Loading segment registers from their descriptors (__load_segment_descriptor, emulate.c, 6.12.111)."""
 
-from ...kvm.vcpu import Vcpu
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import MASK64
 from .emulator import CodeEmulator
 from .interrupts import BIG, CODE, CONFORMING, LONG, NP, PRESENT, SS_FAULT, EventFault, segment_of

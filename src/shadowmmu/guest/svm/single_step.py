@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from ...host.memory import Arena
 from ...kvm.bits import INVALID_PAGE
-from ...kvm.emulate import EmulationError
-from ...kvm.fast_fault import last_sptep_lockless
-from ...kvm.guest_walk import gva_to_gpa
-from ...kvm.mark_dirty import mark_page_dirty_in_slot
-from ...kvm.spte import is_shadow_present
-from ...kvm.track_write import kvm_mmu_track_write
-from ...kvm.vcpu import QueuedException, Vcpu
+from ...kvm.exits.emulate import EmulationError
+from ...kvm.exits.track_write import kvm_mmu_track_write
+from ...kvm.fault.fast_fault import last_sptep_lockless
+from ...kvm.guest_access.guest_walk import gva_to_gpa
+from ...kvm.guest_access.mark_dirty import mark_page_dirty_in_slot
+from ...kvm.spte.spte import is_shadow_present
+from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...x86.bits import FAULT, PFERR_W, PS, WRITE, A, D, W
 from .exit_codes import EXIT_EXCEPTION, EXIT_IRET
 from .interrupts import DB

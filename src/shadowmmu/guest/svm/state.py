@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ...host.mapping import Kind
-from ...kvm.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
+from ...kvm.registers.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
 from ...x86.bits import (
     CR0_ET,
     CR0_NE,
@@ -18,7 +18,7 @@ from ...x86.bits import (
     EFER_SCE,
     MASK64,
 )
-from ..machine import Machine
+from ..play.machine import Machine
 from .control_registers import TaskPriority
 from .layout import PHYSICAL_BITS
 from .processor import CS, DS, ES, FS, GDTR, GPRS, GS, IDTR, LDTR, SEGMENTS, SS, TR, Segment, SvmProcessor

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ...kvm.vcpu import QueuedException
+from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import EFER_SCE, GP_VECTOR, MASK64
 from .execution import Execution, ExitHandler
 from .exit_codes import EXIT_VMMCALL

@@ -5,9 +5,9 @@ KVM does not ask for the loads: the emulated processor loads addresses that are 
 
 import struct
 
-from ...kvm.emulate import OperandFault
-from ...kvm.invlpg import is_noncanonical
-from ...kvm.vcpu import QueuedException
+from ...kvm.exits.emulate import OperandFault
+from ...kvm.registers.invlpg import is_noncanonical
+from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .events import Events
 from .execution import Execution, ExitHandler

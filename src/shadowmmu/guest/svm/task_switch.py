@@ -6,8 +6,8 @@ KVM does them for every guest. The emulator's own would load the guest's CR3 int
 import struct
 from enum import Enum
 
-from ...kvm.exits import record_exit
-from ...kvm.regs import kvm_set_cr3
+from ...kvm.exits.svm_exits import record_exit
+from ...kvm.registers.regs import kvm_set_cr3
 from ...x86.bits import CR0_TS
 from .control_registers import clear_accessed_in_pdptes
 from .events import Events

@@ -5,7 +5,7 @@ With CR0.TS it takes INVPCID and its neighbours for SSE instructions: #NM.
 
 from collections import Counter
 
-from ...kvm.vcpu import QueuedException
+from ...kvm.state.vcpu import QueuedException
 from .execution import Execution, ExitHandler
 from .exit_codes import EXIT_EXCEPTION, EXIT_INVPCID
 from .interrupts import DB, NM, UD

@@ -1,6 +1,6 @@
 """What VMRUN and #VMEXIT do to registers: KVM gets the guest's, the processor KVM's, with its flushes."""
 
-from ...kvm.vcpu import Vcpu
+from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import (
     CR0_CD,
     CR0_NW,

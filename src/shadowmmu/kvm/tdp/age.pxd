@@ -1,9 +1,9 @@
 from ...x86.bits cimport PS, u32, u64
 from ..bits cimport SPTE_MMU_PRESENT
-from ..shadow_page cimport ShadowPage
-from ..spte cimport mark_spte_for_access_track
-from ..vm cimport Kvm
-from .iter cimport TdpIter
+from ..state.shadow_page cimport ShadowPage
+from ..spte.spte cimport mark_spte_for_access_track
+from ..state.vm cimport Kvm
+from ..state.tdp_iter cimport TdpIter
 from .rcu cimport rcu_read_lock, rcu_read_unlock
 from .spte_changed cimport kvm_tdp_mmu_write_spte, tdp_mmu_clear_spte_bits
 

@@ -4,10 +4,10 @@ from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS
 from ..bits import SPTE_MMU_PRESENT
-from ..shadow_page import ShadowPage
-from ..spte import mark_spte_for_access_track
-from ..vm import Kvm
-from .iter import TdpIter
+from ..spte.spte import mark_spte_for_access_track
+from ..state.shadow_page import ShadowPage
+from ..state.tdp_iter import TdpIter
+from ..state.vm import Kvm
 from .rcu import rcu_read_lock, rcu_read_unlock
 from .spte_changed import kvm_tdp_mmu_write_spte, tdp_mmu_clear_spte_bits
 

@@ -1,8 +1,8 @@
 from ...x86.bits cimport PS, u64
 from ..bits cimport SPTE_MMU_PRESENT
-from ..huge_page cimport kvm_mmu_max_mapping_level
-from ..memslots cimport MemSlot
-from ..vm cimport Kvm
+from ..spte.huge_page cimport kvm_mmu_max_mapping_level
+from ..state.memslots cimport MemSlot
+from ..state.vm cimport Kvm
 from .spte_changed cimport tdp_mmu_zap_spte_atomic
 from .walk cimport TdpWalk
 

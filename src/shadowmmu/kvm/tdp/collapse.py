@@ -4,9 +4,9 @@ from cython import ulonglong as u64
 
 from ...x86.bits import PS
 from ..bits import SPTE_MMU_PRESENT
-from ..huge_page import kvm_mmu_max_mapping_level
-from ..memslots import MemSlot
-from ..vm import Kvm
+from ..spte.huge_page import kvm_mmu_max_mapping_level
+from ..state.memslots import MemSlot
+from ..state.vm import Kvm
 from .spte_changed import tdp_mmu_zap_spte_atomic
 from .walk import TdpWalk
 

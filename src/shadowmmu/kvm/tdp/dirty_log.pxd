@@ -1,9 +1,9 @@
 from ...x86.bits cimport PS, W, u32, u64
 from ..bits cimport ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT, DEFECT_TDP_PROTECTION
-from ..memslots cimport MemSlot
-from ..shadow_page cimport ShadowPage
-from ..vm cimport Kvm
-from .iter cimport TdpIter
+from ..state.memslots cimport MemSlot
+from ..state.shadow_page cimport ShadowPage
+from ..state.vm cimport Kvm
+from ..state.tdp_iter cimport TdpIter
 from .rcu cimport rcu_read_lock, rcu_read_unlock
 from .spte_changed cimport tdp_mmu_clear_spte_bits, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
 from .walk cimport TdpWalk

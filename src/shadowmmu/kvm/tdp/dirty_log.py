@@ -1,17 +1,17 @@
 """Dirty logging in the TDP MMU: making the next write to a page be seen (tdp_mmu.c, 6.12.111).
 
 Either W is taken, so that the next write faults, or Dirty, where the processor reports every page of which it
-sets Dirty (see kvm.dirty_log). MMU-writable stays set in both cases.
+sets Dirty (see kvm.memory.dirty_log). MMU-writable stays set in both cases.
 """
 
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS, W
 from ..bits import DEFECT_TDP_PROTECTION, ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT
-from ..memslots import MemSlot
-from ..shadow_page import ShadowPage
-from ..vm import Kvm
-from .iter import TdpIter
+from ..state.memslots import MemSlot
+from ..state.shadow_page import ShadowPage
+from ..state.tdp_iter import TdpIter
+from ..state.vm import Kvm
 from .rcu import rcu_read_lock, rcu_read_unlock
 from .spte_changed import tdp_mmu_clear_spte_bits, tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
 from .walk import TdpWalk

@@ -1,18 +1,18 @@
 from ...x86.bits cimport ACC_ALL, PS, u32, u64
 from ..bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, RET_PF_EMULATE, RET_PF_FIXED,
                      RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, SPTE_MMU_PRESENT)
-from ..fault cimport LeafSpte, PageFault
-from ..fetch cimport trace_spte_requested
-from ..flush cimport kvm_flush_remote_tlbs
-from ..huge_page cimport disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
-from ..make_spte cimport make_spte
-from ..memslots cimport MemSlot
-from ..mmio cimport get_mmio_spte_generation, make_mmio_spte
-from ..nx_huge_page cimport track_possible_nx_huge_page
-from ..shadow_page cimport ShadowPage
-from ..vcpu cimport Vcpu
-from ..vm cimport Kvm
-from .iter cimport TdpIter
+from ..state.fault cimport LeafSpte, PageFault
+from ..spte.huge_page cimport trace_spte_requested
+from ..spte.flush cimport kvm_flush_remote_tlbs
+from ..spte.huge_page cimport disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
+from ..spte.make_spte cimport make_spte
+from ..state.memslots cimport MemSlot
+from ..spte.mmio cimport get_mmio_spte_generation, make_mmio_spte
+from ..spte.nx_huge_page cimport track_possible_nx_huge_page
+from ..state.shadow_page cimport ShadowPage
+from ..state.vcpu cimport Vcpu
+from ..state.vm cimport Kvm
+from ..state.tdp_iter cimport TdpIter
 from .rcu cimport rcu_read_lock, rcu_read_unlock, tdp_mmu_free_sp
 from .roots cimport tdp_mmu_alloc_sp
 from .split cimport tdp_mmu_link_sp, tdp_mmu_split_huge_page

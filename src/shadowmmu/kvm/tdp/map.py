@@ -14,18 +14,17 @@ from ..bits import (
     RET_PF_WRITE_PROTECTED,
     SPTE_MMU_PRESENT,
 )
-from ..fault import LeafSpte, PageFault
-from ..fetch import trace_spte_requested
-from ..flush import kvm_flush_remote_tlbs
-from ..huge_page import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
-from ..make_spte import make_spte
-from ..memslots import MemSlot
-from ..mmio import get_mmio_spte_generation, make_mmio_spte
-from ..nx_huge_page import track_possible_nx_huge_page
-from ..shadow_page import ShadowPage
-from ..vcpu import Vcpu
-from ..vm import Kvm
-from .iter import TdpIter
+from ..spte.flush import kvm_flush_remote_tlbs
+from ..spte.huge_page import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust, trace_spte_requested
+from ..spte.make_spte import make_spte
+from ..spte.mmio import get_mmio_spte_generation, make_mmio_spte
+from ..spte.nx_huge_page import track_possible_nx_huge_page
+from ..state.fault import LeafSpte, PageFault
+from ..state.memslots import MemSlot
+from ..state.shadow_page import ShadowPage
+from ..state.tdp_iter import TdpIter
+from ..state.vcpu import Vcpu
+from ..state.vm import Kvm
 from .rcu import rcu_read_lock, rcu_read_unlock, tdp_mmu_free_sp
 from .roots import tdp_mmu_alloc_sp
 from .split import tdp_mmu_link_sp, tdp_mmu_split_huge_page

@@ -1,5 +1,5 @@
-from ..shadow_page cimport ShadowPage
-from ..vm cimport Kvm
+from ..state.shadow_page cimport ShadowPage
+from ..state.vm cimport Kvm
 
 cpdef void rcu_read_lock(Kvm kvm)
 cpdef void rcu_read_unlock(Kvm kvm) except *

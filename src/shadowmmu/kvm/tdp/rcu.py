@@ -1,7 +1,7 @@
 """Freeing tables only when nobody can be in them: read-copy-update (kernel 6.12.111)."""
 
-from ..shadow_page import ShadowPage
-from ..vm import Kvm
+from ..state.shadow_page import ShadowPage
+from ..state.vm import Kvm
 
 
 def rcu_read_lock(kvm: Kvm) -> None:

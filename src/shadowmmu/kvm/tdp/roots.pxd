@@ -1,10 +1,10 @@
 from ...x86.bits cimport u32, u64
 from ..bits cimport ROLE_INVALID
-from ..shadow_page cimport ShadowPage
-from ..table cimport clear_table
-from ..vcpu cimport Vcpu
-from ..vm cimport Kvm
-from .iter cimport TdpIter
+from ..state.shadow_page cimport ShadowPage
+from ..state.table cimport clear_table
+from ..state.vcpu cimport Vcpu
+from ..state.vm cimport Kvm
+from ..state.tdp_iter cimport TdpIter
 from .rcu cimport call_rcu
 
 cpdef ShadowPage tdp_mmu_alloc_sp(Vcpu vcpu, u64 gfn, u32 role, u64 ptep)

@@ -7,11 +7,11 @@ for the MMU itself, which lets go once the root has been invalidated and zapped.
 from cython import uint as u32, ulonglong as u64
 
 from ..bits import ROLE_INVALID
-from ..shadow_page import ShadowPage
-from ..table import clear_table
-from ..vcpu import Vcpu
-from ..vm import Kvm
-from .iter import TdpIter
+from ..state.shadow_page import ShadowPage
+from ..state.table import clear_table
+from ..state.tdp_iter import TdpIter
+from ..state.vcpu import Vcpu
+from ..state.vm import Kvm
 from .rcu import call_rcu
 
 

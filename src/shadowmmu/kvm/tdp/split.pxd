@@ -1,10 +1,10 @@
 from ...x86.bits cimport PS, u32, u64
 from ..bits cimport SPTE_MMU_PRESENT
-from ..make_spte cimport make_huge_page_split_spte
-from ..shadow_page cimport ShadowPage
-from ..spte cimport count_pages, make_nonleaf_spte
-from ..vm cimport Kvm
-from .iter cimport TdpIter
+from ..spte.make_spte cimport make_huge_page_split_spte
+from ..state.shadow_page cimport ShadowPage
+from ..spte.spte cimport count_pages, make_nonleaf_spte
+from ..state.vm cimport Kvm
+from ..state.tdp_iter cimport TdpIter
 from .roots cimport tdp_mmu_init_child_sp
 from .spte_changed cimport tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
 from .walk cimport TdpWalk

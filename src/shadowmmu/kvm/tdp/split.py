@@ -8,11 +8,11 @@ from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS
 from ..bits import SPTE_MMU_PRESENT
-from ..make_spte import make_huge_page_split_spte
-from ..shadow_page import ShadowPage
-from ..spte import count_pages, make_nonleaf_spte
-from ..vm import Kvm
-from .iter import TdpIter
+from ..spte.make_spte import make_huge_page_split_spte
+from ..spte.spte import count_pages, make_nonleaf_spte
+from ..state.shadow_page import ShadowPage
+from ..state.tdp_iter import TdpIter
+from ..state.vm import Kvm
 from .roots import tdp_mmu_init_child_sp
 from .spte_changed import tdp_mmu_iter_set_spte, tdp_mmu_set_spte_atomic
 from .walk import TdpWalk

@@ -1,13 +1,13 @@
 cimport cython
 from ...x86.bits cimport ADDR, W, u32, u64
-from ..atomic cimport cmpxchg64, fetch_andnot64, xchg64
+from ..spte.atomic cimport cmpxchg64, fetch_andnot64, xchg64
 from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT
-from ..flush cimport kvm_flush_remote_tlbs
-from ..nx_huge_page cimport unaccount_nx_huge_page
-from ..shadow_page cimport ShadowPage
-from ..spte cimport count_pages, is_last_spte
-from ..vm cimport Kvm
-from .iter cimport TdpIter
+from ..spte.flush cimport kvm_flush_remote_tlbs
+from ..spte.nx_huge_page cimport unaccount_nx_huge_page
+from ..state.shadow_page cimport ShadowPage
+from ..spte.spte cimport count_pages, is_last_spte
+from ..state.vm cimport Kvm
+from ..state.tdp_iter cimport TdpIter
 from .rcu cimport call_rcu
 
 cpdef bint spte_has_volatile_bits(Kvm kvm, u64 spte) except -1

@@ -8,15 +8,15 @@ flush must come before the next mapping.
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import ADDR, W
-from ..atomic import cmpxchg64, fetch_andnot64, xchg64
 from ..bits import ROLE_LEVEL, SPTE_MMU_PRESENT
-from ..flush import kvm_flush_remote_tlbs
-from ..nx_huge_page import unaccount_nx_huge_page
-from ..oops import KernelOops
-from ..shadow_page import ShadowPage
-from ..spte import count_pages, is_last_spte
-from ..vm import Kvm
-from .iter import TdpIter
+from ..spte.atomic import cmpxchg64, fetch_andnot64, xchg64
+from ..spte.flush import kvm_flush_remote_tlbs
+from ..spte.nx_huge_page import unaccount_nx_huge_page
+from ..spte.spte import count_pages, is_last_spte
+from ..state.oops import KernelOops
+from ..state.shadow_page import ShadowPage
+from ..state.tdp_iter import TdpIter
+from ..state.vm import Kvm
 from .rcu import call_rcu
 
 

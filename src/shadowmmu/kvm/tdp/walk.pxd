@@ -1,8 +1,8 @@
 from ...x86.bits cimport u32, u64
-from ..flush cimport kvm_flush_remote_tlbs
-from ..shadow_page cimport ShadowPage
-from ..vm cimport Kvm
-from .iter cimport TdpIter
+from ..spte.flush cimport kvm_flush_remote_tlbs
+from ..state.shadow_page cimport ShadowPage
+from ..state.vm cimport Kvm
+from ..state.tdp_iter cimport TdpIter
 from .rcu cimport rcu_read_lock, rcu_read_unlock
 from .roots cimport tdp_mmu_next_root
 

@@ -2,11 +2,11 @@
 
 from cython import uint as u32, ulonglong as u64
 
-from ..cond_resched import mmu_lock_dropped
-from ..flush import kvm_flush_remote_tlbs
-from ..shadow_page import ShadowPage
-from ..vm import Kvm
-from .iter import TdpIter
+from ..spte.flush import kvm_flush_remote_tlbs
+from ..state.cond_resched import mmu_lock_dropped
+from ..state.shadow_page import ShadowPage
+from ..state.tdp_iter import TdpIter
+from ..state.vm import Kvm
 from .rcu import rcu_read_lock, rcu_read_unlock
 from .roots import tdp_mmu_next_root
 

@@ -1,7 +1,7 @@
 from ...x86.bits cimport PS, u32, u64
 from ..bits cimport ROLE_INVALID, ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_TDP_UNMAP_UNFLUSHED
-from ..shadow_page cimport ShadowPage
-from ..vm cimport Kvm
+from ..state.shadow_page cimport ShadowPage
+from ..state.vm cimport Kvm
 from .roots cimport kvm_tdp_mmu_put_root, tdp_mmu_next_root
 from .spte_changed cimport tdp_mmu_iter_set_spte, tdp_mmu_set_spte, tdp_mmu_set_spte_atomic
 from .walk cimport TdpWalk

@@ -4,8 +4,8 @@ from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS
 from ..bits import DEFECT_TDP_UNMAP_UNFLUSHED, ROLE_INVALID, ROLE_LEVEL, SPTE_MMU_PRESENT
-from ..shadow_page import ShadowPage
-from ..vm import Kvm
+from ..state.shadow_page import ShadowPage
+from ..state.vm import Kvm
 from .roots import kvm_tdp_mmu_put_root, tdp_mmu_next_root
 from .spte_changed import tdp_mmu_iter_set_spte, tdp_mmu_set_spte, tdp_mmu_set_spte_atomic
 from .walk import TdpWalk

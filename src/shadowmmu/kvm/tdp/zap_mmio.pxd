@@ -1,5 +1,5 @@
-from ..mmio cimport is_mmio_spte
-from ..vm cimport Kvm
+from ..spte.mmio cimport is_mmio_spte
+from ..state.vm cimport Kvm
 from .spte_changed cimport tdp_mmu_iter_set_spte
 from .walk cimport TdpWalk
 

@@ -1,7 +1,7 @@
 """Emptying the TDP MMU's MMIO SPTEs, for designs in which these do not get stale by themselves."""
 
-from ..mmio import is_mmio_spte
-from ..vm import Kvm
+from ..spte.mmio import is_mmio_spte
+from ..state.vm import Kvm
 from .spte_changed import tdp_mmu_iter_set_spte
 from .walk import TdpWalk
 from .zap import MAX_GFN

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from shadowmmu.kvm import fast_fault, page_fault
 from shadowmmu.kvm.bits import MEM_LOG_DIRTY_PAGES, SPTE_MMU_PRESENT
-from shadowmmu.kvm.dirty_log import kvm_get_dirty_log, kvm_mmu_slot_enable_log
-from shadowmmu.kvm.mark_dirty import mark_page_dirty_in_slot
-from shadowmmu.kvm.split_spte import LocklessRead, SpteWrite
+from shadowmmu.kvm.fault import fast_fault, page_fault
+from shadowmmu.kvm.guest_access.mark_dirty import mark_page_dirty_in_slot
+from shadowmmu.kvm.memory.dirty_log import kvm_get_dirty_log, kvm_mmu_slot_enable_log
+from shadowmmu.kvm.pages.write_protect import kvm_mmu_slot_gfn_write_protect
+from shadowmmu.kvm.pages.zap import kvm_mmu_start_zap_all_fast
+from shadowmmu.kvm.spte.split_spte import LocklessRead, SpteWrite
 from shadowmmu.kvm.tdp.zap import kvm_tdp_mmu_zap_invalidated_roots
-from shadowmmu.kvm.write_protect import kvm_mmu_slot_gfn_write_protect
-from shadowmmu.kvm.zap import kvm_mmu_start_zap_all_fast
 from shadowmmu.x86.bits import ADDR, PFERR_P, PFERR_U, PFERR_W, PS, D, W
 
 from ..engine import Op
@@ -316,7 +316,7 @@ class R22Model(_Tdp):
 
 
 class R37Model(ModelCase):
-    """SpteWrite and LocklessRead of kvm/split_spte.py, access by access."""
+    """SpteWrite and LocklessRead of kvm/spte/split_spte.py, access by access."""
 
     name = "R37m"
     title = "the model's 32-bit host: an SPTE is cleared and set again while it is read without mmu_lock"

@@ -1,0 +1,1 @@
+"""The audit: predicates that must hold between the structures of the MMU."""

@@ -1,0 +1,661 @@
+"""A copy of the MMU's tables, kept up to date by looking for what changed since the last look.
+
+A table is compared as bytes with the copy of it, so that a look at a guest with a million SPTEs costs as much
+as its tables have pages, and everything after it only what changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ...guest.play.machine import Machine
+from ...kvm.bits import (
+    INVALID_PAGE,
+    ROLE_4BYTE_GPTE,
+    ROLE_ACCESS,
+    ROLE_ACCESS_SHIFT,
+    ROLE_DIRECT,
+    ROLE_INVALID,
+    ROLE_LEVEL,
+    ROLE_PASSTHROUGH,
+    ROLE_QUADRANT,
+    ROLE_QUADRANT_SHIFT,
+    SPTE_MMU_PRESENT,
+)
+from ...kvm.spte.spte import is_access_track_spte
+from ...kvm.state.memslots import MemSlot
+from ...kvm.state.mmu import KvmMmu
+from ...kvm.state.shadow_page import ShadowPage
+from ...kvm.state.vm import Kvm
+from ...trace.events import Event
+from ...trace.names import Names
+from ...trace.snapshot import backed, shadow_pages
+from ...x86.bits import ACC_U, ACC_W, ACC_X, ADDR, PS, P, W
+
+__all__ = ["Changes", "FrameKey", "Page", "Spte", "Tables", "pages_at", "rights_of"]
+
+FrameKey = tuple[int, int, int]
+"""Slot id, level and first gfn of what one rmap is about; slot NO_SLOT: no slot has the frame."""
+
+NO_SLOT, TDP = -1, -2
+"""Stand in for a slot's id: no slot has the frame; the TDP MMU, which has no rmaps, maps it."""
+
+TABLE = 4096
+LOG_STEP = 8
+"""Bytes of a dirty bitmap that are looked at as one."""
+
+
+def pages_at(level: int) -> int:
+    """4 KiB pages that an SPTE of `level` maps."""
+    return 1 << 9 * (level - 1)
+
+
+def rights_of(kvm: Kvm, spte: int) -> int:
+    """What an SPTE allows, as ACC bits, in the format that the VM uses."""
+    x, no_x = kvm.shadow_x_mask, kvm.shadow_nx_mask
+    rights = (ACC_W if spte & W else 0) | (ACC_U if spte & kvm.shadow_user_mask else 0)
+    return rights | (ACC_X if spte & (x | no_x) == x else 0)
+
+
+class Page:
+    """A shadow page as it was at the last look."""
+
+    __slots__ = (
+        "frames",
+        "gfn",
+        "guest",
+        "hpa",
+        "image",
+        "kvm",
+        "level",
+        "marked",
+        "meta",
+        "read",
+        "role",
+        "sp",
+        "special",
+        "tdp",
+        "translations",
+        "translations_image",
+        "valid",
+        "words",
+    )
+
+    def __init__(self, kvm: Kvm, sp: ShadowPage) -> None:
+        self.kvm = kvm
+        self.sp = sp
+        self.hpa: int = sp.hpa
+        self.gfn: int = sp.gfn
+        self.tdp: bool = bool(sp.tdp_mmu_page)
+        self.special: bool = bool(sp.special)
+        self.role = 0
+        self.level = 0
+        self.valid = False
+        self.meta: tuple[int, ...] = ()
+        self.image = b""
+        self.words: memoryview = memoryview(b"")
+        self.translations_image = b""
+        self.translations: memoryview = memoryview(b"")
+        self.marked: frozenset[int] = frozenset()
+        self.guest: bytes | None = None
+        self.read = False
+        self.frames: dict[int, FrameKey] = {}
+
+    @property
+    def has_gptes(self) -> bool:
+        """Whether it shadows a guest table."""
+        return not self.special and not self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH)
+
+    @property
+    def access(self) -> int:
+        """The rights of the role, as ACC bits."""
+        return (self.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
+
+    @property
+    def quadrant(self) -> int:
+        return (self.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT
+
+    @property
+    def unsync(self) -> bool:
+        return bool(self.sp.unsync)
+
+    def gfn_at(self, index: int) -> int:
+        """The frame behind an SPTE, as the page records it."""
+        if self.translations:
+            return int(self.translations[index]) >> 12
+        return self.gfn + (index << 9 * (self.level - 1))
+
+    def gpte_offset(self, index: int) -> tuple[int, int]:
+        """(offset, size) in the guest's table of the entry that SPTE `index` shadows."""
+        if not self.role & ROLE_4BYTE_GPTE:
+            return index * 8, 8
+        wide = self.quadrant << 9 | index
+        return (wide if self.level == 1 else wide >> 1) * 4, 4
+
+
+class Spte:
+    """An SPTE that is not empty, and where it is."""
+
+    __slots__ = ("index", "page", "value")
+
+    def __init__(self, page: Page, index: int) -> None:
+        self.page = page
+        self.index = index
+        self.value: int = page.words[index]
+
+    @property
+    def address(self) -> int:
+        return self.page.hpa + 8 * self.index
+
+    @property
+    def level(self) -> int:
+        return self.page.level
+
+    @property
+    def present(self) -> bool:
+        return bool(self.value & SPTE_MMU_PRESENT)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it maps memory."""
+        return bool(self.value & SPTE_MMU_PRESENT) and (self.page.level == 1 or bool(self.value & PS))
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it points to a table."""
+        return bool(self.value & SPTE_MMU_PRESENT) and self.page.level > 1 and not self.value & PS
+
+    @property
+    def gfn(self) -> int:
+        return self.page.gfn_at(self.index)
+
+    @property
+    def rights(self) -> int:
+        """What it allows, as ACC bits."""
+        return rights_of(self.page.kvm, self.value)
+
+    @property
+    def mmu_writable(self) -> bool:
+        return bool(self.value & self.page.kvm.shadow_mmu_writable_mask)
+
+    @property
+    def host_writable(self) -> bool:
+        return bool(self.value & self.page.kvm.shadow_host_writable_mask)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether it has lost its rights so that the next access is seen (without Accessed in EPT)."""
+        return bool(is_access_track_spte(self.page.kvm, self.value))
+
+
+@dataclass(slots=True)
+class Changes:
+    """What has to be looked at again. `everything`: all there is; the rest is empty then."""
+
+    everything: bool = False
+    pages: set[int] = field(default_factory=set)
+    sptes: set[int] = field(default_factory=set)
+    frames: set[FrameKey] = field(default_factory=set)
+    tables: set[int] = field(default_factory=set)
+    """gfns of guest tables."""
+    rewritten: set[int] = field(default_factory=set)
+    """gfns of guest tables that changed under a page in sync; told also if `everything`."""
+
+
+def _roots_of(machine: Machine, mmu: KvmMmu) -> list[int]:
+    """The current root, or its four directories, and the previous ones."""
+    found = [hpa for hpa in (mmu.prev_root(i)[1] for i in (0, 1, 2)) if hpa != INVALID_PAGE]
+    root = mmu.root_hpa
+    if root in (0, INVALID_PAGE):
+        return found
+    if not mmu.root_is_special():
+        return [root, *found]
+    entries = [machine.kvm.read_spte(mmu.pae_root + 8 * i) for i in range(4)]
+    return [*(entry & ADDR for entry in entries if entry & P), *found]
+
+
+class _HostWatcher:
+    """Notes which host addresses changed, whatever KVM does about it."""
+
+    def __init__(self) -> None:
+        self.ranges: list[tuple[int, int]] = []
+        self.count = 0
+
+    def invalidate_range_start(self, start: int, end: int) -> None:
+        self.ranges.append((start, end))
+        self.count += 1
+
+    def invalidate_range_end(self, start: int, end: int) -> None:
+        pass
+
+    def change_pte(self, address: int, pfn: int, *, writable: bool) -> None:
+        pass
+
+    def clear_young(self, start: int, end: int) -> bool:
+        return False
+
+    def clear_flush_young(self, start: int, end: int) -> bool:
+        return False
+
+
+class Translations:
+    """Entries of a vCPU's TLB that agree with its tables, until an SPTE that they depend on changes."""
+
+    def __init__(self, tables: tuple[int, ...]) -> None:
+        self.tables = tables
+        self._good: set[tuple[int, int, int]] = set()
+        self._by_spte: defaultdict[int, set[tuple[int, int, int]]] = defaultdict(set)
+
+    def has(self, translation: tuple[int, int, int]) -> bool:
+        """Whether (gva, level, entry) was found to agree."""
+        return translation in self._good
+
+    def add(self, translation: tuple[int, int, int], way: Iterable[int]) -> None:
+        """It agrees with the SPTEs at these addresses."""
+        self._good.add(translation)
+        for address in way:
+            self._by_spte[address].add(translation)
+
+    def drop(self, addresses: Iterable[int]) -> None:
+        """These SPTEs changed."""
+        for address in addresses:
+            self._good -= self._by_spte.pop(address, set())
+
+
+class Tables:
+    """All shadow pages and the TDP MMU's tables, with indexes of who points to and maps what.
+
+    pages       by the address of their table
+    pointing    addresses of the SPTEs that point to the table at an address
+    mapping     addresses of the leaf SPTEs by what they map
+    named       valid pages by gfn and role
+    shadowing   pages that shadow the guest table at a gfn and were not zapped (`valid_at`: that are valid)
+    regions     how many such pages (`shadowing`) lie in a huge page: (slot id, level, first gfn)
+    roots       how often a table is in use as root
+    vcpu_roots  the roots of a vCPU, by id: those of root_mmu and those of guest_mmu
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.kvm = machine.kvm
+        self._memory = machine.arena.view().cast("B")
+        self._host = _HostWatcher()
+        machine.host.notifiers.append(self._host)
+        self.names = Names({}, self.kvm.design)
+        self.unseen: set[int] = set()
+        self._generations = (-1, -1)
+        self._pages_changed = False
+        self._translations: dict[int, Translations] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self.pages: dict[int, Page] = {}
+        self.pointing: defaultdict[int, set[int]] = defaultdict(set)
+        self.mapping: defaultdict[FrameKey, set[int]] = defaultdict(set)
+        self.named: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+        self.shadowing: defaultdict[int, set[int]] = defaultdict(set)
+        self.regions: Counter[FrameKey] = Counter()
+        self.roots: Counter[int] = Counter()
+        self.vcpu_roots: dict[int, tuple[list[int], list[int]]] = {}
+        self.leaves: Counter[int] = Counter()
+        self.active: list[ShadowPage] = []
+        self.former_active: list[ShadowPage] = []
+        self.unsync_pages = 0
+        self._logs: dict[int, bytes] = {}
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def bytes_at(self, hpa: int) -> bytes:
+        """The 4 KiB at hpa."""
+        return bytes(self._memory[hpa : hpa + TABLE])
+
+    def spte(self, address: int) -> Spte | None:
+        """The SPTE at an address; None if it is in no table or empty."""
+        page = self.pages.get(address & ~0xFFF)
+        if page is None:
+            return None
+        index = address >> 3 & 511
+        return Spte(page, index) if page.words[index] != self.kvm.design.empty_spte else None
+
+    def sptes_of(self, page: Page) -> Iterator[Spte]:
+        """What is not empty in a page."""
+        empty = self.kvm.design.empty_spte
+        return (Spte(page, i) for i, value in enumerate(page.words) if value != empty)
+
+    def all_sptes(self) -> Iterator[Spte]:
+        """Every SPTE that is not empty."""
+        for page in self.pages.values():
+            yield from self.sptes_of(page)
+
+    def sptes_at(self, addresses: Iterable[int]) -> Iterator[Spte]:
+        """Those of the addresses, in order, at which there still is one."""
+        for address in sorted(addresses):
+            spte = self.spte(address)
+            if spte is not None:
+                yield spte
+
+    def all_frames(self) -> set[FrameKey]:
+        """All frames that are mapped or have an rmap."""
+        found = set(self.mapping)
+        for slot in self.kvm.memslots:
+            for level in (1, 2, 3):
+                found |= {(slot.id, level, gfn) for gfn, _ in slot.rmap_entries(level)}
+        return found
+
+    def child(self, spte: Spte) -> Page | None:
+        """The page that a link leads to."""
+        return self.pages.get(spte.value & ADDR)
+
+    def gpte(self, page: Page, index: int) -> int | None:
+        """What the guest's table says now where an SPTE of an indirect page is; None if nothing backs it."""
+        if page.guest is None:
+            return None
+        offset, size = page.gpte_offset(index)
+        return int.from_bytes(page.guest[offset : offset + size], "little")
+
+    def gpte_gpa(self, page: Page, index: int) -> int:
+        """Guest address of that entry."""
+        return (page.gfn << 12) + page.gpte_offset(index)[0]
+
+    def slot(self, id: int) -> MemSlot | None:
+        return next((slot for slot in self.kvm.memslots if slot.id == id), None)
+
+    def valid_at(self, gfn: int) -> Iterator[Page]:
+        """Valid pages that shadow the guest table at gfn."""
+        return (self.pages[hpa] for hpa in self.shadowing.get(gfn, ()) if self.pages[hpa].valid)
+
+    def is_protected(self, gfn: int) -> bool:
+        """Whether a guest table is at gfn whose shadow is in sync."""
+        return any(not page.unsync for page in self.valid_at(gfn))
+
+    def maps_of(self, gfn: int) -> Iterator[int]:
+        """Addresses of the leaf SPTEs, of every size and in both MMUs, that map gfn."""
+        slot = self.kvm.gfn_to_memslot(gfn)
+        for level in (1, 2, 3):
+            first = gfn & -pages_at(level)
+            if slot is not None:
+                yield from self.mapping.get((slot.id, level, first), ())
+            yield from self.mapping.get((TDP, level, first), ())
+
+    def translations(self, vcpu: int, tables: tuple[int, ...]) -> Translations:
+        """What is known to be good in the TLB of a vCPU that uses these tables."""
+        known = self._translations.get(vcpu)
+        if known is None or known.tables != tables:
+            known = self._translations[vcpu] = Translations(tables)
+        return known
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def number(self, events: Iterable[Event]) -> None:
+        """Give pages that came since the last time their numbers; `events` are those since then."""
+        if not self._pages_changed:
+            return
+        try:
+            listed, extra = shadow_pages(self.kvm)
+        except LookupError:
+            return
+        self._pages_changed = False
+        self.names.number(
+            [{"hpa": sp.hpa, "gfn": sp.gfn, "role": sp.role} for sp in (*listed, *extra)], events
+        )
+
+    def page_name(self, hpa: int) -> str:
+        """Name of the page at hpa, as recordings have it."""
+        return self.names.page(hpa) or f"page {hpa:#x}"
+
+    def spte_name(self, address: int) -> str:
+        """Name of the SPTE at an address."""
+        return f"{self.page_name(address & ~0xFFF)}[{address >> 3 & 511}]"
+
+    def value_name(self, spte: Spte) -> str:
+        """What an SPTE holds, as recordings have it."""
+        if spte.is_leaf:
+            self.names.learn(backed(self.machine, {(spte.value & ADDR) >> 12}))
+        return self.names.spte(spte.value, leaf=not spte.is_link)
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def look(self, *, again: bool = False) -> Changes:
+        """What changed since the last look; `again`: forget what is known and take everything for new."""
+        kvm = self.kvm
+        changes = Changes()
+        generations = kvm.mmu_valid_gen, kvm.memslots_generation
+        former: dict[int, Page] = {}
+        if again or generations != self._generations:
+            active, former = self.active, self.pages
+            self._clear()
+            self.active = active
+            self._generations = generations
+            changes.everything = True
+        seen = 0
+        for sp in kvm.owners:
+            if sp is not None:
+                seen += 1
+                page = self.pages.get(sp.hpa)
+                if page is None or page.sp is not sp:
+                    if page is not None:
+                        self._drop(page, changes)
+                    page = self.pages[sp.hpa] = Page(kvm, sp)
+                    changes.pages.add(page.hpa)
+                    self._pages_changed = True
+                self._compare(page, changes, former.get(page.hpa, page))
+        if seen != len(self.pages):
+            here = {sp.hpa for sp in kvm.owners if sp is not None}
+            for hpa in [hpa for hpa in self.pages if hpa not in here]:
+                self._drop(self.pages.pop(hpa), changes)
+        self._look_at_roots(changes)
+        if changes.everything or self._host.ranges:
+            self._translations.clear()
+        for known in self._translations.values():
+            known.drop(changes.sptes)
+        self._look_at_host(changes)
+        self._look_at_logs(changes)
+        self.former_active, self.active = self.active, kvm.active_mmu_pages.pages()
+        if changes.everything:
+            return Changes(everything=True, rewritten=changes.rewritten)
+        return changes
+
+    def _compare(self, page: Page, changes: Changes, former: Page) -> None:
+        """Find what changed in a page; `former` is what was known of it, mostly itself."""
+        sp = page.sp
+        meta = (
+            sp.role,
+            sp.unsync,
+            sp.unsync_children,
+            sp.mmu_valid_gen,
+            sp.root_count,
+            sp.parents(),
+            sp.nx_huge_page_disallowed,
+            sp.tracked_nx_huge_page,
+            sp.on_list,
+            sp.ptep,
+            sp.scheduled_root_to_zap,
+        )
+        if meta != page.meta:
+            self._new_meta(page, meta, changes)
+        if meta[2] or page.marked:
+            marked = frozenset(sp.marked_children())
+            if marked != page.marked:
+                page.marked = marked
+                self._touch_all(page, changes)
+        image = self.bytes_at(page.hpa)
+        translations = self.bytes_at(sp.translations) if sp.translations else b""
+        if image != page.image or translations != page.translations_image:
+            self._new_words(page, image, translations, changes)
+        if page.valid and page.has_gptes:
+            guest = self._guest_table(page)
+            if former.read and former.sp is sp and guest != former.guest and not page.unsync:
+                changes.rewritten.add(page.gfn)
+            page.read = True
+            if guest != page.guest:
+                page.guest = guest
+                self._touch_all(page, changes)
+
+    def _guest_table(self, page: Page) -> bytes | None:
+        slot = self.kvm.gfn_to_memslot(page.gfn)
+        hpa = slot.mapping.page(slot.page_index(page.gfn)) if slot is not None else 0
+        return self.bytes_at(hpa & ADDR) if hpa else None
+
+    def _touch_all(self, page: Page, changes: Changes) -> None:
+        """Look at the page, at all its SPTEs and at those that point to it."""
+        changes.pages.add(page.hpa)
+        if not changes.everything:
+            changes.sptes.update(spte.address for spte in self.sptes_of(page))
+            changes.sptes |= self.pointing.get(page.hpa, set())
+
+    def _new_meta(self, page: Page, meta: tuple[int, ...], changes: Changes) -> None:
+        former = page.meta
+        self._pages_changed |= former[:1] != meta[:1]
+        self._unname(page, changes)
+        page.meta = meta
+        page.role = meta[0]
+        page.level = page.role & ROLE_LEVEL
+        page.valid = not self.kvm.is_obsolete(page.sp)
+        self._name(page, changes)
+        changes.pages.add(page.hpa)
+        if former[:4] != meta[:4]:
+            self._touch_all(page, changes)
+
+    def _name(self, page: Page, changes: Changes) -> None:
+        """Enter a page into the indexes that go by its role."""
+        if page.valid and not page.tdp and not page.special:
+            self.named[page.gfn, page.role].add(page.hpa)
+        self.unsync_pages += page.unsync
+        if page.has_gptes and not page.role & ROLE_INVALID:
+            self.shadowing[page.gfn].add(page.hpa)
+            self._count_region(page.gfn, 1)
+            changes.tables.add(page.gfn)
+
+    def _unname(self, page: Page, changes: Changes) -> None:
+        if not page.meta:
+            return
+        names = self.named.get((page.gfn, page.role))
+        if names is not None:
+            names.discard(page.hpa)
+        self.unsync_pages -= page.meta[1]
+        if page.hpa in self.shadowing.get(page.gfn, ()):
+            self.shadowing[page.gfn].remove(page.hpa)
+            self._count_region(page.gfn, -1)
+            changes.tables.add(page.gfn)
+
+    def _count_region(self, gfn: int, delta: int) -> None:
+        slot = self.kvm.gfn_to_memslot(gfn)
+        for level in (2, 3):
+            self.regions[NO_SLOT if slot is None else slot.id, level, gfn & -pages_at(level)] += delta
+
+    def _new_words(self, page: Page, image: bytes, translations: bytes, changes: Changes) -> None:
+        old, old_translations = page.words, page.translations
+        words, translated = memoryview(image).cast("Q"), memoryview(translations).cast("Q")
+        if not old:
+            indices: Iterable[int] = range(512)
+        else:
+            indices = [i for i in range(512) if old[i] != words[i]]
+            if translations != page.translations_image:
+                indices = sorted({*indices, *(i for i in range(512) if old_translations[i] != translated[i])})
+        for i in indices if old else ():
+            self._forget(page, i, changes)
+        page.image, page.words = image, words
+        page.translations_image, page.translations = translations, translated
+        empty = self.kvm.design.empty_spte
+        for i in indices:
+            if words[i] != empty:
+                self._note(page, i, changes)
+
+    def _note(self, page: Page, index: int, changes: Changes) -> None:
+        """Enter an SPTE into the indexes."""
+        spte = Spte(page, index)
+        address = spte.address
+        if spte.is_link:
+            self.pointing[spte.value & ADDR].add(address)
+            changes.pages.add(spte.value & ADDR)
+        elif spte.is_leaf:
+            key = self._frame(spte)
+            page.frames[index] = key
+            self.mapping[key].add(address)
+            self.leaves[page.level] += 1
+            changes.frames.add(key)
+        changes.sptes.add(address)
+
+    def _forget(self, page: Page, index: int, changes: Changes) -> None:
+        """Take what an SPTE was out of the indexes."""
+        spte = Spte(page, index)
+        changes.sptes.add(spte.address)
+        if spte.is_link:
+            self.pointing[spte.value & ADDR].discard(spte.address)
+            changes.pages.add(spte.value & ADDR)
+        key = page.frames.pop(index, None)
+        if key is not None:
+            self.leaves[page.level] -= 1
+            sptes = self.mapping[key]
+            sptes.discard(spte.address)
+            if not sptes:
+                del self.mapping[key]
+            changes.frames.add(key)
+        if page.marked:
+            changes.pages.add(page.hpa)
+
+    def _frame(self, spte: Spte) -> FrameKey:
+        gfn = spte.gfn & -pages_at(spte.level)
+        if spte.page.tdp:
+            return TDP, spte.level, gfn
+        slot = self.kvm.gfn_to_memslot(spte.gfn)
+        return NO_SLOT if slot is None else slot.id, spte.level, gfn
+
+    def _drop(self, page: Page, changes: Changes) -> None:
+        """The page is gone, and another may be at its address."""
+        self._pages_changed = True
+        self._unname(page, changes)
+        for spte in list(self.sptes_of(page)):
+            self._forget(page, spte.index, changes)
+        changes.sptes |= self.pointing.get(page.hpa, set())
+
+    # -- what else a predicate depends on ----------------------------------------------------------------
+
+    def _look_at_roots(self, changes: Changes) -> None:
+        self.vcpu_roots = {
+            vcpu.id: (_roots_of(self.machine, vcpu.root_mmu), _roots_of(self.machine, vcpu.guest_mmu))
+            for vcpu in self.kvm.vcpus
+        }
+        roots = Counter(hpa for both in self.vcpu_roots.values() for found in both for hpa in found)
+        if roots != self.roots:
+            changes.pages |= {hpa for hpa in {*roots, *self.roots} if roots[hpa] != self.roots[hpa]}
+            self.roots = roots
+
+    def _look_at_host(self, changes: Changes) -> None:
+        ranges, self._host.ranges = self._host.ranges, []
+        for start, end in ranges:
+            for slot in self.kvm.memslots:
+                hva = slot.mapping.hva + (slot.first_page << 12)
+                low, high = max(start, hva), min(end, hva + (slot.npages << 12))
+                if low < high:
+                    first = slot.base_gfn + (low - hva >> 12)
+                    self._touch_frames(slot.id, first, slot.base_gfn + (high - hva + 0xFFF >> 12), changes)
+
+    def _touch_frames(self, id: int, first: int, last: int, changes: Changes) -> None:
+        """Look at everything that maps a part of [first, last) again."""
+        for level in (1, 2, 3):
+            size = pages_at(level)
+            wanted = range(first & -size, last, size)
+            if len(wanted) > len(self.mapping):
+                keys = [key for key in self.mapping if key[1] == level and key[2] in wanted]
+            else:
+                keys = [(owner, level, gfn) for gfn in wanted for owner in (id, TDP)]
+            for key in keys:
+                changes.sptes |= self.mapping.get(key, set())
+
+    def _look_at_logs(self, changes: Changes) -> None:
+        """Pages whose dirty bit changed: whether they may be writable depends on it."""
+        for slot in self.kvm.memslots:
+            if not slot.logs_dirty() or self.kvm.parameters.dirty_ring_size:
+                self._logs.pop(slot.id, None)
+                continue
+            log = bytes(slot.log_words())
+            former = self._logs.get(slot.id)
+            if log != former:
+                self._logs[slot.id] = log
+                for at in range(0, len(log), LOG_STEP):
+                    if former is None or former[at : at + LOG_STEP] != log[at : at + LOG_STEP]:
+                        first = slot.base_gfn + 8 * at
+                        self._touch_frames(slot.id, first, first + 8 * LOG_STEP, changes)

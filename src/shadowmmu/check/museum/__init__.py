@@ -1,0 +1,1 @@
+"""The bug museum: historic defects, and the search that finds them."""

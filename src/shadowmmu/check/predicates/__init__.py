@@ -1,5 +1,0 @@
-"""The invariants of KVM's MMU, each a named predicate (`check.predicate.PREDICATES`)."""
-
-from . import guest_tables, links, rmaps, roots, structure, tdp, tlb
-
-__all__ = ["guest_tables", "links", "rmaps", "roots", "structure", "tdp", "tlb"]

@@ -1,0 +1,1 @@
+"""The player: carries out operations on a machine."""

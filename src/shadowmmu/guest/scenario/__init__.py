@@ -1,0 +1,1 @@
+"""The scenario language: parser, operations, set-up of a machine."""

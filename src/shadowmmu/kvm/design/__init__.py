@@ -1,0 +1,1 @@
+"""What can differ: designs, kernels, module parameters."""

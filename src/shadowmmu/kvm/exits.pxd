@@ -1,1 +1,0 @@
-from .vcpu cimport Vcpu

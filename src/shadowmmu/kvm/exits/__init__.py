@@ -1,0 +1,1 @@
+"""VM exits, emulation, and completion of accesses that no memslot backs."""

@@ -1,0 +1,1 @@
+from ..state.vcpu cimport Vcpu

@@ -1,0 +1,2 @@
+from ..state.shadow_page cimport ShadowPage
+from ..state.vcpu cimport Vcpu

@@ -1,0 +1,1 @@
+"""The way of a page fault through KVM."""

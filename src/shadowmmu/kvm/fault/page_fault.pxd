@@ -1,0 +1,43 @@
+from ...x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, MASK64, PFERR_F, PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U,
+                         PFERR_W, u32,
+                         u64)
+from ..bits cimport (DEFECT_MMU_SEQ_SIGNED, EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_PF, EMULTYPE_WRITE_PF_TO_SP, EXT_CR4_SMEP, INVALID_PAGE,
+                    MEMSLOT_INVALID, MEM_READONLY, NO_PFN, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_CONTINUE,
+                    RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC, RET_PF_FIXED, RET_PF_INVALID, RET_PF_RETRY,
+                    RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_CR0_WP, SPTE_MMU_PRESENT)
+from ..map.direct_map cimport direct_map
+from .fast_fault cimport fast_page_fault, last_sptep_lockless
+from ..state.fault cimport GuestWalker, PageFault
+from ..map.fetch cimport fetch, shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..guest_access.guest_memory cimport fault_in_page
+from ..guest_access.guest_walk cimport walk_addr
+from ..spte.huge_page cimport pages_per_hpage
+from ..state.memslots cimport MemSlot
+from ..spte.mmio cimport (check_mmio_spte, get_mmio_spte_access, get_mmio_spte_gfn, is_mmio_spte, mmio_info_in_cache,
+                    vcpu_cache_mmio_info)
+from ..state.mmu cimport KvmMmu
+from ..spte.spte cimport is_last_spte
+from ..tdp.map cimport kvm_tdp_mmu_map
+from ..state.vcpu cimport Vcpu
+from ..state.vm cimport Kvm
+from ..pages.zap cimport make_mmu_pages_available
+
+cpdef u32 handle_mmio_page_fault(Vcpu vcpu, u64 addr) except? 77
+cdef bint _page_fault_handle_page_track(Kvm kvm, PageFault fault) except -1
+cdef void _shadow_page_table_clear_flood(Vcpu vcpu, u64 addr) except *
+cdef u64 _sign_extended(u64 seq) except? 0xdead
+cpdef bint mmu_invalidate_retry(Kvm kvm, PageFault fault) except -1
+cpdef u32 kvm_handle_noslot_fault(Vcpu vcpu, PageFault fault, u32 access) except? 0xdead
+cpdef u32 kvm_faultin_pfn(Vcpu vcpu, PageFault fault, u32 access) except? 77
+cpdef bint is_page_fault_stale(Vcpu vcpu, PageFault fault) except -1
+cdef u32 _prepare_to_map(Vcpu vcpu, PageFault fault) except? 77
+cpdef void mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except *
+cdef u32 _direct_faultin(Vcpu vcpu, PageFault fault) except? 77
+cpdef u32 direct_page_fault(Vcpu vcpu, PageFault fault) except? 77
+cdef bint _is_self_change_mapping(Vcpu vcpu, PageFault fault, GuestWalker w) except -1
+cpdef u32 kvm_tdp_mmu_page_fault(Vcpu vcpu, PageFault fault) except? 77
+cpdef u32 paging_page_fault(Vcpu vcpu, PageFault fault) except? 77
+cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code, u32 prefetch) except? 77
+cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
+cdef u32 _emulate_without_reason(Vcpu vcpu, u64 addr, u64 error_code, u32 result) except? 77
+cpdef u32 kvm_mmu_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77

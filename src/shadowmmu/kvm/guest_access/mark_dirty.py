@@ -1,0 +1,27 @@
+"""Writing down that a page is dirty (mark_page_dirty_in_slot, virt/kvm/kvm_main.c, 6.12.111)."""
+
+from cython import ulonglong as u64
+
+from ..bits import MEM_LOG_DIRTY_PAGES
+from ..state.memslots import MemSlot
+from ..state.vcpu import Vcpu
+from ..state.vm import Kvm
+from .dirty_ring import kvm_dirty_ring_push
+
+
+def mark_page_dirty_in_slot(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
+    """If the slot logs: in the ring of the vCPU that runs, or in the slot's bitmap.
+
+    With rings, what happens while no vCPU runs is lost. The host keeps what it frees lazily if it is written;
+    the kernel learns that later, from the SPTE's Dirty bit (kvm_set_pfn_dirty), with the same result.
+    """
+    if slot.mapping.frees_lazily:
+        slot.mapping.written(slot.page_index(gfn))
+    if not slot.flags & MEM_LOG_DIRTY_PAGES:
+        return
+    if kvm.parameters.dirty_ring_size:
+        vcpu: Vcpu | None = kvm.running_vcpu
+        if vcpu is not None:
+            kvm_dirty_ring_push(vcpu, slot.id, gfn - slot.base_gfn)
+    else:
+        slot.set_dirty_bit(gfn - slot.base_gfn)

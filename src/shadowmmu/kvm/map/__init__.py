@@ -1,0 +1,1 @@
+"""Mapping one address: fetch, direct maps, prefetch, emulated page-table writes."""

@@ -1,0 +1,28 @@
+from ...x86.bits cimport ADDR, PS, u32, u64
+from ..bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_EFAULT, RET_PF_RETRY,
+                    RET_PF_SPURIOUS, ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_MMU_PRESENT, DEFECT_RIGHTS_OF_LAST_TABLE, DEFECT_RIGHTS_OF_UPPER_TABLES, DEFECT_LINK_UNSYNCED)
+from ..state.fault cimport GuestWalker, PageFault
+from ..spte.flush cimport kvm_flush_remote_tlbs
+from ..guest_access.guest_walk cimport gpte_changed
+from ..spte.huge_page cimport (disallowed_hugepage_adjust, gfn_round_for_level,
+                         kvm_mmu_hugepage_adjust, trace_spte_requested)
+from ..state.mmu cimport KvmMmu
+from ..spte.nx_huge_page cimport account_nx_huge_page
+from ..pages.get_page cimport is_linked, kvm_mmu_get_child_sp, link_shadow_page
+from .prefetch cimport pte_prefetch
+from .prefetch_designs cimport prefetch_around
+from .set_spte cimport mmu_set_spte
+from ..state.shadow_page cimport ShadowPage
+from ..pages.special_root cimport pdpte_changed, special_walk_level, special_walk_root
+from ..pages.sync cimport mmu_sync_children
+from ..state.vcpu cimport Vcpu
+from ..state.vm cimport Kvm
+from ..pages.walk_start cimport pae_directory
+from ..pages.zap cimport drop_parent_pte
+
+cpdef u64 shadow_walk_root(Vcpu vcpu, u64 addr) except? 1
+cpdef u32 shadow_walk_level(Vcpu vcpu) except? 0xdead
+cpdef u64 shadow_walk_sptep(u64 table, u64 addr, u32 level) except? 0xdead
+cdef void _validate_direct_spte(Kvm kvm, u64 sptep, u32 direct_access) except *
+cdef u32 _defective_rights(u32 defect, GuestWalker w) except? 77
+cpdef u32 fetch(Vcpu vcpu, PageFault fault, GuestWalker w) except? 77

@@ -1,0 +1,112 @@
+"""KVM_ENABLE_CAP on a VM (kvm_vm_ioctl_enable_cap and its generic part, 6.12.111, on SVM without an irqchip).
+
+What touches the MMU has its effect. Of the others it is known which arguments KVM accepts.
+"""
+
+import errno
+from collections.abc import Callable
+
+from ..state.vm import Kvm
+from .dirty_log_ioctl import enable_dirty_log_ring, enable_manual_dirty_log_protect
+from .memory_region import RegionError
+
+KVM_CAP_DISABLE_QUIRKS = 116
+KVM_CAP_SPLIT_IRQCHIP = 121
+KVM_CAP_MAX_VCPU_ID = 128
+KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 = 168
+KVM_CAP_DIRTY_LOG_RING = 192
+KVM_CAP_X86_BUS_LOCK_EXIT = 193
+KVM_CAP_VM_COPY_ENC_CONTEXT_FROM = 197
+KVM_CAP_EXIT_ON_EMULATION_FAILURE = 204
+KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM = 206
+KVM_CAP_DISABLE_QUIRKS2 = 213
+KVM_CAP_VM_DISABLE_NX_HUGE_PAGES = 220
+KVM_CAP_DIRTY_LOG_RING_ACQ_REL = 223
+
+MAX_VCPU_IDS = 16384
+
+_ALL = (1 << 64) - 1
+_WITHOUT_EFFECT = {
+    129: 3,  # X2APIC_API
+    143: 0xF,  # X86_DISABLE_EXITS
+    159: _ALL,  # MSR_PLATFORM_INFO
+    164: _ALL,  # EXCEPTION_PAYLOAD
+    182: (1 << 32) - 1,  # HALT_POLL
+    188: 7,  # X86_USER_SPACE_MSR
+    201: 1 << 12,  # EXIT_HYPERCALL
+    218: _ALL,  # X86_TRIPLE_FAULT_EVENT
+}
+"""Capabilities that the MMU does not see: the bits that their argument may have."""
+
+
+def kvm_vm_ioctl_enable_cap(kvm: Kvm, cap: int, argument: int) -> None:
+    """Enable a capability. Raises RegionError where KVM refuses it: EINVAL for one that it does not know."""
+    if cap in _EFFECTS:
+        _EFFECTS[cap](kvm, argument)
+    elif cap not in _WITHOUT_EFFECT:
+        raise RegionError(errno.EINVAL, f"KVM has no capability {cap} to enable")
+    elif argument & ~_WITHOUT_EFFECT[cap]:
+        raise RegionError(errno.EINVAL, f"capability {cap} with argument {argument:#x}")
+
+
+def _disable_quirks(kvm: Kvm, quirks: int) -> None:
+    """KVM_CAP_DISABLE_QUIRKS: unknown ones are accepted. None comes back once it is off."""
+    kvm.parameters.disabled_quirks |= quirks & kvm.design.valid_quirks
+
+
+def _disable_quirks2(kvm: Kvm, quirks: int) -> None:
+    unknown = quirks & ~kvm.design.valid_quirks
+    if unknown:
+        raise RegionError(errno.EINVAL, f"there are no quirks {unknown:#x}")
+    _disable_quirks(kvm, quirks)
+
+
+def _disable_nx_huge_pages(kvm: Kvm, argument: int) -> None:
+    """The VM's pages may be huge and executable whatever kvm.nx_huge_pages says."""
+    if argument or kvm.vcpus:
+        raise RegionError(errno.EINVAL, "this has argument 0 and comes before the first vCPU")
+    kvm.parameters.disable_nx_huge_pages = True
+
+
+def _set_max_vcpu_id(kvm: Kvm, argument: int) -> None:
+    if argument > MAX_VCPU_IDS or kvm.vcpus:
+        raise RegionError(errno.EINVAL, f"this is at most {MAX_VCPU_IDS} and comes before the first vCPU")
+
+
+def _set_bus_lock_exit(kvm: Kvm, argument: int) -> None:
+    if argument & ~3 or argument == 3:
+        raise RegionError(errno.EINVAL, "this has argument 0, 1 or 2")
+
+
+def _exit_on_emulation_error(kvm: Kvm, argument: int) -> None:
+    """What KVM cannot emulate ends KVM_RUN also at CPL 3, instead of #UD."""
+    if argument & ~1:
+        raise RegionError(errno.EINVAL, "this has argument 0 or 1")
+    kvm.parameters.exit_on_emulation_error = argument != 0
+
+
+def _set_irqchip(kvm: Kvm, argument: int) -> None:
+    """Raises RegionError: EEXIST as KVM does; before the first vCPU because it is not modelled."""
+    if kvm.vcpus:
+        raise RegionError(errno.EEXIST, "the interrupt controller comes before the first vCPU")
+    raise RegionError(errno.EINVAL, "an interrupt controller in the kernel is not modelled")
+
+
+def _take_encryption_context(kvm: Kvm, argument: int) -> None:
+    raise RegionError(errno.EBADF, f"file {argument} is no VM")
+
+
+_EFFECTS: dict[int, Callable[[Kvm, int], None]] = {
+    KVM_CAP_DISABLE_QUIRKS: _disable_quirks,
+    KVM_CAP_SPLIT_IRQCHIP: _set_irqchip,
+    KVM_CAP_MAX_VCPU_ID: _set_max_vcpu_id,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: enable_manual_dirty_log_protect,
+    KVM_CAP_X86_BUS_LOCK_EXIT: _set_bus_lock_exit,
+    KVM_CAP_VM_COPY_ENC_CONTEXT_FROM: _take_encryption_context,
+    KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: _take_encryption_context,
+    KVM_CAP_DIRTY_LOG_RING: enable_dirty_log_ring,
+    KVM_CAP_EXIT_ON_EMULATION_FAILURE: _exit_on_emulation_error,
+    KVM_CAP_DISABLE_QUIRKS2: _disable_quirks2,
+    KVM_CAP_VM_DISABLE_NX_HUGE_PAGES: _disable_nx_huge_pages,
+    KVM_CAP_DIRTY_LOG_RING_ACQ_REL: enable_dirty_log_ring,
+}

@@ -1,0 +1,85 @@
+"""NX huge pages: switching the mitigation, and getting huge pages back (mmu.c, 6.12.111)."""
+
+import errno
+
+from ..bits import DEFECT_NX_RECOVERY_UNFLUSHED
+from ..pages.zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap
+from ..pages.zap_all import zap_all
+from ..spte.nx_huge_page import unaccount_nx_huge_page
+from ..state.shadow_page import ShadowPage
+from ..state.vm import Kvm
+from ..tdp.zap import kvm_tdp_mmu_zap_sp
+from .kstrtox import kstrtobool
+from .memory_region import RegionError
+
+HOUR_MS = 3_600_000
+
+
+def set_nx_huge_pages(kvm: Kvm, value: str) -> None:
+    """Write the module parameter: off, force, auto or a truth value.
+
+    A change zaps every shadow page. auto means off here: the processor has no iTLB multihit bug. Raises
+    RegionError: EBUSY for never, which can only be chosen while there is no VM; EINVAL.
+    """
+    if value == "never":
+        raise RegionError(errno.EBUSY, "there is a VM")
+    words = {"off": False, "auto": False, "force": True}
+    new = words[value] if value in words else kstrtobool(value)
+    if new != kvm.parameters.nx_huge_pages:
+        kvm.parameters.nx_huge_pages = new
+        zap_all(kvm)
+
+
+class NxRecoveryWorker:
+    """The kernel thread that gets huge pages back (kvm_nx_huge_page_recovery_worker).
+
+    It exists from the first entry of a vCPU on. Time is what user space sleeps: operations take none.
+    """
+
+    def __init__(self, kvm: Kvm) -> None:
+        self.kvm = kvm
+        self.now = 0
+        self.last: int | None = None
+
+    def start(self) -> None:
+        """The first KVM_RUN."""
+        if self.last is None:
+            self.last = self.now
+
+    def period(self) -> int | None:
+        """Milliseconds between two passes; None if there are none."""
+        parameters = self.kvm.parameters
+        ratio = parameters.nx_huge_pages_recovery_ratio
+        if not parameters.nx_huge_pages or not ratio:
+            return None
+        return parameters.nx_huge_pages_recovery_period_ms or HOUR_MS // min(ratio, HOUR_MS // 1000)
+
+    def sleep(self, milliseconds: int) -> None:
+        """Let time pass, with the passes that are due in it."""
+        end = self.now + milliseconds
+        period = self.period()
+        while self.last is not None and period is not None and self.last + period <= end:
+            self.now = max(self.now, self.last + period)
+            kvm_recover_nx_huge_pages(self.kvm)
+            self.last = self.now
+        self.now = end
+
+
+def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
+    """One pass of the recovery worker: zap 1/ratio of the pages that stand for forbidden huge pages."""
+    ratio = kvm.parameters.nx_huge_pages_recovery_ratio
+    to_zap = -(-kvm.stat.nx_lpage_splits // ratio) if ratio else 0
+    invalid_list: list[ShadowPage] = []
+    flush = False
+    for _ in range(to_zap):
+        if not kvm.possible_nx_huge_pages:
+            break
+        sp = kvm.possible_nx_huge_pages[0]
+        slot = kvm.gfn_to_memslot(sp.gfn)
+        if kvm.design.nx_recovery_skips_logged_slots and slot is not None and slot.logs_dirty():
+            unaccount_nx_huge_page(kvm, sp)
+        elif sp.tdp_mmu_page:
+            flush |= kvm_tdp_mmu_zap_sp(kvm, sp) and kvm.design.defect != DEFECT_NX_RECOVERY_UNFLUSHED
+        else:
+            kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
+    kvm_mmu_remote_flush_or_zap(kvm, invalid_list, flush)

@@ -1,0 +1,1 @@
+"""Shadow pages: roles, lookup and allocation, synchronization, zapping, roots."""

@@ -1,0 +1,46 @@
+"""Guest tables that are shadowed: write tracking of upper levels, write protection, no huge pages over them.
+
+account_shadowed, unaccount_shadowed, arch/x86/kvm/mmu/mmu.c, 6.12.111.
+"""
+
+from cython import longlong as i64, ulonglong as u64
+
+from ...x86.bits import MASK64
+from ..bits import ROLE_LEVEL
+from ..spte.flush import kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range
+from ..state.memslots import MemSlot
+from ..state.shadow_page import ShadowPage
+from ..state.vm import Kvm
+from .write_protect import kvm_mmu_slot_gfn_write_protect
+
+
+def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
+    """A new page shadows the guest table at its gfn (6.12.111).
+
+    An upper-level table is write-tracked: every write to it is emulated from now on. A leaf table is only
+    write-protected; the first write makes it unsync. Without `unsync` it is tracked too.
+    """
+    kvm.indirect_shadow_pages += 1
+    slot: MemSlot = kvm.memslot_of(sp.gfn)
+    if sp.role & ROLE_LEVEL > 1 or not kvm.design.unsync:
+        _write_track(slot, sp.gfn, 1)
+    slot.count_disallow_lpage(sp.gfn, 1)
+    if kvm_mmu_slot_gfn_write_protect(kvm, slot, sp.gfn, 1):
+        if sp.role & ROLE_LEVEL > 1:
+            kvm_flush_remote_tlbs(kvm)
+        else:
+            kvm_flush_remote_tlbs_range(kvm, sp.gfn, 1)
+
+
+def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
+    """The page goes. Nothing becomes writable by this: the next write fault does that."""
+    kvm.indirect_shadow_pages -= 1
+    slot: MemSlot = kvm.memslot_of(sp.gfn)
+    if sp.role & ROLE_LEVEL > 1 or not kvm.design.unsync:
+        _write_track(slot, sp.gfn, -1)
+    slot.count_disallow_lpage(sp.gfn, -1)
+
+
+def _write_track(slot: MemSlot, gfn: u64, delta: i64) -> None:
+    index: u64 = gfn - slot.base_gfn
+    slot.write_track[index] = (slot.write_track[index] + delta) & MASK64

@@ -1,0 +1,10 @@
+from ...x86.bits cimport u32, u64
+from .account cimport account_shadowed
+from ..bits cimport ROLE_DIRECT, ROLE_LEVEL
+from ..state.shadow_page cimport ShadowPage
+from ..state.table cimport clear_table, clear_translations
+from ..state.vcpu cimport MemoryCache
+from ..state.vm cimport Kvm
+
+cpdef ShadowPage kvm_mmu_alloc_shadow_page(Kvm kvm, MemoryCache shadow_pages, MemoryCache translation_pages, u64 gfn,
+                                           u64 bucket, u32 role)

@@ -1,0 +1,2 @@
+from ..state.mmu cimport KvmMmu
+from ..state.vcpu cimport Vcpu

@@ -1,0 +1,3 @@
+from ..state.shadow_page cimport ShadowPage
+from ..state.vcpu cimport Vcpu
+from ..state.vm cimport Kvm

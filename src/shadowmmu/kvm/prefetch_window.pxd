@@ -1,8 +1,0 @@
-from ..x86.bits cimport PAGE_SIZE, u32, u64
-from .design cimport Design
-from .fault cimport GuestWalker
-from .vm cimport Kvm
-
-cpdef u32 window_first(Design design, u32 index) except? 0xdead
-cpdef u32 window_end(Design design, u32 index, u32 entries) except? 0xdead
-cpdef void read_window(Kvm kvm, GuestWalker w, u64 page, u64 offset, u32 four_byte) except *

@@ -1,0 +1,1 @@
+"""What the guest's register loads and TLB instructions do to the MMU."""

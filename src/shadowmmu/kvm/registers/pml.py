@@ -1,0 +1,60 @@
+"""Page-modification logging: the processor writes down which pages become dirty (vmx.c, x86.c, 6.12.111).
+
+Every vCPU has a table of 512 guest-physical addresses, emptied into the dirty log at every exit. It is used
+while any slot logs.
+"""
+
+from ...x86.bits import PML_ENTRIES
+from ..bits import MEM_LOG_DIRTY_PAGES, REQ_UPDATE_CPU_DIRTY_LOGGING
+from ..guest_access.mark_dirty import mark_page_dirty_in_slot
+from ..state.vcpu import Vcpu
+from ..state.vm import Kvm
+
+
+def vmx_create_pml_buffer(vcpu: Vcpu) -> None:
+    """Give a new vCPU its table, if the VM uses them."""
+    if vcpu.kvm.parameters.cpu_dirty_log_size:
+        vcpu.cpu.ept.pml_address = vcpu.kvm.arena.alloc_table()
+        vmx_update_cpu_dirty_logging(vcpu)
+
+
+def vmx_update_cpu_dirty_logging(vcpu: Vcpu) -> None:
+    """Let the processor log exactly while a slot does."""
+    vcpu.cpu.ept.pml_enabled = nr_memslots_dirty_logging(vcpu.kvm) != 0
+
+
+def vmx_flush_pml_buffer(vcpu: Vcpu) -> None:
+    """An exit: empty the table, oldest entry first."""
+    ept, kvm = vcpu.cpu.ept, vcpu.kvm
+    if ept.pml_index == PML_ENTRIES - 1:
+        return
+    first = 0 if ept.pml_index >= PML_ENTRIES else ept.pml_index + 1
+    kvm.running_vcpu = vcpu
+    for index in range(first, PML_ENTRIES):
+        gfn = kvm.read_spte(ept.pml_address + 8 * index) >> 12
+        slot = kvm.gfn_to_memslot(gfn)
+        if slot is not None:
+            mark_page_dirty_in_slot(kvm, slot, gfn)
+    ept.pml_index = PML_ENTRIES - 1
+
+
+def nr_memslots_dirty_logging(kvm: Kvm) -> int:
+    """How many slots log."""
+    return sum(slot.flags & MEM_LOG_DIRTY_PAGES != 0 for slot in kvm.memslots)
+
+
+def kvm_mmu_update_cpu_dirty_logging(kvm: Kvm, *, enable: bool) -> None:
+    """A slot began or ended to log: if it is the first or was the last, all vCPUs must know."""
+    if not kvm.parameters.cpu_dirty_log_size:
+        return
+    slots = nr_memslots_dirty_logging(kvm)
+    if (enable and slots == 1) or not slots:
+        for vcpu in kvm.vcpus:
+            vcpu.make_request(REQ_UPDATE_CPU_DIRTY_LOGGING)
+
+
+def kvm_arch_sync_dirty_log(kvm: Kvm) -> None:
+    """User space wants the dirty log: kick every vCPU out of the guest, so that its table is emptied."""
+    if kvm.parameters.cpu_dirty_log_size:
+        for vcpu in kvm.vcpus:
+            vmx_flush_pml_buffer(vcpu)

@@ -1,2 +1,0 @@
-from .mmu cimport KvmMmu
-from .vcpu cimport Vcpu

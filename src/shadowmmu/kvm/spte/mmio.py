@@ -1,0 +1,115 @@
+"""MMIO: SPTEs that stand for addresses without memory, and the vCPU's record of the last such access.
+
+An MMIO SPTE is not present to the MMU but has a reserved bit set, so that the processor faults with RSVD and
+the access can be emulated without a walk; of EPT it is one that the processor reports as misconfigured, which
+says nothing of the access. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52; 0 if changes of
+the slots zap all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111;
+no L1TF.)
+"""
+
+from cython import uint as u32, ulonglong as u64
+
+from ..bits import BY_WALK, DEFECT_MMIO_CACHE_STALE, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY
+from ..state.vcpu import Vcpu
+from ..state.vm import Kvm
+from .spte import mmu_spte_set
+
+
+def is_mmio_spte(kvm: Kvm, spte: u64) -> bool:
+    """Whether an SPTE stands for an address without memory."""
+    return spte & kvm.shadow_mmio_mask == kvm.shadow_mmio_value
+
+
+def make_mmio_spte(kvm: Kvm, gfn: u64, access: u32) -> u64:
+    """An MMIO SPTE of the current generation; of the access it keeps W and U, or nothing."""
+    gen: u64 = mmio_generation(kvm)
+    spte: u64 = ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | (gfn << 12)
+    return spte | kvm.shadow_mmio_value | (access & kvm.shadow_mmio_access_mask)
+
+
+def get_mmio_spte_gfn(kvm: Kvm, spte: u64) -> u64:
+    """The frame without memory, as far as the SPTE keeps it: bits below the host's MAXPHYADDR."""
+    return (spte & kvm.shadow_mmio_gfn_mask) >> 12
+
+
+def get_mmio_spte_access(kvm: Kvm, spte: u64) -> u32:
+    """What the guest's tables grant: W and U; in EPT it is not known."""
+    return spte & kvm.shadow_mmio_access_mask
+
+
+def get_mmio_spte_generation(spte: u64) -> u64:
+    """The 19 bits of the memslot generation that it was made in."""
+    return ((spte >> 3) & 0xFF) | (((spte >> 52) & 0x7FF) << 8)
+
+
+def mmio_generation(kvm: Kvm) -> u64:
+    """The current memslot generation as far as an MMIO SPTE keeps it."""
+    if kvm.design.mmio_invalidation == BY_WALK:
+        return 0
+    one: u64 = 1
+    return kvm.memslots_generation & ((one << kvm.design.mmio_generation_bits) - 1)
+
+
+def mark_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> None:
+    """Write an MMIO SPTE of the current generation."""
+    spte: u64 = make_mmio_spte(kvm, gfn, access)
+    if kvm.tracing:
+        kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(spte))
+    mmu_spte_set(kvm, sptep, spte)
+
+
+def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
+    """Whether the SPTE is of the current generation; never while the memslots are being changed."""
+    if kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
+        return False
+    if kvm.design.mmio_invalidation == BY_WALK:
+        return True
+    kvm_gen: u64 = mmio_generation(kvm)
+    spte_gen: u64 = get_mmio_spte_generation(spte)
+    if kvm.tracing:
+        kvm.tracer.check_mmio_spte(spte, kvm_gen, spte_gen)
+    return kvm_gen == spte_gen
+
+
+def vcpu_cache_mmio_info(vcpu: Vcpu, gva: u64, gfn: u64, access: u32) -> None:
+    """Record an MMIO access, so that the next one to its page needs no walk; not during a change of slots."""
+    if vcpu.kvm.memslots_generation & GEN_UPDATE_IN_PROGRESS:
+        return
+    vcpu.mmio_gva = 0 if vcpu.mmu_is_nested() else gva & ~0xFFF
+    vcpu.mmio_access = access
+    vcpu.mmio_gfn = gfn
+    vcpu.mmio_gen = vcpu.kvm.memslots_generation
+
+
+def vcpu_clear_mmio_info(vcpu: Vcpu, gva: u64) -> None:
+    """Forget the record if it is for gva's page; MMIO_GVA_ANY: whatever it is for."""
+    if gva == MMIO_GVA_ANY or vcpu.mmio_gva == gva & ~0xFFF:
+        vcpu.mmio_gva = 0
+
+
+def _is_current(vcpu: Vcpu) -> bool:
+    """Whether the record is of the current generation."""
+    kvm: Kvm = vcpu.kvm
+    return vcpu.mmio_gen == kvm.memslots_generation or kvm.design.defect == DEFECT_MMIO_CACHE_STALE
+
+
+def vcpu_match_mmio_gva(vcpu: Vcpu, gva: u64) -> bool:
+    """Whether the record is for gva's page, and of the current generation."""
+    return vcpu.mmio_gva != 0 and vcpu.mmio_gva == gva & ~0xFFF and _is_current(vcpu)
+
+
+def vcpu_match_mmio_gpa(vcpu: Vcpu, gpa: u64) -> bool:
+    """Whether the record is for gpa's frame, and of the current generation."""
+    return vcpu.mmio_gfn != 0 and vcpu.mmio_gfn == gpa >> 12 and _is_current(vcpu)
+
+
+def mmio_info_in_cache(vcpu: Vcpu, addr: u64) -> bool:
+    """Whether a fault at addr (a gpa for a direct MMU) is for the page of the last MMIO access.
+
+    Never for an address of L2, which is neither.
+    """
+    if vcpu.mmu_is_nested():
+        return False
+    if vcpu.mmu.direct():
+        return vcpu_match_mmio_gpa(vcpu, addr)
+    return vcpu_match_mmio_gva(vcpu, addr)

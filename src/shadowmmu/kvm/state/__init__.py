@@ -1,0 +1,1 @@
+"""The state of a VM: VM, vCPUs, MMU contexts, shadow pages, memslots, statistics."""

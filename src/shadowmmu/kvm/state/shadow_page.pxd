@@ -1,0 +1,29 @@
+cimport cython
+from ...x86.bits cimport u32, u64
+from ..bits cimport ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
+
+@cython.final
+cdef class ShadowPage:
+    cdef readonly u64 gfn, spt, translations
+    cdef public u32 role
+    cdef public u32 mmu_valid_gen, root_count, unsync_children, write_flooding_count, clear_spte_count
+    cdef public bint unsync, nx_huge_page_disallowed, tracked_nx_huge_page, on_list, multimapped
+    cdef public bint tdp_mmu_page, scheduled_root_to_zap, special
+    cdef public u64 ptep
+    cdef u64 unsync_child_bitmap[8]
+    cdef public u64 parent_ptes
+    cdef ShadowPage newer, older
+    cdef readonly ShadowPage hash_next
+    cpdef u32 level(self)
+    cpdef bint direct(self)
+    cpdef bint has_gptes(self)
+    cpdef u64 parents(self)
+
+@cython.final
+cdef class PageList:
+    cdef ShadowPage newest, oldest
+    cdef public u32 corrupted
+    cpdef void add(self, ShadowPage sp)
+    cpdef void add_oldest(self, ShadowPage sp)
+    cpdef void remove(self, ShadowPage sp)
+    cpdef list pages(self)

@@ -1,0 +1,6 @@
+from ...x86.bits cimport u64
+from .vm cimport Kvm
+
+cdef u64[::1] BITS_63, ZEROS
+cpdef void clear_table(Kvm kvm, u64 hpa) except *
+cpdef void clear_translations(Kvm kvm, u64 hpa) except *

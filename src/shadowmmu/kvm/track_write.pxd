@@ -1,2 +1,0 @@
-from .shadow_page cimport ShadowPage
-from .vcpu cimport Vcpu

@@ -1,3 +1,0 @@
-from .shadow_page cimport ShadowPage
-from .vcpu cimport Vcpu
-from .vm cimport Kvm

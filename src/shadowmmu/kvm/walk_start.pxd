@@ -1,7 +1,0 @@
-from ..x86.bits cimport ADDR, P, u64
-from .bits cimport INVALID_PAGE
-from .mmu cimport KvmMmu
-from .vm cimport Kvm
-
-cpdef u64 pae_directory(Kvm kvm, KvmMmu mmu, u64 addr) except? 0xdead
-cpdef u64 first_table(Kvm kvm, KvmMmu mmu, u64 addr, u64 root_hpa) except? 0xdead
