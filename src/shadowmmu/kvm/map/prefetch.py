@@ -12,7 +12,7 @@ from ..bits import (
     DEFECT_READONLY_PREFETCHED,
     MEM_LOG_DIRTY_PAGES,
     MEM_READONLY,
-    PREFETCH_NUM,
+    PTE_PREFETCH_NUM,
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
     ROLE_AD_DISABLED,
@@ -77,9 +77,9 @@ def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None
     if sp.role & ROLE_DIRECT:
         direct_pte_prefetch(vcpu, sp, sptep)
         return
-    first: u64 = sptep & ~(PREFETCH_NUM * 8 - 1)
+    first: u64 = sptep & ~(PTE_PREFETCH_NUM * 8 - 1)
     i: u64
-    for i in range(PREFETCH_NUM):
+    for i in range(PTE_PREFETCH_NUM):
         if first + i * 8 == sptep or kvm.words[(first >> 3) + i] & SPTE_MMU_PRESENT:
             continue
         if not prefetch_gpte(vcpu, sp, first + i * 8, w.prefetch_ptes[i], 1):
@@ -115,10 +115,10 @@ def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
     if sp.role & ROLE_AD_DISABLED:
         return
     kvm: Kvm = vcpu.kvm
-    first: u64 = sptep & ~(PREFETCH_NUM * 8 - 1)
+    first: u64 = sptep & ~(PTE_PREFETCH_NUM * 8 - 1)
     start: u64 = 0
     at: u64
-    for at in range(first, first + PREFETCH_NUM * 8, 8):
+    for at in range(first, first + PTE_PREFETCH_NUM * 8, 8):
         if kvm.words[at >> 3] & SPTE_MMU_PRESENT or at == sptep:
             if start and not direct_prefetch_run(vcpu, sp, start, at):
                 return
@@ -126,4 +126,4 @@ def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
         elif start == 0:
             start = at
     if start:
-        direct_prefetch_run(vcpu, sp, start, first + PREFETCH_NUM * 8)
+        direct_prefetch_run(vcpu, sp, start, first + PTE_PREFETCH_NUM * 8)

@@ -1,5 +1,7 @@
 """What is known about a page fault on its way through the MMU."""
 
+from ...x86.arrays import filled
+from ..bits import PT32_ENT_PER_PAGE, PT64_ROOT_MAX_LEVEL
 from .memslots import MemSlot
 
 
@@ -8,6 +10,8 @@ class GuestWalker:
 
     Arrays are indexed by level - 1. `pt_access` is the access inherited into the table of that level,
     `pte_access` the access of the page itself; `pte_hpa` is where the gpte is in host memory.
+
+    `prefetch_ptes` has room for all gptes of a table: no window of prefetching is larger.
     """
 
     def __init__(self) -> None:
@@ -15,12 +19,12 @@ class GuestWalker:
         self.max_level = 0
         self.gfn = 0
         self.pte_access = 0
-        self.table_gfn = [0] * 5
-        self.ptes = [0] * 5
-        self.pte_gpa = [0] * 5
-        self.pte_hpa = [0] * 5
-        self.pt_access = [0] * 5
-        self.prefetch_ptes = [0] * 16
+        self.table_gfn = filled(PT64_ROOT_MAX_LEVEL)
+        self.ptes = filled(PT64_ROOT_MAX_LEVEL)
+        self.pte_gpa = filled(PT64_ROOT_MAX_LEVEL)
+        self.pte_hpa = filled(PT64_ROOT_MAX_LEVEL)
+        self.pt_access = filled(PT64_ROOT_MAX_LEVEL)
+        self.prefetch_ptes = filled(PT32_ENT_PER_PAGE)
         self.error_code = 0
 
 
