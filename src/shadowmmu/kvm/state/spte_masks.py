@@ -36,7 +36,9 @@ from ..bits import (
 )
 
 SHADOW_MMIO_BIT = 51
-"""The bit of an MMIO SPTE that faults because it is reserved: only below 52 bits of physical address."""
+"""The bit of an MMIO SPTE that the processor reserves, so that it faults: only with less than 52 physical
+bits.
+"""
 EPT_MISCONFIG_WX_VALUE = W | EPT_X
 """Writable and executable, not readable: the processor reports such an entry as misconfigured."""
 
@@ -126,21 +128,26 @@ LEGACY_MASKS = SpteMasks(
     mmio=SPTE_MMIO_VALUE,
     mmio_access=ACC_W | ACC_U,
 )
-"""Shadow paging, and NPT, whose format is that of the host's own tables (kvm_mmu_reset_all_pte_masks)."""
+"""Masks of shadow paging and of NPT, whose format is that of the host's own tables
+(kvm_mmu_reset_all_pte_masks).
+"""
 
 
 def mmio_value_is_reserved(host_maxphyaddr: int, *, ept: bool) -> bool:
-    """Return whether MMIO SPTEs are told apart by the processor (kvm_mmu_reset_all_pte_masks).
+    """Return whether the processor reports an access through an MMIO SPTE as such
+    (kvm_mmu_reset_all_pte_masks).
 
-    EPT's are misconfigured whatever the width of addresses.
+    In the legacy format bit 51 must be reserved: no host whose physical addresses have all 52 bits. EPT's
+    misconfiguration always works.
     """
     return ept or host_maxphyaddr <= SHADOW_MMIO_BIT
 
 
 def mmio_gfn_mask(host_maxphyaddr: int) -> int:
-    """Return the bits of an MMIO SPTE that are read as its frame (shadow_nonpresent_or_rsvd_lower_gfn_mask).
+    """Return the bits of an MMIO SPTE that hold its frame (shadow_nonpresent_or_rsvd_lower_gfn_mask).
 
-    A guest whose MAXPHYADDR is larger than the host's loses the bits above. Processors without L1TF only.
+    If the guest's MAXPHYADDR is larger than the host's, the bits above are lost. Processors without L1TF
+    only.
     """
     return ADDR & ((1 << host_maxphyaddr) - 1)
 
@@ -149,7 +156,7 @@ def ept_masks(*, has_ad_bits: bool, has_exec_only: bool, suppress_ve: int, ignor
     """Return the masks of EPT (kvm_mmu_set_ept_masks).
 
     `suppress_ve`: bit 63, which suppresses #VE, in kernels whose empty SPTEs have it too, else 0.
-    `ignore_pat`: the guest's PAT does not count (vmx_get_mt_mask; all memory here is write-back).
+    `ignore_pat`: the guest's PAT is ignored (vmx_get_mt_mask; all memory here is write-back).
     """
     return SpteMasks(
         present=suppress_ve | (0 if has_exec_only else EPT_R),
