@@ -103,7 +103,8 @@ def race(
         _list(as_json=as_json)
         return
     _prepare()
-    from shadowmmu.check.race.case import CaseError, cases, find
+    from shadowmmu.check.race.case import CaseError
+    from shadowmmu.check.race.catalogue import cases, find
     from shadowmmu.check.race.explore import Plan
 
     plan = Plan(bound, tso, "pct" if pct else "random" if randomly else "", randomly or pct or 0, seed)
@@ -186,7 +187,7 @@ def _width() -> int:
 
 def _list(*, as_json: bool) -> None:
     try:
-        from shadowmmu.check.race.case import cases
+        from shadowmmu.check.race.catalogue import cases
     except ImportError:
         _prepare()
         raise
