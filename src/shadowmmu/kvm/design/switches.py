@@ -35,11 +35,17 @@ DEFECTS = {
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A named choice. `values` maps each value's name to what the field holds; `default` is one of the names.
+    """A named choice.
 
-    Some take any number in `numbers` besides, which the field then holds. `origin` says which kernels have
-    which value and where that is described; `effect` what it changes. `mail` names the mail that argues about
-    it; `unsafe` are the values that let a guest see wrong translations, there for the checks to find.
+    Attributes:
+        name: Name of the switch, the field of Design, and the KEY of --design.
+        values: Each value's name, and the number that the field of Design holds for it.
+        default: Name of 6.12.111's value.
+        origin: Which kernels have which value, and where that is described.
+        effect: What the switch changes.
+        mail: The mail that argues about it, or "".
+        unsafe: Names of the values that let a guest see wrong translations, there for the checks to find.
+        numbers: Numbers that are values too, besides the named ones.
     """
 
     name: str
@@ -54,7 +60,13 @@ class Switch:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A kernel: what its release texts start with, and its values that are not the defaults."""
+    """A kernel as values of the switches.
+
+    Attributes:
+        kernel: Release, for example 6.1.176.
+        series: Start of the release texts that mean this kernel.
+        values: Names of the values, by switch, that are not the defaults.
+    """
 
     kernel: str
     series: str

@@ -1,9 +1,9 @@
-"""VM exits of an Intel processor (vmx.c, 6.12.111), with the interface of exits.py.
+"""VM exits of an Intel processor (vmx.c, 6.12.111), with the interface of svm_exits.py.
 
 What differs from AMD's as far as memory is concerned: nested page faults are EPT violations and
 misconfigurations, with an exit qualification instead of an error code; instructions that exit are carried out
-without the emulator, which need not even find their end; CR0.TS, with EPT also CR0.WP and bits of CR4, are
-the guest's own; and every exit empties the log of dirty pages.
+without the emulator, which need not even find their end; the guest owns CR0.TS, with EPT also CR0.WP and bits
+of CR4; and every exit empties the log of dirty pages.
 """
 
 from ...x86.bits import (
@@ -63,7 +63,7 @@ PASSTHROUGH_MSRS = (*SYSENTER_MSRS, 0x10, 0xC0000100, 0xC0000101, 0xC0000102)
 
 
 def _exit(vcpu: Vcpu, reason: int, info1: int, intr_info: int = 0, error_code: int = 0) -> None:
-    """The guest left hardware; with EPT with the CR3 that it has."""
+    """Record a VM exit; with EPT first read back CR3, which changes without exits."""
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cr3 = vcpu.cpu.root
     vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, 0
@@ -73,7 +73,7 @@ def _exit(vcpu: Vcpu, reason: int, info1: int, intr_info: int = 0, error_code: i
 
 
 def check_entry(vcpu: Vcpu) -> None:
-    """VM entry's check of the guest's registers. Raises EntryFailed."""
+    """Check the guest's registers as VM entry does. Raises EntryFailed."""
     if vcpu.efer & vcpu.efer_missing:
         _exit(vcpu, FAILED_VMENTRY | EXIT_INVALID_STATE, 0)
         raise EntryFailed
@@ -83,7 +83,7 @@ def check_entry(vcpu: Vcpu) -> None:
 
 
 def ept_violation_error_code(qualification: int) -> int:
-    """The error code that stands for an exit qualification (__vmx_handle_ept_violation).
+    """Return the error code that stands for an exit qualification (__vmx_handle_ept_violation).
 
     U stands for a read; P is set if the tables grant anything.
     """
@@ -100,7 +100,7 @@ def ept_violation_error_code(qualification: int) -> int:
 
 
 def handle_page_fault(vcpu: Vcpu, address: int, error_code: int) -> int:
-    """An intercepted #PF (handle_exception_nmi); a RET_PF_* code."""
+    """Handle an intercepted #PF (handle_exception_nmi). Return RET_PF_*."""
     _exit(vcpu, EXIT_EXCEPTION_NMI, address, INTR_INFO_PF, error_code)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
@@ -110,10 +110,10 @@ def handle_page_fault(vcpu: Vcpu, address: int, error_code: int) -> int:
 
 
 def handle_ept_exit(vcpu: Vcpu, gpa: int, qualification: int) -> int:
-    """The processor's walk of EPT tables to `gpa` came to an end; a RET_PF_* code.
+    """Handle an exit of the processor's walk of EPT tables to `gpa`. Return RET_PF_*.
 
-    A misconfiguration is an MMIO SPTE, of which the processor does not even say whether it is a write. A full
-    log has been emptied by the exit as such.
+    A misconfiguration is an MMIO SPTE; the processor does not even report whether the access is a write. A
+    full log needs nothing more, every exit empties it.
     """
     reason = vcpu.cpu.ept.exit
     _exit(vcpu, reason, qualification)
@@ -131,8 +131,8 @@ def handle_ept_exit(vcpu: Vcpu, gpa: int, qualification: int) -> int:
 def page_fault_exit(
     vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int, *, nested: bool = False
 ) -> bool:
-    """An intercepted #PF, or an exit of the walk of EPT tables (`error_code`: its exit qualification below
-    bit 32); whether the instruction was completed by emulation.
+    """Handle an intercepted #PF, or an exit of the walk of EPT tables (`error_code`: its exit qualification
+    below bit 32). Return whether the instruction was completed by emulation.
 
     Raises KvmRunError, TripleFault or EmulationError when KVM_RUN ends.
     """
@@ -148,12 +148,12 @@ def page_fault_exit(
 
 
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
-    """OUT of one byte to an immediate port: user space takes over."""
+    """Record the exit of an OUT of one byte to an immediate port, which user space completes."""
     _exit(vcpu, EXIT_IO_INSTRUCTION, port << 16 | 0x40)
 
 
 def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
-    """MOV to CR0 as far as it does not exit: bits that are the guest's own; whether it was that."""
+    """Execute a MOV to CR0 that changes only bits owned by the guest. Return False if it exits."""
     owned = CR0_TS | (CR0_WP if vcpu.kvm.parameters.tdp_enabled else 0)
     if (vcpu.cr0 ^ value) & ~owned & 0xFFFFFFFF:
         return False
@@ -163,7 +163,9 @@ def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
 
 
 def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
-    """MOV to CR4 exits unless it changes the guest's own bits only; it checks the PDPTEs if PGE changes."""
+    """Execute MOV to CR4; it exits unless it changes only bits owned by the guest, and checks the PDPTEs if
+    PGE changes.
+    """
     owned = CR4_GUEST_OWNED & (-1 if vcpu.kvm.parameters.tdp_enabled else ~CR4_PGE)
     changed = (vcpu.cr4 ^ value) & 0xFFFFFFFF
     if changed & ~owned:
@@ -178,14 +180,18 @@ def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
 
 
 def _use_new_registers(vcpu: Vcpu) -> None:
-    """The processor works with them at once, KVM's walks of the guest's tables from the next exit on."""
+    """Set the processor up for registers that changed without an exit; KVM's walks use them from the next
+    exit on.
+    """
     if vcpu.kvm.parameters.tdp_enabled:
         kvm_init_mmu(vcpu)
     configure_cpu(vcpu)
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """An instruction that exits, or may; whether it is completed, else an exception is pending."""
+    """Execute an instruction that exits, or may. Return whether it is completed; else an exception is
+    pending.
+    """
     match insn.op:
         case Op.INVLPG:
             _exit(vcpu, EXIT_INVLPG, insn.address)
@@ -204,6 +210,7 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 
 def _write_cr(vcpu: Vcpu, number: int, value: int) -> bool:
+    """Execute a MOV to a control register that exits."""
     _exit(vcpu, EXIT_CR_ACCESS, number | RDI << 8)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_cr(True, number, value)
@@ -212,6 +219,7 @@ def _write_cr(vcpu: Vcpu, number: int, value: int) -> bool:
 
 
 def _write_msr(vcpu: Vcpu, insn: Insn) -> bool:
+    """Execute a WRMSR that exits."""
     _exit(vcpu, EXIT_MSR_WRITE, 0)
     accepted = set_msr(vcpu, insn.count, insn.value)
     if vcpu.kvm.tracing:
@@ -220,18 +228,18 @@ def _write_msr(vcpu: Vcpu, insn: Insn) -> bool:
 
 
 def _complete(vcpu: Vcpu, *, accepted: bool) -> bool:
-    """kvm_complete_insn_gp."""
+    """Queue #GP for a value that was not accepted (kvm_complete_insn_gp)."""
     if not accepted:
         vcpu.exception = QueuedException(GP_VECTOR, 0, None)
     return accepted
 
 
 def reserved_cr3(vcpu: Vcpu) -> None:
-    """The guest loads a CR3 beyond the processor's MAXPHYADDR, which KVM does not see under nested paging."""
+    """Queue #GP for a CR3 beyond the processor's MAXPHYADDR, which KVM does not see with EPT."""
     vcpu.exception = QueuedException(GP_VECTOR, 0, None)
 
 
 def shutdown_exit(vcpu: Vcpu) -> None:
-    """The guest cannot take an exception: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
+    """Record a triple fault: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
     _exit(vcpu, EXIT_TRIPLE_FAULT, 0)
     raise TripleFault
