@@ -44,9 +44,10 @@ def record_exit(vcpu: Vcpu, reason: u64, info1: u64, info2: u64) -> None:
 
 
 def check_entry(vcpu: Vcpu) -> None:
-    """The processor's check of the guest's registers at VMRUN (VMEXIT_INVALID); L2's failure is L1's affair.
+    """Check the guest's registers as the processor does at VMRUN (VMEXIT_INVALID); a failed entry of L2 is
+    reported to L1.
 
-    A VMRUN of L1 counts once its L2 has passed. Raises EntryFailed.
+    A VMRUN of L1 is counted once its L2 has passed. Raises EntryFailed.
     """
     pending, vcpu.nested_run_pending = vcpu.nested_run_pending, False
     if not vcpu.efer & vcpu.efer_missing:
@@ -59,13 +60,15 @@ def check_entry(vcpu: Vcpu) -> None:
 
 
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
-    """OUT of one byte by an instruction of `length` bytes: user space takes over."""
+    """Record the exit of an OUT of one byte by an instruction of `length` bytes, which user space
+    completes.
+    """
     record_exit(vcpu, SVM_EXIT_IOIO, port << 16 | 0x10, vcpu.rip + length)
 
 
 def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
-    """Why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more than
-    TS and MP; None if it does not exit.
+    """Return why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more
+    than TS and MP; None if it does not exit.
     """
     forced = 0 if vcpu.kvm.parameters.tdp_enabled else CR0_PG | CR0_WP
     if (vcpu.cr0 | forced) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
@@ -76,7 +79,7 @@ def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
 
 
 def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
-    """MOV to CR0 as far as it does not exit; whether it was that."""
+    """Execute a MOV to CR0 that does not exit. Return False if it exits."""
     if cr0_exit_reason(vcpu, value) is not None:
         return False
     keep = ~(CR0_TS | CR0_MP)
@@ -85,9 +88,10 @@ def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """An instruction that exits: INVLPG and MOV to control registers are emulated, others are handled.
+    """Execute an instruction that exits: INVLPG and MOV to control registers are emulated, others are
+    handled.
 
-    Whether it is completed; if not, an exception is pending, or the vCPU is L1 now.
+    Return whether it is completed; if not, an exception is pending, or the vCPU is L1 now.
     """
     if insn.op in _NESTED_INSTRUCTIONS:
         return _NESTED_INSTRUCTIONS[insn.op](vcpu, emulator, insn)
@@ -107,6 +111,7 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 
 def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    """Execute VMRUN of L1."""
     record_exit(vcpu, SVM_EXIT_VMRUN, 0, 0)
     if not nested_svm_check_permissions(vcpu) or not nested_svm_can_vmrun(vcpu, insn.value):
         return False
@@ -117,14 +122,14 @@ def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 
 def _vmmcall(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """VMMCALL of L2, which L1 intercepts."""
+    """Execute VMMCALL of L2, which L1 intercepts."""
     record_exit(vcpu, SVM_EXIT_VMMCALL, 0, 0)
     nested_svm_vmexit(vcpu)
     return False
 
 
 def _invlpga(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """INVLPGA of L1: as INVLPG, whatever the ASID."""
+    """Execute INVLPGA of L1: as INVLPG, whatever the ASID."""
     record_exit(vcpu, SVM_EXIT_INVLPGA, 0, 0)
     if not nested_svm_check_permissions(vcpu):
         return False
@@ -139,9 +144,10 @@ _NESTED_INSTRUCTIONS = {Op.VMRUN: _vmrun, Op.VMMCALL: _vmmcall, Op.INVLPGA: _inv
 
 
 def reserved_cr3(vcpu: Vcpu) -> None:
-    """The guest loads a CR3 beyond the processor's MAXPHYADDR, which KVM does not see under nested paging.
+    """Queue #GP for a CR3 beyond the processor's MAXPHYADDR, which KVM does not see with two-dimensional
+    paging.
 
-    #GP; raises EntryFailed instead on a processor that gives the guest up.
+    Raises EntryFailed instead on a processor that refuses to enter such a guest.
     """
     if not vcpu.bad_cr3_fails_entry:
         vcpu.exception = QueuedException(GP_VECTOR, 0, None)
@@ -151,7 +157,7 @@ def reserved_cr3(vcpu: Vcpu) -> None:
 
 
 def shutdown_exit(vcpu: Vcpu) -> None:
-    """The guest cannot take an exception: L2's is L1's affair; else KVM_RUN ends and the vCPU is reset.
+    """Handle a shutdown: L2's is reported to L1; else KVM_RUN ends and the vCPU is reset.
 
     Raises TripleFault unless it was L2.
     """
@@ -164,6 +170,7 @@ def shutdown_exit(vcpu: Vcpu) -> None:
 
 
 def _write_msr(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    """Execute WRMSR. Return whether it is completed; else #GP is pending."""
     accepted = set_msr(vcpu, insn.count, insn.value)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_msr(True, insn.count, insn.value, not accepted)

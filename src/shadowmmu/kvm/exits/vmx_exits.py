@@ -2,8 +2,8 @@
 
 What differs from AMD's as far as memory is concerned: nested page faults are EPT violations and
 misconfigurations, with an exit qualification instead of an error code; instructions that exit are carried out
-without the emulator, which need not even find their end; CR0.TS, with EPT also CR0.WP and bits of CR4, are
-the guest's own; and every exit empties the log of dirty pages.
+without the emulator, which need not even find their end; the guest owns CR0.TS, with EPT also CR0.WP and bits
+of CR4; and every exit empties the log of dirty pages.
 """
 
 from ...x86.bits import (
@@ -52,7 +52,7 @@ def record_vmx_exit(vcpu: Vcpu, reason: int, info1: int, intr_info: int = 0, err
 
 
 def check_entry(vcpu: Vcpu) -> None:
-    """VM entry's check of the guest's registers. Raises EntryFailed."""
+    """Check the guest's registers as VM entry does. Raises EntryFailed."""
     if vcpu.efer & vcpu.efer_missing:
         record_vmx_exit(vcpu, FAILED_VMENTRY | EXIT_INVALID_STATE, 0)
         raise EntryFailed
@@ -67,7 +67,7 @@ def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
 
 
 def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
-    """MOV to CR0 as far as it does not exit: bits that are the guest's own; whether it was that."""
+    """Execute a MOV to CR0 that changes only bits owned by the guest. Return False if it exits."""
     owned = CR0_TS | (CR0_WP if vcpu.kvm.parameters.tdp_enabled else 0)
     if (vcpu.cr0 ^ value) & ~owned & 0xFFFFFFFF:
         return False
@@ -77,7 +77,9 @@ def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
 
 
 def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
-    """MOV to CR4 exits unless it changes the guest's own bits only; it checks the PDPTEs if PGE changes."""
+    """Execute MOV to CR4; it exits unless it changes only bits owned by the guest, and checks the PDPTEs if
+    PGE changes.
+    """
     owned = CR4_GUEST_OWNED & (-1 if vcpu.kvm.parameters.tdp_enabled else ~CR4_PGE)
     changed = (vcpu.cr4 ^ value) & 0xFFFFFFFF
     if changed & ~owned:
@@ -92,14 +94,18 @@ def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
 
 
 def _use_new_registers(vcpu: Vcpu) -> None:
-    """The processor works with them at once, KVM's walks of the guest's tables from the next exit on."""
+    """Set the processor up for registers that changed without an exit; KVM's walks use them from the next
+    exit on.
+    """
     if vcpu.kvm.parameters.tdp_enabled:
         kvm_init_mmu(vcpu)
     configure_cpu(vcpu)
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """An instruction that exits, or may; whether it is completed, else an exception is pending."""
+    """Execute an instruction that exits, or may. Return whether it is completed; else an exception is
+    pending.
+    """
     match insn.op:
         case Op.INVLPG:
             record_vmx_exit(vcpu, EXIT_INVLPG, insn.address)
@@ -134,14 +140,14 @@ def _write_msr(vcpu: Vcpu, insn: Insn) -> bool:
 
 
 def _complete(vcpu: Vcpu, *, accepted: bool) -> bool:
-    """kvm_complete_insn_gp."""
+    """Queue #GP for a value that was not accepted (kvm_complete_insn_gp)."""
     if not accepted:
         vcpu.exception = QueuedException(GP_VECTOR, 0, None)
     return accepted
 
 
 def reserved_cr3(vcpu: Vcpu) -> None:
-    """The guest loads a CR3 beyond the processor's MAXPHYADDR, which KVM does not see under nested paging."""
+    """Queue #GP for a CR3 beyond the processor's MAXPHYADDR, which KVM does not see with EPT."""
     vcpu.exception = QueuedException(GP_VECTOR, 0, None)
 
 
