@@ -9,6 +9,7 @@ import click
 from shadowmmu import __version__
 from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
+from shadowmmu.cli.decode import decode
 from shadowmmu.cli.designs import designs
 from shadowmmu.cli.fuzz import fuzz
 from shadowmmu.cli.museum import museum
@@ -34,6 +35,7 @@ cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(designs)
+cli.add_command(decode)
 cli.add_command(race)
 cli.add_command(fuzz)
 cli.add_command(museum)
