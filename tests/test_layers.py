@@ -14,6 +14,7 @@ INNER = {
     "kvm": (
         "bits",
         "design",
+        "tracepoints",
         "state",
         "guest_access",
         "spte",

@@ -24,7 +24,8 @@ from shadowmmu.cli.run_report import Report, summary
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
-    from shadowmmu.trace.recording import PlayedOp, Row
+    from shadowmmu.trace.recorder import PlayedOp
+    from shadowmmu.trace.recording import Row
 
 __all__ = ["run"]
 
@@ -109,7 +110,7 @@ def _play_all(
     from shadowmmu.guest.scenario.setup import ScenarioError
     from shadowmmu.kvm.design.switches import DesignError
     from shadowmmu.trace.ftrace import FtraceWriter
-    from shadowmmu.trace.recording import json_line
+    from shadowmmu.trace.recorder import json_line
 
     quiet = is_stdout(record) or is_stdout(events)
     if quiet and as_json:
@@ -168,8 +169,8 @@ def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, R
     from shadowmmu.check.coherence.stale import StaleReads
     from shadowmmu.guest.play.player import Player
     from shadowmmu.guest.scenario.setup import resolve
-    from shadowmmu.trace.events import EventLog
-    from shadowmmu.trace.recording import Recorder
+    from shadowmmu.kvm.tracepoints.tracer import EventLog
+    from shadowmmu.trace.recorder import Recorder
     from shadowmmu.trace.snapshot import snapshot
 
     player = Player(resolve(scenario), EventLog(), snapshot, tlb=tlb)

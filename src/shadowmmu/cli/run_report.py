@@ -63,7 +63,7 @@ class Report:
 
     def count(self, row: Row) -> None:
         """Add a row to the totals: `ops`, `outcome X`, statistics, events, and the pages left by level."""
-        from shadowmmu.trace.recording import apply_delta
+        from shadowmmu.trace.delta import apply_delta
 
         if "op" not in row:
             return
@@ -189,7 +189,7 @@ def outcome_line(result: Mapping[str, Any]) -> str:
 
 def _vmexit(result: Mapping[str, Any]) -> str:
     """Why L2's run ended, as its VMCB tells L1."""
-    from shadowmmu.trace.events import SVM_EXIT_NPF, exit_reason
+    from shadowmmu.kvm.tracepoints.reasons import SVM_EXIT_NPF, exit_reason
 
     code, info1 = int(result["code"], 16), int(result["info1"], 16)
     if code != SVM_EXIT_NPF:

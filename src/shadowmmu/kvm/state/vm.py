@@ -18,11 +18,11 @@ from ..bits import (
     ROLE_PASSTHROUGH,
 )
 from ..design.design import Design
+from ..tracepoints.tracer import Tracer
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
 from .spte_masks import LEGACY_MASKS, SpteMasks, ept_masks, mmio_gfn_mask, mmio_value_is_reserved
 from .stats import VmStat
-from .tracepoints import Tracer
 
 if TYPE_CHECKING:
     from .vcpu import Vcpu
@@ -77,13 +77,12 @@ class Parameters:
 class Kvm:
     """A VM without vCPUs and memory slots yet.
 
-    `design` says how its kernel behaves, by default as 6.12.111. `tracer` gets every tracepoint while
-    `tracing` is set. `owners[n]` is the shadow page whose SPTEs are in frame n. `page_hash` holds the newest
-    shadow page of each bucket. `need_resched` says that somebody waits for mmu_lock, so that long walks over
-    the TDP MMU let go of it when they can; `meanwhile`, if any, is called where it is free in the middle of
-    something long. `ept`: SPTEs have EPT's format; the `shadow_*` and
-    `spte_*` fields say how that is (see spte_masks). `enable_mmio_caching`: addresses without memory get MMIO
-    SPTEs.
+    `design` says how its kernel behaves, by default as 6.12.111. `tracer` has the tracepoints and those who
+    listen, `tracing` says whether anybody does. `owners[n]` is the shadow page whose SPTEs are in frame n.
+    `page_hash` holds the newest shadow page of each bucket. `need_resched` says that somebody waits for
+    mmu_lock, so that long walks over the TDP MMU drop it when they can; `meanwhile`, if any, is called where
+    it is free in the middle of something long. `ept`: SPTEs have EPT's format; the `shadow_*` and `spte_*`
+    fields say how that is (see spte_masks). `enable_mmio_caching`: addresses without memory get MMIO SPTEs.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Kvm:
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
         self.tracing = False
-        self.tracer = Tracer()
+        self.tracer = Tracer(self)
         self.memslots: list[MemSlot] = []
         self.memslots_generation = 0
         self.last_used_slot: MemSlot | None = None
