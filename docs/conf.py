@@ -7,7 +7,7 @@ from pathlib import Path
 os.environ["SHADOWMMU_INTERPRETED"] = "1"  # docstrings and signatures as written; races need it, too
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-from shadowmmu import __version__  # noqa: E402
+from shadowmmu import __version__
 
 project = "shadowmmu"
 author = "the shadowmmu project"

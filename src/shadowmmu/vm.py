@@ -41,10 +41,10 @@ from .kvm.memory.dirty_log_ioctl import (
     kvm_vm_ioctl_reset_dirty_pages,
 )
 from .kvm.registers.regs import set_sregs
-from .kvm.state.tracepoints import Tracer
 from .kvm.state.vcpu import Vcpu as KvmVcpu
 from .kvm.state.vm import Parameters
-from .trace.events import Event, EventLog
+from .kvm.tracepoints.event import Event
+from .kvm.tracepoints.tracer import EventLog
 from .x86.bits import (
     CR0_PE,
     CR0_PG,
@@ -134,16 +134,12 @@ class Trace:
         self.start()
 
     def start(self) -> None:
-        """Listen. One trace listens at a time."""
-        self._vm.machine.kvm.tracer = self._log
-        self._vm.machine.kvm.tracing = True
+        """Listen; several traces may do so at a time."""
+        self._vm.machine.kvm.tracer.add(self._log)
 
     def stop(self) -> None:
         """Stop listening; without a listener events cost nothing."""
-        kvm = self._vm.machine.kvm
-        if kvm.tracer is self._log:
-            kvm.tracing = False
-            kvm.tracer = Tracer()
+        self._vm.machine.kvm.tracer.remove(self._log)
 
     def __enter__(self) -> Trace:
         return self

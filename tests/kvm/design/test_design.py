@@ -28,7 +28,7 @@ from shadowmmu.kvm.memory.notifier import MmuNotifier
 from shadowmmu.kvm.memory.nx_recovery import kvm_recover_nx_huge_pages
 from shadowmmu.kvm.pages.get_page import kvm_mmu_child_role
 from shadowmmu.kvm.spte.rmap import pte_list, pte_list_add, pte_list_count, pte_list_remove
-from shadowmmu.trace.events import TdpMmuSpteChanged
+from shadowmmu.kvm.tracepoints.mmu import TdpMmuSpteChanged
 from shadowmmu.x86.bits import PFERR_P, PFERR_W, A, W
 
 WINDOW = 0x7F0000000000
