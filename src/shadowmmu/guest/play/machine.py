@@ -3,7 +3,7 @@
 import errno
 
 from ...host.address_space import AddressSpace
-from ...host.mapping import HostError, Kind, Mapping
+from ...host.mapping import Backing, HostError, Mapping
 from ...host.memory import Arena
 from ...kvm.design.design import Design
 from ...kvm.guest_access.dirty_ring import kvm_dirty_ring_alloc
@@ -81,7 +81,7 @@ class Machine:
         size: int,
         flags: int = 0,
         *,
-        kind: Kind = Kind.ANON,
+        kind: Backing = Backing.ANON,
         populated: bool = True,
         skew: int = 0,
         keep: bool = False,
