@@ -155,12 +155,12 @@ class Design:
         self.unsync = held["unsync"] != 0
 
     def value(self, name: str) -> str:
-        """The name of a switch's value. Raises DesignError."""
+        """Return the name of a switch's value. Raises DesignError."""
         switch = switch_named(name)
         held = int(getattr(self, switch.name))
         return next((word for word, number in switch.values.items() if number == held), str(held))
 
 
 def design_of(release: str, values: Mapping[str, str] | None = None) -> Design:
-    """The switches as a kernel has them, but for `values`, switch name -> value name. Raises DesignError."""
+    """Return a kernel's switches, except for `values`, switch name -> value name. Raises DesignError."""
     return Design({**profile_of(release).values, **(values or {})})

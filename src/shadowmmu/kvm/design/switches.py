@@ -649,7 +649,7 @@ DEFAULT_KERNEL = PROFILES[0].kernel
 
 
 def switch_named(name: str) -> Switch:
-    """The switch of that name. Raises DesignError."""
+    """Return the switch of that name. Raises DesignError."""
     for switch in SWITCHES:
         if switch.name == name:
             return switch
@@ -657,7 +657,7 @@ def switch_named(name: str) -> Switch:
 
 
 def value_of(name: str, value: str) -> int:
-    """What the field of a switch holds for the value of that name. Raises DesignError."""
+    """Return the number that the field of a switch holds for the value of that name. Raises DesignError."""
     switch = switch_named(name)
     if value in switch.values:
         return switch.values[value]
@@ -667,7 +667,7 @@ def value_of(name: str, value: str) -> int:
 
 
 def values_named(switch: Switch) -> list[str]:
-    """The names of a switch's values; a range stands for its numbers."""
+    """Return the names of a switch's values; a range stands for its numbers."""
     numbers = [f"{switch.numbers[0]}-{switch.numbers[-1]}"] if switch.numbers else []
     return [*switch.values, *numbers]
 
@@ -677,13 +677,14 @@ _LONGEST_WORD = 40
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    """The end of a complaint about a word: what was meant, or else what there is."""
+    """Return the end of an error message about a word: what was probably meant, or else what there is."""
     near = get_close_matches(word, known, 1) if len(word) <= _LONGEST_WORD else []
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
 def profile_of(release: str) -> Profile:
-    """The profile of a kernel by its release text, `6.1.176` or a header's `6.1.0-50-amd64 #1 SMP ...`.
+    """Return the profile of a kernel by its release text, `6.1.176` or a header's `6.1.0-50-amd64 #1 SMP
+    ...`.
 
     Kernels of the same stable series share a profile. Raises DesignError.
     """
@@ -696,5 +697,5 @@ def profile_of(release: str) -> Profile:
 
 
 def kernel_text(release: str) -> str:
-    """What the header of a recording made on the model says of its kernel. Raises DesignError."""
+    """Return what the header of a recording made on the model says of its kernel. Raises DesignError."""
     return f"{profile_of(release).kernel} (shadowmmu)"
