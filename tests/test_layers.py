@@ -9,7 +9,17 @@ import pytest
 import shadowmmu
 
 PACKAGE = Path(shadowmmu.__file__).parent
-ROOMS = ("x86", "host", "kvm", "guest", "trace", "check", "vm", "cli")  # vm is a file, the public face
+ROOMS = (
+    "x86",
+    "host",
+    "kvm",
+    "guest",
+    "trace",
+    "check",
+    "show",
+    "vm",
+    "cli",
+)  # vm is a file, the public face
 INNER = {
     "kvm": (
         "bits",
@@ -26,6 +36,7 @@ INNER = {
         "exits",
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
+    "show": ("decode", "text", "history"),
     "check": ("checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }
 """The rooms (folders and single files) inside a room, lowest first."""
@@ -67,6 +78,41 @@ def cimported(source: Path, line: str) -> str | None:
     """The room that a line of a .pxd file imports from."""
     module = cimported_module(source, line)
     return None if module is None else room(module)
+
+
+def needed(source: Path) -> Iterator[str]:
+    """The modules of the package that a file imports when it runs, also inside functions."""
+    folder = ("shadowmmu", *source.relative_to(PACKAGE).parent.parts)
+    tree = ast.parse(source.read_text())
+    for node in list(ast.walk(tree)):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join(folder[: len(folder) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            for alias in node.names:
+                yield f"{module}.{alias.name}"
+            yield module
+
+
+STATE = {"shadowmmu.kvm.state.vm", "shadowmmu.kvm.state.vcpu", "shadowmmu.kvm.state.tdp_iter"}
+"""A VM has vCPUs, each of which has its VM, as struct kvm and struct kvm_vcpu: the one circle."""
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    files = {
+        ".".join(("shadowmmu", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    ahead = {
+        name: {module for module in needed(path) if module in files and module != name}
+        for name, path in files.items()
+    }
+    while free := [name for name, modules in ahead.items() if not modules & ahead.keys() - STATE]:
+        for name in free:
+            del ahead[name]
+    assert ahead == {}
 
 
 def test_every_folder_is_a_room() -> None:

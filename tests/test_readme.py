@@ -187,6 +187,6 @@ def test_numbers_of_checks_cases_and_recordings():
     recordings = len(list((ROOT / "tests" / "conformance" / "recordings").rglob("*.jsonl")))
     assert recordings >= int(re.search(r"of the tests' (\d+) recordings", README)[1])
     pytest.importorskip("greenlet")
-    from shadowmmu.check.race.case import cases
+    from shadowmmu.check.race.catalogue import cases
 
     assert f"{len(cases())} small programs" in README

@@ -2,6 +2,7 @@
 
 case        what a program is: threads, protections that can be taken away, outcomes that must not be
 cases/      the programs, one class each
+catalogue   all of them, by name
 engine      runs the threads of one program, one step at a time, in a given order
 memory      shared variables, locks, RCU, store buffers
 model       the model's own code as threads: its memory and locks made visible

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from .engine import Bad, CaseError, Execution
 from .memory import Lock, Rcu, Shared
 
-__all__ = ["Case", "CaseError", "cases", "find"]
+__all__ = ["Case", "CaseError"]
 
 
 class Case:
@@ -100,28 +100,3 @@ class Case:
     def witness(self, text: str) -> None:
         """The outcome is `reachable`."""
         self.execution.witness = text
-
-
-def cases() -> dict[str, type[Case]]:
-    """All cases by name, in the order of the protocol's description."""
-    from .cases import ALL
-
-    return {case.name: case for case in ALL}
-
-
-def find(names: Iterable[str]) -> list[type[Case]]:
-    """The cases of these names; a name without its letter means all that begin so. Raises CaseError."""
-    known = cases()
-    found: list[type[Case]] = []
-    for name in names:
-        wanted = name.upper().replace("R-C", "R-c")
-        same = [
-            case
-            for key, case in known.items()
-            if key.upper() == wanted.upper()
-            or (key.upper().startswith(wanted) and key[len(wanted) :].isalpha())
-        ]
-        if not same:
-            raise CaseError(f"no race case {name!r}; `shadowmmu race` lists them")
-        found += [case for case in same if case not in found]
-    return found

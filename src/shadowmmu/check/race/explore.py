@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...guest.scenario.text import read_file
-from .case import Case, CaseError, find
+from .case import Case, CaseError
+from .catalogue import find
 from .engine import Execution, Location
 from .search import AllOrders, Pct, Randomly, Replay, Search
 

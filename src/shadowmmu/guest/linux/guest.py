@@ -7,6 +7,7 @@ from pathlib import Path
 from ..pc.pc import NO_LIMITS, Ending, Limits
 from ..svm.machine import SvmMachine
 from .kernel import Kernel
+from .syscalls import SystemCalls
 
 __all__ = ["LinuxGuest"]
 
@@ -20,7 +21,7 @@ class LinuxGuest:
 
     def __init__(self, machine: SvmMachine, *, root: Path | None, warn: Callable[[str], None]) -> None:
         self.machine = machine
-        self.kernel = Kernel(machine, root=root, warn=warn)
+        self.kernel = Kernel(machine, SystemCalls, root=root, warn=warn)
         self.kernel.give_up = self._must_end
         self.seconds = 0.0
         self._interrupted = False

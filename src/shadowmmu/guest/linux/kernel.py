@@ -1,11 +1,13 @@
 """The kernel: programs are started, calls and exceptions are answered, tasks and processes end."""
 
+from __future__ import annotations
+
 import os
 import termios
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..svm.processor import GDTR, Segment
 from .computer import Computer
@@ -44,6 +46,9 @@ from .tasks import (
     SignalInfo,
     Task,
 )
+
+if TYPE_CHECKING:
+    from .syscalls import SystemCalls
 
 FIRST_PID = 100
 SLICES = 5
@@ -86,20 +91,20 @@ SIGNAL_REASONS = {0: FPE_INTDIV, 6: ILL_ILLOPN, 16: FPE_FLTINV, 19: FPE_FLTINV}
 class Kernel:
     """A kernel on a machine; start() a program and let the machine run.
 
-    `root` is the directory beneath which the guest may write; `warn` gets what is missing here and how the
-    first process died. The machine stops with the reason "exit" when all processes have ended; `status` is
-    then the first one's: what it gave to exit(), or 128 and the signal that killed it.
+    `calls` makes the table of system calls; `root` is the directory beneath which the guest may write;
+    `warn` gets what is missing here and how the first process died. The machine stops with the reason
+    "exit" when all processes have ended; `status` is then the first one's: what it gave to exit(), or 128
+    and the signal that killed it.
     """
 
     def __init__(
         self,
         machine: Computer,
+        calls: Callable[[Kernel], SystemCalls],
         *,
         root: Path | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        from .syscalls import SystemCalls
-
         if machine.size < LEAST_MEMORY:
             raise ValueError(f"a Linux program needs {LEAST_MEMORY >> 20} MiB of memory")
         self.machine = machine
@@ -129,7 +134,7 @@ class Kernel:
         """Asked while all processes wait: whether the machine is to stop."""
         self.signals = Delivery(self)
         self.scheduler = Scheduler(self)
-        self.calls = SystemCalls(self)
+        self.calls = calls(self)
         machine.on_syscall(self._on_syscall)
         machine.on_exception(self._on_exception)
         machine.on_vmmcall(self._give_work)

@@ -1,16 +1,12 @@
 """VM exits of an AMD processor without decode assists (svm.c, 6.12.111)."""
 
-import errno
+from cython import ulonglong as u64
 
-from ...x86.bits import CR0_CD, CR0_MP, CR0_NW, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR, PF_VECTOR
+from ...x86.bits import CR0_CD, CR0_MP, CR0_NW, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR
 from ...x86.insn import Insn, Op
-from ..bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
-from ..fault.page_fault import kvm_mmu_page_fault
-from ..pages.unprotect import kvm_mmu_unprotect_page_virt
 from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import is_intercepted, set_msr
 from ..registers.nested import (
-    SVM_EXIT_NPF,
     SVM_EXIT_SHUTDOWN,
     nested_svm_can_vmrun,
     nested_svm_check_permissions,
@@ -23,26 +19,19 @@ from .emulate import Emulator
 from .run import TripleFault
 
 SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR3, SVM_EXIT_WRITE_CR4 = 0x10, 0x13, 0x14
-SVM_EXIT_EXCP_PF = 0x4E
 SVM_EXIT_CR0_SEL_WRITE = 0x65
 SVM_EXIT_INVLPG = 0x79
 SVM_EXIT_IOIO = 0x7B
 SVM_EXIT_MSR = 0x7C
 SVM_EXIT_INVLPGA, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL = 0x7A, 0x80, 0x81
 SVM_EXIT_ERR = 0xFFFFFFFF
-DF_VECTOR = 8
-CONTRIBUTORY = (0, 10, 11, 12, 13)
-
-
-class KvmRunError(OSError):
-    """KVM_RUN failed; `errno` says how."""
 
 
 class EntryFailed(Exception):
     """The processor refuses the guest's registers: KVM_RUN ends with KVM_EXIT_FAIL_ENTRY."""
 
 
-def record_exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
+def record_exit(vcpu: Vcpu, reason: u64, info1: u64, info2: u64) -> None:
     """Record a VM exit; with nested paging first read back CR3, which changes without exits."""
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cr3 = vcpu.cpu.root
@@ -52,17 +41,6 @@ def record_exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
     vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2)
     if vcpu.guest_mode:
         vcpu.kvm.tracer.kvm_nested_vmexit(vcpu.id, reason, vcpu.rip, info1, info2)
-
-
-def merge_exceptions(first: QueuedException, second: QueuedException) -> QueuedException:
-    """Return what the guest gets when `second` occurs while `first` is delivered. Raises TripleFault."""
-    if first.vector == DF_VECTOR:
-        raise TripleFault
-    if first.vector == PF_VECTOR:
-        double = second.vector == PF_VECTOR or second.vector in CONTRIBUTORY
-    else:
-        double = first.vector in CONTRIBUTORY and second.vector in CONTRIBUTORY
-    return QueuedException(DF_VECTOR, 0, None) if double else second
 
 
 def check_entry(vcpu: Vcpu) -> None:
@@ -79,62 +57,6 @@ def check_entry(vcpu: Vcpu) -> None:
     if not vcpu.guest_mode:
         raise EntryFailed
     nested_svm_vmexit(vcpu)
-
-
-def page_fault_exit(
-    vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int, *, nested: bool = False
-) -> bool:
-    """Handle an intercepted #PF, or a nested page fault. Return whether the instruction was completed by
-    emulation.
-
-    Raises KvmRunError, TripleFault or EmulationError when KVM_RUN ends.
-    """
-    return handle_page_fault(vcpu, address, error_code, nested=nested) and emulator.emulate(
-        insn, address, vcpu.emulation_type
-    )
-
-
-def handle_page_fault(vcpu: Vcpu, address: int, error_code: int, *, nested: bool = False) -> bool:
-    """Handle a fault for a caller that decodes instructions only if necessary. Return whether it must be
-    emulated.
-
-    Raises KvmRunError or TripleFault when KVM_RUN ends.
-    """
-    record_exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
-    if vcpu.kvm.tracing:
-        vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
-    if vcpu.kvm.design.reinjection_unprotects_first and vcpu.needs_reinjection():
-        kvm_mmu_unprotect_page_virt(vcpu, address)
-    before = vcpu.exception
-    result = kvm_mmu_page_fault(vcpu, address, error_code)
-    return must_emulate(vcpu, address, before, result)
-
-
-def finish_page_fault(
-    vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, before: QueuedException | None, result: int
-) -> bool:
-    """Finish a fault that ended as `result`, RET_PF_*; `before` is the exception that was to be injected when
-    it occurred.
-
-    Return whether the instruction was completed by emulation. Raises KvmRunError, TripleFault or
-    EmulationError.
-    """
-    return must_emulate(vcpu, address, before, result) and emulator.emulate(
-        insn, address, vcpu.emulation_type
-    )
-
-
-def must_emulate(vcpu: Vcpu, address: int, before: QueuedException | None, result: int) -> bool:
-    """Return whether a fault that ended as `result` must be emulated. Raises KvmRunError or TripleFault."""
-    if before is not None and vcpu.exception is not None and vcpu.exception is not before:
-        second = vcpu.exception
-        vcpu.exception = before
-        vcpu.exception = merge_exceptions(before, second)
-    if result == RET_PF_EFAULT:
-        raise KvmRunError(errno.EFAULT, f"the host does not allow the access to the page of {address:#x}")
-    if result == RET_PF_ENOSPC:
-        raise KvmRunError(errno.ENOSPC, "no shadow page left")
-    return result == RET_PF_EMULATE
 
 
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
