@@ -1,6 +1,6 @@
 """What backs guest memory: the host process's mappings, page by page.
 
-A `Mapping` is one mmap() of the hypervisor's user space. Its page table is one u64 word a page:
+A `Mapping` is one mmap() of the hypervisor's user space. Its page table is one u64 word a page::
 
     0             as the mapping was made: present and writable, or absent if it is lazy
     KNOWN | ...   changed since: PRESENT, WRITABLE, ZERO (the shared zero page), pfn << 12

@@ -1,7 +1,7 @@
 """Physical memory of the host: one sparse arena of 4 KiB frames.
 
 A host physical address (hpa) is a byte address in the arena, so a frame, a shadow table and an SPTE are all
-places in the same bytes. The arena is reserved, not touched: a frame costs memory when it is first written.
+places in the same bytes. The arena is reserved, not touched: a frame costs memory when it is first written::
 
     0                    the host's zero page: never allocated, never written
     4 KiB .. table_end   tables, translation arrays and descriptors of the hypervisor, allocated one by one
