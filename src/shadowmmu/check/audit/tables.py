@@ -201,7 +201,7 @@ class Changes:
     tables: set[int] = field(default_factory=set)
     """gfns of guest tables."""
     rewritten: set[int] = field(default_factory=set)
-    """gfns of guest tables that changed under a page in sync; told also if `everything`."""
+    """gfns of guest tables that changed under a page in sync; also filled if `everything`."""
 
 
 def _roots_of(machine: Machine, mmu: KvmMmu) -> list[int]:

@@ -81,7 +81,7 @@ def _shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
         kept = gfn & t.kvm.shadow_mmio_gfn_mask >> 12
         mmio = get_mmio_spte_gfn(t.kvm, spte.value) if is_mmio_spte(t.kvm, spte.value) else kept
         if page.level == 1 and mmio != kept:
-            yield of_spte(spte, f"{_shadows(t, spte, gpte)} but stands for MMIO at gfn {mmio:x}")
+            yield of_spte(spte, f"{_shadows(t, spte, gpte)} but is an MMIO SPTE for gfn {mmio:x}")
     elif spte.is_leaf:
         if page.level == 1 and spte.gfn != gfn:
             yield of_spte(spte, f"{_shadows(t, spte, gpte)} but maps gfn {spte.gfn:x}")
@@ -157,7 +157,7 @@ def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     current = get_mmio_spte_generation(spte.value) == mmio_generation(t.kvm)
     if current and t.kvm.gfn_to_memslot(spte.gfn) is not None:
         name = t.spte_name(spte.address)
-        yield of_spte(spte, f"{name} stands for MMIO at gfn {spte.gfn:x}, which a slot has")
+        yield of_spte(spte, f"{name} is an MMIO SPTE for gfn {spte.gfn:x}, which a slot has")
 
 
 # -- unsync ----------------------------------------------------------------------------------------------
