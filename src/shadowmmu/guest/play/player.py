@@ -316,7 +316,7 @@ class Player:
         return played
 
     def _with_others(self, op: kinds.Op) -> dict[str, Any]:
-        """Carry an operation out with others in its middle, each told before and after to `on_meanwhile`."""
+        """Carry an operation out with others in its middle; `on_meanwhile` gets each before and after."""
         waiting, self.waiting = self.waiting, []
         done: list[dict[str, Any]] = []
         drops = count(1)

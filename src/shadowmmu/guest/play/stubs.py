@@ -133,7 +133,7 @@ class Stubs:
         return Step(self.tramp_gva + self._vmrun, False, replace(_VMRUN, value=vmcb))
 
     def after_vmexit(self) -> Step:
-        """What L1 does behind its VMRUN."""
+        """Return what L1 does after its VMRUN."""
         return Step(self.tramp_gva + self._vmrun + len(_VMRUN.code), False, _OUT_VMEXIT)
 
     def invlpga(self, address: int, asid: int) -> list[Step]:

@@ -1,7 +1,7 @@
 """Reverse maps: from a guest frame to the SPTEs that map it, from a shadow page to those that point to it.
 
 A head is one word, as in KVM 6.12: 0 for none; the address of the only SPTE; or the address of a descriptor
-with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a frame of the arena:
+with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a frame of the arena::
 
     0  address of the next descriptor     1  number of SPTEs here | number in all that follow << 32
     2..15  addresses of SPTEs
