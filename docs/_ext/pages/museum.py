@@ -39,8 +39,8 @@ def _finding(exhibit: Exhibit) -> str:
     if found is None or not found["found"]:
         return "no search yet."
     return (
-        f"{prose(found['check'])}, {code(found['predicate'])}, after {found['ops']:,} operations of a random guest "
-        f"({prose(str(found['guest']))}): {sentence(found['says'])}"
+        f"{prose(found['check'])}, {code(found['predicate'])}, after {found['ops']:,} operations of a "
+        f"random guest ({prose(str(found['guest']))}): {sentence(found['says'])}"
     )
 
 
