@@ -10,8 +10,8 @@ import shlex
 
 import pytest
 from click.testing import CliRunner
-
 from docs.examples import ROOT, check_example, differs
+
 from shadowmmu.cli.commands import cli
 
 README = (ROOT / "README.md").read_text()

@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
-from markdown import code, sentence
-
+from marked import code, sentence
 from shadowmmu.kvm.state.tracepoints import Tracer
 from shadowmmu.trace import events
 from shadowmmu.trace.events import Event

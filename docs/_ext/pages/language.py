@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from markdown import code, fence, prose, sentence
-
+from marked import code, fence, prose, sentence
 from shadowmmu.guest.scenario.language import GROUPS, RULES, WORDS, Word
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from markdown import code, fence, prose, sentence
-
+from marked import code, fence, prose, sentence
 from shadowmmu.check.museum.results import EXHIBITS, Exhibit, results
 
 _ROOT = Path(__file__).parents[3]

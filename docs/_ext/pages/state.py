@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from attributes import attributes, summary
-from markdown import code, definitions, sentence
-
+from marked import code, definitions, sentence
 from shadowmmu.kvm.state.fault import PageFault
 from shadowmmu.kvm.state.memslots import MemSlot
 from shadowmmu.kvm.state.mmu import KvmMmu

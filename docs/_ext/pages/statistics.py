@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from attributes import attributes
-from markdown import code, definitions, sentence
-
+from marked import code, definitions, sentence
 from shadowmmu.kvm.state.stats import VCPU_STATS, VM_STATS, VcpuStat, VmStat
 
 
