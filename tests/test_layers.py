@@ -36,7 +36,7 @@ INNER = {
         "exits",
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
-    "show": ("decode",),
+    "show": ("decode", "text", "history"),
     "check": ("checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }
 """The rooms (folders and single files) inside a room, lowest first."""

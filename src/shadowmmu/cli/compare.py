@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.event_text import event_line
 from shadowmmu.cli.inputs import design_option
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.run_report import outcome_line
+from shadowmmu.show.text.event_text import event_line
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario

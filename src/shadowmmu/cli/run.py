@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +22,10 @@ from shadowmmu.cli.program import (
 )
 from shadowmmu.cli.program_options import ProgramOptions, program_options
 from shadowmmu.cli.run_report import Report, summary
+from shadowmmu.show.history.played import played_rows
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
-    from shadowmmu.trace.recording import PlayedOp, Row
 
 __all__ = ["run"]
 
@@ -172,7 +172,7 @@ def _play_all(
                 with ExitStack() as recording:
                     file = recording.enter_context(output(target)) if target else None
                     report = Report(scenario)
-                    for played, row, stale in _play(scenario, tlb=tlb):
+                    for played, row, stale in played_rows(scenario, tlb=tlb):
                         line = json_line(row)
                         if file:
                             file.write(line)
@@ -209,23 +209,3 @@ def _targets(
     targets = [record / f"{name}.jsonl" for name in names]
     refuse_overwriting({**{f"--record of {t.stem}": t for t in targets}, "--events": events}, inputs)
     return [*targets]
-
-
-def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, Row, str | None]]:
-    """The header, then every op with its row, and why its value is stale if it is."""
-    from shadowmmu.check.coherence.stale import StaleReads
-    from shadowmmu.guest.play.player import Player
-    from shadowmmu.guest.scenario.setup import resolve
-    from shadowmmu.trace.events import EventLog
-    from shadowmmu.trace.recording import Recorder
-    from shadowmmu.trace.snapshot import snapshot
-
-    player = Player(resolve(scenario), EventLog(), snapshot, tlb=tlb)
-    recorder = Recorder(scenario, player.areas)
-    stale = StaleReads(player)
-    ops = scenario.recorded_ops
-    yield None, recorder.header(), None
-    start = player.start()
-    yield start, recorder.row(start), None
-    for played in player.play(scenario.ops):
-        yield played, recorder.row(played), stale.note(ops[played.op], played.result)
