@@ -15,6 +15,7 @@ from shadowmmu.cli.fuzz import fuzz
 from shadowmmu.cli.museum import museum
 from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
+from shadowmmu.cli.show import show
 
 __all__ = ["cli"]
 
@@ -30,6 +31,7 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
+cli.add_command(show)
 cli.add_command(designs)
 cli.add_command(decode)
 cli.add_command(race)

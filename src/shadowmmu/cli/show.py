@@ -1,0 +1,63 @@
+"""`shadowmmu show`: a history to look at, as a page or in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shadowmmu.cli.inputs import Changes, machine_options, refuse_ignored
+from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
+
+if TYPE_CHECKING:
+    from shadowmmu.show.history.timeline import Timeline
+
+__all__ = ["history_of", "show"]
+
+
+@click.command(short_help="Make a page of page tables, op by op, from a scenario or a recording.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="PAGE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the page is written; default: the name of FILE with .html, in this folder.",
+)
+@machine_options
+def show(*, file: Path, target: Path | None, changes: Changes) -> None:
+    """Write one HTML file in which a browser steps through FILE, a scenario or a recording of real KVM.
+
+    It shows the guest's tables and KVM's side by side, what each op changed, and the walk of an address
+    through both. It needs no network and opens from the disk.
+    """
+    from shadowmmu.show.browser.assemble import page
+
+    target = target or Path(f"{file.stem}.html")
+    refuse_overwriting({"--output": target}, [file])
+    text = page(history_of(file, changes))
+    with output(target) as written:
+        written.write(text)
+    if not is_stdout(target):
+        click.echo(f"{target}: {len(text) / 1e6:.1f} MB; open it in a browser")
+
+
+def history_of(file: Path, changes: Changes) -> Timeline:
+    """Return the history of a scenario or a recording. Raises ClickException, OSError."""
+    from shadowmmu.cli.inputs import load
+    from shadowmmu.guest.scenario.setup import ScenarioError
+    from shadowmmu.kvm.design.switches import DesignError
+    from shadowmmu.show.history.timeline import is_recording, recorded_timeline, timeline_of
+    from shadowmmu.trace.recording import Recording, RecordingError
+
+    try:
+        if not is_recording(file):
+            (scenario,) = load([file], changes)
+            return timeline_of(scenario)
+        options = {"kernel": "--kernel", "vendor": "--vendor", "params": "--param", "designs": "--design"}
+        refuse_ignored(options, "a recording shows what happened; give its scenario to change the machine")
+        return recorded_timeline(Recording.read(file))
+    except (ScenarioError, DesignError, RecordingError) as error:
+        raise click.ClickException(str(error)) from None
