@@ -36,7 +36,7 @@ INNER = {
         "exits",
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
-    "show": ("decode", "text", "history", "browser"),
+    "show": ("decode", "text", "history", "browser", "diff"),
     "check": ("checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }
 """The rooms (folders and single files) inside a room, lowest first."""

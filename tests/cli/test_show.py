@@ -41,7 +41,7 @@ def test_a_page_goes_to_standard_output_alone(invoke, scenario):
 
 def test_a_recording_cannot_be_played_on_another_machine(invoke, fixtures):
     result = invoke("show", fixtures.recordings / "b-unsync.jsonl", "--kernel", "6.1")
-    assert "--kernel: a recording shows what happened" in result.output
+    assert "a recording shows what happened; give its scenario" in result.output
 
 
 def test_a_broken_recording_is_one_line(invoke, tmp_path):

@@ -11,6 +11,7 @@ from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
 from shadowmmu.cli.decode import decode
 from shadowmmu.cli.designs import designs
+from shadowmmu.cli.diff import diff
 from shadowmmu.cli.fuzz import fuzz
 from shadowmmu.cli.museum import museum
 from shadowmmu.cli.race import race
@@ -32,6 +33,7 @@ cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(show)
+cli.add_command(diff)
 cli.add_command(designs)
 cli.add_command(decode)
 cli.add_command(race)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shadowmmu.cli.inputs import Changes, machine_options, refuse_ignored
+from shadowmmu.cli.inputs import Changes, machine_options
 from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def show(*, file: Path, target: Path | None, changes: Changes) -> None:
         click.echo(f"{target}: {len(text) / 1e6:.1f} MB; open it in a browser")
 
 
-def history_of(file: Path, changes: Changes) -> Timeline:
+def history_of(file: Path, changes: Changes, *, tlb: bool = False) -> Timeline:
     """Return the history of a scenario or a recording. Raises ClickException, OSError."""
     from shadowmmu.cli.inputs import load
     from shadowmmu.guest.scenario.setup import ScenarioError
@@ -55,9 +55,10 @@ def history_of(file: Path, changes: Changes) -> Timeline:
     try:
         if not is_recording(file):
             (scenario,) = load([file], changes)
-            return timeline_of(scenario)
-        options = {"kernel": "--kernel", "vendor": "--vendor", "params": "--param", "designs": "--design"}
-        refuse_ignored(options, "a recording shows what happened; give its scenario to change the machine")
+            return timeline_of(scenario, tlb=tlb)
+        if changes.kernel or changes.vendor or changes.params or changes.designs:
+            why = "a recording shows what happened; give its scenario to change the machine"
+            raise click.UsageError(f"{file}: {why}")
         return recorded_timeline(Recording.read(file))
     except (ScenarioError, DesignError, RecordingError) as error:
         raise click.ClickException(str(error)) from None
