@@ -55,3 +55,16 @@ def test_a_page_is_not_written_over_its_input(invoke, scenario):
     result = invoke("show", scenario, "-o", scenario)
     assert "would overwrite the input" in result.output
     assert scenario.read_text() == SCENARIO
+
+
+def test_the_terminal_is_said_to_be_missing(invoke, scenario):
+    assert "--tui needs a terminal" in invoke("show", "--tui", scenario).output
+
+
+def test_without_textual_the_extra_is_named(invoke, scenario, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "textual", None)
+    monkeypatch.setitem(sys.modules, "textual.app", None)
+    monkeypatch.delitem(sys.modules, "shadowmmu.show.tui.app", raising=False)
+    assert "pip install 'shadowmmu[tui]'" in invoke("show", "--tui", scenario).output

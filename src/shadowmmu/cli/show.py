@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,21 @@ __all__ = ["history_of", "show"]
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where the page is written; default: the name of FILE with .html, in this folder.",
 )
+@click.option("--tui", is_flag=True, help="Show it in the terminal instead (pip install 'shadowmmu[tui]').")
 @machine_options
-def show(*, file: Path, target: Path | None, changes: Changes) -> None:
+def show(*, file: Path, target: Path | None, tui: bool, changes: Changes) -> None:
     """Write one HTML file in which a browser steps through FILE, a scenario or a recording of real KVM.
 
     It shows the guest's tables and KVM's side by side, what each op changed, and the walk of an address
-    through both. It needs no network and opens from the disk.
+    through both. It needs no network and opens from the disk. --tui shows the same in the terminal.
     """
     from shadowmmu.show.browser.assemble import page
+
+    if tui:
+        if target is not None:
+            raise click.UsageError("--tui writes no file; leave -o out")
+        _show_in_terminal(file, changes)
+        return
 
     target = target or Path(f"{file.stem}.html")
     refuse_overwriting({"--output": target}, [file])
@@ -42,6 +50,17 @@ def show(*, file: Path, target: Path | None, changes: Changes) -> None:
         written.write(text)
     if not is_stdout(target):
         click.echo(f"{target}: {len(text) / 1e6:.1f} MB; open it in a browser")
+
+
+def _show_in_terminal(file: Path, changes: Changes) -> None:
+    """Run the application. Raises ClickException where it is not installed or there is no terminal."""
+    try:
+        from shadowmmu.show.tui.app import HistoryApp
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--tui needs {error.name}: pip install 'shadowmmu[tui]'") from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.ClickException("--tui needs a terminal; without it a page is written")
+    HistoryApp(history_of(file, changes)).run()
 
 
 def history_of(file: Path, changes: Changes, *, tlb: bool = False) -> Timeline:
