@@ -71,7 +71,7 @@ def diff(
         history_of(file, changes, tlb=tlb) for file, changes in zip((files[0], files[-1]), sides, strict=True)
     )
     found = compare_timelines(left, right, names)
-    sentence = verdict(found, _unsafe(sides[1].designs))
+    sentence = verdict(found, dict.fromkeys([*_unsafe(sides[0].designs), *_unsafe(sides[1].designs)]))
     if as_json:
         click.echo(json.dumps(as_data(found, sentence)))
     else:

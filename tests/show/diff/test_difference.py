@@ -92,11 +92,18 @@ def test_the_sentence_is_only_about_what_differs():
     more = (CounterPair("pf_taken", "page faults", 0, 3), CounterPair("made", "shadow pages made", 3, 0))
     sentence = verdict(Difference("l", "r", (pair,), more))
     assert (
-        sentence
-        == "r differs in 1 of 1 op: 3 page faults instead of none, no shadow pages made instead of 3."
+        sentence == "r differs in 1 of 1 op: 3 page faults instead of none, no shadow page made instead of 3."
     )
     rare = (CounterPair("rare", "rare", 1, 2),)
-    assert verdict(Difference("l", "r", (pair,), rare)).endswith("of the counters differ rare.")
+    assert verdict(Difference("l", "r", (pair,), rare)).endswith("differs in 1 of 1 op: rare 2 instead of 1.")
+
+
+def test_what_only_designs_count_is_not_compared_with_none():
+    pair = OpPair(0, "nop", (("ok", "ok"),))
+    counted = (CounterPair("prefetch_gptes", "gptes read", 0, 48),)
+    assert verdict(Difference("l", "r", (pair,), counted)) == "r differs in none of 1 op."
+    both = (CounterPair("prefetch_gptes", "gptes read", 24, 1),)
+    assert "1 gpte read for prefetching instead of 24 (-96 %)" in verdict(Difference("l", "r", (pair,), both))
 
 
 def test_as_data_it_has_all_rows_and_counters(without_prefetch):

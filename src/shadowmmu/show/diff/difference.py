@@ -22,7 +22,7 @@ __all__ = ["CounterPair", "Difference", "OpPair", "as_json", "compare_timelines"
 
 _OF_THE_PLAYER = ("io", "IO_INSTRUCTION")
 """Exits of the code that plays the ops, which recordings of some kernels show."""
-_LABELS = {name: label.strip() for label, name in SUMMARY}
+_LABELS = {name: label for label, name in SUMMARY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,9 @@ def _lines(moment: Moment, known: set[str], *, stale: bool) -> Iterator[str]:
         yield " ".join(["meanwhile", done["do"].strip(), done["outcome"], *outcome_details(done)])
     yield from event_lines(_events(moment))
     yield from change_lines(moment.changes, moment.delta, known)
+    for path, parents in moment.delta.get("set", {}).items():
+        if path.startswith("sps:") and path.endswith(":parents"):
+            yield f"{path.split(':')[1]} has the parents {' '.join(parents) or 'none'}"
     for group, counters in moment.stats.items():
         for name in ("remote_tlb_flush_requests", "tlb_flush"):
             if counters.get(name):

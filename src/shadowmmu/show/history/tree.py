@@ -100,10 +100,10 @@ def guest_tree(timeline: Timeline, moment: Moment) -> tuple[Node, ...]:
             amd = "kvm_intel.ept" not in timeline.params
             form = GpteFormat(levels, timeline.maxphyaddr, registers.nx, registers.pse, amd)
             users = roots.setdefault((registers.root(nested=nested), form), [])
-            users.append(f"L2 of vCPU {vcpu}" if nested else f"vCPU {vcpu}")
+            users.append(f"{'nested ' if nested else ''}CR3 of vCPU {vcpu}")
     seen: set[tuple[int, int]] = set()
     return tuple(
-        _guest_table(moment, form, root, form.levels, seen, f"CR3 of {', '.join(users)}: ")
+        _guest_table(moment, form, root, form.levels, seen, f"{', '.join(users)}: ")
         for (root, form), users in roots.items()
     )
 

@@ -34,7 +34,8 @@ class HistoryApp(App[None]):
     """Steps through a history; everything can be done by keys."""
 
     CSS = """
-    #ops { width: 30; border: none; border-right: solid $primary; text-wrap: nowrap; text-overflow: ellipsis; }
+    #ops { width: 30; border: none; border-right: solid $primary; }
+    #ops { text-wrap: nowrap; text-overflow: ellipsis; }
     #prompt { display: none; dock: bottom; }
     #prompt.asked { display: block; }
     #status { height: 1; background: $primary; color: $text; }

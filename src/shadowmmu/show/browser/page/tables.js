@@ -51,7 +51,7 @@ function guestRoots(moment) {
       const format = formatOf(registers, nested);
       const key = `${format.root}/${format.levels}/${format.nx}/${format.pse}`;
       if (!roots.has(key)) roots.set(key, { format, users: [] });
-      roots.get(key).users.push(nested ? `L2 of vCPU ${vcpu}` : `vCPU ${vcpu}`);
+      roots.get(key).users.push(`${nested ? "nested " : ""}CR3 of vCPU ${vcpu}`);
     }
   }
   return [...roots.values()];
@@ -63,7 +63,7 @@ function guestTree(view) {
   if (!roots.length) return [element("p", { class: "dim" }, "No vCPU has paging switched on.")];
   const seen = new Set();
   return roots.map(({ format, users }) =>
-    guestTable(view, shadows, seen, format, format.root, format.levels, `CR3 of ${users.join(", ")}: `));
+    guestTable(view, shadows, seen, format, format.root, format.levels, `${users.join(", ")}: `));
 }
 
 function guestTable(view, shadows, seen, format, table, level, prefix) {
