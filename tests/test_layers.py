@@ -24,6 +24,7 @@ INNER = {
     "kvm": (
         "bits",
         "design",
+        "tracepoints",
         "state",
         "guest_access",
         "spte",

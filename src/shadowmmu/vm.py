@@ -11,7 +11,6 @@ vm.stats.pf_fixed
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -21,12 +20,12 @@ from .guest.play.cpu import Delivered, GuestCpu
 from .guest.play.machine import Machine
 from .guest.play.stubs import Step
 from .host.mapping import Kind
-from .kvm.bits import MEM_LOG_DIRTY_PAGES, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from .kvm.bits import MEM_LOG_DIRTY_PAGES
 from .kvm.design.design import design_of
 from .kvm.design.switches import DEFAULT_KERNEL
 from .kvm.exits.emulate import MmioAccess
+from .kvm.exits.page_fault_exit import complete_page_fault
 from .kvm.exits.run import DirtyRingFull, TripleFault
-from .kvm.exits.svm_exits import KvmRunError
 from .kvm.guest_access.dirty_ring import ENTRY_BYTES, dirty_ring_of
 from .kvm.memory.capabilities import (
     KVM_CAP_DIRTY_LOG_RING,
@@ -42,10 +41,10 @@ from .kvm.memory.dirty_log_ioctl import (
     kvm_vm_ioctl_reset_dirty_pages,
 )
 from .kvm.registers.regs import set_sregs
-from .kvm.state.tracepoints import Tracer
 from .kvm.state.vcpu import Vcpu as KvmVcpu
 from .kvm.state.vm import Parameters
-from .trace.events import Event, EventLog
+from .kvm.tracepoints.event import Event
+from .kvm.tracepoints.tracer import EventLog
 from .x86.bits import (
     CR0_PE,
     CR0_PG,
@@ -135,16 +134,12 @@ class Trace:
         self.start()
 
     def start(self) -> None:
-        """Listen. One trace listens at a time."""
-        self._vm.machine.kvm.tracer = self._log
-        self._vm.machine.kvm.tracing = True
+        """Listen; several traces may do so at a time."""
+        self._vm.machine.kvm.tracer.add(self._log)
 
     def stop(self) -> None:
         """Stop listening; without a listener events cost nothing."""
-        kvm = self._vm.machine.kvm
-        if kvm.tracer is self._log:
-            kvm.tracing = False
-            kvm.tracer = Tracer()
+        self._vm.machine.kvm.tracer.remove(self._log)
 
     def __enter__(self) -> Trace:
         return self
@@ -256,17 +251,13 @@ class Vcpu:
         nested = state.kvm.parameters.tdp_enabled
         exiting = NESTED_FAULT if nested else PF_VECTOR
         if state.cpu.fault_vector == exiting and state.exception is None:
-            if state.last_result == RET_PF_EMULATE:
-                op = Op.STORE if kind & 3 == WRITE else Op.LOAD
-                insn = Insn(op, address=gva & ~7, size=8)
-                if op is Op.STORE:
-                    insn.value = self._cpu.emulator.peek(insn.address, 8)
-                state.cpl = 3 if kind & 4 else 0
-                address = state.cpu.fault_gpa if nested else gva
-                self._cpu.emulator.emulate(insn, address, state.emulation_type)
-            elif state.last_result in (RET_PF_EFAULT, RET_PF_ENOSPC):
-                number = errno.EFAULT if state.last_result == RET_PF_EFAULT else errno.ENOSPC
-                raise KvmRunError(number, f"KVM_RUN fails for the access to {gva:#x}")
+            op = Op.STORE if kind & 3 == WRITE else Op.LOAD
+            insn = Insn(op, address=gva & ~7, size=8)
+            if op is Op.STORE:
+                insn.value = self._cpu.emulator.peek(insn.address, 8)
+            state.cpl = 3 if kind & 4 else 0
+            address = state.cpu.fault_gpa if nested else gva
+            complete_page_fault(state, self._cpu.emulator, insn, address)
         if state.exception is not None:
             exception, state.exception = state.exception, None
             address = exception.cr2 if exception.cr2 is not None else gva

@@ -24,7 +24,11 @@ __all__ = ["cli"]
 @click.group()
 @click.version_option(__version__)
 def cli() -> None:
-    """An executable model of KVM's x86 shadow MMU."""
+    """Run and question an executable model of KVM's x86 shadow MMU.
+
+    What it shows is what Linux 6.12.111 and 6.1.176 do: recordings of real kernels are replayed on it and
+    compared operation by operation. `shadowmmu COMMAND --help` is the manual page of a command.
+    """
     if "NO_COLOR" in os.environ:
         click.get_current_context().color = False
 

@@ -300,13 +300,8 @@ def _traced(machine: SvmMachine, path: Path) -> Iterator[None]:
     """Write KVM's events while the program runs."""
     from shadowmmu.trace.ftrace import FtraceWriter
 
-    with output(path) as file:
-        machine.kvm.tracer = FtraceWriter(file).log()
-        machine.kvm.tracing = True
-        try:
-            yield
-        finally:
-            machine.kvm.tracing = False
+    with output(path) as file, machine.kvm.tracer.listening(FtraceWriter(file).event):
+        yield
 
 
 class Screen:

@@ -38,7 +38,7 @@ class Report:
 
     def count(self, row: Row) -> None:
         """Add a row to the totals: `ops`, `outcome X`, statistics, events, and the pages left by level."""
-        from shadowmmu.trace.recording import apply_delta
+        from shadowmmu.trace.delta import apply_delta
 
         if "op" not in row:
             return

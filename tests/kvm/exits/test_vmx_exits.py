@@ -7,9 +7,11 @@ from kvm.world import World, names
 
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import ScenarioError
+from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
 from shadowmmu.kvm.exits.run import TripleFault
-from shadowmmu.kvm.exits.vmx_exits import ept_violation_error_code, shutdown_exit
-from shadowmmu.trace.events import Exit, PageFault, ept_violation_text, vmx_exit_reason
+from shadowmmu.kvm.exits.vmx_exits import shutdown_exit
+from shadowmmu.kvm.tracepoints.exits import Exit, PageFault
+from shadowmmu.kvm.tracepoints.reasons import ept_violation_text, vmx_exit_reason
 from shadowmmu.vm import GuestFault, Vm
 
 GVA = PHYSICAL + PAGE
@@ -42,7 +44,7 @@ def test_a_violation_is_traced_with_its_qualification() -> None:
     reasons = [(event.reason_name, event.info1, event.info2) for event in events if isinstance(event, Exit)]
     assert reasons[-2] == ("EPT_VIOLATION", 0x182, 0)
     fault = [event for event in events if isinstance(event, PageFault)][-1]
-    assert (fault.address, fault.error_code) == (PAGE, 0x182)
+    assert (fault.fault_address, fault.error_code) == (PAGE, 0x182)
 
 
 def test_mmio_is_a_misconfiguration_from_the_second_access_on() -> None:

@@ -12,7 +12,8 @@ from shadowmmu.guest.scenario.setup import ScenarioError
 from shadowmmu.kvm.bits import REQ_UPDATE_CPU_DIRTY_LOGGING
 from shadowmmu.kvm.guest_access.dirty_ring import dirty_ring_of
 from shadowmmu.kvm.registers.pml import vmx_flush_pml_buffer
-from shadowmmu.trace.events import DirtyRingPush, TdpMmuSpteChanged
+from shadowmmu.kvm.tracepoints.host import DirtyRingPush
+from shadowmmu.kvm.tracepoints.mmu import TdpMmuSpteChanged
 from shadowmmu.vm import Vm
 from shadowmmu.x86.bits import EPT_D, W
 

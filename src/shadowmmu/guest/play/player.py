@@ -18,8 +18,9 @@ from ...host.madvise import NotModelled, madvise
 from ...host.mapping import HostError, Kind
 from ...kvm.design.design import design_of
 from ...kvm.exits.emulate import EmulationError, MmioAccess
+from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, KvmRunError
 from ...kvm.exits.run import DirtyRingFull, TripleFault
-from ...kvm.exits.svm_exits import EntryFailed, KvmRunError
+from ...kvm.exits.svm_exits import EntryFailed
 from ...kvm.fault.pre_fault import kvm_vcpu_pre_fault_memory
 from ...kvm.guest_access.dirty_ring import dirty_ring_of
 from ...kvm.guest_access.guest_walk import gva_to_gpa
@@ -34,7 +35,8 @@ from ...kvm.memory.nx_recovery import NxRecoveryWorker
 from ...kvm.pages.roots import NoShadowPages
 from ...kvm.registers.regs import set_sregs
 from ...kvm.state.oops import KernelOops
-from ...kvm.state.tracepoints import Log
+from ...kvm.tracepoints.event import Event
+from ...kvm.tracepoints.tracer import EventLog
 from ...x86.bits import PF_VECTOR
 from ...x86.implementation import TCG, TCG_INTEL
 from ...x86.insn import Insn, Op
@@ -51,7 +53,7 @@ from ..scenario.setup import (
     SetupAction,
 )
 from ..scenario.sysfs import SysFs, thp_enabled
-from .cpu import ENDLESS, Delivered, EndlessFaults, GuestCpu, LeftL2
+from .cpu import Delivered, GuestCpu, LeftL2
 from .machine import Machine
 from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
 from .vmcb import Vmcb12
@@ -74,7 +76,7 @@ class OpResult:
     result: dict[str, Any]
     stats: dict[str, dict[str, int]]
     gptes: list[list[str]]
-    events: list[Any]
+    events: list[Event]
     state: dict[str, Any] | None
 
 
@@ -92,14 +94,15 @@ def _errno_result(number: int) -> dict[str, Any]:
 class Player:
     """A machine built from a resolved scenario, ready to play its operations.
 
-    `log` is given every event, `snapshot` makes the state after each operation. `areas` tells the recorder
-    which host addresses belong to which slot: id -> (hva, size, gpa).
+    `log` hears every event; with None nobody listens, and operations have no events. `snapshot` makes the
+    state after each operation. `areas` tells the recorder which host addresses belong to which slot: id ->
+    (hva, size, gpa).
     """
 
     def __init__(
         self,
         setup: Setup,
-        log: Log,
+        log: EventLog | None,
         snapshot: Callable[[Machine], dict[str, Any]],
         *,
         tlb: bool = False,
@@ -123,7 +126,6 @@ class Player:
         self.worker = NxRecoveryWorker(self.kvm)
         self.machine.host.huge_pages.enabled = thp_enabled(setup.params.get("thp", ""))
         self.sysfs = SysFs(self.kvm, self.machine.host.huge_pages, self._wake_recovery_worker)
-        self.kvm.tracer = log
         self.stubs = {
             name: Stubs(tramp.gva, is64=tramp.mode.is64) for name, tramp in self.trampolines.items()
         }
@@ -144,7 +146,8 @@ class Player:
             self._set_up(action)
         for page, size in setup.watched_pages.items():
             self._watch(page, size)
-        self.kvm.tracing = True
+        if log is not None:
+            self.kvm.tracer.add(log)
 
     # -- building -----------------------------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class Player:
 
     def start(self) -> OpResult:
         """The state before the first operation."""
-        self.log.take()
+        self._heard()
         return OpResult(-1, "start", 0, {}, {}, [], [], self.snapshot(self.machine))
 
     def play(self, ops: Iterable[kinds.Op]) -> Iterator[OpResult]:
@@ -293,7 +296,7 @@ class Player:
             result=result,
             stats=_differences(before, after),
             gptes=self._changed_gptes(),
-            events=list(self.log.take()),
+            events=self._heard(),
             state=self.snapshot(self.machine) if self.dump else None,
         )
         self.op_number += 1
@@ -321,6 +324,9 @@ class Player:
             return {**self._carry_out(op), "meanwhile": done}
         finally:
             self.kvm.meanwhile = None
+
+    def _heard(self) -> list[Event]:
+        return [] if self.log is None else self.log.take()
 
     def _counters(self) -> _Counters:
         return _Counters(self.kvm.stat.as_dict(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
@@ -577,16 +583,18 @@ class Player:
             case kinds.Prefault():
                 kvm_vcpu_pre_fault_memory(self.cpus[op.vcpu].vcpu, op.gpa, op.length)
             case kinds.Sleep():
-                self.worker.sleep(op.milliseconds)
-                self.log.attribute(RECOVERY_TASK)
+                self._let_worker_sleep(op.milliseconds)
             case kinds.Sysfs():
                 self.sysfs.write(op.path, op.value)
             case _:
                 raise NotImplementedError(type(op).__name__)
 
     def _wake_recovery_worker(self) -> None:
-        self.worker.sleep(0)
-        self.log.attribute(RECOVERY_TASK)
+        self._let_worker_sleep(0)
+
+    def _let_worker_sleep(self, milliseconds: int) -> None:
+        with self.kvm.tracer.in_task(RECOVERY_TASK):
+            self.worker.sleep(milliseconds)
 
     def _set_sregs(self, op: kinds.HostSregs) -> None:
         vcpu = self.cpus[op.vcpu].vcpu

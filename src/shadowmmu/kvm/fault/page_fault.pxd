@@ -1,10 +1,5 @@
-from ...x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, MASK64, PFERR_F, PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U,
-                         PFERR_W, u32,
-                         u64)
-from ..bits cimport (DEFECT_MMU_SEQ_SIGNED, EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_PF, EMULTYPE_WRITE_PF_TO_SP, EXT_CR4_SMEP, INVALID_PAGE,
-                    MEMSLOT_INVALID, MEM_READONLY, NO_PFN, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_CONTINUE,
-                    RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC, RET_PF_FIXED, RET_PF_INVALID, RET_PF_RETRY,
-                    RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_CR0_WP, SPTE_MMU_PRESENT)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..map.direct_map cimport direct_map
 from .fast_fault cimport fast_page_fault, last_sptep_lockless
 from ..state.fault cimport GuestWalker, PageFault

@@ -1,5 +1,5 @@
-from ...x86.bits cimport u64
-from ..bits cimport MEM_LOG_DIRTY_PAGES
+from ...x86.bits cimport *
+from ..bits cimport *
 from .dirty_ring cimport kvm_dirty_ring_push
 from ..state.memslots cimport MemSlot
 from ..state.vcpu cimport Vcpu

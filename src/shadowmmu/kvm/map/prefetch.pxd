@@ -1,6 +1,5 @@
-from ...x86.bits cimport ACC_W, ADDR, u32, u64
-from ..bits cimport (MEM_LOG_DIRTY_PAGES, MEM_READONLY, PREFETCH_NUM, ROLE_ACCESS, ROLE_ACCESS_SHIFT,
-                    ROLE_AD_DISABLED, ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_READONLY_PREFETCHED)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport GuestWalker
 from ..state.memslots cimport MemSlot
 from .set_spte cimport mmu_set_spte

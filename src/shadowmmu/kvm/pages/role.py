@@ -1,4 +1,4 @@
-"""Roles: what makes two shadow pages of the same guest table different (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""Roles: what distinguishes shadow pages of the same guest table (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
 from ...x86.bits import (
     CR0_PG,
@@ -41,7 +41,7 @@ from ..state.vcpu import Vcpu
 
 
 def kvm_calc_cpu_role(cr0: int, cr4: int, efer: int, *, guest_mode: bool = False) -> tuple[int, int]:
-    """(base word, extended word) of the CPU role for these registers."""
+    """Return (base word, extended word) of the CPU role for these registers."""
     common = ROLE_ACCESS | (ROLE_GUEST_MODE if guest_mode else 0)
     if not cr0 & CR0_PG:
         return common | ROLE_DIRECT, EXT_VALID
@@ -76,28 +76,30 @@ def kvm_calc_cpu_role(cr0: int, cr4: int, efer: int, *, guest_mode: bool = False
 
 
 def shadow_root_role(cpu_role: int) -> int:
-    """The root role of the shadow MMU: at least three levels, and NX forced on."""
+    """Return the root role of the shadow MMU: at least three levels, and NX forced on."""
     level = max(cpu_role & ROLE_LEVEL, 3)
     return (cpu_role & ~ROLE_LEVEL) | level | ROLE_EFER_NX
 
 
 def kvm_mmu_get_tdp_level(vcpu: Vcpu) -> int:
-    """Levels of the nested tables: on AMD those of the host's; of EPT five only if the guest needs them."""
+    """Return the levels of the nested tables: on AMD those of the host's; of EPT five only if the guest needs
+    them.
+    """
     parameters = vcpu.kvm.parameters
     return 4 if parameters.vmx and vcpu.maxphyaddr <= 48 else parameters.tdp_level
 
 
 def tdp_root_role(vcpu: Vcpu) -> int:
-    """The root role of an MMU that maps guest-physical memory (kvm_calc_tdp_mmu_root_page_role)."""
+    """Return the root role of an MMU that maps guest-physical memory (kvm_calc_tdp_mmu_root_page_role)."""
     role = ROLE_ACCESS | ROLE_DIRECT | ROLE_CR0_WP | ROLE_EFER_NX | kvm_mmu_get_tdp_level(vcpu)
     role |= 0 if vcpu.kvm.shadow_accessed_mask else ROLE_AD_DISABLED
     return role | (ROLE_GUEST_MODE if vcpu.guest_mode else 0)
 
 
 def nested_npt_root_role(cpu_role: int, tdp_level: int) -> int:
-    """The root role of an MMU that shadows L1's nested tables.
+    """Return the root role of an MMU that shadows L1's nested tables.
 
-    A level above the four of L1's tables has no table of L1 behind it.
+    A level above the four of L1's tables shadows no table of L1: ROLE_PASSTHROUGH.
     """
     role = (cpu_role & ~ROLE_LEVEL) | tdp_level
     if tdp_level > PT64_ROOT_4LEVEL and cpu_role & ROLE_LEVEL == PT64_ROOT_4LEVEL:
@@ -106,7 +108,7 @@ def nested_npt_root_role(cpu_role: int, tdp_level: int) -> int:
 
 
 def _init_context(vcpu: Vcpu, mmu: KvmMmu, cpu_role: tuple[int, int], root_role: int) -> None:
-    """Give an MMU its roles and the rules that follow; nothing changes if the roles do not."""
+    """Give an MMU its roles and the paging rules that follow; nothing changes if the roles do not."""
     base, extended = cpu_role
     if mmu.initialised and (base, extended, root_role) == (mmu.cpu_role, mmu.cpu_ext, mmu.root_role):
         return
@@ -149,7 +151,9 @@ def kvm_init_mmu(vcpu: Vcpu) -> None:
 
 
 def kvm_init_shadow_npt_mmu(vcpu: Vcpu, cr4: int, efer: int) -> None:
-    """The roles of guest_mmu for nested tables in the format of L1's CR4 and EFER; CR0 counts as PG alone."""
+    """Compute the roles of guest_mmu for nested tables in the format of L1's CR4 and EFER; of CR0 only PG
+    counts.
+    """
     base, extended = kvm_calc_cpu_role(CR0_PG, cr4 & ~CR4_PKE, efer, guest_mode=vcpu.guest_mode)
     root_role = nested_npt_root_role(base, vcpu.kvm.parameters.tdp_level)
     _init_context(vcpu, vcpu.guest_mmu, (base, extended), root_role)

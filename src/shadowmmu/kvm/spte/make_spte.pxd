@@ -1,5 +1,5 @@
-from ...x86.bits cimport ACC_U, ACC_W, ACC_X, PS, W, u32, u64
-from ..bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_LEVEL, DEFECT_HUGE_EXECUTABLE)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport LeafSpte
 from ..guest_access.mark_dirty cimport mark_page_dirty_in_slot
 from ..state.memslots cimport MemSlot

@@ -1,7 +1,7 @@
 cimport cython
-from ...x86.bits cimport PAGE_SIZE, W, u32, u64
+from ...x86.bits cimport *
 from .atomic cimport fetch_andnot64, xchg64
-from ..bits cimport PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
+from ..bits cimport *
 from .flush cimport kvm_flush_remote_tlbs_range
 from .huge_page cimport pages_per_hpage
 from ..state.memslots cimport MemSlot
@@ -12,8 +12,8 @@ from ..state.vm cimport Kvm
 
 @cython.final
 cdef class RmapIterator:
-    cdef Kvm kvm
-    cdef u64 desc, pos
+    cdef readonly Kvm kvm
+    cdef readonly u64 desc, pos
     cdef u64 first(self, u64 head) except? 1
     cdef u64 next(self) except? 1
 

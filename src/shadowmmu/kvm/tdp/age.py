@@ -1,4 +1,4 @@
-"""Ageing: the host asks which pages were accessed, and forgets it (tdp_mmu.c, 6.12.111)."""
+"""Ageing: the host asks which pages were accessed, and clears the record (tdp_mmu.c, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -13,16 +13,19 @@ from .spte_changed import kvm_tdp_mmu_write_spte, tdp_mmu_clear_spte_bits
 
 
 def kvm_tdp_mmu_age_gfn_range(kvm: Kvm, start: u64, end: u64) -> bool:
-    """Clear Accessed of what maps [start, end), in all roots; whether it was set anywhere. No flush."""
+    """Mark the SPTEs that map [start, end) as not accessed, in all roots, without a flush. Return whether one
+    of them was accessed.
+    """
     return _look(kvm, start, end, 1)
 
 
 def kvm_tdp_mmu_test_age_gfn(kvm: Kvm, start: u64, end: u64) -> bool:
-    """Whether a page of [start, end) was accessed through any root."""
+    """Return whether a page of [start, end) was accessed through any root."""
     return _look(kvm, start, end, 0)
 
 
 def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
+    """Return whether an SPTE that maps [start, end) was accessed; `clear`: mark them as not accessed."""
     accessed: u32 = 0
     it: TdpIter = TdpIter(kvm)
     root: ShadowPage
@@ -41,6 +44,7 @@ def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
 
 
 def _clear(kvm: Kvm, it: TdpIter) -> None:
+    """Clear Accessed in the current SPTE, or access-track it where Accessed is not used."""
     if kvm.shadow_accessed_mask:
         tdp_mmu_clear_spte_bits(kvm, it, kvm.shadow_accessed_mask)
         return

@@ -1,4 +1,6 @@
-"""Logging ended: making room for huge pages (kvm_tdp_mmu_zap_collapsible_sptes, tdp_mmu.c, 6.12.111)."""
+"""Making room for huge pages after dirty logging ended (kvm_tdp_mmu_zap_collapsible_sptes, tdp_mmu.c,
+6.12.111).
+"""
 
 from cython import ulonglong as u64
 
@@ -12,7 +14,11 @@ from .walk import TdpWalk
 
 
 class ZapCollapsible(TdpWalk):
-    """Drops every table of a slot that could be a huge page; each flushes. mmu_lock is held for reading."""
+    """Zaps every table of a slot that could be a huge page; each zap flushes. mmu_lock is held for reading.
+
+    Attributes:
+        slot: The slot whose dirty logging ended.
+    """
 
     def __init__(self, kvm: Kvm, slot: MemSlot) -> None:
         TdpWalk.__init__(self, kvm, slot.base_gfn, slot.base_gfn + slot.npages, 2)
@@ -28,5 +34,5 @@ class ZapCollapsible(TdpWalk):
 
 
 def kvm_tdp_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
-    """Drop the tables of a slot whose pages may be mapped by one huge page now."""
+    """Zap the tables of a slot whose pages may be mapped by one huge page now."""
     ZapCollapsible(kvm, slot).finish()

@@ -1,7 +1,7 @@
 cimport cython
-from ...x86.bits cimport ADDR, W, u32, u64
+from ...x86.bits cimport *
 from ..spte.atomic cimport cmpxchg64, fetch_andnot64, xchg64
-from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..spte.nx_huge_page cimport unaccount_nx_huge_page
 from ..state.shadow_page cimport ShadowPage

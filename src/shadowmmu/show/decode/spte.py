@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from shadowmmu.kvm.bits import FROZEN_BITS, SPTE_MMU_PRESENT, SPTE_TDP_AD_DISABLED
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.state.spte_masks import LEGACY_MASKS, SHADOW_MMIO_BIT, SpteMasks, ept_masks, mmio_gfn_mask
-from shadowmmu.trace.events import SetSpte
+from shadowmmu.kvm.tracepoints.mmu import SetSpte
 from shadowmmu.x86.bits import ADDR, EPT_R, EPT_RWX, NX, PS, A, P
 
 from .leaf_sentences import leaf_sentences, leaf_summary
