@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from marked import code, definitions, sentence
-
 from shadowmmu.kvm.tracepoints.event import Tracepoint
 from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS
 
