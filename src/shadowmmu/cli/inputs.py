@@ -47,7 +47,7 @@ def settings(context: click.Context, option: click.Parameter, given: Sequence[st
     for word in given:
         name, equals, value = word.partition("=")
         if not equals:
-            raise click.BadParameter(f"{word!r} is no setting; write KEY=VALUE")
+            raise click.BadParameter(f"{word!r} is not a setting; write KEY=VALUE")
         found[name] = value
     return found
 
@@ -69,7 +69,7 @@ def _designs(context: click.Context, option: click.Parameter, given: Sequence[st
 
 
 def _exhibited(defect: str) -> Mapping[str, str]:
-    """The switches of a defect that is no value of the switch `defect`. Raises ClickException."""
+    """The switches of a defect that is not a value of the switch `defect`. Raises ClickException."""
     from shadowmmu.check.museum.results import UnknownExhibit, exhibit_named
 
     try:
