@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
 from .bits import PAGES_1G, PAGES_2M, PROT_MASK, PROT_RW, VM_ACCOUNT, VM_HUGETLB
-from .mapping import HostError, HugePages, Kind, Mapping, Notifier
+from .mapping import Backing, HostError, HugePages, Mapping, Notifier
 from .memory import Arena
 from .vma import Vma, protected_flags
 
@@ -60,7 +60,7 @@ class AddressSpace:
         self.huge_pages = HugePages()
         self.switches = HostSwitches()
 
-    def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
+    def map(self, npages: int, kind: Backing, *, offset: int = 0, populated: bool = True) -> Mapping:
         """Map new memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
         size = npages << PAGE_SHIFT
         hva = self.next_hva - size

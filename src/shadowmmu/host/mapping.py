@@ -42,7 +42,7 @@ from .memory import Arena, sparse_words
 from .vma import Vmas
 
 
-class Kind(Enum):
+class Backing(Enum):
     """What the memory is made of. HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory in small pages."""
 
     ANON = "anon"
@@ -128,7 +128,7 @@ class Mapping:
         arena: Arena,
         hva: int,
         npages: int,
-        kind: Kind,
+        kind: Backing,
         *,
         populated: bool,
         notifiers: list[Notifier],
@@ -144,11 +144,11 @@ class Mapping:
         self.pages = sparse_words(npages)
         self.first_2m = hva >> 21
         self.regions = ((hva + (npages << PAGE_SHIFT) - 1) >> 21) - self.first_2m + 1
-        self.uniform_level = 2 if kind is Kind.HUGE2M else 3 if kind is Kind.HUGE1G else 0
-        self.hugetlb_pages = PAGES_2M if kind is Kind.HUGE2M else PAGES_1G
+        self.uniform_level = 2 if kind is Backing.HUGE2M else 3 if kind is Backing.HUGE1G else 0
+        self.hugetlb_pages = PAGES_2M if kind is Backing.HUGE2M else PAGES_1G
         self.huge = bytearray(self.regions)
         self.has_table = bytearray(bytes([populated and not self.uniform_level]) * self.regions)
-        if kind is Kind.THP and populated:
+        if kind is Backing.THP and populated:
             for region in range(self.regions):
                 self.huge[region] = self.region_fits(region)
                 self.has_table[region] = not self.huge[region]
@@ -162,9 +162,9 @@ class Mapping:
         self.lazyfree: dict[int, bool] = {}
         self.frees_lazily = False
         self.moved: dict[int, int] = {}
-        flags = VM_HUGEPAGE if kind is Kind.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
-        flags |= VM_SHARED if kind is Kind.MEMFD else VM_NORESERVE
-        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Kind.MEMFD)
+        flags = VM_HUGEPAGE if kind is Backing.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
+        flags |= VM_SHARED if kind is Backing.MEMFD else VM_NORESERVE
+        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD)
         self.protected = False
         self.replaced = False
         self.near_first = self.near_last = 0

@@ -41,6 +41,12 @@ PML_ENTRIES = 512
 ADDR = 0x000F_FFFF_FFFF_F000
 MASK64 = 0xFFFF_FFFF_FFFF_FFFF
 
+# most levels of page tables, entries of the page directory pointer table of PAE paging, and combinations of
+# the bits of an error code that say what an access is
+MAX_LEVELS = 5
+PAE_PDPTES = 4
+ACCESSES = 16
+
 # no address: what an access that faulted returns
 FAULT = 0xFFFF_FFFF_FFFF_FFFF
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cython import uint as u32, ulonglong as u64
 
+from .arrays import filled
 from .bits import (
     ADDR,
     EPT_A,
@@ -25,6 +26,7 @@ from .bits import (
     EXIT_EPT_VIOLATION,
     EXIT_PML_FULL,
     FETCH,
+    MAX_LEVELS,
     NX,
     PML_ENTRIES,
     PS,
@@ -74,7 +76,7 @@ class EptWalker:
         self.levels = 0
         self.ad = True
         self.execute_only = True
-        self.reserved = [0] * 12
+        self.reserved = filled(2 * (MAX_LEVELS + 1))
         self.level = 0
         self.exit = 0
         self.qualification = 0
@@ -98,7 +100,7 @@ class EptWalker:
             rows = ept_reserved_bits(levels, maxphyaddr)
             for level in range(1, levels + 1):
                 self.reserved[level] = rows[0][level - 1]
-                self.reserved[6 + level] = rows[1][level - 1]
+                self.reserved[MAX_LEVELS + 1 + level] = rows[1][level - 1]
 
     def access(self, mode: u32) -> u64:
         """Return the rights that an access of `mode` needs (see Walker).
@@ -197,7 +199,7 @@ class EptWalker:
             return True
         if not leaf:
             return entry & self.reserved[level] != 0
-        if entry & self.reserved[level + 6]:
+        if entry & self.reserved[MAX_LEVELS + 1 + level]:
             return True
         kind: u64 = (entry & EPT_TYPE) >> 3
         return kind == 2 or kind == 3 or kind == 7

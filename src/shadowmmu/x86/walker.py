@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from cython import uint as u32, ulonglong as u64
 
+from .arrays import filled
 from .bits import (
     ACC_ALL,
     ACC_U,
     ACC_W,
     ACC_X,
+    ACCESSES,
     ADDR,
     EPT_R,
     EPT_W,
     FAULT,
     FETCH,
+    MAX_LEVELS,
     NESTED_W,
     NESTED_X,
     NX,
@@ -124,9 +127,9 @@ class Walker:
         self.pdpte = TranslationCache(30, 2, 4)
         self.pml4e = TranslationCache(39, 1, 4)
         self.pml5e = TranslationCache(48, 1, 4)
-        self.reserved = [0] * 12
-        self.need = [0] * 16
-        self.deny = [0] * 16
+        self.reserved = filled(2 * (MAX_LEVELS + 1))
+        self.need = filled(ACCESSES)
+        self.deny = filled(ACCESSES)
         self.levels = 0
         self.ept: EptWalker = ept or EptWalker(words)
 
@@ -158,10 +161,10 @@ class Walker:
         rows = reserved_bits(levels, maxphyaddr, nx=efer_nx, pse=cr4_pse, gbpages=gbpages, amd=bit8)
         for level in range(1, levels + 1):
             self.reserved[level] = rows[0][level - 1]
-            self.reserved[6 + level] = rows[1][level - 1]
+            self.reserved[MAX_LEVELS + 1 + level] = rows[1][level - 1]
         if levels == 3:
             self.reserved[3] &= ~self.pdpte_accessed
-            self.reserved[9] = self.reserved[3]
+            self.reserved[MAX_LEVELS + 1 + 3] = self.reserved[3]
         faulting = permission_bitmask(wp=cr0_wp, nx=efer_nx, smep=cr4_smep, smap=cr4_smap)
         for mode in range(16):
             self._set_rights(mode, faulting)
@@ -246,7 +249,7 @@ class Walker:
             self.loads += 1
             if not entry & P:
                 return self.fault(0, mode)
-            if entry & self.reserved[level + 6 if entry & PS else level]:
+            if entry & self.reserved[level + MAX_LEVELS + 1 if entry & PS else level]:
                 return self.fault(self.reserved_error, mode)
             if level == 3 and self.levels == 3:
                 rights = W | U

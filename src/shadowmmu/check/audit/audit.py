@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from ...guest.play.player import OpResult, Player
 from ...guest.scenario import ops as kinds
 from ...guest.scenario.ops import Op
-from ...trace.events import Event, Exit
+from ...kvm.tracepoints.event import Event
+from ...kvm.tracepoints.exits import Exit
 from ..checker import CORRUPT, Checker, Violation
 from . import predicates as _predicates
 from .explain import explain
@@ -211,19 +212,15 @@ class Audit(Checker):
 
     def _watch_exits(self) -> None:
         """Check whenever a guest exits, before KVM does anything about it."""
-        log = self.player.log
-        exited = log.kvm_exit
 
-        def kvm_exit(*fields: int) -> None:
-            exited(*fields)
-            if self._op is not None:
-                event = Exit(*fields)
+        def exited(event: Event) -> None:
+            if self._op is not None and isinstance(event, Exit):
                 self._exits += 1
                 what = f"{event.reason_name}, {event.info1:#x}, {event.info2:#x}"
                 self._step = f"before exit {self._exits} ({what})"
                 self._pending += self._look(self.player.op_number, self._op.text, (), again=False)
 
-        setattr(log, "kvm_exit", kvm_exit)  # noqa: B010  (a method of a Tracer)
+        self.player.machine.kvm.tracer.add(exited, "kvm_exit")
 
 
 def _is_unseen(op: Op) -> bool:

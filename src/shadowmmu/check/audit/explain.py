@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...kvm.bits import INVALID_PAGE, ROLE_DIRECT, ROLE_INVALID
 from ...kvm.spte.rmap import pte_list
 from ...kvm.state.vcpu import Vcpu
-from ...trace.events import ACCESS_NAMES
+from ...kvm.tracepoints.fields import ACCESS_NAMES
 from .predicate import Finding
 from .predicates.rmaps import rmap_of
 from .tables import FrameKey, Page, Tables

@@ -29,7 +29,7 @@ from ...kvm.state.memslots import MemSlot
 from ...kvm.state.mmu import KvmMmu
 from ...kvm.state.shadow_page import ShadowPage
 from ...kvm.state.vm import Kvm
-from ...trace.events import Event
+from ...kvm.tracepoints.event import Event
 from ...trace.names import Names
 from ...trace.snapshot import backed, shadow_pages
 from ...x86.bits import ACC_U, ACC_W, ACC_X, ADDR, PS, P, W

@@ -26,7 +26,6 @@ from shadowmmu.kvm.memory import notifier
 from shadowmmu.kvm.spte import atomic
 from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.kvm.state.vm import Kvm
-from shadowmmu.trace.events import EventLog
 
 from .case import Case
 from .engine import CaseError, Execution, Op
@@ -199,13 +198,12 @@ class ModelCase(Case):
 
     def setup(self) -> None:
         scenario = Scenario.parse(self.scenario).with_design(dict(self.design_of()))
-        player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=False)
+        player = Player(resolve(scenario), None, lambda machine: {}, tlb=False)
         for played in player.play(scenario.ops):
             outcome = played.result.get("outcome", "ok")
             assert outcome == "ok", played.result
         self.machine = player.machine
         self.kvm: Any = self.machine.kvm
-        self.kvm.tracing = False
         self.mmu_lock = self.lock(held=self.has("mmu_lock"))
         self.prepare()
         self._show()

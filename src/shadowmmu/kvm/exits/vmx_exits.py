@@ -26,8 +26,8 @@ from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import SYSENTER_MSRS, set_msr
 from ..registers.pml import vmx_flush_pml_buffer
 from ..registers.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
-from ..state.tracepoints import KVM_ISA_VMX
 from ..state.vcpu import QueuedException, Vcpu
+from ..tracepoints.reasons import KVM_ISA_VMX
 from .emulate import Emulator
 from .run import TripleFault, configure_cpu
 from .svm_exits import EntryFailed
