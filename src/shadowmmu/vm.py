@@ -11,7 +11,6 @@ vm.stats.pf_fixed
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
@@ -19,6 +18,7 @@ from .guest.play.accesses import run_accesses
 from .guest.play.cpu import Delivered, GuestCpu
 from .guest.play.machine import Machine
 from .guest.play.stubs import Step
+from .guest.scenario.module_params import parameters_of, yes_no
 from .host.mapping import Kind
 from .kvm.bits import MEM_LOG_DIRTY_PAGES
 from .kvm.design.design import design_of
@@ -32,7 +32,6 @@ from .kvm.memory.capabilities import (
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
     kvm_vm_ioctl_enable_cap,
 )
-from .kvm.memory.dirty_log import cpu_dirty_log_size
 from .kvm.memory.dirty_log_ioctl import (
     INITIALLY_SET,
     MANUAL_PROTECT,
@@ -43,7 +42,6 @@ from .kvm.memory.dirty_log_ioctl import (
 from .kvm.registers.regs import set_sregs
 from .kvm.state.tracepoints import Tracer
 from .kvm.state.vcpu import Vcpu as KvmVcpu
-from .kvm.state.vm import Parameters
 from .trace.events import Event, EventLog
 from .x86.bits import (
     CR0_PE,
@@ -55,6 +53,7 @@ from .x86.bits import (
     EFER_LMA,
     EFER_LME,
     EFER_NX,
+    MASK64,
     NESTED_FAULT,
     NX,
     PF_VECTOR,
@@ -68,11 +67,11 @@ from .x86.bits import (
 )
 from .x86.insn import Insn, Op
 from .x86.paging import FIVE_LEVEL, FOUR_LEVEL, NO_PAGING, PAE, TWO_LEVEL, PagingFormat
+from .x86.sizes import size_of
 
 __all__ = ["DirtyRingFull", "GuestFault", "Stats", "Trace", "Vcpu", "Vm"]
 
 _FORMATS = {"none": NO_PAGING, "32": TWO_LEVEL, "pae": PAE, "4-level": FOUR_LEVEL, "5-level": FIVE_LEVEL}
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class GuestFault(Exception):
@@ -90,10 +89,10 @@ def _bytes(size: int | str) -> int:
     """A size in bytes: a number, or text such as 64M. Raises ValueError."""
     if isinstance(size, int):
         return size
-    match = re.fullmatch(r"(\d+)([KMGT]?)", size)
-    if not match:
+    number = size_of(size)
+    if number is None:
         raise ValueError(f"size {size!r} is not a number with K, M, G or T behind it")
-    return int(match[1]) * _UNITS[match[2]]
+    return number
 
 
 def _physical_bits(name: str, bits: int) -> int:
@@ -330,14 +329,13 @@ class Vm:
         size = _bytes(memory)
         if size <= 0 or size % 4096:
             raise ValueError(f"memory of {size} bytes is not a positive number of 4 KiB pages")
-        parameters = Parameters()
-        parameters.nx_huge_pages = nx_huge_pages
-        parameters.tdp_enabled, parameters.tdp_mmu = nested_paging, tdp_mmu
-        parameters.vmx, parameters.ept_ad_bits = vendor == "intel", eptad
-        parameters.cpu_dirty_log_size = cpu_dirty_log_size(
-            vmx=parameters.vmx, ept=nested_paging, ept_ad_bits=eptad, pml=pml
-        )
-        parameters.eager_page_split = eager_page_split
+        module = {"kvm_amd.npt": nested_paging}
+        if vendor == "intel":
+            module = {"kvm_intel.ept": nested_paging, "kvm_intel.eptad": eptad, "kvm_intel.pml": pml}
+        module["kvm.tdp_mmu"] = tdp_mmu
+        module["kvm.eager_page_split"] = eager_page_split
+        module["kvm.nx_huge_pages"] = nx_huge_pages
+        parameters = parameters_of(yes_no(module))
         self.format: PagingFormat = _FORMATS[paging]
         parameters.host_maxphyaddr = _physical_bits("hostbits", hostbits)
         self.physbits = hostbits if physbits is None else _physical_bits("physbits", physbits)
@@ -351,7 +349,7 @@ class Vm:
         if self.format is PAE:  # a processor reads the four PDPTEs when CR3 is written, and not again
             for index in range(4):
                 self.machine.host_write(self.cr3 + 8 * index, 8, self._new_table() | P)
-        self.vcpus = [self._new_vcpu(mmio or (lambda access: (1 << 64) - 1)) for _ in range(vcpus)]
+        self.vcpus = [self._new_vcpu(mmio or (lambda access: MASK64)) for _ in range(vcpus)]
 
     def _new_vcpu(self, mmio: Callable[[MmioAccess], int]) -> Vcpu:
         levels = self.format.levels

@@ -17,8 +17,8 @@ from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.trace.events import Event, EventLog
 from shadowmmu.x86.bits import ADDR
+from shadowmmu.x86.svm import SVM_EXIT_IOIO
 
-SVM_EXIT_IOIO = 0x7B
 SWEEP_EVERY = 10
 """Ops of a whole scenario between two looks at everything."""
 

@@ -11,6 +11,7 @@ import pytest
 from shadowmmu.trace import events
 from shadowmmu.trace.events import ACCESS_NAMES, Event
 from shadowmmu.trace.recording import Recording, Row, replay
+from shadowmmu.x86.svm import exit_reason
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
 
@@ -173,7 +174,7 @@ class Machine:
         if kind is events.UnmapHvaRange:
             return kind(self.hva(e["start"]), self.hva(e["end"]))
         if kind is events.Exit:
-            codes = {events.exit_reason(code): code for code in (*range(0x404), 0xFFFFFFFF)}
+            codes = {exit_reason(code): code for code in (*range(0x404), 0xFFFFFFFF)}
             return kind(0, codes[e["reason"]], *(int(e[key], 16) for key in ("rip", "info1", "info2")))
         if kind is events.EmulateInsn:
             base, rip, insn, mode = re.fullmatch(r"(\w+):(\w+):([0-9a-f ]*) \((\w+)\)", text).groups()
