@@ -11,7 +11,6 @@ from ..guest.scenario import ops as kinds
 from ..guest.scenario.modes import MODES, Mode
 from ..guest.scenario.ops import Op
 from ..guest.svm.machine import ExitRecord, SvmMachine
-from ..kvm.state.tracepoints import Tracer
 from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA, PF_VECTOR
 from ..x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_INVLPG, SVM_EXIT_WRITE_CR0, exit_reason
 from .audit.audit import Audit
@@ -37,7 +36,6 @@ class _Program:
     dump: bool = False
     vmcbs: list[Any] = field(default_factory=list)
     on_meanwhile: list[Any] = field(default_factory=list)
-    log: Tracer = field(default_factory=Tracer)
 
     def mode_of(self, vcpu: int) -> Mode:
         """The paging mode of a vCPU; there is one."""

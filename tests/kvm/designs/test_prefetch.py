@@ -17,7 +17,7 @@ from shadowmmu.kvm.bits import PREFETCH_FROM_FAULT, REQ_TLB_FLUSH, SPTE_EMPTY, S
 from shadowmmu.kvm.design.switches import switch_named
 from shadowmmu.kvm.map.pte_update import need_remote_flush
 from shadowmmu.kvm.spte.spte import spte_index
-from shadowmmu.trace.events import EventLog
+from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.x86.bits import NX, A, P, U, W
 
 TESTS = Path(__file__).parents[2]
@@ -185,27 +185,19 @@ def test_a_batch_reads_gptes_in_vain(reads: str, expected: int) -> None:
     assert world.stats["prefetch_gptes"] - before == expected
 
 
-class Rewriter(EventLog):
-    """Another vCPU that changes a gpte, in a table out of sync, when the first SPTE is set."""
-
-    world: World
-
-    def kvm_mmu_set_spte(self, *args: Any) -> None:
-        super().kvm_mmu_set_spte(*args)
-        self.world.machine.host_write(0x4000 + 8 * 3, 8, 0x820067)
-
-
 @pytest.mark.parametrize(("reads", "page"), [("batch", 0x803), ("one_by_one", 0x820)])
 def test_when_gptes_are_read(reads: str, page: int) -> None:
     """In a batch when the fault's own gpte is checked; one by one when the SPTE before is there."""
     world = world_of(prefetch_window="16_aligned", prefetch_gpte_reads=reads)
     world.ok("nop")
-    log = Rewriter()
-    log.world = world
-    world.kvm.tracer = log
-    world.kvm.tracing = True
     world.audit.unseen()
-    world.quick(f"read {GVA:#x}")
+
+    def rewrite(event: Event) -> None:
+        """Another vCPU changes a gpte, in a table out of sync, when the first SPTE is set."""
+        world.machine.host_write(0x4000 + 8 * 3, 8, 0x820067)
+
+    with world.kvm.tracer.listening(rewrite, "kvm_mmu_set_spte"):
+        world.quick(f"read {GVA:#x}")
     assert world.spte(GVA + 0x3000) >> 12 & 0xFFFFFFFFFF == world.hpa(page << 12) >> 12
 
 

@@ -256,7 +256,7 @@ def walk_addr(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) -
     if access & PFERR_F and (mmu.cpu_role & ROLE_EFER_NX or mmu.cpu_ext & EXT_CR4_SMEP):
         w.error_code |= PFERR_F
     if kvm.tracing:
-        kvm.tracer.kvm_mmu_walker_error(w.error_code)
+        kvm.tracer.kvm_mmu_walker_error(w.error_code & 0xFFFFFFFF)
     return False
 
 
