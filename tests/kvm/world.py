@@ -18,8 +18,8 @@ from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.x86.bits import ADDR
+from shadowmmu.x86.svm import SVM_EXIT_IOIO
 
-SVM_EXIT_IOIO = 0x7B
 SWEEP_EVERY = 10
 """Ops of a whole scenario between two looks at everything."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from shadowmmu.cli.inputs import Changes, load, machine_options, refuse_ignored
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.program import check_program, is_program
 from shadowmmu.cli.program_options import ProgramOptions, program_options
+from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
     from shadowmmu.check.checker import Violation
@@ -214,20 +214,14 @@ def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:
             outcome.ops += played is not None
             outcome.violations += found
             if outcome.ops % _EVERY == 0:
-                _progress(f"{scenario.name}: {outcome.ops} of {len(scenario.ops)} ops")
+                progress(f"{scenario.name}: {outcome.ops} of {len(scenario.ops)} ops")
         for checker in checks:
             outcome.violations += checker.finish()
     except KeyboardInterrupt:
         outcome.interrupted = True
-    _progress("")
+    progress("")
     outcome.checks = sum(checker.checks for checker in checks)
     return outcome
-
-
-def _progress(text: str) -> None:
-    """One line on stderr that is written over, if somebody looks."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
 
 def _list(*, as_json: bool) -> None:

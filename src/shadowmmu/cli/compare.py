@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import click
 
 from shadowmmu.cli.inputs import design_option
 from shadowmmu.cli.manual import Manual
+from shadowmmu.cli.progress import progress
 from shadowmmu.cli.run_report import outcome_line
 from shadowmmu.show.text.event_text import event_line
 
@@ -175,15 +175,13 @@ def _ignore_interrupts() -> None:
 
 def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdict]:
     """The verdicts; while waiting for one, a line on stderr if that is a terminal."""
-    if total == 1 or not sys.stderr.isatty():
-        yield from verdicts
-        return
     for done in range(total):
-        click.echo(f"{done} of {total} recordings", nl=False, err=True)
+        if total > 1:
+            progress(f"{done} of {total} recordings")
         try:
             verdict = next(verdicts)
         finally:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            progress("")
         yield verdict
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shadowmmu.guest.pc.pc import Ending, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
 
-__all__ = ["ended", "failure", "finish", "progress", "report"]
+__all__ = ["ended", "failure", "finish", "progress_text", "report"]
 
 _REGISTERS = (
     ("rax", "rbx", "rcx", "rdx"),
@@ -42,7 +42,7 @@ def _rate(count: float, seconds: float) -> str:
     return f"{count / seconds:,.0f}/s" if seconds > 0.0005 else ""
 
 
-def progress(pc: Pc | LinuxGuest) -> str:
+def progress_text(pc: Pc | LinuxGuest) -> str:
     """Return one line about a run that goes on."""
     exits, machine = pc.machine.exits.total(), pc.machine
     parts = [f"{pc.seconds:.1f} s", f"{exits:,} exits", _rate(exits, pc.seconds)]
@@ -102,7 +102,7 @@ def _columns(title: str, values: Mapping[str, int]) -> Iterator[str]:
 
 def _state(machine: SvmMachine) -> str:
     """The guest's registers and last exits."""
-    from shadowmmu.guest.svm.exit_codes import exit_name
+    from shadowmmu.x86.svm import exit_reason
 
     registers = machine.at_shutdown or machine.registers()
     lines = ["  " + "  ".join(f"{name:>6} {registers[name]:016x}" for name in names) for names in _REGISTERS]
@@ -110,7 +110,7 @@ def _state(machine: SvmMachine) -> str:
         lines.append("  last exits:")
     for record in list(machine.history)[-_LAST_EXITS:]:
         lines.append(
-            f"    {exit_name(record.code):<14} rip {record.rip:#x} info1 {record.info1:#x} "
+            f"    {exit_reason(record.code):<14} rip {record.rip:#x} info1 {record.info1:#x} "
             f"info2 {record.info2:#x}"
         )
     return "\n".join(lines)

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
+from ...x86.svm import exit_reason
+from ...x86.vmx import vmx_exit_reason
 from .event import Event, Tracepoint
 from .fields import Gpa, Gva, Word
-from .reasons import (
-    KVM_ISA_SVM,
-    KVM_ISA_VMX,
-    exit_reason,
-    svm_exit_code,
-    vmx_exit_code,
-    vmx_exit_reason,
-)
+from .reasons import KVM_ISA_SVM, KVM_ISA_VMX, svm_exit_code, vmx_exit_code
 
 
 class Exit(Event):
