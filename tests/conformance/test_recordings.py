@@ -42,7 +42,7 @@ def test_replays_equal(path: Path) -> None:
     rows = [recorder.row(player.start()), *(recorder.row(played) for played in player.play(scenario.ops))]
     assert len(rows) == len(recording.rows)
     strings = design_of(recording.header["kernel"]).event_strings
-    comparison = compare(recording.rows, rows, strings=strings)
+    comparison = compare(recording.rows, rows, strings=strings, events=recording.events)
     assert comparison.first is None
     assert comparison.equal == comparison.ops == len(rows)
     assert dict(comparison.parts) == dict.fromkeys(PARTS, len(rows))

@@ -215,7 +215,7 @@ def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) ->
     scenario = scenario.with_design(designs)
     got, failure = _replay(scenario)
     strings = design_of(scenario.kernel).event_strings != 0
-    comparison = compare_rows(recording.rows, got, strings=strings)
+    comparison = compare_rows(recording.rows, got, strings=strings, events=recording.events)
     return _Verdict(
         str(path),
         ops=comparison.ops,
