@@ -19,6 +19,7 @@ exclude_patterns = ["_ext"]
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 nitpicky = False  # types in signatures are not all pages of their own
 default_role = "code"  # docstrings write `names` so
+napoleon_use_ivar = True  # `Attributes:` of a class is a list, not a second description of its fields
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}

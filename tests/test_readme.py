@@ -64,17 +64,26 @@ def test_the_python_example_prints_what_its_remarks_say():
     remarks = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
     lines = printed.getvalue().splitlines()
     for remark in remarks:
-        said = remark if remark.startswith("kvm_") else remark.partition(": ")[0]
+        said = remark if remark.startswith(("kvm_", "nothing")) else remark.partition(": ")[0]
         start = said.partition("...")[0].strip()
         assert any(line.startswith(start) for line in lines), remark
     assert len(remarks) == code.count("print(")
 
 
-@pytest.mark.parametrize("paging", re.findall(r'"([^"]+)"', re.search(r"# or (.*)", README)[1]))
+def test_the_walk_is_what_the_python_example_prints():
+    (code,) = PYTHON
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    (walk,) = re.findall(r"^```\n(gva .*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert walk in printed.getvalue()
+
+
+@pytest.mark.parametrize("paging", re.findall(r'"([^"]+)"', re.search(r"# or (.*?);", README)[1]))
 def test_the_python_example_works_in_the_other_modes(paging):
     (code,) = PYTHON
-    start = code.partition("table =")[0].replace('paging="4-level"', f"paging={paging!r}")
-    if paging == "none":
+    start = code.partition("table =")[0].replace('"long4"', repr(paging))
+    if paging == "nopaging":
         start = "\n".join(line for line in start.split("\n") if "vm.map" not in line)
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(start, "README.md", "exec"), {"__name__": "readme"})

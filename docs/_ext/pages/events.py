@@ -2,40 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from typing import Any
 
-from marked import code, fence, sentence
+from marked import code, definitions, fence, sentence
 from shadowmmu import Vm
-from shadowmmu.kvm.state.tracepoints import Tracer
-from shadowmmu.trace import events
-from shadowmmu.trace.events import Event
+from shadowmmu.kvm.tracepoints.event import Event, Tracepoint
+from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS
 from shadowmmu.vm import GuestFault
 
 
 def page() -> str:
     """Return the events in the order of the table, with a line of those that a few accesses bring about."""
-    lines = {event.name: str(event) for event in (*_shadow_paging(), *_nested_paging())}
-    return "\n\n".join(_event(event, lines.get(event.name, "")) for event in _events())
+    shown = {event.name: str(event) for event in (*_shadow_paging(), *_nested_paging())}
+    return "\n\n".join(_event(each, shown.get(each.name, "")) for each in TRACEPOINTS.values())
 
 
-def _events() -> Iterator[type[Event]]:
-    for kind in vars(events).values():
-        if inspect.isclass(kind) and issubclass(kind, Event) and isinstance(vars(kind).get("name"), str):
-            yield kind
-
-
-def _event(kind: type[Event], line: str) -> str:
-    fires = inspect.getdoc(getattr(Tracer, kind.name, None)) or ""
-    carried = ", ".join(code(field.name) for field in fields(kind)) if is_dataclass(kind) else ""
-    parts = [f"(event-{kind.name})=\n## {code(kind.name)}"]
-    if fires:
-        parts.append(sentence(fires))
-    parts.append(f"Fields: {carried or 'none'}. Class: {code(kind.__name__)}.")
-    if line:
-        parts.append(fence(line))
+def _event(tracepoint: Tracepoint[Any], shown: str) -> str:
+    parts = [f"(event-{tracepoint.name})=\n## {code(tracepoint.name)}", sentence(tracepoint.meaning)]
+    lines = tracepoint.lines()
+    if lines:
+        parts.append(definitions((code(field), sentence(text)) for field, text in lines.items()))
+    if tracepoint.kernels:
+        parts.append(f"Only in {', '.join(tracepoint.kernels)}.")
+    parts.append(f"Class: {code(tracepoint.event.__name__)}.")
+    if shown:
+        parts.append(fence(shown))
     return "\n\n".join(parts)
 
 

@@ -17,7 +17,9 @@ from copy import copy
 from typing import Any
 
 from shadowmmu.kvm.design.design import Design
-from shadowmmu.trace.events import ACCESS_NAMES, ByTask, Event, GetPage, PageEvent, PrepareZapPage
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.fields import ACCESS_NAMES
+from shadowmmu.kvm.tracepoints.mmu import GetPage, PageEvent, PrepareZapPage
 
 __all__ = ["Area", "Names", "RawState", "State"]
 
@@ -247,10 +249,9 @@ def _remade(events: Iterable[Event]) -> set[_PageKey]:
     """Pages that were zapped and afterwards made again."""
     zapped: set[_PageKey] = set()
     remade: set[_PageKey] = set()
-    for fired in events:
-        event = fired.event if type(fired) is ByTask else fired
-        if type(event) is PrepareZapPage:
+    for event in events:
+        if isinstance(event, PrepareZapPage):
             zapped.add(_event_key(event))
-        elif type(event) is GetPage and event.created and _event_key(event) in zapped:
+        elif isinstance(event, GetPage) and event.created and _event_key(event) in zapped:
             remade.add(_event_key(event))
     return remade

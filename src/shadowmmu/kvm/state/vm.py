@@ -18,11 +18,11 @@ from ..bits import (
     ROLE_PASSTHROUGH,
 )
 from ..design.design import Design
+from ..tracepoints.tracer import Tracer
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
 from .spte_masks import LEGACY_MASKS, SpteMasks, ept_masks, mmio_gfn_mask, mmio_value_is_reserved
 from .stats import VmStat
-from .tracepoints import Tracer
 
 if TYPE_CHECKING:
     from .vcpu import Vcpu
@@ -140,8 +140,8 @@ class Kvm:
         vcpus: All vCPUs, by id.
         running_vcpu: The vCPU whose ioctl runs or ran last; None before the first (kvm_get_running_vcpu). Its
             ring takes the pages that get dirty.
-        tracing: Tracepoints are on: the MMU calls `tracer`. False costs one load at each tracepoint.
-        tracer: The listener of all tracepoints.
+        tracing: Somebody listens: the MMU calls `tracer`. False costs one load at each tracepoint.
+        tracer: The tracepoints, and those who listen to them.
         memslots: The slots, sorted by base_gfn, disjoint; replaced as a whole (__kvm_memslots).
         memslots_generation: Number of the set of slots, even when stable. Bit 63 (GEN_UPDATE_IN_PROGRESS) is
             set during a change: no MMIO access is cached then (kvm_memslots.generation).
@@ -203,7 +203,7 @@ class Kvm:
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
         self.tracing = False
-        self.tracer = Tracer()
+        self.tracer = Tracer(self)
         self.memslots: list[MemSlot] = []
         self.memslots_generation = 0
         self.last_used_slot: MemSlot | None = None
@@ -234,6 +234,7 @@ class Kvm:
         self.split_caches: Any = None
 
     def _masks(self) -> SpteMasks:
+        """Return the format of the VM's SPTEs."""
         parameters: Parameters = self.parameters
         if not self.ept:
             return LEGACY_MASKS

@@ -26,7 +26,8 @@ from shadowmmu.kvm.bits import (
     ROLE_SMAP_ANDNOT_WP,
     ROLE_SMEP_ANDNOT_WP,
 )
-from shadowmmu.trace.events import ACCESS_NAMES, GetPage
+from shadowmmu.kvm.tracepoints.fields import ACCESS_NAMES
+from shadowmmu.kvm.tracepoints.mmu import GetPage
 from shadowmmu.x86.bits import ACC_U, ACC_W, ACC_X
 
 from .record import Decoded, Field, field, flag, rest
