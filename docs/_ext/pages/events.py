@@ -35,8 +35,8 @@ def _shadow_paging() -> list[Event]:
     """A guest that edits its tables, faults, touches an address without memory, and logs."""
     vm = Vm("16M")
     vcpu = vm.vcpus[0]
-    vm.map(0x400000, 0x800000, pages=4, accessed=False, dirty=False)
-    vm.map(0x500000, 0xF0000000)
+    vm.map(0x400000, 0x800000, "16K", accessed=False, dirty=False)
+    vm.map(0x500000, 0xE0000000, mmio=True)
     table = vm.gpte_address(0x400000) & ~0xFFF
     directory = vm.gpte_address(0x400000, 2) & ~0xFFF
     vm.map(0x700000, table)
@@ -58,11 +58,11 @@ def _shadow_paging() -> list[Event]:
 
 def _nested_paging() -> list[Event]:
     """The same with the TDP MMU, dirty rings and an eager split of huge pages."""
-    vm = Vm("16M", nested_paging=True, dirty_ring=1024)
-    vm.map(0x400000, 0x800000, pages=4)
+    vm = Vm("16M", params={"kvm_amd.npt": 1}, dirty_ring=1024)
+    vm.map(0x400000, 0x800000, "16K")
     with vm.trace() as trace:
         vm.vcpus[0].write(0x400000, 1)
-        vm.log_dirty()
+        vm.slots[0].dirty_log = True
         vm.vcpus[0].write(0x400000, 2)
         vm.harvest_dirty_rings()
         vm.reset_dirty_rings()
