@@ -10,8 +10,6 @@ import shadowmmu
 
 PACKAGE = Path(shadowmmu.__file__).parent
 ROOMS = ("x86", "host", "kvm")
-DESCRIBE_EVENTS = {"kvm/state/tracepoints.py"}
-"""Files whose docstrings say what has happened: those of tracepoints."""
 NO_VERBS = {
     *(
         "a",
@@ -35,18 +33,19 @@ NO_VERBS = {
 }
 
 
+def is_property(node: ast.FunctionDef) -> bool:
+    """Whether a function is read as an attribute, which a noun may describe."""
+    return any(ast.unparse(decorator) == "property" for decorator in node.decorator_list)
+
+
 def docstrings() -> Iterator[tuple[str, str]]:
     for room in ROOMS:
         for source in sorted((PACKAGE / room).rglob("*.py")):
             name = source.relative_to(PACKAGE).as_posix()
-            if name in DESCRIBE_EVENTS:
-                continue
             for node in ast.walk(ast.parse(source.read_text())):
-                if (
-                    isinstance(node, ast.FunctionDef)
-                    and node.name != "__init__"
-                    and (text := ast.get_docstring(node))
-                ):
+                if not isinstance(node, ast.FunctionDef) or node.name == "__init__" or is_property(node):
+                    continue
+                if text := ast.get_docstring(node):
                     yield f"{name}: {node.name}", text
 
 

@@ -37,7 +37,7 @@ def test_the_nearest_name_is_shown(invoke):
 def test_what_is_no_setting(invoke):
     refused = invoke("run", "--design", "empty_spte")
     assert refused.exit_code == 2
-    assert "'empty_spte' is no setting; write KEY=VALUE" in refused.output
+    assert "'empty_spte' is not a setting; write KEY=VALUE" in refused.output
 
 
 def test_scenario_and_option_set_switches_and_the_recording_says_so(invoke, tmp_path):

@@ -165,7 +165,7 @@ def test_memory(invoke, file):
         (["--limit", "60"], "is no limit"),
         (["--limit", "0s"], "lets nothing run"),
         (["--param", "kvm.tdp_mnu=1"], "there is no parameter 'kvm.tdp_mnu'"),
-        (["--param", "kvm.tdp_mmu=maybe"], "is no value of kvm.tdp_mmu"),
+        (["--param", "kvm.tdp_mmu=maybe"], "is not a value of kvm.tdp_mmu"),
         (["--npt", "--param", "kvm_amd.npt=0"], "contradict each other"),
         (["--vendor", "intel"], "AMD"),
         (["--record", "x.jsonl"], "--record and --tlb are for scenarios"),

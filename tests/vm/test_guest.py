@@ -1,5 +1,7 @@
 """What a guest does on a Vm, in every mode and on every kind of MMU."""
 
+from array import array
+
 import pytest
 
 from shadowmmu import Access, Backing, ConfigurationError, EndlessFaults, GuestFault, Vm, VmExit
@@ -100,6 +102,17 @@ def test_streams_take_one_kind_or_one_for_each():
     assert vm.stats.pages_4k == 512
     with pytest.raises(GuestFault):
         vcpu.run([0x400000, 0x900000], Access.READ)
+
+
+def test_streams_take_buffers():
+    vm = Vm()
+    vm.map(0x400000, 0x800000, "16K")
+    gvas = array("Q", [0x400000, 0x401000])
+    for kinds in (bytes(2), bytearray(2), array("B", [0, 1]), memoryview(bytes(2))):
+        vm.vcpus[0].run(gvas, kinds)
+        vm.vcpus[0].run(memoryview(gvas).toreadonly(), kinds)
+    with pytest.raises(ConfigurationError, match="gvas must be a flat buffer of format 'Q', not 'd'"):
+        vm.vcpus[0].run(array("d", [0.0]), Access.READ)
 
 
 def test_an_access_that_faults_forever_ends(monkeypatch):

@@ -49,7 +49,7 @@ def settings(context: click.Context, option: click.Parameter, given: Sequence[st
     for word in given:
         name, equals, value = word.partition("=")
         if not equals:
-            raise click.BadParameter(f"{word!r} is no setting; write KEY=VALUE")
+            raise click.BadParameter(f"{word!r} is not a setting; write KEY=VALUE")
         found[name] = value
     return found
 
@@ -75,7 +75,7 @@ def checked_designs(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def _exhibited(defect: str) -> Mapping[str, str]:
-    """The switches of a defect that is no value of the switch `defect`. Raises ClickException."""
+    """The switches of a defect that is not a value of the switch `defect`. Raises ClickException."""
     from shadowmmu.check.museum.results import UnknownExhibit, exhibit_named
 
     try:

@@ -257,7 +257,7 @@ def _parameters(params: Mapping[str, str], npt: bool | None) -> Parameters:  # n
         if name not in _PARAMETERS:
             raise click.ClickException(f"there is no parameter {name!r}; there are {', '.join(_PARAMETERS)}")
         if value not in ("Y", "N"):
-            raise click.ClickException(f"{text!r} is no value of {name}; use Y or N")
+            raise click.ClickException(f"{text!r} is not a value of {name}; use Y or N")
         setattr(parameters, _PARAMETERS[name], value == "Y")
     if npt is not None and npt != parameters.tdp_enabled:
         raise click.UsageError("--npt and --param kvm_amd.npt contradict each other")

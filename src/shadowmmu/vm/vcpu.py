@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..guest.play.accesses import run_accesses
 from ..guest.scenario import ops
@@ -178,9 +178,8 @@ class Vcpu:
         """
         addresses = _buffer("gvas", gvas, "Q")
         count = len(addresses)
-        modes = (
-            memoryview(bytes([kinds]) * count) if isinstance(kinds, Access) else _buffer("kinds", kinds, "B")
-        )
+        one_each = bytes([kinds]) * count if isinstance(kinds, Access) else kinds
+        modes = _buffer("kinds", one_each, "B")
         if count != len(modes):
             raise ConfigurationError(f"kinds has {len(modes)} elements, but gvas has {count}")
         wrong = set(bytes(modes)) - _KINDS
@@ -237,7 +236,7 @@ def check_word(name: str, value: int, size: int) -> None:
         raise ConfigurationError(f"{name}={shown} must be a number from 0 to {(1 << 8 * size) - 1:#x}")
 
 
-def _buffer(name: str, values: Sequence[int], code: str) -> memoryview:
+def _buffer(name: str, values: Sequence[int], code: Literal["Q", "B"]) -> memoryview:
     """Return values as a flat buffer. Raises ConfigurationError if one does not fit."""
     try:
         view = memoryview(values)  # type: ignore[arg-type]
@@ -247,10 +246,10 @@ def _buffer(name: str, values: Sequence[int], code: str) -> memoryview:
         except (OverflowError, TypeError):
             top = MASK64 if code == "Q" else 0xFF
             raise ConfigurationError(f"{name} must be numbers from 0 to {top:#x}") from None
-    if (view.format, view.itemsize, view.ndim) == (code, 8 if code == "Q" else 1, 1) and view.contiguous:
-        return view
-    if (view.format, code) == ("L", "Q") and view.itemsize == 8 and view.contiguous:
-        return view.cast("B").cast("Q")
+    size = 8 if code == "Q" else 1
+    if view.itemsize == size and view.ndim == 1 and view.contiguous and view.format in (code, "L"):
+        whole = bytearray(view.cast("B")) if view.readonly else view.cast("B")
+        return memoryview(whole).cast(code)
     raise ConfigurationError(f"{name} must be a flat buffer of format {code!r}, not {view.format!r}")
 
 

@@ -30,7 +30,7 @@ def test_mmio_caching_and_the_recovery_of_nx_huge_pages_are_parameters():
 @pytest.mark.parametrize("value", ["-1", "4294967296", "x", "", "1" * 5000])
 def test_a_recovery_ratio_is_a_number_of_32_bits(value):
     assert param_value("kvm.nx_huge_pages_recovery_ratio", value) is None
-    with pytest.raises(ScenarioError, match=r"is no value of .*; use a number of 32 bits"):
+    with pytest.raises(ScenarioError, match=r"is not a value of .*; use a number of 32 bits"):
         parse("nop").with_params({"kvm.nx_huge_pages_recovery_ratio": value})
 
 

@@ -211,7 +211,7 @@ def test_scenarios_are_values():
         ("map 0x1000 0x0 0x0 0x67 n=0", "n= 0 is out of range"),
         ("tramp 0x20000000", "no slot has guest address"),
         ("param kvm nonsense=1", "there is no parameter `kvm nonsense`"),
-        ("param kvm_amd npt=maybe", "`maybe` is no value of kvm_amd.npt"),
+        ("param kvm_amd npt=maybe", "`maybe` is not a value of kvm_amd.npt"),
         ("param kvm", "`param` lacks an argument"),
         ("start cr3@2=0x1000", "`start` has no option `cr3@2=`"),
         ("start ncr3=0x1000", "`start` has no option `ncr3=`"),

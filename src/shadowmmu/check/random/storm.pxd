@@ -1,7 +1,7 @@
 cimport cython
 from ...kvm.bits cimport *
 from ...kvm.state.memslots cimport MemSlot
-from ...kvm.exits.page_fault_exit cimport page_fault_exit
+from ...kvm.exits.page_fault_exit cimport handle_page_fault
 from ...kvm.exits.run cimport vcpu_enter_guest
 from ...kvm.state.vcpu cimport Vcpu
 from ...kvm.state.vm cimport Kvm

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cython import uint as u32, ulonglong as u64
 
 from ...kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
-from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, page_fault_exit
+from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, handle_page_fault
 from ...kvm.exits.run import vcpu_enter_guest
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import NESTED_FAULT, PF_VECTOR
@@ -37,6 +37,6 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
             raise EndlessFaults(f"the access to {gvas[i]:#x} faults forever")
         i = reached
         address: u64 = vcpu.cpu.fault_gpa if nested else vcpu.cpu.fault_gva
-        result: u32 = page_fault_exit(vcpu, address, vcpu.cpu.fault_error_code, nested)
+        result: u32 = handle_page_fault(vcpu, address, vcpu.cpu.fault_error_code, nested)
         if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None:
             return i

@@ -1,7 +1,7 @@
 """The lines of the scenario language, and those after `start`: operations.
 
 Numbers are written as in C (`0x1f`, `017`, `31`), positional ones may end in K, M or G. Everything that is
-not understood raises `ScenarioError` with file, line, what is wrong and how to mend it.
+not understood raises `ScenarioError` with file, line, what is wrong and how to fix it.
 """
 
 from __future__ import annotations
@@ -603,7 +603,7 @@ class OpParser:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """How to mend an unknown word."""
+    """Return how to fix an unknown word."""
     close = difflib.get_close_matches(word, known, 1) if len(word) <= _LONGEST_WORD else []
     return f"did you mean `{close[0]}`?" if close else "see `shadowmmu run --help-language`"
 

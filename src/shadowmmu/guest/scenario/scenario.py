@@ -176,7 +176,7 @@ class Scenario:
             held = param_value(name, value)
             if held is None:
                 raise ScenarioError(
-                    f"{self.path}: {shown(repr(value))} is no value of {name}; use {choices(name)}"
+                    f"{self.path}: {shown(repr(value))} is not a value of {name}; use {choices(name)}"
                 )
             params[name] = held
         nested_paging = nested_paging_of(params)
@@ -389,7 +389,7 @@ class _Parser:
         for setting in rest:
             name, equals, value = setting.partition("=")
             if not equals:
-                line.fail(f"`{setting}` is no setting", line.usage())
+                line.fail(f"`{setting}` is not a setting", line.usage())
             try:
                 value_of(name, value)
             except DesignError as error:
@@ -409,7 +409,7 @@ class _Parser:
                 line.fail(f"there is no parameter `{rest[0]} {name}`", f"known are {names}")
             held = param_value(known, value)
             if held is None:
-                line.fail(f"`{value}` is no value of {known}", f"use {choices(known)}")
+                line.fail(f"`{value}` is not a value of {known}", f"use {choices(known)}")
             self.params[known] = held
 
     def _statement(self, line: Line, tokens: list[str]) -> None:
@@ -716,7 +716,7 @@ class _RecordingParser:
             for name, value in values.items():
                 value_of(name, value)
         except (AttributeError, DesignError) as error:
-            self.fail(1, f"the design {values!r} is none: {error}", "see `shadowmmu designs`")
+            self.fail(1, f"the design {values!r} is not valid: {error}", "see `shadowmmu designs`")
         return values
 
     def _entry(self, entry: Mapping[str, Any]) -> None:

@@ -75,7 +75,7 @@ _U64 = (1 << 64) - 1
 
 
 class ScenarioError(ValueError):
-    """A scenario that cannot be played; the text is `file:line: what is wrong; how to mend it`."""
+    """A scenario that cannot be played; the text is `file:line: what is wrong; how to fix it`."""
 
     @classmethod
     def at(cls, path: str, line: int, what: str, mend: str) -> Self:

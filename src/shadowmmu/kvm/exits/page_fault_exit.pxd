@@ -7,7 +7,7 @@ from .svm_exits cimport record_exit
 cdef u64 SVM_EXIT_EXCP_PF, SVM_EXIT_NPF
 
 cpdef u32 page_fault_exit(Vcpu vcpu, u64 address, u64 error_code, u32 nested) except? 77
-cdef u32 _handle_exit(Vcpu vcpu, u64 address, u64 error_code, u32 nested) except? 77
+cpdef u32 handle_page_fault(Vcpu vcpu, u64 address, u64 error_code, u32 nested) except? 77
 cdef u32 _handle_vmx_exit(Vcpu vcpu, u64 address, u64 error_code, u32 nested) except? 77
 cdef u32 _handle_ept_exit(Vcpu vcpu, u64 gpa, u64 qualification) except? 77
 cpdef u64 ept_violation_error_code(u64 qualification) except? 0xdead

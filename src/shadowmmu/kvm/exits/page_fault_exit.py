@@ -65,19 +65,17 @@ def page_fault_exit(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u
 
     The guest may have an exception afterwards (vcpu.exception). Raises TripleFault.
     """
-    if vcpu.exception is None:
-        return _handle_exit(vcpu, address, error_code, nested)
-    before: QueuedException = vcpu.exception
-    result: u32 = _handle_exit(vcpu, address, error_code, nested)
-    if vcpu.exception is not None and vcpu.exception is not before:
+    before: QueuedException | None = vcpu.exception
+    result: u32 = handle_page_fault(vcpu, address, error_code, nested)
+    if before is not None and vcpu.exception is not None and vcpu.exception is not before:
         second: QueuedException = vcpu.exception
         vcpu.exception = before
         vcpu.exception = merge_exceptions(before, second)
     return result
 
 
-def _handle_exit(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u32:
-    """Record the exit and give the fault to the MMU; an exception that was to be delivered stays."""
+def handle_page_fault(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u32:
+    """Do the same for a vCPU without an exception to deliver: record the exit, give the fault to the MMU."""
     result: u32
     if vcpu.kvm.parameters.vmx:
         result = _handle_vmx_exit(vcpu, address, error_code, nested)

@@ -269,10 +269,11 @@ def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, acce
     return 0
 
 
-def _record_rmap_size(kvm: Kvm, count: u64) -> None:
+def _record_rmap_size(kvm: Kvm, count: u64) -> int:
     """Raise max_mmu_rmap_size to `count` if it is larger."""
     if count > kvm.stat.max_mmu_rmap_size:
         kvm.stat.max_mmu_rmap_size = count
+    return 0
 
 
 def rmap_remove(kvm: Kvm, sptep: u64) -> None:

@@ -12,7 +12,7 @@ cpdef bint is_pae_root(ShadowPage sp) except -1
 cpdef u64 make_pae_pdpte(ShadowPage child) except? 0xdead
 cpdef u64 page_gfn(Kvm kvm, ShadowPage sp, u32 index) except? 0xdead
 cpdef u32 page_access(Kvm kvm, ShadowPage sp, u32 index) except? 77
-cpdef void set_page_translation(Kvm kvm, ShadowPage sp, u32 index, u64 gfn, u32 access) except *
+cpdef int set_page_translation(Kvm kvm, ShadowPage sp, u32 index, u64 gfn, u32 access) except -1
 cpdef u64 mmu_spte_set(Kvm kvm, u64 sptep, u64 new) except? 0xdead
 cpdef bint mmu_spte_update(Kvm kvm, u64 sptep, u64 new) except -1
 cpdef void mmu_spte_clear_no_track(Kvm kvm, u64 sptep) except *

@@ -110,10 +110,11 @@ def page_access(kvm: Kvm, sp: ShadowPage, index: u32) -> u32:
     return (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
 
 
-def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access: u32) -> None:
+def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access: u32) -> int:
     """Record gfn and access of SPTE `index`, if the page keeps them (kvm_mmu_page_set_translation)."""
     if sp.translations:
         kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | access
+    return 0
 
 
 def mmu_spte_set(kvm: Kvm, sptep: u64, new: u64) -> u64:

@@ -128,8 +128,13 @@ def _template(kind: EventType) -> Template:
 class Tracepoint(Generic[Fields]):
     """A tracepoint under the kernel's name, which its place in a class gives it.
 
-    `make` makes its event: the event's class, or a function of it that copies what must not change later.
     As an attribute of a Tracer it is the function that fires it.
+
+    Attributes:
+        make: Makes its event: the event's class, or a function of it that copies what must not change later.
+        event: The event's class.
+        kernels: Releases of the modelled kernels that have it; empty: all.
+        name: The kernel's name of the tracepoint.
     """
 
     def __init__(self, make: Callable[Fields, Event], *, kernels: str = "") -> None:

@@ -40,7 +40,7 @@ def _hex(value: int) -> str:
 
 
 def _spte(spte: int) -> str:
-    """The word, and the frame and W that mean the same in all formats."""
+    """Return the word, and the frame and W that mean the same in all formats."""
     word = f"{spte:#x}"
     if spte & SPTE_MMU_PRESENT:
         return f"{word} (pfn {(spte & 0x000F_FFFF_FFFF_F000) >> 12:#x}{' w' if spte & 2 else ''})"

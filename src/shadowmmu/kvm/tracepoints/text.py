@@ -74,13 +74,18 @@ def _style(spec: str) -> Style:
 
 
 class Template:
-    """A template, ready to print and to read."""
+    """A template, ready to print and to read.
+
+    Attributes:
+        show: Returns the text of an event, whose attributes the fields are.
+        _parts: Literal, name and format of each field, in order.
+        _pattern: The regular expression that reads a text; None before the first.
+    """
 
     def __init__(self, template: str) -> None:
         self._parts = list(_parts(template))
         self._pattern: re.Pattern[str] | None = None
         self.show = self._compiled()
-        """The text of an event, whose attributes the fields are."""
 
     def _compiled(self) -> Callable[[Any], str]:
         """Return `show`: an f-string, which is three times as fast as to put the parts together."""
@@ -99,7 +104,7 @@ class Template:
         return show
 
     def read(self, text: str) -> Mapping[str, Any] | None:
-        """The fields in a text; None if it is not of this form. Spaces at its end may be missing."""
+        """Return the fields in a text; None if it is not of this form. Spaces at its end may be missing."""
         if self._pattern is None:
             groups = (f"({_style(spec).pattern})" if spec is not None else "" for _, _, spec in self._parts)
             literals = (re.escape(literal) for literal, _, _ in self._parts)
@@ -112,6 +117,6 @@ class Template:
 
 
 def _parts(template: str) -> Iterator[tuple[str, str, str | None]]:
-    """Literal, name and format of each field; None where only the literal is left."""
+    """Yield literal, name and format of each field; None where only the literal is left."""
     for literal, name, spec, _ in Formatter().parse(template):
         yield literal, name or "", None if name is None else spec or "d"

@@ -23,7 +23,13 @@ class Traced(Protocol):
 
 
 class Tracer(MmuTracepoints, ExitTracepoints, HostTracepoints):
-    """The tracepoints of a VM, a method each under the kernel's name, and their listeners."""
+    """The tracepoints of a VM, a method each under the kernel's name, and their listeners.
+
+    Attributes:
+        _kvm: The VM, whose `tracing` is true while there are listeners.
+        _listeners: The names of the tracepoints that each listener hears, in the order of their addition.
+        _task: Kernel thread of the events; empty for the task that runs the VM.
+    """
 
     def __init__(self, kvm: Traced) -> None:
         self._kvm = kvm
@@ -115,7 +121,11 @@ TRACEPOINTS: dict[str, Tracepoint[Any]] = {
 
 
 class EventLog:
-    """A listener that keeps what it hears until it is taken."""
+    """A listener that keeps what it hears until it is taken.
+
+    Attributes:
+        events: The events since the last `take`, in order.
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
