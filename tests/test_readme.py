@@ -19,6 +19,7 @@ NOT_RUN = {
     "make run": "sets up a virtual environment",
     "make test": "runs this test, too",
     "make build": "compiles for minutes",
+    "make docs": "builds pages; what is in them is tested in tests/docs",
     "pip install .": "installs",
     ".venv/bin/python benchmarks/run.py": "measures for minutes",
     "shadowmmu run tests/guest/pc/guests/matrix.flat -- 4": "1.6 million cases",

@@ -1,4 +1,4 @@
-"""Docstrings as the sources write them, for autodoc: lists in two columns become definitions."""
+"""Docstrings as the sources write them, for autodoc: lists in two columns, and indented examples."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ def _defined(lines: list[str]) -> Iterator[str]:
     yield ""
 
 
+def _example(lines: list[str]) -> bool:
+    """Whether a paragraph is indented code."""
+    return all(line.startswith("    ") for line in lines) and any("(" in line for line in lines)
+
+
+def _shown(lines: list[str]) -> list[str]:
+    """Return the lines of a paragraph as reStructuredText."""
+    if lines and _example(lines):
+        return [".. code-block:: python", "", *lines]
+    return list(_defined(lines)) if lines and _columns(lines) else lines
+
+
 def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     paragraphs: list[list[str]] = [[]]
     for line in lines:
@@ -38,11 +50,7 @@ def _process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: l
             paragraphs[-1].append(line)
         else:
             paragraphs.append([])
-    lines[:] = [
-        line
-        for paragraph in paragraphs
-        for line in [*(_defined(paragraph) if paragraph and _columns(paragraph) else paragraph), ""]
-    ]
+    lines[:] = [line for paragraph in paragraphs for line in [*_shown(paragraph), ""]]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -9,6 +9,7 @@ import click
 
 from marked import code, definitions, fence, prose, sentence
 from shadowmmu.cli.commands import cli
+from shadowmmu.cli.manual import Manual
 
 
 def page() -> str:
@@ -19,7 +20,8 @@ def page() -> str:
 
 
 def _command(command: click.Command | None, parent: click.Context) -> str:
-    assert command is not None
+    if not isinstance(command, Manual):
+        raise TypeError(f"{command} must be a Manual (cli/manual.py)")
     context = click.Context(command, info_name=command.name, parent=parent)
     usage = command.get_usage(context).removeprefix("Usage: ")
     options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]

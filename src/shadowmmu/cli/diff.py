@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes, checked_designs, checked_kernel
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.show import history_of
 
 if TYPE_CHECKING:
@@ -25,17 +26,37 @@ _SIDES = 2
 _NARROWEST = 80
 
 
-@click.command(short_help="Play a scenario on two machines and show what differs.")
-@click.argument("files", metavar="FILE [OTHER]", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--kernel", "kernels", metavar="RELEASE", multiple=True, help="Whose KVM.")
-@click.option(
-    "--vendor", "vendors", type=click.Choice(["amd", "intel"]), multiple=True, help="Whose processor."
+@click.command(
+    cls=Manual,
+    short_help="Play a scenario on two machines and show what differs.",
+    statuses={"0": "Both were played; what differs was printed."},
+    examples={
+        "shadowmmu diff docs/examples/first.txt --design unsync=never": "What one switch changes",
+        "shadowmmu diff docs/examples/first.txt --kernel 6.1.176": "The default kernel and another",
+    },
 )
-@click.option("--param", "params", metavar="KEY=VALUE", multiple=True, help="A module parameter.")
-@click.option("--design", "designs", metavar="KEY=VALUE", multiple=True, help="A switch of the MMU's design.")
+@click.argument("files", metavar="FILE [OTHER]", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--kernel",
+    "kernels",
+    metavar="RELEASE",
+    multiple=True,
+    help="Whose KVM, of the right side; twice: of each side.",
+)
+@click.option(
+    "--vendor",
+    "vendors",
+    type=click.Choice(["amd", "intel"]),
+    multiple=True,
+    help="Whose processor, likewise.",
+)
+@click.option("--param", "params", metavar="KEY=VALUE", multiple=True, help="A module parameter, likewise.")
+@click.option(
+    "--design", "designs", metavar="KEY=VALUE", multiple=True, help="A switch of the MMU's design, likewise."
+)
 @click.option("--tlb", is_flag=True, help="Keep TLB entries between ops.")
 @click.option("--all", "show_equal", is_flag=True, help="Show the ops that are equal, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diff(
     *,
     files: tuple[Path, ...],

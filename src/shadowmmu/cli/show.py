@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes, machine_options
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["history_of", "show"]
 
 
-@click.command(short_help="Make a page of page tables, op by op, from a scenario or a recording.")
+@click.command(
+    cls=Manual,
+    short_help="Make a page of page tables, op by op, from a scenario or a recording.",
+    statuses={"0": "The page was written."},
+    examples={
+        "shadowmmu show docs/examples/first.txt": "Write first.html, a page to step through a scenario",
+        "shadowmmu show tests/conformance/recordings/b-unsync.jsonl -o real.html": "The same of what a real "
+        "kernel did",
+    },
+    files={"NAME.html": "The page, in the current folder or where --output says."},
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-o",
