@@ -19,8 +19,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -28,16 +28,16 @@ LARGEST = 1 << 17
 """Bytes of a request: arguments and environment."""
 IMPORTED = (
     "shadowmmu.cli.commands",
-    "shadowmmu.check.audit",
-    "shadowmmu.check.coherence",
-    "shadowmmu.check.program",
-    "shadowmmu.check.stale",
+    "shadowmmu.check.checks",
+    "shadowmmu.check.coherence.stale",
+    "shadowmmu.guest.play.player",
     "shadowmmu.trace.compare",
     "shadowmmu.trace.ftrace",
-    "shadowmmu.guest.pc.pc",
-    "shadowmmu.guest.linux.guest",
+    "shadowmmu.trace.recorder",
+    "shadowmmu.trace.snapshot",
 )
-"""What commands import when they are called; the last two need the extra `guest`."""
+OF_PROGRAMS = ("shadowmmu.check.program", "shadowmmu.guest.pc.pc", "shadowmmu.guest.linux.guest")
+"""What commands import when they are called; what programs need is there with the extra `guest`."""
 
 
 class Launcher:
@@ -136,9 +136,8 @@ def _become(words: list[str], cwd: str, environment: dict[str, str], fds: list[i
 
 
 if __name__ == "__main__":
-    for name in IMPORTED:
-        with suppress(ImportError):
-            importlib.import_module(name)
+    for name in IMPORTED + OF_PROGRAMS if find_spec("unicorn") and find_spec("iced_x86") else IMPORTED:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
