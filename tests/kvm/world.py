@@ -80,7 +80,8 @@ class World:
         host_la57: bool = False,
     ) -> None:
         self.text = text
-        scenario = Scenario.parse(text).with_kernel(kernel).with_design(design or {})
+        scenario, self._parse = Scenario.begin(text)
+        scenario = scenario.with_kernel(kernel).with_design(design or {})
         if host_la57:
             scenario = replace(scenario, host_la57=True)
         self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
@@ -97,12 +98,6 @@ class World:
     def do(self, line: str) -> OpResult:
         """Play one line."""
         return self.play(self._parse(line))
-
-    def _parse(self, line: str) -> Op:
-        if line.split()[0] in ("slot", "delslot", "movslot"):
-            self.text += line + "\n"
-            return Scenario.parse(self.text).ops[-1]
-        return Scenario.parse(f"{self.text}{line}\n").ops[-1]
 
     def quick(self, line: str) -> OpResult:
         """The same without checks, for the many operations before the one that matters."""

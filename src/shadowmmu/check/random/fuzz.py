@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from ...guest.play.player import Player
-from ...guest.scenario.ops import Op
 from ...guest.scenario.scenario import Scenario
 from ...guest.scenario.setup import ScenarioError, resolve
 from ...kvm.state.oops import KernelOops
@@ -129,8 +128,8 @@ class _Episode:
         self.player, self.scenario = player_of(ground.setup, kernel=kernel)
         self.player.watched.clear()
         self.lines: list[list[str]] = []
-        self.text = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
-        self.known: dict[str, Op] = {}
+        needed = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
+        _, self._op = Scenario.begin("\n".join(needed) + "\n")
         self.coherence = Coherence(self.player, every=1 << 60) if checked else None
         self.audit = Audit(self.player) if checked else None
         vcpus = [cpu.vcpu for cpu in self.player.cpus]
@@ -213,16 +212,6 @@ class _Episode:
             self.ops += 1
         self.storm.refresh()
         return found
-
-    def _op(self, line: str) -> Op:
-        """A line as an op; what it needs of the machine are slots and vCPUs."""
-        if line.split()[0] in ("slot", "delslot", "movslot"):
-            self.text.append(line)
-            return Scenario.parse("\n".join(self.text) + "\n").ops[-1]
-        op = self.known.get(line)
-        if op is None:
-            op = self.known[line] = Scenario.parse("\n".join([*self.text, line]) + "\n").ops[-1]
-        return op
 
     def history(self) -> list[str]:
         """All that happened, as lines."""

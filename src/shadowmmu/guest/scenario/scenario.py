@@ -149,6 +149,16 @@ class Scenario:
         """
         return _Parser(str(path)).scenario(text)
 
+    @classmethod
+    def begin(cls, text: str) -> tuple[Scenario, Callable[[str], Op]]:
+        """Parse the text of a scenario that is not complete; the function parses one more of its operations.
+
+        What it returns is as if the line stood at the end of the text and of the lines that it was given
+        before. Both raise ScenarioError for anything not understood.
+        """
+        parser = _Parser("<text>")
+        return parser.scenario(text), parser.further_op
+
     def with_kernel(self, release: str) -> Scenario:
         """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
         return replace(self, kernel=kernel_text(release))
@@ -376,6 +386,9 @@ class _Parser:
             setup=tuple(self.setup),
             ops=tuple(self.ops),
         )
+
+    def further_op(self, raw: str) -> Op:
+        return self.ops_parser.op(*split_words(self.path, 0, raw))
 
     def _vendor(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
