@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes, machine_options
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -17,7 +18,18 @@ if TYPE_CHECKING:
 __all__ = ["history_of", "show"]
 
 
-@click.command(short_help="Make a page of page tables, op by op, from a scenario or a recording.")
+@click.command(
+    cls=Manual,
+    short_help="Make a page of page tables, op by op, from a scenario or a recording.",
+    statuses={"0": "The page was written, or the terminal's view left."},
+    examples={
+        "shadowmmu show tests/conformance/recordings/b-unsync.jsonl -o unsync.html": "What real KVM did when "
+        "a guest wrote to its page tables",
+        "shadowmmu show scenarios/mails/002-write-flooding.txt --design write_flooding=off": "A scenario "
+        "under another design",
+        "shadowmmu show --tui tests/conformance/recordings/b-unsync.jsonl": "The same in the terminal",
+    },
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "-o",
