@@ -1,5 +1,6 @@
 # make run    run the embedded default program            make build  compile in place, for iterating
 # make test   lint, types, tests compiled and interpreted  make wheel  dist/*.whl and the source archive
+# make docs   the documentation, build/docs/index.html
 # make programs    build anew what is committed as built: the default program (needs gcc for x86)
 # make clean  remove all that make made
 
@@ -13,13 +14,13 @@ SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
 CONSTANTS := $(patsubst %.py,%.pxd,$(wildcard src/shadowmmu/*/bits.py))
 MODULES = $(words $(filter-out %/bits.pxd %/types.pxd,$(filter %.pxd,$(SOURCES))))
 
-.PHONY: run test build wheel clean programs
+.PHONY: run test build docs wheel clean programs
 
 run: $(VENV)/.installed
 	@echo "running the tour: a guest kernel that tries each mechanism in every paging mode"
 	@$(BIN)/shadowmmu run
 
-test: build
+test: build docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
@@ -27,6 +28,10 @@ test: build
 	SHADOWMMU_INTERPRETED=1 $(PYTEST)
 
 build: $(VENV)/.compiled
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -W -b html -d build/doctrees docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
 
 wheel: $(VENV)/.dev
 	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python -m build

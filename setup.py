@@ -28,6 +28,7 @@ DIRECTIVES = {
 FASTEST = frozenset(
     [
         "guest/play/accesses",
+        "kvm/exits/page_fault_exit",
         "x86/processor",
         "x86/tlb",
         "x86/walker",

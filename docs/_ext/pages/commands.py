@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Iterator
 
 import click
-from markdown import code, definitions, fence, prose, sentence
 
+from marked import code, definitions, fence, prose, sentence
 from shadowmmu.cli.commands import cli
 
 

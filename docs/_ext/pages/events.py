@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from markdown import code, definitions, sentence
-
+from marked import code, definitions, sentence
 from shadowmmu.kvm.tracepoints.event import Tracepoint
 from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS
 
@@ -16,7 +15,7 @@ def page() -> str:
 
 
 def _event(tracepoint: Tracepoint[Any]) -> str:
-    parts = [f"(event-{tracepoint.name})=\n### {code(tracepoint.name)}", sentence(tracepoint.meaning)]
+    parts = [f"(event-{tracepoint.name})=\n## {code(tracepoint.name)}", sentence(tracepoint.meaning)]
     lines = tracepoint.lines()
     if lines:
         parts.append(definitions((code(field), sentence(text)) for field, text in lines.items()))

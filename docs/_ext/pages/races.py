@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from markdown import code, definitions, fence, prose, sentence
-
-from shadowmmu.check.race.case import Case, cases
+from marked import code, definitions, fence, prose, sentence
+from shadowmmu.check.race.case import Case
+from shadowmmu.check.race.catalogue import cases
 from shadowmmu.check.race.diagram import diagram
 from shadowmmu.check.race.explore import Plan, Result, explore
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from markdown import code, prose, sentence, table
-
+from marked import code, prose, sentence, table
 from shadowmmu.kvm.design.switches import PROFILES, SWITCHES, Switch, values_named
 
 _MOST = 12

@@ -96,6 +96,7 @@ class _Outcome:
 )
 @click.option(
     "--every",
+    metavar="N",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,

@@ -32,6 +32,7 @@ _WIDEST = 110
         "shadowmmu decode role 0x3713": "What a role says of a shadow page",
         "shadowmmu decode spte a65 'gpa:806000|e67'": "Why one SPTE is read-only and another is not",
         "shadowmmu decode gpte 80000e7 --level 2": "A huge entry of a guest's table",
+        "shadowmmu decode pferr 7": "An error code of a page fault",
         "shadowmmu decode --json exit EPT_VIOLATION --vendor intel": "An exit reason, for a program",
     },
 )

@@ -7,7 +7,7 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tables
 from kvm.world import World, names
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.mapping import Kind
+from shadowmmu.host.mapping import Backing
 from shadowmmu.kvm.bits import (
     EMULTYPE_ALLOW_RETRY_PF,
     EMULTYPE_WRITE_PF_TO_SP,
@@ -401,8 +401,8 @@ def test_change_pte_of_a_page_that_is_mapped(writable: bool) -> None:
 @BOTH
 def test_hugetlb_unmap_notifies_again(on: bool) -> None:
     machine = Machine(design=Design({"hugetlb_unmap_notifies_again": "yes" if on else "no"}))
-    machine.set_slot(0, 0, 4 << 20, kind=Kind.HUGE2M)
-    machine.set_slot(1, 4 << 20, 1 << 20, kind=Kind.ANON)
+    machine.set_slot(0, 0, 4 << 20, kind=Backing.HUGE2M)
+    machine.set_slot(1, 4 << 20, 1 << 20, kind=Backing.ANON)
     told: list[tuple[int, int]] = []
 
     class Host(MmuNotifier):

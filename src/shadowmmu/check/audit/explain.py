@@ -15,11 +15,13 @@ from .tables import FrameKey, Page, Tables
 __all__ = ["explain"]
 
 MOST = 4
-"""So many SPTEs, pages or members of a list are shown; of more the number."""
+"""Number of SPTEs, pages or members of a list that are shown; of more only the number is."""
 
 
 def explain(t: Tables, finding: Finding) -> list[str]:
-    """The way from a root to each SPTE with the guest's entry beside it, pages, reverse maps, vCPUs."""
+    """Return lines: the way from a root to each SPTE with the guest's entry beside it, pages, reverse maps,
+    vCPUs.
+    """
     lines: list[str] = []
     for address in finding.sptes[:MOST]:
         lines += _spte(t, address)
@@ -50,7 +52,7 @@ def _spte(t: Tables, address: int) -> Iterator[str]:
 
 
 def _way(t: Tables, page: Page, address: int) -> list[str]:
-    """From a root down to an SPTE, by the shortest of the ways."""
+    """Return the shortest way from a root down to an SPTE."""
     came: dict[int, int] = {page.hpa: 0}
     waiting = [page.hpa]
     top = page.hpa

@@ -80,7 +80,7 @@ def check_scenario(
     """Play the lines of a scenario, with these switches too: how many ops, and the first thing wrong.
 
     `every`: after so many ops coherence looks at everything, after others at what they touched. Raises
-    ScenarioError for a text that is no scenario, TimeoutError at the deadline (time.monotonic).
+    ScenarioError for a text that is not a scenario, TimeoutError at the deadline (time.monotonic).
     """
     scenario = Scenario.parse("\n".join(lines) + "\n").with_design(design or {})
     player = Player(resolve(scenario), None, lambda machine: {}, tlb=True)

@@ -255,7 +255,7 @@ class ModelCase(Case):
         return result
 
     def leaf(self, gpa: int) -> int:
-        """The SPTE that maps a page of a guest without L2 on vCPU 0; 0 if there is none."""
+        """Return the SPTE that maps a page of a guest without L2 on vCPU 0; 0 if there is none."""
         from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
 
         sptep = last_sptep_lockless(self.kvm.vcpus[0], gpa)

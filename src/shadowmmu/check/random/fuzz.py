@@ -52,7 +52,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A failure as it is told: the scenario that shows it.
+    """A failure as it is reported: the scenario that shows it.
 
     replays   whether playing the scenario shows it; else only the same seed does
     """
@@ -104,7 +104,7 @@ def check_lines(
 ) -> Violation | None:
     """The first thing wrong in a scenario with all checks after every op; None if nothing is.
 
-    A text that is no scenario has nothing wrong.
+    For a text that is not a scenario nothing is wrong.
     """
     try:
         player, scenario = player_of(lines, kernel=kernel)

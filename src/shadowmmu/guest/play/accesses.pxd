@@ -1,5 +1,5 @@
 from ...kvm.bits cimport *
-from ...kvm.exits.page_fault_exit cimport needs_more, page_fault_exit
+from ...kvm.exits.page_fault_exit cimport page_fault_exit
 from ...kvm.exits.run cimport vcpu_enter_guest
 from ...kvm.state.vcpu cimport Vcpu
 from ...x86.bits cimport *

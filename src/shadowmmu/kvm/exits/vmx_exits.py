@@ -152,6 +152,6 @@ def reserved_cr3(vcpu: Vcpu) -> None:
 
 
 def shutdown_exit(vcpu: Vcpu) -> None:
-    """The guest cannot take an exception: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
+    """Record a triple fault: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
     record_vmx_exit(vcpu, EXIT_TRIPLE_FAULT, 0)
     raise TripleFault

@@ -26,7 +26,7 @@ cpdef u32 kvm_handle_noslot_fault(Vcpu vcpu, PageFault fault, u32 access) except
 cpdef u32 kvm_faultin_pfn(Vcpu vcpu, PageFault fault, u32 access) except? 77
 cpdef bint is_page_fault_stale(Vcpu vcpu, PageFault fault) except -1
 cdef u32 _prepare_to_map(Vcpu vcpu, PageFault fault) except? 77
-cpdef void mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except *
+cpdef int mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except -1
 cdef u32 _direct_faultin(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 direct_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cdef bint _is_self_change_mapping(Vcpu vcpu, PageFault fault, GuestWalker w) except -1

@@ -5,4 +5,4 @@ from ..state.memslots cimport MemSlot
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm
 
-cpdef void mark_page_dirty_in_slot(Kvm kvm, MemSlot slot, u64 gfn) except *
+cpdef int mark_page_dirty_in_slot(Kvm kvm, MemSlot slot, u64 gfn) except -1

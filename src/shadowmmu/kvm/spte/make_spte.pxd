@@ -8,7 +8,7 @@ from .spte cimport is_access_track_spte, is_last_spte, mark_spte_for_access_trac
 from .unsync cimport mmu_try_to_unsync_pages
 from ..state.vm cimport Kvm
 
-cpdef void make_spte(Kvm kvm, LeafSpte leaf, ShadowPage sp, MemSlot slot, u32 access, u64 gfn, u64 pfn, u64 old,
-                     u32 flags) except *
+cpdef int make_spte(Kvm kvm, LeafSpte leaf, ShadowPage sp, MemSlot slot, u32 access, u64 gfn, u64 pfn, u64 old,
+                     u32 flags) except -1
 cpdef u64 make_huge_page_split_spte(Kvm kvm, u64 huge, u32 role, u64 index) except? 0xdead
 cdef u64 _make_spte_executable(Kvm kvm, u64 spte) except? 0xdead

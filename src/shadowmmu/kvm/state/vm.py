@@ -234,6 +234,7 @@ class Kvm:
         self.split_caches: Any = None
 
     def _masks(self) -> SpteMasks:
+        """Return the format of the VM's SPTEs."""
         parameters: Parameters = self.parameters
         if not self.ept:
             return LEGACY_MASKS

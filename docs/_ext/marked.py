@@ -20,9 +20,10 @@ def code(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Return a paragraph that begins with a capital and ends with a full stop."""
-    text = prose(text)
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ":")) else ".")
+    """Return a paragraph that begins with a capital, unless with a name, and ends with a full stop."""
+    if re.match(r"[a-z]+(?:[ ,;:]|$)", text):
+        text = text[0].upper() + text[1:]
+    return prose(text) + ("" if text.endswith((".", ":", "]")) else ".")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
