@@ -196,7 +196,7 @@ def test_shared_memory_is_paged_out_to_the_page_cache(space: AddressSpace, liste
 
 
 def test_reclaim_by_age_is_not_modelled(space: AddressSpace, listener: Listener) -> None:
-    space.reclaim_asks_age = True
+    space.switches.reclaim_asks_age = True
     mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
     with pytest.raises(NotModelled):
         advise(space, mapping, 0, 1, PAGEOUT)
@@ -207,7 +207,7 @@ def test_reclaim_by_age_is_not_modelled(space: AddressSpace, listener: Listener)
 def test_advice_for_a_part_of_a_huge_page_splits_it(
     space: AddressSpace, listener: Listener, advice: int, zero_page: bool
 ) -> None:
-    space.split_maps_zero_page = zero_page
+    space.switches.split_maps_zero_page = zero_page
     mapping = mapped(space, listener, 4 * MIB, Kind.THP)
     put(space, mapping, 3, 7)
     advise(space, mapping, 3, 2, advice)

@@ -1,16 +1,18 @@
 """The hypervisor's own memory: faults, levels, what user space does to it, and who is told."""
 
 import errno
+from dataclasses import fields
 
 import pytest
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.address_space import AddressSpace
+from shadowmmu.host.address_space import AddressSpace, HostSwitches
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
 from shadowmmu.host.madvise import madvise
 from shadowmmu.host.mapping import HostError, Kind, Mapping
 from shadowmmu.host.memory import Arena
 from shadowmmu.kvm.design.design import Design
+from shadowmmu.kvm.design.switches import switch_named
 
 PRESENT, WRITABLE, ZERO = 2, 4, 8
 MIB = 1 << 20
@@ -320,15 +322,16 @@ def test_ageing_ends_with_the_mapping(space, listener):
 
 
 def test_a_kernel_s_switches_reach_the_host() -> None:
-    for name in AddressSpace.SWITCHES:
+    for name in (field.name for field in fields(HostSwitches)):
+        assert getattr(HostSwitches(), name) == (switch_named(name).default == "yes")
         for value in ("no", "yes"):
             machine = Machine(design=Design({name: value}))
-            assert getattr(machine.host, name) == (value == "yes")
+            assert getattr(machine.host.switches, name) == (value == "yes")
 
 
 @pytest.mark.parametrize("tables", [False, True])
 def test_where_mprotect_begins_to_be_announced(space: AddressSpace, listener: Listener, tables: bool) -> None:
-    space.mprotect_announces_tables = tables
+    space.switches.mprotect_announces_tables = tables
     mapping = mapped(space, listener, 8 * MIB, Kind.ANON, populated=False)
     space.mprotect(at(mapping, 0), 8 * MIB, PROT_READ)
     assert listener.take() == [], "there is no page table at all"
@@ -343,7 +346,7 @@ def test_where_mprotect_begins_to_be_announced(space: AddressSpace, listener: Li
 def test_the_error_of_memory_that_cannot_be_replaced(
     space: AddressSpace, listener: Listener, hides: bool
 ) -> None:
-    space.remap_hides_error = hides
+    space.switches.remap_hides_error = hides
     mapping = mapped(space, listener, 8 * MIB, Kind.HUGE2M)
     with pytest.raises(HostError) as caught:
         space.remap(at(mapping, 512), 0x1000)
@@ -355,7 +358,7 @@ def test_the_error_of_memory_that_cannot_be_replaced(
 def test_new_memory_between_memory_that_was_touched(
     space: AddressSpace, listener: Listener, next_first: bool
 ) -> None:
-    space.remap_joins_next_first = next_first
+    space.switches.remap_joins_next_first = next_first
     mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
     for page in (10, 12):
         space.remap(at(mapping, page), 0x1000)
@@ -370,7 +373,7 @@ def test_new_memory_between_memory_that_was_touched(
 def test_memory_made_read_only_before_and_after_its_first_page(
     space: AddressSpace, listener: Listener, unaccounts: bool
 ) -> None:
-    space.mprotect_unaccounts = unaccounts
+    space.switches.mprotect_unaccounts = unaccounts
     mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
     space.remap(at(mapping, 10), 0x2000)
     space.mprotect(at(mapping, 10), 0x1000, PROT_READ)

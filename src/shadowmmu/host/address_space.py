@@ -5,7 +5,7 @@ mm/madvise.c, mm/mprotect.c, mm/khugepaged.c).
 """
 
 import errno
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
 from .bits import PAGES_1G, PAGES_2M, PROT_MASK, PROT_RW, VM_ACCOUNT, VM_HUGETLB
@@ -14,28 +14,32 @@ from .memory import Arena
 from .vma import Vma, protected_flags
 
 
+@dataclass(slots=True)
+class HostSwitches:
+    """In what the memory management of kernels differs, by default as in Linux 6.12."""
+
+    hugetlb_unmap_notifies_again: bool = False
+    """hugetlbfs pages are announced once for a call and once for each VMA."""
+    remap_joins_next_first: bool = False
+    """A new VMA whose neighbours do not go together joins the next one."""
+    remap_hides_error: bool = False
+    """remap fails with ENOMEM where the old memory cannot be unmapped."""
+    mprotect_announces_tables: bool = False
+    """Mprotect is announced from the first region on that has a page table."""
+    mprotect_unaccounts: bool = True
+    """Memory that was never touched is not accounted once it is read-only."""
+    split_maps_zero_page: bool = True
+    """Zeros of a huge page that is split become the shared zero page."""
+    reclaim_asks_age: bool = False
+    """MADV_PAGEOUT keeps what was accessed."""
+
+
 class AddressSpace:
     """The mappings of the hypervisor's process and who watches them.
 
-    huge_pages                    the administrator's settings of transparent huge pages
-    hugetlb_unmap_notifies_again  hugetlbfs pages are announced once for a call and once for each VMA
-    remap_joins_next_first        a new VMA whose neighbours do not go together joins the next one
-    remap_hides_error             remap fails with ENOMEM where the old memory cannot be unmapped
-    mprotect_announces_tables     mprotect is announced from the first region on that has a page table
-    mprotect_unaccounts           memory that was never touched is not accounted once it is read-only
-    split_maps_zero_page          zeros of a huge page that is split become the shared zero page
-    reclaim_asks_age              MADV_PAGEOUT keeps what was accessed
+    huge_pages  the administrator's settings of transparent huge pages
+    switches    in what its kernel differs from others
     """
-
-    SWITCHES = (
-        "hugetlb_unmap_notifies_again",
-        "remap_joins_next_first",
-        "remap_hides_error",
-        "mprotect_announces_tables",
-        "mprotect_unaccounts",
-        "split_maps_zero_page",
-        "reclaim_asks_age",
-    )
 
     def __init__(self, arena: Arena) -> None:
         self.arena = arena
@@ -44,13 +48,7 @@ class AddressSpace:
         self.next_hva = 0x7F00_0000_0000
         self._huge_zero = 0
         self.huge_pages = HugePages()
-        self.hugetlb_unmap_notifies_again = False
-        self.remap_joins_next_first = False
-        self.remap_hides_error = False
-        self.mprotect_announces_tables = False
-        self.mprotect_unaccounts = True
-        self.split_maps_zero_page = True
-        self.reclaim_asks_age = False
+        self.switches = HostSwitches()
 
     def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
         """New memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
@@ -130,7 +128,7 @@ class AddressSpace:
 
     def _notify_again(self, mapping: Mapping, first: int, last: int) -> None:
         """Before Linux 6.2 what unmaps hugetlbfs pages announces each VMA itself (__unmap_hugepage_range)."""
-        if self.hugetlb_unmap_notifies_again:
+        if self.switches.hugetlb_unmap_notifies_again:
             for start, end, vma in mapping.vmas.pieces(first, last):
                 if vma.flags & VM_HUGETLB:
                     mapping.invalidate_end(mapping.invalidate_start(start, end))
@@ -141,7 +139,10 @@ class AddressSpace:
         for start, end, vma in mapping.vmas.pieces(first, last):
             if vma.flags & PROT_MASK != prot:
                 self.change_vma(
-                    mapping, start, end, protected_flags(vma, prot, unaccounts=self.mprotect_unaccounts)
+                    mapping,
+                    start,
+                    end,
+                    protected_flags(vma, prot, unaccounts=self.switches.mprotect_unaccounts),
                 )
                 self._change_protection(mapping, start, end, prot)
 
@@ -159,12 +160,12 @@ class AddressSpace:
         chunk = first
         while chunk < last:
             end = min(last, chunk + PAGES_1G - ((mapping.hva >> PAGE_SHIFT) + chunk) % PAGES_1G)
-            if not self.mprotect_announces_tables and mapping.has_directory(chunk):
+            if not self.switches.mprotect_announces_tables and mapping.has_directory(chunk):
                 return [(chunk, last)]
             start = chunk
             while start < end and not mapping.has_entry(mapping.region_of(start)):
                 start += PAGES_2M - ((mapping.hva >> PAGE_SHIFT) + start) % PAGES_2M
-            if self.mprotect_announces_tables and start < end:
+            if self.switches.mprotect_announces_tables and start < end:
                 found.append((start, end))
             chunk = end
         return found
@@ -217,7 +218,7 @@ class AddressSpace:
             for _, _, vma in mapping.vmas.pieces(first, last):
                 self._split_vma(mapping, replace(vma), first, last)
         except HostError as error:
-            if self.remap_hides_error:
+            if self.switches.remap_hides_error:
                 raise HostError(errno.ENOMEM, error.strerror) from None
             raise
         mapping.replaced = True
@@ -226,7 +227,9 @@ class AddressSpace:
         mapping.drop(first, last)
         mapping.invalidate_end(span)
         mapping.free_tables(first, last)
-        mapping.vmas.replace(first, last, PROT_RW | VM_ACCOUNT, next_first=self.remap_joins_next_first)
+        mapping.vmas.replace(
+            first, last, PROT_RW | VM_ACCOUNT, next_first=self.switches.remap_joins_next_first
+        )
         mapping.vmas_changed()
 
     def age(self, hva: int, size: int, *, flush: bool) -> bool:

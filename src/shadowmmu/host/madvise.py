@@ -87,7 +87,7 @@ def _check_modelled(
             raise NotModelled("MADV_COLLAPSE (25) of shared memory is not modelled")
         if advice != MADV_PAGEOUT or vma.flags & VM_HUGETLB:
             continue
-        if space.reclaim_asks_age:
+        if space.switches.reclaim_asks_age:
             raise NotModelled(
                 "MADV_PAGEOUT (21) of this kernel, which looks at the age of pages, is not modelled"
             )
@@ -123,7 +123,7 @@ def _split_compound(space: AddressSpace, mapping: Mapping, first: int, last: int
     """Small pages [first, last) of one region: parts of a compound page become pages of their own."""
     for index in range(first, last):
         if mapping.has_folio(index):
-            mapping.split_folio(mapping.region_of(index), vma.anon_vma, space.split_maps_zero_page)
+            mapping.split_folio(mapping.region_of(index), vma.anon_vma, space.switches.split_maps_zero_page)
 
 
 def _covers_folio(mapping: Mapping, first: int, last: int) -> bool:
@@ -140,7 +140,7 @@ def _free(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
         if region in mapping.zero_regions:
             continue
         if mapping.is_huge(region) and end - start < PAGES_2M:
-            mapping.split_folio(region, vma.anon_vma, space.split_maps_zero_page)
+            mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
         elif not mapping.is_huge(region) and not _covers_folio(mapping, start, end):
             _split_compound(space, mapping, start, end, vma)
         mapping.free_lazily(start, end)
@@ -156,7 +156,7 @@ def _cold(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
             continue
         if mapping.is_huge(region):
             if end - start < PAGES_2M:
-                mapping.split_folio(region, vma.anon_vma, space.split_maps_zero_page)
+                mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
         elif not _covers_folio(mapping, start, end):
             _split_compound(space, mapping, start, end, vma)
 
@@ -169,7 +169,7 @@ def _pageout(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: 
         if region in mapping.zero_regions:
             continue
         if mapping.is_huge(region):
-            mapping.split_folio(region, vma.anon_vma, space.split_maps_zero_page)
+            mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
         else:
             _split_compound(space, mapping, start, end, vma)
         for index in range(start, end):

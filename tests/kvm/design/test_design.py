@@ -19,17 +19,9 @@ from shadowmmu.kvm.bits import (
     SPTE_MMU_PRESENT,
     SPTE_MMU_WRITABLE,
 )
-from shadowmmu.kvm.design.design import Design, design_of
+from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.design.switches import (
-    DEFAULT_KERNEL,
     PROFILES,
-    SWITCHES,
-    DesignError,
-    kernel_text,
-    profile_of,
-    switch_named,
-    value_of,
-    values_named,
 )
 from shadowmmu.kvm.fault.page_fault import kvm_mmu_page_fault
 from shadowmmu.kvm.memory.notifier import MmuNotifier
@@ -41,72 +33,6 @@ from shadowmmu.x86.bits import PFERR_P, PFERR_W, A, W
 
 WINDOW = 0x7F0000000000
 LAB_HEADER = "6.1.0-50-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)"
-
-
-# -- the table -------------------------------------------------------------------------------------------
-
-
-def test_every_switch_is_a_field_and_says_what_it_is() -> None:
-    design = Design()
-    doc = (Design.__doc__ or "").splitlines()
-    fields = [line.split()[0] for line in doc if "  " in line.strip()]
-    assert fields == [switch.name for switch in SWITCHES]
-    for switch in SWITCHES:
-        assert design.value(switch.name) == switch.default
-        assert len(values_named(switch)) > 1
-        assert switch.origin
-        assert switch.effect
-
-
-@pytest.mark.parametrize("switch", SWITCHES, ids=lambda switch: switch.name)
-def test_a_value_is_held_by_its_field_only(switch: object) -> None:
-    switch = switch_named(switch.name)  # type: ignore[attr-defined]
-    for value, number in switch.values.items():
-        design = Design({switch.name: value})
-        assert getattr(design, switch.name) == number
-        others = [other for other in SWITCHES if other is not switch]
-        assert all(design.value(other.name) == other.default for other in others)
-
-
-def test_profiles_are_values_of_the_table() -> None:
-    assert PROFILES[0].values == {}
-    assert DEFAULT_KERNEL == "6.12.111"
-    for profile in PROFILES:
-        for name, value in profile.values.items():
-            assert value in switch_named(name).values
-            assert value != switch_named(name).default, f"{profile.kernel} {name} is the default"
-
-
-@pytest.mark.parametrize(
-    ("release", "kernel"),
-    [
-        ("6.12.111", "6.12.111"),
-        ("6.12.111 (shadowmmu)", "6.12.111"),
-        ("6.12.111+deb12-amd64 #1 SMP", "6.12.111"),
-        ("6.12", "6.12.111"),
-        ("6.1.176", "6.1.176"),
-        ("6.1", "6.1.176"),
-        (LAB_HEADER, "6.1.176"),
-    ],
-)
-def test_a_release_names_a_profile(release: str, kernel: str) -> None:
-    assert profile_of(release).kernel == kernel
-    assert kernel_text(release) == f"{kernel} (shadowmmu)"
-    assert profile_of(kernel_text(release)).kernel == kernel
-
-
-@pytest.mark.parametrize("release", ["", "6", "6.10.3", "5.10.0-50 x", "16.1.2", "6.13-rc1"])
-def test_other_kernels_are_refused_in_one_line(release: str) -> None:
-    with pytest.raises(DesignError, match=r"has no profile; there are 6\.12\.111, 6\.1\.176$") as caught:
-        design_of(release)
-    assert "\n" not in str(caught.value)
-
-
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(DesignError, match="no switch 'nonsense'; there are set_sregs_flushes"):
-        Design({"nonsense": "yes"})
-    with pytest.raises(DesignError, match="switch invlpg_zaps has no value 'maybe'; there are no, yes"):
-        value_of("invlpg_zaps", "maybe")
 
 
 # -- what each changes -----------------------------------------------------------------------------------

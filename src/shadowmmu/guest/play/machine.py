@@ -1,8 +1,9 @@
 """A machine: host memory, a VM on it, and the user-space side that owns the VM's memory slots."""
 
 import errno
+from dataclasses import fields
 
-from ...host.address_space import AddressSpace
+from ...host.address_space import AddressSpace, HostSwitches
 from ...host.mapping import HostError, Kind, Mapping
 from ...host.memory import Arena
 from ...kvm.design.design import Design
@@ -51,8 +52,8 @@ class Machine:
         self.host = AddressSpace(self.arena)
         self.kvm = Kvm(self.arena, self.host, parameters, design)
         self.host.notifiers.append(MmuNotifier(self.kvm))
-        for name in AddressSpace.SWITCHES:
-            setattr(self.host, name, getattr(self.kvm.design, name))
+        for field in fields(HostSwitches):
+            setattr(self.host.switches, field.name, getattr(self.kvm.design, field.name))
         self.tlb = tlb
         self.implementation = implementation
         self.slots: dict[int, UserSlot] = {}

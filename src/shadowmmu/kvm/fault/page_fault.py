@@ -148,7 +148,7 @@ def kvm_faultin_pfn(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
     fault.mmu_seq = kvm.mmu_invalidate_seq
     if slot is None:
         return kvm_handle_noslot_fault(vcpu, fault, access)
-    early: bool = kvm.design.early_invalidation_check
+    early: bool = kvm.design.early_invalidation_check != 0
     if slot.flags & MEMSLOT_INVALID or (early and mmu_invalidate_retry(kvm, fault)):
         return RET_PF_RETRY
     index: u64 = slot.page_index(fault.gfn)
@@ -183,7 +183,7 @@ def is_page_fault_stale(vcpu: Vcpu, fault: PageFault) -> bool:
 
 def _prepare_to_map(vcpu: Vcpu, fault: PageFault) -> u32:
     """Under the lock: RET_PF_CONTINUE if there is room for new pages and the fault is not stale."""
-    first: bool = vcpu.kvm.design.stale_check_before_recycling
+    first: bool = vcpu.kvm.design.stale_check_before_recycling != 0
     if first and is_page_fault_stale(vcpu, fault):
         return RET_PF_RETRY
     if not make_mmu_pages_available(vcpu.kvm):

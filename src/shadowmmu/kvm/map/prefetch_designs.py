@@ -67,7 +67,7 @@ def _is_prefetched(kvm: Kvm, level: u32) -> bool:
     """Whether there is a window now, for pages of `level`."""
     if not kvm.design.prefetch_window or kvm.mmu_invalidate_in_progress:
         return False
-    return level == 1 or kvm.design.prefetch_above_level_1
+    return level == 1 or kvm.design.prefetch_above_level_1 != 0
 
 
 def _read_gpte(kvm: Kvm, w: GuestWalker, gpa: u64, four_byte: u32) -> bool:
@@ -136,7 +136,7 @@ def direct_prefetch_around(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
     level: u32 = sp.role & ROLE_LEVEL
     if not _is_prefetched(kvm, level):
         return
-    one_by_one: bool = kvm.design.prefetch_host_lookups or level > 1
+    one_by_one: bool = kvm.design.prefetch_host_lookups != 0 or level > 1
     index: u32 = spte_index(sptep)
     end: u32 = window_end(kvm.design, index, 512)
     start: i64 = -1
