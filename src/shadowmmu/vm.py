@@ -112,7 +112,7 @@ class Stats:
 
     def as_dict(self) -> dict[str, int]:
         """All of them."""
-        totals = self._machine.kvm.stat.as_dict()
+        totals = self._machine.kvm.vm_stats()
         for vcpu in self._machine.kvm.vcpus:
             for name, value in vcpu.stat.as_dict().items():
                 totals[name] = totals.get(name, 0) + value
@@ -136,7 +136,7 @@ class Trace:
 
     def start(self) -> None:
         """Listen. One trace listens at a time."""
-        self._vm.machine.kvm.tracer = self._log
+        self._vm.machine.kvm.attach(self._log)
         self._vm.machine.kvm.tracing = True
 
     def stop(self) -> None:

@@ -301,7 +301,7 @@ def _traced(machine: SvmMachine, path: Path) -> Iterator[None]:
     from shadowmmu.trace.ftrace import FtraceWriter
 
     with output(path) as file:
-        machine.kvm.tracer = FtraceWriter(file).log()
+        machine.kvm.attach(FtraceWriter(file).log())
         machine.kvm.tracing = True
         try:
             yield

@@ -32,6 +32,8 @@ class HostSwitches:
     """Zeros of a huge page that is split become the shared zero page."""
     reclaim_asks_age: bool = False
     """MADV_PAGEOUT keeps what was accessed."""
+    lru_asks_notifiers: bool = False
+    """The multi-generational LRU asks the notifiers about each page."""
 
 
 class AddressSpace:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.kvm.state.tracepoints import KVM_ISA_SVM, KVM_ISA_VMX, Log
+from shadowmmu.trace.role_layout import THREE_ACCESS_BITS, RoleLayout, layout_of
 from shadowmmu.x86.bits import EPT_R, EPT_VIOLATION_GVA_TRANSLATED, EPT_VIOLATION_RWX_SHIFT, EPT_W, EPT_X
 
 __all__ = [
-    "ACCESS_NAMES",
     "PAGE_OFFSET",
     "SVM_EXIT_NPF",
     "AgeHva",
@@ -69,9 +70,6 @@ __all__ = [
 
 PAGE_OFFSET = 0xFFFF888000000000
 """Where the kernel maps physical memory without KASLR: pointers in event texts are physical + this."""
-
-ACCESS_NAMES = ("---", "--x", "w--", "w-x", "-u-", "-ux", "wu-", "wux")
-"""role.access as the events print it."""
 
 _PFERR = ((0x1, "P"), (0x2, "W"), (0x4, "U"), (0x8, "RSVD"), (0x10, "F"))
 _VECTORS = {
@@ -180,13 +178,17 @@ class Event(ABC):
 
 @dataclass(frozen=True, slots=True)
 class PageEvent(Event):
-    """Base of the events about a shadow page: its state when the event fired."""
+    """Base of the events about a shadow page: its state when the event fired.
+
+    `role` is the model's word, `layout` says how the kernel shows it.
+    """
 
     gen: int
     gfn: int
     role: int
     root_count: int
     unsync: int
+    layout: RoleLayout = field(default=THREE_ACCESS_BITS, kw_only=True, repr=False, compare=False)
 
     @property
     def level(self) -> int:
@@ -200,8 +202,8 @@ class PageEvent(Event):
 
     @property
     def access(self) -> str:
-        """Access of its parents, three letters in order w, u, x."""
-        return ACCESS_NAMES[self.role >> 8 & 7]
+        """Access of its parents, a letter for each right."""
+        return self.layout.letters(self.role)
 
     def text(self) -> str:
         role = self.role
@@ -418,9 +420,12 @@ class SpteRequested(Event):
     gfn: int
     pfn: int
     level: int
+    access: int | None = None
+    """As the kernel shows it; None if it does not (before 7.3)."""
 
     def text(self) -> str:
-        return f"gfn {self.gfn:x} pfn {self.pfn:x} level {self.level}"
+        access = "" if self.access is None else f" access {self.access:x}"
+        return f"gfn {self.gfn:x} pfn {self.pfn:x} level {self.level}{access}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -805,11 +810,21 @@ class ByTask(Event):
         return self.event.text()
 
 
+def _state_of(sp: ShadowPage) -> tuple[int, int, int, int, bool]:
+    return sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync
+
+
 class EventLog(Log):
     """Collects every event in order."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self._layout = THREE_ACCESS_BITS
+        self._requested_access = False
+
+    def attached(self, design: Design) -> None:
+        self._layout = layout_of(design)
+        self._requested_access = bool(design.spte_requested_has_access)
 
     def attribute(self, task: str) -> None:
         """Say that the events since the last `take` fired in kernel thread `task`."""
@@ -836,16 +851,16 @@ class EventLog(Log):
         self.events.append(WalkerError(pferr))
 
     def kvm_mmu_get_page(self, sp: ShadowPage, created: int) -> None:
-        self.events.append(GetPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync, created))
+        self.events.append(GetPage(*_state_of(sp), created, layout=self._layout))
 
     def kvm_mmu_sync_page(self, sp: ShadowPage) -> None:
-        self.events.append(SyncPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync))
+        self.events.append(SyncPage(*_state_of(sp), layout=self._layout))
 
     def kvm_mmu_unsync_page(self, sp: ShadowPage) -> None:
-        self.events.append(UnsyncPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync))
+        self.events.append(UnsyncPage(*_state_of(sp), layout=self._layout))
 
     def kvm_mmu_prepare_zap_page(self, sp: ShadowPage) -> None:
-        self.events.append(PrepareZapPage(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync))
+        self.events.append(PrepareZapPage(*_state_of(sp), layout=self._layout))
 
     def mark_mmio_spte(self, sptep: int, gfn: int, access: int, gen: int) -> None:
         self.events.append(MarkMmioSpte(sptep, gfn, access, gen))
@@ -877,8 +892,9 @@ class EventLog(Log):
     def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int, ept: int = 0) -> None:
         self.events.append(SetSpte(gfn, spte, sptep, level, ept))
 
-    def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int) -> None:
-        self.events.append(SpteRequested(gfn, pfn, level))
+    def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int, access: int) -> None:
+        shown = self._layout.access(access) if self._requested_access else None
+        self.events.append(SpteRequested(gfn, pfn, level, shown))
 
     def kvm_page_fault(self, vcpu_id: int, rip: int, address: int, error_code: int) -> None:
         self.events.append(PageFault(vcpu_id, rip, address, error_code))

@@ -271,6 +271,8 @@ def _named_event(names: Names, event: Event) -> Row:
             entry["gfn"] = f"{event.gfn:x}"
             entry["pfn"] = names.pfn(event.pfn)
             entry["level"] = event.level
+            if event.access is not None:
+                entry["access"] = f"{event.access:x}"
         case events.PagetableWalk():
             entry["addr"] = f"{event.addr:x}"
             entry["pferr"] = f"{event.pferr & 0xFFFFFFFF:x}"
@@ -303,6 +305,8 @@ def _named_event(names: Names, event: Event) -> Row:
         case events.UnmapHvaRange() | events.AgeHva():
             entry["start"] = names.hva(event.start)
             entry["end"] = names.hva(event.end)
+        case events.TestAgeHva():
+            entry["hva"] = names.hva(event.hva)
         case events.Exit():
             entry["reason"] = event.reason_name
             entry["rip"] = f"{event.rip:#x}"
@@ -314,14 +318,24 @@ def _named_event(names: Names, event: Event) -> Row:
 
 
 def _collapsed(entries: list[Row]) -> list[Row]:
-    """Runs of the same change of SPTEs to consecutive pages as one event with `n`, their number."""
+    """Runs of the same change of SPTEs to consecutive pages as one event with `n`, their number.
+
+    So are runs of adjacent ranges that are aged.
+    """
     rows: list[Row] = []
     for entry in entries:
-        if rows and _continues(rows[-1], entry):
+        if rows and _is_adjacent(rows[-1], entry):
+            rows[-1]["end"] = entry["end"]
+            rows[-1]["n"] = rows[-1].get("n", 1) + 1
+        elif rows and _continues(rows[-1], entry):
             rows[-1]["n"] = rows[-1].get("n", 1) + 1
         else:
             rows.append(entry)
     return rows
+
+
+def _is_adjacent(run: Row, entry: Row) -> bool:
+    return run["e"] == entry["e"] == events.AgeHva.name and bool(run["end"] == entry["start"])
 
 
 def _continues(run: Row, entry: Row) -> bool:

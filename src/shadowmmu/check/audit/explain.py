@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...kvm.bits import INVALID_PAGE, ROLE_DIRECT, ROLE_INVALID
 from ...kvm.spte.rmap import pte_list
 from ...kvm.state.vcpu import Vcpu
-from ...trace.events import ACCESS_NAMES
+from ...trace.role_layout import layout_of
 from .predicate import Finding
 from .predicates.rmaps import rmap_of
 from .tables import FrameKey, Page, Tables
@@ -91,7 +91,8 @@ def _page(t: Tables, hpa: int) -> Iterator[str]:
         yield f"{t.page_name(hpa)}: no table is there"
         return
     role, sp = page.role, page.sp
-    words = [f"level {page.level}, gfn {page.gfn:x}, role {role:x} ({ACCESS_NAMES[page.access]})"]
+    layout = layout_of(t.kvm.design)
+    words = [f"level {page.level}, gfn {page.gfn:x}, role {layout.role(role):x} ({layout.letters(role)})"]
     words += ["direct"] if role & ROLE_DIRECT else []
     words += ["of the TDP MMU"] if page.tdp else []
     words += ["zapped"] if role & ROLE_INVALID else [] if page.valid else ["obsolete"]

@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 from ...host.bits import PROT_NONE, PROT_READ, PROT_RW
+from ...host.lru_gen import lru_gen_age
 from ...host.madvise import NotModelled, madvise
 from ...host.mapping import HostError, Kind
 from ...kvm.design.design import design_of
@@ -123,7 +124,7 @@ class Player:
         self.worker = NxRecoveryWorker(self.kvm)
         self.machine.host.huge_pages.enabled = thp_enabled(setup.params.get("thp", ""))
         self.sysfs = SysFs(self.kvm, self.machine.host.huge_pages, self._wake_recovery_worker)
-        self.kvm.tracer = log
+        self.kvm.attach(log)
         self.stubs = {
             name: Stubs(tramp.gva, is64=tramp.mode.is64) for name, tramp in self.trampolines.items()
         }
@@ -323,7 +324,7 @@ class Player:
             self.kvm.meanwhile = None
 
     def _counters(self) -> _Counters:
-        return _Counters(self.kvm.stat.as_dict(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
+        return _Counters(self.kvm.vm_stats(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
 
     def _carry_out(self, op: kinds.Op) -> dict[str, Any]:
         match op:
@@ -562,6 +563,8 @@ class Player:
                 host.mprotect(machine.hva(op.gpa), op.length, protections[op.protection])
             case kinds.Remap():
                 host.remap(machine.hva(op.gpa), op.length)
+            case kinds.LruAge():
+                lru_gen_age(host)
             case kinds.HostTouch():
                 for offset in range(0, op.length, 0x1000):
                     host.touch(machine.hva(op.gpa + offset), write=False)

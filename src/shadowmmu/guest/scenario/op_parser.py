@@ -32,6 +32,7 @@ from .ops import (
     Invlpg,
     Invlpga,
     L2Exit,
+    LruAge,
     Madvise,
     Meanwhile,
     ModParam,
@@ -145,6 +146,7 @@ _USAGE = {
     "remap": "remap GPA LEN",
     "hosttouch": "hosttouch GPA LEN",
     "age": "age GPA LEN [flush]",
+    "lru_age": "lru_age",
     "harvestring": "harvestring",
     "resetrings": "resetrings",
     "hostread": "hostread GPA [size=4|8]",
@@ -285,6 +287,7 @@ class OpParser:
             "remap": self._remap,
             "hosttouch": self._hosttouch,
             "age": self._age,
+            "lru_age": self._lru_age,
             "harvestring": self._harvestring,
             "resetrings": self._resetrings,
             "hostread": self._hostread,
@@ -645,6 +648,10 @@ class OpParser:
     def _sleep(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=1)
         return Sleep(**common, milliseconds=line.num(0, "time", 600_000))
+
+    def _lru_age(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=0)
+        return LruAge(**common)
 
     def _meanwhile(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest[:1], least=1)

@@ -181,6 +181,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         "no",
         "7.2 on, 6.12.117: yes (mmu_page_zap_pte, commit 7a2c70e777a0); 6.1.176, 6.12.111: no",
         "a page for L2 that loses its last parent stays if a vCPU uses it as a root",
+        kernels={"7.3": "yes"},
     ),
     Switch(
         "lpage_info_below_slot",

@@ -66,13 +66,14 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
         },
         "stable",
         "6.1.176, 6.12.111: stable (__link_shadow_page ignores its flush); before the mail's patch: always; "
-        "with it: if_not_identical",
+        "with it, and in 7.3.4: if_not_identical (shadow_mmu_split_huge_page)",
         "whether an eager split flushes when its table replaces the huge SPTE: the whole TLB; the range; the "
         "range if the table was there before and leads on to tables, which may map less; or not at all. "
         "if_not_identical is unsafe for nested guests: it overlooks SPTEs from before that allow less "
         "(scenarios/mails/001-nested-hole.txt)",
         mail="001_59f67f44841b1267",
         unsafe=("if_not_identical", "never"),
+        kernels={"7.3": "if_not_identical"},
     ),
     Switch(
         "eager_split",
@@ -207,10 +208,11 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
         "mmio_generation_bits",
         {"19": 19},
         "19",
-        "3.11 to 6.12: 19 (mail patch 7; a generation is even, which leaves 18)",
+        "3.11 to 6.12: 19 (mail patch 7; a generation is even, which leaves 18); 7.3: 18",
         "how much of the generation an MMIO SPTE keeps: when that comes round to 0 all pages are zapped",
         mail="002_61aa16377bf62e9f",
         numbers=range(3, 20),
+        kernels={"7.3": "18"},
     ),
     Switch(
         "fast_page_fault",

@@ -103,7 +103,7 @@ class Emulator:
         if (
             vcpu.kvm.design.vcpu_mmio_cache
             and vcpu_match_mmio_gva(vcpu, address)
-            and (not vcpu.is_paging() or not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access))
+            and (not vcpu.is_paging() or self._record_allows(access, write=write))
         ):
             gpa = vcpu.mmio_gfn << 12 | (address & 0xFFF)
             if vcpu.kvm.tracing:
@@ -111,6 +111,16 @@ class Emulator:
             return gpa, True
         gpa = self._translate(address, access)
         return gpa, self._is_mmio_gpa(address, gpa, write=write)
+
+    def _record_allows(self, access: int, *, write: bool) -> bool:
+        """Whether the vCPU's record of its last MMIO access grants an access of a paging guest.
+
+        Its rights are W and U, those of an MMIO SPTE; since 7.3 a read needs R, which it never has.
+        """
+        vcpu = self.vcpu
+        if not write and not vcpu.kvm.design.mmio_gva_serves_reads:
+            return False
+        return not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access)
 
     def _trace_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
         if self.vcpu.kvm.tracing:

@@ -1,4 +1,4 @@
-"""Guest writes to shadowed page tables that KVM emulates (kvm_mmu_track_write, 6.12.111)."""
+"""Guest writes to shadowed page tables that KVM emulates (kvm_mmu_track_write, 6.12.111 and 7.3.4)."""
 
 from ..bits import (
     DEFECT_NONPAE_PDE,
@@ -53,8 +53,13 @@ def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:
     return [first + 8 * i for i in range(count)]
 
 
-def _write_sptes(vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int) -> bool:
-    """The gpte at gpa is `gentry` now: drop the SPTEs of `sp` that shadow it; whether a flush is needed."""
+def _write_sptes(
+    vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int, invalid_list: list[ShadowPage] | None
+) -> bool:
+    """The gpte at gpa is `gentry` now: drop the SPTEs of `sp` that shadow it; whether a flush is needed.
+
+    Pages for L2 that nothing points to any more are put on the list if there is one.
+    """
     kvm = vcpu.kvm
     flush = False
     sptes = get_written_sptes(sp, gpa)
@@ -62,7 +67,7 @@ def _write_sptes(vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int) -> bool:
         del sptes[1:]
     for sptep in sptes:
         old = kvm.read_spte(sptep)
-        mmu_page_zap_pte(kvm, sp, sptep, None)
+        mmu_page_zap_pte(kvm, sp, sptep, invalid_list)
         if gentry and sp.level() > 1:
             kvm.stat.mmu_pde_zapped += 1
         if kvm.design.pte_write_prefetches:
@@ -91,6 +96,7 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
     kvm.stat.mmu_pte_write += 1
     limit = kvm.design.write_flooding
     invalid_list: list[ShadowPage] = []
+    orphans = invalid_list if kvm.design.pte_write_zaps_nested_children else None
     flush = False
     sp = newest = kvm.first_sp_with_gptes(gfn)
     while sp is not None:
@@ -98,7 +104,7 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
             kvm.stat.mmu_flooded += 1
         else:
-            flush |= _write_sptes(vcpu, sp, gpa, gentry)
+            flush |= _write_sptes(vcpu, sp, gpa, gentry, orphans)
         sp = kvm.next_sp_with_gptes(sp.hash_next, gfn)
     if kvm.design.pte_write_prefetches and newest is not None and not flush:
         flush_local_tlb(vcpu)

@@ -2,9 +2,9 @@
 
 An MMIO SPTE is not present to the MMU but has a reserved bit set, so that the processor faults with RSVD and
 the access can be emulated without a walk; of EPT it is one that the processor reports as misconfigured, which
-says nothing of the access. It carries the memslot generation: 8 bits at 10:3, 11 at 62:52; 0 if changes of
-the slots zap all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111;
-no L1TF.)
+says nothing of the access. It carries the memslot generation: 8 bits at 10:3, or since 7.3 7 bits at 9:3, and
+11 bits at 62:52; 0 if changes of the slots zap all MMIO SPTEs (mmio_walk.py). (make_mmio_spte,
+check_mmio_spte, vcpu_cache_mmio_info, 6.12.111 and 7.3.4; no L1TF.)
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -23,7 +23,9 @@ def is_mmio_spte(kvm: Kvm, spte: u64) -> bool:
 def make_mmio_spte(kvm: Kvm, gfn: u64, access: u32) -> u64:
     """An MMIO SPTE of the current generation; of the access it keeps W and U, or nothing."""
     gen: u64 = mmio_generation(kvm)
-    spte: u64 = ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | (gfn << 12)
+    low: u32 = kvm.mmio_gen_low_bits
+    one: u64 = 1
+    spte: u64 = ((gen & ((one << low) - 1)) << 3) | ((gen >> low) << 52) | (gfn << 12)
     return spte | kvm.shadow_mmio_value | (access & kvm.shadow_mmio_access_mask)
 
 
@@ -37,24 +39,25 @@ def get_mmio_spte_access(kvm: Kvm, spte: u64) -> u32:
     return spte & kvm.shadow_mmio_access_mask
 
 
-def get_mmio_spte_generation(spte: u64) -> u64:
-    """The 19 bits of the memslot generation that it was made in."""
-    return ((spte >> 3) & 0xFF) | (((spte >> 52) & 0x7FF) << 8)
+def get_mmio_spte_generation(kvm: Kvm, spte: u64) -> u64:
+    """Return the memslot generation that it was made in, as far as the SPTE keeps it."""
+    low: u32 = kvm.mmio_gen_low_bits
+    one: u64 = 1
+    return ((spte >> 3) & ((one << low) - 1)) | (((spte >> 52) & 0x7FF) << low)
 
 
 def mmio_generation(kvm: Kvm) -> u64:
     """The current memslot generation as far as an MMIO SPTE keeps it."""
     if kvm.design.mmio_invalidation == BY_WALK:
         return 0
-    one: u64 = 1
-    return kvm.memslots_generation & ((one << kvm.design.mmio_generation_bits) - 1)
+    return kvm.memslots_generation & kvm.mmio_generation_mask
 
 
 def mark_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> None:
     """Write an MMIO SPTE of the current generation."""
     spte: u64 = make_mmio_spte(kvm, gfn, access)
     if kvm.tracing:
-        kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(spte))
+        kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(kvm, spte))
     mmu_spte_set(kvm, sptep, spte)
 
 
@@ -65,7 +68,7 @@ def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
     if kvm.design.mmio_invalidation == BY_WALK:
         return True
     kvm_gen: u64 = mmio_generation(kvm)
-    spte_gen: u64 = get_mmio_spte_generation(spte)
+    spte_gen: u64 = get_mmio_spte_generation(kvm, spte)
     if kvm.tracing:
         kvm.tracer.check_mmio_spte(spte, kvm_gen, spte_gen)
     return kvm_gen == spte_gen

@@ -1,7 +1,8 @@
 from ...x86.bits cimport ADDR, P, PS, W, i64, u32, u64
 from ..bits cimport (PT32E_ROOT_LEVEL, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_LEVEL, SHADOW_ACC_TRACK_SAVED_BITS,
-                    SHADOW_ACC_TRACK_SAVED_SHIFT, SPTE_MMU_PRESENT, DEFECT_LOCKLESS_UNFLUSHED)
+                    SHADOW_ACC_TRACK_SAVED_SHIFT, SPTE_MMU_PRESENT, TRANSLATION_VALID, DEFECT_LOCKLESS_UNFLUSHED)
 from .atomic cimport write_in_halves
+from ..state.fault cimport PageFault
 from ..state.shadow_page cimport ShadowPage
 from ..state.vm cimport Kvm
 
@@ -23,6 +24,7 @@ cpdef bint mmu_spte_clear_track_bits(Kvm kvm, u64 sptep) except -1
 cpdef u64 spte_to_pfn(u64 spte) except? 0xdead
 cpdef u64 changed_pte_spte(Kvm kvm, u64 spte, u64 pfn) except? 0xdead
 cpdef bint is_executable(Kvm kvm, u64 spte) except -1
+cpdef bint is_access_allowed(Kvm kvm, PageFault fault, u64 spte) except -1
 cpdef bint is_access_track_spte(Kvm kvm, u64 spte) except -1
 cpdef u64 mark_spte_for_access_track(Kvm kvm, u64 spte) except? 0xdead
 cpdef u64 restore_acc_track_spte(Kvm kvm, u64 spte) except? 0xdead

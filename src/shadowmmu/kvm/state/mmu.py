@@ -1,5 +1,7 @@
 """One MMU of a vCPU (struct kvm_mmu): its roots, its roles and the rules they imply."""
 
+from __future__ import annotations
+
 from cython import uint as u32, ulonglong as u64
 
 from ..bits import INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_LEVEL
@@ -49,6 +51,14 @@ class KvmMmu:
             self.rsvd_bits[i] = low[i] if i < len(low) else 0
             self.rsvd_bits[5 + i] = high[i] if i < len(high) else 0
 
+    def copy_walk(self, other: KvmMmu) -> None:
+        """Walk the guest's tables by the rules of another MMU, until the roles are computed anew."""
+        self.cpu_role, self.cpu_ext = other.cpu_role, other.cpu_ext
+        for i in range(16):
+            self.permissions[i] = other.permissions[i]
+        for i in range(10):
+            self.rsvd_bits[i] = other.rsvd_bits[i]
+
     def direct(self) -> bool:
         return self.root_role & ROLE_DIRECT != 0
 
@@ -85,8 +95,3 @@ class KvmMmu:
     def set_pdptrs(self, values: list[int]) -> None:
         for i in range(4):
             self.pdptrs[i] = values[i]
-
-    def combined_cpu_role(self) -> u64:
-        """Both words of the CPU role as KVM stores them: extended word in the high half."""
-        extended: u64 = self.cpu_ext
-        return extended << 32 | self.cpu_role

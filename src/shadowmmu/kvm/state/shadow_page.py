@@ -1,7 +1,8 @@
 """The shadow page (struct kvm_mmu_page) and the list of active ones.
 
 A shadow page is identified by its gfn and its role. `spt` is the frame of its 512 SPTEs; indirect pages up to
-level 3 have a second frame, `translations`, with the gfn and access behind each SPTE as (gfn << 12) | ACC.
+level 3 have a second frame, `translations`, with the gfn and access behind each SPTE as
+(gfn << 12) | TRANSLATION_VALID | ACC, or 0.
 """
 
 from cython import uint as u32, ulonglong as u64

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from ..design.design import Design
 from .shadow_page import ShadowPage
 
 KVM_ISA_VMX, KVM_ISA_SVM = 1, 2
@@ -19,6 +20,9 @@ class Tracer:
     Addresses are in bytes, gfn and pfn in 4 KiB frames; `sptep` is the physical address of an SPTE. What is
     needed of a shadow page must be copied: the page changes.
     """
+
+    def attached(self, design: Design) -> None:
+        """What follows comes from a VM of that design, which decides what its kernel's events look like."""
 
     def kvm_mmu_pagetable_walk(self, addr: int, pferr: int) -> None:
         """A guest page-table walk begins; not again when it restarts because an A/D update lost."""
@@ -75,8 +79,11 @@ class Tracer:
     def kvm_mmu_set_spte(self, gfn: int, spte: int, sptep: int, level: int, ept: int = 0) -> None:
         """A leaf SPTE (`ept`: of EPT) was installed with a changed value, by a fault or by prefetch."""
 
-    def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int) -> None:
-        """A fault knows the level it maps at; `pfn` is the exact 4 KiB frame, 1 << 63 without a slot."""
+    def kvm_mmu_spte_requested(self, gfn: int, pfn: int, level: int, access: int) -> None:
+        """A fault knows the level it maps at; `pfn` is the exact 4 KiB frame, 1 << 63 without a slot.
+
+        `access` is what the guest's tables grant, of a direct MMU everything (7.3).
+        """
 
     def kvm_page_fault(self, vcpu_id: int, rip: int, address: int, error_code: int) -> None:
         """An intercepted #PF reached KVM, before anything is done about it."""

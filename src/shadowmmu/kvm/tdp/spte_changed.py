@@ -25,9 +25,14 @@ class InvalidSpteChange(KernelOops):
 
 
 def spte_has_volatile_bits(kvm: Kvm, spte: u64) -> bool:
-    """Whether a fast page fault or the processor may change a present SPTE at any time."""
+    """Whether a fast page fault or the processor may change a present SPTE at any time.
+
+    Since 7.3 (spte_needs_atomic_update) an Accessed that the processor sets meanwhile may be lost.
+    """
     writable: u64 = kvm.shadow_mmu_writable_mask
-    if spte & (W | writable) == writable or not spte & kvm.spte_young_mask:
+    if spte & (W | writable) == writable:
+        return True
+    if not spte & kvm.spte_young_mask and (kvm.design.atomic_for_accessed or not kvm.shadow_accessed_mask):
         return True
     return spte & W != 0 and not spte & kvm.spte_written_mask
 
@@ -105,12 +110,14 @@ def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shar
         raise InvalidSpteChange(f"gfn {gfn:#x} level {level}: {old:#x} is replaced by {new:#x}")
     if old == new:
         return
-    if kvm.tracing:
+    if kvm.tracing and not kvm.design.tdp_zap_traces_after:
         kvm.tracer.kvm_tdp_mmu_spte_changed(0, gfn, level, old, new)
     if is_leaf != was_leaf:
         count_pages(kvm, level, 1 if is_leaf else -1)
     if old & SPTE_MMU_PRESENT and not was_leaf and (is_leaf or not new & SPTE_MMU_PRESENT):
         handle_removed_pt(kvm, kvm.sptep_to_sp(old & ADDR), shared)
+    if kvm.tracing and kvm.design.tdp_zap_traces_after:
+        kvm.tracer.kvm_tdp_mmu_spte_changed(0, gfn, level, old, new)
 
 
 def handle_removed_pt(kvm: Kvm, sp: ShadowPage, shared: u32) -> None:
