@@ -199,7 +199,7 @@ def _nested_svm_load_cr3(vcpu: Vcpu, cr3: int) -> None:
     """Back to L1's CR3.
 
     If its PDPTEs are not valid L1 is shut down, and the walker stays L2's. Before 7.3 KVM gives up half-way,
-    and takes L2's CR3 for L1's until the next exit tells it better. That goes well unless a root has to be loaded
+    and takes L2's CR3 for L1's until the next exit tells it better. That works unless a root is loaded
     meanwhile: then L1 runs with that CR3.
     """
     if vcpu.is_pae_paging() and not load_pdptrs(vcpu, cr3):
