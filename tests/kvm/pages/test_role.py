@@ -115,7 +115,7 @@ def test_nothing_happens_while_the_role_is_the_same() -> None:
     world.ok("nop")
     mmu = world.vcpu.mmu
     root = mmu.root_hpa
-    before = mmu.combined_cpu_role()
+    before = mmu.cpu_role, mmu.cpu_ext
     world.vcpu.cr4 |= 1 << 7
     kvm_init_mmu(world.vcpu)
-    assert (mmu.root_hpa, mmu.combined_cpu_role()) == (root, before)
+    assert (mmu.root_hpa, mmu.cpu_role, mmu.cpu_ext) == (root, *before)

@@ -51,7 +51,7 @@ def test_encoding(generation: int, gfn: int, access: int, spte: int) -> None:
     assert not spte & SPTE_MMU_PRESENT
     assert get_mmio_spte_gfn(KVM, spte) == gfn
     assert get_mmio_spte_access(KVM, spte) == access & 6
-    assert get_mmio_spte_generation(spte) == generation & 0x7FFFF
+    assert get_mmio_spte_generation(world.kvm, spte) == generation & 0x7FFFF
 
 
 @given(st.integers(0, (1 << 64) - 1), MMIO_GFNS, st.integers(0, 7))
@@ -60,7 +60,7 @@ def test_decoding_is_the_inverse(generation: int, gfn: int, access: int) -> None
     assert is_mmio_spte(KVM, spte)
     assert get_mmio_spte_gfn(KVM, spte) == gfn
     assert get_mmio_spte_access(KVM, spte) == access & 6
-    assert get_mmio_spte_generation(spte) == generation & 0x7FFFF
+    assert get_mmio_spte_generation(world.kvm, spte) == generation & 0x7FFFF
 
 
 @pytest.mark.parametrize("spte", [0, SPTE_EMPTY, 1, 1 << 51, 0xE67 | 1 << 12])
@@ -101,7 +101,7 @@ def test_another_generation_makes_all_of_them_stale(world: World) -> None:
     assert not check_mmio_spte(world.kvm, old)
     created = world.stats["pf_mmio_spte_created"]
     world.ok(f"read {GVA:#x}")
-    assert get_mmio_spte_generation(world.spte(GVA)) == get_mmio_spte_generation(old) + 2
+    assert get_mmio_spte_generation(world.kvm, world.spte(GVA)) == get_mmio_spte_generation(world.kvm, old) + 2
     assert world.stats["pf_mmio_spte_created"] == created + 1
 
 
