@@ -9,7 +9,17 @@ import pytest
 import shadowmmu
 
 PACKAGE = Path(shadowmmu.__file__).parent
-ROOMS = ("x86", "host", "kvm", "guest", "trace", "check", "vm", "cli")  # vm is a file, the public face
+ROOMS = (
+    "x86",
+    "host",
+    "kvm",
+    "guest",
+    "trace",
+    "check",
+    "show",
+    "vm",
+    "cli",
+)  # vm is a file, the public face
 INNER = {
     "kvm": (
         "bits",
@@ -26,6 +36,7 @@ INNER = {
         "exits",
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
+    "show": ("decode", "text", "history"),
     "check": ("checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }
 """The rooms (folders and single files) inside a room, lowest first."""

@@ -11,7 +11,6 @@ vm.stats.pf_fixed
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -21,12 +20,12 @@ from .guest.play.cpu import Delivered, GuestCpu
 from .guest.play.machine import Machine
 from .guest.play.stubs import Step
 from .host.mapping import Kind
-from .kvm.bits import MEM_LOG_DIRTY_PAGES, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from .kvm.bits import MEM_LOG_DIRTY_PAGES
 from .kvm.design.design import design_of
 from .kvm.design.switches import DEFAULT_KERNEL
 from .kvm.exits.emulate import MmioAccess
+from .kvm.exits.page_fault_exit import complete_page_fault
 from .kvm.exits.run import DirtyRingFull, TripleFault
-from .kvm.exits.svm_exits import KvmRunError
 from .kvm.guest_access.dirty_ring import ENTRY_BYTES, dirty_ring_of
 from .kvm.memory.capabilities import (
     KVM_CAP_DIRTY_LOG_RING,
@@ -256,17 +255,13 @@ class Vcpu:
         nested = state.kvm.parameters.tdp_enabled
         exiting = NESTED_FAULT if nested else PF_VECTOR
         if state.cpu.fault_vector == exiting and state.exception is None:
-            if state.last_result == RET_PF_EMULATE:
-                op = Op.STORE if kind & 3 == WRITE else Op.LOAD
-                insn = Insn(op, address=gva & ~7, size=8)
-                if op is Op.STORE:
-                    insn.value = self._cpu.emulator.peek(insn.address, 8)
-                state.cpl = 3 if kind & 4 else 0
-                address = state.cpu.fault_gpa if nested else gva
-                self._cpu.emulator.emulate(insn, address, state.emulation_type)
-            elif state.last_result in (RET_PF_EFAULT, RET_PF_ENOSPC):
-                number = errno.EFAULT if state.last_result == RET_PF_EFAULT else errno.ENOSPC
-                raise KvmRunError(number, f"KVM_RUN fails for the access to {gva:#x}")
+            op = Op.STORE if kind & 3 == WRITE else Op.LOAD
+            insn = Insn(op, address=gva & ~7, size=8)
+            if op is Op.STORE:
+                insn.value = self._cpu.emulator.peek(insn.address, 8)
+            state.cpl = 3 if kind & 4 else 0
+            address = state.cpu.fault_gpa if nested else gva
+            complete_page_fault(state, self._cpu.emulator, insn, address)
         if state.exception is not None:
             exception, state.exception = state.exception, None
             address = exception.cr2 if exception.cr2 is not None else gva

@@ -4,8 +4,8 @@ import click
 import pytest
 
 from shadowmmu.cli.run_report import Report, outcome_line
-from shadowmmu.cli.runs import address_runs, entry_runs, fitting
 from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.show.text.runs import address_runs, entry_runs, fitting
 
 FORGETS = """\
 mode long4

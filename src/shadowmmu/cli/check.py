@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.inputs import Changes, load, machine_options, refuse_ignored
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.program import check_program, is_program
 from shadowmmu.cli.program_options import ProgramOptions, program_options
 
@@ -65,28 +66,48 @@ class _Outcome:
         return "\n".join(lines)
 
 
-@click.command(short_help="Play scenarios, or run a program, with all checks on.")
+@click.command(
+    cls=Manual,
+    short_help="Play scenarios, or run a program, with all checks on.",
+    statuses={
+        "0": "Everything held.",
+        "1": "Something did not hold; it is printed with the op that broke it.",
+        "2": "An input cannot be used; the others are checked.",
+    },
+    examples={
+        "shadowmmu check scenarios/ept": "Check all scenarios of a folder",
+        "shadowmmu check scenarios/museum/rmap_left.txt": "Let the audit find a historic "
+        "defect, which this scenario brings back",
+        "shadowmmu check --list": "Which predicates the audit asks",
+    },
+)
 @click.argument("inputs", metavar="[INPUT]... | PROGRAM [-- ARGUMENT...]", nargs=-1)
-@click.option("--list", "list_them", is_flag=True, help="List what the audit asks, then stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print one object for each scenario, on a line.")
+@click.option("--list", "list_them", is_flag=True, help="List the predicates of the audit and exit.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for each scenario, on a line of its own."
+)
 @click.option(
     "--audit",
     "level",
     type=click.Choice(_LEVELS),
     default="op",
     show_default=True,
-    help="When to audit the MMU's structures; step: also at each exit of a guest.",
+    help="When to audit the MMU's structures: never, after each op, or also at each exit of a guest.",
 )
 @click.option(
     "--every",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
-    help="Exits of a program between two looks at everything.",
+    help="Programs: exits between two complete checks.",
 )
 @machine_options
 @program_options
-@click.option("--no-tlb", is_flag=True, help="Let every access walk (then no stale translation is found).")
+@click.option(
+    "--no-tlb",
+    is_flag=True,
+    help="Scenarios: let every access walk the tables; stale translations are then not found.",
+)
 def check(
     *,
     inputs: tuple[str, ...],
@@ -98,11 +119,15 @@ def check(
     program: ProgramOptions,
     no_tlb: bool,
 ) -> None:
-    """Play INPUTs (scenarios, or folders of them) and check the MMU; without any, those that come with this.
+    """Play INPUTs (scenarios, or folders of them) and check the MMU after each operation.
+
+    Two judges look on. The audit asks predicates of the MMU's structures: rmaps, parents, counters, roles.
+    Coherence compares what the processors could use with what they may use by the guest's tables, the
+    memory slots and the host's mappings, according to a specification that shares no code with the MMU.
+    Translations that a TLB keeps are part of it, unless --no-tlb.
 
     PROGRAM is machine code, as for `run`. It is checked after exits, and whenever it gets a page fault.
-
-    Exit status: 1 if something did not hold, 2 if an input cannot be used (the others are checked).
+    Without any input the scenarios that come with this are checked.
     """
     if list_them:
         _refuse_with_list(inputs)

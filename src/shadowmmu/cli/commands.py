@@ -9,6 +9,7 @@ import click
 from shadowmmu import __version__
 from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
+from shadowmmu.cli.decode import decode
 from shadowmmu.cli.designs import designs
 from shadowmmu.cli.fuzz import fuzz
 from shadowmmu.cli.museum import museum
@@ -21,7 +22,11 @@ __all__ = ["cli"]
 @click.group()
 @click.version_option(__version__)
 def cli() -> None:
-    """An executable model of KVM's x86 shadow MMU."""
+    """Run and question an executable model of KVM's x86 shadow MMU.
+
+    What it shows is what Linux 6.12.111 and 6.1.176 do: recordings of real kernels are replayed on it and
+    compared operation by operation. `shadowmmu COMMAND --help` is the manual page of a command.
+    """
     if "NO_COLOR" in os.environ:
         click.get_current_context().color = False
 
@@ -30,6 +35,7 @@ cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(designs)
+cli.add_command(decode)
 cli.add_command(race)
 cli.add_command(fuzz)
 cli.add_command(museum)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.event_text import event_line
 from shadowmmu.cli.inputs import design_option
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.run_report import outcome_line
+from shadowmmu.show.text.event_text import event_line
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
@@ -54,7 +55,23 @@ class _Verdict:
     """op, do, line, context (ops before), failure, parts: {part: [[what, expected, got]...]}."""
 
 
-@click.command(short_help="Compare recordings of real KVM with the model.")
+@click.command(
+    cls=Manual,
+    short_help="Compare recordings of real KVM with the model.",
+    statuses={
+        "0": "All operations are equal.",
+        "1": "Something differs; the first difference is printed.",
+        "2": "There was nothing to compare, or a file cannot be used; the others are compared.",
+    },
+    examples={
+        "shadowmmu compare tests/conformance/recordings/b-unsync.jsonl": "Replay what a real kernel did",
+        "shadowmmu compare tests/conformance/recordings/b-unsync.jsonl --design invlpg_zaps=yes": "What "
+        "one switch would change of it (status 1)",
+    },
+    files={
+        "../scenarios/NAME.txt": "Seen from a recording, the scenario that it was made from; see --scenarios."
+    },
+)
 @click.argument(
     "recordings", metavar="RECORDING...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
@@ -62,12 +79,16 @@ class _Verdict:
     "--scenarios",
     metavar="DIR",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Where the recorded scenarios are: DIR/NAME.txt (default: ../scenarios, seen from the recording). "
-    "They supply `ac` and `watch` lines, which a recording does not contain.",
+    help="Where the recorded scenarios are, as DIR/NAME.txt (default: ../scenarios, from the recording). "
+    "They supply the lines `ac` and `watch`, which a recording does not contain.",
 )
 @design_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("-j", "--jobs", metavar="N", type=click.IntRange(1), help="Processes (default: one per CPU).")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: a verdict for each recording, and totals."
+)
+@click.option(
+    "-j", "--jobs", metavar="N", type=click.IntRange(1), help="Number of processes (default: one per CPU)."
+)
 def compare(
     *,
     recordings: tuple[Path, ...],
@@ -76,12 +97,13 @@ def compare(
     as_json: bool,
     jobs: int | None,
 ) -> None:
-    """Replay RECORDINGs (files or folders) on the model and compare op by op.
+    """Replay RECORDINGs (files, or folders of *.jsonl) on the model and compare op by op.
+
+    A recording says what a kernel did: outcome of each operation, guest page-table entries, tracepoints in
+    order, statistics, and the complete state of the MMU. The model plays the same as that kernel, and of the
+    first operation that differs both sides are shown.
 
     With --design the model is another than the recorded kernel: what differs is what the switch does.
-
-    Exit status 0: all equal, 1: something differs, 2: there was nothing to compare, or a file cannot be used
-    (the others are compared).
     """
     tasks = [(path, scenarios, designs) for path in _files(recordings)]
     verdicts = []

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shadowmmu.cli.manual import Manual
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -23,14 +25,23 @@ _MOST = 10
 """Values of a switch that are listed; of more only the default (--json has them all)."""
 
 
-@click.command()
+@click.command(
+    cls=Manual,
+    short_help="List the switches: values, default, origin, effect.",
+    statuses={"0": "The switches were printed."},
+    examples={
+        "shadowmmu designs split_flush": "What one switch does, and which kernels have which value",
+        "shadowmmu designs --json": "All of them for a program",
+    },
+)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--json", "as_json", is_flag=True, help="Print one object with a member for each switch.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with a member for each switch.")
 def designs(*, names: tuple[str, ...], as_json: bool) -> None:
-    """List the switches that `run --design KEY=VALUE` sets; with NAMEs only those.
+    """List the switches that --design KEY=VALUE sets, with their values; with NAMEs only those.
 
-    The default is marked by *, a value that is known to be wrong by !. Without --kernel and --design a guest
-    runs on the defaults.
+    A switch is one thing in which kernels differ, or one choice that a kernel mail argues about. The default,
+    that of Linux 6.12.111, is marked by *, a value that is known to be wrong by !. A kernel (--kernel) is a
+    set of values.
     """
     from shadowmmu.kvm.design.switches import SWITCHES, DesignError, switch_named
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.inputs import design_option, kernel_option, refuse_ignored, seconds_option, vendor_option
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import make_folder, output
 
 if TYPE_CHECKING:
@@ -26,33 +27,58 @@ _FOUND = 1
 _LARGEST_SEED = (1 << 32) - 1
 
 
-@click.command(short_help="Check random guests.")
-@seconds_option(60.0, "How long.")
-@click.option(
-    "--seed", type=click.IntRange(0, _LARGEST_SEED), help="First guest's number; by default a random one."
+@click.command(
+    cls=Manual,
+    short_help="Check random and hostile guests.",
+    statuses={"0": "Nothing was found.", "1": "Something failed; a scenario of it was written."},
+    examples={
+        "shadowmmu fuzz --seconds 600": "Every paging mode and every kind of MMU for ten minutes",
+        "shadowmmu fuzz --seconds 1 --seed 7 --mode pae --mmu shadow": "One kind of guest, from a seed",
+    },
+    files={"NAME.txt": "The scenario of a failure, in the current folder or --out, shrunk to few lines."},
 )
-@click.option("--mode", "modes", multiple=True, type=click.Choice(_MODES), help="Paging modes. Repeatable.")
-@click.option("--mmu", "mmus", multiple=True, type=click.Choice(_MMUS), help="MMU kinds. Repeatable.")
+@seconds_option(60.0, "How long to run.")
 @click.option(
-    "--profile", "profiles", multiple=True, type=click.Choice(_PROFILES), help="Kinds of guests. Repeatable."
+    "--seed", type=click.IntRange(0, _LARGEST_SEED), help="Number of the first guest (default: a random one)."
 )
 @click.option(
-    "--ops", default=20000, show_default=True, type=click.IntRange(1, 1 << 20), help="Ops of each guest."
+    "--mode",
+    "modes",
+    multiple=True,
+    type=click.Choice(_MODES),
+    help="Only guests of this paging mode. Repeatable.",
+)
+@click.option(
+    "--mmu", "mmus", multiple=True, type=click.Choice(_MMUS), help="Only this kind of MMU. Repeatable."
+)
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    type=click.Choice(_PROFILES),
+    help="Only this kind of guest. Repeatable.",
+)
+@click.option(
+    "--ops",
+    default=20000,
+    show_default=True,
+    type=click.IntRange(1, 1 << 20),
+    help="Operations of each guest.",
 )
 @kernel_option
-@vendor_option("Whose processor; by default either. There are no nested guests on intel.")
+@vendor_option("Whose processor (default: either). There are no nested guests on intel.")
 @design_option
 @click.option(
     "--out",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="Where scenarios of failures go; by default the current folder.",
+    help="Where to write scenarios of failures (default: the current folder).",
 )
 @click.option(
     "--failures", default=1, show_default=True, type=click.IntRange(1), help="Stop after so many failures."
 )
-@click.option("--unchecked", is_flag=True, help="Without checks: how fast the MMU is.")
+@click.option("--unchecked", is_flag=True, help="Leave the checks out, to see how fast the MMU is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def fuzz(
     *,
@@ -70,9 +96,11 @@ def fuzz(
     unchecked: bool,
     as_json: bool,
 ) -> None:
-    """Let random guests run in every paging mode on every kind of MMU, with all checks on.
+    """Let random guests run in every paging mode on every kind of MMU, with the checks of `check` on.
 
-    What fails is shrunk to a scenario that `shadowmmu check` shows. Status 1: something failed.
+    A guest maps, edits and flushes its page tables, ordinary ones as an operating system does, hostile ones
+    as nobody should; the host takes memory away, logs dirty pages and moves slots meanwhile. What fails is
+    shrunk to a scenario that `shadowmmu check` shows.
     """
     from shadowmmu.check.random.fuzz import Report, fuzz as run, grounds
     from shadowmmu.check.random.ground import GroundError

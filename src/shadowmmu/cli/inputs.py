@@ -128,14 +128,16 @@ def vendor_option(text: str) -> Callable[[Callable[..., None]], Callable[..., No
 
 _OPTIONS = (
     kernel_option,
-    vendor_option("Whose processor, if another than the scenario's; nested paging stays on or off."),
+    vendor_option(
+        "Whose processor, if another than the scenario's; nested paging stays as it is, on or off."
+    ),
     click.option(
         "--param",
         "params",
         metavar="KEY=VALUE",
         multiple=True,
         callback=settings,
-        help="Set a module parameter, kvm.tdp_mmu=0 or kvm_intel.eptad=0. Repeatable.",
+        help="Set a module parameter, for example kvm.tdp_mmu=0 or kvm_intel.eptad=0. Repeatable.",
     ),
     design_option,
 )

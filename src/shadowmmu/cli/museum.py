@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import refuse_ignored, seconds_option
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import make_folder, output
 
 if TYPE_CHECKING:
@@ -25,29 +26,41 @@ _NOT_FOUND = 1
 _WIDEST = 100
 
 
-@click.command(short_help="Historic defects of KVM's MMU.")
+@click.command(
+    cls=Manual,
+    short_help="Show historic defects of KVM's MMU.",
+    statuses={"0": "Shown, or all found.", "1": "A search (--run) did not find a defect."},
+    examples={
+        "shadowmmu museum": "List the defects",
+        "shadowmmu museum rmap_left": "The story of one, and what found it",
+        "shadowmmu museum --run rmap_left --seconds 60 --out found": "Search for it anew by random guests",
+    },
+    files={"scenarios/museum/NAME.txt": "The scenarios that searches ended with; see --out."},
+)
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(
-    "--run", "search_them", is_flag=True, help="Search for them (without NAMEs for all) by random guests."
+    "--run", "search_them", is_flag=True, help="Search for them by random guests; without NAMEs for all."
 )
-@seconds_option(600.0, "How long for each.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="First guests' number.")
+@seconds_option(600.0, "How long to search for each.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Number of the first guest."
+)
 @click.option(
     "--out",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("scenarios/museum"),
     show_default=True,
-    help="Where the scenarios go that a search ends with.",
+    help="Where a search writes the scenarios that it ends with.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, of a search a list.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; of a search, a list.")
 def museum(
     *, names: tuple[str, ...], search_them: bool, seconds: float, seed: int, out: Path, as_json: bool
 ) -> None:
-    """List the defects that `--design defect=NAME` brings back; with NAMEs tell of these.
+    """List the defects that --design defect=NAME brings back; with NAMEs print the story of each.
 
-    Each is a mechanism of KVM's MMU left out of the model, for the checks to find. `--run` lets random guests
-    look for it and makes a scenario of what they find. Status 1: something was not found.
+    Each is one mechanism of KVM's MMU left out of the model, for the checks to find. With --run random guests
+    search for it, and what they find is shrunk to a scenario.
     """
     from shadowmmu.check.museum.results import EXHIBITS, UnknownExhibit, exhibit_named
 

@@ -63,7 +63,7 @@ _OPTIONS = (
     click.option(
         "--npt/--no-npt",
         default=None,
-        help="Of a program's machine: nested paging; without it KVM shadows the program's tables.",
+        help="Programs: with nested paging, or with shadow page tables (the default).",
     ),
     click.option(
         "--memory",
@@ -71,27 +71,27 @@ _OPTIONS = (
         show_default=True,
         metavar="SIZE",
         callback=_memory,
-        help="Of a program's machine.",
+        help="Programs: memory of the machine, 1M to 64G.",
     ),
     click.option(
         "--cpu",
         type=click.Choice(["la57", "amd"]),
         default="la57",
         show_default=True,
-        help="Of a program's machine: an AMD EPYC, with five-level paging or without.",
+        help="Programs: an AMD EPYC, with five-level paging or without.",
     ),
     click.option(
         "--root",
         metavar="DIRECTORY",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
-        help="Of a Linux program: it may change files only beneath this directory, which is no symbolic link "
-        "(default: the current one).",
+        help="Linux programs: the directory beneath which files may be changed (default: the current one); "
+        "not a symbolic link.",
     ),
     click.option(
         "--initrd",
         metavar="FILE",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="Of a multiboot program: a file that it gets as its module.",
+        help="Multiboot programs: a file that the program gets as its module.",
     ),
     click.option(
         "--limit",
@@ -99,7 +99,7 @@ _OPTIONS = (
         metavar="N",
         multiple=True,
         callback=_limits,
-        help="Stop a program after 60s, 10m, 1Mexits or 500Minstructions (default: 1h). Repeatable.",
+        help="Programs: stop after 60s, 10m, 1Mexits or 500Minstructions (default: 1h). Repeatable.",
     ),
 )
 

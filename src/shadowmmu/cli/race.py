@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shadowmmu.cli.inputs import refuse_ignored
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -27,27 +28,50 @@ _FOUND = 1
 """Exit status if a case did not end as it must."""
 
 
-@click.command()
+@click.command(
+    cls=Manual,
+    short_help="Search the orders of memory accesses for races.",
+    statuses={
+        "0": "Every case ended as it must.",
+        "1": "An order ended badly with all protections, or the bad outcome was not found without one.",
+    },
+    examples={
+        "shadowmmu race": "List the cases",
+        "shadowmmu race R37b": "Run one, with its protections and without each",
+        "shadowmmu race R37b --without clear_spte_count --save s.txt": "Keep the schedule of a bad outcome",
+        "shadowmmu race --replay s.txt": "Run that schedule again",
+    },
+)
 @click.argument("names", nargs=-1, metavar="[CASE]...")
 @click.option("--all", "everything", is_flag=True, help="Run all cases.")
 @click.option(
     "--without",
     metavar="PROTECTION",
     multiple=True,
-    help="Take only this protection away; several times: all of these together.",
+    help="Take away this protection only. Repeatable: all of these together.",
 )
-@click.option("--bound", type=click.IntRange(0), metavar="N", help="Only orders with at most N preemptions.")
-@click.option("--tso/--no-tso", default=None, help="With store buffers; by default where a case needs them.")
 @click.option(
-    "--random", "randomly", type=click.IntRange(1), metavar="N", help="N random orders instead of all."
+    "--bound", type=click.IntRange(0), metavar="N", help="Search only orders with at most N preemptions."
 )
-@click.option("--pct", type=click.IntRange(1), metavar="N", help="N orders by random priorities that change.")
-@click.option("--seed", type=int, default=1, metavar="S", show_default=True, help="For --random and --pct.")
 @click.option(
-    "--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the last schedule found."
+    "--tso/--no-tso", default=None, help="With or without store buffers (default: where a case needs them)."
 )
-@click.option("--replay", "played", type=click.Path(path_type=Path), help="Run the schedule of a file.")
-@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@click.option(
+    "--random", "randomly", type=click.IntRange(1), metavar="N", help="Run N random orders instead of all."
+)
+@click.option(
+    "--pct", type=click.IntRange(1), metavar="N", help="Run N orders by random priorities that change (PCT)."
+)
+@click.option(
+    "--seed", type=int, default=1, metavar="S", show_default=True, help="Seed of --random and --pct."
+)
+@click.option(
+    "--save", type=click.Path(path_type=Path, dir_okay=False), help="Write the last schedule found to a file."
+)
+@click.option(
+    "--replay", "played", type=click.Path(path_type=Path), help="Run the schedule that a file holds."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def race(
     *,
     names: tuple[str, ...],
@@ -62,13 +86,14 @@ def race(
     played: Path | None,
     as_json: bool,
 ) -> None:
-    """Run the races of KVM's MMU in all orders; without CASEs list them.
+    """Run small programs of concurrent threads, as KVM's MMU has them, in all orders of their accesses.
 
-    A case (R18a; R18 means R18a and R18b) runs with all its protections, where no order may end badly, and
-    without each, where the bad outcome must be found; its schedule is printed as a diagram. The status is 1
-    if it is otherwise.
+    Without CASEs they are listed. A case (R18a; R18 means R18a and R18b) runs with all its protections, where
+    no order may end badly, and without each, where the bad outcome must be found. The schedule that leads to
+    it is printed as a diagram, a column for each thread.
 
-    With --bound orders are searched by Coons's reduction, which may leave out some with just N preemptions.
+    The order of memory accesses is that of the program, or with store buffers that of x86 (TSO). With
+    --bound orders are searched by Coons's reduction, which may leave out some with just N preemptions.
     """
     _check_options(names, everything=everything, randomly=randomly, pct=pct, played=played)
     refuse_overwriting({"--save": save})

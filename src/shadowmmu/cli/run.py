@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes, embedded, load, machine_options
+from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, make_folder, output, refuse_overwriting
 from shadowmmu.cli.program import (
     EMBEDDED,
@@ -21,32 +22,78 @@ from shadowmmu.cli.program import (
 )
 from shadowmmu.cli.program_options import ProgramOptions, program_options
 from shadowmmu.cli.run_report import Report, summary
+from shadowmmu.show.history.played import played_rows
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
-    from shadowmmu.trace.recording import PlayedOp, Row
 
 __all__ = ["run"]
 
 
-@click.command(short_help="Play scenarios, or run a program, on the model.")
+def _show_language(context: click.Context, option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+    """Print the reference of the scenario language and end."""
+    if not wanted:
+        return
+    from shutil import get_terminal_size
+
+    from shadowmmu.guest.scenario.language import language_text
+
+    click.echo(language_text(min(get_terminal_size().columns, 100)))
+    context.exit()
+
+
+@click.command(
+    cls=Manual,
+    short_help="Play scenarios, or run a program, on the model.",
+    statuses={
+        "0": "All was played. A program: it ended with status 0.",
+        "other": "A program's own: what it wrote to the debug-exit port, doubled, plus one; or the status of "
+        "a Linux program, or 128 and the number of the signal that killed it.",
+        "2": "Input that cannot be used, or a program that cannot be run or does not end within --limit.",
+    },
+    examples={
+        "shadowmmu run scenarios/mails/002-unsync.txt": "Play a scenario and read op by op what KVM did",
+        "shadowmmu run scenarios/mails/002-unsync.txt --design unsync=never": "The same with one "
+        "switch set otherwise",
+        "shadowmmu run --record a.jsonl --events a.trace scenarios/mails/002-unsync.txt": "Keep a recording, "
+        "and the tracepoints as trace-cmd would show them",
+        "shadowmmu run --npt ./busybox -- sh -c 'ls | sort'": "Run a static Linux program with nested paging",
+    },
+)
 @click.argument("inputs", metavar="[SCENARIO]... | PROGRAM [-- ARGUMENT...]", nargs=-1)
 @click.option(
     "--record",
     metavar="PATH",
     type=click.Path(path_type=Path),
-    help="Write a recording; for several scenarios PATH is a folder.",
+    help="Write a recording (JSON lines); for several scenarios PATH is a folder.",
 )
 @click.option(
     "--events",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the events as the kernel's ftrace text.",
+    help="Write the tracepoints as the kernel's ftrace prints them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the recording's lines, then the totals.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Scenarios: print the recording's lines, then the totals. Programs: the report is an object.",
+)
+@click.option(
+    "--help-language",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_language,
+    help="Show the words of the scenario language and exit.",
+)
 @machine_options
 @program_options
-@click.option("--tlb", is_flag=True, help="Keep TLB entries between ops (recordings are made without).")
+@click.option(
+    "--tlb",
+    is_flag=True,
+    help="Scenarios: keep TLB entries from op to op. Recordings of real KVM are made without.",
+)
 def run(
     *,
     inputs: tuple[str, ...],
@@ -57,18 +104,19 @@ def run(
     program: ProgramOptions,
     tlb: bool,
 ) -> None:
-    """Play SCENARIOs op by op, or run PROGRAM, machine code for x86, on a PC whose MMU is the model.
+    """Play SCENARIOs op by op, or run PROGRAM, x86 machine code, on a PC whose MMU is the model.
 
-    Without either, run the program that comes with this one, or, without what programs need
-    (pip install 'shadowmmu[guest]'), play three scenarios.
+    A scenario is a text file: a virtual machine, then one operation a line (--help-language). For each
+    operation its result, the tracepoints and the changes of the shadow page tables are printed, at the end
+    the statistics.
 
-    PROGRAM is a multiboot image for a bare machine, or a statically linked 64-bit program for Linux
-    (shadowmmu run ./busybox -- sh -c 'ls | sort'), which runs on a small kernel on that machine: it reads the
-    host's files and writes only beneath the current directory or --root.
+    PROGRAM is a multiboot image for a bare machine, or a statically linked 64-bit Linux program. The latter
+    runs on a small kernel on that machine; it reads the host's files and changes only what is beneath the
+    current directory or --root. Its output is its own; the report follows on stderr.
 
-    A program's output is its own; the report, with --json an object, is on stderr. The exit status is what
-    the program gives its debug-exit port (twice that and one), a Linux program's its own, 128 and the signal
-    that killed it; 2 if it cannot be run or does not end.
+    Without any input the tour that comes with this is run: a guest kernel that tries each mechanism in every
+    paging mode. Where the packages for programs are missing (pip install 'shadowmmu[guest]'), three
+    scenarios are played instead.
     """
     if inputs and is_program(Path(inputs[0])):
         if record or tlb:
@@ -124,7 +172,7 @@ def _play_all(
                 with ExitStack() as recording:
                     file = recording.enter_context(output(target)) if target else None
                     report = Report(scenario)
-                    for played, row, stale in _play(scenario, tlb=tlb):
+                    for played, row, stale in played_rows(scenario, tlb=tlb):
                         line = json_line(row)
                         if file:
                             file.write(line)
@@ -161,23 +209,3 @@ def _targets(
     targets = [record / f"{name}.jsonl" for name in names]
     refuse_overwriting({**{f"--record of {t.stem}": t for t in targets}, "--events": events}, inputs)
     return [*targets]
-
-
-def _play(scenario: Scenario, *, tlb: bool) -> Iterator[tuple[PlayedOp | None, Row, str | None]]:
-    """The header, then every op with its row, and why its value is stale if it is."""
-    from shadowmmu.check.coherence.stale import StaleReads
-    from shadowmmu.guest.play.player import Player
-    from shadowmmu.guest.scenario.setup import resolve
-    from shadowmmu.trace.events import EventLog
-    from shadowmmu.trace.recording import Recorder
-    from shadowmmu.trace.snapshot import snapshot
-
-    player = Player(resolve(scenario), EventLog(), snapshot, tlb=tlb)
-    recorder = Recorder(scenario, player.areas)
-    stale = StaleReads(player)
-    ops = scenario.recorded_ops
-    yield None, recorder.header(), None
-    start = player.start()
-    yield start, recorder.row(start), None
-    for played in player.play(scenario.ops):
-        yield played, recorder.row(played), stale.note(ops[played.op], played.result)

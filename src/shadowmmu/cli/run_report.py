@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.event_text import event_lines
-from shadowmmu.cli.runs import address_runs, entry_runs, fitting
+from shadowmmu.show.text.event_text import event_lines
+from shadowmmu.show.text.outcome import outcome_details
+from shadowmmu.show.text.runs import entry_runs, fitting
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
@@ -170,31 +171,8 @@ def _modes_line(modes: Sequence[str]) -> str:
 def outcome_line(result: Mapping[str, Any]) -> str:
     """An op's result in a few words, coloured by its kind."""
     outcome = result["outcome"]
-    parts = [str(value) for key, value in result.items() if key == "value"]
-    if outcome == "exception":
-        parts = [f"#{result['vector']}", *(f"{k} {result[k]}" for k in ("error_code", "cr2") if k in result)]
-    elif outcome == "vmexit":
-        parts = [f"to L1: {_vmexit(result)}"]
-    elif outcome != "ok":
-        parts = [str(result[key]) for key in ("errno", "reason", "port") if key in result]
-    if "dirty" in result:
-        parts.append(f"dirty {' '.join(address_runs(result['dirty'])) or 'nothing'}")
-    if "gpa" in result:
-        parts.append(f"gpa {result['gpa']}" if result.get("valid") else "no translation")
-    for access in result.get("mmio", ()):
-        parts.append(f"MMIO {'write' if access['write'] else 'read'} {access['gpa']} {access['data']}")
     colour = {"ok": "green", "exception": "yellow", "vmexit": "yellow"}.get(outcome, "red")
-    return " ".join([click.style(outcome, fg=colour), *parts])
-
-
-def _vmexit(result: Mapping[str, Any]) -> str:
-    """Why L2's run ended, as its VMCB tells L1."""
-    from shadowmmu.trace.events import SVM_EXIT_NPF, exit_reason
-
-    code, info1 = int(result["code"], 16), int(result["info1"], 16)
-    if code != SVM_EXIT_NPF:
-        return exit_reason(code)
-    return f"nested page fault at {result['info2']}, error code {info1:#x}"
+    return " ".join([click.style(outcome, fg=colour), *outcome_details(result)])
 
 
 def summary(name: str, totals: Mapping[str, int]) -> str:

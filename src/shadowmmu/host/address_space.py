@@ -140,12 +140,8 @@ class AddressSpace:
         mapping, first, last = self.check_range(hva, size)
         for start, end, vma in mapping.vmas.pieces(first, last):
             if vma.flags & PROT_MASK != prot:
-                self.change_vma(
-                    mapping,
-                    start,
-                    end,
-                    protected_flags(vma, prot, unaccounts=self.switches.mprotect_unaccounts),
-                )
+                flags = protected_flags(vma, prot, unaccounts=self.switches.mprotect_unaccounts)
+                self.change_vma(mapping, start, end, flags)
                 self._change_protection(mapping, start, end, prot)
 
     def _change_protection(self, mapping: Mapping, first: int, last: int, prot: int) -> None:

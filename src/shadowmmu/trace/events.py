@@ -819,7 +819,7 @@ class EventLog(Log):
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self._layout = THREE_ACCESS_BITS
+        self._layout: RoleLayout = THREE_ACCESS_BITS
         self._requested_access = False
 
     def attached(self, design: Design) -> None:

@@ -86,7 +86,7 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(DesignError, match="no switch 'nonsense'; there are set_sregs_flushes"):
         Design({"nonsense": "yes"})
     with pytest.raises(AttributeError, match="a design has no switch 'nonsense'"):
-        Design().nonsense
+        _ = Design().nonsense
     with pytest.raises(DesignError, match="switch invlpg_zaps has no value 'maybe'; there are no, yes"):
         value_of("invlpg_zaps", "maybe")
 
@@ -95,7 +95,7 @@ def test_unknown_names_are_refused() -> None:
 
 
 def is_design(node: ast.expr) -> bool:
-    """Whether an expression is a design by its name: `design`, `kvm.design`, `self._design`, `design_of(...)`."""
+    """Whether an expression is a design by its name: `kvm.design`, `self._design`, `design_of(...)`."""
     if isinstance(node, ast.Call):
         return isinstance(node.func, ast.Name) and node.func.id in ("design_of", "Design")
     name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -7,8 +7,9 @@ from kvm.world import World, names
 
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import ScenarioError
+from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
 from shadowmmu.kvm.exits.run import TripleFault
-from shadowmmu.kvm.exits.vmx_exits import ept_violation_error_code, shutdown_exit
+from shadowmmu.kvm.exits.vmx_exits import shutdown_exit
 from shadowmmu.trace.events import Exit, PageFault, ept_violation_text, vmx_exit_reason
 from shadowmmu.vm import GuestFault, Vm
 

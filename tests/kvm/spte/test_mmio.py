@@ -101,7 +101,9 @@ def test_another_generation_makes_all_of_them_stale(world: World) -> None:
     assert not check_mmio_spte(world.kvm, old)
     created = world.stats["pf_mmio_spte_created"]
     world.ok(f"read {GVA:#x}")
-    assert get_mmio_spte_generation(world.kvm, world.spte(GVA)) == get_mmio_spte_generation(world.kvm, old) + 2
+    assert (
+        get_mmio_spte_generation(world.kvm, world.spte(GVA)) == get_mmio_spte_generation(world.kvm, old) + 2
+    )
     assert world.stats["pf_mmio_spte_created"] == created + 1
 
 

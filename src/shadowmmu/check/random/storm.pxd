@@ -1,7 +1,7 @@
 cimport cython
 from ...kvm.bits cimport INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from ...kvm.state.memslots cimport MemSlot
-from ...kvm.fault.page_fault cimport kvm_mmu_page_fault
+from ...kvm.exits.page_fault_exit cimport page_fault_exit
 from ...kvm.exits.run cimport vcpu_enter_guest
 from ...kvm.state.vcpu cimport Vcpu
 from ...kvm.state.vm cimport Kvm

@@ -15,13 +15,13 @@ from typing import Any
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
-from ...guest.play.cpu import EndlessFaults, GuestCpu, LeftL2
+from ...guest.play.cpu import GuestCpu, LeftL2
 from ...guest.play.stubs import Step
 from ...kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from ...kvm.exits.emulate import EmulationError, Emulator, MmioAccess
+from ...kvm.exits.page_fault_exit import EndlessFaults, KvmRunError, page_fault_exit
 from ...kvm.exits.run import DirtyRingFull, TripleFault, vcpu_enter_guest
-from ...kvm.exits.svm_exits import EntryFailed, KvmRunError
-from ...kvm.fault.page_fault import kvm_mmu_page_fault
+from ...kvm.exits.svm_exits import EntryFailed
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.pages.roots import NoShadowPages
 from ...kvm.registers.nested import SVM_EXIT_NPF
@@ -225,7 +225,7 @@ class Storm:
                 return FAULT
             address = cpu.fault_gpa if self.tdp else cpu.fault_gva
             guest_mode: u32 = vcpu.guest_mode
-            result = kvm_mmu_page_fault(vcpu, address, cpu.fault_error_code)
+            result = page_fault_exit(vcpu, address, cpu.fault_error_code, self.tdp)
             if result == RET_PF_EMULATE:
                 return FAULT - 1
             if result in (RET_PF_EFAULT, RET_PF_ENOSPC):

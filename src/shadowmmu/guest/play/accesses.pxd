@@ -1,5 +1,5 @@
-from ...kvm.bits cimport INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
-from ...kvm.fault.page_fault cimport kvm_mmu_page_fault
+from ...kvm.bits cimport INVALID_PAGE
+from ...kvm.exits.page_fault_exit cimport needs_more, page_fault_exit
 from ...kvm.exits.run cimport vcpu_enter_guest
 from ...kvm.state.vcpu cimport Vcpu
 from ...x86.bits cimport NESTED_FAULT, PF_VECTOR, u8, u32, u64

@@ -6,8 +6,14 @@ from typing import Protocol
 
 from ...kvm.exits import svm_exits, vmx_exits
 from ...kvm.exits.emulate import Emulator, MmioAccess
+from ...kvm.exits.page_fault_exit import (
+    ENDLESS,
+    EndlessFaults,
+    complete_page_fault,
+    merge_exceptions,
+    page_fault_exit,
+)
 from ...kvm.exits.run import TripleFault, vcpu_enter_guest
-from ...kvm.exits.svm_exits import merge_exceptions
 from ...kvm.registers.pml import vmx_flush_pml_buffer
 from ...kvm.registers.regs import CR3_NOFLUSH
 from ...kvm.state.vcpu import QueuedException, QueuedInterrupt, Vcpu
@@ -28,13 +34,7 @@ INTERCEPTED = (Op.MOV_CR4, Op.WRMSR, Op.VMRUN, Op.VMMCALL, Op.INVLPGA)
 PAGING_INSTRUCTIONS = (Op.INVLPG, Op.MOV_CR3)
 """The guest's own business under nested paging, else intercepted."""
 PRIVILEGED = (*INTERCEPTED, *PAGING_INSTRUCTIONS, Op.MOV_CR0, Op.OUT)
-ENDLESS = 10_000
-"""Faults of one instruction after which it is taken for endless."""
 KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
-
-
-class EndlessFaults(Exception):
-    """KVM enters the guest again and again and the guest gets nowhere: user space has to stop it."""
 
 
 class LeftL2(Exception):
@@ -58,17 +58,6 @@ class Exits(Protocol):
     """How a vendor's processor leaves the guest: kvm.exits.svm_exits, kvm.exits.vmx_exits."""
 
     def check_entry(self, vcpu: Vcpu) -> None: ...
-
-    def page_fault_exit(
-        self,
-        vcpu: Vcpu,
-        emulator: Emulator,
-        insn: Insn,
-        address: int,
-        error_code: int,
-        *,
-        nested: bool = False,
-    ) -> bool: ...
 
     def port_exit(self, vcpu: Vcpu, port: int, length: int) -> None: ...
 
@@ -188,10 +177,7 @@ class GuestCpu:
         """An access faulted: #GP goes to the guest at once, #PF exits to KVM."""
         vcpu, cpu = self.vcpu, self.cpu
         if cpu.fault_vector == NESTED_FAULT:
-            self.in_guest = False
-            return self.exits.page_fault_exit(
-                vcpu, self.emulator, insn, cpu.fault_gpa, cpu.fault_error_code, nested=True
-            )
+            return self._page_fault_exit(insn, cpu.fault_gpa, nested=True)
         if vcpu.guest_mode:
             self.in_guest = False
             self.exits.shutdown_exit(vcpu)
@@ -202,9 +188,13 @@ class GuestCpu:
         if vcpu.kvm.parameters.tdp_enabled:
             self._raise_in_guest(QueuedException(PF_VECTOR, cpu.fault_error_code, cpu.fault_gva))
             return False
-        self.in_guest = False
         vcpu.cr2 = cpu.fault_gva
-        return self.exits.page_fault_exit(vcpu, self.emulator, insn, cpu.fault_gva, cpu.fault_error_code)
+        return self._page_fault_exit(insn, cpu.fault_gva, nested=False)
+
+    def _page_fault_exit(self, insn: Insn, address: int, *, nested: bool) -> bool:
+        self.in_guest = False
+        page_fault_exit(self.vcpu, address, self.cpu.fault_error_code, nested)
+        return complete_page_fault(self.vcpu, self.emulator, insn, address)
 
     def _raise_in_guest(self, exception: QueuedException) -> None:
         """An exception that does not exit; the third one on the way to a handler shuts the processor down."""

@@ -19,8 +19,9 @@ from ...host.madvise import NotModelled, madvise
 from ...host.mapping import HostError, Kind
 from ...kvm.design.design import design_of
 from ...kvm.exits.emulate import EmulationError, MmioAccess
+from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, KvmRunError
 from ...kvm.exits.run import DirtyRingFull, TripleFault
-from ...kvm.exits.svm_exits import EntryFailed, KvmRunError
+from ...kvm.exits.svm_exits import EntryFailed
 from ...kvm.fault.pre_fault import kvm_vcpu_pre_fault_memory
 from ...kvm.guest_access.dirty_ring import dirty_ring_of
 from ...kvm.guest_access.guest_walk import gva_to_gpa
@@ -52,7 +53,7 @@ from ..scenario.setup import (
     SetupAction,
 )
 from ..scenario.sysfs import SysFs, thp_enabled
-from .cpu import ENDLESS, Delivered, EndlessFaults, GuestCpu, LeftL2
+from .cpu import Delivered, GuestCpu, LeftL2
 from .machine import Machine
 from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
 from .vmcb import Vmcb12

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
+from .language import WORDS
 from .modes import MODES, TRAMP_SLOT, Mode, trampolines_of
 from .ops import (
     GUEST_OPS,
@@ -97,79 +98,6 @@ _SUFFIX = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZES64 = {"read": (1, 2, 4, 8), "write": (1, 2, 4, 8), "xchg": (4, 8), "add": (4, 8), "cmpxchg": (4, 8)}
 _SIZES32 = {"read": (1, 2, 4), "write": (1, 2, 4), "xchg": (4,), "add": (4,), "cmpxchg": (4, 8)}
 
-_USAGE = {
-    "title": "title TEXT",
-    "param": "param kvm|kvm_amd NAME=VALUE",
-    "design": "design SWITCH=VALUE",
-    "vendor": "vendor amd|intel",
-    "mode": "mode[@N] long4|long5|pae|32|nopaging",
-    "vcpus": "vcpus N (1 to 8)",
-    "physbits": "physbits N (32 to 52)",
-    "hostbits": "hostbits N (32 to 52)",
-    "slot": "slot ID GPA SIZE [dirty] [ro] [lazy] [thp|huge2m|huge1g|memfd] [keep] [skew=N]",
-    "cap": "cap CAP ARG",
-    "alloc": "alloc GPA",
-    "nonleaf": "nonleaf FLAGS",
-    "tramp": "tramp[@N] [CR3]",
-    "map": "map[@N] CR3 GVA GPA FLAGS [level=L] [n=N] [stride=S] [gstride=S]",
-    "pt": "pt[@N] TABLE INDEX VALUE",
-    "poke": "poke GPA VALUE",
-    "code": "code GPA",
-    "watch": "watch GPA",
-    "nodump": "nodump",
-    "start": "start [cr3=GPA] [ncr3=GPA] [cr0=V] [cr4=V] [efer=V] [NAME@N=V]",
-    "read": "read GVA [size=N]",
-    "write": "write GVA [VALUE] [size=N]",
-    "xchg": "xchg GVA [VALUE] [size=N]",
-    "add": "add GVA [VALUE] [size=N]",
-    "cmpxchg": "cmpxchg GVA NEW EXPECTED [size=N]",
-    "stos": "stos GVA [VALUE] [n=COUNT]",
-    "nop": "nop",
-    "exec": "exec GVA",
-    "invlpg": "invlpg GVA",
-    "cr0": "cr0 VALUE",
-    "cr3": "cr3 VALUE",
-    "cr4": "cr4 VALUE",
-    "efer": "efer VALUE",
-    "wrmsr": "wrmsr MSR VALUE",
-    "ac": "ac on|off",
-    "delslot": "delslot ID",
-    "movslot": "movslot ID GPA",
-    "dirtylog": "dirtylog on|off ID",
-    "roflag": "roflag on|off ID",
-    "getdirty": "getdirty ID",
-    "cleardirty": "cleardirty ID FIRST N",
-    "nrmmu": "nrmmu N",
-    "madvise_dontneed": "madvise_dontneed GPA LEN",
-    "madvise": "madvise GPA LEN ADVICE",
-    "mprotect": "mprotect GPA LEN ro|rw|none",
-    "remap": "remap GPA LEN",
-    "hosttouch": "hosttouch GPA LEN",
-    "age": "age GPA LEN [flush]",
-    "lru_age": "lru_age",
-    "harvestring": "harvestring",
-    "resetrings": "resetrings",
-    "hostread": "hostread GPA [size=4|8]",
-    "hostwrite": "hostwrite GPA VALUE [size=4|8]",
-    "modparam": "modparam MODULE NAME VALUE",
-    "sysfs": "sysfs PATH VALUE",
-    "sleep_ms": "sleep_ms N",
-    "hostsregs": "hostsregs [cr0=V] [cr3=V] [cr4=V] [efer=V]",
-    "translate": "translate GVA",
-    "prefault": "prefault GPA LEN",
-    "meanwhile": "meanwhile N OP",
-    "dump": "dump on|off",
-    "nested": "nested",
-    "npt": "npt[@N] map|pt ...",
-    "ntramp": "ntramp[@N] NCR3",
-    "l2code": "l2code GPA",
-    "l2exit": "l2exit",
-    "ncr3": "ncr3 VALUE",
-    "vmcb": "vmcb [ncr3=V] [asid=N] [tlb=N]",
-    "l1invlpga": "l1invlpga ADDRESS [ASID]",
-    "end": "end",
-}
-
 
 @dataclass(slots=True)
 class Line:
@@ -187,7 +115,7 @@ class Line:
         raise ScenarioError.at(self.path, self.number, what, mend)
 
     def usage(self) -> str:
-        return f"write `{_USAGE[self.word]}`"
+        return f"write `{WORDS[self.word].usage}`"
 
     def split(
         self, rest: Sequence[str], *, least: int, most: int | None = None, keys: Iterable[str] = (),
@@ -352,13 +280,13 @@ class OpParser:
         parse = self._ops.get(word)
         if parse is None:
             self._refuse(line, word)
-        line.word = word if word in _USAGE else word.removeprefix("l2" if word.startswith("l2") else "u")
+        line.word = word if word in WORDS else word.removeprefix("l2" if word.startswith("l2") else "u")
         return parse(line, tokens[1:], {"line": line.number, "text": line.text, "vcpu": vcpu})
 
     def _refuse(self, line: Line, word: str) -> NoReturn:
         if not self.nested and (word.startswith("l2") or word in ("ncr3", "vmcb", "l1invlpga")):
             line.fail(f"`{word}` needs a guest that is a hypervisor", "put `nested` before `start`")
-        if word in _USAGE:
+        if word in WORDS:
             line.fail(f"`{word}` is not an operation", "put it before `start`")
         line.fail(f"unknown word `{word}`", suggestion(word, [*self._ops, "end"]))
 
@@ -683,7 +611,7 @@ class OpParser:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """How to mend an unknown word."""
     close = difflib.get_close_matches(word, known, 1) if len(word) <= _LONGEST_WORD else []
-    return f"did you mean `{close[0]}`?" if close else "see the scenario language for the words there are"
+    return f"did you mean `{close[0]}`?" if close else "see `shadowmmu run --help-language`"
 
 
 def split_words(path: str, number: int, raw: str) -> tuple[Line, list[str]]:

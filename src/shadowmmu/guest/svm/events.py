@@ -6,8 +6,8 @@ from typing import Protocol
 
 from ...host.memory import Arena
 from ...kvm.exits.emulate import EmulationError
+from ...kvm.exits.page_fault_exit import merge_exceptions, must_emulate, page_fault_exit
 from ...kvm.exits.run import TripleFault
-from ...kvm.exits.svm_exits import handle_page_fault, merge_exceptions
 from ...kvm.state.vcpu import QueuedException, QueuedInterrupt
 from ...x86.bits import NESTED_FAULT
 from .execution import Execution, ExitHandler
@@ -216,7 +216,8 @@ class Events:
 
     def _fault(self, address: int, error_code: int, *, nested: bool = False) -> None:
         self.progress.check(address)
-        if handle_page_fault(self.vcpu, address, error_code, nested=nested):
+        page_fault_exit(self.vcpu, address, error_code, nested)
+        if must_emulate(self.vcpu, address):
             raise EmulationError(f"an event cannot be delivered through {address:#x}")
 
     def raise_exception(self, exception: QueuedException) -> None:

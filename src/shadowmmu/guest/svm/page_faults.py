@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ...kvm.bits import INVALID_PAGE
 from ...kvm.exits.emulate import EmulationError
-from ...kvm.exits.svm_exits import handle_page_fault
+from ...kvm.exits.page_fault_exit import must_emulate, page_fault_exit
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
@@ -90,7 +90,8 @@ class PageFaults:
 
     def _handle_fault(self, address: int, error_code: int, *, nested: bool = False) -> None:
         vcpu = self.vcpu
-        if handle_page_fault(vcpu, address, error_code, nested=nested):
+        page_fault_exit(vcpu, address, error_code, nested)
+        if must_emulate(vcpu, address):
             self.progress.repeats = 0
             self._emulate(address, vcpu.emulation_type)
         elif vcpu.exception is None:

@@ -1,14 +1,11 @@
-"""Faults that repeat for ever: how they are told from a guest that gets on."""
+"""Faults that repeat for ever: how they are told from a guest that makes progress."""
 
+from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults
 from ...kvm.state.vcpu import Vcpu
-from ..play.cpu import EndlessFaults
-
-ENDLESS = 1000
-"""Faults of one address at one RIP, with nothing else between, after which they are taken for endless."""
 
 
 class Progress:
-    """Counts faults; whoever sees the guest get on sets `repeats` to 0."""
+    """Counts faults of one address at one RIP; whoever sees the guest make progress sets `repeats` to 0."""
 
     def __init__(self, vcpu: Vcpu) -> None:
         self.vcpu = vcpu

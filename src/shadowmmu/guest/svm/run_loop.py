@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...kvm.exits.emulate import EmulationError
+from ...kvm.exits.page_fault_exit import EndlessFaults, KvmRunError
 from ...kvm.exits.run import DirtyRingFull, TripleFault
-from ...kvm.exits.svm_exits import KvmRunError
 from ...kvm.pages.roots import NoShadowPages
 from ...x86.machine_check import MachineCheck
-from ..play.cpu import EndlessFaults
 from .entry import Entry
 from .execution import ExitHandler
 from .exit_codes import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_READ_DR, EXIT_SMI, NOT_KVMS

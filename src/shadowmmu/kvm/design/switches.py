@@ -36,7 +36,12 @@ _NAMED = {switch.name: switch for switch in SWITCHES}
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A kernel, and the stable series that has its behaviour: what release texts start with."""
+    """A kernel as values of the switches.
+
+    Attributes:
+        kernel: Release, for example 6.1.176.
+        series: Start of the release texts that mean this kernel.
+    """
 
     kernel: str
     series: str

@@ -1,7 +1,8 @@
 """The instruction emulator, as far as memory is concerned (emulate.c, x86.c, 6.12.111).
 
-Operands are found by walks of the guest's tables, memory is written and then reported to the MMU; what is no
-memory goes to user space. Bytes are not decoded: the vCPU's runner says what the instruction is.
+Operands are found by walks of the guest's tables; memory is written and the write reported to the MMU; an
+access that no memslot backs is completed by user space. Bytes are not decoded: whoever runs the vCPU says
+what the instruction is.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,12 @@ class EmulationError(Exception):
 
 
 class OperandFault(Exception):
-    """An operand faulted: the guest gets a #PF."""
+    """An operand faulted: the guest gets a #PF.
+
+    Attributes:
+        address: Linear address of the fault.
+        error_code: PFERR_* for the guest.
+    """
 
     def __init__(self, address: int, error_code: int) -> None:
         super().__init__(address, error_code)
@@ -49,7 +55,14 @@ class _UnhandleableError(Exception):
 
 @dataclass(slots=True)
 class MmioAccess:
-    """An access that user space must complete; `data` of a read is what it answers."""
+    """An access that user space must complete (kvm_run.mmio).
+
+    Attributes:
+        gpa: Guest-physical address.
+        length: Bytes, 1 to 8.
+        write: A write, else a read.
+        data: Value written; 0 for a read, whose value the callback returns.
+    """
 
     gpa: int
     length: int
@@ -58,9 +71,15 @@ class MmioAccess:
 
 
 class Emulator:
-    """Emulates instructions of one vCPU. `mmio` completes accesses to what is no memory.
+    """Emulates instructions of one vCPU.
 
-    emulate() returns whether the instruction is done; if not, the guest is to be entered again as it is.
+    emulate() returns whether the instruction is done; if not, the guest is entered again as it is.
+
+    Attributes:
+        vcpu: The vCPU.
+        mmio: Completes an access that no memslot backs; returns the value read.
+        has_code: The instruction's bytes are in guest memory, so that they are fetched.
+        gpa_hint: Guest-physical address of the operand that faulted, if the exit reported it; else None.
     """
 
     def __init__(self, vcpu: Vcpu, mmio: Callable[[MmioAccess], int], *, has_code: bool = True) -> None:
@@ -76,15 +95,20 @@ class Emulator:
         kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
 
     def _access_bits(self, *, write: bool) -> int:
+        """Return PFERR_W and PFERR_U of a data access at the current CPL."""
         return (PFERR_W if write else 0) | (PFERR_U if self.vcpu.cpl == 3 else 0)
 
     def _translate(self, address: int, access: int) -> int:
+        """Return the gpa of an address. Raises OperandFault."""
         gpa = gva_to_gpa(self.vcpu, address, access)
         if gpa == INVALID_PAGE:
             raise OperandFault(address, self.vcpu.walker.error_code)
         return gpa
 
     def _is_mmio_gpa(self, address: int, gpa: int, *, write: bool) -> bool:
+        """Return whether an operand is known to be MMIO: at the APIC's address, or in the vCPU's
+        MMIO record.
+        """
         vcpu = self.vcpu
         if gpa & ~0xFFF == APIC_DEFAULT_PHYS_BASE:
             return True
@@ -95,7 +119,7 @@ class Emulator:
         return True
 
     def _operand(self, address: int, *, write: bool) -> tuple[int, bool]:
-        """(gpa, known to be MMIO) of an operand within one page."""
+        """Return (gpa, whether it is known to be MMIO) of an operand within one page. Raises OperandFault."""
         vcpu = self.vcpu
         access = self._access_bits(write=write)
         if self.gpa_hint is not None and (address ^ self.gpa_hint) & 0xFFF == 0:
@@ -123,11 +147,12 @@ class Emulator:
         return not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access)
 
     def _trace_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
+        """Fire kvm_mmio."""
         if self.vcpu.kvm.tracing:
             self.vcpu.kvm.tracer.kvm_mmio(kind, length, gpa, value)
 
     def _pieces(self, address: int, size: int) -> list[tuple[int, int, int]]:
-        """(address, size, offset) of the parts of an operand in each page."""
+        """Return (address, size, offset) of the parts of an operand in each page."""
         first = min(size, 0x1000 - (address & 0xFFF))
         pieces = [(address, first, 0)]
         if first < size:
@@ -136,7 +161,7 @@ class Emulator:
         return pieces
 
     def read(self, address: int, size: int) -> int:
-        """Read an operand."""
+        """Return an operand's value. Raises OperandFault."""
         value = 0
         fragments: list[tuple[int, int, int]] = []
         for part, length, offset in self._pieces(address, size):
@@ -157,12 +182,16 @@ class Emulator:
         return value
 
     def peek(self, address: int, size: int) -> int:
-        """What is in memory at an operand, without any trace or effect but Accessed bits; 0 if it is none."""
+        """Return what memory holds at an operand, without tracepoints, with no effect but Accessed bits; 0 if
+        it cannot be read.
+        """
         gpa = gva_to_gpa(self.vcpu, address, 0)
         return 0 if gpa == INVALID_PAGE else read_guest(self.vcpu.kvm, gpa, size) or 0
 
     def write(self, address: int, size: int, value: int) -> bool:
-        """Write an operand and let the MMU know; whether user space had to complete it."""
+        """Write an operand and inform the MMU. Return whether user space had to complete it. Raises
+        OperandFault.
+        """
         fragments: list[MmioAccess] = []
         for part, length, offset in self._pieces(address, size):
             data = value >> (8 * offset) & ((1 << (8 * length)) - 1)
@@ -179,13 +208,13 @@ class Emulator:
         return bool(fragments)
 
     def _wrote(self, gpa: int, size: int) -> None:
-        """Guest memory has been written: the MMU has to know."""
+        """Inform the MMU that guest memory was written."""
         kvm_mmu_track_write(self.vcpu, gpa, size)
 
     def cmpxchg(self, address: int, size: int, value: int) -> None:
-        """Write an operand back that was read before, atomically; across pages and to MMIO plainly.
+        """Write back an operand that was read before, atomically; across pages and to MMIO plainly.
 
-        Raises _UnhandleableError if the host does not let KVM write there.
+        Raises OperandFault, and _UnhandleableError if the host does not let KVM write there.
         """
         kvm = self.vcpu.kvm
         gpa = gva_to_gpa(self.vcpu, address, self._access_bits(write=True))
@@ -200,7 +229,7 @@ class Emulator:
             self.write(address, size, value)
 
     def _exchange(self, gpa: int, size: int, value: int) -> bool:
-        """Store through a mapping of the page; whether it could be done. The page is marked dirty."""
+        """Store through a mapping of the page and mark it dirty. Return whether that was possible."""
         kvm = self.vcpu.kvm
         if kvm.design.defect == DEFECT_ATOMIC_UNLOGGED:
             return store_guest(kvm, gpa, size, value) is not None
@@ -209,7 +238,7 @@ class Emulator:
     # -- instructions ----------------------------------------------------------------------------------
 
     def _fetch(self) -> bool:
-        """Read the instruction's bytes at RIP; whether they can be read. A guest may have none in memory."""
+        """Read the instruction's bytes at RIP. Return whether they can be read. Raises OperandFault."""
         if not self.has_code:
             return True
         rip = self.vcpu.rip
@@ -217,12 +246,18 @@ class Emulator:
         return read_guest(self.vcpu.kvm, gpa, 1) is not None
 
     def _read_modify(self, insn: Insn) -> int:
+        """Return the value of an operand that will be written: a fault reports a write. Raises
+        OperandFault.
+        """
         try:
             return self.read(insn.address, insn.size)
         except OperandFault as fault:
             raise OperandFault(fault.address, fault.error_code | PFERR_W) from None
 
     def _execute(self, insn: Insn) -> bool:
+        """Execute an instruction. Return whether it is complete (a string instruction may need
+        more rounds).
+        """
         mask = (1 << (8 * insn.size)) - 1
         match insn.op:
             case Op.LOAD:
@@ -250,6 +285,7 @@ class Emulator:
         return True
 
     def _stos(self, insn: Insn) -> bool:
+        """Store up to 1,024 elements of REP STOS. Return whether the count is 0."""
         while insn.count:
             exited = self.write(insn.address, insn.size, insn.value)
             insn.address += insn.size
@@ -259,11 +295,15 @@ class Emulator:
         return True
 
     def _move_to_cr(self, insn: Insn) -> None:
+        """Execute MOV to a control register, or queue #GP."""
         setter = {Op.MOV_CR0: kvm_set_cr0, Op.MOV_CR3: kvm_set_cr3, Op.MOV_CR4: kvm_set_cr4}[insn.op]
         if not setter(self.vcpu, insn.value):
             self.vcpu.exception = QueuedException(GP_VECTOR, 0, None)
 
     def _fail(self) -> None:
+        """Queue #UD for an instruction that cannot be emulated. Raises EmulationError at CPL 0, or always if
+        the VM asks for it.
+        """
         vcpu = self.vcpu
         vcpu.stat.insn_emulation_fail += 1
         self._trace_insn(b"", failed=True)
@@ -274,13 +314,14 @@ class Emulator:
             raise EmulationError(f"instruction at {vcpu.rip:#x} cannot be emulated")
 
     def _trace_insn(self, code: bytes, *, failed: bool) -> None:
+        """Fire kvm_emulate_insn."""
         vcpu = self.vcpu
         if vcpu.kvm.tracing:
             mode = "prot64" if vcpu.is_64_bit_mode() else "prot32"
             vcpu.kvm.tracer.kvm_emulate_insn(vcpu.rip, 0, code, mode, failed)
 
     def _decode(self, insn: Insn, address: int, emulation_type: int) -> bool:
-        """Fetch the instruction; False if emulation ends here."""
+        """Fetch the instruction. Return False if emulation ends here."""
         vcpu = self.vcpu
         fault: OperandFault | None = None
         try:
@@ -300,6 +341,7 @@ class Emulator:
         return False
 
     def _retry_on_failure(self, address: int, emulation_type: int) -> bool:
+        """Return whether to run an instruction again that cannot be emulated, with its page unprotected."""
         if self.vcpu.kvm.design.retry_without_zapping:
             return reexecute_instruction(self.vcpu, address, emulation_type)
         if not emulation_type & EMULTYPE_ALLOW_RETRY_PF or emulation_type & EMULTYPE_WRITE_PF_TO_SP:
@@ -308,7 +350,9 @@ class Emulator:
         return True
 
     def _retry(self, insn: Insn, address: int, emulation_type: int) -> bool:
-        """Whether the instruction is to run again instead, because its page is no page table any more."""
+        """Return whether to run the instruction again instead, because its page holds no shadowed table any
+        more.
+        """
         if self.vcpu.kvm.design.retry_without_zapping:
             return retry_instruction(self.vcpu, insn, address, emulation_type)
         if not emulation_type & EMULTYPE_ALLOW_RETRY_PF or insn.op.writes_page_tables:
@@ -318,7 +362,8 @@ class Emulator:
     def emulate(self, insn: Insn, address: int = 0, emulation_type: int = 0) -> bool:
         """Emulate `insn`, which faulted at `address` if emulation_type says so (x86_emulate_instruction).
 
-        An exception it causes is queued. Raises EmulationError if user space has to be told of a failure.
+        Return whether it is done. An exception it causes is queued. Raises EmulationError if a failure must
+        be reported to user space.
         """
         vcpu = self.vcpu
         vcpu.exception = None
@@ -341,5 +386,7 @@ class Emulator:
         return done and vcpu.exception is None
 
     def skip(self, insn: Insn) -> bool:
-        """Move RIP past an instruction that needed no emulation; a processor without nRIP has to fetch it."""
+        """Move past an instruction that needed no emulation. Return False if it cannot be fetched: a
+        processor without nRIP must read it to find its end.
+        """
         return self._decode(insn, 0, 0)

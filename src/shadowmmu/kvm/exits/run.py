@@ -2,7 +2,7 @@
 
 Requests are served in KVM's order: a full dirty ring, obsolete roots, sync, load root, flush all, flush
 current, flush guest, a triple fault, the processor's log of dirty pages; then a pending exception is
-injected, and the MMU loaded if it has none.
+injected, and the MMU loaded if it has no root.
 """
 
 from cython import uint as u32
@@ -28,10 +28,11 @@ from ..state.vcpu import Vcpu
 
 
 class TripleFault(Exception):
-    """The guest could not even take a double fault, or has no root: KVM_RUN ends with KVM_EXIT_SHUTDOWN."""
+    """The guest could not take a double fault, or has no root: KVM_RUN ends with KVM_EXIT_SHUTDOWN."""
 
 
 def _take(vcpu: Vcpu, request: u32) -> bool:
+    """Clear a request. Return whether it was pending."""
     if not vcpu.requests & request:
         return False
     vcpu.requests &= ~request
@@ -39,7 +40,7 @@ def _take(vcpu: Vcpu, request: u32) -> bool:
 
 
 def kvm_vcpu_flush_tlb_guest(vcpu: Vcpu) -> None:
-    """A flush that the guest asked for: also of the shadow, as far as it is unsync."""
+    """Flush as the guest asked for: the TLB, and with shadow paging sync what is unsync."""
     vcpu.stat.tlb_flush += 1
     if not vcpu.kvm.parameters.tdp_enabled:
         kvm_mmu_sync_roots(vcpu)
@@ -79,7 +80,7 @@ def service_requests(vcpu: Vcpu) -> None:
 
 
 def _guest_levels(vcpu: Vcpu) -> u32:
-    """Levels of the tables that the guest's own registers ask for."""
+    """Return the levels of the tables that the guest's own registers ask for; 0 without paging."""
     if not vcpu.is_paging():
         return 0
     if vcpu.is_long_mode():
@@ -88,7 +89,7 @@ def _guest_levels(vcpu: Vcpu) -> u32:
 
 
 def _configure_nested_paging(vcpu: Vcpu) -> None:
-    """The guest runs with its own registers; behind its tables are KVM's."""
+    """Set the processor up for two-dimensional paging: the guest's own registers, and KVM's nested tables."""
     parameters = vcpu.kvm.parameters
     if parameters.vmx:
         vcpu.cpu.set_ept(
@@ -113,7 +114,7 @@ def _configure_nested_paging(vcpu: Vcpu) -> None:
 
 
 def _configure_shadow_paging(vcpu: Vcpu) -> None:
-    """The guest runs in the shadow's mode, with WP and NX always on."""
+    """Set the processor up for the shadow's paging mode, with WP and NX always on."""
     paging = vcpu.is_paging()
     vcpu.cpu.set_paging(
         levels=vcpu.mmu.shadow_level(),
@@ -126,7 +127,7 @@ def _configure_shadow_paging(vcpu: Vcpu) -> None:
 
 
 def configure_cpu(vcpu: Vcpu) -> None:
-    """Give the processor the registers that the guest runs with, if it has others."""
+    """Set the processor up for the guest's registers, unless it is already."""
     wanted = (vcpu.cr0, vcpu.cr4, vcpu.efer, vcpu.mmu.shadow_level())
     if wanted == vcpu.configured:
         return
@@ -138,7 +139,7 @@ def configure_cpu(vcpu: Vcpu) -> None:
 
 
 def vcpu_enter_guest(vcpu: Vcpu) -> None:
-    """Everything before VM entry; anew if preparing it made requests.
+    """Do everything that comes before VM entry; again if preparing it made requests.
 
     Raises NoShadowPages, DirtyRingFull or TripleFault.
     """
@@ -153,7 +154,9 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
 
 
 def _inject_soft_interrupt(vcpu: Vcpu) -> None:
-    """An INT n anew. svm_inject_irq without nRIP reads it to find its end, and drops it if that fails."""
+    """Inject an INT n again. svm_inject_irq without nRIP reads the instruction to find its end, and drops the
+    interrupt if that fails.
+    """
     interrupt = vcpu.soft_interrupt
     if interrupt is None:
         return
@@ -166,6 +169,9 @@ def _inject_soft_interrupt(vcpu: Vcpu) -> None:
 
 
 def _prepare_entry(vcpu: Vcpu) -> None:
+    """Serve requests, inject what is pending, and load the MMU if it has no root. Raises as service_requests
+    and kvm_mmu_load do.
+    """
     if vcpu.requests:
         service_requests(vcpu)
     _inject_soft_interrupt(vcpu)

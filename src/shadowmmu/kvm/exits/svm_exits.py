@@ -1,16 +1,12 @@
 """VM exits of an AMD processor without decode assists (svm.c, 6.12.111)."""
 
-import errno
+from cython import ulonglong as u64
 
-from ...x86.bits import CR0_CD, CR0_MP, CR0_NW, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR, PF_VECTOR
+from ...x86.bits import CR0_CD, CR0_MP, CR0_NW, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR
 from ...x86.insn import Insn, Op
-from ..bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
-from ..fault.page_fault import kvm_mmu_page_fault
-from ..pages.unprotect import kvm_mmu_unprotect_page_virt
 from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import is_intercepted, set_msr
 from ..registers.nested import (
-    SVM_EXIT_NPF,
     SVM_EXIT_SHUTDOWN,
     nested_svm_can_vmrun,
     nested_svm_check_permissions,
@@ -23,27 +19,20 @@ from .emulate import Emulator
 from .run import TripleFault
 
 SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR3, SVM_EXIT_WRITE_CR4 = 0x10, 0x13, 0x14
-SVM_EXIT_EXCP_PF = 0x4E
 SVM_EXIT_CR0_SEL_WRITE = 0x65
 SVM_EXIT_INVLPG = 0x79
 SVM_EXIT_IOIO = 0x7B
 SVM_EXIT_MSR = 0x7C
 SVM_EXIT_INVLPGA, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL = 0x7A, 0x80, 0x81
 SVM_EXIT_ERR = 0xFFFFFFFF
-DF_VECTOR = 8
-CONTRIBUTORY = (0, 10, 11, 12, 13)
-
-
-class KvmRunError(OSError):
-    """KVM_RUN failed; `errno` says how."""
 
 
 class EntryFailed(Exception):
     """The processor refuses the guest's registers: KVM_RUN ends with KVM_EXIT_FAIL_ENTRY."""
 
 
-def record_exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
-    """The guest left hardware; under nested paging with the CR3 that it has."""
+def record_exit(vcpu: Vcpu, reason: u64, info1: u64, info2: u64) -> None:
+    """Record a VM exit; with nested paging first read back CR3, which changes without exits."""
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cr3 = vcpu.cpu.root
     vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, info2
@@ -54,21 +43,11 @@ def record_exit(vcpu: Vcpu, reason: int, info1: int, info2: int) -> None:
         vcpu.kvm.tracer.kvm_nested_vmexit(vcpu.id, reason, vcpu.rip, info1, info2)
 
 
-def merge_exceptions(first: QueuedException, second: QueuedException) -> QueuedException:
-    """What the guest gets when `second` happens while `first` is delivered. Raises TripleFault."""
-    if first.vector == DF_VECTOR:
-        raise TripleFault
-    if first.vector == PF_VECTOR:
-        double = second.vector == PF_VECTOR or second.vector in CONTRIBUTORY
-    else:
-        double = first.vector in CONTRIBUTORY and second.vector in CONTRIBUTORY
-    return QueuedException(DF_VECTOR, 0, None) if double else second
-
-
 def check_entry(vcpu: Vcpu) -> None:
-    """The processor's check of the guest's registers at VMRUN (VMEXIT_INVALID); L2's failure is L1's affair.
+    """Check the guest's registers as the processor does at VMRUN (VMEXIT_INVALID); a failed entry of L2 is
+    reported to L1.
 
-    A VMRUN of L1 counts once its L2 has passed. Raises EntryFailed.
+    A VMRUN of L1 is counted once its L2 has passed. Raises EntryFailed.
     """
     pending, vcpu.nested_run_pending = vcpu.nested_run_pending, False
     if not vcpu.efer & vcpu.efer_missing:
@@ -80,66 +59,16 @@ def check_entry(vcpu: Vcpu) -> None:
     nested_svm_vmexit(vcpu)
 
 
-def page_fault_exit(
-    vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, error_code: int, *, nested: bool = False
-) -> bool:
-    """An intercepted #PF, or a nested page fault; whether the instruction was completed by emulation.
-
-    Raises KvmRunError, TripleFault or EmulationError when KVM_RUN ends.
-    """
-    return handle_page_fault(vcpu, address, error_code, nested=nested) and emulator.emulate(
-        insn, address, vcpu.emulation_type
-    )
-
-
-def handle_page_fault(vcpu: Vcpu, address: int, error_code: int, *, nested: bool = False) -> bool:
-    """The same, for a caller who decodes instructions only if need be: whether it must be emulated.
-
-    Raises KvmRunError or TripleFault when KVM_RUN ends.
-    """
-    record_exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
-    if vcpu.kvm.tracing:
-        vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
-    if vcpu.kvm.design.reinjection_unprotects_first and vcpu.needs_reinjection():
-        kvm_mmu_unprotect_page_virt(vcpu, address)
-    before = vcpu.exception
-    result = kvm_mmu_page_fault(vcpu, address, error_code)
-    return must_emulate(vcpu, address, before, result)
-
-
-def finish_page_fault(
-    vcpu: Vcpu, emulator: Emulator, insn: Insn, address: int, before: QueuedException | None, result: int
-) -> bool:
-    """What follows a fault that ended as `result`, RET_PF_*; `before` was to be injected when it happened.
-
-    Whether the instruction was completed by emulation. Raises KvmRunError, TripleFault or EmulationError.
-    """
-    return must_emulate(vcpu, address, before, result) and emulator.emulate(
-        insn, address, vcpu.emulation_type
-    )
-
-
-def must_emulate(vcpu: Vcpu, address: int, before: QueuedException | None, result: int) -> bool:
-    """Whether a fault that ended as `result` is for the emulator. Raises KvmRunError or TripleFault."""
-    if before is not None and vcpu.exception is not None and vcpu.exception is not before:
-        second = vcpu.exception
-        vcpu.exception = before
-        vcpu.exception = merge_exceptions(before, second)
-    if result == RET_PF_EFAULT:
-        raise KvmRunError(errno.EFAULT, f"the host refuses the page behind {address:#x}")
-    if result == RET_PF_ENOSPC:
-        raise KvmRunError(errno.ENOSPC, "no shadow page left")
-    return result == RET_PF_EMULATE
-
-
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
-    """OUT of one byte by an instruction of `length` bytes: user space takes over."""
+    """Record the exit of an OUT of one byte by an instruction of `length` bytes, which user space
+    completes.
+    """
     record_exit(vcpu, SVM_EXIT_IOIO, port << 16 | 0x10, vcpu.rip + length)
 
 
 def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
-    """Why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more than
-    TS and MP; None if it does not exit.
+    """Return why MOV to CR0 exits: always if the processor's CR0 is not the guest's, else if it changes more
+    than TS and MP; None if it does not exit.
     """
     forced = 0 if vcpu.kvm.parameters.tdp_enabled else CR0_PG | CR0_WP
     if (vcpu.cr0 | forced) & ~(CR0_CD | CR0_NW) != vcpu.cr0:
@@ -150,7 +79,7 @@ def cr0_exit_reason(vcpu: Vcpu, value: int) -> int | None:
 
 
 def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
-    """MOV to CR0 as far as it does not exit; whether it was that."""
+    """Execute a MOV to CR0 that does not exit. Return False if it exits."""
     if cr0_exit_reason(vcpu, value) is not None:
         return False
     keep = ~(CR0_TS | CR0_MP)
@@ -159,9 +88,10 @@ def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """An instruction that exits: INVLPG and MOV to control registers are emulated, others are handled.
+    """Execute an instruction that exits: INVLPG and MOV to control registers are emulated, others are
+    handled.
 
-    Whether it is completed; if not, an exception is pending, or the vCPU is L1 now.
+    Return whether it is completed; if not, an exception is pending, or the vCPU is L1 now.
     """
     if insn.op in _NESTED_INSTRUCTIONS:
         return _NESTED_INSTRUCTIONS[insn.op](vcpu, emulator, insn)
@@ -181,6 +111,7 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 
 def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    """Execute VMRUN of L1."""
     record_exit(vcpu, SVM_EXIT_VMRUN, 0, 0)
     if not nested_svm_check_permissions(vcpu) or not nested_svm_can_vmrun(vcpu, insn.value):
         return False
@@ -191,14 +122,14 @@ def _vmrun(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 
 def _vmmcall(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """VMMCALL of L2, which L1 intercepts."""
+    """Execute VMMCALL of L2, which L1 intercepts."""
     record_exit(vcpu, SVM_EXIT_VMMCALL, 0, 0)
     nested_svm_vmexit(vcpu)
     return False
 
 
 def _invlpga(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
-    """INVLPGA of L1: as INVLPG, whatever the ASID."""
+    """Execute INVLPGA of L1: as INVLPG, whatever the ASID."""
     record_exit(vcpu, SVM_EXIT_INVLPGA, 0, 0)
     if not nested_svm_check_permissions(vcpu):
         return False
@@ -213,9 +144,10 @@ _NESTED_INSTRUCTIONS = {Op.VMRUN: _vmrun, Op.VMMCALL: _vmmcall, Op.INVLPGA: _inv
 
 
 def reserved_cr3(vcpu: Vcpu) -> None:
-    """The guest loads a CR3 beyond the processor's MAXPHYADDR, which KVM does not see under nested paging.
+    """Queue #GP for a CR3 beyond the processor's MAXPHYADDR, which KVM does not see with two-dimensional
+    paging.
 
-    #GP; raises EntryFailed instead on a processor that gives the guest up.
+    Raises EntryFailed instead on a processor that refuses to enter such a guest.
     """
     if not vcpu.bad_cr3_fails_entry:
         vcpu.exception = QueuedException(GP_VECTOR, 0, None)
@@ -225,7 +157,7 @@ def reserved_cr3(vcpu: Vcpu) -> None:
 
 
 def shutdown_exit(vcpu: Vcpu) -> None:
-    """The guest cannot take an exception: L2's is L1's affair; else KVM_RUN ends and the vCPU is reset.
+    """Handle a shutdown: L2's is reported to L1; else KVM_RUN ends and the vCPU is reset.
 
     Raises TripleFault unless it was L2.
     """
@@ -238,6 +170,7 @@ def shutdown_exit(vcpu: Vcpu) -> None:
 
 
 def _write_msr(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
+    """Execute WRMSR. Return whether it is completed; else #GP is pending."""
     accepted = set_msr(vcpu, insn.count, insn.value)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_msr(True, insn.count, insn.value, not accepted)

@@ -1,4 +1,4 @@
-"""Guest writes to shadowed page tables that KVM emulates (kvm_mmu_track_write, 6.12.111 and 7.3.4)."""
+"""Emulated writes to shadowed guest tables (kvm_mmu_track_write, 6.12.111 and 7.3.4)."""
 
 from ..bits import (
     DEFECT_NONPAE_PDE,
@@ -17,7 +17,7 @@ from ..state.vcpu import Vcpu
 
 
 def detect_write_misaligned(sp: ShadowPage, gpa: int, size: int) -> bool:
-    """Whether a write cannot be one of a single gpte: it covers parts of two, or less than 4 bytes.
+    """Return whether a write cannot be one of a single gpte: it covers parts of two, or less than 4 bytes.
 
     One byte at the start of a gpte passes: guests update status bits so.
     """
@@ -29,7 +29,9 @@ def detect_write_misaligned(sp: ShadowPage, gpa: int, size: int) -> bool:
 
 
 def detect_write_flooding(sp: ShadowPage, limit: int) -> bool:
-    """Whether this is write `limit` to an upper-level table since a walk last used it; 0: it never is."""
+    """Count a write to an upper-level table. Return whether it is write number `limit` since a walk last used
+    the table; limit 0: never.
+    """
     if sp.level() == 1:
         return False
     sp.write_flooding_count += 1
@@ -37,7 +39,9 @@ def detect_write_flooding(sp: ShadowPage, limit: int) -> bool:
 
 
 def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:
-    """Addresses of the SPTEs that shadow the gpte at gpa: one, two for a 4-byte directory entry, or none."""
+    """Return the addresses of the SPTEs that shadow the gpte at gpa: one, two for a 4-byte directory entry,
+    or none.
+    """
     offset = gpa & 0xFFF
     count = 1
     if sp.role & ROLE_4BYTE_GPTE:
@@ -56,7 +60,8 @@ def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:
 def _write_sptes(
     vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int, invalid_list: list[ShadowPage] | None
 ) -> bool:
-    """The gpte at gpa is `gentry` now: drop the SPTEs of `sp` that shadow it; whether a flush is needed.
+    """Zap the SPTEs of `sp` that shadow the gpte at gpa, which is `gentry` now. Return whether a flush is
+    needed.
 
     Pages for L2 that nothing points to any more are put on the list if there is one.
     """
@@ -79,11 +84,10 @@ def _write_sptes(
 
 
 def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
-    """Guest memory at gpa was written by `size` bytes: drop what shadows it.
+    """Zap what shadows the `size` bytes at gpa, which were written.
 
-    A page that is written again and again, or in odd ways, is taken for no page table any more and zapped;
-    one of another level that went with it is not looked at again. Older kernels map the new gpte at once
-    (pte_update).
+    A page written again and again, or in unusual ways, is not taken for a page table any more and zapped.
+    Older kernels map the new gpte at once (pte_update).
     """
     kvm = vcpu.kvm
     if not kvm.indirect_shadow_pages:

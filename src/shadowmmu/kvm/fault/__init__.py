@@ -1,1 +1,1 @@
-"""The way of a page fault through KVM."""
+"""Page faults: how KVM handles one, from the exit to the SPTE."""

@@ -1,6 +1,6 @@
-"""Faults fixed without mmu_lock: an access to an SPTE that only logging or tracking took rights from.
+"""Faults fixed without mmu_lock, where only dirty logging or access tracking took rights away (6.12.111).
 
-Direct MMUs only: the gfn behind an indirect SPTE is not stable (fast_page_fault, 6.12.111).
+Direct MMUs only: the gfn of an SPTE in an indirect page is not stable (fast_page_fault).
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -27,7 +27,7 @@ ATTEMPTS = 5
 
 
 def last_sptep_lockless(vcpu: Vcpu, addr: u64) -> u64:
-    """Address of the last SPTE on the walk for addr; 0 if the walk has none."""
+    """Return the address of the last SPTE on the walk for addr; 0 if the walk has none."""
     kvm: Kvm = vcpu.kvm
     table: u64 = shadow_walk_root(vcpu, addr)
     level: u32 = shadow_walk_level(vcpu)
@@ -43,14 +43,16 @@ def last_sptep_lockless(vcpu: Vcpu, addr: u64) -> u64:
 
 
 def page_fault_can_be_fast(kvm: Kvm, fault: PageFault) -> bool:
-    """Whether a fault may be due to lost rights: W, or where Accessed is not used, all of them."""
+    """Return whether a fault may be due to a cleared W or, where Accessed is not used, to access tracking."""
     if fault.rsvd:
         return False
     return fault.write if fault.present else not kvm.shadow_accessed_mask
 
 
 def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
-    """RET_PF_FIXED, RET_PF_SPURIOUS, or RET_PF_INVALID if the fault must take the slow path."""
+    """Try to fix a fault without mmu_lock. Return RET_PF_FIXED, RET_PF_SPURIOUS, or RET_PF_INVALID: take the
+    slow path.
+    """
     kvm: Kvm = vcpu.kvm
     if not kvm.design.fast_page_fault or not page_fault_can_be_fast(kvm, fault):
         return RET_PF_INVALID

@@ -1,4 +1,6 @@
-"""From an intercepted page fault to its handling (kvm_mmu_page_fault, arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""Page faults: from the intercepted fault to RET_PF_* (kvm_mmu_page_fault,
+arch/x86/kvm/mmu/mmu.c, 6.12.111).
+"""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -65,11 +67,13 @@ from ..tdp.map import kvm_tdp_mmu_map
 from .fast_fault import fast_page_fault, last_sptep_lockless
 
 TABLE_WRITE = PFERR_GUEST_PAGE | PFERR_W | PFERR_P
-"""What a walk of guest tables through write-protected nested tables reports."""
+"""Error code of the processor's walk of guest tables through write-protected nested tables."""
 
 
 def handle_mmio_page_fault(vcpu: Vcpu, addr: u64) -> u32:
-    """A fault with RSVD: RET_PF_EMULATE, RET_PF_INVALID (stale generation) or RET_PF_RETRY (SPTE is gone)."""
+    """Handle a fault with RSVD. Return RET_PF_EMULATE, RET_PF_INVALID (the generation is stale) or
+    RET_PF_RETRY (the SPTE is not an MMIO SPTE any more).
+    """
     kvm: Kvm = vcpu.kvm
     if kvm.design.vcpu_mmio_cache and mmio_info_in_cache(vcpu, addr):
         return RET_PF_EMULATE
@@ -90,13 +94,14 @@ def handle_mmio_page_fault(vcpu: Vcpu, addr: u64) -> u32:
 
 
 def _page_fault_handle_page_track(kvm: Kvm, fault: PageFault) -> bool:
-    """Whether the fault writes to a present page that shadows an upper-level table."""
+    """Return whether the fault writes to a present page that holds a shadowed upper-level table."""
     if fault.rsvd or not fault.present or not fault.write or fault.slot is None:
         return False
     return kvm.write_tracked(fault.slot, fault.gfn)
 
 
 def _shadow_page_table_clear_flood(vcpu: Vcpu, addr: u64) -> None:
+    """Reset the flood counters of the shadow pages on the walk for addr."""
     kvm: Kvm = vcpu.kvm
     table: u64 = shadow_walk_root(vcpu, addr)
     level: u32 = shadow_walk_level(vcpu)
@@ -110,17 +115,19 @@ def _shadow_page_table_clear_flood(vcpu: Vcpu, addr: u64) -> None:
 
 
 SHORT_SEQ_SIGN = 1 << 3
-"""The sign of the sequence's copy where it is too short (DEFECT_MMU_SEQ_SIGNED): bit 31 in KVM."""
+"""Sign bit of the sequence's copy where that is too short (DEFECT_MMU_SEQ_SIGNED): bit 31 in KVM."""
 
 
 def _sign_extended(seq: u64) -> u64:
-    """A copy of the sequence in a signed type that is too short for it."""
+    """Return a copy of the sequence in a signed type that is too short for it."""
     low: u64 = seq & (2 * SHORT_SEQ_SIGN - 1)
     return low | MASK64 & ~(2 * SHORT_SEQ_SIGN - 1) if low & SHORT_SEQ_SIGN else low
 
 
 def mmu_invalidate_retry(kvm: Kvm, fault: PageFault) -> bool:
-    """Whether the host took memory away that the fault may have seen before (mmu_invalidate_retry_gfn)."""
+    """Return whether the host invalidated memory that the fault may have seen before
+    (mmu_invalidate_retry_gfn).
+    """
     if (
         kvm.mmu_invalidate_in_progress
         and kvm.mmu_invalidate_start <= fault.gfn
@@ -131,7 +138,9 @@ def mmu_invalidate_retry(kvm: Kvm, fault: PageFault) -> bool:
 
 
 def kvm_handle_noslot_fault(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
-    """No memory there: remember the MMIO access; an MMIO SPTE follows if the address fits into one."""
+    """Record an MMIO access where no memslot is. Return RET_PF_CONTINUE if an MMIO SPTE can hold the address,
+    else RET_PF_EMULATE.
+    """
     vcpu_cache_mmio_info(vcpu, 0 if fault.is_tdp else fault.addr, fault.gfn, access & (ACC_W | ACC_U))
     if not vcpu.kvm.enable_mmio_caching or fault.gfn > vcpu.kvm.max_gfn():
         return RET_PF_EMULATE
@@ -142,7 +151,9 @@ def kvm_handle_noslot_fault(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
 
 
 def kvm_faultin_pfn(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
-    """Find the host page of fault.gfn: RET_PF_CONTINUE with pfn and map_writable set, or how it ends."""
+    """Find the host page of fault.gfn. Return RET_PF_CONTINUE with pfn and map_writable set, or the RET_PF_*
+    of the fault.
+    """
     kvm: Kvm = vcpu.kvm
     slot: MemSlot | None = fault.slot
     fault.mmu_seq = kvm.mmu_invalidate_seq
@@ -169,7 +180,7 @@ def kvm_faultin_pfn(vcpu: Vcpu, fault: PageFault, access: u32) -> u32:
 
 
 def is_page_fault_stale(vcpu: Vcpu, fault: PageFault) -> bool:
-    """Whether the root, or the host page, went away since the fault began."""
+    """Return whether the root was zapped, or the host page invalidated, since the fault began."""
     mmu: KvmMmu = vcpu.mmu
     if mmu.root_is_special() or mmu.root_hpa == 0:
         if vcpu.requests & REQ_MMU_FREE_OBSOLETE_ROOTS:
@@ -182,7 +193,9 @@ def is_page_fault_stale(vcpu: Vcpu, fault: PageFault) -> bool:
 
 
 def _prepare_to_map(vcpu: Vcpu, fault: PageFault) -> u32:
-    """Under the lock: RET_PF_CONTINUE if there is room for new pages and the fault is not stale."""
+    """Return RET_PF_CONTINUE if there is room for new pages and the fault is not stale, else RET_PF_*.
+    mmu_lock is held.
+    """
     first: bool = vcpu.kvm.design.stale_check_before_recycling != 0
     if first and is_page_fault_stale(vcpu, fault):
         return RET_PF_RETRY
@@ -201,7 +214,9 @@ def mmu_topup_memory_caches(vcpu: Vcpu, maybe_indirect: u32) -> None:
 
 
 def _direct_faultin(vcpu: Vcpu, fault: PageFault) -> u32:
-    """What comes before mmu_lock where fault addresses are gpas; RET_PF_CONTINUE: the page can be mapped."""
+    """Do what comes before mmu_lock where fault addresses are gpas. Return RET_PF_CONTINUE if the page can be
+    mapped.
+    """
     if _page_fault_handle_page_track(vcpu.kvm, fault):
         return RET_PF_WRITE_PROTECTED
     result: u32 = fast_page_fault(vcpu, fault)
@@ -212,7 +227,9 @@ def _direct_faultin(vcpu: Vcpu, fault: PageFault) -> u32:
 
 
 def direct_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
-    """A fault of a guest without paging, or a nested page fault without the TDP MMU."""
+    """Handle a fault of a guest without paging, or a nested page fault without the TDP MMU.
+    Return RET_PF_*.
+    """
     result: u32 = _direct_faultin(vcpu, fault)
     if result == RET_PF_CONTINUE:
         result = _prepare_to_map(vcpu, fault)
@@ -220,10 +237,10 @@ def direct_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
 
 
 def _is_self_change_mapping(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> bool:
-    """Whether the guest's page holds a table of its own walk and can be written.
+    """Return whether the guest's page holds a table of its own walk and can be written.
 
-    If a table is at the very address, the fault is one to a shadowed table. FNAME(is_self_change_mapping),
-    6.1.176.
+    If a table is in the very frame, mark the fault as a write to a shadowed table.
+    FNAME(is_self_change_mapping), 6.1.176.
     """
     if not w.pte_access & ACC_W and (vcpu.mmu.cpu_role & ROLE_CR0_WP or fault.user):
         return False
@@ -239,7 +256,9 @@ def _is_self_change_mapping(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> boo
 
 
 def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
-    """A nested page fault, for the TDP MMU; mmu_lock is held for reading from the stale check on."""
+    """Handle a nested page fault with the TDP MMU; mmu_lock is held for reading from the stale check on.
+    Return RET_PF_*.
+    """
     result: u32 = _direct_faultin(vcpu, fault)
     if result != RET_PF_CONTINUE:
         return result
@@ -247,7 +266,9 @@ def kvm_tdp_mmu_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
 
 
 def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
-    """A fault of a paging guest: walk its tables, then shadow them (FNAME(page_fault))."""
+    """Handle a fault of a paging guest: walk its tables, then shadow them (FNAME(page_fault)). Return
+    RET_PF_*.
+    """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
     w: GuestWalker = vcpu.walker
@@ -281,9 +302,9 @@ def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
 
 
 def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32) -> u32:
-    """Fill the fault record from the error code and run the MMU's handler; a RET_PF_* code.
+    """Fill the fault record from the error code and run the MMU's handler. Return RET_PF_*.
 
-    `prefetch`: nobody accesses the page yet.
+    `prefetch`: KVM maps the page ahead of an access (KVM_PRE_FAULT_MEMORY).
     """
     fault: PageFault = vcpu.fault
     fault.addr = addr
@@ -313,11 +334,10 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32)
 
 
 def _write_protect_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
-    """A write to a shadowed table: emulate, or unprotect and retry if an event awaits reinjection.
+    """Handle a write to a shadowed table: emulate it, or unprotect the table and retry if an event awaits
+    reinjection, or if the processor's walk wrote to a guest table that L1 shares with its nested tables.
 
-    Also if it was the processor on its walk of a guest table that L1 shares with its nested tables.
-
-    Refuses to retry what has been retried already: it might never end.
+    An instruction that was retried at the same address is not retried again: it might never end.
     """
     if vcpu.last_retry_rip == vcpu.rip and vcpu.last_retry_addr == addr:
         return RET_PF_EMULATE
@@ -332,9 +352,9 @@ def _write_protect_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
 
 
 def _emulate_without_reason(vcpu: Vcpu, addr: u64, error_code: u64, result: u32) -> u32:
-    """The result for kernels without RET_PF_WRITE_PROTECTED: all emulation but MMIO's may be retried.
+    """Return the result in kernels without RET_PF_WRITE_PROTECTED: all emulation but MMIO's may be retried.
 
-    For L1 a write of the processor on its walk is retried at once, whatever shadows the table.
+    For L1 a write by the processor's walk is retried at once, whatever shadows the table.
     """
     if result == RET_PF_WRITE_PROTECTED:
         result = RET_PF_EMULATE
@@ -352,7 +372,7 @@ def _emulate_without_reason(vcpu: Vcpu, addr: u64, error_code: u64, result: u32)
 def kvm_mmu_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     """Handle an intercepted page fault.
 
-    RET_PF_EMULATE (with vcpu.emulation_type) if the instruction must be emulated; RET_PF_EFAULT or
+    Return RET_PF_EMULATE (with vcpu.emulation_type) if the instruction must be emulated; RET_PF_EFAULT or
     RET_PF_ENOSPC if KVM_RUN fails; any other code: enter the guest again.
     """
     vcpu.emulation_type = EMULTYPE_PF

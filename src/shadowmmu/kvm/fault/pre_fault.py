@@ -18,15 +18,19 @@ from .page_fault import kvm_mmu_do_page_fault
 
 PFERR_GUEST_FINAL = 1 << 32
 ENDLESS = 1000
-"""Retries of one page after which user space gives up: before 7.3 only an entry replaces an obsolete root."""
+"""Retries of a page after which user space gives up: before 7.3 only VM entry replaces an obsolete root."""
 
 
 def kvm_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int, size: int) -> None:
-    """Map [gpa, gpa + size) through the current root. Raises RegionError if the first page cannot be."""
+    """Map guest-physical addresses [gpa, gpa + size) through the current root. Raises RegionError if the
+    first page cannot be mapped.
+    """
     if not vcpu.kvm.design.pre_fault_memory:
         raise RegionError(errno.EINVAL, "this kernel has no KVM_PRE_FAULT_MEMORY")
     if gpa % 4096 or size % 4096 or not 0 < size < (1 << 64) - gpa:
-        raise RegionError(errno.EINVAL, f"{size:#x} bytes at {gpa:#x}")
+        raise RegionError(
+            errno.EINVAL, f"{size:#x} bytes at {gpa:#x}: must be whole 4 KiB pages, at least one, below 2^64"
+        )
     vcpu.kvm.running_vcpu = vcpu
     end, first = gpa + size, gpa
     try:
@@ -38,14 +42,14 @@ def kvm_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int, size: int) -> None:
 
 
 def _map_page(vcpu: Vcpu, gpa: int) -> int:
-    """Map the page of any size at gpa; its end. Raises RegionError."""
+    """Map the page of any size at gpa. Return the address after it. Raises RegionError."""
     if vcpu.kvm.design.reload_frees_obsolete_roots and vcpu.requests & REQ_MMU_FREE_OBSOLETE_ROOTS:
         vcpu.requests &= ~REQ_MMU_FREE_OBSOLETE_ROOTS
         kvm_mmu_free_obsolete_roots(vcpu)
     if vcpu.mmu.root_hpa == INVALID_PAGE:
         kvm_mmu_load(vcpu)
     if not vcpu.kvm.parameters.tdp_enabled or not vcpu.mmu.direct():
-        raise RegionError(errno.EOPNOTSUPP, "pre-faulting needs two-dimensional paging")
+        raise RegionError(errno.EOPNOTSUPP, "pre-faulting needs two-dimensional paging, and not L2")
     for _ in range(ENDLESS):
         result = kvm_mmu_do_page_fault(vcpu, gpa, PFERR_GUEST_FINAL, 1)
         if result != RET_PF_RETRY:
@@ -57,6 +61,6 @@ def _map_page(vcpu: Vcpu, gpa: int) -> int:
         RET_PF_ENOSPC: errno.ENOSPC,
     }
     if result in numbers:
-        raise RegionError(numbers[result], f"page at {gpa:#x}")
+        raise RegionError(numbers[result], f"the page at {gpa:#x} cannot be mapped")
     length = pages_per_hpage(vcpu.fault.goal_level) << 12
     return gpa // length * length + length

@@ -1,1 +1,1 @@
-"""Access to guest memory: walks of guest page tables, PDPTRs, dirty marks."""
+"""Access to guest memory: walks of guest page tables, PDPTEs, dirty marks."""

@@ -13,7 +13,7 @@ from .mark_dirty import mark_page_dirty_in_slot
 
 
 def read_page(slot: MemSlot, gfn: u64) -> u64:
-    """A page to read from; the host faults it in (__get_user, kvm_read_guest)."""
+    """Return the hpa of a page to read from; the host faults it in (__get_user, kvm_read_guest)."""
     index: u64 = slot.page_index(gfn)
     page: u64 = slot.mapping.fast_page(index, 0)
     if page == 0:
@@ -24,7 +24,9 @@ def read_page(slot: MemSlot, gfn: u64) -> u64:
 
 
 def table_page(kvm: Kvm, gfn: u64) -> u64:
-    """A page of a guest page table to read from; INVALID_PAGE too if no visible slot has it."""
+    """Return the hpa of a page that holds a guest page table; INVALID_PAGE also if no visible
+    slot has gfn.
+    """
     page: u64 = kvm.mapped_page(gfn)
     if page != INVALID_PAGE:
         return page
@@ -33,7 +35,7 @@ def table_page(kvm: Kvm, gfn: u64) -> u64:
 
 
 def write_page(slot: MemSlot, gfn: u64) -> u64:
-    """A page to write to; the host faults it in. Fails for a read-only slot."""
+    """Return the hpa of a page to write to; the host faults it in. INVALID_PAGE also for a read-only slot."""
     if slot.flags & MEM_READONLY:
         return INVALID_PAGE
     index: u64 = slot.page_index(gfn)
@@ -46,12 +48,14 @@ def write_page(slot: MemSlot, gfn: u64) -> u64:
 
 
 def fault_in_page(slot: MemSlot, index: u64, write: u64) -> u64:
-    """Let the host fault a page of the slot's mapping in; its page word, 0 if it may not be accessed so."""
+    """Let the host fault in page `index` of the slot's mapping. Return its page word (see host/mapping.py),
+    or 0 if the host does not allow the access.
+    """
     return slot.mapping.fault(index, write)
 
 
 def read_page_atomic(kvm: Kvm, gfn: u64) -> u64:
-    """A page that can be read without sleeping (kvm_vcpu_read_guest_atomic)."""
+    """Return the hpa of a page that can be read without sleeping (kvm_vcpu_read_guest_atomic)."""
     page: u64 = kvm.mapped_page(gfn)
     if page != INVALID_PAGE:
         return page
@@ -63,7 +67,7 @@ def read_page_atomic(kvm: Kvm, gfn: u64) -> u64:
 
 
 def read_guest(kvm: Kvm, gpa: u64, size: u64) -> int | None:
-    """`size` bytes (1..8, not across pages) at gpa as a number, or None if they cannot be read."""
+    """Return `size` bytes (1..8, within one page) at gpa as a number, or None if they cannot be read."""
     slot = kvm.visible_memslot(gpa >> 12)
     if slot is None:
         return None
@@ -72,7 +76,9 @@ def read_guest(kvm: Kvm, gpa: u64, size: u64) -> int | None:
 
 
 def write_guest(kvm: Kvm, gpa: u64, size: u64, value: u64) -> bool:
-    """Write `size` bytes (1..8, not across pages) and mark the page dirty; whether it could be done."""
+    """Write `size` bytes (1..8, within one page) and mark the page dirty. Return whether that was
+    possible.
+    """
     slot = store_guest(kvm, gpa, size, value)
     if slot is None:
         return False
@@ -81,7 +87,9 @@ def write_guest(kvm: Kvm, gpa: u64, size: u64, value: u64) -> bool:
 
 
 def store_guest(kvm: Kvm, gpa: u64, size: u64, value: u64) -> MemSlot | None:
-    """Write `size` bytes (1..8, not across pages) without marking the page; its slot, None if that failed."""
+    """Write `size` bytes (1..8, within one page) without marking the page dirty. Return its slot, or None if
+    they cannot be written.
+    """
     slot = kvm.visible_memslot(gpa >> 12)
     if slot is None:
         return None

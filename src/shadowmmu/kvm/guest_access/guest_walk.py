@@ -48,17 +48,17 @@ from .prefetch_window import read_window
 
 
 def gpte_access(gpte: u64) -> u32:
-    """ACC bits of a gpte: U and W as they are, X is the inverse of NX (a 4-byte gpte has none)."""
+    """Return the ACC_* bits of a gpte: U and W as they are, X inverted from NX (a 4-byte gpte has none)."""
     return (gpte & 7) ^ (gpte >> 63)
 
 
 def is_rsvd_bits_set(mmu: KvmMmu, gpte: u64, level: u32) -> bool:
-    """Whether a present gpte of `level` has a bit set that the guest's mode reserves."""
+    """Return whether a present gpte of `level` has a bit set that the guest's paging mode reserves."""
     return gpte & mmu.rsvd_bits[(5 if gpte & PS else 0) + level - 1] != 0
 
 
 def is_last_gpte(mmu: KvmMmu, four_byte: u32, level: u32, gpte: u64) -> bool:
-    """Whether a gpte maps a page: PS counts above level 1, with 4-byte gptes only under CR4.PSE."""
+    """Return whether a gpte maps a page: above level 1 PS says so, in 4-byte gptes only with CR4.PSE."""
     if level == 1:
         return True
     if not gpte & PS:
@@ -67,7 +67,7 @@ def is_last_gpte(mmu: KvmMmu, four_byte: u32, level: u32, gpte: u64) -> bool:
 
 
 def permission_fault(vcpu: Vcpu, mmu: KvmMmu, pte_access: u32, access: u64) -> bool:
-    """Whether an access with these error-code bits faults on a page with the rights pte_access."""
+    """Return whether an access (PFERR_W, U, F) faults on a page with the rights pte_access."""
     index: u64 = (access & (PFERR_W | PFERR_U | PFERR_F)) >> 1
     if vcpu.eflags_ac:
         index |= PFERR_RSVD >> 1
@@ -75,7 +75,7 @@ def permission_fault(vcpu: Vcpu, mmu: KvmMmu, pte_access: u32, access: u64) -> b
 
 
 def get_pdptr(vcpu: Vcpu, mmu: KvmMmu, index: u64) -> u64:
-    """PDPTE `index` of a PAE guest, as last loaded; of L1's nested tables as it is in memory now."""
+    """Return PDPTE `index` of a PAE guest as last loaded; of L1's nested tables, as it is in memory now."""
     if mmu is not vcpu.guest_mmu:
         if vcpu.kvm.parameters.tdp_enabled:
             refresh_pdptrs(vcpu, mmu)
@@ -89,7 +89,7 @@ def get_pdptr(vcpu: Vcpu, mmu: KvmMmu, index: u64) -> u64:
 
 
 def _misaligned(kvm: Kvm, gpa: u64) -> u64:
-    """The 8 bytes at a gpa that may be at any offset, also across pages; 0 for what cannot be read."""
+    """Return the 8 bytes at any gpa, also across pages; bytes that cannot be read are 0."""
     value: u64 = 0
     first: u64 = table_page(kvm, (gpa & ADDR) >> 12)
     if first != INVALID_PAGE:
@@ -105,6 +105,7 @@ def _misaligned(kvm: Kvm, gpa: u64) -> u64:
 
 
 def _entry(kvm: Kvm, hpa: u64, four_byte: u32) -> u64:
+    """Return the gpte at hpa, 4 or 8 bytes wide."""
     word: u64 = kvm.words[hpa >> 3]
     if four_byte:
         word = (word >> ((hpa & 4) * 8)) & 0xFFFFFFFF
@@ -112,6 +113,9 @@ def _entry(kvm: Kvm, hpa: u64, four_byte: u32) -> u64:
 
 
 def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) -> u32:
+    """Walk the tables once and fill `w`. Return WALK_MAPPED, WALK_FAULT (w.error_code, without the access's
+    own bits, says why), or WALK_AGAIN if a gpte changed meanwhile (FNAME(walk_addr_generic)).
+    """
     kvm: Kvm = vcpu.kvm
     four_byte: u32 = mmu.cpu_role & ROLE_4BYTE_GPTE
     bits: u32 = 10 if four_byte else 9
@@ -181,9 +185,9 @@ def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) 
 
 
 def update_accessed_dirty_bits(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, access: u64) -> u32:
-    """Set Accessed on the way, for a write Dirty in the last gpte, by compare-and-exchange in guest memory.
+    """Set Accessed in the gptes of a walk, and for a write Dirty in the last one, by compare-and-exchange.
 
-    WALK_MAPPED, WALK_FAULT if a gpte cannot be written, or WALK_AGAIN if one changed meanwhile.
+    Return WALK_MAPPED, WALK_FAULT if a gpte cannot be written, or WALK_AGAIN if one changed meanwhile.
     """
     kvm: Kvm = vcpu.kvm
     four_byte: u32 = mmu.cpu_role & ROLE_4BYTE_GPTE
@@ -209,6 +213,9 @@ def update_accessed_dirty_bits(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, access: 
 
 
 def _exchange_gpte(kvm: Kvm, w: GuestWalker, level: u32, four_byte: u32, old: u64, new: u64) -> u32:
+    """Replace `old` by `new` in guest memory, and mark the table's page dirty; a read-only slot is left as it
+    is.
+    """
     gfn: u64 = w.table_gfn[level - 1]
     slot: MemSlot = kvm.memslot_of(gfn)
     if not slot.writable():
@@ -231,10 +238,10 @@ def _exchange_gpte(kvm: Kvm, w: GuestWalker, level: u32, four_byte: u32, old: u6
 
 
 def walk_addr(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) -> bool:
-    """Walk the guest's tables of `mmu` for addr with the error-code bits `access` (W, U, F); whether it is
+    """Walk the guest's tables of `mmu` for addr; `access` are the bits PFERR_W, U and F. Return whether it is
     mapped.
 
-    If it is not, w.error_code is the error code of the guest's page fault. Sets Accessed and Dirty.
+    If not, w.error_code is the error code of the guest's page fault. The walk sets Accessed and Dirty.
     """
     kvm: Kvm = vcpu.kvm
     if kvm.tracing:
@@ -253,9 +260,10 @@ def walk_addr(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) -
 
 
 def gva_to_gpa(vcpu: Vcpu, gva: u64, access: u64) -> u64:
-    """Translate for the emulator; INVALID_PAGE if it faults (error code in vcpu.walker.error_code).
+    """Translate an address for the emulator. Return INVALID_PAGE if it faults (vcpu.walker.error_code says
+    how).
 
-    An address of L2, which has no paging of its own, is one of L1's nested tables (translate_nested_gpa).
+    L2 does not page, so its addresses are translated by L1's nested tables (translate_nested_gpa).
     """
     mmu: KvmMmu = vcpu.walk_mmu
     if vcpu.mmu_is_nested():
@@ -269,9 +277,9 @@ def gva_to_gpa(vcpu: Vcpu, gva: u64, access: u64) -> u64:
 
 
 def gpte_changed(vcpu: Vcpu, w: GuestWalker, level: u32) -> bool:
-    """Whether the gpte that the walk used at `level` is another one now.
+    """Return whether the gpte that the walk used at `level` has changed since (FNAME(gpte_changed)).
 
-    At level 1 the aligned eight gptes around it are read and kept for prefetching.
+    At level 1 the aligned eight gptes around it are read too and kept in w.prefetch_ptes.
     """
     kvm: Kvm = vcpu.kvm
     four_byte: u32 = vcpu.mmu.cpu_role & ROLE_4BYTE_GPTE
@@ -296,7 +304,7 @@ def gpte_changed(vcpu: Vcpu, w: GuestWalker, level: u32) -> bool:
 
 
 def read_gpte_atomic(kvm: Kvm, gpa: u64, four_byte: u32, w: GuestWalker) -> bool:
-    """Read one gpte into w.prefetch_ptes[0] without sleeping; False if that is not possible."""
+    """Read one gpte into w.prefetch_ptes[0] without sleeping. Return False if that is not possible."""
     page: u64 = read_page_atomic(kvm, gpa >> 12)
     if page == INVALID_PAGE:
         return False

@@ -1,4 +1,4 @@
-"""Writing down that a page is dirty (mark_page_dirty_in_slot, virt/kvm/kvm_main.c, 6.12.111)."""
+"""Recording that a page is dirty (mark_page_dirty_in_slot, virt/kvm/kvm_main.c, 6.12.111)."""
 
 from cython import ulonglong as u64
 
@@ -10,10 +10,11 @@ from .dirty_ring import kvm_dirty_ring_push
 
 
 def mark_page_dirty_in_slot(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
-    """If the slot logs: in the ring of the vCPU that runs, or in the slot's bitmap.
+    """Record in the ring of the running vCPU, or in the slot's bitmap, that a page is dirty, if the slot
+    logs.
 
-    With rings, what happens while no vCPU runs is lost. The host keeps what it frees lazily if it is written;
-    the kernel learns that later, from the SPTE's Dirty bit (kvm_set_pfn_dirty), with the same result.
+    With rings a write while no vCPU runs is lost. A page freed by MADV_FREE is kept if it is written; the
+    kernel learns that later, from the SPTE's Dirty bit (kvm_set_pfn_dirty), with the same result.
     """
     if slot.mapping.frees_lazily:
         slot.mapping.written(slot.page_index(gfn))

@@ -1,4 +1,4 @@
-"""The four PDPTEs of a PAE guest, which the processor reads at MOV CR3 (load_pdptrs, x86.c, 6.12.111)."""
+"""The four PDPTEs of a PAE guest, which the processor loads at MOV to CR3 (load_pdptrs, x86.c, 6.12.111)."""
 
 from ...x86.bits import ADDR, P
 from ..bits import REQ_LOAD_MMU_PGD
@@ -8,7 +8,7 @@ from .guest_memory import read_guest
 
 
 def read_pdptrs(vcpu: Vcpu, cr3: int) -> list[int] | None:
-    """The PDPTEs at CR3 as they are in memory; None if one cannot be read or has a reserved bit."""
+    """Return the PDPTEs that are in memory at CR3; None if one cannot be read or has a reserved bit."""
     base = cr3 & ~31 & 0xFFFFFFFF
     values = [read_guest(vcpu.kvm, base + 8 * i, 8) for i in range(4)]
     reserved = ADDR & ~((1 << vcpu.maxphyaddr) - 1) | 0xFFF << 52 | 0x1E6
@@ -19,8 +19,10 @@ def read_pdptrs(vcpu: Vcpu, cr3: int) -> list[int] | None:
 
 
 def refresh_pdptrs(vcpu: Vcpu, mmu: KvmMmu) -> None:
-    """Under nested paging MOV CR3 does not exit: KVM reads them when it needs them, and keeps its old ones if
-    they are not valid. An Intel processor has them in registers, here those that it would load now.
+    """Load the PDPTEs at CR3 into `mmu`, or keep the old ones if they are not valid.
+
+    With two-dimensional paging MOV to CR3 does not exit, so KVM reads them when it needs them. An Intel
+    processor has them in registers: here those that it would load now.
     """
     pdptrs = read_pdptrs(vcpu, vcpu.cr3)
     if pdptrs is not None:

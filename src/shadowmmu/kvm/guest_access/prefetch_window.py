@@ -1,4 +1,5 @@
-"""Which neighbours of a fault are prefetched where that is not the merged window, and reading their gptes.
+"""The window of SPTEs that are prefetched around a fault where it is not the merged one, and reading its
+gptes.
 
 Mail 003 began with 16 SPTEs from the faulting one on; its review asked for an aligned group, so that memory
 scanned backwards gains too, and for one read of all gptes. Merged were 8, aligned.
@@ -16,20 +17,22 @@ FROM_FAULT = 1
 
 
 def window_first(design: Design, index: u32) -> u32:
-    """The first entry of the window around entry `index` of a table."""
+    """Return the index of the first SPTE of the window around SPTE `index` of a table."""
     if design.prefetch_window & FROM_FAULT:
         return index
     return index & ~(design.prefetch_window - 1)
 
 
 def window_end(design: Design, index: u32, entries: u32) -> u32:
-    """The entry behind the window in a table of so many entries."""
+    """Return the index after the window, in a table of so many entries."""
     end: u32 = window_first(design, index) + (design.prefetch_window & ~FROM_FAULT)
     return end if end < entries else entries
 
 
 def read_window(kvm: Kvm, w: GuestWalker, page: u64, offset: u64, four_byte: u32) -> None:
-    """Read the gptes of the window around the one at `offset` of a guest table in one go."""
+    """Read the gptes of the window around the one at byte `offset` of the guest table's page into
+    w.prefetch_ptes.
+    """
     if not kvm.design.prefetch_window or kvm.design.prefetch_gpte_reads:
         return
     size: u32 = 4 if four_byte else 8

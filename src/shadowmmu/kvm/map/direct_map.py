@@ -1,4 +1,6 @@
-"""Mapping for a guest without paging: a direct shadow of guest-physical memory (direct_map, 6.12.111)."""
+"""Mapping for a guest without paging, or with two-dimensional paging without the TDP MMU: a direct shadow of
+guest-physical memory (direct_map, 6.12.111).
+"""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -23,7 +25,7 @@ from .set_spte import mmu_set_spte
 
 
 def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
-    """Make the direct pages on the way and map the page; a RET_PF_* code."""
+    """Make the direct pages on the way and map the page. Return RET_PF_*."""
     kvm: Kvm = vcpu.kvm
     kvm_mmu_hugepage_adjust(kvm, fault)
     if kvm.tracing:

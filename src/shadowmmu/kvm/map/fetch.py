@@ -43,7 +43,7 @@ from .set_spte import mmu_set_spte
 
 
 def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
-    """Where a walk of the shadow tables for addr starts: the address of a table, 0 if there is none.
+    """Return the address of the table where a walk of the shadow tables for addr starts; 0 if there is none.
 
     With a three-level shadow that is one of the four directories in pae_root, or the special page above them.
     """
@@ -54,19 +54,21 @@ def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
 
 
 def shadow_walk_level(vcpu: Vcpu) -> u32:
-    """Level of the table at shadow_walk_root."""
+    """Return the level of the table at shadow_walk_root."""
     if vcpu.mmu.root_is_special():
         return PT32_ROOT_LEVEL
     return special_walk_level(vcpu.mmu) if vcpu.kvm.design.special_roots else vcpu.mmu.shadow_level()
 
 
 def shadow_walk_sptep(table: u64, addr: u64, level: u32) -> u64:
-    """Address of the SPTE for addr in a table of `level`."""
+    """Return the address of the SPTE for addr in a table of `level`."""
     return table + ((addr >> (12 + 9 * (level - 1))) & 511) * 8
 
 
 def _validate_direct_spte(kvm: Kvm, sptep: u64, direct_access: u32) -> None:
-    """Unlink a direct page of other rights than the guest's huge page has now."""
+    """Unlink a direct page whose rights are not those of the guest's huge page any more
+    (validate_direct_spte).
+    """
     spte: u64 = kvm.words[sptep >> 3]
     if spte & SPTE_MMU_PRESENT and not spte & PS:
         child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
@@ -76,9 +78,9 @@ def _validate_direct_spte(kvm: Kvm, sptep: u64, direct_access: u32) -> None:
 
 
 def _defective_rights(defect: u32, w: GuestWalker) -> u32:
-    """The rights for tables below the guest's page; with a defect in that, or in those of all tables.
+    """Return the rights for tables below the guest's page; a defect takes those of a guest table.
 
-    Of RIGHTS_OF_LAST_TABLE, what the last table inherits is taken for what all of them do.
+    RIGHTS_OF_LAST_TABLE takes the rights that the last table inherits for those of all tables.
     """
     last: u32 = w.pt_access[w.level - 1]
     level: u32
@@ -89,7 +91,7 @@ def _defective_rights(defect: u32, w: GuestWalker) -> u32:
 
 
 def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
-    """Make the shadow pages on the way and map the page; a RET_PF_* code.
+    """Make the shadow pages on the way and map the page (FNAME(fetch)). Return RET_PF_*.
 
     First the tables that shadow guest tables, down to the level of the guest's page; each is checked against
     the gpte that the walk saw. A walk without a root directory fails: it was not visible when the root was

@@ -1,4 +1,4 @@
-"""INVLPG as kernels before 6.4 do it: the SPTE of an unsync page goes, and its gpte is prefetched anew.
+"""INVLPG in kernels before 6.4: the SPTE of an unsync page is zapped, and its gpte is prefetched again.
 
 FNAME(invlpg), arch/x86/kvm/mmu/paging_tmpl.h, 6.1.176.
 """
@@ -24,7 +24,7 @@ from .prefetch import prefetch_gpte
 def zap_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
     """Zap the leaf SPTE for addr below a root if its page is unsync, and map what the gpte says now.
 
-    The way down ends at the first page without unsync children. A page that logs is mapped too.
+    The walk down ends at the first page without unsync children. A page of a slot that logs is mapped too.
     """
     kvm: Kvm = vcpu.kvm
     vcpu_clear_mmio_info(vcpu, addr)

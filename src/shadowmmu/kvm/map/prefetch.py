@@ -31,7 +31,9 @@ from .set_spte import mmu_set_spte
 
 
 def slot_without_dirty_log(kvm: Kvm, gfn: u64, writable: u32) -> MemSlot | None:
-    """gfn_to_memslot_dirty_bitmap: the slot, unless the page would be written behind the dirty log's back."""
+    """Return the memslot, or None if mapping it writable would bypass dirty logging
+    (gfn_to_memslot_dirty_bitmap).
+    """
     slot: MemSlot | None = kvm.visible_memslot(gfn)
     if slot is None or (writable and slot.flags & MEM_LOG_DIRTY_PAGES):
         return None
@@ -39,14 +41,16 @@ def slot_without_dirty_log(kvm: Kvm, gfn: u64, writable: u32) -> MemSlot | None:
 
 
 def atomic_page(kvm: Kvm, slot: MemSlot, gfn: u64) -> u64:
-    """A writable page, without sleeping; 0 if there is none."""
+    """Return the page word (host/mapping.py) of a writable page, found without sleeping; 0 if
+    there is none.
+    """
     if slot.flags & MEM_READONLY and kvm.design.defect != DEFECT_READONLY_PREFETCHED:
         return 0
     return slot.mapping.fast_page(slot.page_index(gfn), 1)
 
 
 def prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64, no_dirty_log: u32) -> bool:
-    """Map what a gpte says through the empty SPTE at sptep; False if that needs a fault.
+    """Map what a gpte says through the empty SPTE at sptep. Return False if that needs a fault.
 
     no_dirty_log: a writable page of a slot that logs needs one.
     """
@@ -66,8 +70,7 @@ def prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64, no_dirty_lo
 
 
 def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None:
-    """After a fault of a paging guest: map the neighbours whose gptes allow it, up to the first that does
-    not.
+    """Map the neighbours of a faulting page whose gptes allow it, up to the first that does not.
 
     The gptes are those read when the faulting one was checked. Skipped while the host invalidates memory.
     """
@@ -87,7 +90,9 @@ def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None
 
 
 def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bool:
-    """Map the SPTEs at addresses start..end-8 of a direct page; False if nothing could be mapped."""
+    """Map the SPTEs at addresses start to end - 8 of a direct page. Return False if nothing could
+    be mapped.
+    """
     kvm: Kvm = vcpu.kvm
     access: u32 = (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
     gfn: u64 = page_gfn(kvm, sp, spte_index(start))
@@ -110,7 +115,8 @@ def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> boo
 def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
     """Map the empty neighbours in a direct page, run by run, until a run maps nothing.
 
-    Not without Accessed, which tells a neighbour that was accessed from one that was mapped for nothing.
+    Skipped without Accessed, which distinguishes a neighbour that was accessed from one that was mapped in
+    vain.
     """
     if sp.role & ROLE_AD_DISABLED:
         return

@@ -1,7 +1,8 @@
-"""Prefetching as mail 003 proposed and discussed it, where it is not the merged way (prefetch.py).
+"""Prefetching as mail 003 proposed and discussed it, where that is not the merged way (prefetch.py).
 
 Other windows, gptes read when they are needed, host pages looked up one by one, and pages above level 1. In
-common they have that the first gpte that does not allow a mapping ends it, and that nothing is Accessed.
+all of them the first gpte that does not allow a mapping ends the prefetch, and no prefetched page is
+Accessed.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
@@ -33,7 +34,7 @@ from .set_spte import mmu_set_spte
 
 
 def prefetch_around(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None:
-    """After a fault of a paging guest: map the neighbours in the window whose gptes allow it."""
+    """Map the neighbours of a faulting page, in the window, whose gptes allow it."""
     kvm: Kvm = vcpu.kvm
     level: u32 = sp.role & ROLE_LEVEL
     if sp.role & ROLE_DIRECT:
@@ -64,19 +65,20 @@ def prefetch_around(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> N
 
 
 def _is_prefetched(kvm: Kvm, level: u32) -> bool:
-    """Whether there is a window now, for pages of `level`."""
+    """Return whether SPTEs of `level` are prefetched now."""
     if not kvm.design.prefetch_window or kvm.mmu_invalidate_in_progress:
         return False
     return level == 1 or kvm.design.prefetch_above_level_1 != 0
 
 
 def _read_gpte(kvm: Kvm, w: GuestWalker, gpa: u64, four_byte: u32) -> bool:
+    """Read and count one gpte. Return False if it cannot be read without sleeping."""
     kvm.stat.prefetch_gptes += 1
     return read_gpte_atomic(kvm, gpa, four_byte, w)
 
 
 def _upper_gpte_gpa(sp: ShadowPage, index: u32) -> u64:
-    """Where the gpte for entry `index` of a page above level 1 is: two SPTEs share a 4-byte one."""
+    """Return the gpa of the gpte for entry `index` of a page above level 1; two SPTEs share a 4-byte one."""
     wide: u64 = index
     if sp.role & ROLE_4BYTE_GPTE:
         quadrant: u64 = (sp.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT
@@ -85,7 +87,7 @@ def _upper_gpte_gpa(sp: ShadowPage, index: u32) -> u64:
 
 
 def _prefetch_large_gpte(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> bool:
-    """Map the large page that a gpte above level 1 says, if the host has one; False if not."""
+    """Map the large page of a gpte above level 1, if the host has one. Return False if not."""
     kvm: Kvm = vcpu.kvm
     level: u32 = sp.role & ROLE_LEVEL
     four_byte: u32 = sp.role & ROLE_4BYTE_GPTE
@@ -105,7 +107,9 @@ def _prefetch_large_gpte(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64)
 
 
 def _prefetch_huge_page(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gfn: u64, access: u32) -> bool:
-    """Map a page of the level of `sp`, if the host maps it so and nothing forbids it; False if not."""
+    """Map a page of the level of `sp`, if the host maps it at that level and nothing forbids it. Return False
+    if not.
+    """
     kvm: Kvm = vcpu.kvm
     level: u32 = sp.role & ROLE_LEVEL
     slot: MemSlot | None = kvm.visible_memslot(gfn)
@@ -117,6 +121,7 @@ def _prefetch_huge_page(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gfn: u64, access
 
 
 def _prefetch_page(vcpu: Vcpu, slot: MemSlot, sp: ShadowPage, sptep: u64, access: u32, gfn: u64) -> bool:
+    """Look up the host page of gfn and map it. Return False if there is none."""
     vcpu.kvm.stat.prefetch_lookups += 1
     page: u64 = atomic_page(vcpu.kvm, slot, gfn)
     if page == 0:
@@ -156,12 +161,15 @@ def direct_prefetch_around(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
 
 
 def _prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bool:
+    """Map entries start to end - 1 of a direct page. Return False if nothing could be mapped."""
     vcpu.kvm.stat.prefetch_lookups += 1
     return direct_prefetch_run(vcpu, sp, sp.spt + start * 8, sp.spt + end * 8)
 
 
 def _prefetch_direct_page(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> bool:
-    """Map the page behind one SPTE of a direct page, whatever slot it is in; False if it cannot be."""
+    """Map the page of one SPTE of a direct page, whatever slot it is in. Return False if that is not
+    possible.
+    """
     access: u32 = (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
     gfn: u64 = page_gfn(vcpu.kvm, sp, spte_index(sptep))
     if sp.role & ROLE_LEVEL > 1:

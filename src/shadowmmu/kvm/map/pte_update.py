@@ -1,7 +1,7 @@
 """Emulated page-table writes that map the new gpte at once (mmu_pte_write_new_pte, 2.6.37; update_pte, 3.12).
 
-The write itself has dropped the SPTE (track_write). The gpte is mapped by the same code as a neighbour of a
-fault, and as what INVLPG zapped (prefetch_gpte): not Accessed, and only if the gpte is Accessed.
+The write itself has zapped the SPTE (track_write). The gpte is mapped by the same code as a neighbour of a
+fault, and as after INVLPG (prefetch_gpte): not Accessed, and only if the gpte is Accessed.
 """
 
 from ...x86.bits import ADDR, NX, P, U, W
@@ -14,7 +14,9 @@ from .prefetch import prefetch_gpte
 
 
 def need_remote_flush(old: int, new: int) -> bool:
-    """Whether TLBs may hold more of an SPTE than it now allows: another page, or a right that is gone."""
+    """Return whether TLBs may hold more than the new SPTE allows: another page, or a right that it does not
+    grant.
+    """
     if not is_shadow_present(old):
         return False
     if not is_shadow_present(new) or (old ^ new) & ADDR:
@@ -36,5 +38,5 @@ def update_pte(vcpu: Vcpu, sp: ShadowPage, sptep: int, gentry: int) -> None:
 
 
 def flush_local_tlb(vcpu: Vcpu) -> None:
-    """Flush the writing vCPU only, where no other can hold anything that is gone."""
+    """Flush the writing vCPU only: no other can hold what the write took away."""
     vcpu.make_request(REQ_TLB_FLUSH)

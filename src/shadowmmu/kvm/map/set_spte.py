@@ -46,10 +46,10 @@ def mmu_set_spte(
     pfn: u64,
     fault: PageFault | None,
 ) -> u32:
-    """Map pfn at gfn with the guest's `access` through the SPTE at sptep, in `sp`; a RET_PF_* code.
+    """Map pfn at gfn with the guest's `access` through the SPTE at sptep, in `sp`. Return RET_PF_*.
 
-    Without a fault it is a prefetch, which always has a writable pfn. Without a slot (then pfn is NO_PFN) it
-    makes an MMIO SPTE.
+    Without a fault it is a prefetch, whose pfn is always writable. Without a slot (pfn is NO_PFN) it makes an
+    MMIO SPTE.
     """
     kvm: Kvm = vcpu.kvm
     level: u32 = sp.role & ROLE_LEVEL

@@ -1,6 +1,6 @@
 """KVM_ENABLE_CAP on a VM (kvm_vm_ioctl_enable_cap and its generic part, 6.12.111, on SVM without an irqchip).
 
-What touches the MMU has its effect. Of the others it is known which arguments KVM accepts.
+Capabilities that concern the MMU have their effect. Of the others it is modelled which arguments KVM accepts.
 """
 
 import errno
@@ -46,54 +46,63 @@ def kvm_vm_ioctl_enable_cap(kvm: Kvm, cap: int, argument: int) -> None:
     elif cap not in _WITHOUT_EFFECT:
         raise RegionError(errno.EINVAL, f"KVM has no capability {cap} to enable")
     elif argument & ~_WITHOUT_EFFECT[cap]:
-        raise RegionError(errno.EINVAL, f"capability {cap} with argument {argument:#x}")
+        allowed = _WITHOUT_EFFECT[cap]
+        raise RegionError(
+            errno.EINVAL, f"the argument of capability {cap} must have no bits but {allowed:#x}"
+        )
 
 
 def _disable_quirks(kvm: Kvm, quirks: int) -> None:
-    """KVM_CAP_DISABLE_QUIRKS: unknown ones are accepted. None comes back once it is off."""
+    """Switch quirks off for good; unknown ones are accepted (KVM_CAP_DISABLE_QUIRKS)."""
     kvm.parameters.disabled_quirks |= quirks & kvm.design.valid_quirks
 
 
 def _disable_quirks2(kvm: Kvm, quirks: int) -> None:
+    """Switch quirks off for good. Raises RegionError for unknown ones."""
     unknown = quirks & ~kvm.design.valid_quirks
     if unknown:
-        raise RegionError(errno.EINVAL, f"there are no quirks {unknown:#x}")
+        raise RegionError(errno.EINVAL, f"KVM has no quirks {unknown:#x}")
     _disable_quirks(kvm, quirks)
 
 
 def _disable_nx_huge_pages(kvm: Kvm, argument: int) -> None:
-    """The VM's pages may be huge and executable whatever kvm.nx_huge_pages says."""
+    """Let the VM's pages be huge and executable whatever kvm.nx_huge_pages says."""
     if argument or kvm.vcpus:
-        raise RegionError(errno.EINVAL, "this has argument 0 and comes before the first vCPU")
+        raise RegionError(errno.EINVAL, "its argument must be 0, and there must not be a vCPU yet")
     kvm.parameters.disable_nx_huge_pages = True
 
 
 def _set_max_vcpu_id(kvm: Kvm, argument: int) -> None:
+    """Check KVM_CAP_MAX_VCPU_ID, which has no effect here."""
     if argument > MAX_VCPU_IDS or kvm.vcpus:
-        raise RegionError(errno.EINVAL, f"this is at most {MAX_VCPU_IDS} and comes before the first vCPU")
+        raise RegionError(
+            errno.EINVAL, f"its argument must be at most {MAX_VCPU_IDS}, and there must not be a vCPU yet"
+        )
 
 
 def _set_bus_lock_exit(kvm: Kvm, argument: int) -> None:
+    """Check KVM_CAP_X86_BUS_LOCK_EXIT, which has no effect here."""
     if argument & ~3 or argument == 3:
-        raise RegionError(errno.EINVAL, "this has argument 0, 1 or 2")
+        raise RegionError(errno.EINVAL, "its argument must be 0, 1 or 2")
 
 
 def _exit_on_emulation_error(kvm: Kvm, argument: int) -> None:
-    """What KVM cannot emulate ends KVM_RUN also at CPL 3, instead of #UD."""
+    """Let a failed emulation end KVM_RUN also at CPL 3, instead of #UD."""
     if argument & ~1:
-        raise RegionError(errno.EINVAL, "this has argument 0 or 1")
+        raise RegionError(errno.EINVAL, "its argument must be 0 or 1")
     kvm.parameters.exit_on_emulation_error = argument != 0
 
 
 def _set_irqchip(kvm: Kvm, argument: int) -> None:
-    """Raises RegionError: EEXIST as KVM does; before the first vCPU because it is not modelled."""
+    """Raise RegionError: EEXIST as KVM does once there is a vCPU; before that because it is not modelled."""
     if kvm.vcpus:
-        raise RegionError(errno.EEXIST, "the interrupt controller comes before the first vCPU")
+        raise RegionError(errno.EEXIST, "the interrupt controller must be made before the first vCPU")
     raise RegionError(errno.EINVAL, "an interrupt controller in the kernel is not modelled")
 
 
 def _take_encryption_context(kvm: Kvm, argument: int) -> None:
-    raise RegionError(errno.EBADF, f"file {argument} is no VM")
+    """Raise RegionError(EBADF): no other VM exists."""
+    raise RegionError(errno.EBADF, f"file {argument} must be a VM")
 
 
 _EFFECTS: dict[int, Callable[[Kvm, int], None]] = {

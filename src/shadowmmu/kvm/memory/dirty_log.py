@@ -1,9 +1,9 @@
-"""Dirty logging on the MMU's side: switching it on and off, protecting logged pages again (mmu.c, 6.12.111).
+"""Dirty logging in the MMU: switching it on and off, protecting logged pages again (mmu.c, 6.12.111).
 
-The next write to a page must be seen. Without PML its SPTEs lose W and the write faults; MMU-writable stays
-set, so that whoever protects the page for another reason knows that a flush is due. With PML (VMX only) they
-lose Dirty, and the processor reports whose Dirty it sets. The shadow MMU finds SPTEs by the slot's rmaps, the
-TDP MMU in its trees; both are done, the shadow MMU first. mmu_lock is not held when the flush comes.
+The next write to a page must be seen. Without PML its SPTEs lose W and the write faults; MMU_WRITABLE stays
+set, so that write-protecting the page for another reason flushes. With PML (VMX only) they lose Dirty, and
+the processor logs every page whose Dirty it sets. The shadow MMU finds SPTEs by the slot's rmaps, the TDP MMU
+in its trees; both are done, the shadow MMU first. The flush comes after mmu_lock is released.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -36,16 +36,19 @@ from .split_huge_page import kvm_mmu_try_split_huge_pages
 
 
 def cpu_dirty_log_size(*, vmx: bool, ept: bool, ept_ad_bits: bool, pml: bool) -> int:
-    """Entries of the processor's own log of dirty pages, 0 if pages must be write-protected to be logged.
+    """Return the entries of the processor's own log of dirty pages; 0 if pages must be write-protected to be
+    logged.
 
-    SVM has none; VMX has page-modification logging if nested page tables with Accessed and Dirty bits are
-    used and both the processor and the administrator (`pml`) agree.
+    SVM has none. VMX has page-modification logging if nested page tables with Accessed and Dirty bits are
+    used and both the processor and the administrator (`pml`) allow it.
     """
     return PML_ENTRIES if vmx and ept and ept_ad_bits and pml else 0
 
 
 def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) -> bool:
-    """Clear W of every SPTE of the slot, from start_level up; whether any had it. The caller flushes."""
+    """Clear W in every SPTE of the slot, from start_level up. Return whether one had it; then the caller must
+    flush.
+    """
     changed: u32 = 0
     if kvm.have_rmaps():
         level: u32
@@ -61,7 +64,7 @@ def kvm_mmu_slot_remove_write_access(kvm: Kvm, slot: MemSlot, start_level: u32) 
 
 
 def kvm_mmu_slot_leaf_clear_dirty(kvm: Kvm, slot: MemSlot) -> None:
-    """Take Dirty from every SPTE of the slot that is a 4 KiB one or the TDP MMU's. The caller flushes."""
+    """Clear Dirty in every SPTE of the slot that maps 4 KiB or is the TDP MMU's. The caller flushes."""
     if kvm.have_rmaps():
         index: u64
         heads: memoryview = slot.rmap_heads(1)
@@ -73,6 +76,7 @@ def kvm_mmu_slot_leaf_clear_dirty(kvm: Kvm, slot: MemSlot) -> None:
 
 
 def _rmap_clear_dirty(kvm: Kvm, head: u64) -> None:
+    """Clear Dirty in every SPTE of a head."""
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(head)
     while sptep:
@@ -81,7 +85,9 @@ def _rmap_clear_dirty(kvm: Kvm, head: u64) -> None:
 
 
 def kvm_mmu_slot_enable_log(kvm: Kvm, slot: MemSlot) -> None:
-    """Logging was switched on. With initially-all-set nothing needs protection yet."""
+    """Protect the pages of a slot whose logging was switched on. With initially-all-set nothing
+    needs it yet.
+    """
     if kvm.parameters.dirty_log_initially_set:
         return
     if kvm.parameters.eager_page_split:
@@ -98,7 +104,9 @@ def kvm_mmu_slot_enable_log(kvm: Kvm, slot: MemSlot) -> None:
 
 
 def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
-    """Logging was switched off: drop small SPTEs of direct pages where a larger one is possible now."""
+    """Zap small SPTEs of direct pages, in a slot whose logging was switched off, where a larger page is
+    possible now.
+    """
     if kvm.have_rmaps():
         flush: u32 = 0
         level: u32
@@ -115,6 +123,7 @@ def kvm_mmu_zap_collapsible_sptes(kvm: Kvm, slot: MemSlot) -> None:
 
 
 def _zap_collapsible(kvm: Kvm, slot: MemSlot, level: u32, index: u64) -> bool:
+    """Zap those of one rmap. Return whether there was one."""
     heads: memoryview = slot.rmap_heads(level)
     zapped: u32 = 0
     it: RmapIterator = RmapIterator(kvm)
@@ -131,10 +140,10 @@ def _zap_collapsible(kvm: Kvm, slot: MemSlot, level: u32, index: u64) -> bool:
 
 
 def _mapping_level(kvm: Kvm, slot: MemSlot, gfn: u64) -> u32:
-    """The largest level at which a direct page's gfn may be mapped; 0 for one below the slot.
+    """Return the largest level at which a direct page's gfn may be mapped; 0 for a gfn below the slot.
 
-    Kernels that do not look where it lies read lpage_info all the same: what they find in front of it is
-    nobody's business to say. Raises KernelOops.
+    With lpage_info_below_slot the kernel does not check for that and reads lpage_info before its beginning,
+    where anything may be. Raises KernelOops.
     """
     if gfn >= slot.base_gfn:
         return kvm_mmu_max_mapping_level(kvm, slot, gfn, 3)
@@ -144,8 +153,8 @@ def _mapping_level(kvm: Kvm, slot: MemSlot, gfn: u64) -> u32:
 
 
 def _read_lpage_info_below(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
-    """Look for the largest level from the top as ever: an index that is not negative finds the slot's first
-    huge page, which is not allowed because it begins below the slot.
+    """Search for the largest level from the top as ever: an index that is not negative finds the slot's first
+    huge page, which is not allowed because it begins below the slot. Raises KernelOops for a negative one.
     """
     level: u32 = 3 if kvm.max_level() > 3 else kvm.max_level()
     while level > 1:
@@ -158,10 +167,11 @@ def _read_lpage_info_below(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
 
 
 def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64, mask: u64) -> None:
-    """Make the next write to pages first + i of the slot be seen, for every bit i of the mask.
+    """Protect pages first + i of the slot, for every bit i of the mask, so that the next write to them is
+    seen.
 
-    With initially-all-set, huge SPTEs over them are split first, if that is wanted, and those over the first
-    and the last page are protected as for page tables. Other huge SPTEs stay as they are.
+    With initially-all-set, huge SPTEs over them are split first if eager splitting is on, and those over the
+    first and the last page are write-protected. Other huge SPTEs stay as they are.
     """
     if mask == 0:
         return
@@ -195,7 +205,9 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
 
 
 def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
-    """Numbers of the dirty pages in the bitmap. Without manual protection they are protected again."""
+    """Return the indices of the dirty pages in the bitmap. Without manual protection clear and
+    protect them.
+    """
     words: memoryview = slot.log_words()
     pages: list[int] = []
     flush: u32 = 0
@@ -222,7 +234,7 @@ def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
 def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, bitmap: memoryview) -> None:
     """Clear the bits that `bitmap` and the log have in common, and protect their pages again.
 
-    `bitmap`: 64-bit words, from page `first` (a multiple of 64) on.
+    `bitmap`: u64 words, from page `first` (a multiple of 64) on.
     """
     words: memoryview = slot.log_words()
     wanted: memoryview = bitmap

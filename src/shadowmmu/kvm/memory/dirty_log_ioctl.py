@@ -19,39 +19,45 @@ MANUAL_PROTECT, INITIALLY_SET = 1, 2
 
 
 def enable_manual_dirty_log_protect(kvm: Kvm, flags: int) -> None:
-    """KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. Raises RegionError."""
+    """Enable KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. Raises RegionError."""
     if flags & ~(MANUAL_PROTECT | INITIALLY_SET) or flags == INITIALLY_SET:
-        raise RegionError(errno.EINVAL, f"manual dirty log protection with flags {flags:#x}")
+        raise RegionError(errno.EINVAL, "flags must be 0, 1 (manual protection) or 3 (and initially set)")
     kvm.parameters.manual_dirty_log_protect = bool(flags & MANUAL_PROTECT)
     kvm.parameters.dirty_log_initially_set = bool(flags & INITIALLY_SET)
 
 
 def enable_dirty_log_ring(kvm: Kvm, size: int) -> None:
-    """KVM_CAP_DIRTY_LOG_RING of `size` bytes for each vCPU to come. Raises RegionError."""
+    """Enable KVM_CAP_DIRTY_LOG_RING: rings of `size` bytes for the vCPUs to come. Raises RegionError."""
     reserved = (RESERVED_ENTRIES + kvm.parameters.cpu_dirty_log_size) * ENTRY_BYTES
     if not size or size & (size - 1) or size < PAGE_SIZE or size < reserved:
-        raise RegionError(errno.EINVAL, f"a dirty ring of {size} bytes")
+        least = max(PAGE_SIZE, reserved)
+        raise RegionError(
+            errno.EINVAL, f"a dirty ring of {size} bytes: must be a power of two, at least {least}"
+        )
     if size > MAX_ENTRIES * ENTRY_BYTES:
-        raise RegionError(errno.E2BIG, f"a dirty ring of {size} bytes")
+        most = MAX_ENTRIES * ENTRY_BYTES
+        raise RegionError(errno.E2BIG, f"a dirty ring of {size} bytes: must be at most {most}")
     if kvm.parameters.dirty_ring_size or kvm.vcpus:
-        raise RegionError(errno.EINVAL, "dirty rings are chosen once, before the first vCPU")
+        raise RegionError(errno.EINVAL, "dirty rings must be chosen once, before the first vCPU")
     kvm.parameters.dirty_ring_size = size
 
 
 def _check_bitmap_is_used(kvm: Kvm) -> None:
+    """Raise RegionError(ENXIO) if the VM has dirty rings."""
     if kvm.parameters.dirty_ring_size:
-        raise RegionError(errno.ENXIO, "the VM logs in dirty rings")
+        raise RegionError(errno.ENXIO, "the VM has dirty rings, and no bitmaps")
 
 
 def _logging_slot(kvm: Kvm, id: int) -> MemSlot:
+    """Return slot `id`. Raises RegionError(ENOENT) if it does not log."""
     slot = id_to_memslot(kvm, id)
     if slot is None or not slot.logs_dirty():
-        raise RegionError(errno.ENOENT, f"slot {id} does not log")
+        raise RegionError(errno.ENOENT, f"slot {id} does not log dirty pages")
     return slot
 
 
 def kvm_vm_ioctl_get_dirty_log(kvm: Kvm, id: int) -> list[int]:
-    """KVM_GET_DIRTY_LOG: the numbers of the dirty pages of a slot. Raises RegionError."""
+    """Return the indices of the dirty pages of a slot (KVM_GET_DIRTY_LOG). Raises RegionError."""
     _check_bitmap_is_used(kvm)
     slot = _logging_slot(kvm, id)
     kvm_arch_sync_dirty_log(kvm)
@@ -59,7 +65,7 @@ def kvm_vm_ioctl_get_dirty_log(kvm: Kvm, id: int) -> list[int]:
 
 
 def _bitmap(first: int, count: int, pages: Sequence[int] | None) -> memoryview:
-    """Pages of [first, first + count) as bits of 64-bit words; None: all."""
+    """Return pages of [first, first + count) as bits of u64 words; None: all."""
     words = sparse_words((count + 63) // 64)
     if pages is None:
         for i in range(count // 64):
@@ -74,18 +80,19 @@ def _bitmap(first: int, count: int, pages: Sequence[int] | None) -> memoryview:
 def kvm_vm_ioctl_clear_dirty_log(
     kvm: Kvm, id: int, first: int, count: int, pages: Sequence[int] | None = None
 ) -> None:
-    """KVM_CLEAR_DIRTY_LOG of the given page numbers in [first, first + count), by default all.
+    """Clear the dirty bits of the given pages in [first, first + count), by default all
+    (KVM_CLEAR_DIRTY_LOG).
 
     Raises RegionError.
     """
     _check_bitmap_is_used(kvm)
     if first % 64:
-        raise RegionError(errno.EINVAL, "first page is no multiple of 64")
+        raise RegionError(errno.EINVAL, "the first page must be a multiple of 64")
     slot = _logging_slot(kvm, id)
     if first > slot.npages or count > slot.npages - first:
-        raise RegionError(errno.EINVAL, "range outside the slot")
+        raise RegionError(errno.EINVAL, "the range must be inside the slot")
     if count % 64 and count < slot.npages - first:
-        raise RegionError(errno.EINVAL, "number of pages is no multiple of 64")
+        raise RegionError(errno.EINVAL, "the number of pages must be a multiple of 64, or end with the slot")
     kvm_arch_sync_dirty_log(kvm)
     kvm_clear_dirty_log(kvm, slot, first, _bitmap(first, count, pages))
 
@@ -94,9 +101,9 @@ def kvm_vm_ioctl_clear_dirty_log(
 
 
 def kvm_vm_ioctl_reset_dirty_pages(kvm: Kvm) -> int:
-    """KVM_RESET_DIRTY_RINGS: empty the harvested entries, protect their pages again; how many there were.
+    """Empty the harvested entries of all rings and protect their pages again (KVM_RESET_DIRTY_RINGS).
 
-    Raises RegionError if the VM has no rings.
+    Return the number of entries emptied. Raises RegionError if the VM has no rings.
     """
     if not kvm.parameters.dirty_ring_size:
         raise RegionError(errno.EINVAL, "the VM has no dirty rings")
@@ -107,9 +114,9 @@ def kvm_vm_ioctl_reset_dirty_pages(kvm: Kvm) -> int:
 
 
 def kvm_dirty_ring_reset(kvm: Kvm, ring: DirtyRing) -> int:
-    """Empty the harvested entries at the front of a ring; how many there were.
+    """Empty the harvested entries at the front of a ring. Return their number.
 
-    An entry is empty before its page is protected. Pages close to each other are protected together.
+    An entry is emptied before its page is protected. Pages close to each other are protected together.
     """
     count = 0
     slot, offset, mask = 0, 0, 0
@@ -136,7 +143,7 @@ def kvm_dirty_ring_reset(kvm: Kvm, ring: DirtyRing) -> int:
 
 
 def _reset_dirty_gfn(kvm: Kvm, id: int, offset: int, mask: int) -> None:
-    """Protect pages offset + i of a slot again, for every bit i; a slot that is gone needs nothing."""
+    """Protect pages offset + i of slot `id`, for every bit i; do nothing if the slot was deleted."""
     slot = id_to_memslot(kvm, id)
     if not mask or slot is None or slot.flags & MEMSLOT_INVALID:
         return

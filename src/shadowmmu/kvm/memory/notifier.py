@@ -1,4 +1,4 @@
-"""KVM as an mmu_notifier: the host takes memory away or replaces it (virt/kvm/kvm_main.c, 6.12.111)."""
+"""KVM's mmu_notifier: the host takes memory away or replaces it (virt/kvm/kvm_main.c, 6.12.111)."""
 
 from collections.abc import Iterator
 
@@ -14,13 +14,19 @@ from ..tdp.zap import kvm_tdp_mmu_unmap_gfn_range
 
 
 class MmuNotifier:
-    """Zaps what maps a range before the host changes it; a fault that overlaps in time is retried."""
+    """Zaps what maps a range before the host changes it; a fault that overlaps in time is retried.
+
+    Attributes:
+        kvm: The VM.
+    """
 
     def __init__(self, kvm: Kvm) -> None:
         self.kvm = kvm
 
     def _slots(self, start: int, end: int) -> list[tuple[MemSlot, int, int]]:
-        """(slot, first gfn, end gfn) of every slot backed by host addresses [start, end)."""
+        """Return (slot, first gfn, gfn after the last) of every slot backed by host addresses
+        [start, end).
+        """
         found = []
         for slot in self.kvm.memslots:
             hva = slot.mapping.hva + (slot.first_page << 12)
@@ -31,6 +37,7 @@ class MmuNotifier:
         return sorted(found, key=lambda item: item[0].mapping.hva + (item[0].first_page << 12))
 
     def invalidate_range_start(self, start: int, end: int) -> None:
+        """Zap what maps host addresses [start, end), and begin the invalidation."""
         kvm = self.kvm
         if kvm.tracing:
             kvm.tracer.kvm_unmap_hva_range(start, end)
@@ -46,10 +53,11 @@ class MmuNotifier:
             kvm_flush_remote_tlbs(kvm)
 
     def change_pte(self, address: int, pfn: int, *, writable: bool) -> None:
-        """A page was replaced in place, between the two calls for its range (kernels with `change_pte`).
+        """Map the page that replaces another in place, between the two calls for its range (kernels with
+        `change_pte`).
 
-        SPTEs of it map the new page read-only; if that is writable they go. The start of the invalidation has
-        emptied them already, so that this never finds one.
+        SPTEs of the old page map the new one read-only, or are zapped if it is writable. The start of the
+        invalidation has emptied them already, so this never finds one.
         """
         kvm = self.kvm
         if not kvm.design.change_pte:
@@ -65,9 +73,8 @@ class MmuNotifier:
             kvm_flush_remote_tlbs(kvm)
 
     def clear_flush_young(self, start: int, end: int) -> bool:
-        """Whether [start, end) was accessed; forget it and flush, so that the next access is seen.
-
-        Since 7.3 without a flush.
+        """Return whether [start, end) was accessed; mark it as not accessed and flush, so that the next
+        access is seen. Since 7.3 without a flush.
         """
         young = self._age(start, end, clear=True)
         if young and self.kvm.design.age_flushes:
@@ -75,23 +82,25 @@ class MmuNotifier:
         return young
 
     def clear_young(self, start: int, end: int) -> bool:
-        """The same without a flush: a page in a TLB may look unused."""
+        """Return the same without a flush: a page in a TLB may look unused."""
         return self._age(start, end, clear=True)
 
     def test_young(self, hva: int) -> bool:
-        """Whether the page at hva was accessed."""
+        """Return whether the page at hva was accessed."""
         if self.kvm.tracing:
             self.kvm.tracer.kvm_test_age_hva(hva)
         slots = self._slots(hva, hva + 1)
         return sum(_age_gfn_range(self.kvm, *found, clear=False) for found in slots) != 0
 
     def _age(self, start: int, end: int, *, clear: bool) -> bool:
+        """Return whether [start, end) was accessed; `clear`: mark it as not accessed."""
         if self.kvm.tracing:
             self.kvm.tracer.kvm_age_hva(start, end)
         slots = self._slots(start, end)
         return sum(_age_gfn_range(self.kvm, *found, clear=clear) for found in slots) != 0
 
     def _extend_range(self, first: int, last: int) -> None:
+        """Extend the range of invalidations in progress by gfns [first, last)."""
         kvm = self.kvm
         if kvm.mmu_invalidate_in_progress == 1 and not kvm.mmu_invalidate_end:
             kvm.mmu_invalidate_start, kvm.mmu_invalidate_end = first, last
@@ -100,6 +109,7 @@ class MmuNotifier:
             kvm.mmu_invalidate_end = max(kvm.mmu_invalidate_end, last)
 
     def invalidate_range_end(self, start: int, end: int) -> None:
+        """End the invalidation: faults that began before it retry."""
         kvm = self.kvm
         if not self._slots(start, end):
             return
@@ -110,9 +120,9 @@ class MmuNotifier:
 
 
 def _set_gfn_pfn(kvm: Kvm, slot: MemSlot, gfn: int, pfn: int, *, writable: bool) -> bool:
-    """Let every SPTE that maps gfn map another page; whether there was one (kvm_set_pte_rmap).
+    """Let every SPTE that maps gfn map pfn. Return whether there was one (kvm_set_pte_rmap).
 
-    As in KVM the page statistics lose an SPTE that stays.
+    As in KVM, page statistics are decremented for an SPTE that stays.
     """
     found = False
     for level in (1, 2, 3):
@@ -129,7 +139,7 @@ def _set_gfn_pfn(kvm: Kvm, slot: MemSlot, gfn: int, pfn: int, *, writable: bool)
 
 
 def kvm_unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:
-    """Empty every SPTE that maps a part of [first, last), at all levels; whether there was one."""
+    """Empty every SPTE that maps a part of [first, last), at all levels. Return whether there was one."""
     flush = False
     if kvm.have_rmaps():
         for level, gfn in _rmap_gfns(slot, first, last):
@@ -142,7 +152,7 @@ def kvm_unmap_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int) -> bool:
 
 
 def _rmap_gfns(slot: MemSlot, first: int, last: int) -> Iterator[tuple[int, int]]:
-    """(level, gfn) of every rmap of the slot that may map a part of [first, last)."""
+    """Yield (level, gfn) of every rmap of the slot that may map a part of [first, last)."""
     for level in (1, 2, 3):
         gfn = gfn_round_for_level(first, level)
         while gfn < last:
@@ -151,9 +161,8 @@ def _rmap_gfns(slot: MemSlot, first: int, last: int) -> Iterator[tuple[int, int]
 
 
 def _age_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int, *, clear: bool) -> bool:
-    """Whether a part of [first, last) was accessed through any SPTE; `clear`: forget it.
-
-    kvm_age_gfn and kvm_test_age_gfn.
+    """Return whether a part of [first, last) was accessed through any SPTE; `clear`: mark it as
+    not accessed (kvm_age_gfn, kvm_test_age_gfn).
     """
     if kvm.design.ageing_tdp_first:
         young = _age_tdp(kvm, first, last, clear=clear)
@@ -177,5 +186,5 @@ def _age_rmaps(kvm: Kvm, slot: MemSlot, first: int, last: int, *, clear: bool) -
 
 
 def _may_have_rmaps(kvm: Kvm) -> bool:
-    """Whether shadow pages may map memory, also as the number of those with guest tables says (7.3.4)."""
+    """Return whether shadow pages may map memory, as the number of shadowed guest tables says (7.3.4)."""
     return not kvm.tdp_mmu_enabled() or kvm.indirect_shadow_pages != 0

@@ -1,4 +1,4 @@
-"""NX huge pages: switching the mitigation, and getting huge pages back (mmu.c, 6.12.111 and 7.3.4)."""
+"""NX huge pages: switching the mitigation, and recovering huge pages (mmu.c, 6.12.111 and 7.3.4)."""
 
 import errno
 from collections.abc import Callable
@@ -17,13 +17,13 @@ HOUR_MS = 3_600_000
 
 
 def set_nx_huge_pages(kvm: Kvm, value: str) -> None:
-    """Write the module parameter: off, force, auto or a truth value.
+    """Write the module parameter kvm.nx_huge_pages: off, force, auto or a truth value.
 
     A change zaps every shadow page. auto means off here: the processor has no iTLB multihit bug. Raises
     RegionError: EBUSY for never, which can only be chosen while there is no VM; EINVAL.
     """
     if value == "never":
-        raise RegionError(errno.EBUSY, "there is a VM")
+        raise RegionError(errno.EBUSY, "never can only be chosen while there is no VM")
     words = {"off": False, "auto": False, "force": True}
     new = words[value] if value in words else kstrtobool(value)
     if new != kvm.parameters.nx_huge_pages:
@@ -32,9 +32,15 @@ def set_nx_huge_pages(kvm: Kvm, value: str) -> None:
 
 
 class NxRecoveryWorker:
-    """The kernel thread that gets huge pages back (kvm_nx_huge_page_recovery_worker).
+    """The kernel thread that recovers huge pages (kvm_nx_huge_page_recovery_worker).
 
-    It exists from the first entry of a vCPU on. Time is what user space sleeps: operations take none.
+    It exists from the first VM entry of a vCPU on. Time passes only while user space sleeps.
+
+    Attributes:
+        kvm: The VM.
+        now: Milliseconds that user space slept so far.
+        last: `now` at the last pass or, before that, when the worker was started; None: it does not exist
+            yet.
     """
 
     def __init__(self, kvm: Kvm) -> None:
@@ -43,12 +49,12 @@ class NxRecoveryWorker:
         self.last: int | None = None
 
     def start(self) -> None:
-        """The first KVM_RUN."""
+        """Start the worker at the first KVM_RUN; later calls do nothing."""
         if self.last is None:
             self.last = self.now
 
     def period(self) -> int | None:
-        """Milliseconds between two passes; None if there are none."""
+        """Return the milliseconds between two passes; None if there are none."""
         parameters = self.kvm.parameters
         ratio = parameters.nx_huge_pages_recovery_ratio
         if not parameters.nx_huge_pages or not ratio:
@@ -67,7 +73,8 @@ class NxRecoveryWorker:
 
 
 def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
-    """One pass of the recovery worker: zap 1/ratio of the pages that stand for forbidden huge pages.
+    """Zap 1/ratio of the pages without which an executable page could be huge: one pass of the recovery
+    worker.
 
     Since 7.3 that share of the shadow MMU's pages, then that of the TDP MMU's (nx_lists).
     """

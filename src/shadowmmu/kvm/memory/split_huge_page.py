@@ -1,8 +1,9 @@
-"""Splitting the huge pages of a slot before they are written to (kvm_mmu_try_split_huge_pages, 6.12.111).
+"""Eager splitting: the huge pages of a slot are split before they are written (kvm_mmu_try_split_huge_pages,
+6.12.111).
 
-Of shadow pages those for nested guests are split, with the TDP MMU on; `eager_split` adds all others, where
-the table is a direct page as a fault makes it below a guest's huge page. A new table maps what the huge SPTE
-did; one that was there already may map less, whatever is missing then faults in again.
+With the TDP MMU on, shadow pages for nested guests are split too; `eager_split` adds all others, where the
+table is a direct page as a fault makes it below a guest's huge page. A new table maps what the huge SPTE did;
+one that existed already may map less, and what is missing faults in again.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
@@ -36,7 +37,13 @@ DESCS_FOR_SPLIT = 513
 
 
 class SplitCaches:
-    """What a VM keeps for splitting: frames for tables, descriptors (only counted) for rmaps."""
+    """Objects that a VM sets aside for splitting (kvm_arch.split_*_cache).
+
+    Attributes:
+        kvm: The VM.
+        shadow_pages: Frames for tables.
+        descs: Number of rmap descriptors set aside; they are only counted.
+    """
 
     def __init__(self, kvm: Kvm) -> None:
         self.kvm = kvm
@@ -44,7 +51,7 @@ class SplitCaches:
         self.descs = 0
 
     def need_topup(self) -> bool:
-        """Whether a split might run out of them."""
+        """Return whether a split might need more objects than there are."""
         return self.descs < DESCS_FOR_SPLIT or not self.shadow_pages.objects
 
     def top_up(self) -> None:
@@ -79,7 +86,7 @@ def _shadow_mmu_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64, shadow_page
 
 
 def _try_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64) -> i64:
-    """Split a huge SPTE; 0, EAGAIN after filling the caches (mmu_lock was dropped), or ENOSPC."""
+    """Split a huge SPTE. Return 0, EAGAIN after filling the caches (mmu_lock was dropped), or ENOSPC."""
     spte: u64 = kvm.words[sptep >> 3]
     sp: ShadowPage = kvm.sptep_to_sp(sptep)
     gfn: u64 = page_gfn(kvm, sp, spte_index(sptep))
@@ -103,9 +110,19 @@ def _try_split_huge_page(kvm: Kvm, slot: MemSlot, sptep: u64) -> i64:
 
 
 class SplitShadowHugePages:
-    """Splits the huge SPTEs in shadow pages that map pages [start, end) of a slot, of nested guests or all.
+    """Splits the huge SPTEs in shadow pages that map pages [start, end) of a slot, of nested guests or by
+    design of all.
 
-    step() returns true while there is more to do: there the kernel has dropped mmu_lock to fill its caches.
+    step() returns True where the kernel has dropped mmu_lock to fill its caches.
+
+    Attributes:
+        kvm: The VM.
+        slot: The slot.
+        start: First gfn.
+        end: The gfn after the last.
+        target_level: Level to split down to.
+        level: Level of the rmaps being split; it falls from 3 to target_level.
+        index: Index of the current rmap in the slot's array of `level`.
     """
 
     def __init__(self, kvm: Kvm, slot: MemSlot, start: u64, end: u64, target_level: u32) -> None:
@@ -118,6 +135,7 @@ class SplitShadowHugePages:
         self.index = slot.index(start, 3)
 
     def step(self) -> bool:
+        """Split until mmu_lock is dropped (True) or everything is done (False)."""
         while self.level > self.target_level:
             last: u64 = self.slot.index(self.end - 1, self.level)
             while self.index <= last:
@@ -129,7 +147,9 @@ class SplitShadowHugePages:
         return False
 
     def _split_rmap(self, index: u64) -> bool:
-        """Split what one rmap lists, from its start after each split; whether the lock was dropped."""
+        """Split the SPTEs of one rmap, from its start after each split. Return whether the lock
+        was dropped.
+        """
         heads: memoryview = self.slot.rmap_heads(self.level)
         it: RmapIterator = RmapIterator(self.kvm)
         sptep: u64 = it.first(heads[index])
@@ -146,6 +166,7 @@ class SplitShadowHugePages:
         return False
 
     def _is_splittable(self, sptep: u64) -> bool:
+        """Return whether an SPTE is huge and in a page that is to be split."""
         sp: ShadowPage = self.kvm.sptep_to_sp(sptep)
         if not sp.role & ROLE_GUEST_MODE and not self.kvm.design.eager_split:
             return False
@@ -159,8 +180,8 @@ def kvm_mmu_try_split_huge_pages(
 ) -> None:
     """Split what maps pages [start, end) of a slot at a level above target_level.
 
-    Only with the TDP MMU, but for the design that splits everywhere. `shared`: the TDP MMU's part is done
-    with mmu_lock held for reading. No flush: the caller does one.
+    Only with the TDP MMU, except in the design that splits everywhere. `shared`: the TDP MMU's part is done
+    with mmu_lock held for reading. The caller flushes.
     """
     if not kvm.tdp_mmu_enabled() and not kvm.design.eager_split:
         return

@@ -1,7 +1,7 @@
-"""What is zapped when a slot is deleted or moved (kvm_arch_flush_shadow_memslot, mmu.c, 6.12.111).
+"""Zapping what maps a slot that is deleted or moved (kvm_arch_flush_shadow_memslot, mmu.c, 6.12.111).
 
-Every page of the MMU; or, if user space has switched the quirk KVM_X86_QUIRK_SLOT_ZAP_ALL off, the SPTEs that
-map the slot and the pages that shadow tables in it.
+Every page of the MMU is zapped; or, if user space has switched the quirk KVM_X86_QUIRK_SLOT_ZAP_ALL off, the
+SPTEs that map the slot and the pages that shadow tables in it.
 """
 
 from ..pages.zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap
@@ -15,7 +15,7 @@ QUIRK_SLOT_ZAP_ALL = 1 << 7
 
 
 def kvm_arch_flush_shadow_memslot(kvm: Kvm, slot: MemSlot) -> None:
-    """Leave no mapping of a slot that is about to be deleted or moved."""
+    """Zap all mappings of a slot that is about to be deleted or moved."""
     if kvm.parameters.disabled_quirks & QUIRK_SLOT_ZAP_ALL:
         kvm_mmu_zap_memslot(kvm, slot)
     else:
@@ -23,8 +23,8 @@ def kvm_arch_flush_shadow_memslot(kvm: Kvm, slot: MemSlot) -> None:
 
 
 def kvm_mmu_zap_memslot(kvm: Kvm, slot: MemSlot) -> None:
-    """Zap what maps the slot and what shadows its tables, with one flush: the slot's own accounting is freed
-    with it.
+    """Zap what maps the slot and what shadows its tables, with one flush: the slot's accounting is freed with
+    it.
     """
     flush = kvm_unmap_gfn_range(kvm, slot, slot.base_gfn, slot.base_gfn + slot.npages)
     invalid_list: list[ShadowPage] = []
@@ -37,6 +37,6 @@ def kvm_mmu_zap_memslot(kvm: Kvm, slot: MemSlot) -> None:
 
 
 def _shadowed_gfns(kvm: Kvm, slot: MemSlot) -> list[int]:
-    """The frames of a slot that hold tables which are shadowed, in order."""
+    """Return the frames of a slot that hold shadowed tables, sorted."""
     end = slot.base_gfn + slot.npages
     return sorted({sp.gfn for sp in kvm.active_mmu_pages.pages() if slot.base_gfn <= sp.gfn < end})

@@ -1,4 +1,5 @@
-"""Guest tables that are shadowed: write tracking of upper levels, write protection, no huge pages over them.
+"""Accounting of shadowed guest tables: write tracking of upper levels, write protection, no huge pages over
+them.
 
 account_shadowed, unaccount_shadowed, arch/x86/kvm/mmu/mmu.c, 6.12.111.
 """
@@ -15,7 +16,7 @@ from .write_protect import kvm_mmu_slot_gfn_write_protect
 
 
 def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
-    """A new page shadows the guest table at its gfn (6.12.111).
+    """Write-protect the guest table that a new page shadows, and forbid huge pages over it (6.12.111).
 
     An upper-level table is write-tracked: every write to it is emulated from now on. A leaf table is only
     write-protected; the first write makes it unsync. Without `unsync` it is tracked too.
@@ -33,7 +34,9 @@ def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
-    """The page goes. Nothing becomes writable by this: the next write fault does that."""
+    """Undo account_shadowed for a page that is zapped. The table stays write-protected until the next write
+    fault.
+    """
     kvm.indirect_shadow_pages -= 1
     slot: MemSlot = kvm.memslot_of(sp.gfn)
     if sp.role & ROLE_LEVEL > 1 or not kvm.design.unsync:
@@ -42,5 +45,6 @@ def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def _write_track(slot: MemSlot, gfn: u64, delta: i64) -> None:
+    """Add `delta` to the number of shadowed upper-level tables in gfn."""
     index: u64 = gfn - slot.base_gfn
     slot.write_track[index] = (slot.write_track[index] + delta) & MASK64

@@ -1,4 +1,4 @@
-"""Making a shadow page (kvm_mmu_alloc_shadow_page, arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""Allocating a shadow page (kvm_mmu_alloc_shadow_page, arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -13,7 +13,9 @@ from .account import account_shadowed
 def kvm_mmu_alloc_shadow_page(
     kvm: Kvm, shadow_pages: MemoryCache, translation_pages: MemoryCache, gfn: u64, bucket: u64, role: u32
 ) -> ShadowPage:
-    """A new, empty page, hashed and active; if it shadows a guest table that is protected."""
+    """Return a new, empty page, added to the hash and the active list; the guest table that it shadows, if
+    any, is write-protected.
+    """
     spt: u64 = shadow_pages.take()
     clear_table(kvm, spt)
     translations: u64 = 0

@@ -1,4 +1,4 @@
-"""Finding shadow pages, or making them, and linking them (find/get of arch/x86/kvm/mmu/mmu.c, 6.12.111).
+"""Shadow pages: finding or allocating them, and linking them (arch/x86/kvm/mmu/mmu.c, 6.12.111).
 
 Pages are found by gfn and role in a hash of 4096 buckets, newest first.
 """
@@ -37,7 +37,7 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 
 def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, access: u32) -> u32:
-    """The role of the page that the SPTE at sptep, in `parent`, should point to."""
+    """Return the role of the page that the SPTE at sptep, in `parent`, should point to."""
     role: u32 = parent.role & ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_PASSTHROUGH)
     if not kvm.design.child_inherits_invalid:
         role &= ~ROLE_INVALID
@@ -49,7 +49,9 @@ def kvm_mmu_child_role(kvm: Kvm, parent: ShadowPage, sptep: u64, direct: u32, ac
 
 
 def _in_quadrant(kvm: Kvm, role: u32, sptep: u64) -> u32:
-    """Two pages at level 1 shadow a 4-byte guest table, and four at level 2, below special roots."""
+    """Return the role with the quadrant of SPTE sptep: two pages of level 1 shadow a 4-byte guest table, and
+    four of level 2, below special roots.
+    """
     if kvm.design.defect == DEFECT_QUADRANT_IGNORED:
         return role
     pages: u32 = 2 * (role & ROLE_LEVEL)
@@ -57,6 +59,7 @@ def _in_quadrant(kvm: Kvm, role: u32, sptep: u64) -> u32:
 
 
 def _find(kvm: Kvm, vcpu: Vcpu | None, gfn: u64, bucket: u64, role: u32) -> ShadowPage | None:
+    """Return the page for gfn and role, synced if it was unsync, or None (kvm_mmu_find_shadow_page)."""
     collisions: i64 = 0
     invalid_list: list[ShadowPage] = []
     found: ShadowPage | None = None
@@ -83,9 +86,9 @@ def _find(kvm: Kvm, vcpu: Vcpu | None, gfn: u64, bucket: u64, role: u32) -> Shad
 
 
 def _refresh(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) -> bool:
-    """Bring an unsync page that is about to be used up to date; False if it had to be zapped.
+    """Sync an unsync page that is about to be used. Return False if it had to be zapped.
 
-    It stays unsync and its guest table writable.
+    It stays unsync, and its guest table stays writable.
     """
     if sp.unsync:
         result: i64 = kvm_sync_page(vcpu, sp, invalid_list)
@@ -105,6 +108,7 @@ def _get(
     gfn: u64,
     role: u32,
 ) -> ShadowPage:
+    """Return the page for gfn and role, found or new (__kvm_mmu_get_shadow_page)."""
     if kvm.design.get_page_flow:
         return get_page_by_flow(kvm, vcpu, shadow_pages, translation_pages, gfn, role)
     bucket: u64 = kvm.hash_bucket(gfn)
@@ -120,14 +124,16 @@ def _get(
 
 
 def kvm_mmu_get_shadow_page(vcpu: Vcpu, gfn: u64, role: u32) -> ShadowPage:
-    """The shadow page for gfn with that role, found or new."""
+    """Return the shadow page for gfn with that role, found or new."""
     return _get(vcpu.kvm, vcpu, vcpu.shadow_page_cache, vcpu.translation_cache, gfn, role)
 
 
 def shadow_mmu_get_sp_for_split(
     kvm: Kvm, shadow_pages: MemoryCache, parent: ShadowPage, sptep: u64, gfn: u64, access: u32
 ) -> ShadowPage:
-    """The direct page that takes the place of the huge SPTE at sptep, in `parent`; no vCPU asks for it."""
+    """Return the direct page that is to replace the huge SPTE at sptep, in `parent`, for an eager split
+    without a vCPU.
+    """
     role: u32 = kvm_mmu_child_role(kvm, parent, sptep, 1, access)
     return _get(kvm, None, shadow_pages, shadow_pages, gfn, role)
 
@@ -135,7 +141,9 @@ def shadow_mmu_get_sp_for_split(
 def kvm_mmu_get_child_sp(
     vcpu: Vcpu, parent: ShadowPage, sptep: u64, gfn: u64, direct: u32, access: u32
 ) -> ShadowPage:
-    """The page that the SPTE at sptep, in `parent`, should point to; it may do so already (see is_linked)."""
+    """Return the page that the SPTE at sptep, in `parent`, should point to; it may do so already (see
+    is_linked).
+    """
     kvm: Kvm = vcpu.kvm
     role: u32 = kvm_mmu_child_role(kvm, parent, sptep, direct, access)
     spte: u64 = kvm.words[sptep >> 3]
@@ -149,13 +157,15 @@ def kvm_mmu_get_child_sp(
 
 
 def is_linked(kvm: Kvm, sptep: u64, child: ShadowPage) -> bool:
-    """Whether the SPTE at sptep points to `child`."""
+    """Return whether the SPTE at sptep points to `child`."""
     spte: u64 = kvm.words[sptep >> 3]
     return spte & SPTE_MMU_PRESENT != 0 and not spte & PS and spte & ADDR == child.spt
 
 
 def link_shadow_page(kvm: Kvm, sptep: u64, sp: ShadowPage) -> None:
-    """Let the SPTE at sptep point to `sp`; what was there is zapped and always flushed."""
+    """Let the SPTE at sptep point to `sp`. What was there is zapped and always flushed
+    (__link_shadow_page).
+    """
     if kvm.words[sptep >> 3] & SPTE_MMU_PRESENT:
         zap_replaced_spte(kvm, sptep, 1)
     spte: u64 = make_nonleaf_spte(kvm, sp)

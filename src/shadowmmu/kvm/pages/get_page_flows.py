@@ -1,4 +1,4 @@
-"""Other ways of finding or making a shadow page than the merged one (page_cache.py); `get_page_flow` chooses.
+"""Other ways than the merged one (get_page.py) to find or allocate a shadow page; `get_page_flow` chooses.
 
 All give a page of the same gfn and role, and zap the same pages on the way. They differ in this:
 
@@ -9,8 +9,8 @@ All give a page of the same gfn and role, and zap the same pages on the way. The
     v3      the page is made      by the search      after the search  always         at the end
     single  the search failed     at the very end    in the search     if needed      before the commit
 
-"The commit" flushes and frees what the search has zapped. `sketch` counts once it has the page's frames,
-`v3` before. The flood counter of a page found goes to 0, in `v3` even if syncing it fails. `sketch` is mail
+"The commit" flushes and frees what the search has zapped. `sketch` counts once it has the page's frames, `v3`
+before. The flood counter of a page found is reset to 0, in `v3` even if syncing it fails. `sketch` is mail
 000's, `v3` what it answers; `single` is kvm_mmu_get_page of 5.18 and 5.19.
 """
 
@@ -29,8 +29,12 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 class PageSearch:
     """A search for gfn and role in their bucket, newest page first.
 
-    `found` is the page, perhaps unsync; `collisions` counts the valid pages of other gfns before it;
-    `invalid_list` has the unsync pages of gfn that were zapped because an upper-level page is wanted.
+    Attributes:
+        kvm: The VM.
+        bucket: Number of the bucket.
+        collisions: Number of valid pages of other gfns before the page found.
+        invalid_list: Unsync pages of gfn that were zapped because an upper-level page is wanted.
+        found: The page, perhaps unsync; None if there is none.
     """
 
     def __init__(self, kvm: Kvm, gfn: u64, role: u32) -> None:
@@ -53,16 +57,16 @@ class PageSearch:
             sp = sp.hash_next
 
     def count_collisions(self) -> None:
-        """Enter them in max_mmu_page_hash_collisions."""
+        """Raise max_mmu_page_hash_collisions to `collisions` if that is larger."""
         if self.collisions > self.kvm.stat.max_mmu_page_hash_collisions:
             self.kvm.stat.max_mmu_page_hash_collisions = self.collisions
 
     def commit(self) -> None:
-        """Flush and free what was zapped."""
+        """Flush and free the pages that were zapped."""
         kvm_mmu_commit_zap_page(self.kvm, self.invalid_list)
 
     def sync(self, vcpu: Vcpu | None, always_flush: u32) -> None:
-        """Bring the page found up to date if it is unsync; if that fails it is zapped and not `found`."""
+        """Sync the page found if it is unsync; if that fails it is zapped, and `found` is None."""
         sp: ShadowPage | None = self.found
         if sp is None or not sp.unsync or vcpu is None:
             return
@@ -73,7 +77,7 @@ class PageSearch:
             kvm_flush_remote_tlbs(self.kvm)
 
     def forget_flooding(self) -> None:
-        """The page found is in use: writes to its table are counted from 0."""
+        """Reset the flood counter of the page found: it is in use."""
         if self.found is not None and not self.found.role & ROLE_DIRECT:
             self.found.write_flooding_count = 0
 
@@ -86,7 +90,9 @@ def get_page_by_flow(
     gfn: u64,
     role: u32,
 ) -> ShadowPage:
-    """The shadow page for gfn with that role, found or new, by the flow of the design; not the merged one."""
+    """Return the shadow page for gfn with that role, found or new, by the design's flow, which is not the
+    merged one.
+    """
     flow: u32 = kvm.design.get_page_flow
     search: PageSearch = PageSearch(kvm, gfn, role)
     if flow == GET_PAGE_SKETCH:
@@ -119,7 +125,7 @@ def get_page_by_flow(
 def _make(
     kvm: Kvm, shadow_pages: MemoryCache, translation_pages: MemoryCache, gfn: u64, bucket: u64, role: u32
 ) -> ShadowPage:
-    """A new page and its miss. Raises OutOfFrames, when the sketch has not counted a miss."""
+    """Return a new page and count the miss. Raises OutOfFrames; the sketch has not counted a miss then."""
     missed_late: u32 = kvm.design.get_page_flow == GET_PAGE_SKETCH
     if not missed_late:
         kvm.stat.mmu_cache_miss += 1

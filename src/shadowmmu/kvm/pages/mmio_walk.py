@@ -1,4 +1,4 @@
-"""MMIO SPTEs that carry no generation: zapped when memory comes where there was none.
+"""MMIO SPTEs that carry no generation are zapped when a memslot is created or moved.
 
 All pages are searched for them under one hold of mmu_lock (kvm_mmu_zap_mmio_sptes, arch/x86/kvm/mmu.c, 3.10).
 """
@@ -12,9 +12,10 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 
 def kvm_mmu_zap_mmio_sptes(kvm: Kvm) -> None:
-    """A slot was made or moved: zap every page that holds an MMIO SPTE; the TDP MMU just empties those.
+    """Zap every page that holds an MMIO SPTE; in the TDP MMU only the SPTEs. Called when a slot was created
+    or moved.
 
-    Nothing to do if they get stale by generation.
+    It does nothing if a new generation makes them stale.
     """
     if kvm.design.mmio_invalidation != BY_WALK:
         return
@@ -28,4 +29,5 @@ def kvm_mmu_zap_mmio_sptes(kvm: Kvm) -> None:
 
 
 def _holds_mmio(kvm: Kvm, sp: ShadowPage) -> bool:
+    """Return whether a page has an MMIO SPTE."""
     return any(is_mmio_spte(kvm, spte) for spte in kvm.read_table(sp.spt))

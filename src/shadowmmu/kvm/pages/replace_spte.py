@@ -1,4 +1,4 @@
-"""Emptying an SPTE in whose place a table comes, and the flush for it (__link_shadow_page; mail 001).
+"""Emptying an SPTE that a table replaces, and the flush for it (__link_shadow_page; mail 001).
 
 Three generations: once a huge SPTE was dropped and its range flushed, always (drop_large_spte, before 5.20).
 Then eager splits skipped the flush where the table maps what the huge SPTE did. The stable kernels zap
@@ -24,18 +24,20 @@ from .zap import kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
 
 
 def split_needs_flush(kvm: Kvm, leads_on: u32) -> bool:
-    """Whether the table that an eager split links makes a flush necessary, if the design asks at all.
+    """Return whether the table that an eager split links makes a flush necessary, in designs that ask.
 
-    `leads_on`: an SPTE of it was there before and leads to a further table, which may map only a part of
-    what the huge SPTE did. To unmap without a flush is wrong: who later unmaps the rest finds nothing there
-    and does not flush either.
+    `leads_on`: an SPTE of the table existed before and leads to a further table, which may map only a part of
+    what the huge SPTE did. Unmapping without a flush is wrong: a later unmapping of the rest finds nothing
+    there and does not flush either.
     """
     rule: u32 = kvm.design.split_flush
     return rule == SPLIT_FLUSH_ALWAYS or (rule == SPLIT_FLUSH_IF_NOT_IDENTICAL and leads_on != 0)
 
 
 def zap_replaced_spte(kvm: Kvm, sptep: u64, flush: u32) -> None:
-    """Empty the present SPTE at sptep and flush. `flush` 0: a huge one needs none, unless everything does."""
+    """Empty the present SPTE at sptep and flush. `flush` 0: a huge SPTE needs no flush, unless the design
+    always does.
+    """
     parent: ShadowPage = kvm.sptep_to_sp(sptep)
     level: u32 = parent.role & ROLE_LEVEL
     if kvm.design.split_flush == SPLIT_FLUSH_STABLE or not is_last_spte(kvm.words[sptep >> 3], level):

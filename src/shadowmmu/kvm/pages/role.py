@@ -1,4 +1,4 @@
-"""Roles: what makes two shadow pages of the same guest table different (mmu.c, 6.12.111 and 7.3.4)."""
+"""Roles: what distinguishes shadow pages of the same guest table (mmu.c, 6.12.111 and 7.3.4)."""
 
 from ...x86.bits import (
     CR0_PG,
@@ -81,28 +81,30 @@ def kvm_calc_cpu_role(
 
 
 def shadow_root_role(cpu_role: int) -> int:
-    """The root role of the shadow MMU: at least three levels, and NX forced on."""
+    """Return the root role of the shadow MMU: at least three levels, and NX forced on."""
     level = max(cpu_role & ROLE_LEVEL, 3)
     return (cpu_role & ~ROLE_LEVEL) | level | ROLE_EFER_NX
 
 
 def kvm_mmu_get_tdp_level(vcpu: Vcpu) -> int:
-    """Levels of the nested tables: on AMD those of the host's; of EPT five only if the guest needs them."""
+    """Return the levels of the nested tables: on AMD those of the host's; of EPT five only if the guest needs
+    them.
+    """
     parameters = vcpu.kvm.parameters
     return 4 if parameters.vmx and vcpu.maxphyaddr <= 48 else parameters.tdp_level
 
 
 def tdp_root_role(vcpu: Vcpu) -> int:
-    """The root role of an MMU that maps guest-physical memory (kvm_calc_tdp_mmu_root_page_role)."""
+    """Return the root role of an MMU that maps guest-physical memory (kvm_calc_tdp_mmu_root_page_role)."""
     role = ROLE_ACCESS | ROLE_DIRECT | ROLE_CR0_WP | ROLE_EFER_NX | kvm_mmu_get_tdp_level(vcpu)
     role |= 0 if vcpu.kvm.shadow_accessed_mask else ROLE_AD_DISABLED
     return role | (ROLE_GUEST_MODE if vcpu.guest_mode else 0)
 
 
 def nested_npt_root_role(cpu_role: int, tdp_level: int) -> int:
-    """The root role of an MMU that shadows L1's nested tables.
+    """Return the root role of an MMU that shadows L1's nested tables.
 
-    A level above the four of L1's tables has no table of L1 behind it.
+    A level above the four of L1's tables shadows no table of L1: ROLE_PASSTHROUGH.
     """
     role = (cpu_role & ~ROLE_LEVEL) | tdp_level
     if tdp_level > PT64_ROOT_4LEVEL and cpu_role & ROLE_LEVEL == PT64_ROOT_4LEVEL:
@@ -111,7 +113,7 @@ def nested_npt_root_role(cpu_role: int, tdp_level: int) -> int:
 
 
 def _init_context(vcpu: Vcpu, mmu: KvmMmu, cpu_role: tuple[int, int], root_role: int) -> None:
-    """Give an MMU its roles and the rules that follow; nothing changes if the roles do not."""
+    """Give an MMU its roles and the paging rules that follow; nothing changes if the roles do not."""
     base, extended = cpu_role
     if mmu.initialised and (base, extended, root_role) == (mmu.cpu_role, mmu.cpu_ext, mmu.root_role):
         return
@@ -159,9 +161,9 @@ def kvm_init_mmu(vcpu: Vcpu) -> None:
 
 
 def kvm_init_shadow_npt_mmu(vcpu: Vcpu, cr4: int, efer: int) -> None:
-    """Set the roles of guest_mmu for nested tables in the format of L1's CR4 and EFER.
+    """Compute the roles of guest_mmu for nested tables in the format of L1's CR4 and EFER.
 
-    CR0 counts as PG alone; since 7.3 as PG and WP, and CR4's SMEP and SMAP no more.
+    Of CR0 only PG counts; since 7.3 WP counts as set, and L1's SMEP and SMAP no more.
     """
     if vcpu.kvm.design.nested_role_ignores_l1_cr4:
         base, extended = _cpu_role(vcpu, CR0_PG | CR0_WP, cr4 & ~(CR4_PKE | CR4_SMEP | CR4_SMAP), efer)

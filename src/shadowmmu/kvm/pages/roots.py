@@ -1,4 +1,4 @@
-"""Roots: loading them, the cache of previous ones, letting go of them (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""Roots: loading them, the cache of previous ones, freeing them (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -38,11 +38,11 @@ ROOT_CURRENT = 1
 
 
 class NoShadowPages(MemoryError):
-    """No shadow page may be made for a root: KVM_RUN fails with ENOSPC."""
+    """No shadow page can be allocated for a root: KVM_RUN fails with ENOSPC."""
 
 
 def root_to_sp(vcpu: Vcpu, hpa: u64) -> ShadowPage | None:
-    """The shadow page of a root; None for a special root, the dummy root and no root."""
+    """Return the shadow page of a root; None for a special root, the dummy root and INVALID_PAGE."""
     if hpa == INVALID_PAGE or hpa == 0:
         return None
     return vcpu.kvm.page_at(hpa)
@@ -52,20 +52,21 @@ def root_to_sp(vcpu: Vcpu, hpa: u64) -> ShadowPage | None:
 
 
 def _alloc_root(vcpu: Vcpu, gfn: u64, role: u32) -> u64:
+    """Return the address of the page for gfn and role, with a root reference taken."""
     sp: ShadowPage = kvm_mmu_get_shadow_page(vcpu, gfn, role)
     sp.root_count += 1
     return sp.spt
 
 
 def _directory_role(mmu: KvmMmu, quadrant: u32) -> u32:
-    """The role of one of the four directories of a three-level shadow."""
+    """Return the role of one of the four directories of a three-level shadow."""
     role: u32 = (mmu.root_role & ~ROLE_LEVEL) | 2
     return role | quadrant << ROLE_QUADRANT_SHIFT if role & ROLE_4BYTE_GPTE else role
 
 
 def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
-    """Roots that map guest-physical memory: one page for four and five levels, else four directories for the
-    first 4 GiB.
+    """Load a root that maps guest-physical memory: one page for four and five levels, else four directories
+    for the first 4 GiB. Raises NoShadowPages.
     """
     mmu: KvmMmu = vcpu.mmu
     if vcpu.kvm.tdp_mmu_enabled():
@@ -90,7 +91,9 @@ def mmu_alloc_direct_roots(vcpu: Vcpu) -> None:
 
 
 def _is_root_visible(vcpu: Vcpu, root_gfn: u64) -> bool:
-    """Whether the guest's root is in memory, and if need be all its directories too."""
+    """Return whether a memslot holds the guest's root and, in designs that look, all directories of a PAE
+    guest.
+    """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
     if kvm.visible_memslot(root_gfn) is None:
@@ -105,10 +108,10 @@ def _is_root_visible(vcpu: Vcpu, root_gfn: u64) -> bool:
 
 
 def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
-    """Roots that shadow guest tables: one page for four and five levels, else the four directories.
+    """Load a root that shadows guest tables: one page for four and five levels, else the four directories.
 
-    A root outside memory gets the dummy root (the zero page): every walk ends at once. In other kernels it is
-    a triple fault.
+    A root that no memslot holds gives the dummy root (the zero page), on which every walk ends at once; in
+    other kernels it is a triple fault. Raises NoShadowPages.
     """
     kvm: Kvm = vcpu.kvm
     mmu: KvmMmu = vcpu.mmu
@@ -150,7 +153,9 @@ def mmu_alloc_shadow_roots(vcpu: Vcpu) -> None:
 
 
 def mmu_alloc_special_roots(kvm: Kvm, mmu: KvmMmu) -> None:
-    """The tables above the four directories that an MMU needs if it shadows fewer levels than it has."""
+    """Allocate the tables above the four directories that an MMU needs if its shadow has more levels than the
+    guest.
+    """
     if mmu.direct() or mmu.guest_level() >= PT64_ROOT_4LEVEL or mmu.shadow_level() < PT64_ROOT_4LEVEL:
         return
     if kvm.design.special_roots:
@@ -163,21 +168,24 @@ def mmu_alloc_special_roots(kvm: Kvm, mmu: KvmMmu) -> None:
 
 
 def _zeroed_table(kvm: Kvm) -> u64:
+    """Return the address of a new table of zeros."""
     table: u64 = kvm.arena.alloc_table()
     clear_translations(kvm, table)
     return table
 
 
 def _link_special_tables(kvm: Kvm, mmu: KvmMmu, flags: u64) -> None:
+    """Link the special tables of an MMU: entry 0 of each points to the one below."""
     kvm.words[mmu.pml4_root >> 3] = mmu.pae_root | flags
     if mmu.pml5_root:
         kvm.words[mmu.pml5_root >> 3] = mmu.pml4_root | flags
 
 
 def kvm_mmu_load(vcpu: Vcpu) -> None:
-    """Get a root, sync what it reaches, and give it to the processor with a clean TLB.
+    """Load a root, sync what it reaches, and give it to the processor with an empty TLB. Raises
+    NoShadowPages.
 
-    A triple fault, requested instead, leaves the MMU without one.
+    If it requests a triple fault instead, the MMU has no root.
     """
     vcpu.shadow_page_cache.top_up(5)
     mmu_alloc_special_roots(vcpu.kvm, vcpu.mmu)
@@ -194,7 +202,7 @@ def kvm_mmu_load(vcpu: Vcpu) -> None:
 
 
 def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
-    """Point the processor at the current root; a shadow of the guest's has its PCID."""
+    """Point the processor at the current root, with shadow paging under the guest's PCID."""
     if vcpu.mmu.root_hpa == INVALID_PAGE:
         return
     if vcpu.kvm.parameters.tdp_enabled:
@@ -205,10 +213,11 @@ def kvm_mmu_load_pgd(vcpu: Vcpu) -> None:
         vcpu.cpu.pcid = vcpu.cr3 & PCID_MASK if vcpu.cr4 & CR4_PCIDE else 0
 
 
-# -- letting go --------------------------------------------------------------------------------------
+# -- freeing -----------------------------------------------------------------------------------------
 
 
 def _free_root_page(kvm: Kvm, hpa: u64, invalid_list: list[ShadowPage]) -> None:
+    """Drop a root reference to the page at hpa; a zapped page is put on the list when the last is dropped."""
     sp: ShadowPage = kvm.sptep_to_sp(hpa)
     if sp.tdp_mmu_page:
         kvm_tdp_mmu_put_root(kvm, sp)
@@ -222,9 +231,9 @@ def _free_root_page(kvm: Kvm, hpa: u64, invalid_list: list[ShadowPage]) -> None:
 
 
 def kvm_mmu_free_roots(kvm: Kvm, mmu: KvmMmu, roots: u32) -> None:
-    """Let go of roots of an MMU: bit 0 the current one, bit 1 + i previous root i.
+    """Free roots of an MMU: bit 0 the current one, bit 1 + i previous root i.
 
-    A root that was zapped while it was in use goes now; a valid one stays cached in the hash.
+    A root that was zapped while it was in use is freed; a valid one stays in the hash.
     """
     invalid_list: list[ShadowPage] = []
     i: u32
@@ -247,6 +256,7 @@ def kvm_mmu_free_roots(kvm: Kvm, mmu: KvmMmu, roots: u32) -> None:
 
 
 def _is_obsolete_root(vcpu: Vcpu, hpa: u64) -> bool:
+    """Return whether a root must be freed: its page is obsolete, or it is a special or the dummy root."""
     if hpa == INVALID_PAGE:
         return False
     sp: ShadowPage | None = root_to_sp(vcpu, hpa)
@@ -254,12 +264,13 @@ def _is_obsolete_root(vcpu: Vcpu, hpa: u64) -> bool:
 
 
 def kvm_mmu_free_obsolete_roots(vcpu: Vcpu) -> None:
-    """Free the roots that a zap made obsolete; special and dummy roots always go."""
+    """Free the roots that a zap made obsolete; special and dummy roots always."""
     _free_obsolete_roots(vcpu, vcpu.root_mmu)
     _free_obsolete_roots(vcpu, vcpu.guest_mmu)
 
 
 def _free_obsolete_roots(vcpu: Vcpu, mmu: KvmMmu) -> None:
+    """Free the obsolete roots of one MMU."""
     mask: u32 = ROOT_CURRENT if _is_obsolete_root(vcpu, mmu.root_hpa) else 0
     i: u32
     for i in range(NUM_PREV_ROOTS):
@@ -270,14 +281,14 @@ def _free_obsolete_roots(vcpu: Vcpu, mmu: KvmMmu) -> None:
 
 
 def kvm_mmu_unload(vcpu: Vcpu) -> None:
-    """Free all roots and forget the last MMIO access."""
+    """Free all roots, and clear the record of the last MMIO access."""
     kvm_mmu_free_roots(vcpu.kvm, vcpu.root_mmu, ROOTS_ALL)
     kvm_mmu_free_roots(vcpu.kvm, vcpu.guest_mmu, ROOTS_ALL)
     vcpu_clear_mmio_info(vcpu, MMIO_GVA_ANY)
 
 
 def kvm_mmu_reset_context(vcpu: Vcpu) -> None:
-    """A register that is part of the role changed: unload and compute the roles anew."""
+    """Unload the MMU and compute its roles again, because a register that is part of the role changed."""
     kvm_mmu_unload(vcpu)
     kvm_init_mmu(vcpu)
 
@@ -286,6 +297,7 @@ def kvm_mmu_reset_context(vcpu: Vcpu) -> None:
 
 
 def _is_root_usable(vcpu: Vcpu, hpa: u64, pgd: u64, new_pgd: u64) -> bool:
+    """Return whether a root has the current role and is of new_pgd; direct roots are of any."""
     if hpa == INVALID_PAGE:
         return False
     sp: ShadowPage | None = root_to_sp(vcpu, hpa)
@@ -295,6 +307,7 @@ def _is_root_usable(vcpu: Vcpu, hpa: u64, pgd: u64, new_pgd: u64) -> bool:
 
 
 def _swap_with_prev(mmu: KvmMmu, i: u32) -> None:
+    """Exchange the current root with previous root i."""
     hpa: u64 = mmu.root_hpa
     pgd: u64 = mmu.root_pgd
     mmu.root_hpa = mmu.prev_hpa[i]
@@ -304,6 +317,9 @@ def _swap_with_prev(mmu: KvmMmu, i: u32) -> None:
 
 
 def _find_and_keep_current(vcpu: Vcpu, new_pgd: u64) -> bool:
+    """Make a cached root for new_pgd current; the old current root becomes the first previous one. Return
+    whether there is such a root.
+    """
     mmu: KvmMmu = vcpu.mmu
     if _is_root_usable(vcpu, mmu.root_hpa, mmu.root_pgd, new_pgd):
         return True
@@ -317,6 +333,9 @@ def _find_and_keep_current(vcpu: Vcpu, new_pgd: u64) -> bool:
 
 
 def _find_without_current(vcpu: Vcpu, new_pgd: u64) -> bool:
+    """Make a cached root for new_pgd current, where there is no current one. Return whether there is such a
+    root.
+    """
     mmu: KvmMmu = vcpu.mmu
     i: u32
     j: u32
@@ -332,7 +351,9 @@ def _find_without_current(vcpu: Vcpu, new_pgd: u64) -> bool:
 
 
 def fast_pgd_switch(vcpu: Vcpu, new_pgd: u64) -> bool:
-    """Make a cached root for new_pgd current; False if there is none. PAE and dummy roots are not cached."""
+    """Make a cached root for new_pgd current. Return False if there is none; PAE and dummy roots are not
+    cached.
+    """
     mmu: KvmMmu = vcpu.mmu
     if mmu.root_hpa != INVALID_PAGE:
         current: ShadowPage | None = root_to_sp(vcpu, mmu.root_hpa)
@@ -344,7 +365,7 @@ def fast_pgd_switch(vcpu: Vcpu, new_pgd: u64) -> bool:
 
 
 def kvm_mmu_new_pgd(vcpu: Vcpu, new_pgd: u64) -> None:
-    """The guest switches to another CR3, or nested CR3; without a cached root the next entry loads one."""
+    """Switch to another CR3, or nested CR3; without a cached root the next VM entry loads one."""
     if not fast_pgd_switch(vcpu, new_pgd):
         return
     vcpu.requests |= REQ_LOAD_MMU_PGD

@@ -1,9 +1,9 @@
-"""Special roots as shadow pages, made once for one vCPU (the design of mail 004 that was not merged).
+"""Special roots as shadow pages, allocated for one vCPU each (the design of mail 004 that was not merged).
 
-A special root stands above what the guest has tables for: the PAE root of a guest with less than four levels,
-or without paging, and the levels above it where the shadow has more. Merged kernels keep bare tables there
-and link the four directories while they load the root (roots.py). With `special_roots` at one_off these are
-ordinary pages, but on no list and not in the hash, not counted as used, and freed with the root. A fault
+A special root is above the levels that the guest has tables for: the PAE root of a guest with fewer than four
+levels, or without paging, and the levels above it where the shadow has more. Merged kernels keep bare tables
+there and link the four directories while they load the root (roots.py). With `special_roots` at one_off these
+are ordinary pages, but on no list and not in the hash, not counted as used, and freed with the root. A fault
 makes the directory that it needs, a child like all others.
 """
 
@@ -23,13 +23,14 @@ from .zap import drop_parent_pte
 
 
 def using_special_root(mmu: KvmMmu) -> bool:
-    """Whether the root of an MMU is above all the guest's tables."""
+    """Return whether the root of an MMU is above all the guest's tables."""
     if mmu.direct():
         return mmu.shadow_level() == PT32E_ROOT_LEVEL
     return mmu.guest_level() <= PT32E_ROOT_LEVEL
 
 
 def _alloc_special_page(vcpu: Vcpu, role: u32) -> ShadowPage:
+    """Return a new, empty special page."""
     spt: u64 = vcpu.shadow_page_cache.take()
     clear_table(vcpu.kvm, spt)
     sp: ShadowPage = ShadowPage(0, role, spt, 0)
@@ -40,7 +41,9 @@ def _alloc_special_page(vcpu: Vcpu, role: u32) -> ShadowPage:
 
 
 def alloc_special_root(vcpu: Vcpu) -> u64:
-    """A root without directories: a special page for each level down to 3, linked at entry 0; its hpa."""
+    """Return the hpa of a root without directories: a special page for each level down to 3, linked at entry
+    0.
+    """
     root: ShadowPage = _alloc_special_page(vcpu, vcpu.mmu.root_role)
     root.root_count = 1
     sp: ShadowPage = root
@@ -66,7 +69,9 @@ def free_special_root(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def special_walk_root(vcpu: Vcpu) -> u64:
-    """Where a walk of the shadow tables starts: the special page of level 3, or the root if it is none."""
+    """Return the table where a walk of the shadow tables starts: the special page of level 3, or the root if
+    that is not special.
+    """
     mmu: KvmMmu = vcpu.mmu
     table: u64 = mmu.root_hpa
     if table == 0 or table == INVALID_PAGE or not using_special_root(mmu):
@@ -79,12 +84,12 @@ def special_walk_root(vcpu: Vcpu) -> u64:
 
 
 def special_walk_level(mmu: KvmMmu) -> u32:
-    """Level of the table at special_walk_root."""
+    """Return the level of the table at special_walk_root."""
     return PT32E_ROOT_LEVEL if using_special_root(mmu) else mmu.shadow_level()
 
 
 def pdpte_changed(vcpu: Vcpu, w: GuestWalker, addr: u64) -> bool:
-    """Whether the PDPTE that a walk of a PAE guest's tables used is another one now."""
+    """Return whether the PDPTE that a walk of a PAE guest's tables used has changed since."""
     mmu: KvmMmu = vcpu.mmu
     if mmu.guest_level() != PT32E_ROOT_LEVEL:
         return False

@@ -1,4 +1,4 @@
-"""Bringing shadow pages back in line with the guest's tables (mmu.c, paging_tmpl.h, 6.12.111)."""
+"""Syncing shadow pages with the guest's tables (mmu.c, paging_tmpl.h, 6.12.111)."""
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
@@ -50,7 +50,7 @@ from .zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page
 
 
 def prefetch_invalid_gpte(kvm: Kvm, mmu: KvmMmu, sptep: u64, gpte: u64) -> bool:
-    """Whether a gpte may not be mapped without a fault; then its SPTE is dropped."""
+    """Return whether a gpte must not be mapped without a fault; then its SPTE is dropped."""
     if (
         gpte & P
         and gpte & A
@@ -62,7 +62,7 @@ def prefetch_invalid_gpte(kvm: Kvm, mmu: KvmMmu, sptep: u64, gpte: u64) -> bool:
 
 
 def shadowed_access(sp: ShadowPage, gpte: u64) -> u32:
-    """The access a leaf gpte grants below `sp`; a clean gpte is read-only."""
+    """Return the ACC_* that a leaf gpte grants below `sp`; without Dirty a gpte is read-only."""
     access: u32 = ((sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT) & gpte_access(gpte)
     if not gpte & D:
         access &= ~ACC_W
@@ -70,7 +70,7 @@ def shadowed_access(sp: ShadowPage, gpte: u64) -> u32:
 
 
 def level1_gpte_gpa(sp: ShadowPage, index: u32) -> u64:
-    """Where gpte `index` of a leaf page is in the guest's table."""
+    """Return the gpa of the gpte that SPTE `index` of a leaf page shadows."""
     wide: u64 = index
     if sp.role & ROLE_4BYTE_GPTE:
         quadrant: u64 = (sp.role & ROLE_QUADRANT) >> ROLE_QUADRANT_SHIFT
@@ -79,6 +79,9 @@ def level1_gpte_gpa(sp: ShadowPage, index: u32) -> u64:
 
 
 def _sync_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> bool:
+    """Rebuild an MMIO SPTE with the gpte's access, or empty it if the gpte has another gfn. Return False if
+    the SPTE is not an MMIO SPTE.
+    """
     spte: u64 = kvm.words[sptep >> 3]
     if not is_mmio_spte(kvm, spte):
         return False
@@ -90,7 +93,7 @@ def _sync_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> bool:
 
 
 def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
-    """Sync one SPTE with its gpte: -1 the gpte cannot be read, 1 a flush is needed, 0 nothing to do.
+    """Sync one SPTE with its gpte. Return -1: the gpte cannot be read, 1: a flush is needed, 0: no flush.
 
     An SPTE stays only if the gpte still maps the same gfn; new translations are never installed.
     """
@@ -127,7 +130,7 @@ def sync_spte(vcpu: Vcpu, sp: ShadowPage, index: u32) -> i64:
 
 
 def kvm_sync_page_check(vcpu: Vcpu, sp: ShadowPage) -> bool:
-    """Whether `sp` shadows tables in the mode that the vCPU is in, so that its gptes can be read."""
+    """Return whether `sp` shadows tables of the vCPU's current paging mode, so that its gptes can be read."""
     ignored: u32 = ROLE_LEVEL | ROLE_ACCESS | ROLE_QUADRANT | ROLE_PASSTHROUGH
     if sp.role & ROLE_DIRECT or vcpu.mmu.direct():
         return False
@@ -135,9 +138,10 @@ def kvm_sync_page_check(vcpu: Vcpu, sp: ShadowPage) -> bool:
 
 
 def kvm_sync_page(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) -> i64:
-    """Sync all SPTEs of a leaf page: -1 it had to be zapped (into the list), 1 a flush is needed, else 0.
+    """Sync all SPTEs of a leaf page. Return -1: it had to be zapped (into the list), 1: a flush is needed,
+    else 0.
 
-    Neither write-protects the guest table nor clears `unsync`.
+    It neither write-protects the guest table nor clears `unsync`.
     """
     result: i64 = 0
     if kvm_sync_page_check(vcpu, sp):
@@ -154,7 +158,7 @@ def kvm_sync_page(vcpu: Vcpu, sp: ShadowPage, invalid_list: list[ShadowPage]) ->
 
 
 def kvm_vcpu_write_protect_gfn(kvm: Kvm, gfn: u64) -> bool:
-    """Write-protect a shadowed guest table; whether a flush is needed."""
+    """Write-protect a shadowed guest table. Return whether a flush is needed."""
     return kvm_mmu_slot_gfn_write_protect(kvm, kvm.memslot_of(gfn), gfn, 1)
 
 
@@ -209,7 +213,7 @@ def kvm_mmu_sync_roots(vcpu: Vcpu) -> None:
 
 
 def unsync_prev_roots(vcpu: Vcpu) -> u32:
-    """Mask of the previous roots that are unsync or reach unsync pages (bit 1 + i)."""
+    """Return a mask of the previous roots that are unsync or reach unsync pages (bit 1 + i)."""
     mask: u32 = 0
     i: u32
     for i in range(NUM_PREV_ROOTS):
@@ -222,7 +226,7 @@ def unsync_prev_roots(vcpu: Vcpu) -> u32:
 
 
 def sync_on_invlpg(vcpu: Vcpu, mmu: KvmMmu, addr: u64, root_hpa: u64) -> None:
-    """Sync the one SPTE for addr of every unsync page on the way from a root (__kvm_mmu_invalidate_addr)."""
+    """Sync the SPTE for addr in every unsync page on the way from a root (__kvm_mmu_invalidate_addr)."""
     kvm: Kvm = vcpu.kvm
     vcpu_clear_mmio_info(vcpu, addr)
     table: u64 = first_table(kvm, mmu, addr, root_hpa)

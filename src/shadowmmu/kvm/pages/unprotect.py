@@ -1,4 +1,4 @@
-"""Giving up the shadow of a guest table so that the guest may write it (arch/x86/kvm/mmu/mmu.c, x86.c).
+"""Unprotecting a guest table: its shadow pages are zapped so that the guest may write it (mmu.c, x86.c).
 
 kvm_mmu_unprotect_gfn_and_retry is 6.12.111's; retry_instruction, reexecute_instruction and
 kvm_mmu_unprotect_page_virt are 6.1.176's.
@@ -16,7 +16,7 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 
 def kvm_mmu_unprotect_gfn(kvm: Kvm, gfn: int) -> bool:
-    """Zap every page that shadows the table at gfn; whether there was one."""
+    """Zap every page that shadows the table at gfn. Return whether there was one."""
     invalid_list: list[ShadowPage] = []
     sp = kvm.first_sp_with_gptes(gfn)
     while sp is not None:
@@ -28,11 +28,14 @@ def kvm_mmu_unprotect_gfn(kvm: Kvm, gfn: int) -> bool:
 
 
 def _user(vcpu: Vcpu) -> int:
+    """Return PFERR_U if the vCPU is at CPL 3, else 0."""
     return PFERR_U if vcpu.cpl == 3 else 0
 
 
 def _write_gpa(vcpu: Vcpu, addr: int) -> int:
-    """Where a write to addr would go (addr itself for a direct MMU); INVALID_PAGE if it faults."""
+    """Return the gpa that a write to addr reaches (addr itself for a direct MMU); INVALID_PAGE if
+    it faults.
+    """
     return addr if vcpu.mmu.direct() else gva_to_gpa(vcpu, addr, PFERR_W | _user(vcpu))
 
 
@@ -40,6 +43,7 @@ def _write_gpa(vcpu: Vcpu, addr: int) -> int:
 
 
 def _zap_addr(vcpu: Vcpu, addr: int) -> bool:
+    """Zap every page that shadows the table at addr. Return whether there was one."""
     if not vcpu.kvm.indirect_shadow_pages:
         return False
     gpa = _write_gpa(vcpu, addr)
@@ -47,9 +51,10 @@ def _zap_addr(vcpu: Vcpu, addr: int) -> bool:
 
 
 def kvm_mmu_unprotect_gfn_and_retry(vcpu: Vcpu, addr: int, *, always_retry: bool = False) -> bool:
-    """Zap every page that shadows the table at addr (a gva; a gpa for a direct MMU); whether one was.
+    """Zap every page that shadows the table at addr (a gva; a gpa for a direct MMU). Return whether there was
+    one.
 
-    Then, or if `always_retry`, the vCPU remembers instruction and address, so as not to retry it for ever.
+    If so, or with `always_retry`, instruction and address are recorded, so that it is not retried for ever.
     """
     zapped = _zap_addr(vcpu, addr)
     if zapped or always_retry:
@@ -62,15 +67,17 @@ def kvm_mmu_unprotect_gfn_and_retry(vcpu: Vcpu, addr: int, *, always_retry: bool
 
 
 def kvm_mmu_unprotect_page_virt(vcpu: Vcpu, addr: int) -> None:
-    """Zap what shadows the table at addr before a fault there is handled; nothing for a direct MMU."""
+    """Zap the pages that shadow the table at addr before a fault there is handled; nothing for a
+    direct MMU.
+    """
     if not vcpu.mmu.direct():
         kvm_mmu_unprotect_gfn(vcpu.kvm, gva_to_gpa(vcpu, addr, _user(vcpu)) >> 12)
 
 
 def retry_instruction(vcpu: Vcpu, insn: Insn, addr: int, emulation_type: int) -> bool:
-    """Whether to run an instruction again instead of emulating it, with its page unprotected.
+    """Return whether to run an instruction again instead of emulating it, with its page unprotected.
 
-    Never what writes page tables, and not twice in a row.
+    Never an instruction that writes page tables, and not twice in a row.
     """
     last = vcpu.last_retry_rip, vcpu.last_retry_addr
     vcpu.last_retry_rip = vcpu.last_retry_addr = 0
@@ -83,7 +90,7 @@ def retry_instruction(vcpu: Vcpu, insn: Insn, addr: int, emulation_type: int) ->
 
 
 def reexecute_instruction(vcpu: Vcpu, addr: int, emulation_type: int) -> bool:
-    """Whether to run an instruction again that cannot be emulated, with its page unprotected."""
+    """Return whether to run an instruction again that cannot be emulated, with its page unprotected."""
     if not emulation_type & EMULTYPE_ALLOW_RETRY_PF:
         return False
     gpa = _write_gpa(vcpu, addr)

@@ -1,4 +1,6 @@
-"""Protecting guest memory because its contents are shadowed (kvm_mmu_slot_gfn_write_protect, 6.12.111)."""
+"""Write-protecting guest memory because its contents are shadowed
+(kvm_mmu_slot_gfn_write_protect, 6.12.111).
+"""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -9,7 +11,9 @@ from ..tdp.dirty_log import kvm_tdp_mmu_write_protect_gfn
 
 
 def kvm_mmu_slot_gfn_write_protect(kvm: Kvm, slot: MemSlot, gfn: u64, min_level: u32) -> bool:
-    """Take W and MMU-writable from every SPTE of gfn at min_level..1G, in both MMUs; whether to flush."""
+    """Clear W and MMU_WRITABLE in every SPTE of gfn from min_level to level 3, in both MMUs. Return whether a
+    flush is needed.
+    """
     protected: u32 = 0
     level: u32
     if kvm.have_rmaps():

@@ -1,7 +1,7 @@
 """Zapping shadow pages: prepare, commit, by generation, by age (arch/x86/kvm/mmu/mmu.c, 6.12.111).
 
 A page is prepared (emptied, unlinked, marked invalid) into a list; committing the list flushes once and frees
-its pages. A page in use as a root is only emptied; it is freed when its last user lets go of it.
+its pages. A page in use as a root is only emptied; it is freed when its last user drops it.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -43,10 +43,10 @@ def drop_parent_pte(kvm: Kvm, child: ShadowPage, sptep: u64) -> None:
 
 
 def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[ShadowPage] | None) -> u64:
-    """Empty one SPTE of `sp`, whatever it is; 1 if that put a page on the list, else 0.
+    """Empty one SPTE of `sp`, whatever it is. Return 1 if that put a page on the list, else 0.
 
-    A child left without parents stays in the hash; but one that maps L2's memory under nested paging is
-    zapped if there is a list for it, also if it is a root (nested_zap_spares_roots).
+    A child left without parents stays in the hash. But one that maps L2's memory with nested paging is zapped
+    if there is a list for it, even if it is a root (nested_zap_spares_roots).
     """
     spte: u64 = kvm.words[sptep >> 3]
     if not spte & SPTE_MMU_PRESENT:
@@ -66,6 +66,7 @@ def mmu_page_zap_pte(kvm: Kvm, sp: ShadowPage, sptep: u64, invalid_list: list[Sh
 
 
 def _zap_unsync_children(kvm: Kvm, parent: ShadowPage, invalid_list: list[ShadowPage]) -> u64:
+    """Zap the unsync pages below `parent`. Return their number."""
     zapped: u64 = 0
     if parent.role & ROLE_LEVEL == 1 or not parent.unsync_children:
         return 0
@@ -81,6 +82,7 @@ def _zap_unsync_children(kvm: Kvm, parent: ShadowPage, invalid_list: list[Shadow
 
 
 def _unlink_parents(kvm: Kvm, sp: ShadowPage) -> None:
+    """Empty all SPTEs that point to `sp`."""
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(sp.parents())
     while sptep:
@@ -92,10 +94,10 @@ def _unlink_parents(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[ShadowPage]) -> u64:
-    """Empty and unlink a page; the number of pages put on the list (children and itself).
+    """Empty and unlink a page. Return the number of pages put on the list (children and itself).
 
-    Its unsync children go with it, and under nested paging L2's. A page in use as a root leaves the active
-    list and stays counted.
+    Its unsync children are zapped too, with nested paging also L2's. A page in use as a root leaves the
+    active list and stays counted.
     """
     if kvm.tracing:
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)
@@ -132,7 +134,7 @@ def kvm_mmu_prepare_zap_page(kvm: Kvm, sp: ShadowPage, invalid_list: list[Shadow
 
 
 def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: list[ShadowPage]) -> None:
-    """Flush once and free the pages of the list; nothing if it is empty."""
+    """Flush once and free the pages of the list; do nothing if it is empty."""
     if not invalid_list:
         return
     if kvm.design.defect != DEFECT_FREED_UNFLUSHED:
@@ -144,6 +146,7 @@ def kvm_mmu_commit_zap_page(kvm: Kvm, invalid_list: list[ShadowPage]) -> None:
 
 
 def _free_shadow_page(kvm: Kvm, sp: ShadowPage) -> None:
+    """Remove a page from the hash and free its frames."""
     bucket: u64 = kvm.hash_bucket(sp.gfn)
     other: ShadowPage | None = kvm.page_hash[bucket]
     if other is sp:
@@ -162,7 +165,7 @@ def _free_shadow_page(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def kvm_mmu_remote_flush_or_zap(kvm: Kvm, invalid_list: list[ShadowPage], flush: u32) -> None:
-    """Commit the list, which flushes; if it is empty, flush if asked to."""
+    """Commit the list, which flushes; if it is empty, flush if `flush` is set."""
     if invalid_list:
         kvm_mmu_commit_zap_page(kvm, invalid_list)
     elif flush:
@@ -173,7 +176,9 @@ def kvm_mmu_remote_flush_or_zap(kvm: Kvm, invalid_list: list[ShadowPage], flush:
 
 
 def kvm_mmu_zap_oldest_mmu_pages(kvm: Kvm, count: u64) -> u64:
-    """Zap at least `count` of the oldest pages that are not roots; how many were zapped."""
+    """Zap at least `count` of the oldest pages that are not roots, if there are as many. Return the number
+    zapped.
+    """
     if kvm.active_mmu_pages.oldest is None:
         return 0
     invalid_list: list[ShadowPage] = []
@@ -195,14 +200,16 @@ def kvm_mmu_zap_oldest_mmu_pages(kvm: Kvm, count: u64) -> u64:
 
 
 def available_mmu_pages(kvm: Kvm) -> u64:
-    """How many shadow pages may still be made."""
+    """Return the number of shadow pages that may still be allocated."""
     if kvm.n_max_mmu_pages > kvm.n_used_mmu_pages:
         return kvm.n_max_mmu_pages - kvm.n_used_mmu_pages
     return 0
 
 
 def make_mmu_pages_available(kvm: Kvm) -> bool:
-    """Recycle the oldest pages if fewer than 5 may still be made, until 25 may; False: none is left."""
+    """Recycle the oldest pages if fewer than 5 may still be allocated, until 25 may. Return
+    whether any may.
+    """
     available: u64 = available_mmu_pages(kvm)
     if available >= MIN_FREE_MMU_PAGES:
         return True
@@ -211,7 +218,9 @@ def make_mmu_pages_available(kvm: Kvm) -> bool:
 
 
 def kvm_mmu_change_mmu_pages(kvm: Kvm, goal: u64) -> None:
-    """Set the limit of shadow pages; above it the oldest are zapped, and what stays is the limit."""
+    """Set the limit of shadow pages. If more exist the oldest are zapped, and the number that stays is the
+    limit.
+    """
     if kvm.n_used_mmu_pages > goal:
         kvm_mmu_zap_oldest_mmu_pages(kvm, kvm.n_used_mmu_pages - goal)
         goal = kvm.n_used_mmu_pages
@@ -219,10 +228,16 @@ def kvm_mmu_change_mmu_pages(kvm: Kvm, goal: u64) -> None:
 
 
 class ZapObsoletePages:
-    """Zaps the pages of the old generation, oldest first, in steps of at least 10 pages.
+    """Zaps the pages of the old generation, oldest first, in steps of at least 10 pages
+    (kvm_zap_obsolete_pages).
 
-    step() returns true while there is more to do: at such a point the kernel may drop mmu_lock. All that was
-    zapped is committed by the last step.
+    step() returns True while there is more to do: at that point the kernel may drop mmu_lock. The last step
+    commits all that was zapped.
+
+    Attributes:
+        kvm: The VM.
+        zapped: Pages zapped and not committed yet.
+        done: The last step was made.
     """
 
     def __init__(self, kvm: Kvm) -> None:
@@ -231,6 +246,7 @@ class ZapObsoletePages:
         self.done = False
 
     def step(self) -> bool:
+        """Zap the next pages. Return whether there are more."""
         batch: u64 = 0
         sp: ShadowPage | None = self.kvm.active_mmu_pages.oldest
         while sp is not None and self.kvm.is_obsolete(sp):
@@ -247,9 +263,13 @@ class ZapObsoletePages:
 
 
 class ZapAllFast:
-    """What is left once everything is obsolete: the pages of the old generation, then the TDP MMU's roots.
+    """Zaps all obsolete pages: the shadow pages of the old generation, then the TDP MMU's roots.
 
-    step() returns true where the kernel may let go of mmu_lock.
+    step() returns True where the kernel may drop mmu_lock.
+
+    Attributes:
+        pages: The zap of the shadow pages.
+        roots: The zap of the TDP MMU's roots.
     """
 
     def __init__(self, kvm: Kvm) -> None:
@@ -257,20 +277,23 @@ class ZapAllFast:
         self.roots = ZapRoots(kvm, 1)
 
     def step(self) -> bool:
+        """Make the next step. Return whether there are more."""
         if not self.pages.done and self.pages.step():
             return True
         return self.roots.step()
 
 
 def kvm_mmu_zap_all_fast(kvm: Kvm) -> None:
-    """Make every page of the MMU obsolete, by switching the generation, then zap them all (6.12.111)."""
+    """Make every page of the MMU obsolete by switching the generation, then zap them all (6.12.111)."""
     zap = kvm_mmu_start_zap_all_fast(kvm)
     while zap.step():
         mmu_lock_dropped(kvm)
 
 
 def kvm_mmu_start_zap_all_fast(kvm: Kvm) -> ZapAllFast:
-    """The first half: switch the generation and ask every vCPU to let go of obsolete roots."""
+    """Switch the generation, and request every vCPU to free its obsolete roots. Return the zapping that is
+    left.
+    """
     if kvm.tracing:
         kvm.tracer.kvm_mmu_zap_all_fast(kvm.mmu_valid_gen, kvm.n_used_mmu_pages)
     kvm.mmu_valid_gen ^= 1

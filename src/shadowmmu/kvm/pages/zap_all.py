@@ -1,8 +1,8 @@
-"""Zapping every page of the MMU, because a slot went or a setting changed, in one of two ways.
+"""Zapping every page of the MMU, because a slot was deleted or a setting changed, in one of two ways.
 
-By generation (kvm_mmu_zap_all_fast, zap.py): all pages are obsolete at once, and go in steps between which
-vCPUs make new ones. By a walk (kvm_mmu_zap_all, arch/x86/kvm/mmu.c, 3.10): all go under one hold of mmu_lock,
-however many there are.
+By generation (kvm_mmu_zap_all_fast, zap.py): all pages are obsolete at once, and are zapped in steps between
+which vCPUs make new ones. By a walk (kvm_mmu_zap_all, arch/x86/kvm/mmu.c, 3.10): all are zapped under one
+hold of mmu_lock, however many there are.
 """
 
 from ..bits import BY_WALK, REQ_MMU_FREE_OBSOLETE_ROOTS
@@ -14,7 +14,7 @@ from .zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page, kvm_mmu_zap_
 
 
 def zap_all(kvm: Kvm) -> None:
-    """Zap every page of the MMU as the VM's design does it."""
+    """Zap every page of the MMU in the design's way."""
     if kvm.design.zap_all == BY_WALK:
         kvm_mmu_zap_all(kvm)
     else:
@@ -24,8 +24,8 @@ def zap_all(kvm: Kvm) -> None:
 def kvm_mmu_zap_all(kvm: Kvm) -> None:
     """Zap all pages, newest first.
 
-    Roots in use are emptied, and freed when their vCPUs let go of them: every vCPU loads its root anew. Those
-    of the TDP MMU are emptied and stay.
+    Roots in use are emptied, and freed when their vCPUs drop them: every vCPU loads its root again. Those of
+    the TDP MMU are emptied and stay.
     """
     invalid_list: list[ShadowPage] = []
     for sp in kvm.active_mmu_pages.pages():

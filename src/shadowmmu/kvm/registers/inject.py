@@ -1,4 +1,4 @@
-"""Exceptions for the guest (kvm_inject_emulated_page_fault, 6.12.111)."""
+"""Exceptions injected into the guest (kvm_inject_emulated_page_fault, 6.12.111)."""
 
 from cython import ulonglong as u64
 
@@ -9,10 +9,10 @@ from .nested import nested_svm_inject_npf_exit
 
 
 def kvm_inject_page_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> None:
-    """Queue the #PF that a guest walk ended in; of L2's memory it is an exit to L1.
+    """Queue the #PF of a failed guest walk; for an L2 address exit to L1 instead.
 
-    A permission fault means that the guest's tables may have changed under a cached translation: what is
-    cached for the address is dropped and its SPTE synced first.
+    A permission fault means that the guest's tables may have changed under a cached translation: first the
+    address is flushed and its SPTE synced.
     """
     nested = vcpu.mmu_is_nested()
     if error_code & PFERR_P and not error_code & PFERR_RSVD:

@@ -1,7 +1,7 @@
-"""Dropping what is cached for one address: INVLPG, and a permission fault that goes to the guest.
+"""Invalidating one address: INVLPG, and a permission fault that the guest gets.
 
 Kernels differ in what happens to the SPTE of an unsync page: 6.12 syncs it in place (sync_on_invlpg), 6.1
-zaps it and maps the gpte anew (invlpg_zap).
+zaps it and maps the gpte again (invlpg_zap).
 """
 
 from ..bits import DEFECT_INVLPG_CURRENT_ROOT, INVALID_PAGE, NUM_PREV_ROOTS
@@ -14,14 +14,14 @@ HOST_VIRTUAL_BITS = 48
 
 
 def is_noncanonical(vcpu: Vcpu, addr: int) -> bool:
-    """Whether no linear address of the guest looks like that."""
+    """Return whether addr is not a linear address of the guest: its upper bits differ."""
     bits = HOST_VIRTUAL_BITS if vcpu.walk_mmu.guest_level() < 5 else 57
     top = addr >> (bits - 1)
     return top not in (0, (1 << (65 - bits)) - 1)
 
 
 def invalidate_addr_in_root(vcpu: Vcpu, mmu: KvmMmu, addr: int, root_hpa: int) -> None:
-    """Bring the SPTE of an address up to date in one root (__kvm_mmu_invalidate_addr)."""
+    """Sync the SPTE of an address in one root, or zap it by design (__kvm_mmu_invalidate_addr)."""
     if vcpu.kvm.design.invlpg_zaps:
         zap_on_invlpg(vcpu, mmu, addr, root_hpa)
     else:
@@ -29,9 +29,9 @@ def invalidate_addr_in_root(vcpu: Vcpu, mmu: KvmMmu, addr: int, root_hpa: int) -
 
 
 def kvm_mmu_invalidate_addr(vcpu: Vcpu, mmu: KvmMmu, addr: int, *, prev_roots: bool) -> None:
-    """Flush one address and bring its SPTE up to date, for the current and perhaps all previous roots.
+    """Flush one address and sync its SPTE in the current root, with prev_roots in all previous ones too.
 
-    An address of L2's memory is none that the processor has translations for. 6.12.111, and
+    The TLB holds no translations of L2 addresses, so nothing is flushed for them. 6.12.111, and
     kvm_mmu_invalidate_gva of 6.1.176.
     """
     if mmu is not vcpu.guest_mmu:
@@ -47,6 +47,6 @@ def kvm_mmu_invalidate_addr(vcpu: Vcpu, mmu: KvmMmu, addr: int, *, prev_roots: b
 
 
 def kvm_mmu_invlpg(vcpu: Vcpu, addr: int) -> None:
-    """The instruction itself, which counts."""
+    """Emulate INVLPG: invalidate the address in all roots, and count it."""
     kvm_mmu_invalidate_addr(vcpu, vcpu.walk_mmu, addr, prev_roots=True)
     vcpu.stat.invlpg += 1

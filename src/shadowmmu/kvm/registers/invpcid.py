@@ -1,4 +1,4 @@
-"""INVPCID, intercepted without nested paging (kvm_handle_invpcid, kvm_mmu_invpcid_gva, 6.12.111)."""
+"""INVPCID, intercepted with shadow paging (kvm_handle_invpcid, kvm_mmu_invpcid_gva, 6.12.111)."""
 
 from ...x86.bits import CR4_PCIDE
 from ..bits import INVALID_PAGE, NUM_PREV_ROOTS, REQ_TLB_FLUSH_GUEST
@@ -10,7 +10,7 @@ INDIVIDUAL_ADDRESS, SINGLE_CONTEXT, ALL_WITH_GLOBAL, ALL_WITHOUT_GLOBAL = range(
 
 
 def kvm_mmu_invpcid_gva(vcpu: Vcpu, gva: int, pcid: int) -> None:
-    """Flush one address of one PCID, in all roots that have it."""
+    """Invalidate one address of one PCID, in all roots that have it."""
     mmu = vcpu.walk_mmu
     if active_pcid(vcpu) == pcid:
         vcpu.cpu.flush_gva(gva)
@@ -24,9 +24,10 @@ def kvm_mmu_invpcid_gva(vcpu: Vcpu, gva: int, pcid: int) -> None:
 
 
 def kvm_handle_invpcid(vcpu: Vcpu, kind: int, pcid: int, gva: int) -> bool:
-    """The instruction with its operands: type, PCID with the bits above it, address; False is #GP.
+    """Emulate INVPCID. `kind` is its type, `pcid` the low half of the descriptor, `gva` the address. Return
+    False for #GP.
 
-    The shadow knows no global pages, so both kinds of flushes of everything are the same.
+    The shadow has no global pages, so both types that flush everything are the same.
     """
     if kind > ALL_WITHOUT_GLOBAL or pcid >> 12:
         return False

@@ -1,6 +1,7 @@
 """Model-specific registers that the guest may write (kvm_set_msr_common, svm.c, mtrr.c, 6.12.111).
 
-Only EFER and where L1 keeps its state mean anything here; of the others just what is accepted is known.
+Only EFER, the APIC base and VM_HSAVE_PA have an effect here; of the others it is modelled which values KVM
+accepts.
 """
 
 from ...x86.bits import EFER_SVME
@@ -27,15 +28,17 @@ PAT_TYPES = (0, 1, 4, 5, 6, 7)
 
 
 def is_intercepted(index: int) -> bool:
-    """Whether WRMSR of that register exits; the processor's own are the guest's while it runs."""
+    """Return whether WRMSR of a register exits; the processor switches those that do not."""
     return index not in SYSENTER_MSRS and index not in SYSCALL_MSRS
 
 
 def _types(value: int) -> list[int]:
+    """Return the eight bytes of a value, each a memory type, lowest first."""
     return [value >> 8 * i & 0xFF for i in range(8)]
 
 
 def _is_valid_mtrr(vcpu: Vcpu, index: int, value: int) -> bool:
+    """Return whether KVM accepts the value of an MTRR (kvm_mtrr_valid)."""
     if index == MSR_MTRR_DEF_TYPE:
         return not value & ~0xCFF and value & 0xFF in MTRR_TYPES
     if index in MSR_MTRR_FIXED:
@@ -46,7 +49,9 @@ def _is_valid_mtrr(vcpu: Vcpu, index: int, value: int) -> bool:
 
 
 def _set_apic_base(vcpu: Vcpu, value: int) -> bool:
-    """kvm_set_apic_base: x2APIC only from xAPIC, and from there only to off."""
+    """Set the APIC base: x2APIC mode is entered only from xAPIC, and left only to off (kvm_set_apic_base).
+    Return whether the value is valid.
+    """
     old, new = vcpu.apic_base & APIC_MODE, value & APIC_MODE
     if value & APIC_BASE_RESERVED or value >> vcpu.maxphyaddr or new == APIC_X2 & ~APIC_ON:
         return False
@@ -57,7 +62,9 @@ def _set_apic_base(vcpu: Vcpu, value: int) -> bool:
 
 
 def _set_hsave(vcpu: Vcpu, value: int) -> bool:
-    """Where L1's state is kept while L2 runs; 0: nowhere, then there is no VMRUN."""
+    """Set the address where L1's state is kept while L2 runs; 0 makes VMRUN fail. Return whether the value is
+    valid.
+    """
     if value & 0xFFF or value >> vcpu.maxphyaddr:
         return False
     vcpu.hsave_msr = value
@@ -65,7 +72,7 @@ def _set_hsave(vcpu: Vcpu, value: int) -> bool:
 
 
 def set_msr(vcpu: Vcpu, index: int, value: int) -> bool:
-    """WRMSR by the guest; False is #GP."""
+    """Emulate WRMSR. Return False for #GP."""
     if index == MSR_EFER:
         return set_efer(vcpu, value)
     if index == MSR_PAT:

@@ -1,7 +1,7 @@
 """Nested SVM: L1 runs a guest of its own, L2, on nested tables of its own (svm/nested.c, 6.12.111).
 
-While L2 runs, guest_mmu shadows L1's nested tables. What L1 says about L2 is in a page of L1's memory, the
-VMCB12; what it asks for beyond paging is not modelled.
+While L2 runs, guest_mmu shadows L1's nested tables. L1 describes L2 in a page of its memory, the VMCB12; what
+it asks for beyond paging is not modelled.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,16 @@ WORD_VMRUN = 0x10
 
 @dataclass(frozen=True, slots=True)
 class L1State:
-    """What L1 goes on with after #VMEXIT, and where its VMCB12 is."""
+    """L1's registers while L2 runs, for #VMEXIT (svm.vmcb01.ptr->save, svm.nested.vmcb12_gpa).
+
+    Attributes:
+        vmcb12: Physical address in L1 of the VMCB12.
+        cr0: L1's CR0.
+        cr3: L1's CR3.
+        cr4: L1's CR4.
+        efer: L1's EFER.
+        rip: L1's RIP after its VMRUN.
+    """
 
     vmcb12: int
     cr0: int
@@ -38,14 +47,17 @@ class L1State:
 
 
 def _read(vcpu: Vcpu, vmcb12: int, offset: int, size: int = 8) -> int:
+    """Return a field of the VMCB12; 0 if it cannot be read."""
     return read_guest(vcpu.kvm, vmcb12 + offset, size) or 0
 
 
 def _write(vcpu: Vcpu, vmcb12: int, offset: int, value: int) -> None:
+    """Store a field of 8 bytes in the VMCB12."""
     write_guest(vcpu.kvm, vmcb12 + offset, 8, value)
 
 
 def _trace_vmenter(vcpu: Vcpu, vmcb12: int) -> None:
+    """Fire the tracepoints of an entry of L2."""
     if not vcpu.kvm.tracing:
         return
     words = [_read(vcpu, vmcb12, INTERCEPTS + 4 * i, 4) for i in range(6)]
@@ -64,9 +76,10 @@ def _trace_vmenter(vcpu: Vcpu, vmcb12: int) -> None:
 
 
 def _failed_check(vcpu: Vcpu, vmcb12: int) -> str | None:
-    """What makes the VMCB12 invalid, in the tracepoint's words: nested_vmcb_check_save, then _controls.
+    """Return what makes the VMCB12 invalid, in the tracepoint's words, or None: nested_vmcb_check_save, then
+    _controls.
 
-    Of the checks only those that concern what is modelled.
+    Only the checks of what is modelled.
     """
     cr0, cr4 = _read(vcpu, vmcb12, SAVE_CR0), _read(vcpu, vmcb12, SAVE_CR4)
     efer = _read(vcpu, vmcb12, SAVE_EFER)
@@ -99,7 +112,7 @@ def _failed_check(vcpu: Vcpu, vmcb12: int) -> str | None:
 
 
 def nested_svm_check_permissions(vcpu: Vcpu) -> bool:
-    """Whether L1 may use SVM's instructions; if not, #UD is pending."""
+    """Return whether L1 may use SVM's instructions; if not, queue #UD."""
     if vcpu.efer & EFER_SVME and vcpu.is_paging():
         return True
     vcpu.exception = QueuedException(UD_VECTOR, None, None)
@@ -107,7 +120,7 @@ def nested_svm_check_permissions(vcpu: Vcpu) -> bool:
 
 
 def nested_svm_can_vmrun(vcpu: Vcpu, vmcb12: int) -> bool:
-    """Whether there is a host save area and a VMCB12 in memory; if not, #GP is pending."""
+    """Return whether there are a host save area and a VMCB12 in a memslot; if not, queue #GP."""
     slot = vcpu.kvm.visible_memslot(vmcb12 >> 12)
     if vcpu.hsave_msr and not vmcb12 & 0xFFF and slot is not None:
         return True
@@ -116,14 +129,16 @@ def nested_svm_can_vmrun(vcpu: Vcpu, vmcb12: int) -> bool:
 
 
 def nested_svm_transition_tlb_flush(vcpu: Vcpu) -> None:
-    """Every VMRUN and every #VMEXIT syncs the MMU that takes over and flushes: L1 and L2 share one ASID."""
+    """Request a sync of the MMU that takes over, and a flush: L1 and L2 share one ASID."""
     if vcpu.kvm.design.defect != DEFECT_NESTED_UNSYNCED:
         vcpu.make_request(REQ_MMU_SYNC)
     vcpu.make_request(REQ_TLB_FLUSH_CURRENT)
 
 
 def nested_svm_vmrun(vcpu: Vcpu, vmcb12: int) -> None:
-    """VMRUN of L1, its RIP already behind it: vcpu becomes L2, or stays L1 if the VMCB12 is not valid."""
+    """Emulate VMRUN of L1, with RIP after it already: the vCPU becomes L2, or stays L1 if the VMCB12 is not
+    valid.
+    """
     failed = _failed_check(vcpu, vmcb12)
     if failed is not None:
         if vcpu.kvm.tracing:
@@ -149,7 +164,7 @@ def nested_svm_vmrun(vcpu: Vcpu, vmcb12: int) -> None:
 
 
 def _nested_svm_init_mmu_context(vcpu: Vcpu, l1: L1State, nested_cr3: int) -> None:
-    """guest_mmu takes over; its roots of other nested CR3s are kept as an MMU keeps those of other CR3s."""
+    """Switch to guest_mmu; it caches roots of other nested CR3s as every MMU caches roots of other CR3s."""
     vcpu.nested_cr3 = nested_cr3
     vcpu.mmu = vcpu.guest_mmu
     kvm_init_shadow_npt_mmu(vcpu, l1.cr4, l1.efer)
@@ -158,7 +173,9 @@ def _nested_svm_init_mmu_context(vcpu: Vcpu, l1: L1State, nested_cr3: int) -> No
 
 
 def nested_svm_vmexit(vcpu: Vcpu) -> None:
-    """#VMEXIT to L1, with the exit that vcpu.exit_code and the rest tell of in the VMCB12."""
+    """Return to L1 (#VMEXIT), with the exit in vcpu.exit_code, exit_info1 and exit_info2 stored in the
+    VMCB12.
+    """
     l1 = vcpu.l1_state
     assert l1 is not None
     vcpu.l1_state = None
@@ -190,16 +207,16 @@ def nested_svm_vmexit(vcpu: Vcpu) -> None:
 
 
 def nested_svm_triple_fault(vcpu: Vcpu) -> None:
-    """KVM shuts L2 down: L1 learns of it."""
+    """Report L2's shutdown to L1."""
     vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = SVM_EXIT_SHUTDOWN, 0, 0
     nested_svm_vmexit(vcpu)
 
 
 def _nested_svm_load_cr3(vcpu: Vcpu, cr3: int) -> None:
-    """Back to L1's CR3.
+    """Switch back to L1's CR3.
 
-    If its PDPTEs are not valid L1 is shut down, and the walker stays L2's. Before 7.3 KVM gives up half-way,
-    and takes L2's CR3 for L1's until the next exit tells it better. That works unless a root is loaded
+    If its PDPTEs are not valid L1 is shut down, and the walker stays L2's. Before 7.3 KVM stops half-way and
+    keeps L2's CR3 as L1's until the next exit corrects it. That is harmless unless a root must be loaded
     meanwhile: then L1 runs with that CR3.
     """
     if vcpu.is_pae_paging() and not load_pdptrs(vcpu, cr3):
@@ -216,7 +233,7 @@ def _nested_svm_load_cr3(vcpu: Vcpu, cr3: int) -> None:
 
 
 def nested_svm_inject_npf_exit(vcpu: Vcpu, address: int, error_code: int) -> None:
-    """L1's nested tables do not map an address of L2: that is L1's nested page fault."""
+    """Exit to L1 with a nested page fault: L1's nested tables do not map the address."""
     if vcpu.exit_code != SVM_EXIT_NPF:
         vcpu.exit_code = SVM_EXIT_NPF
         vcpu.exit_info1 = 1 << 32

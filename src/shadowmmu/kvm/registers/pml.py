@@ -1,4 +1,4 @@
-"""Page-modification logging: the processor writes down which pages become dirty (vmx.c, x86.c, 6.12.111).
+"""Page-modification logging: the processor logs which pages become dirty (vmx.c, x86.c, 6.12.111).
 
 Every vCPU has a table of 512 guest-physical addresses, emptied into the dirty log at every exit. It is used
 while any slot logs.
@@ -12,19 +12,19 @@ from ..state.vm import Kvm
 
 
 def vmx_create_pml_buffer(vcpu: Vcpu) -> None:
-    """Give a new vCPU its table, if the VM uses them."""
+    """Give a new vCPU its table, if the VM uses page-modification logging."""
     if vcpu.kvm.parameters.cpu_dirty_log_size:
         vcpu.cpu.ept.pml_address = vcpu.kvm.arena.alloc_table()
         vmx_update_cpu_dirty_logging(vcpu)
 
 
 def vmx_update_cpu_dirty_logging(vcpu: Vcpu) -> None:
-    """Let the processor log exactly while a slot does."""
+    """Let the processor log if and only if a slot logs."""
     vcpu.cpu.ept.pml_enabled = nr_memslots_dirty_logging(vcpu.kvm) != 0
 
 
 def vmx_flush_pml_buffer(vcpu: Vcpu) -> None:
-    """An exit: empty the table, oldest entry first."""
+    """Empty the table into the dirty log, oldest entry first; done at every exit."""
     ept, kvm = vcpu.cpu.ept, vcpu.kvm
     if ept.pml_index == PML_ENTRIES - 1:
         return
@@ -39,12 +39,14 @@ def vmx_flush_pml_buffer(vcpu: Vcpu) -> None:
 
 
 def nr_memslots_dirty_logging(kvm: Kvm) -> int:
-    """How many slots log."""
+    """Return the number of slots that log."""
     return sum(slot.flags & MEM_LOG_DIRTY_PAGES != 0 for slot in kvm.memslots)
 
 
 def kvm_mmu_update_cpu_dirty_logging(kvm: Kvm, *, enable: bool) -> None:
-    """A slot began or ended to log: if it is the first or was the last, all vCPUs must know."""
+    """Inform all vCPUs if dirty logging was started (`enable`) for the first slot, or stopped for
+    the last.
+    """
     if not kvm.parameters.cpu_dirty_log_size:
         return
     slots = nr_memslots_dirty_logging(kvm)
@@ -54,7 +56,7 @@ def kvm_mmu_update_cpu_dirty_logging(kvm: Kvm, *, enable: bool) -> None:
 
 
 def kvm_arch_sync_dirty_log(kvm: Kvm) -> None:
-    """User space wants the dirty log: kick every vCPU out of the guest, so that its table is emptied."""
+    """Make every vCPU exit, so that its table is emptied before user space reads the dirty log."""
     if kvm.parameters.cpu_dirty_log_size:
         for vcpu in kvm.vcpus:
             vmx_flush_pml_buffer(vcpu)

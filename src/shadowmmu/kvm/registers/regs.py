@@ -1,6 +1,6 @@
-"""Writes of the guest to the registers that control paging (arch/x86/kvm/regs.c, 6.12.111).
+"""Writes of the guest to the registers that control paging (arch/x86/kvm/x86.c, svm.c, 6.12.111).
 
-The functions return whether the value was accepted; if not the guest gets #GP.
+The functions return whether the value is accepted; if not the guest gets #GP.
 """
 
 from ...x86.bits import (
@@ -46,7 +46,7 @@ CR0_PDPTR_BITS = CR0_CD | CR0_NW | CR0_PG
 CR4_PDPTR_BITS = CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP
 CR0_RESERVED = ~0xE005003F
 CR4_KNOWN = 0x3F1FFF
-"""CR4 bits a guest may have; PKE needs two-dimensional paging."""
+"""CR4 bits that a guest may set; PKE needs two-dimensional paging."""
 CR3_NOFLUSH = 1 << 63
 EFER_FFXSR = 1 << 14
 EFER_KNOWN = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | 1 << 12 | 1 << 13 | EFER_FFXSR
@@ -54,7 +54,9 @@ EFER_KNOWN_INTEL = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX
 
 
 def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
-    """Read the four PDPTEs at CR3; if one of them changed, the current root is freed. False if one is bad."""
+    """Load the four PDPTEs at CR3; if one changed, free the current root. Return False if one is
+    not valid.
+    """
     pdptrs = read_pdptrs(vcpu, cr3)
     if pdptrs is None:
         return False
@@ -68,20 +70,21 @@ def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
 
 
 def _is_valid_cr0(cr0: int) -> bool:
+    """Return whether the processor allows the combination of bits."""
     if cr0 >> 32 or (cr0 & CR0_NW and not cr0 & CR0_CD):
         return False
     return not cr0 & CR0_PG or bool(cr0 & CR0_PE)
 
 
 def _store_cr0(vcpu: Vcpu, cr0: int) -> None:
-    """svm_set_cr0: with EFER.LME, switching paging on and off enters and leaves long mode."""
+    """Store CR0; with EFER.LME, switching paging on and off sets and clears EFER.LMA (svm_set_cr0)."""
     if vcpu.efer & EFER_LME and bool(cr0 & CR0_PG) != vcpu.is_paging():
         vcpu.efer ^= EFER_LMA
     vcpu.cr0 = cr0
 
 
 def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
-    """A write to CR0: PG also enters and leaves long mode, PG and WP are part of the role."""
+    """Write CR0: PG with EFER.LME enters and leaves long mode, PG and WP are part of the role."""
     old = vcpu.cr0
     cr0 = (old & ~0xFFFFFFFF) | (value & 0xFFFFFFFF)
     if not _is_valid_cr0(cr0):
@@ -109,14 +112,14 @@ def kvm_set_cr0(vcpu: Vcpu, value: int) -> bool:
 
 
 def active_pcid(vcpu: Vcpu) -> int:
-    """The PCID of the guest's CR3 (kvm_get_active_pcid)."""
+    """Return the PCID in the guest's CR3, 0 without CR4.PCIDE (kvm_get_active_pcid)."""
     return vcpu.cr3 & PCID_MASK if vcpu.cr4 & CR4_PCIDE else 0
 
 
 def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
-    """A flush of one PCID: of the active one as requests, of others by freeing their roots.
+    """Flush one PCID: the active one by requests, others by freeing their roots.
 
-    Under nested paging the guest's own flush will do.
+    With two-dimensional paging a flush of the guest's translations suffices.
     """
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.make_request(REQ_TLB_FLUSH_GUEST)
@@ -135,7 +138,7 @@ def kvm_invalidate_pcid(vcpu: Vcpu, pcid: int) -> None:
 
 
 def kvm_set_cr3(vcpu: Vcpu, cr3: int) -> bool:
-    """A write to CR3: another root if the value changes, and a flush unless bit 63 forbids it under PCIDE."""
+    """Write CR3: switch the root if the value changes, and flush unless bit 63 forbids it with CR4.PCIDE."""
     pcid, flush = 0, True
     if vcpu.cr4 & CR4_PCIDE:
         flush = not cr3 & CR3_NOFLUSH
@@ -155,6 +158,7 @@ def kvm_set_cr3(vcpu: Vcpu, cr3: int) -> bool:
 
 
 def _is_valid_cr4_change(vcpu: Vcpu, cr4: int) -> bool:
+    """Return whether the guest may change CR4 so; it loads the PDPTEs if the change requires it."""
     old = vcpu.cr4
     if cr4 & ~CR4_KNOWN or cr4 & vcpu.cr4_missing:
         return False
@@ -173,7 +177,7 @@ def _is_valid_cr4_change(vcpu: Vcpu, cr4: int) -> bool:
 
 
 def kvm_set_cr4(vcpu: Vcpu, value: int) -> bool:
-    """A write to CR4: a new context if a bit of the role changes, and the flush that other bits ask for."""
+    """Write CR4: reset the MMU if a bit of the role changes, and make the flush that other bits require."""
     old = vcpu.cr4
     cr4 = (old & ~0xFFFFFFFF) | (value & 0xFFFFFFFF)
     if not _is_valid_cr4_change(vcpu, cr4):
@@ -191,7 +195,7 @@ def kvm_set_cr4(vcpu: Vcpu, value: int) -> bool:
 
 
 def set_efer(vcpu: Vcpu, efer: int) -> bool:
-    """A write of the guest to EFER. LMA is not the guest's to change."""
+    """Write EFER. LMA keeps its value."""
     old = vcpu.efer
     if (
         efer & ~(EFER_KNOWN_INTEL if vcpu.kvm.parameters.vmx else EFER_KNOWN)
@@ -206,7 +210,7 @@ def set_efer(vcpu: Vcpu, efer: int) -> bool:
 
 
 def kvm_vcpu_reset(vcpu: Vcpu) -> None:
-    """INIT: real mode, nothing pending. What runs then is not modelled."""
+    """Reset the vCPU as INIT does: real mode, nothing pending. What runs then is not modelled."""
     paging = vcpu.is_paging()
     vcpu.cr0 = CR0_CD | CR0_NW | CR0_ET
     vcpu.cr2 = vcpu.cr3 = vcpu.cr4 = vcpu.efer = 0
@@ -219,7 +223,8 @@ def kvm_vcpu_reset(vcpu: Vcpu) -> None:
 
 
 def set_sregs(vcpu: Vcpu, cr0: int, cr3: int, cr4: int, efer: int, *, code_64bit: bool = False) -> bool:
-    """KVM_SET_SREGS from user space; False for values that do not go together (EINVAL).
+    """Set registers from user space (KVM_SET_SREGS). Return False for values that do not go together
+    (EINVAL).
 
     code_64bit: the code segment is one of 64-bit mode (CS.L).
     """

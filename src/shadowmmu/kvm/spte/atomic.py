@@ -1,5 +1,5 @@
-"""Atomic operations on an SPTE: each is one indivisible step, for those who change SPTEs without mmu_lock
-or with mmu_lock held for reading only.
+"""Atomic operations on an SPTE: each is one indivisible step, for code that changes SPTEs without mmu_lock or
+with mmu_lock held for reading only.
 """
 
 from cython import ulonglong as u64
@@ -9,7 +9,7 @@ from .split_spte import SpteWrite
 
 
 def cmpxchg64(kvm: Kvm, sptep: u64, old: u64, new: u64) -> u64:
-    """Store `new` if the SPTE is `old`; what it was, so the store happened if that is `old`."""
+    """Store `new` if the SPTE at sptep is `old`. Return what it was; the store happened if that is `old`."""
     seen: u64 = kvm.words[sptep >> 3]
     if seen == old:
         kvm.words[sptep >> 3] = new
@@ -17,21 +17,21 @@ def cmpxchg64(kvm: Kvm, sptep: u64, old: u64, new: u64) -> u64:
 
 
 def xchg64(kvm: Kvm, sptep: u64, new: u64) -> u64:
-    """Store `new`; what the SPTE was."""
+    """Store `new` in the SPTE at sptep. Return what it was."""
     seen: u64 = kvm.words[sptep >> 3]
     kvm.words[sptep >> 3] = new
     return seen
 
 
 def fetch_andnot64(kvm: Kvm, sptep: u64, bits: u64) -> u64:
-    """Clear `bits`; what the SPTE was."""
+    """Clear `bits` in the SPTE at sptep. Return what it was."""
     seen: u64 = kvm.words[sptep >> 3]
     kvm.words[sptep >> 3] = seen & ~bits
     return seen
 
 
 def write_in_halves(kvm: Kvm, sptep: u64, new: u64) -> u64:
-    """Store `new` as a host without 64-bit stores does, with nobody in between; `new`."""
+    """Store `new` as a host without 64-bit stores does, without another access in between. Return `new`."""
     write = SpteWrite(kvm, sptep, new)
     while write.step():
         pass

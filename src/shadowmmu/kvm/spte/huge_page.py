@@ -1,4 +1,4 @@
-"""At which level a fault is mapped, and the NX huge page mitigation (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""The level at which a fault is mapped (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -11,18 +11,20 @@ from ..state.vm import Kvm
 
 
 def pages_per_hpage(level: u32) -> u64:
-    """4 KiB pages in a page of `level`."""
+    """Return the number of 4 KiB pages in a page of `level` (KVM_PAGES_PER_HPAGE)."""
     one: u64 = 1
     return one << (9 * (level - 1))
 
 
 def gfn_round_for_level(gfn: u64, level: u32) -> u64:
-    """The first gfn of the page of `level` that holds gfn."""
+    """Return the first gfn of the page of `level` that holds gfn."""
     return gfn & ~(pages_per_hpage(level) - 1)
 
 
 def kvm_mmu_max_mapping_level(kvm: Kvm, slot: MemSlot, gfn: u64, max_level: u32) -> u32:
-    """The largest level at which gfn may be mapped: no shadowed table inside, and the host maps it so."""
+    """Return the largest level, up to max_level, at which gfn may be mapped: the slot allows it (no shadowed
+    table inside, aligned) and the host maps it at that level or a larger one.
+    """
     level: u32 = max_level
     if level > kvm.parameters.max_huge_page_level:
         level = kvm.parameters.max_huge_page_level
@@ -35,7 +37,7 @@ def kvm_mmu_max_mapping_level(kvm: Kvm, slot: MemSlot, gfn: u64, max_level: u32)
 
 
 def kvm_mmu_hugepage_adjust(kvm: Kvm, fault: PageFault) -> None:
-    """Choose fault.goal_level and round fault.pfn to it."""
+    """Choose fault.goal_level and round fault.pfn down to it."""
     fault.huge_page_disallowed = fault.exec and fault.nx_huge_page_workaround_enabled
     slot: MemSlot | None = fault.slot
     if fault.max_level == 1 or slot is None or slot.flags & MEM_LOG_DIRTY_PAGES:
@@ -48,7 +50,9 @@ def kvm_mmu_hugepage_adjust(kvm: Kvm, fault: PageFault) -> None:
 
 
 def disallowed_hugepage_adjust(kvm: Kvm, fault: PageFault, spte: u64, level: u32) -> None:
-    """Go a level down where a table serves an executable small page: an NX huge page must not replace it."""
+    """Lower fault.goal_level by one where the SPTE points to a table that serves executable small pages: a
+    non-executable huge page must not replace it.
+    """
     if level == 1 or level != fault.goal_level or not spte & SPTE_MMU_PRESENT or spte & PS:
         return
     child: ShadowPage = kvm.sptep_to_sp(spte & ADDR)
@@ -58,7 +62,7 @@ def disallowed_hugepage_adjust(kvm: Kvm, fault: PageFault, spte: u64, level: u32
 
 
 def trace_spte_requested(kvm: Kvm, fault: PageFault, access: u32) -> None:
-    """The tracepoint, with the 4 KiB frame that faulted also where it is mapped by a huge page.
+    """Fire kvm_mmu_spte_requested with the 4 KiB frame that faulted, also where a huge page is mapped.
 
     `access` is what the guest's tables grant (ACC_*).
     """

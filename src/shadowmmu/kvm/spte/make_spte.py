@@ -1,4 +1,4 @@
-"""Building a leaf SPTE (make_spte, arch/x86/kvm/mmu/spte.c, 6.12.111 and 7.3.4)."""
+"""Making a leaf SPTE (make_spte, arch/x86/kvm/mmu/spte.c, 6.12.111 and 7.3.4)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -32,11 +32,12 @@ def make_spte(
     old: u64,
     flags: u32,
 ) -> None:
-    """Fill `leaf` for mapping pfn at gfn in `sp` with the guest's `access`, replacing the SPTE `old`.
+    """Fill `leaf` with the SPTE that maps pfn at gfn in `sp` with the guest's `access`, in place of the SPTE
+    `old`.
 
-    A writable SPTE makes the leaf tables that shadow gfn unsync, unless the SPTE it replaces was writable
-    already; before 7.3 that short cut also leaves out the Dirty bit. A logging slot's page gets dirty.
-    `flags`: MAKE_*; who syncs a table must not unsync others.
+    `flags` are MAKE_*; who syncs a table must not unsync others. A writable SPTE makes the leaf tables that
+    shadow gfn unsync, unless `old` was writable already; before 7.3 that short cut also leaves Dirty clear. A
+    writable SPTE marks the page dirty if the slot logs.
     """
     level: u32 = sp.role & ROLE_LEVEL
     spte: u64 = kvm.spte_leaf_bits
@@ -77,9 +78,10 @@ def make_spte(
 
 
 def make_huge_page_split_spte(kvm: Kvm, huge: u64, role: u32, index: u64) -> u64:
-    """SPTE `index` of the table of `role` that replaces a huge SPTE: the same bits, a part of its pages.
+    """Return SPTE `index` of the table of `role` that replaces a huge SPTE: the same bits, a part of its
+    pages.
 
-    A 4 KiB page becomes executable where the mitigation forbade that to the huge one only.
+    A 4 KiB page becomes executable where only the NX huge page mitigation forbade it.
     """
     level: u32 = role & ROLE_LEVEL
     child: u64 = huge | index << (12 + 9 * (level - 1))
@@ -102,7 +104,7 @@ def make_huge_spte(kvm: Kvm, small: u64, level: u32) -> u64:
 
 
 def _with_execute(kvm: Kvm, spte: u64, execute: u32) -> u64:
-    """The SPTE with or without the right to execute, also if it is tracked for its next access."""
+    """Return the SPTE with or without the right to execute, in its saved bits if it is access-tracked."""
     tracked: bool = is_access_track_spte(kvm, spte)
     if tracked:
         spte = restore_acc_track_spte(kvm, spte)

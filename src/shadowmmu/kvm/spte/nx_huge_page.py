@@ -1,4 +1,4 @@
-"""Books about shadow pages that exist only because an executable page may not be huge (mmu.c, 6.12.111)."""
+"""Accounting of shadow pages that exist only because of the NX huge page mitigation (mmu.c, 6.12.111)."""
 
 from cython import uint as u32
 
@@ -7,7 +7,9 @@ from ..state.vm import Kvm
 
 
 def account_nx_huge_page(kvm: Kvm, sp: ShadowPage, possible: u32) -> None:
-    """`sp` exists because an executable page forbids a huge one; `possible`: else there could be one."""
+    """Mark `sp` as needed because an executable page must not be huge; `possible`: without that it could be
+    huge.
+    """
     if not possible and kvm.design.nx_marks_only_possible_huge_pages:
         return
     sp.nx_huge_page_disallowed = True
@@ -16,7 +18,7 @@ def account_nx_huge_page(kvm: Kvm, sp: ShadowPage, possible: u32) -> None:
 
 
 def track_possible_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """Zapping the page would allow a huge page again."""
+    """Add a page to kvm.possible_nx_huge_pages: zapping it would allow a huge page again."""
     if not sp.tracked_nx_huge_page:
         sp.tracked_nx_huge_page = True
         kvm.stat.nx_lpage_splits += 1
@@ -24,13 +26,13 @@ def track_possible_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def unaccount_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """The page no longer stands for a forbidden NX huge page."""
+    """Clear the mark of a page that is zapped."""
     sp.nx_huge_page_disallowed = False
     untrack_possible_nx_huge_page(kvm, sp)
 
 
 def untrack_possible_nx_huge_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """Zapping the page would not allow a huge page any more."""
+    """Remove a page from kvm.possible_nx_huge_pages."""
     if sp.tracked_nx_huge_page:
         sp.tracked_nx_huge_page = False
         kvm.stat.nx_lpage_splits -= 1

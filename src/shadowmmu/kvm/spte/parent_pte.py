@@ -15,7 +15,7 @@ from .rmap import alloc_desc, free_desc, pte_list_add, pte_list_remove
 
 
 def mmu_page_add_parent_pte(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
-    """The SPTE at sptep points to `sp` now."""
+    """Record that the SPTE at sptep points to `sp`."""
     if kvm.design.multimapped:
         _add_to_chain(kvm, sp, sptep)
     else:
@@ -23,7 +23,7 @@ def mmu_page_add_parent_pte(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
 
 
 def mmu_page_remove_parent_pte(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
-    """The SPTE at sptep does not point to `sp` any more. Raises LookupError if it never did."""
+    """Remove the record that the SPTE at sptep points to `sp`. Raises LookupError if there is none."""
     if sp.multimapped:
         _remove_from_chain(kvm, sp, sptep)
     else:
@@ -31,7 +31,7 @@ def mmu_page_remove_parent_pte(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
 
 
 def _add_to_chain(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
-    """Blocks are filled in the order of the chain; a new one comes in front."""
+    """Add a parent to the first block of the chain with room, or to a new first block."""
     if not sp.parent_ptes:
         sp.parent_ptes = sptep
         return
@@ -50,7 +50,7 @@ def _add_to_chain(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
 
 
 def _block(kvm: Kvm, more: u64, sptep: u64) -> u64:
-    """A new block with one parent, before block `more`."""
+    """Return the address of a new block with one parent, linked before block `more`."""
     block: u64 = alloc_desc(kvm)
     kvm.words[block >> 3] = more
     kvm.words[(block >> 3) + 1] = 1
@@ -59,7 +59,9 @@ def _block(kvm: Kvm, more: u64, sptep: u64) -> u64:
 
 
 def _remove_from_chain(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
-    """The parents behind it in its block move up. Only a page with none left is not multimapped any more."""
+    """Remove a parent and move up those after it in its block. A page stays multimapped until it has none
+    left.
+    """
     before: u64 = 0
     block: u64 = sp.parent_ptes
     while block:
@@ -78,6 +80,7 @@ def _remove_from_chain(kvm: Kvm, sp: ShadowPage, sptep: u64) -> None:
 
 
 def _remove_from_block(kvm: Kvm, block: u64, hole: u64) -> None:
+    """Remove parent number `hole` of a block."""
     last: u64 = kvm.words[(block >> 3) + 1] - 1
     i: u64
     for i in range(hole, last):
@@ -86,6 +89,7 @@ def _remove_from_block(kvm: Kvm, block: u64, hole: u64) -> None:
 
 
 def _unlink_block(kvm: Kvm, sp: ShadowPage, before: u64, block: u64) -> None:
+    """Free an empty block of the chain; `before` is the block before it, 0 if it is the first."""
     more: u64 = kvm.words[block >> 3]
     free_desc(kvm, block)
     if before:

@@ -1,8 +1,8 @@
 """A TLB flush of a range of gfns, done at once by the hypervisor that KVM runs on (kvm_x86_ops.
 tlb_remote_flush_with_range, hv_remote_flush_tlb_with_range; before 6.3).
 
-A TLB knows neither gfns nor SPTEs. What is dropped are the entries that lead to the frames which are behind
-the gfns now: whenever the host puts another frame there KVM flushes everything.
+A TLB knows neither gfns nor SPTEs, so the entries are dropped that lead to the frames which back the gfns
+now: whenever the host puts another frame there, KVM flushes everything.
 """
 
 from cython import ulonglong as u64
@@ -14,7 +14,9 @@ from ..state.vm import Kvm
 
 
 def flush_gfn_range(kvm: Kvm, gfn: u64, pages: u64) -> None:
-    """Drop the TLB entries of all vCPUs that lead to gfns [gfn, gfn + pages), as far as there is memory."""
+    """Drop the TLB entries of all vCPUs that lead to gfns [gfn, gfn + pages), as far as memslots
+    back them.
+    """
     first: u64 = 0
     count: u64 = 0
     end: u64 = gfn + pages
@@ -31,7 +33,7 @@ def flush_gfn_range(kvm: Kvm, gfn: u64, pages: u64) -> None:
 
 
 def _frame_behind(kvm: Kvm, gfn: u64) -> u64:
-    """The host frame of a gfn; 0 if there is none."""
+    """Return the host frame that backs a gfn; 0 if there is none."""
     slot: MemSlot | None = kvm.gfn_to_memslot(gfn)
     if slot is None:
         return 0
@@ -39,6 +41,7 @@ def _frame_behind(kvm: Kvm, gfn: u64) -> u64:
 
 
 def _flush_frames(kvm: Kvm, first: u64, count: u64) -> None:
+    """Drop the TLB entries of all vCPUs that lead to `count` host frames; 0 frames: nothing."""
     vcpu: Vcpu
     if count:
         for vcpu in kvm.vcpus:

@@ -8,8 +8,8 @@ with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a 
 
 Only the head descriptor may be partly filled. A free descriptor links to the next free one through word 0.
 
-With `rmap_grows_at_tail` new descriptors go behind the last one, any may be partly filled, and the upper half
-of word 1 is 0.
+With `rmap_grows_at_tail` new descriptors are appended, any may be partly filled, and the upper half of word 1
+is 0.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -34,9 +34,15 @@ from .spte import (
 
 
 class RmapIterator:
-    """Walks a head from its newest descriptor to its oldest, slot 0 to 13 (rmap_get_first, rmap_get_next).
+    """A walk over the SPTEs of a head: from its newest descriptor to its oldest, entries 0 to 13
+    (rmap_get_first, rmap_get_next).
 
     The list must not change while it is walked; after a removal start again.
+
+    Attributes:
+        kvm: The VM.
+        desc: Physical address of the current descriptor; 0 at the end, or if the head is a single SPTE.
+        pos: Index of the current SPTE in the descriptor, 0 to 13.
     """
 
     def __init__(self, kvm: Kvm) -> None:
@@ -45,7 +51,7 @@ class RmapIterator:
         self.pos = 0
 
     def first(self, head: u64) -> u64:
-        """Address of the first SPTE, or 0."""
+        """Return the address of the first SPTE, or 0."""
         if not head & 1:
             self.desc = 0
             return head
@@ -54,7 +60,7 @@ class RmapIterator:
         return self.kvm.words[(self.desc >> 3) + 2]
 
     def next(self) -> u64:
-        """Address of the next SPTE, or 0."""
+        """Return the address of the next SPTE, or 0."""
         if self.desc == 0:
             return 0
         self.pos += 1
@@ -66,7 +72,7 @@ class RmapIterator:
 
 
 def alloc_desc(kvm: Kvm) -> u64:
-    """A descriptor to fill in."""
+    """Return the physical address of a descriptor with undefined contents. Raises OutOfFrames."""
     kvm.pte_list_descs_taken += 1
     desc: u64 = kvm.free_pte_list_desc
     if desc == 0:
@@ -80,13 +86,13 @@ def alloc_desc(kvm: Kvm) -> u64:
 
 
 def free_desc(kvm: Kvm, desc: u64) -> None:
-    """Give a descriptor back."""
+    """Free a descriptor."""
     kvm.words[desc >> 3] = kvm.free_pte_list_desc
     kvm.free_pte_list_desc = desc
 
 
 def pte_list_count(kvm: Kvm, head: u64) -> u64:
-    """Number of SPTEs behind a head."""
+    """Return the number of SPTEs on the list of a head."""
     if not head & 1:
         return 1 if head else 0
     desc: u64 = head & ~1
@@ -101,7 +107,9 @@ def pte_list_count(kvm: Kvm, head: u64) -> u64:
 
 
 def _count_on_add(kvm: Kvm, head: u64) -> u64:
-    """How many SPTEs pte_list_add passes or joins: with growth at the tail only those up to the first gap."""
+    """Return the number of SPTEs that pte_list_add counts: all, with growth at the tail only those up to the
+    first descriptor with room.
+    """
     if not head & 1 or not kvm.design.rmap_grows_at_tail:
         return pte_list_count(kvm, head)
     count: u64 = 0
@@ -116,7 +124,7 @@ def _count_on_add(kvm: Kvm, head: u64) -> u64:
 
 
 def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
-    """Add an SPTE; the new head."""
+    """Add an SPTE to the list of a head. Return the new head."""
     if head == 0:
         return sptep
     if not head & 1:
@@ -144,7 +152,7 @@ def pte_list_add(kvm: Kvm, head: u64, sptep: u64) -> u64:
 
 
 def _add_at_tail(kvm: Kvm, desc: u64, sptep: u64) -> None:
-    """Add an SPTE to the first descriptor that is not full, or to a new one behind the last."""
+    """Add an SPTE to the first descriptor that is not full, or to a new last one."""
     while kvm.words[(desc >> 3) + 1] == PTE_LIST_EXT:
         if kvm.words[desc >> 3] == 0:
             fresh: u64 = alloc_desc(kvm)
@@ -158,7 +166,10 @@ def _add_at_tail(kvm: Kvm, desc: u64, sptep: u64) -> None:
 
 
 def pte_list_remove(kvm: Kvm, head: u64, sptep: u64) -> u64:
-    """Remove an SPTE; the new head. Raises LookupError if it is not there: the structures are corrupt."""
+    """Remove an SPTE from the list of a head. Return the new head.
+
+    Raises LookupError if it is not on the list: the MMU's structures are corrupt.
+    """
     if not head & 1:
         if head != sptep:
             raise LookupError(f"rmap holds {head:#x}, not SPTE {sptep:#x}")
@@ -180,7 +191,9 @@ def pte_list_remove(kvm: Kvm, head: u64, sptep: u64) -> u64:
 
 
 def _pte_list_fill_hole(kvm: Kvm, first: u64, hole: u64) -> u64:
-    """Move the head descriptor's last entry into the hole; a head descriptor left empty goes away."""
+    """Move the head descriptor's last entry into the hole; free the descriptor if that empties it. Return the
+    new head.
+    """
     counts: u64 = kvm.words[(first >> 3) + 1] - 1
     last: u64 = counts & 0xFFFFFFFF
     kvm.words[hole] = kvm.words[(first >> 3) + 2 + last]
@@ -193,7 +206,9 @@ def _pte_list_fill_hole(kvm: Kvm, first: u64, hole: u64) -> u64:
 
 
 def _fill_hole_in_place(kvm: Kvm, head: u64, before: u64, desc: u64, hole: u64) -> u64:
-    """Move the last entry of the same descriptor into the hole; one left empty is taken out of the list."""
+    """Move the last entry of the same descriptor into the hole; unlink the descriptor if that empties it.
+    Return the new head.
+    """
     last: u64 = kvm.words[(desc >> 3) + 1] - 1
     kvm.words[hole] = kvm.words[(desc >> 3) + 2 + last]
     kvm.words[(desc >> 3) + 1] = last
@@ -208,7 +223,7 @@ def _fill_hole_in_place(kvm: Kvm, head: u64, before: u64, desc: u64, hole: u64) 
 
 
 def pte_list_free(kvm: Kvm, head: u64) -> None:
-    """Give the descriptors of a head back."""
+    """Free the descriptors of a head."""
     if head & 1:
         desc: u64 = head & ~1
         while desc:
@@ -218,7 +233,7 @@ def pte_list_free(kvm: Kvm, head: u64) -> None:
 
 
 def pte_list(kvm: Kvm, head: u64) -> list[int]:
-    """The SPTEs behind a head, in stored order."""
+    """Return the addresses of the SPTEs of a head, in stored order."""
     found = []
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(head)
@@ -234,7 +249,7 @@ def pte_list(kvm: Kvm, head: u64) -> list[int]:
 def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, access: u32) -> None:
     """Record that the leaf SPTE at sptep, in `sp`, maps gfn with the guest's `access` (6.12.111).
 
-    More than 1000 SPTEs for one frame zap them all, the new one too.
+    If more than 1000 SPTEs map the frame already, all are zapped, the new one too.
     """
     level: u32 = sp.level()
     set_page_translation(kvm, sp, spte_index(sptep), gfn, access)
@@ -254,12 +269,13 @@ def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, acce
 
 
 def _record_rmap_size(kvm: Kvm, count: u64) -> None:
+    """Raise max_mmu_rmap_size to `count` if it is larger."""
     if count > kvm.stat.max_mmu_rmap_size:
         kvm.stat.max_mmu_rmap_size = count
 
 
 def rmap_remove(kvm: Kvm, sptep: u64) -> None:
-    """Forget the leaf SPTE at sptep."""
+    """Remove the leaf SPTE at sptep from the rmap of its gfn."""
     sp: ShadowPage = kvm.sptep_to_sp(sptep)
     gfn: u64 = page_gfn(kvm, sp, spte_index(sptep))
     slot: MemSlot = kvm.memslot_of(gfn)
@@ -268,7 +284,7 @@ def rmap_remove(kvm: Kvm, sptep: u64) -> None:
 
 
 def drop_spte(kvm: Kvm, sptep: u64) -> bool:
-    """Empty a leaf SPTE and forget it; an MMIO SPTE is just emptied. Whether it was present."""
+    """Empty an SPTE and, if it maps a page, remove it from its rmap. Return whether it was present."""
     if not mmu_spte_clear_track_bits(kvm, sptep):
         return False
     rmap_remove(kvm, sptep)
@@ -276,7 +292,7 @@ def drop_spte(kvm: Kvm, sptep: u64) -> bool:
 
 
 def kvm_zap_all_rmap_sptes(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32) -> bool:
-    """Empty every SPTE that maps gfn at `level`; whether there was one."""
+    """Empty every SPTE that maps gfn at `level`. Return whether there was one."""
     head: u64 = slot.rmap_head(gfn, level)
     if head == 0:
         return False
@@ -291,9 +307,9 @@ def kvm_zap_all_rmap_sptes(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32) -> boo
 
 
 def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> bool:
-    """Whether gfn was accessed through an SPTE of `level`; `clear`: take Accessed from all of them.
+    """Return whether gfn was accessed through an SPTE of `level`; `clear`: mark them as not accessed.
 
-    Without mmu_lock (7.3) one that changes meanwhile keeps it.
+    Without mmu_lock (7.3) one that changes meanwhile stays marked.
     """
     young: u32 = 0
     it: RmapIterator = RmapIterator(kvm)
@@ -313,7 +329,7 @@ def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> b
 
 
 def spte_write_protect(kvm: Kvm, sptep: u64, pt_protect: u32) -> bool:
-    """Take W from an SPTE, for page-table protection MMU-writable too; whether a flush is needed."""
+    """Clear W in an SPTE, with pt_protect MMU_WRITABLE too. Return whether a flush is needed."""
     spte: u64 = kvm.words[sptep >> 3]
     if not spte & W and not (pt_protect and spte & kvm.shadow_mmu_writable_mask):
         return False
@@ -323,7 +339,7 @@ def spte_write_protect(kvm: Kvm, sptep: u64, pt_protect: u32) -> bool:
 
 
 def rmap_write_protect(kvm: Kvm, head: u64, pt_protect: u32) -> bool:
-    """spte_write_protect for every SPTE of a head."""
+    """Write-protect every SPTE of a head as spte_write_protect does. Return whether a flush is needed."""
     if head == 0:
         return False
     if not head & 1:

@@ -1,8 +1,8 @@
-"""SPTEs as a host writes and reads them whose largest store has 32 bits, one memory access at a time.
+"""Writes and reads of an SPTE on a host whose largest store has 32 bits, one memory access at a time.
 
-An SPTE is two words there. Whoever reads it without mmu_lock may see the halves of two values; the order of
-the stores, and a count in the shadow page, keep readers from taking such a torn value for a translation
-(union split_spte, __set_spte, __update_clear_spte_fast, __update_clear_spte_slow, __get_spte_lockless of
+An SPTE is two words there. A reader without mmu_lock may see the halves of two values; the order of the
+stores, and a count in the shadow page, keep it from taking such a torn value for a translation (union
+split_spte, __set_spte, __update_clear_spte_fast, __update_clear_spte_slow, __get_spte_lockless of
 arch/x86/kvm/mmu/mmu.c, 6.12.111 with CONFIG_X86_32).
 
 SpteWrite and LocklessRead make one access with each step(), so that steps of several vCPUs can be put in any
@@ -21,12 +21,20 @@ COUNT = ("count",)
 
 
 class SpteWrite:
-    """One write of an SPTE. `accesses` are the names of the stores in order; step() makes the next.
+    """One write of an SPTE; step() makes the next memory access.
 
-    Setting an empty SPTE stores the half with the present bit last, any other change stores it first. One
-    SPTE never becomes another of a different page directly, it is emptied in between; emptying one counts in
-    its page. With `fetch` the low half is exchanged, which `old` holds in the end: bits that the processor
-    sets are not lost.
+    Setting an empty SPTE stores the half with the present bit last, any other change stores it first. An SPTE
+    never becomes one of a different page directly, it is emptied in between; emptying one increments the
+    count of its page. With `fetch` the low half is exchanged, so bits that the processor sets meanwhile are
+    not lost.
+
+    Attributes:
+        kvm: The VM.
+        sptep: Physical address of the SPTE.
+        new: Value to store.
+        old: Value before the write; with `fetch` exact only after the last step.
+        done: Number of accesses made.
+        accesses: Names of the accesses, in order.
     """
 
     def __init__(self, kvm: Kvm, sptep: int, new: int, *, fetch: bool = False) -> None:
@@ -38,6 +46,7 @@ class SpteWrite:
         self.accesses = self._plan(fetch=fetch)
 
     def _plan(self, *, fetch: bool) -> tuple[str, ...]:
+        """Return the names of the accesses."""
         if self.kvm.design.host_word != 32:
             return BOTH
         if not self.old & SPTE_MMU_PRESENT and self.new != self.kvm.design.empty_spte:
@@ -46,7 +55,7 @@ class SpteWrite:
         return (EXCHANGE if fetch else CLEAR) + (COUNT if counts else ())
 
     def step(self) -> bool:
-        """Make the next access; whether there is another."""
+        """Make the next access. Return whether there is another."""
         arena = self.kvm.arena
         access = self.accesses[self.done]
         self.done += 1
@@ -66,11 +75,18 @@ class SpteWrite:
 
 
 class LocklessRead:
-    """One read of an SPTE without mmu_lock; step() makes the next load, `value` holds the SPTE in the end.
+    """One read of an SPTE without mmu_lock; step() makes the next load.
 
-    The low half is loaded before and after the high half, until it is the same. Without the count that is not
-    enough: the SPTE may have been emptied and set to one with the same low half. `next` is the name of the
-    next load, `retries` how often the read began anew.
+    The low half is loaded before and after the high half, until both loads agree. Without the count that is
+    not enough: the SPTE may have been emptied and set to one with the same low half.
+
+    Attributes:
+        kvm: The VM.
+        sptep: Physical address of the SPTE.
+        value: The SPTE; complete after the last step.
+        retries: Number of times that the read began anew.
+        count: clear_spte_count of the page when the read began.
+        next: Name of the next load; "" after the last.
     """
 
     def __init__(self, kvm: Kvm, sptep: int) -> None:
@@ -82,14 +98,16 @@ class LocklessRead:
         self.next = "both" if kvm.design.host_word != 32 else self._first()
 
     def _first(self) -> str:
+        """Return the name of the first load."""
         return "count" if self.kvm.design.clear_spte_count else "low"
 
     def _again(self) -> str:
+        """Count a retry. Return the name of the first load."""
         self.retries += 1
         return self._first()
 
     def step(self) -> bool:
-        """Make the next load; whether there is another."""
+        """Make the next load. Return whether there is another."""
         arena = self.kvm.arena
         match self.next:
             case "both":

@@ -1,8 +1,50 @@
-"""SPTEs: what their bits mean and the three ways of writing one (arch/x86/kvm/mmu/spte.h, mmu.c, 6.12.111).
+"""SPTEs: what their bits mean, and how they are read and written (arch/x86/kvm/mmu/spte.h, mmu.c, 6.12.111).
 
-Format of shadow paging and NPT: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 9 host-writable, 10 MMU-writable,
-11 MMU-present, 51:12 frame, 63 NX; of EPT: see spte_masks. An empty SPTE is the kernel's `empty_spte`,
-1 << 63 or 0. `sptep` is the address of an SPTE.
+Hardware bits of shadow paging and NPT: 0 P, 1 W, 2 U, 5 A, 6 D, 7 huge, 51:12 frame, 63 NX; those of EPT are
+in state/spte_masks.py. `sptep` is the physical address of an SPTE. The processor ignores the software bits:
+
+  MMU_PRESENT (11)
+      The SPTE maps a page or points to a table. It is a fact of its own: an MMIO SPTE has the hardware's P
+      and maps nothing, an access-tracked EPT SPTE grants nothing and maps a page. Set by make_spte and
+      make_nonleaf_spte; cleared only by storing a non-present value.
+  HOST_WRITABLE (9; EPT 57)
+      Host page and memslot may be written. Set by make_spte when it maps the page (MAKE_HOST_WRITABLE),
+      constant while the SPTE is present: before the host takes the right away, a notifier zaps the SPTE.
+      sync_spte takes it from the old SPTE, because it does not look up the host page.
+  MMU_WRITABLE (10; EPT 58)
+      KVM lets the guest write: no page that must stay in sync shadows the gfn. Set by make_spte together
+      with W; cleared together with W when the gfn is write-protected for shadowing. Dirty logging and
+      access tracking clear W and leave it, which tells fast_page_fault that it may set W again without
+      mmu_lock, and mmu_spte_update that write-protecting the SPTE needs a flush although W may be clear
+      already.
+  A/D type (53:52; EPT only)
+      0: the processor sets Accessed and Dirty; 1 (SPTE_TDP_AD_DISABLED): it does not, then the next bits
+      are used. Set by make_spte and make_nonleaf_spte for the whole VM. KVM's type 2 (write-protect
+      although Dirty is set, for L2 with PML) is not in the SPTE here: tdp_mmu_need_write_protect asks the
+      root's role.
+  Saved R and X (54, 56; EPT without Accessed only)
+      An access-tracked SPTE: mark_spte_for_access_track moves R and X there and clears R, W and X, so that
+      the next access faults; fast_page_fault moves them back (restore_acc_track_spte). W is not saved,
+      MMU_WRITABLE says whether it may come back. 0 unless the SPTE is access-tracked.
+
+Of a present leaf exactly these combinations exist (check_spte_writable_invariants):
+
+  HOST_WRITABLE  MMU_WRITABLE  W
+        1             1        1   writable
+        1             1        0   write-protected for logging, or access-tracked; fast_page_fault may set W
+        1             0        0   write-protected for shadowing, or read-only in the guest's tables
+        0             0        0   read-only in the host or by its memslot
+
+Values that are not MMU-present, in which bits 9, 10 and 52 to 62 mean nothing of the above:
+
+  design.empty_spte (SHADOW_NONPRESENT_VALUE)
+      Maps nothing: 1 << 63, which suppresses #VE where EPT has it; 0 in 6.1.
+  kvm.frozen_spte (FROZEN_SPTE, in 6.1 REMOVED_SPTE)
+      Only in the TDP MMU: 0x5a0 | empty_spte, which no other SPTE can be. Another CPU is about to empty the
+      SPTE, or the table that holds it is unlinked; faults retry, and only the CPU that froze it may change
+      it.
+  MMIO SPTE
+      See mmio.py; the memslot generation is in bits 10:3 and 62:52.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
@@ -26,37 +68,37 @@ from .atomic import write_in_halves
 
 
 def is_shadow_present(spte: u64) -> bool:
-    """Whether an SPTE maps something; not an empty and not an MMIO one."""
+    """Return whether an SPTE maps a page or points to a table; False for empty and MMIO SPTEs."""
     return spte & SPTE_MMU_PRESENT != 0
 
 
 def is_last_spte(spte: u64, level: u32) -> bool:
-    """Whether a present SPTE maps a page, not a table."""
+    """Return whether a present SPTE of `level` maps a page, not a table."""
     return level == 1 or spte & PS != 0
 
 
 def spte_index(sptep: u64) -> u32:
-    """Which of the 512 SPTEs of its table sptep is."""
+    """Return the index, 0 to 511, of the SPTE at sptep in its table."""
     return (sptep >> 3) & 511
 
 
 def make_nonleaf_spte(kvm: Kvm, child: ShadowPage) -> u64:
-    """An SPTE that points to a table: all rights, Accessed."""
+    """Return an SPTE that points to a table: all rights, Accessed."""
     return child.spt | kvm.spte_nonleaf_bits
 
 
 def is_pae_root(sp: ShadowPage) -> bool:
-    """Whether `sp` is a special page that the processor takes for the four PDPTEs of a PAE guest."""
+    """Return whether the processor takes the special page `sp` for the four PDPTEs of a PAE guest."""
     return sp.special and sp.role & ROLE_LEVEL == PT32E_ROOT_LEVEL and not sp.parent_ptes
 
 
 def make_pae_pdpte(child: ShadowPage) -> u64:
-    """A PDPTE that points to a directory: the processor reserves the bits of rights there, and Accessed."""
+    """Return a PDPTE that points to a directory: the processor reserves W, U and Accessed there."""
     return child.spt | SPTE_MMU_PRESENT | P
 
 
 def page_gfn(kvm: Kvm, sp: ShadowPage, index: u32) -> u64:
-    """The gfn behind SPTE `index` (kvm_mmu_page_get_gfn)."""
+    """Return the first gfn that SPTE `index` maps (kvm_mmu_page_get_gfn)."""
     if sp.translations:
         return kvm.words[(sp.translations >> 3) + index] >> 12
     wide: u64 = index
@@ -64,20 +106,20 @@ def page_gfn(kvm: Kvm, sp: ShadowPage, index: u32) -> u64:
 
 
 def page_access(kvm: Kvm, sp: ShadowPage, index: u32) -> u32:
-    """The access the guest grants through SPTE `index` (kvm_mmu_page_get_access)."""
+    """Return the ACC_* that the guest grants through SPTE `index` (kvm_mmu_page_get_access)."""
     if sp.translations:
         return kvm.words[(sp.translations >> 3) + index] & 7
     return (sp.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
 
 
 def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access: u32) -> None:
-    """kvm_mmu_page_set_translation."""
+    """Record gfn and access of SPTE `index`, if the page keeps them (kvm_mmu_page_set_translation)."""
     if sp.translations:
         kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | TRANSLATION_VALID | access
 
 
 def mmu_spte_set(kvm: Kvm, sptep: u64, new: u64) -> u64:
-    """Store an SPTE, in halves if the host has no larger store; what was there before."""
+    """Store an SPTE, in halves if the host has no larger store. Return what it was."""
     old: u64 = kvm.words[sptep >> 3]
     if kvm.design.host_word == 32:
         write_in_halves(kvm, sptep, new)
@@ -87,7 +129,9 @@ def mmu_spte_set(kvm: Kvm, sptep: u64, new: u64) -> u64:
 
 
 def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
-    """Change a present SPTE, or set an empty one; whether a TLB flush is needed before others rely on it."""
+    """Change a present SPTE, or set an empty one. Return whether the TLBs must be flushed before anyone
+    relies on the change (mmu_spte_update).
+    """
     old: u64 = mmu_spte_set(kvm, sptep, new)
     if not old & SPTE_MMU_PRESENT:
         return False
@@ -102,7 +146,7 @@ def mmu_spte_clear_no_track(kvm: Kvm, sptep: u64) -> None:
 
 
 def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
-    """kvm_update_page_stats."""
+    """Add `delta` to the number of mapped pages of `level` (kvm_update_page_stats)."""
     if level == 1:
         kvm.stat.pages_4k += delta
     elif level == 2:
@@ -112,7 +156,7 @@ def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
 
 
 def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
-    """Empty a leaf SPTE; whether it was present. Its page leaves the page statistics."""
+    """Empty a leaf SPTE and take it from the page statistics. Return whether it was present."""
     old: u64 = mmu_spte_set(kvm, sptep, kvm.design.empty_spte)
     if not old & SPTE_MMU_PRESENT:
         return False
@@ -121,12 +165,12 @@ def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
 
 
 def spte_to_pfn(spte: u64) -> u64:
-    """The host frame a present SPTE maps."""
+    """Return the host frame in a present SPTE."""
     return (spte & ADDR) >> 12
 
 
 def changed_pte_spte(kvm: Kvm, spte: u64, pfn: u64) -> u64:
-    """A leaf SPTE for another page, read-only and not Accessed.
+    """Return a leaf SPTE with another host frame, read-only and not Accessed.
 
     kvm_mmu_changed_pte_notifier_make_spte, 6.1.176.
     """
@@ -135,7 +179,7 @@ def changed_pte_spte(kvm: Kvm, spte: u64, pfn: u64) -> u64:
 
 
 def is_executable(kvm: Kvm, spte: u64) -> bool:
-    """Whether a leaf SPTE allows fetches."""
+    """Return whether a leaf SPTE allows instruction fetches."""
     return spte & (kvm.shadow_x_mask | kvm.shadow_nx_mask) == kvm.shadow_x_mask
 
 
@@ -147,15 +191,12 @@ def is_access_allowed(kvm: Kvm, fault: PageFault, spte: u64) -> bool:
 
 
 def is_access_track_spte(kvm: Kvm, spte: u64) -> bool:
-    """Whether a present SPTE has lost its rights, so that the next access is seen."""
+    """Return whether a present SPTE is access-tracked: R, W, X cleared so that the next access faults."""
     return not kvm.shadow_accessed_mask and not spte & kvm.shadow_acc_track_mask
 
 
 def mark_spte_for_access_track(kvm: Kvm, spte: u64) -> u64:
-    """The SPTE as not accessed: without Accessed, or where there is none without rights.
-
-    R and X are kept aside. W is not: MMU-writable says whether it may come back.
-    """
+    """Return the SPTE as not accessed: with Accessed clear or, where it is not used, access-tracked."""
     if kvm.shadow_accessed_mask:
         return spte & ~kvm.shadow_accessed_mask
     if is_access_track_spte(kvm, spte):
@@ -165,7 +206,7 @@ def mark_spte_for_access_track(kvm: Kvm, spte: u64) -> u64:
 
 
 def restore_acc_track_spte(kvm: Kvm, spte: u64) -> u64:
-    """The SPTE with the rights that were kept aside."""
+    """Return an access-tracked SPTE with R and X restored from its saved bits."""
     saved: u64 = (spte >> SHADOW_ACC_TRACK_SAVED_SHIFT) & SHADOW_ACC_TRACK_SAVED_BITS
     kept_aside: u64 = SHADOW_ACC_TRACK_SAVED_BITS
     return spte & ~kvm.shadow_acc_track_mask & ~(kept_aside << SHADOW_ACC_TRACK_SAVED_SHIFT) | saved

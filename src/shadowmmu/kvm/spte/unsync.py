@@ -1,8 +1,8 @@
-"""Unsync pages: leaf tables whose guest copy may have been written without KVM seeing it.
+"""Unsync pages: leaf tables that the guest may have changed without KVM seeing it (mmu.c, 6.12.111).
 
-An unsync page marks the way from every root down to it: bit i of a page's bitmap says that SPTE i leads to a
-page that is unsync or has unsync children. There may be marks too many; the walk that finds the pages drops
-them.
+An unsync page marks the way from every root down to it: bit i of unsync_child_bitmap says that SPTE i leads
+to a page that is unsync or has unsync children. There may be marks too many; the walk that finds the pages
+clears them.
 """
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
@@ -20,7 +20,7 @@ EPERM, EEXIST = -1, -2
 
 
 def mark_unsync(kvm: Kvm, sptep: u64) -> None:
-    """Note that sptep leads to an unsync page, up to every root."""
+    """Mark that the SPTE at sptep leads to an unsync page, in its page and up to every root."""
     sp: ShadowPage = kvm.sptep_to_sp(sptep)
     index: u64 = spte_index(sptep)
     bit: u64 = 1
@@ -34,7 +34,7 @@ def mark_unsync(kvm: Kvm, sptep: u64) -> None:
 
 
 def kvm_mmu_mark_parents_unsync(kvm: Kvm, sp: ShadowPage) -> None:
-    """Note in every parent that it leads to an unsync page."""
+    """Mark in every parent of `sp` that it leads to an unsync page."""
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(sp.parents())
     while sptep:
@@ -43,17 +43,29 @@ def kvm_mmu_mark_parents_unsync(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def clear_unsync_child_bit(sp: ShadowPage, index: u64) -> None:
-    """Take one mark back."""
+    """Clear mark `index`, which must be set."""
     bit: u64 = 1
     sp.unsync_child_bitmap[index >> 6] &= ~(bit << (index & 63))
     sp.unsync_children -= 1
 
 
 class UnsyncWalk:
-    """Finds up to 16 pages on the way to unsync leaves below a page (mmu_unsync_walk, 6.12.111).
+    """A walk to the unsync leaves below a page, up to 16 pages at a time (mmu_unsync_walk, 6.12.111).
 
-    After collect() returned true, next_leaf() delivers the unsync pages one by one; after each is handled,
-    clear_parents() takes back the marks that led to it. Then collect() again, until it finds nothing.
+    After collect() returned True, first_leaf() and next_leaf() deliver the unsync pages one by one; after
+    each is handled, clear_parents() clears the marks that led to it. Then collect() again, until it finds
+    nothing.
+
+    Attributes:
+        kvm: The VM.
+        pages: The pages found, in pre-order, the start page first; at most UNSYNC_WALK_PAGES
+            (kvm_mmu_pages.page).
+        indices: For each of them the index of the SPTE that led to it.
+        position: Index in `pages` of the current leaf.
+        parent: parent[level - 2] is the page of `level` on the way to the current leaf, None above the start
+            (mmu_page_path.parent).
+        index: index[level - 1] is the index of the SPTE that leads to the page of `level` on that way
+            (mmu_page_path.idx).
     """
 
     def __init__(self, kvm: Kvm) -> None:
@@ -65,6 +77,7 @@ class UnsyncWalk:
         self.index = [0] * 6
 
     def collect(self, sp: ShadowPage) -> bool:
+        """Find unsync leaves below `sp` and the pages on the way to them. Return whether there are any."""
         self.pages.clear()
         self.indices.clear()
         if not sp.unsync_children:
@@ -73,7 +86,7 @@ class UnsyncWalk:
         return self._walk(sp) != 0
 
     def _add(self, sp: ShadowPage, index: u64) -> bool:
-        """Whether the array is full now."""
+        """Append a page. Return whether the array is full now."""
         if sp.unsync and sp in self.pages:
             return False
         self.pages.append(sp)
@@ -81,7 +94,7 @@ class UnsyncWalk:
         return len(self.pages) == UNSYNC_WALK_PAGES
 
     def _walk(self, sp: ShadowPage) -> i64:
-        """Number of unsync leaves found, or NO_SPACE."""
+        """Return the number of unsync leaves found, or NO_SPACE once the array is full."""
         leaves: i64 = 0
         i: u64
         bit: u64 = 1
@@ -111,7 +124,7 @@ class UnsyncWalk:
         return leaves
 
     def first_leaf(self) -> ShadowPage | None:
-        """Start over the collected pages; the first unsync leaf."""
+        """Start over the collected pages. Return the first unsync leaf."""
         top: ShadowPage = self.pages[0]
         level: u32 = top.role & ROLE_LEVEL
         self.parent[level - 2] = top
@@ -120,7 +133,7 @@ class UnsyncWalk:
         return self.next_leaf()
 
     def next_leaf(self) -> ShadowPage | None:
-        """The next unsync leaf, with the path to it set; None at the end."""
+        """Return the next unsync leaf, and set the path to it; None at the end."""
         while self.position + 1 < len(self.pages):
             self.position += 1
             sp: ShadowPage = self.pages[self.position]
@@ -132,7 +145,7 @@ class UnsyncWalk:
         return None
 
     def clear_parents(self) -> None:
-        """Take back the marks on the path of the current leaf, as far up as nothing else is marked."""
+        """Clear the marks on the path to the current leaf, upwards as long as a page has no other mark."""
         level: u32 = 0
         while level < 6:
             sp: ShadowPage | None = self.parent[level]
@@ -145,10 +158,10 @@ class UnsyncWalk:
 
 
 def mmu_try_to_unsync_pages(kvm: Kvm, slot: MemSlot, gfn: u64, can_unsync: u32, prefetch: u32) -> i64:
-    """Make gfn writable by giving up the synchronisation of the leaf tables that shadow it (6.12.111).
+    """Make the leaf tables that shadow gfn unsync, so that gfn may become writable (6.12.111).
 
-    0, or why gfn must stay write-protected: EPERM (an upper-level table, or can_unsync is false),
-    EEXIST (a prefetch, and a page is still in sync). Pages already marked stay marked.
+    Return 0, or why gfn must stay write-protected: EPERM (a shadowed upper-level table, or can_unsync is
+    false), EEXIST (a prefetch, and a page is still in sync). Pages made unsync before that stay so.
     """
     if kvm.write_tracked(slot, gfn):
         return EPERM
@@ -165,6 +178,7 @@ def mmu_try_to_unsync_pages(kvm: Kvm, slot: MemSlot, gfn: u64, can_unsync: u32, 
 
 
 def _kvm_unsync_page(kvm: Kvm, sp: ShadowPage) -> None:
+    """Mark a page unsync, and the way to it (kvm_unsync_page)."""
     if kvm.tracing:
         kvm.tracer.kvm_mmu_unsync_page(sp)
     kvm.stat.mmu_unsync += 1
@@ -173,7 +187,7 @@ def _kvm_unsync_page(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def kvm_unlink_unsync_page(kvm: Kvm, sp: ShadowPage) -> None:
-    """The page is in sync again, or about to go."""
+    """Mark a page as in sync: it is about to be synced or zapped."""
     if kvm.tracing:
         kvm.tracer.kvm_mmu_sync_page(sp)
     sp.unsync = False

@@ -1,10 +1,10 @@
-"""Where mmu_lock is let go of in the middle of something long: who waits for it has a turn."""
+"""Points where a long operation drops mmu_lock so that waiters can run (cond_resched_rwlock_write)."""
 
 from .vm import Kvm
 
 
 def mmu_lock_dropped(kvm: Kvm) -> None:
-    """Let happen what was put off until now (Kvm.meanwhile). What it does finds mmu_lock free."""
+    """Run what waits for mmu_lock (kvm.meanwhile). It finds the lock free, and is not called recursively."""
     meanwhile, kvm.meanwhile = kvm.meanwhile, None
     if meanwhile is not None:
         meanwhile()

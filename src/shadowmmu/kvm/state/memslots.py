@@ -1,8 +1,6 @@
-"""Memory slots: which guest frames exist, what backs them and what the MMU keeps about each frame.
+"""Memory slots: which guest frames exist, what backs them, and what the MMU keeps about each frame.
 
-Per slot and frame, as in struct kvm_memory_slot: rmap heads for levels 1..3, disallow_lpage counts for
-levels 2 and 3, the write-tracking count, and the dirty bitmap of a slot that logs. All arrays are sparse:
-a slot of 1 TiB costs what is touched.
+All arrays are sparse: a slot of 1 TiB costs what is touched.
 """
 
 from __future__ import annotations
@@ -16,9 +14,28 @@ from ..bits import MEM_LOG_DIRTY_PAGES, MEM_READONLY, MEMSLOT_INVALID
 
 
 class MemSlot:
-    """struct kvm_memory_slot with struct kvm_arch_memory_slot, 6.12.111.
+    """A memory slot: struct kvm_memory_slot with struct kvm_arch_memory_slot, 6.12.111.
 
-    `mapping` is the host memory behind it and `first_page` the number of the slot's first page in it.
+    The arrays of level 1 are indexed by gfn - base_gfn, those of levels 2 and 3 by index(gfn, level).
+
+    Attributes:
+        id: Number of the slot.
+        base_gfn: First guest frame.
+        npages: Number of 4 KiB pages, constant.
+        flags: Bit mask of KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY and, while the slot is being deleted or
+            moved, KVM_MEMSLOT_INVALID.
+        mapping: The host memory that backs the slot.
+        first_page: Index in the mapping of the slot's first page.
+        rmap1: u64 rmap heads of 4 KiB mappings, see kvm/spte/rmap.py; 0: not mapped (arch.rmap[0]).
+        rmap2: u64 rmap heads of 2 MiB mappings (arch.rmap[1]).
+        rmap3: u64 rmap heads of 1 GiB mappings (arch.rmap[2]).
+        lpage2: Number of reasons against each 2 MiB page: misalignment, shadowed tables inside
+            (arch.lpage_info disallow_lpage).
+        lpage3: The same for each 1 GiB page.
+        write_track: Number of shadowed upper-level tables in each frame; while it is not 0 the frame stays
+            write-protected (arch.gfn_write_track).
+        dirty_bitmap: u64 words, a bit a page, lowest first; None while the slot does not log, or if the VM
+            has dirty rings.
     """
 
     def __init__(
@@ -44,6 +61,9 @@ class MemSlot:
         return ((self.base_gfn + self.npages - 1) >> shift) - (self.base_gfn >> shift) + 1
 
     def _disallow_misaligned(self) -> None:
+        """Count a reason against huge pages that end outside the slot, and against all if guest and host
+        frames are not aligned alike (kvm_alloc_memslot_metadata).
+        """
         hva_page: u64 = (self.mapping.hva >> 12) + self.first_page
         level: u32
         i: u64
@@ -59,7 +79,9 @@ class MemSlot:
                     counts[i] = 1
 
     def forget_misalignment(self) -> None:
-        """Allow huge pages that end outside the slot, or whose frames the host has at another offset."""
+        """Allow huge pages that end outside the slot or whose host memory is aligned otherwise (a historic
+        defect).
+        """
         for level in (2, 3):
             for gfn, _ in self.lpage_entries(level):
                 if level == 2:
@@ -68,11 +90,12 @@ class MemSlot:
                     self.lpage3[self.index(gfn, 3)] = 0
 
     def index(self, gfn: u64, level: u32) -> u64:
-        """Where `gfn` is in the slot's arrays of `level` (gfn_to_index)."""
+        """Return the index of gfn in the slot's arrays of `level` (gfn_to_index)."""
         shift: u64 = 9 * (level - 1)
         return (gfn >> shift) - (self.base_gfn >> shift)
 
     def rmap_head(self, gfn: u64, level: u32) -> u64:
+        """Return the rmap head of gfn at `level`, 1 to 3 (gfn_to_rmap)."""
         if level == 1:
             return self.rmap1[gfn - self.base_gfn]
         if level == 2:
@@ -80,6 +103,7 @@ class MemSlot:
         return self.rmap3[self.index(gfn, 3)]
 
     def set_rmap_head(self, gfn: u64, level: u32, head: u64) -> None:
+        """Store the rmap head of gfn at `level`, 1 to 3."""
         if level == 1:
             self.rmap1[gfn - self.base_gfn] = head
         elif level == 2:
@@ -88,37 +112,42 @@ class MemSlot:
             self.rmap3[self.index(gfn, 3)] = head
 
     def disallow_lpage(self, gfn: u64, level: u32) -> u64:
-        """Reasons against a huge page of `level` at gfn: misalignment, shadowed tables inside."""
+        """Return the number of reasons against a huge page of `level`, 2 or 3, at gfn."""
         return self.lpage2[self.index(gfn, 2)] if level == 2 else self.lpage3[self.index(gfn, 3)]
 
     def count_disallow_lpage(self, gfn: u64, delta: i64) -> None:
-        """Count one reason more (delta 1) or less (-1)."""
+        """Add delta (1 or -1) to the reasons against the huge pages around gfn, at levels 2 and 3
+        (update_gfn_disallow_lpage_count).
+        """
         i: u64 = self.index(gfn, 2)
         self.lpage2[i] = (self.lpage2[i] + delta) & MASK64
         i = self.index(gfn, 3)
         self.lpage3[i] = (self.lpage3[i] + delta) & MASK64
 
     def logs_dirty(self) -> bool:
+        """Return whether dirty logging is on (kvm_slot_dirty_track_enabled)."""
         return self.flags & MEM_LOG_DIRTY_PAGES != 0
 
     def visible(self) -> bool:
-        """Whether page walks may use the slot (kvm_is_visible_memslot)."""
+        """Return whether page walks may use the slot (kvm_is_visible_memslot)."""
         return self.flags & MEMSLOT_INVALID == 0
 
     def writable(self) -> bool:
-        """Whether the guest may write (the slot is not KVM_MEM_READONLY)."""
+        """Return whether the guest may write: the slot is not KVM_MEM_READONLY."""
         return self.flags & MEM_READONLY == 0
 
     def page_index(self, gfn: u64) -> u64:
-        """Number of the page behind gfn in the mapping."""
+        """Return the index in the mapping of the page that backs gfn."""
         return gfn - self.base_gfn + self.first_page
 
     def rmap_heads(self, level: u32) -> memoryview:
-        """All heads of a level, by index()."""
+        """Return the array of the rmap heads of `level`, 1 to 3."""
         return self.rmap1 if level == 1 else self.rmap2 if level == 2 else self.rmap3
 
     def _nonzero(self, kind: u32, level: u32) -> list[tuple[int, int]]:
-        """(first gfn, word) of every word that is not zero; kind 0: rmaps, 1: disallow_lpage, 2: tracking."""
+        """Return (first gfn, word) of every word that is not zero; kind 0: rmaps, 1: disallow_lpage, 2: write
+        tracking.
+        """
         words: memoryview = self.write_track
         if kind == 0:
             words = self.rmap_heads(level)
@@ -134,25 +163,27 @@ class MemSlot:
         return found
 
     def rmap_entries(self, level: u32) -> list[tuple[int, int]]:
-        """(gfn, head) of every frame that is mapped at `level`."""
+        """Return (gfn, head) of every frame that is mapped at `level`."""
         return self._nonzero(0, level)
 
     def lpage_entries(self, level: u32) -> list[tuple[int, int]]:
-        """(gfn, disallow_lpage) of every huge page of `level` (2 or 3) that is not allowed."""
+        """Return (gfn, disallow_lpage) of every page of `level`, 2 or 3, that must not be huge."""
         return self._nonzero(1, level)
 
     def tracked(self) -> list[tuple[int, int]]:
-        """(gfn, count) of every write-tracked frame."""
+        """Return (gfn, count) of every write-tracked frame."""
         return self._nonzero(2, 1)
 
     def log_words(self) -> memoryview:
-        """The live dirty bitmap, a bit a page. Raises LookupError if the slot does not log."""
+        """Return the dirty bitmap. Raises LookupError if the slot has none."""
         if self.dirty_bitmap is None:
             raise LookupError(f"slot {self.id} does not log")
         return self.dirty_bitmap
 
     def set_logging(self, *, on: bool, bitmap: bool, initially_set: bool) -> None:
-        """Switch the flag and give the slot a bitmap (unless the VM has dirty rings), or take it."""
+        """Set or clear the flag, and allocate the bitmap or drop it. `bitmap` is False in a VM with dirty
+        rings; `initially_set` fills a new bitmap with ones.
+        """
         if not on:
             self.flags &= ~MEM_LOG_DIRTY_PAGES
             self.dirty_bitmap = None
@@ -169,11 +200,11 @@ class MemSlot:
         self.dirty_bitmap = words
 
     def adopt_log(self, other: MemSlot) -> None:
-        """Take the dirty bitmap over from the slot this one replaces."""
+        """Take over the dirty bitmap of the slot that this one replaces."""
         self.dirty_bitmap = other.dirty_bitmap
 
     def set_dirty_bit(self, page: u64) -> None:
-        """Set the bit of a page number in the dirty bitmap."""
+        """Set the bit of a page, by its index in the slot, if there is a bitmap."""
         if self.dirty_bitmap is not None:
             bit: u64 = 1
             self.dirty_bitmap[page >> 6] |= bit << (page & 63)

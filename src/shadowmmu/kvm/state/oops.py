@@ -1,5 +1,7 @@
-"""Where the kernel itself breaks: BUG(), or a memory access of KVM's that is out of bounds."""
+"""Points at which the kernel itself would break: BUG(), or an access of KVM's own that is out of bounds."""
 
 
 class KernelOops(RuntimeError):
-    """KVM meets what it cannot survive; the text says what and where. The VM does not go on."""
+    """KVM hit a state that the kernel does not survive; the text says what and where. The VM must not be used
+    again.
+    """

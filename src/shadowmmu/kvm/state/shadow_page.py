@@ -1,8 +1,6 @@
 """The shadow page (struct kvm_mmu_page) and the list of active ones.
 
-A shadow page is identified by its gfn and its role. `spt` is the frame of its 512 SPTEs; indirect pages up to
-level 3 have a second frame, `translations`, with the gfn and access behind each SPTE as
-(gfn << 12) | TRANSLATION_VALID | ACC, or 0.
+Gfn and role identify a shadow page.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -11,14 +9,44 @@ from ..bits import ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
 
 
 class ShadowPage:
-    """struct kvm_mmu_page, 6.12.111.
+    """A shadow page, or a page of the TDP MMU: struct kvm_mmu_page, 6.12.111.
 
-    A page of the TDP MMU (`tdp_mmu_page`) is linked at one place only, `ptep` (0 for a root), and is on no
-    PageList. root_count of such a root is its reference count. `multimapped` and `clear_spte_count` are used
-    by designs of older kernels and 32-bit hosts only (parent_pte.py, split_spte.py).
+    A page of the TDP MMU is linked at one place only, so it has `ptep` instead of parents, and is on no
+    PageList. A special page is above the directories of one vCPU's root, on no PageList and not in the hash
+    (special_root.py).
 
-    A `special` page is above the directories of one vCPU's root, on no PageList and not in the hash
-    (special_root).
+    Attributes:
+        gfn: First guest frame that the page maps if it is direct; else the frame of the guest table that it
+            shadows.
+        role: ROLE_* word: what else makes the page the one that is needed. Changes only when ROLE_INVALID is
+            set.
+        spt: Physical address of the frame with the 512 SPTEs.
+        translations: Physical address of a frame with the gfn and the guest's access of each SPTE as gfn <<
+            12 | ACC_*; 0: none, both follow from gfn and role (shadowed_translation).
+        mmu_valid_gen: kvm.mmu_valid_gen when the page was made.
+        root_count: Number of roots, current and previous, that are this page; of a TDP MMU root its reference
+            count (tdp_mmu_root_count).
+        unsync: The guest may have written the shadowed table without KVM seeing it. Level 1 only.
+        unsync_children: Number of bits set in unsync_child_bitmap.
+        unsync_child_bitmap: 512 bits in 8 words: bit i says that SPTE i leads to a page that is unsync or has
+            unsync children. There may be bits too many, never too few.
+        parent_ptes: Head of the rmap of SPTEs that point here, see kvm/spte/rmap.py; 0: none.
+        write_flooding_count: Emulated writes to the shadowed table since the guest last used it; 3 zap the
+            page.
+        clear_spte_count: Number of SPTEs that were emptied, for lockless readers on 32-bit hosts
+            (split_spte.py); unused otherwise.
+        multimapped: parent_ptes is a chain of blocks of five (parent_pte.py); only with that design.
+        nx_huge_page_disallowed: The page exists because an executable page must not be huge.
+        tracked_nx_huge_page: The page is in kvm.possible_nx_huge_pages; implies nx_huge_page_disallowed
+            (possible_nx_huge_page_link not empty).
+        on_list: The page is in kvm.active_mmu_pages; False once it was zapped.
+        tdp_mmu_page: The TDP MMU owns the page.
+        special: The page is a special one.
+        scheduled_root_to_zap: An invalid TDP MMU root that a zap-all still has to zap.
+        ptep: Physical address of the SPTE that points to this page of the TDP MMU; 0 for a root.
+        newer: The next newer page on the PageList, or None (link.prev).
+        older: The next older page on the PageList, or None (link.next).
+        hash_next: The next older page in the same hash bucket, or None (hash_link).
     """
 
     def __init__(self, gfn: u64, role: u32, spt: u64, translations: u64) -> None:
@@ -48,25 +76,29 @@ class ShadowPage:
 
     @property
     def hpa(self) -> int:
-        """Address of the 512 SPTEs."""
+        """Return the physical address of the 512 SPTEs."""
         return self.spt
 
     def level(self) -> u32:
+        """Return the level of the page's SPTEs, 1 to 5."""
         return self.role & ROLE_LEVEL
 
     def direct(self) -> bool:
+        """Return whether the page maps consecutive guest frames instead of shadowing a guest table."""
         return self.role & ROLE_DIRECT != 0
 
     def has_gptes(self) -> bool:
-        """Whether the page shadows a guest table (sp_has_gptes)."""
+        """Return whether the page shadows a guest table (sp_has_gptes)."""
         return self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH) == 0
 
     def parents(self) -> u64:
-        """Head of the reverse map of the SPTEs that point here, as rmap.py has them."""
+        """Return the head of the list of SPTEs that point here; a chain of blocks has bit 0 set, as an rmap
+        of several.
+        """
         return self.parent_ptes | self.multimapped
 
     def marked_children(self) -> list[int]:
-        """Numbers of the SPTEs that are marked to lead to an unsync page (unsync_child_bitmap)."""
+        """Return the indices of the SPTEs whose bit in unsync_child_bitmap is set."""
         return [i for i in range(512) if self.unsync_child_bitmap[i >> 6] >> (i & 63) & 1]
 
     def __repr__(self) -> str:
@@ -74,10 +106,14 @@ class ShadowPage:
 
 
 class PageList:
-    """A list of shadow pages, newest first; intrusive, as KVM's active_mmu_pages.
+    """A list of shadow pages, newest first, linked through the pages (struct list_head, e.g.
+    active_mmu_pages).
 
-    corrupted   how many pages were put on another list while they were on this one: in the kernel both lists
-                are broken from then on
+    Attributes:
+        corrupted: Number of pages that were added to another list while they were on this one; in the kernel
+            both lists are broken from then on. 0 unless a defect is switched on.
+        newest: First page, or None if the list is empty.
+        oldest: Last page, or None if the list is empty.
     """
 
     def __init__(self) -> None:
@@ -86,7 +122,7 @@ class PageList:
         self.oldest: ShadowPage | None = None
 
     def add(self, sp: ShadowPage) -> None:
-        """Put a page at the newest end."""
+        """Add a page at the newest end (list_add)."""
         sp.older = self.newest
         sp.newer = None
         if self.newest is not None:
@@ -97,7 +133,7 @@ class PageList:
         sp.on_list = True
 
     def add_oldest(self, sp: ShadowPage) -> None:
-        """Put a page at the oldest end."""
+        """Add a page at the oldest end (list_add_tail)."""
         sp.older = None
         sp.newer = self.oldest
         if self.oldest is not None:
@@ -108,6 +144,7 @@ class PageList:
         sp.on_list = True
 
     def remove(self, sp: ShadowPage) -> None:
+        """Remove a page that is on the list (list_del)."""
         if sp.newer is not None:
             sp.newer.older = sp.older
         else:
@@ -121,7 +158,7 @@ class PageList:
         sp.on_list = False
 
     def pages(self) -> list[ShadowPage]:
-        """All pages, newest first."""
+        """Return all pages, newest first."""
         found = []
         sp = self.newest
         while sp is not None:

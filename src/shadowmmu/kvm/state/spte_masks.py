@@ -1,8 +1,8 @@
-"""The bits of an SPTE by the processor's format: the shadow_*_mask variables (mmu/spte.c, 6.12.111).
+"""The bits of an SPTE in each format of the processor: the shadow_*_mask variables (mmu/spte.c, 6.12.111).
 
-Bits that both formats share are constants: 1 W, 7 huge, 11 MMU-present, 51:12 frame. EPT's own: 0 R, 2 X, 5:3
-memory type, 6 ignore PAT, 8 Accessed, 9 Dirty, 53:52 whether those are used, 54 and 56 R and X of an SPTE
-that is tracked for its next access, 57 host-writable, 58 MMU-writable, 63 suppress #VE.
+kvm/spte/spte.py says what the software bits are for. Both formats share 1 W, 7 huge, 11 MMU-present and 51:12
+frame. EPT's own: 0 R, 2 X, 5:3 memory type, 6 ignore PAT, 8 Accessed, 9 Dirty, 53:52 A/D type, 54 and 56
+saved R and X of an access-tracked SPTE, 57 host-writable, 58 MMU-writable, 63 suppress #VE.
 """
 
 from dataclasses import dataclass
@@ -36,17 +36,36 @@ from ..bits import (
 )
 
 SHADOW_MMIO_BIT = 51
-"""The bit of an MMIO SPTE that faults because it is reserved: only below 52 bits of physical address."""
+"""The bit of an MMIO SPTE that the processor reserves, so that it faults: only with less than 52 physical
+bits.
+"""
 EPT_MISCONFIG_WX_VALUE = W | EPT_X
 """Writable and executable, not readable: the processor reports such an entry as misconfigured."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpteMasks:
-    """One format. Names as in the kernel without `shadow_` and `_mask`; `mmio_value` is kvm's.
+    """One format of SPTEs; the fields have the kernel's names without `shadow_` and `_mask`.
 
-    `ad_type` is what bits 53:52 of every present SPTE say, `leaf_type` the memory type of a leaf. No type is
-    per SPTE: tables of L1, which could ask for others, exist in the legacy format only.
+    No memory type is per SPTE: only L1's own tables could ask for others, and they exist in the legacy
+    format.
+
+    Attributes:
+        present: Bits of every present SPTE: P; with EPT suppress #VE, and R if execute-only entries do not
+            exist.
+        user: U; with EPT R.
+        x: Bits that allow execution: EPT's X, else 0.
+        nx: Bits that forbid execution: NX, with EPT 0.
+        accessed: The Accessed bit, 0 if unused.
+        dirty: The Dirty bit, 0 if unused.
+        acc_track: Bits cleared to make the next access fault: EPT's R, W and X, else 0.
+        host_writable: The HOST_WRITABLE bit.
+        mmu_writable: The MMU_WRITABLE bit.
+        mmio_value: Bits of every MMIO SPTE (kvm_arch.shadow_mmio_value).
+        mmio: Bits to compare with mmio_value.
+        mmio_access: Bits of an MMIO SPTE that hold the guest's access, 0 if it is not stored.
+        ad_type: Bits 53:52 of every present SPTE: 0, or SPTE_TDP_AD_DISABLED.
+        leaf_type: Memory type of every leaf SPTE with EPT, else 0.
     """
 
     present: int
@@ -66,30 +85,31 @@ class SpteMasks:
 
     @property
     def leaf_bits(self) -> int:
-        """What every leaf SPTE has."""
+        """Return the bits of every leaf SPTE."""
         return SPTE_MMU_PRESENT | self.present | self.ad_type | self.leaf_type
 
     @property
     def nonleaf_bits(self) -> int:
-        """What an SPTE has that points to a table: all rights, Accessed."""
+        """Return the bits of every SPTE that points to a table: all rights, Accessed."""
         rights = W | self.user | self.x
         return SPTE_MMU_PRESENT | self.present | self.ad_type | rights | self.accessed
 
     @property
     def young(self) -> int:
-        """A present SPTE with one of these bits was accessed (is_accessed_spte)."""
+        """Return the bits of which a present SPTE has one if it was accessed (is_accessed_spte)."""
         return self.accessed or self.acc_track
 
     @property
     def written(self) -> int:
-        """A present SPTE with this bit may have been written through (is_dirty_spte)."""
+        """Return the bit of a present SPTE that may have been written through (is_dirty_spte)."""
         return self.dirty or W
 
     @property
     def flush(self) -> int:
-        """A present SPTE that loses one of these bits is a reason to flush: it loses Accessed or Dirty.
+        """Return the bits whose loss needs a TLB flush: Accessed and Dirty.
 
-        Without Accessed it is R for all three rights: a direct MMU's SPTE has it unless it is tracked.
+        Without Accessed, R stands for all three rights: an SPTE of a direct MMU has it unless it is
+        access-tracked.
         """
         return (self.accessed or EPT_R) | self.written
 
@@ -108,30 +128,35 @@ LEGACY_MASKS = SpteMasks(
     mmio=SPTE_MMIO_VALUE,
     mmio_access=ACC_W | ACC_U,
 )
-"""Shadow paging, and NPT, whose format is that of the host's own tables (kvm_mmu_reset_all_pte_masks)."""
+"""Masks of shadow paging and of NPT, whose format is that of the host's own tables
+(kvm_mmu_reset_all_pte_masks).
+"""
 
 
 def mmio_value_is_reserved(host_maxphyaddr: int, *, ept: bool) -> bool:
-    """Return whether MMIO SPTEs are told apart by the processor (kvm_mmu_reset_all_pte_masks).
+    """Return whether the processor reports an access through an MMIO SPTE as such
+    (kvm_mmu_reset_all_pte_masks).
 
-    EPT's are misconfigured whatever the width of addresses.
+    In the legacy format bit 51 must be reserved: no host whose physical addresses have all 52 bits. EPT's
+    misconfiguration always works.
     """
     return ept or host_maxphyaddr <= SHADOW_MMIO_BIT
 
 
 def mmio_gfn_mask(host_maxphyaddr: int) -> int:
-    """Return the bits of an MMIO SPTE that are read as its frame (shadow_nonpresent_or_rsvd_lower_gfn_mask).
+    """Return the bits of an MMIO SPTE that hold its frame (shadow_nonpresent_or_rsvd_lower_gfn_mask).
 
-    A guest whose MAXPHYADDR is larger than the host's loses the bits above. Processors without L1TF only.
+    If the guest's MAXPHYADDR is larger than the host's, the bits above are lost. Processors without L1TF
+    only.
     """
     return ADDR & ((1 << host_maxphyaddr) - 1)
 
 
 def ept_masks(*, has_ad_bits: bool, has_exec_only: bool, suppress_ve: int, ignore_pat: bool) -> SpteMasks:
-    """EPT (kvm_mmu_set_ept_masks).
+    """Return the masks of EPT (kvm_mmu_set_ept_masks).
 
-    `suppress_ve`: the bit of present SPTEs against #VE, which kernels have that keep it in empty ones too.
-    `ignore_pat`: the guest's PAT does not count (vmx_get_mt_mask; all memory here is write-back).
+    `suppress_ve`: bit 63, which suppresses #VE, in kernels whose empty SPTEs have it too, else 0.
+    `ignore_pat`: the guest's PAT is ignored (vmx_get_mt_mask; all memory here is write-back).
     """
     return SpteMasks(
         present=suppress_ve | (0 if has_exec_only else EPT_R),

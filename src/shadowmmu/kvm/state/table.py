@@ -1,4 +1,4 @@
-"""Frames given the contents of a new shadow page: empty SPTEs, or no translations."""
+"""Initial contents of the frames of a new shadow page."""
 
 from cython import ulonglong as u64
 
@@ -9,12 +9,12 @@ ZEROS = memoryview(bytearray(4096)).cast("Q")
 
 
 def clear_table(kvm: Kvm, hpa: u64) -> None:
-    """Make the frame a table that maps nothing."""
+    """Fill the frame at hpa with 512 non-present SPTEs."""
     start: u64 = hpa >> 3
     kvm.words[start : start + 512] = BITS_63 if kvm.design.empty_spte else ZEROS
 
 
 def clear_translations(kvm: Kvm, hpa: u64) -> None:
-    """Make the frame an array of translations of which none is known."""
+    """Fill the frame at hpa with 512 unknown translations (0)."""
     start: u64 = hpa >> 3
     kvm.words[start : start + 512] = ZEROS

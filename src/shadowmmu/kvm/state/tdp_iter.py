@@ -1,4 +1,4 @@
-"""Walking a TDP tree (arch/x86/kvm/mmu/tdp_iter.c, 6.12.111)."""
+"""The iterator over a tree of the TDP MMU (struct tdp_iter, arch/x86/kvm/mmu/tdp_iter.c, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -9,13 +9,24 @@ from .vm import Kvm
 
 
 class TdpIter:
-    """A walk in pre-order over the SPTEs of a root, a table before what is below it.
+    """A pre-order walk over the SPTEs of a root: an SPTE before those of the table below it (struct
+    tdp_iter).
 
-    level, gfn    where it stands: an SPTE of that level, for the pages from gfn on
-    sptep         address of that SPTE, and `old_spte` its value when it was last read
-    valid         whether it stands anywhere
-    yielded       the tables may have changed: next() starts again at the root, for the same gfn
-    next_gfn      the page it is on its way to; it only grows
+    Attributes:
+        kvm: The VM.
+        tables: tables[level] is the physical address of the table of that level on the path; valid from
+            `level` to `root_level` (pt_path).
+        root_level: Level of the root's SPTEs.
+        min_level: Lowest level to descend to.
+        level: Level of the current SPTE.
+        gfn: First frame that the current SPTE maps.
+        next_gfn: Frame that the walk is on its way to; it only grows (next_last_level_gfn).
+        yielded_gfn: next_gfn when mmu_lock was last dropped (yielded_gfn).
+        sptep: Physical address of the current SPTE.
+        old_spte: Its value when it was last read.
+        valid: The walk has a current SPTE; False at the end.
+        yielded: mmu_lock was dropped, so the tables may have changed: next() starts again at the root, for
+            the same next_gfn.
     """
 
     def __init__(self, kvm: Kvm) -> None:
@@ -33,7 +44,7 @@ class TdpIter:
         self.yielded = False
 
     def start(self, root: ShadowPage, min_level: u32, gfn: u64) -> None:
-        """Stand on the root's SPTE for gfn; never go below min_level."""
+        """Begin at the root's SPTE for gfn; never descend below min_level (tdp_iter_start)."""
         self.root_level = root.role & ROLE_LEVEL
         self.min_level = min_level
         self.tables[self.root_level] = root.spt
@@ -41,13 +52,14 @@ class TdpIter:
         self._restart()
 
     def _restart(self) -> None:
+        """Stand on the root's SPTE for next_gfn (tdp_iter_restart)."""
         self.yielded = False
         self.yielded_gfn = self.next_gfn
         self.valid = True
         self._stand(self.root_level)
 
     def _stand(self, level: u32) -> None:
-        """Read the SPTE for next_gfn in the table of `level` on the path."""
+        """Make the SPTE for next_gfn in the table of `level` on the path the current one, and read it."""
         shift: u64 = 9 * (level - 1)
         self.level = level
         self.gfn = (self.next_gfn >> shift) << shift
@@ -55,14 +67,18 @@ class TdpIter:
         self.old_spte = self.kvm.words[self.sptep >> 3]
 
     def next(self) -> None:
-        """Go to the next SPTE: below this one, else beside it, else beside a table above."""
+        """Step to the next SPTE: in the table below, else in the same table, else in one above
+        (tdp_iter_next).
+        """
         if self.yielded:
             self._restart()
         elif not self._descend():
             self._advance()
 
     def _descend(self) -> bool:
-        """Step into the table behind the SPTE, which is read again: it may have lost that table."""
+        """Step into the table that the SPTE points to; it is read again, the table may be unlinked by now
+        (try_step_down). Return whether there was one.
+        """
         if self.level == self.min_level:
             return False
         self.old_spte = self.kvm.words[self.sptep >> 3]
@@ -73,7 +89,7 @@ class TdpIter:
         return True
 
     def _advance(self) -> None:
-        """Step to the following SPTE, up as far as tables end here."""
+        """Step to the following SPTE, at a higher level where tables end (try_step_side, try_step_up)."""
         shift: u64 = 9 * (self.level - 1)
         one: u64 = 1
         while (self.gfn >> shift) & 511 == 511:
@@ -86,5 +102,7 @@ class TdpIter:
         self._stand(self.level)
 
     def should_yield(self) -> bool:
-        """Whether to let others have mmu_lock: somebody waits, and the walk came on since it last did."""
+        """Return whether to drop mmu_lock: somebody waits for it, and the walk advanced since it was last
+        dropped.
+        """
         return self.kvm.need_resched and self.next_gfn != self.yielded_gfn

@@ -1,4 +1,7 @@
-"""Ageing: the host asks which pages were accessed, and forgets it (tdp_mmu.c, 6.12.111 and 7.3.4)."""
+"""Ageing: the host asks which pages were accessed, and clears the record (tdp_mmu.c, 6.12.111 and 7.3.4).
+
+Since 7.3 only valid roots count (ageing_tdp_first).
+"""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -14,19 +17,19 @@ from .spte_changed import kvm_tdp_mmu_write_spte, tdp_mmu_clear_spte_bits
 
 
 def kvm_tdp_mmu_age_gfn_range(kvm: Kvm, start: u64, end: u64) -> bool:
-    """Clear Accessed of what maps [start, end), in all roots; whether it was set anywhere. No flush.
-
-    Since 7.3 in valid ones only, as with kvm_tdp_mmu_test_age_gfn (ageing_tdp_first).
+    """Mark the SPTEs that map [start, end) as not accessed, in all roots, without a flush. Return whether one
+    of them was accessed.
     """
     return _look(kvm, start, end, 1)
 
 
 def kvm_tdp_mmu_test_age_gfn(kvm: Kvm, start: u64, end: u64) -> bool:
-    """Whether a page of [start, end) was accessed through any root."""
+    """Return whether a page of [start, end) was accessed through any root."""
     return _look(kvm, start, end, 0)
 
 
 def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
+    """Return whether an SPTE that maps [start, end) was accessed; `clear`: mark them as not accessed."""
     accessed: u32 = 0
     it: TdpIter = TdpIter(kvm)
     root: ShadowPage
@@ -47,7 +50,10 @@ def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
 
 
 def _clear(kvm: Kvm, it: TdpIter) -> None:
-    """Clear Accessed of a young SPTE; without mmu_lock it stays if somebody else changed the SPTE."""
+    """Clear Accessed in the current SPTE, or access-track it where Accessed is not used.
+
+    Without mmu_lock it stays if somebody else changed the SPTE.
+    """
     new: u64 = mark_spte_for_access_track(kvm, it.old_spte)
     if kvm.design.ageing_lockless:
         if cmpxchg64(kvm, it.sptep, it.old_spte, new) == it.old_spte and kvm.tracing:

@@ -20,7 +20,11 @@ from .walk import TdpWalk
 
 
 class CollapsibleTables(TdpWalk):
-    """Visits every table of a slot that could be a huge page. mmu_lock is held for reading."""
+    """Visits every table of a slot that could be a huge page. mmu_lock is held for reading.
+
+    Attributes:
+        slot: The slot whose dirty logging ended.
+    """
 
     def __init__(self, kvm: Kvm, slot: MemSlot) -> None:
         TdpWalk.__init__(self, kvm, slot.base_gfn, slot.base_gfn + slot.npages, 2)

@@ -1,7 +1,7 @@
 """Dirty logging in the TDP MMU: making the next write to a page be seen (tdp_mmu.c, 6.12.111).
 
-Either W is taken, so that the next write faults, or Dirty, where the processor reports every page of which it
-sets Dirty (see kvm.memory.dirty_log). MMU-writable stays set in both cases.
+Either W is cleared, so that the next write faults; or Dirty, where the processor logs every page whose Dirty
+it sets (see kvm.memory.dirty_log). MMU_WRITABLE stays set in both cases.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -18,14 +18,16 @@ from .walk import TdpWalk
 
 
 def tdp_mmu_need_write_protect(kvm: Kvm, root: ShadowPage) -> bool:
-    """Whether Dirty of a root's SPTEs tells nothing: unused, or not reported while an L2 guest runs."""
+    """Return whether a root's SPTEs must be write-protected to be logged: the processor does not use their
+    Dirty, or does not log it while L2 runs.
+    """
     if root.role & ROLE_AD_DISABLED:
         return True
     return kvm.parameters.cpu_dirty_log_size != 0 and root.role & ROLE_GUEST_MODE != 0
 
 
 class WriteProtectSlot(TdpWalk):
-    """Takes W from the leaf SPTEs of the range, from min_level up, with mmu_lock held for reading."""
+    """Clears W in the leaf SPTEs of the range, from min_level up, with mmu_lock held for reading."""
 
     def visit(self) -> bool:
         spte: u64 = self.it.old_spte
@@ -38,14 +40,16 @@ class WriteProtectSlot(TdpWalk):
 
 
 def kvm_tdp_mmu_wrprot_slot(kvm: Kvm, slot: MemSlot, min_level: u32) -> bool:
-    """Take W from all SPTEs of a slot; whether there were any. The caller flushes."""
+    """Clear W in all SPTEs of a slot from min_level up. Return whether one had it; then the caller must
+    flush.
+    """
     walk: WriteProtectSlot = WriteProtectSlot(kvm, slot.base_gfn, slot.base_gfn + slot.npages, min_level)
     walk.finish()
     return walk.changed
 
 
 class ClearDirtySlot(TdpWalk):
-    """Takes Dirty, or W where Dirty tells nothing, from the leaf SPTEs of the range, at any level."""
+    """Clears Dirty in the leaf SPTEs of the range at any level, or W where tdp_mmu_need_write_protect."""
 
     def visit(self) -> bool:
         spte: u64 = self.it.old_spte
@@ -64,16 +68,16 @@ class ClearDirtySlot(TdpWalk):
 
 
 def kvm_tdp_mmu_clear_dirty_slot(kvm: Kvm, slot: MemSlot) -> bool:
-    """Take Dirty from all SPTEs of a slot; whether there were any. The caller flushes."""
+    """Clear Dirty in all SPTEs of a slot. Return whether one had it; then the caller must flush."""
     walk: ClearDirtySlot = ClearDirtySlot(kvm, slot.base_gfn, slot.base_gfn + slot.npages, 1)
     walk.finish()
     return walk.changed
 
 
 def kvm_tdp_mmu_clear_dirty_pt_masked(kvm: Kvm, gfn: u64, mask: u64, wrprot: u32) -> None:
-    """Take W (wrprot) or Dirty from the 4 KiB SPTEs of pages gfn + i for every bit i of the mask.
+    """Clear W (wrprot) or Dirty in the 4 KiB SPTEs of pages gfn + i, for every bit i of the mask.
 
-    mmu_lock is held for writing; the caller flushes.
+    mmu_lock is held for writing; the caller must flush.
     """
     it: TdpIter = TdpIter(kvm)
     root: ShadowPage
@@ -86,6 +90,7 @@ def kvm_tdp_mmu_clear_dirty_pt_masked(kvm: Kvm, gfn: u64, mask: u64, wrprot: u32
 
 
 def _clear_masked(kvm: Kvm, it: TdpIter, root: ShadowPage, gfn: u64, mask: u64, bit: u64) -> None:
+    """Clear `bit` in the SPTEs of one root."""
     one: u64 = 1
     first: u64 = 0
     while not mask & (one << first):
@@ -102,9 +107,9 @@ def _clear_masked(kvm: Kvm, it: TdpIter, root: ShadowPage, gfn: u64, mask: u64, 
 
 
 def kvm_tdp_mmu_write_protect_gfn(kvm: Kvm, gfn: u64, min_level: u32) -> bool:
-    """Take W and MMU-writable from what maps gfn at min_level or above: its contents are shadowed.
+    """Clear W and MMU_WRITABLE in what maps gfn at min_level or above, because its contents are shadowed.
 
-    mmu_lock is held for writing. Whether a flush is due.
+    mmu_lock is held for writing. Return whether the caller must flush.
     """
     changed: u32 = 0
     it: TdpIter = TdpIter(kvm)

@@ -1,4 +1,4 @@
-"""Mapping what faulted (kvm_tdp_mmu_map, tdp_mmu.c, 6.12.111 and 7.3.4)."""
+"""Mapping the page of a fault (kvm_tdp_mmu_map, tdp_mmu.c, 6.12.111 and 7.3.4)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -33,9 +33,9 @@ from .spte_changed import tdp_mmu_set_spte_atomic, tdp_mmu_zap_spte_atomic
 
 
 def kvm_tdp_mmu_map(vcpu: Vcpu, fault: PageFault) -> u32:
-    """Make the tables on the way and map the page, with mmu_lock held for reading; a RET_PF_* code.
+    """Make the tables on the way and map the page, with mmu_lock held for reading. Return RET_PF_*.
 
-    Wherever somebody else is faster the fault is retried.
+    The fault is retried wherever another CPU changed an SPTE first.
     """
     kvm: Kvm = vcpu.kvm
     kvm_mmu_hugepage_adjust(kvm, fault)
@@ -62,7 +62,9 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: PageFault) -> u32:
 
 
 def _add_table(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> bool:
-    """Link a new table, empty or in place of a huge page; False if somebody else changed the SPTE."""
+    """Link a new table, empty or in place of a huge page. Return False if another CPU changed the
+    SPTE first.
+    """
     kvm: Kvm = vcpu.kvm
     if it.old_spte & SPTE_MMU_PRESENT and not kvm.design.tdp_fault_splits:
         if not tdp_mmu_zap_spte_atomic(kvm, it):
@@ -85,6 +87,9 @@ def _add_table(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> bool:
 
 
 def _map_target_level(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> u32:
+    """Store the leaf SPTE, or an MMIO SPTE if there is no memslot (tdp_mmu_map_handle_target_level). Return
+    RET_PF_*.
+    """
     kvm: Kvm = vcpu.kvm
     slot: MemSlot | None = fault.slot
     if slot is None:
@@ -121,7 +126,7 @@ def _leaf_is_right(kvm: Kvm, fault: PageFault, it: TdpIter) -> bool:
 
 
 def _map_mmio(vcpu: Vcpu, it: TdpIter) -> u32:
-    """No memory there: an MMIO SPTE, also traced and counted if it is there already."""
+    """Store an MMIO SPTE. It is traced and counted even if it is there already. Return RET_PF_*."""
     kvm: Kvm = vcpu.kvm
     spte: u64 = make_mmio_spte(kvm, it.gfn, ACC_ALL)
     if spte != it.old_spte and not tdp_mmu_set_spte_atomic(kvm, it, spte):

@@ -1,16 +1,16 @@
-"""Freeing tables only when nobody can be in them: read-copy-update (kernel 6.12.111)."""
+"""Freeing tables only when no walk can be in them: read-copy-update (kernel 6.12.111)."""
 
 from ..state.shadow_page import ShadowPage
 from ..state.vm import Kvm
 
 
 def rcu_read_lock(kvm: Kvm) -> None:
-    """Enter a section in which no table goes away. Sections nest."""
+    """Enter a section in which no table is freed. Sections nest."""
     kvm.rcu_readers += 1
 
 
 def rcu_read_unlock(kvm: Kvm) -> None:
-    """Leave it; when the last reader leaves, the tables that wait are freed."""
+    """Leave the section; when the last reader leaves, the waiting tables are freed."""
     kvm.rcu_readers -= 1
     if not kvm.rcu_readers and kvm.rcu_waiting:
         sp: ShadowPage
@@ -28,6 +28,6 @@ def call_rcu(kvm: Kvm, sp: ShadowPage) -> None:
 
 
 def tdp_mmu_free_sp(kvm: Kvm, sp: ShadowPage) -> None:
-    """Give the frame of a table back that nobody can reach."""
+    """Free the frame of a table that nobody can reach."""
     kvm.owners[sp.spt >> 12] = None
     kvm.arena.free_table(sp.spt)

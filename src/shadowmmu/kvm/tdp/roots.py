@@ -1,7 +1,7 @@
-"""Roots and pages of the TDP MMU: making them, reference counts, invalidation (tdp_mmu.c, 6.12.111).
+"""Roots and pages of the TDP MMU: allocation, reference counts, invalidation (tdp_mmu.c, 6.12.111).
 
 There is one root per role, whatever the guest does. Its count starts at two: one reference for the vCPU, one
-for the MMU itself, which lets go once the root has been invalidated and zapped.
+for the MMU itself, which is dropped once the root has been invalidated and zapped.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -16,7 +16,7 @@ from .rcu import call_rcu
 
 
 def tdp_mmu_alloc_sp(vcpu: Vcpu, gfn: u64, role: u32, ptep: u64) -> ShadowPage:
-    """An empty table for gfn, to be linked at address ptep (0: a root); nobody can reach it yet."""
+    """Return an empty table for gfn, to be linked at address ptep (0: a root). Nobody can reach it yet."""
     kvm: Kvm = vcpu.kvm
     spt: u64 = vcpu.shadow_page_cache.take()
     clear_table(kvm, spt)
@@ -24,7 +24,7 @@ def tdp_mmu_alloc_sp(vcpu: Vcpu, gfn: u64, role: u32, ptep: u64) -> ShadowPage:
 
 
 def tdp_mmu_init_sp(kvm: Kvm, spt: u64, gfn: u64, role: u32, ptep: u64) -> ShadowPage:
-    """Make the frame spt a page of the TDP MMU."""
+    """Return a page of the TDP MMU whose SPTEs are in the frame at spt."""
     sp: ShadowPage = ShadowPage(gfn, role, spt, 0)
     sp.tdp_mmu_page = True
     sp.ptep = ptep
@@ -35,12 +35,12 @@ def tdp_mmu_init_sp(kvm: Kvm, spt: u64, gfn: u64, role: u32, ptep: u64) -> Shado
 
 
 def tdp_mmu_init_child_sp(kvm: Kvm, spt: u64, it: TdpIter) -> ShadowPage:
-    """Make the frame spt the table that is to be linked where a walk stands."""
+    """Return a page, in the frame at spt, for the table to link at the walk's current SPTE."""
     return tdp_mmu_init_sp(kvm, spt, it.gfn, kvm.sptep_to_sp(it.sptep).role - 1, it.sptep)
 
 
 def kvm_tdp_mmu_alloc_root(vcpu: Vcpu) -> None:
-    """Give the vCPU the root of its role, which other vCPUs may have already."""
+    """Give the vCPU the root of its role, which it may share with other vCPUs (kvm_tdp_mmu_alloc_root)."""
     kvm: Kvm = vcpu.kvm
     root: ShadowPage | None = _find_root(kvm, vcpu.mmu.root_role)
     if root is None:
@@ -54,6 +54,7 @@ def kvm_tdp_mmu_alloc_root(vcpu: Vcpu) -> None:
 
 
 def _find_root(kvm: Kvm, role: u32) -> ShadowPage | None:
+    """Return the valid root of a role, or None."""
     root: ShadowPage
     for root in kvm.tdp_mmu_roots:
         if root.role == role:
@@ -67,15 +68,16 @@ def kvm_tdp_mmu_put_root(kvm: Kvm, root: ShadowPage) -> None:
     if root.root_count:
         return
     if not root.role & ROLE_INVALID:
-        raise RuntimeError(f"the last reference to a valid root is gone: {root!r}")
+        raise RuntimeError(f"a valid root must keep a reference: {root!r}")
     kvm.tdp_mmu_roots.remove(root)
     call_rcu(kvm, root)
 
 
 def tdp_mmu_next_root(kvm: Kvm, previous: ShadowPage | None, only_valid: u32) -> ShadowPage | None:
-    """The root after `previous` on the list with a reference taken; that of `previous` is dropped.
+    """Return the root after `previous`, with a reference taken, or None; the reference to `previous` is
+    dropped.
 
-    So a walk over the roots may let go of mmu_lock: the root it is at stays.
+    So a walk over the roots may drop mmu_lock: the root it is at is not freed.
     """
     found: ShadowPage | None = None
     behind: u32 = previous is None
@@ -93,7 +95,7 @@ def tdp_mmu_next_root(kvm: Kvm, previous: ShadowPage | None, only_valid: u32) ->
 
 
 def kvm_tdp_mmu_invalidate_all_roots(kvm: Kvm) -> None:
-    """No vCPU may take up any present root any more; each is scheduled to be zapped."""
+    """Mark all roots invalid, so that no vCPU uses one again, and schedule them to be zapped."""
     root: ShadowPage
     for root in kvm.tdp_mmu_roots:
         if not root.role & ROLE_INVALID:

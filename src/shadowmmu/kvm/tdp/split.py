@@ -1,7 +1,7 @@
-"""Splitting huge pages, by a fault or before one is needed (tdp_mmu.c, 6.12.111).
+"""Splitting huge pages, by a fault or eagerly (tdp_mmu.c, 6.12.111).
 
-The new table maps the same pages with the same bits as the huge page did, so that it makes no difference
-which of the two a TLB holds: no flush is needed.
+The new table maps the same pages with the same bits as the huge page did. So it makes no difference which of
+the two a TLB holds, and no flush is needed.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -21,7 +21,7 @@ EBUSY = 16
 
 
 def tdp_mmu_link_sp(kvm: Kvm, it: TdpIter, sp: ShadowPage, shared: u32) -> bool:
-    """Let the SPTE where a walk stands point to `sp`; False if somebody else changed it."""
+    """Let the walk's current SPTE point to `sp`. Return False if another CPU changed it first."""
     if not shared:
         tdp_mmu_iter_set_spte(kvm, it, make_nonleaf_spte(kvm, sp))
     elif not tdp_mmu_set_spte_atomic(kvm, it, make_nonleaf_spte(kvm, sp)):
@@ -31,7 +31,9 @@ def tdp_mmu_link_sp(kvm: Kvm, it: TdpIter, sp: ShadowPage, shared: u32) -> bool:
 
 
 def tdp_mmu_split_huge_page(kvm: Kvm, it: TdpIter, sp: ShadowPage, shared: u32) -> bool:
-    """Replace the huge page where a walk stands by the table `sp`; False if somebody else changed it."""
+    """Replace the huge page at the walk's current SPTE by the table `sp`. Return False if another CPU changed
+    it first.
+    """
     huge: u64 = it.old_spte
     i: u64
     for i in range(512):
@@ -47,7 +49,11 @@ def tdp_mmu_split_huge_page(kvm: Kvm, it: TdpIter, sp: ShadowPage, shared: u32) 
 class SplitHugePages(TdpWalk):
     """Splits every huge page of the range, 1 GiB into 2 MiB into 4 KiB.
 
-    For every table it lets go of mmu_lock (`shared`: held for reading) to get a frame.
+    mmu_lock is dropped before each split to allocate a frame.
+
+    Attributes:
+        shared: mmu_lock is held for reading, not for writing.
+        spare: Physical address of the frame for the next table; 0: none.
     """
 
     def __init__(self, kvm: Kvm, start: u64, end: u64, target_level: u32, shared: u32) -> None:
@@ -71,7 +77,9 @@ class SplitHugePages(TdpWalk):
         return True
 
     def next_root(self) -> None:
-        """A frame that is left over was got for a page that somebody else split."""
+        """Free the spare frame, which was allocated for a page that another CPU split, and step to the next
+        root.
+        """
         if self.spare:
             self.kvm.set_owner(self.spare, None)
             self.kvm.arena.free_table(self.spare)

@@ -1,8 +1,8 @@
-"""Changing an SPTE of the TDP MMU, and the books that go with it (arch/x86/kvm/mmu/tdp_mmu.c, 6.12.111).
+"""Changing an SPTE of the TDP MMU, and the accounting that follows (arch/x86/kvm/mmu/tdp_mmu.c, 6.12.111).
 
-Three ways of storing: compare-and-exchange where mmu_lock is held for reading; an exchange, or a plain store
-where nobody else can change the SPTE, with mmu_lock held for writing; and via the frozen value where a TLB
-flush must come before the next mapping.
+There are three ways to store: compare-and-exchange with mmu_lock held for reading; with mmu_lock held for
+writing an exchange, or a plain store where nobody else can change the SPTE; and via the frozen value where a
+TLB flush must come before the next mapping.
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -25,7 +25,7 @@ class InvalidSpteChange(KernelOops):
 
 
 def spte_has_volatile_bits(kvm: Kvm, spte: u64) -> bool:
-    """Whether a fast page fault or the processor may change a present SPTE at any time.
+    """Return whether a fast page fault or the processor may change a present SPTE at any time.
 
     Since 7.3 (spte_needs_atomic_update) an Accessed that the processor sets meanwhile may be lost.
     """
@@ -38,7 +38,7 @@ def spte_has_volatile_bits(kvm: Kvm, spte: u64) -> bool:
 
 
 def kvm_tdp_mmu_write_spte(kvm: Kvm, sptep: u64, old: u64, new: u64, level: u32) -> u64:
-    """Store with mmu_lock held for writing; what the SPTE really was."""
+    """Store an SPTE with mmu_lock held for writing. Return what it really was."""
     if old & SPTE_MMU_PRESENT and is_last_spte(old, level) and spte_has_volatile_bits(kvm, old):
         return xchg64(kvm, sptep, new)
     kvm.words[sptep >> 3] = new
@@ -46,28 +46,31 @@ def kvm_tdp_mmu_write_spte(kvm: Kvm, sptep: u64, old: u64, new: u64, level: u32)
 
 
 def tdp_mmu_set_spte(kvm: Kvm, sptep: u64, old: u64, new: u64, gfn: u64, level: u32) -> u64:
-    """Change an SPTE with mmu_lock held for writing; what it really was."""
+    """Change an SPTE with mmu_lock held for writing, with accounting. Return what it really was."""
     old = kvm_tdp_mmu_write_spte(kvm, sptep, old, new, level)
     handle_changed_spte(kvm, gfn, old, new, level, 0)
     return old
 
 
 def tdp_mmu_iter_set_spte(kvm: Kvm, it: TdpIter, new: u64) -> None:
-    """The same for the SPTE on which a walk stands."""
+    """Change the walk's current SPTE with mmu_lock held for writing; it.old_spte is what it really was."""
     it.old_spte = tdp_mmu_set_spte(kvm, it.sptep, it.old_spte, new, it.gfn, it.level)
 
 
 def _try_cmpxchg(kvm: Kvm, it: TdpIter, new: u64) -> bool:
-    """Store if the SPTE is still it.old_spte, which is what it was in any case."""
+    """Store if the SPTE is still it.old_spte, and set it.old_spte to what it was. Return whether it was
+    stored.
+    """
     expected: u64 = it.old_spte
     it.old_spte = cmpxchg64(kvm, it.sptep, expected, new)
     return it.old_spte == expected
 
 
 def tdp_mmu_set_spte_atomic(kvm: Kvm, it: TdpIter, new: u64) -> bool:
-    """Change an SPTE with mmu_lock held for reading; False if somebody else changed it: nothing is done.
+    """Change the walk's current SPTE with mmu_lock held for reading. Return False, with nothing changed, if
+    another CPU changed it first.
 
-    it.old_spte must not be frozen: only who froze an SPTE may change it.
+    it.old_spte must not be frozen: only the CPU that froze an SPTE may change it.
     """
     if not _try_cmpxchg(kvm, it, new):
         return False
@@ -76,7 +79,9 @@ def tdp_mmu_set_spte_atomic(kvm: Kvm, it: TdpIter, new: u64) -> bool:
 
 
 def tdp_mmu_zap_spte_atomic(kvm: Kvm, it: TdpIter) -> bool:
-    """Empty an SPTE so that nothing can be mapped there before the TLBs are flushed; False as above."""
+    """Empty the walk's current SPTE by way of the frozen value, so that nothing is mapped there before the
+    TLBs are flushed. Return False if another CPU changed it first.
+    """
     if not _try_cmpxchg(kvm, it, kvm.frozen_spte):
         return False
     if kvm.design.tdp_zap_reports_frozen:
@@ -89,7 +94,7 @@ def tdp_mmu_zap_spte_atomic(kvm: Kvm, it: TdpIter) -> bool:
 
 
 def tdp_mmu_clear_spte_bits(kvm: Kvm, it: TdpIter, bits: u64) -> None:
-    """Clear A, D or W with mmu_lock held for writing. It changes no books, and is traced here."""
+    """Clear A, D or W with mmu_lock held for writing. It needs no accounting, and is traced here."""
     if spte_has_volatile_bits(kvm, it.old_spte):
         it.old_spte = fetch_andnot64(kvm, it.sptep, bits)
     else:
@@ -99,9 +104,9 @@ def tdp_mmu_clear_spte_bits(kvm: Kvm, it: TdpIter, bits: u64) -> None:
 
 
 def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shared: u32) -> None:
-    """Keep the books after an SPTE changed from `old` to `new`: page statistics, and a removed table.
+    """Account for a change of an SPTE from `old` to `new`: page statistics, tracepoint, a removed table.
 
-    `shared`: mmu_lock is held for reading. Dirty logging is done where SPTEs are made writable, not here.
+    `shared`: mmu_lock is held for reading. Dirty logging is done where SPTEs become writable, not here.
     Raises InvalidSpteChange.
     """
     was_leaf: bool = old & SPTE_MMU_PRESENT != 0 and is_last_spte(old, level)
@@ -121,10 +126,10 @@ def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shar
 
 
 def handle_removed_pt(kvm: Kvm, sp: ShadowPage, shared: u32) -> None:
-    """A table was unlinked: freeze its entries for ever, all that was below goes too, and free it.
+    """Freeze the SPTEs of an unlinked table for good, remove all tables below it, and free it.
 
-    Whoever is still in the table fails to change a frozen entry. With mmu_lock held for reading another zap
-    may be about to empty an entry that it froze: wait until that is done, else it could be used again.
+    A walk that is still in the table cannot change a frozen SPTE. With mmu_lock held for reading another zap
+    may be about to empty an SPTE that it froze: wait for that, else the SPTE could be used again.
     """
     if kvm.tracing:
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)

@@ -1,4 +1,4 @@
-"""Long walks over all roots that let go of mmu_lock in between (tdp_mmu_iter_cond_resched, 6.12.111)."""
+"""Long walks over all roots that drop mmu_lock in between (tdp_mmu_iter_cond_resched, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -12,12 +12,24 @@ from .roots import tdp_mmu_next_root
 
 
 class TdpWalk:
-    """A visit to every SPTE from `min_level` up for the pages [start, end), in every valid root.
+    """A visit to every SPTE from `min_level` up that maps pages [start, end), in every root.
 
-    step() returns true where it let go of mmu_lock: anything may happen before the next step, which goes on
-    behind the last page visited. It does so when somebody waits (Kvm.need_resched), or where visit() says so
-    by setting it.yielded. A flush that is due comes before that. `flush` tells at the end whether one is due
-    still, `changed` whether any SPTE was changed.
+    step() returns True where it dropped mmu_lock: anything may happen before the next step, which continues
+    after the last page visited. It drops the lock when somebody waits for it (Kvm.need_resched), or where
+    visit() asks for it by setting it.yielded; a flush that is due comes first.
+
+    Attributes:
+        kvm: The VM.
+        start: First gfn.
+        end: The gfn after the last.
+        min_level: Lowest level to visit.
+        only_valid: Roots that are invalid are skipped.
+        can_yield: mmu_lock may be dropped.
+        flush: A flush is due for SPTEs changed so far.
+        changed: An SPTE was changed; used by some walks only.
+        it: Position in the current root.
+        root: The current root, with a reference taken; None before the first and after the last.
+        started: The first root was looked up.
     """
 
     def __init__(self, kvm: Kvm, start: u64, end: u64, min_level: u32) -> None:
@@ -34,17 +46,18 @@ class TdpWalk:
         self.started = False
 
     def visit(self) -> bool:
-        """Look at the SPTE on which self.it stands; False if it must be looked at again."""
+        """Handle the SPTE at self.it. Return False if it must be visited again."""
         raise NotImplementedError
 
     def next_root(self) -> None:
-        """Go on with the next root; self.root is None behind the last one."""
+        """Step to the first SPTE of the next root; self.root is None after the last one."""
         self.started = True
         self.root = tdp_mmu_next_root(self.kvm, self.root, self.only_valid)
         if self.root is not None:
             self.it.start(self.root, self.min_level, self.start)
 
     def step(self) -> bool:
+        """Walk until mmu_lock is dropped (True) or the walk is complete (False)."""
         if not self.started:
             self.next_root()
         it: TdpIter = self.it
@@ -70,7 +83,7 @@ class TdpWalk:
         return False
 
     def finish(self) -> bool:
-        """All steps that are left; whether a flush is due."""
+        """Make all steps that are left. Return whether a flush is due."""
         while self.step():
             mmu_lock_dropped(self.kvm)
         return self.flush

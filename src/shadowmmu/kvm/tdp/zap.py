@@ -1,4 +1,4 @@
-"""Zapping what the TDP MMU maps: a range, a table, whole roots (tdp_mmu.c, 6.12.111)."""
+"""Zapping in the TDP MMU: a range, a table, whole roots (tdp_mmu.c, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -14,7 +14,7 @@ MAX_GFN = 1 << 40
 
 
 class ZapLeafs(TdpWalk):
-    """Empties what maps a page of [start, end), with mmu_lock held for writing.
+    """Empties the leaf SPTEs that map pages of [start, end), with mmu_lock held for writing.
 
     Zapping in an invalid root needs no flush: every vCPU flushes before it uses another root.
     """
@@ -30,16 +30,19 @@ class ZapLeafs(TdpWalk):
 
 
 def kvm_tdp_mmu_zap_leafs(kvm: Kvm, start: u64, end: u64, flush: u32) -> bool:
-    """Unmap pages [start, end) from all valid roots; whether the caller must flush."""
+    """Unmap pages [start, end) from all valid roots. Return whether the caller must flush; `flush`: it must
+    already.
+    """
     walk: ZapLeafs = ZapLeafs(kvm, start, end, 1)
     walk.flush = flush != 0
     return walk.finish()
 
 
 def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: u64, end: u64, flush: u32, may_block: u32) -> bool:
-    """The host takes pages [start, end) away: unmap them from all roots; whether the caller must flush.
+    """Unmap pages [start, end), which the host takes away, from all roots. Return whether the caller must
+    flush.
 
-    Invalid roots count too: they are being zapped, and until then they use the pages.
+    Invalid roots are included: until they are zapped they use the pages.
     """
     walk: ZapLeafs = ZapLeafs(kvm, start, end, 1)
     walk.only_valid = False
@@ -49,12 +52,15 @@ def kvm_tdp_mmu_unmap_gfn_range(kvm: Kvm, start: u64, end: u64, flush: u32, may_
 
 
 class ZapRoots(TdpWalk):
-    """Empties roots, small pages first, then one level of tables after the other, so that no step is long.
+    """Empties roots: small pages first, then one level of tables after the other, so that no step takes long.
 
-    Where it begins is the design's tdp_zap_starts_at.
+    No flush: no vCPU may use such a root again.
 
-    `shared`: only the invalid roots that are scheduled for it, with mmu_lock held for reading, and the MMU's
-    own reference to them is dropped. Else every root. No flush: no vCPU may use such a root any more.
+    Attributes:
+        shared: Only the invalid roots that are scheduled are zapped, with mmu_lock held for reading, and the
+            MMU's own reference to them is dropped. Else every root, with mmu_lock held for writing.
+        zap_level: Highest level that this pass over the root empties; the first pass begins at
+            design.tdp_zap_starts_at.
     """
 
     def __init__(self, kvm: Kvm, shared: u32) -> None:
@@ -72,7 +78,7 @@ class ZapRoots(TdpWalk):
         return True
 
     def next_root(self) -> None:
-        """The next pass over the same root, or the first one over the next root."""
+        """Start the next pass over the same root, or the first one over the next root."""
         root: ShadowPage | None = self.root
         if root is not None and self.zap_level < root.role & ROLE_LEVEL:
             self.zap_level = self.zap_level + 1 if self.zap_level < 3 else root.role & ROLE_LEVEL
@@ -92,7 +98,7 @@ class ZapRoots(TdpWalk):
 
 
 def kvm_tdp_mmu_zap_all(kvm: Kvm) -> None:
-    """Empty every root. Nothing is flushed: for the end of the VM, when no vCPU will run again."""
+    """Empty every root. Nothing is flushed: KVM does it at the end of a VM, when no vCPU will run again."""
     ZapRoots(kvm, 0).finish()
 
 
@@ -102,7 +108,9 @@ def kvm_tdp_mmu_zap_invalidated_roots(kvm: Kvm) -> None:
 
 
 def kvm_tdp_mmu_zap_sp(kvm: Kvm, sp: ShadowPage) -> bool:
-    """Unlink a table that is no root, with mmu_lock held for writing; whether the caller must flush."""
+    """Unlink a table that is not a root, with mmu_lock held for writing. Return whether the caller must
+    flush.
+    """
     old: u64 = kvm.words[sp.ptep >> 3]
     if not old & SPTE_MMU_PRESENT:
         return False

@@ -1,4 +1,6 @@
-"""Emptying the TDP MMU's MMIO SPTEs, for designs in which these do not get stale by themselves."""
+"""Emptying the TDP MMU's MMIO SPTEs, for designs in which a change of the memslots does not make
+them stale.
+"""
 
 from ..spte.mmio import is_mmio_spte
 from ..state.vm import Kvm
@@ -8,7 +10,7 @@ from .zap import MAX_GFN
 
 
 class ZapMmio(TdpWalk):
-    """Empties every MMIO SPTE. No processor caches one, so that nothing is flushed."""
+    """Empties every MMIO SPTE. No TLB holds one, so nothing is flushed."""
 
     def visit(self) -> bool:
         if is_mmio_spte(self.kvm, self.it.old_spte):

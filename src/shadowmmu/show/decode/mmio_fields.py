@@ -1,0 +1,57 @@
+"""MMIO SPTEs: addresses without memory, with the memslot generation (make_mmio_spte, 6.12.111)."""
+
+from __future__ import annotations
+
+from shadowmmu.kvm.spte.mmio import mmio_generation_of
+from shadowmmu.kvm.state.spte_masks import SpteMasks
+from shadowmmu.x86.bits import ADDR, EPT_W, EPT_X, U, W
+
+from .record import Field, field, flag
+
+__all__ = ["mmio_fields", "mmio_sentences", "mmio_title"]
+
+_GEN_LOW, _GEN_HIGH = 0xFF << 3, 0x7FF << 52
+_GEN_LOW_BITS = 8
+_RESERVED = 1 << 51
+
+
+def mmio_title(word: int, gfn: int) -> str:
+    """Return what an MMIO SPTE is, in a phrase."""
+    return f"MMIO SPTE of gfn {gfn:#x}, memslot generation {mmio_generation_of(word, _GEN_LOW_BITS):#x}"
+
+
+def mmio_fields(word: int, masks: SpteMasks, gfn: int) -> list[Field]:
+    """Return the bits of an MMIO SPTE that stands for frame `gfn`."""
+    generation = mmio_generation_of(word, _GEN_LOW_BITS)
+    fields = []
+    if masks.mmio_access:
+        fields += [
+            field(word, 1, "P", "present, so that the processor looks at the reserved bit"),
+            flag(word, W, "W", "the guest's tables grant writes", "the guest's tables grant no writes"),
+            flag(word, U, "U", "the guest's tables grant user accesses", "kernel only by the guest's tables"),
+        ]
+        frame = ADDR & ~_RESERVED
+        fields.append(field(word, _RESERVED, "MMIO", "a reserved bit: every access faults with RSVD"))
+    else:
+        fields.append(
+            field(
+                word, EPT_W | EPT_X | 1, "WX", "writable but not readable: misconfigured, every access exits"
+            )
+        )
+        frame = ADDR
+    return [
+        *fields,
+        field(word, _GEN_LOW, "generation, low", f"of generation {generation:#x}"),
+        field(word, frame, "frame", f"gfn {gfn:#x}, where no memslot is"),
+        field(word, _GEN_HIGH, "generation, high", f"of generation {generation:#x}"),
+    ]
+
+
+def mmio_sentences(masks: SpteMasks) -> list[str]:
+    """Return what follows from an SPTE being MMIO."""
+    how = "fault with RSVD" if masks.mmio_access else "EPT misconfiguration"
+    return [
+        f"An access exits ({how}) and is emulated without a walk of the guest's tables.",
+        "It is stale, and replaced at the next access, once the memslots' generation is another "
+        "(check_mmio_spte).",
+    ]

@@ -1,0 +1,1 @@
+"""Lines for people: events, results of ops, long lists."""

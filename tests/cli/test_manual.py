@@ -1,0 +1,86 @@
+"""`--help` of every command is a manual page, and its examples work."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from shadowmmu.cli.commands import cli
+from shadowmmu.cli.manual import Manual
+
+ROOT = Path(__file__).parents[2]
+CONTEXT = click.Context(cli)
+COMMANDS = {name: cli.get_command(CONTEXT, name) for name in cli.list_commands(CONTEXT)}
+EXAMPLES = {line: command for command in COMMANDS.values() for line in command.examples}
+NOT_RUN = {
+    "shadowmmu fuzz --seconds 600": "ten minutes",
+    "shadowmmu run --npt ./busybox -- sh -c 'ls | sort'": "tests/test_readme.py runs busybox",
+    "shadowmmu museum --run rmap_left --seconds 60 --out found": "tests/cli/test_museum.py searches",
+    "shadowmmu race --replay s.txt": "run below, with the example that writes the file",
+}
+BECAUSE_OF = {
+    "shadowmmu check scenarios/museum/rmap_left.txt": 1,
+    "shadowmmu compare tests/conformance/recordings/b-unsync.jsonl --design invlpg_zaps=yes": 1,
+}
+"""Exit statuses of examples that show how a command reports something; all others end with 0."""
+
+
+def run(line, folder):
+    """Run an example in a folder that looks like the repository."""
+    for name in ("scenarios", "tests"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    words = shlex.split(line)
+    assert words[0] == "shadowmmu"
+    return subprocess.run(
+        [sys.executable, "-m", "shadowmmu", *words[1:]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_a_command_has_the_sections_of_a_manual_page(command):
+    assert isinstance(command, Manual)
+    text = CliRunner().invoke(cli, [command.name, "--help"], terminal_width=80).output
+    for section in ("Usage:", "Options:", "Exit status:", "Examples:"):
+        assert f"{section}" in text
+    for line in command.examples:
+        assert line in text
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_every_option_says_what_it_does(command):
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.opts
+            assert parameter.help.endswith((".", ")")), parameter.help
+
+
+@pytest.mark.parametrize("line", [line for line in EXAMPLES if line not in NOT_RUN])
+def test_an_example_of_the_help_works(line, tmp_path):
+    if line.startswith("shadowmmu race"):
+        pytest.importorskip("greenlet")
+    done = run(line, tmp_path)
+    assert done.returncode == BECAUSE_OF.get(line, 0), done.stdout + done.stderr
+    if "--save s.txt" in line:
+        replayed = run("shadowmmu race --replay s.txt", tmp_path)
+        assert replayed.returncode == 0
+        assert "CPU 1" in replayed.stdout
+
+
+def test_what_is_not_run_is_an_example():
+    assert set(EXAMPLES) >= set(NOT_RUN)
+    assert set(EXAMPLES) >= set(BECAUSE_OF)
+
+
+def test_the_language_is_shown_by_run(tmp_path):
+    shown = run("shadowmmu run --help-language", tmp_path)
+    assert shown.returncode == 0
+    assert "cmpxchg GVA NEW EXPECTED [size=N]" in shown.stdout
