@@ -50,7 +50,7 @@ PAGE = "sp gen 1 gfn 12 l1 8-byte q0 wux nxe ad root 2 sync"
             (0x801, 1 << 63 | 0x801E61, 0x7008, 2),
             "gfn 801 spte 8000000000801e61 (r---) level 2 at 7008",
         ),
-        ("kvm_mmu_spte_requested", (0x801, 1 << 63, 1), "gfn 801 pfn 8000000000000000 level 1"),
+        ("kvm_mmu_spte_requested", (0x801, 1 << 63, 1, 7), "gfn 801 pfn 8000000000000000 level 1"),
         (
             "kvm_page_fault",
             (0, 0xFFFFFFFF8000043B, 0x401000, 2),

@@ -24,8 +24,8 @@ __all__ = ["cli"]
 def cli() -> None:
     """Run and question an executable model of KVM's x86 shadow MMU.
 
-    What it shows is what Linux 6.12.111 and 6.1.176 do: recordings of real kernels are replayed on it and
-    compared operation by operation. `shadowmmu COMMAND --help` is the manual page of a command.
+    What it shows is what Linux 7.3.4, 6.12.111 and 6.1.176 do: recordings of real kernels are replayed on it
+    and compared operation by operation. `shadowmmu COMMAND --help` is the manual page of a command.
     """
     if "NO_COLOR" in os.environ:
         click.get_current_context().color = False

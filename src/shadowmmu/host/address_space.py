@@ -32,7 +32,7 @@ class HostSwitches:
     """Zeros of a huge page that is split become the shared zero page."""
     reclaim_asks_age: bool = False
     """MADV_PAGEOUT keeps what was accessed."""
-    lru_asks_notifiers: bool = False
+    lru_asks_notifiers: bool = True
     """The multi-generational LRU asks the notifiers about each page."""
 
 

@@ -1,7 +1,7 @@
-"""The multi-generational LRU ages the hypervisor's memory: its walk over page tables (mm/vmscan.c, 7.3.4).
+"""The multi-generational LRU ages the hypervisor's memory: its walk over page tables (mm/vmscan.c, 6.12.111).
 
-It looks at each mapped page for what was accessed since the last walk. Since 6.13 it asks the secondary MMUs
-about each too (lru_gen, walk_mm, mmu_notifier_clear_young); before, nobody learns of it here.
+It looks at each mapped page for what was accessed since the last walk. It asks the secondary MMUs about each
+too (lru_gen, walk_mm, mmu_notifier_clear_young; 6.12.111 and 7.3.4); in 6.1 nobody learns of it.
 """
 
 from ..x86.bits import PAGE_SHIFT

@@ -128,7 +128,7 @@ class Names:
                 "gen": raw["gen"],
                 "indirect": raw["indirect"],
                 "slots_gen": f"{raw['slots_gen']:x}",
-                **({"nx_possible": raw["nx_possible"]} if any(raw["nx_possible"] or ()) else {}),
+                **({"nx_possible": raw["nx_possible"]} if any(raw.get("nx_possible") or ()) else {}),
             },
             "vcpus": {str(vcpu["id"]): self._vcpu(vcpu) for vcpu in raw["vcpus"]},
             "sps": {self._now[sp["hpa"]]: self._shadow_page(sp) for sp in raw["sps"]},

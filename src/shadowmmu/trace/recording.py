@@ -168,7 +168,8 @@ class Recorder:
         kept = (event for event in fired if not _is_freezing(event))
         if self._design.event_strings:
             kept = (event for event in kept if _is_recorded(event))
-        named = _collapsed([_named_event(self._names, event) for event in kept])
+        entries = [_named_event(self._names, event) for event in kept]
+        named = _collapsed([entry for entry in entries if not _is_of_other_memory(entry)])
         code = [(tramp.gva, _TRAMP_CODE) for tramp in trampolines_of(self._setup.modes).values()]
         if self._setup.nested:
             code.append((L2_CODE, PAGE))
@@ -332,6 +333,12 @@ def _collapsed(entries: list[Row]) -> list[Row]:
         else:
             rows.append(entry)
     return rows
+
+
+def _is_of_other_memory(entry: Row) -> bool:
+    """Whether the host asked about memory that is no slot's any more: recordings leave that out."""
+    asked = entry["e"] in (events.AgeHva.name, events.TestAgeHva.name)
+    return asked and str(entry.get("start", entry.get("hva"))).startswith("hva?")
 
 
 def _is_adjacent(run: Row, entry: Row) -> bool:

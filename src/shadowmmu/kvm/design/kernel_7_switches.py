@@ -165,14 +165,6 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         kernels={"7.3": "2"},
     ),
     Switch(
-        "lru_asks_notifiers",
-        NO_YES,
-        "no",
-        "7.3: yes (since 6.13: lru_gen walks secondary page tables); 6.12: no",
-        "the host's multi-generational LRU ages guest memory by kvm_age_hva, page by page",
-        kernels={"7.3": "yes"},
-    ),
-    Switch(
         "ageing_tdp_first",
         NO_YES,
         "no",

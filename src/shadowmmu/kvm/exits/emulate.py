@@ -322,23 +322,27 @@ class Emulator:
 
     def _decode(self, insn: Insn, address: int, emulation_type: int) -> bool:
         """Fetch the instruction. Return False if emulation ends here."""
-        vcpu = self.vcpu
+        readable, fault = self._read(insn)
+        if readable:
+            return True
+        if self._retry_on_failure(address, emulation_type):
+            return False
+        if fault is not None:
+            kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
+        else:
+            self._fail()
+        return False
+
+    def _read(self, insn: Insn) -> tuple[bool, OperandFault | None]:
+        """Fetch the instruction. Return whether it can be read and, if it faults, how."""
         fault: OperandFault | None = None
         try:
             readable = self._fetch()
         except OperandFault as error:
             readable, fault = False, error
         self._trace_insn(insn.code, failed=False)
-        vcpu.stat.insn_emulation += 1
-        if readable:
-            return True
-        if self._retry_on_failure(address, emulation_type):
-            return False
-        if fault is not None:
-            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
-        else:
-            self._fail()
-        return False
+        self.vcpu.stat.insn_emulation += 1
+        return readable, fault
 
     def _retry_on_failure(self, address: int, emulation_type: int) -> bool:
         """Return whether to run an instruction again that cannot be emulated, with its page unprotected."""
@@ -385,8 +389,17 @@ class Emulator:
             return False
         return done and vcpu.exception is None
 
-    def skip(self, insn: Insn) -> bool:
+    def try_skip(self, insn: Insn) -> bool:
         """Move past an instruction that needed no emulation. Return False if it cannot be fetched: a
-        processor without nRIP must read it to find its end.
+        processor without nRIP must read it to find its end. A fault is not injected (EMULTYPE_SKIP).
         """
-        return self._decode(insn, 0, 0)
+        if self._read(insn)[0]:
+            return True
+        self.vcpu.stat.insn_emulation_fail += 1
+        self._trace_insn(b"", failed=True)
+        return False
+
+    def skip(self, insn: Insn) -> None:
+        """Move past an instruction that KVM has carried out. Raises EmulationError if it cannot be fetched."""
+        if not self.try_skip(insn):
+            raise EmulationError(f"instruction at {self.vcpu.rip:#x} cannot be skipped")
