@@ -12,6 +12,7 @@ from shadowmmu.cli.compare import compare
 from shadowmmu.cli.decode import decode
 from shadowmmu.cli.designs import designs
 from shadowmmu.cli.fuzz import fuzz
+from shadowmmu.cli.kernels import kernels
 from shadowmmu.cli.museum import museum
 from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
@@ -35,6 +36,7 @@ cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(designs)
+cli.add_command(kernels)
 cli.add_command(decode)
 cli.add_command(race)
 cli.add_command(fuzz)

@@ -365,9 +365,9 @@ GROUPS: dict[str, tuple[Word, ...]] = {
         ),
         _op(
             "lru_age",
-            "The host's multi-generational LRU ages all memory of the hypervisor's process: it asks KVM about "
-            "each page (kvm_age_hva; 6.1 does not). The last pages to be faulted in are on no list of a real "
-            "kernel yet; here it asks about them too.",
+            "The host's multi-generational LRU ages all memory of the hypervisor's process: it asks KVM "
+            "about each page (kvm_age_hva; 6.1 does not). The last pages to be faulted in are on no list of "
+            "a real kernel yet; here it asks about them too.",
             "lru_age",
         ),
         _op(

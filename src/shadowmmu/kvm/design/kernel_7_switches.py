@@ -42,7 +42,7 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "no",
         "7.3: yes (shadow_xu_mask, FROZEN_SPTE, MMIO_SPTE_GEN_LOW_END); 6.12: no",
         "bit 10 of an SPTE is EPT's right to execute for user addresses: frozen SPTEs have it clear, and "
-        "MMIO SPTEs keep seven bits of the generation at 9:3, not eight",
+        "MMIO SPTEs keep seven bits of the generation at 9:3, not eight, so that it wraps at 18 bits",
         kernels={"7.3": "yes"},
     ),
     Switch(
@@ -165,37 +165,11 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         kernels={"7.3": "2"},
     ),
     Switch(
-        "ageing_tdp_first",
-        NO_YES,
-        "no",
-        "7.3: yes (kvm_age_gfn, kvm_test_age_gfn); 6.12: shadow pages first, and all of both",
-        "the TDP MMU's valid roots are aged first; shadow pages are then looked at only if guest tables are "
-        "shadowed, and not by a test that found the page young",
-        kernels={"7.3": "yes"},
-    ),
-    Switch(
         "age_flushes",
         NO_YES,
         "yes",
         "7.3: no (CONFIG_KVM_ELIDE_TLB_FLUSH_IF_YOUNG); 6.12: yes",
         "clear_flush_young flushes if the page was young",
-        kernels={"7.3": "no"},
-    ),
-    Switch(
-        "ageing_lockless",
-        NO_YES,
-        "no",
-        "7.3: yes (CONFIG_KVM_MMU_LOCKLESS_AGING); 6.12: no, under mmu_lock",
-        "Accessed is cleared by one compare-and-exchange, which may fail; or it is taken from whatever is "
-        "there",
-        kernels={"7.3": "yes"},
-    ),
-    Switch(
-        "atomic_for_accessed",
-        NO_YES,
-        "yes",
-        "7.3: no (spte_needs_atomic_update); 6.12: yes (spte_has_volatile_bits)",
-        "an SPTE without Accessed is changed atomically, so that one which the processor sets is not lost",
         kernels={"7.3": "no"},
     ),
 )

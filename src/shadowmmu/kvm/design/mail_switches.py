@@ -206,13 +206,12 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
     ),
     Switch(
         "mmio_generation_bits",
-        {"19": 19, "18": 18},
+        {"19": 19},
         "19",
-        "3.11 to 6.12: 19 (mail patch 7; a generation is even, which leaves 18); 7.3: 18",
+        "3.11 to 6.12: 19 (mail patch 7; a generation is even, which leaves 18)",
         "how much of the generation an MMIO SPTE keeps: when that comes round to 0 all pages are zapped",
         mail="002_61aa16377bf62e9f",
         numbers=range(3, 20),
-        kernels={"7.3": "18"},
     ),
     Switch(
         "fast_page_fault",

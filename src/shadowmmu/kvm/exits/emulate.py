@@ -400,6 +400,6 @@ class Emulator:
         return False
 
     def skip(self, insn: Insn) -> None:
-        """Move past an instruction that KVM has carried out. Raises EmulationError if it cannot be fetched."""
+        """Move past an instruction that was carried out. Raises EmulationError if it cannot be fetched."""
         if not self.try_skip(insn):
             raise EmulationError(f"instruction at {self.vcpu.rip:#x} cannot be skipped")

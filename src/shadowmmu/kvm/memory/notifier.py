@@ -162,29 +162,13 @@ def _rmap_gfns(slot: MemSlot, first: int, last: int) -> Iterator[tuple[int, int]
 
 def _age_gfn_range(kvm: Kvm, slot: MemSlot, first: int, last: int, *, clear: bool) -> bool:
     """Return whether a part of [first, last) was accessed through any SPTE; `clear`: mark it as
-    not accessed (kvm_age_gfn, kvm_test_age_gfn).
+    not accessed.
     """
-    if kvm.design.ageing_tdp_first:
-        young = _age_tdp(kvm, first, last, clear=clear)
-        if (young and not clear) or not _may_have_rmaps(kvm):
-            return young
-        return _age_rmaps(kvm, slot, first, last, clear=clear) or young
-    young = kvm.have_rmaps() and _age_rmaps(kvm, slot, first, last, clear=clear)
-    return _age_tdp(kvm, first, last, clear=clear) or young
-
-
-def _age_tdp(kvm: Kvm, first: int, last: int, *, clear: bool) -> bool:
-    if not kvm.tdp_mmu_enabled():
-        return False
-    age = kvm_tdp_mmu_age_gfn_range if clear else kvm_tdp_mmu_test_age_gfn
-    return age(kvm, first, last)
-
-
-def _age_rmaps(kvm: Kvm, slot: MemSlot, first: int, last: int, *, clear: bool) -> bool:
-    young = [kvm_age_rmap(kvm, slot, gfn, level, clear) for level, gfn in _rmap_gfns(slot, first, last)]
-    return any(young)
-
-
-def _may_have_rmaps(kvm: Kvm) -> bool:
-    """Return whether shadow pages may map memory, as the number of shadowed guest tables says (7.3.4)."""
-    return not kvm.tdp_mmu_enabled() or kvm.indirect_shadow_pages != 0
+    young = False
+    if kvm.have_rmaps():
+        for level, gfn in _rmap_gfns(slot, first, last):
+            young |= kvm_age_rmap(kvm, slot, gfn, level, clear)
+    if kvm.tdp_mmu_enabled():
+        age = kvm_tdp_mmu_age_gfn_range if clear else kvm_tdp_mmu_test_age_gfn
+        young |= age(kvm, first, last)
+    return young

@@ -1,6 +1,6 @@
 cimport cython
 from ...x86.bits cimport PAGE_SIZE, W, u32, u64
-from .atomic cimport cmpxchg64, fetch_andnot64, xchg64
+from .atomic cimport fetch_andnot64, xchg64
 from ..bits cimport PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
 from .flush cimport kvm_flush_remote_tlbs_range
 from .huge_page cimport pages_per_hpage

@@ -19,7 +19,7 @@ from ..bits import PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
 from ..state.memslots import MemSlot
 from ..state.shadow_page import ShadowPage
 from ..state.vm import Kvm
-from .atomic import cmpxchg64, fetch_andnot64, xchg64
+from .atomic import fetch_andnot64, xchg64
 from .flush import kvm_flush_remote_tlbs_range
 from .huge_page import pages_per_hpage
 from .spte import (
@@ -307,10 +307,7 @@ def kvm_zap_all_rmap_sptes(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32) -> boo
 
 
 def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> bool:
-    """Return whether gfn was accessed through an SPTE of `level`; `clear`: mark them as not accessed.
-
-    Without mmu_lock (7.3) one that changes meanwhile stays marked.
-    """
+    """Return whether gfn was accessed through an SPTE of `level`; `clear`: mark them as not accessed."""
     young: u32 = 0
     it: RmapIterator = RmapIterator(kvm)
     sptep: u64 = it.first(slot.rmap_head(gfn, level))
@@ -318,9 +315,7 @@ def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> b
         spte: u64 = kvm.words[sptep >> 3]
         if spte & kvm.spte_young_mask:
             young = 1
-            if clear and kvm.design.ageing_lockless:
-                cmpxchg64(kvm, sptep, spte, mark_spte_for_access_track(kvm, spte))
-            elif clear and kvm.shadow_accessed_mask:
+            if clear and kvm.shadow_accessed_mask:
                 fetch_andnot64(kvm, sptep, kvm.shadow_accessed_mask)
             elif clear:
                 xchg64(kvm, sptep, mark_spte_for_access_track(kvm, spte))

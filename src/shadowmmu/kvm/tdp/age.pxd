@@ -1,6 +1,5 @@
 from ...x86.bits cimport PS, u32, u64
-from ..bits cimport ROLE_INVALID, SPTE_MMU_PRESENT
-from ..spte.atomic cimport cmpxchg64
+from ..bits cimport SPTE_MMU_PRESENT
 from ..state.shadow_page cimport ShadowPage
 from ..spte.spte cimport mark_spte_for_access_track
 from ..state.vm cimport Kvm

@@ -1,13 +1,9 @@
-"""Ageing: the host asks which pages were accessed, and clears the record (tdp_mmu.c, 6.12.111 and 7.3.4).
-
-Since 7.3 only valid roots count (ageing_tdp_first).
-"""
+"""Ageing: the host asks which pages were accessed, and clears the record (tdp_mmu.c, 6.12.111)."""
 
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PS
-from ..bits import ROLE_INVALID, SPTE_MMU_PRESENT
-from ..spte.atomic import cmpxchg64
+from ..bits import SPTE_MMU_PRESENT
 from ..spte.spte import mark_spte_for_access_track
 from ..state.shadow_page import ShadowPage
 from ..state.tdp_iter import TdpIter
@@ -35,8 +31,6 @@ def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
     root: ShadowPage
     rcu_read_lock(kvm)
     for root in kvm.tdp_mmu_roots:
-        if root.role & ROLE_INVALID and kvm.design.ageing_tdp_first:
-            continue
         it.start(root, 1, start)
         while it.valid and it.gfn < end:
             spte: u64 = it.old_spte
@@ -50,18 +44,11 @@ def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
 
 
 def _clear(kvm: Kvm, it: TdpIter) -> None:
-    """Clear Accessed in the current SPTE, or access-track it where Accessed is not used.
-
-    Without mmu_lock it stays if somebody else changed the SPTE.
-    """
-    new: u64 = mark_spte_for_access_track(kvm, it.old_spte)
-    if kvm.design.ageing_lockless:
-        if cmpxchg64(kvm, it.sptep, it.old_spte, new) == it.old_spte and kvm.tracing:
-            kvm.tracer.kvm_tdp_mmu_spte_changed(0, it.gfn, it.level, it.old_spte, new)
-        return
+    """Clear Accessed in the current SPTE, or access-track it where Accessed is not used."""
     if kvm.shadow_accessed_mask:
         tdp_mmu_clear_spte_bits(kvm, it, kvm.shadow_accessed_mask)
         return
+    new: u64 = mark_spte_for_access_track(kvm, it.old_spte)
     it.old_spte = kvm_tdp_mmu_write_spte(kvm, it.sptep, it.old_spte, new, it.level)
     if kvm.tracing:
         kvm.tracer.kvm_tdp_mmu_spte_changed(0, it.gfn, it.level, it.old_spte, new)

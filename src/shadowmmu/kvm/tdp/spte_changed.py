@@ -25,14 +25,9 @@ class InvalidSpteChange(KernelOops):
 
 
 def spte_has_volatile_bits(kvm: Kvm, spte: u64) -> bool:
-    """Return whether a fast page fault or the processor may change a present SPTE at any time.
-
-    Since 7.3 (spte_needs_atomic_update) an Accessed that the processor sets meanwhile may be lost.
-    """
+    """Return whether a fast page fault or the processor may change a present SPTE at any time."""
     writable: u64 = kvm.shadow_mmu_writable_mask
-    if spte & (W | writable) == writable:
-        return True
-    if not spte & kvm.spte_young_mask and (kvm.design.atomic_for_accessed or not kvm.shadow_accessed_mask):
+    if spte & (W | writable) == writable or not spte & kvm.spte_young_mask:
         return True
     return spte & W != 0 and not spte & kvm.spte_written_mask
 
