@@ -1,5 +1,6 @@
 # make run    run the embedded default program            make build  compile in place, for iterating
 # make test   lint, types, tests compiled and interpreted  make wheel  dist/*.whl and the source archive
+# make docs   the documentation, build/docs/index.html
 # make programs    build anew what is committed as built: the default program (needs gcc for x86)
 # make clean  remove all that make made
 
@@ -10,15 +11,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
-MODULES = $(words $(filter-out %/bits.pxd,$(filter %.pxd,$(SOURCES))))
+CONSTANTS := $(patsubst %.py,%.pxd,$(wildcard src/shadowmmu/*/bits.py))
+MODULES = $(words $(filter-out %/bits.pxd %/types.pxd,$(filter %.pxd,$(SOURCES))))
 
-.PHONY: run test build wheel clean programs
+.PHONY: run test build docs wheel clean programs
 
 run: $(VENV)/.installed
 	@echo "running the tour: a guest kernel that tries each mechanism in every paging mode"
 	@$(BIN)/shadowmmu run
 
-test: build
+test: build docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
@@ -26,6 +28,10 @@ test: build
 	SHADOWMMU_INTERPRETED=1 $(PYTEST)
 
 build: $(VENV)/.compiled
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -W -b html -d build/doctrees docs build/docs
+	$(BIN)/python docs/check_links.py build/docs
 
 wheel: $(VENV)/.dev
 	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python -m build
@@ -37,9 +43,10 @@ programs:
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src -name '*.so' -delete
+	rm -f $(CONSTANTS)
 
 # The install is editable: the modules are compiled beside their sources, which the interpreted mode reads.
-$(VENV)/.installed: $(SOURCES) pyproject.toml setup.py | $(VENV)/.created
+$(VENV)/.installed: $(SOURCES) $(CONSTANTS) pyproject.toml setup.py | $(VENV)/.created
 	@if $(has_compiler); then echo "installing, and compiling $(MODULES) modules: about a minute"; else \
 	    echo "warning: $(needs_compiler); without one all runs interpreted (once it is there: make clean)" >&2; \
 	    echo "installing"; fi
@@ -52,10 +59,13 @@ $(VENV)/.dev: pyproject.toml setup.py | $(VENV)/.created
 	@SHADOWMMU_INTERPRETED=1 $(PIP) install --editable '.[dev]' || { echo "$(needs_network)" >&2; exit 1; }
 	@touch $@
 
-$(VENV)/.compiled: $(VENV)/.dev $(SOURCES)
+$(VENV)/.compiled: $(VENV)/.dev $(SOURCES) $(CONSTANTS)
 	@echo "compiling what has changed of $(MODULES) modules: all take about a minute"
 	@SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@ $(VENV)/.installed
+
+# setup.py writes them
+$(CONSTANTS): ;
 
 $(VENV)/.created:
 	@$(PYTHON) -c '' 2>/dev/null || { echo "needs Python 3.11 or newer: no $(PYTHON) found" >&2; exit 1; }

@@ -1,4 +1,6 @@
-"""Compile the hot modules (each X.py with an X.pxd beside it); everything else is in pyproject.toml."""
+"""Write the C view of the constants (bits.pxd from bits.py) and compile the hot modules (X.py with an X.pxd
+beside it); everything else is in pyproject.toml.
+"""
 
 import os
 import runpy
@@ -26,6 +28,7 @@ DIRECTIVES = {
 FASTEST = frozenset(
     [
         "guest/play/accesses",
+        "kvm/exits/page_fault_exit",
         "x86/processor",
         "x86/tlb",
         "x86/walker",
@@ -102,6 +105,7 @@ def describes_only() -> bool:
 
 
 if __name__ == "__main__":  # cythonize's worker processes import this file
+    runpy.run_path(str(PACKAGE / "_sources.py"))["write_constants"](PACKAGE)
     setup(
         ext_modules=[] if describes_only() else extensions(),
         options={"build_ext": {"parallel": os.cpu_count() or 1}},

@@ -21,7 +21,7 @@ from shadowmmu.guest.linux.computer import Computer
 from shadowmmu.guest.linux.kernel import Kernel
 from shadowmmu.guest.svm.machine import Outcome, SvmMachine
 from shadowmmu.guest.svm.processor import HF_GUEST, HF_SVME, SvmProcessor
-from shadowmmu.host.mapping import Kind
+from shadowmmu.host.mapping import Backing
 from shadowmmu.host.memory import Arena
 
 MEMORY = 512 << 20
@@ -146,8 +146,8 @@ class PlainComputer:
 def machines() -> dict[str, Callable[[], Computer]]:
     return {
         "own MMU": lambda: PlainComputer(MEMORY),
-        "npt=0": lambda: SvmMachine(MEMORY, npt=False, backing=Kind.THP),
-        "npt=1": lambda: SvmMachine(MEMORY, npt=True, backing=Kind.THP),
+        "npt=0": lambda: SvmMachine(MEMORY, npt=False, backing=Backing.THP),
+        "npt=1": lambda: SvmMachine(MEMORY, npt=True, backing=Backing.THP),
     }
 
 

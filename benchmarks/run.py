@@ -21,7 +21,7 @@ from pathlib import Path
 import shadowmmu
 from shadowmmu.guest.play.accesses import run_accesses
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.mapping import Kind
+from shadowmmu.host.mapping import Backing
 from shadowmmu.kvm.bits import MEM_LOG_DIRTY_PAGES
 from shadowmmu.kvm.memory.dirty_log_ioctl import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
 from shadowmmu.kvm.memory.memory_region import kvm_set_nr_mmu_pages
@@ -52,7 +52,9 @@ def guest(pages: int) -> tuple[Machine, Vcpu]:
     return machine, identity(machine, machine.slots[0].mapping.base_pfn << 12, pages, 7)
 
 
-def tdp_guest(pages: int, kind: Kind = Kind.ANON, *, eager_page_split: bool = True) -> tuple[Machine, Vcpu]:
+def tdp_guest(
+    pages: int, kind: Backing = Backing.ANON, *, eager_page_split: bool = True
+) -> tuple[Machine, Vcpu]:
     """The same on nested page tables, with A and D set; memory (slot 0) and tables are separate slots."""
     parameters = Parameters()
     parameters.tdp_enabled = parameters.tdp_mmu = True
@@ -179,7 +181,7 @@ def dirty_logging() -> dict[str, dict[str, float | None]]:
     """What logging costs on 4 GiB in 2 MiB pages under nested paging: once, without repetition."""
     figures: dict[str, dict[str, float | None]] = {}
     for eager in (False, True):
-        machine, vcpu = tdp_guest(TIMED_PAGES, Kind.HUGE2M, eager_page_split=eager)
+        machine, vcpu = tdp_guest(TIMED_PAGES, Backing.HUGE2M, eager_page_split=eager)
         run(vcpu, stream(array("Q", range(0, TIMED_PAGES * PAGE, 512 * PAGE)), WRITE))
         machine.slots[0].flags = MEM_LOG_DIRTY_PAGES
         enabled = seconds_of(lambda: machine.set_region(0))  # noqa: B023  # called at once

@@ -7,21 +7,23 @@ from pathlib import Path
 os.environ["SHADOWMMU_INTERPRETED"] = "1"  # docstrings and signatures as written; races need it, too
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-from shadowmmu import __version__  # noqa: E402
+from shadowmmu import __version__
 
 project = "shadowmmu"
 author = "the shadowmmu project"
 copyright = "the shadowmmu project. GPL-2.0-or-later"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "generated"]
 exclude_patterns = ["_ext"]
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 nitpicky = False  # types in signatures are not all pages of their own
 default_role = "code"  # docstrings write `names` so
+napoleon_use_ivar = True  # `Attributes:` of a class is a list, not a second description of its fields
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
+smartquotes = False  # options are written --so
 highlight_language = "text"
 suppress_warnings: list[str] = []
 

@@ -6,7 +6,8 @@ import hypothesis
 import pytest
 
 import shadowmmu
-from shadowmmu._native import hot_modules
+from shadowmmu._native import hot_modules, is_set
+from shadowmmu._sources import why_stale
 
 hypothesis.settings.register_profile(
     "shadowmmu",
@@ -31,6 +32,6 @@ def pytest_sessionstart() -> None:
             continue
         if source not in sources:
             pytest.exit(f"{extension} has no source: delete it", returncode=3)
-        newest = max(path.stat().st_mtime for path in (source, source.with_suffix(".pxd")))
-        if extension.stat().st_mtime < newest:
-            pytest.exit(f"{source} is newer than its extension: run make build", returncode=3)
+    reason = "" if is_set("SHADOWMMU_INTERPRETED") else why_stale(package, sources)
+    if reason:
+        pytest.exit(f"{reason}: run make build", returncode=3)

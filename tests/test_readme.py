@@ -1,25 +1,19 @@
 """The README says what the commands do: every command and example in it is run and compared with the text.
 
-A line `...` of an example stands for lines left out; times and rates may differ. What is not run is listed
-here, with the reason.
+docs/examples.py says how an example reads. What is not run is listed here, with the reason.
 """
 
 import contextlib
 import io
-import os
 import re
 import shlex
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from docs.examples import ROOT, check_example, differs
 
 from shadowmmu.cli.commands import cli
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 NOT_RUN = {
     "make run": "sets up a virtual environment",
@@ -37,84 +31,23 @@ NOT_RUN = {
     "shadowmmu run PROGRAM": "stands for the examples below",
     "shadowmmu check PROGRAM": "tests/cli/test_program.py",
 }
-NEEDS_MORE = {"/bin/busybox": "a static busybox and the extra `guest`"}
 EXAMPLES = re.findall(r"^```\n\$ (shadowmmu [^\n]*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 INLINE = re.findall(r"`((?:shadowmmu|make|pip install|\.venv/[^` ]+)(?: [^`]*)?)`", README.replace("\n", " "))
 SYNOPSES = re.findall(r"^    (shadowmmu \w+)(.*)\n((?:      .*\n)*)", README, re.MULTILINE)
-FIGURE = re.compile(r"\d[\d,.]*(?= s\b| exits\b|/s\b)")
-
-
-def _masked(text: str) -> list[str]:
-    """Lines without times and rates."""
-    return [FIGURE.sub("N", line.rstrip()) for line in text.strip("\n").split("\n")]
-
-
-def _stretches(example: str) -> list[list[str]]:
-    """What is between the lines `...`; an empty first or last one if the example begins or ends so."""
-    found: list[list[str]] = [[]]
-    for line in _masked(example):
-        if line == "...":
-            found.append([])
-        else:
-            found[-1].append(line)
-    return found
-
-
-def _differs(example: str, shown: str) -> str | None:
-    """The first line of an example that is not as shown, or None."""
-    lines, at = _masked(shown), 0
-    stretches = _stretches(example)
-    for number, stretch in enumerate(stretches):
-        places = [at] if number == 0 else range(at, len(lines) - len(stretch) + 1)
-        for place in places:
-            if lines[place : place + len(stretch)] == stretch:
-                at = place + len(stretch)
-                break
-        else:
-            return f"not shown as in the README: {stretch}"
-    if stretches[-1] and at != len(lines):
-        return f"the README leaves out {lines[at]!r} without a line `...`"
-    return None
-
-
-def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    code = "from shadowmmu.cli.main import main; main()"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *words],
-        env=environment,
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
 
 
 @pytest.mark.parametrize(("line", "example"), EXAMPLES, ids=[line for line, _ in EXAMPLES])
 def test_an_example_is_what_the_command_shows(line, example):
-    words = shlex.split(line)[1:]
-    if any(word in NEEDS_MORE for word in words):
-        pytest.importorskip("unicorn")
-        pytest.importorskip("iced_x86")
-        if not all(shutil.which(word) for word in words if word in NEEDS_MORE):
-            pytest.skip("no busybox")
-    if words[0] == "race":
-        pytest.importorskip("greenlet")
-    done = _run(words)
-    assert done.returncode == 0
-    shown = "\n".join(
-        line for line in done.stdout.split("\n") if not line.startswith("shadowmmu: not compiled")
-    )
-    assert _differs(example, shown) is None
+    check_example(line, example)
 
 
 def test_the_comparison_finds_differences():
     shown = "a\nb\n1.5 s\nc\nd\n"
-    assert _differs("a\nb\n2.0 s\n...\nd\n", shown) is None
-    assert _differs("...\nc\n...\n", shown) is None
+    assert differs("a\nb\n2.0 s\n...\nd\n", shown) is None
+    assert differs("...\nc\n...\n", shown) is None
     for wrong in ("b\n...\n", "a\n...\n2 ms\n...\n", "a\nb\n1 s\nc\n", "a\n...\nd\nc\n"):
-        assert _differs(wrong, shown) is not None
+        assert differs(wrong, shown) is not None
 
 
 def test_there_are_examples():
@@ -130,17 +63,26 @@ def test_the_python_example_prints_what_its_remarks_say():
     remarks = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
     lines = printed.getvalue().splitlines()
     for remark in remarks:
-        said = remark if remark.startswith("kvm_") else remark.partition(": ")[0]
+        said = remark if remark.startswith(("kvm_", "nothing")) else remark.partition(": ")[0]
         start = said.partition("...")[0].strip()
         assert any(line.startswith(start) for line in lines), remark
     assert len(remarks) == code.count("print(")
 
 
-@pytest.mark.parametrize("paging", re.findall(r'"([^"]+)"', re.search(r"# or (.*)", README)[1]))
+def test_the_walk_is_what_the_python_example_prints():
+    (code,) = PYTHON
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    (walk,) = re.findall(r"^```\n(gva .*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert walk in printed.getvalue()
+
+
+@pytest.mark.parametrize("paging", re.findall(r'"([^"]+)"', re.search(r"# or (.*?);", README)[1]))
 def test_the_python_example_works_in_the_other_modes(paging):
     (code,) = PYTHON
-    start = code.partition("table =")[0].replace('paging="4-level"', f"paging={paging!r}")
-    if paging == "none":
+    start = code.partition("table =")[0].replace('"long4"', repr(paging))
+    if paging == "nopaging":
         start = "\n".join(line for line in start.split("\n") if "vm.map" not in line)
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile(start, "README.md", "exec"), {"__name__": "readme"})

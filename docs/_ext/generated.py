@@ -10,8 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from paragraphs import linked
 from sphinx.application import Sphinx
+
+from paragraphs import linked
 
 _GENERATED = re.compile(r"^% generated: (\w+)$", re.MULTILINE)
 

@@ -29,26 +29,39 @@ def hot_modules(package: Path) -> list[Path]:
 def choose_mode() -> bool:
     """Return True if the compiled modules are used, else make all imports of this package read its .py files.
 
-    Raises ImportError if SHADOWMMU_REQUIRE_NATIVE is set and the modules are not compiled or not wanted.
+    Raises ImportError if SHADOWMMU_REQUIRE_NATIVE is set and the modules are not compiled, not compiled from
+    the sources that are here, or not wanted.
     """
-    missing = [
-        source
-        for source in hot_modules(Path(__file__).parent)
-        if not any(source.with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES)
-    ]
     asked = is_set("SHADOWMMU_INTERPRETED")
-    if not missing and not asked:
+    obstacle, remedy = ("SHADOWMMU_INTERPRETED is set", "") if asked else _obstacle(Path(__file__).parent)
+    if not obstacle:
         return True
     if is_set("SHADOWMMU_REQUIRE_NATIVE"):
-        reason = "SHADOWMMU_INTERPRETED is set" if asked else f"{missing[0].name} is not compiled"
-        raise ImportError(f"shadowmmu: SHADOWMMU_REQUIRE_NATIVE is set, but {reason}")
+        raise ImportError(f"shadowmmu: SHADOWMMU_REQUIRE_NATIVE is set, but {obstacle}")
     if not asked and sys.stderr:
         sys.stderr.write(
-            "shadowmmu: not compiled, runs interpreted, about 80 times slower "
-            "(install with a C compiler, or set SHADOWMMU_INTERPRETED=1 to silence this line)\n"
+            f"shadowmmu: {obstacle}, runs interpreted, about 80 times slower "
+            f"({remedy}, or set SHADOWMMU_INTERPRETED=1 to silence this line)\n"
         )
     sys.meta_path.insert(0, _FromSource())
     return False
+
+
+def _obstacle(package: Path) -> tuple[str, str]:
+    """Return why the extensions cannot be used, and what helps; two empty strings if they can.
+
+    Only in a checkout, where sources are edited, are they compared with the extensions.
+    """
+    hot = hot_modules(package)
+    for source in hot:
+        if not any(source.with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES):
+            return "not compiled", "install with a C compiler"
+    if not (package.parents[1] / "setup.py").exists():
+        return "", ""
+    from ._sources import why_stale
+
+    reason = why_stale(package, hot)
+    return reason, "run make build" if reason else ""
 
 
 class _FromSource:

@@ -40,6 +40,27 @@ def test_version(command):
     assert command("--version").stdout.startswith("shadowmmu, version ")
 
 
+def completed(**variables):
+    words = [sys.executable, "-m", "shadowmmu"]
+    return subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True)
+
+
+def test_the_script_of_shell_completion_ends_well():
+    done = completed(_SHADOWMMU_COMPLETE="zsh_source")
+    assert done.returncode == 0
+    assert "#compdef shadowmmu" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("shadowmmu mus", "museum"), ("shadowmmu compare --des", "--design")]
+)
+def test_shell_completion_knows_commands_and_options(words, expected):
+    at = str(len(words.split()) - 1)
+    done = completed(_SHADOWMMU_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=at)
+    assert done.returncode == 0
+    assert done.stdout.strip() == f"plain,{expected}"
+
+
 def test_wrong_usage(command):
     done = command("compare")
     assert done.returncode == 2

@@ -7,7 +7,8 @@ from importlib.resources import as_file, files
 import pytest
 
 from shadowmmu.guest.scenario.scenario import Scenario
-from shadowmmu.trace.recording import Recording, json_line
+from shadowmmu.trace.recorder import json_line
+from shadowmmu.trace.recording import Recording
 
 
 def test_tells_every_op_and_a_summary(invoke, fixtures):

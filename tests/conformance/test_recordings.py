@@ -8,9 +8,10 @@ from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.design.design import design_of
+from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.trace.compare import compare
-from shadowmmu.trace.events import EventLog
-from shadowmmu.trace.recording import Recorder, Recording
+from shadowmmu.trace.recorder import Recorder
+from shadowmmu.trace.recording import Recording
 from shadowmmu.trace.snapshot import snapshot
 
 HERE = Path(__file__).parent

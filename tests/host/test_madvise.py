@@ -8,7 +8,7 @@ from host.test_mapping import MIB, Listener, at, mapped
 from shadowmmu.host.address_space import AddressSpace
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
 from shadowmmu.host.madvise import NotModelled, madvise
-from shadowmmu.host.mapping import HostError, Kind, Mapping
+from shadowmmu.host.mapping import Backing, HostError, Mapping
 from shadowmmu.host.memory import Arena
 
 NORMAL, RANDOM, WILLNEED, DONTNEED, FREE, REMOVE, DONTFORK, MERGEABLE = 0, 1, 3, 4, 8, 9, 10, 12
@@ -55,13 +55,13 @@ def get(space: AddressSpace, mapping: Mapping, page: int) -> int:
 
 @pytest.mark.parametrize("advice", [-1, 5, 6, 7, 26, 99, 102, 103, 1 << 16])
 def test_there_is_no_such_advice(space: AddressSpace, listener: Listener, advice: int) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     assert errno_of(space, mapping, 0, 1, advice) == errno.EINVAL
 
 
 @pytest.mark.parametrize("advice", [HWPOISON, 101])
 def test_memory_errors_are_not_modelled(space: AddressSpace, listener: Listener, advice: int) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     with pytest.raises(NotModelled):
         advise(space, mapping, 0, 1, advice)
 
@@ -69,10 +69,10 @@ def test_memory_errors_are_not_modelled(space: AddressSpace, listener: Listener,
 @pytest.mark.parametrize(
     ("kind", "refused"),
     [
-        (Kind.ANON, {REMOVE: errno.EINVAL, COLLAPSE: errno.EINVAL}),
-        (Kind.MEMFD, {FREE: errno.EINVAL, WIPEONFORK: errno.EINVAL, COLLAPSE: errno.EINVAL}),
+        (Backing.ANON, {REMOVE: errno.EINVAL, COLLAPSE: errno.EINVAL}),
+        (Backing.MEMFD, {FREE: errno.EINVAL, WIPEONFORK: errno.EINVAL, COLLAPSE: errno.EINVAL}),
         (
-            Kind.HUGE2M,
+            Backing.HUGE2M,
             {
                 FREE: errno.EINVAL,
                 REMOVE: errno.EACCES,
@@ -85,7 +85,7 @@ def test_memory_errors_are_not_modelled(space: AddressSpace, listener: Listener,
     ],
 )
 def test_what_memory_takes_no_advice(
-    space: AddressSpace, listener: Listener, kind: Kind, refused: dict[int, int]
+    space: AddressSpace, listener: Listener, kind: Backing, refused: dict[int, int]
 ) -> None:
     for advice in (*range(5), *range(8, 26)):
         mapping = mapped(space, listener, 2 * MIB, kind)
@@ -96,7 +96,7 @@ def test_what_memory_takes_no_advice(
 def test_advice_that_is_remembered_splits_the_vma(
     space: AddressSpace, listener: Listener, advice: int
 ) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     advise(space, mapping, 5, 2, advice)
     assert listener.take() == [REGION]
     assert len(mapping.vmas) == 3
@@ -110,7 +110,7 @@ def test_advice_that_is_remembered_splits_the_vma(
 
 @pytest.mark.parametrize("advice", [NORMAL, WILLNEED, 11, 13, NOHUGEPAGE, 17, 19, COLD])
 def test_advice_that_changes_nothing(space: AddressSpace, listener: Listener, advice: int) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     advise(space, mapping, 5, 2, advice)
     assert (len(mapping.vmas), listener.take()) == (1, [])
 
@@ -118,7 +118,7 @@ def test_advice_that_changes_nothing(space: AddressSpace, listener: Listener, ad
 def test_a_part_of_a_hugetlbfs_page_takes_no_advice_of_its_own(
     space: AddressSpace, listener: Listener
 ) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.HUGE2M)
+    mapping = mapped(space, listener, 4 * MIB, Backing.HUGE2M)
     assert errno_of(space, mapping, 0, 1, DONTFORK) == errno.EINVAL
     assert errno_of(space, mapping, 1, 1, DONTNEED_LOCKED) == errno.EINVAL
     assert errno_of(space, mapping, 0, 1, DONTNEED_LOCKED) == 0
@@ -129,7 +129,7 @@ def test_a_part_of_a_hugetlbfs_page_takes_no_advice_of_its_own(
 
 
 def test_removed_shared_memory_is_zeros(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.MEMFD)
+    mapping = mapped(space, listener, 4 * MIB, Backing.MEMFD)
     for page in (4, 5, 6):
         put(space, mapping, page, page)
     space.mprotect(at(mapping, 5), 0x1000, PROT_READ)
@@ -140,7 +140,7 @@ def test_removed_shared_memory_is_zeros(space: AddressSpace, listener: Listener)
 
 
 def test_removal_ends_where_memory_is_no_longer_shared(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.MEMFD)
+    mapping = mapped(space, listener, 4 * MIB, Backing.MEMFD)
     for page in range(4):
         put(space, mapping, page, page + 1)
     space.remap(at(mapping, 1), 0x1000)
@@ -149,7 +149,7 @@ def test_removal_ends_where_memory_is_no_longer_shared(space: AddressSpace, list
 
 
 def test_populating_faults_in(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON, populated=False)
     advise(space, mapping, 0, 2, POPULATE_READ)
     assert [mapping.page(page) for page in range(3)] == [ZERO_PAGE, ZERO_PAGE, 0]
     advise(space, mapping, 1, 2, POPULATE_WRITE)
@@ -164,14 +164,14 @@ def test_populating_faults_in(space: AddressSpace, listener: Listener) -> None:
 def test_populating_needs_the_right(
     space: AddressSpace, listener: Listener, prot: int, advice: int, allowed: bool
 ) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON, populated=False)
     space.mprotect(at(mapping, 2), 0x1000, prot)
     assert errno_of(space, mapping, 1, 2, advice) == (0 if allowed else errno.EINVAL)
     assert mapping.page(1), "the VMA before it has been populated"
 
 
 def test_memory_freed_lazily_is_lost_unless_it_is_written(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     for page in range(4):
         put(space, mapping, page, page + 1)
     advise(space, mapping, 0, 3, FREE)
@@ -187,7 +187,7 @@ def test_memory_freed_lazily_is_lost_unless_it_is_written(space: AddressSpace, l
 
 
 def test_shared_memory_is_paged_out_to_the_page_cache(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.MEMFD)
+    mapping = mapped(space, listener, 4 * MIB, Backing.MEMFD)
     put(space, mapping, 5, 7)
     advise(space, mapping, 5, 2, PAGEOUT)
     assert listener.take() == [(5, 6), (6, 7)]
@@ -197,7 +197,7 @@ def test_shared_memory_is_paged_out_to_the_page_cache(space: AddressSpace, liste
 
 def test_reclaim_by_age_is_not_modelled(space: AddressSpace, listener: Listener) -> None:
     space.switches.reclaim_asks_age = True
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     with pytest.raises(NotModelled):
         advise(space, mapping, 0, 1, PAGEOUT)
 
@@ -208,7 +208,7 @@ def test_advice_for_a_part_of_a_huge_page_splits_it(
     space: AddressSpace, listener: Listener, advice: int, zero_page: bool
 ) -> None:
     space.switches.split_maps_zero_page = zero_page
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     put(space, mapping, 3, 7)
     advise(space, mapping, 3, 2, advice)
     assert listener.take() == [(3, 5)] * (advice == FREE) + [REGION, REGION]
@@ -219,7 +219,7 @@ def test_advice_for_a_part_of_a_huge_page_splits_it(
 
 @pytest.mark.parametrize("advice", [FREE, COLD, PAGEOUT])
 def test_advice_for_a_whole_huge_page(space: AddressSpace, listener: Listener, advice: int) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     advise(space, mapping, 0, 512, advice)
     assert listener.take() == {FREE: [REGION], COLD: [], PAGEOUT: [REGION, REGION]}[advice]
     assert mapping.level(0) == (1 if advice == PAGEOUT else 2)
@@ -227,7 +227,7 @@ def test_advice_for_a_whole_huge_page(space: AddressSpace, listener: Listener, a
 
 @pytest.mark.parametrize("advice", [FREE, COLD, PAGEOUT])
 def test_the_huge_page_of_zeros_stays_whole(space: AddressSpace, listener: Listener, advice: int) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP, populated=False)
     mapping.fault(5, 0)
     advise(space, mapping, 3, 2, advice)
     assert listener.take() == [(3, 5)] * (advice == FREE)
@@ -235,7 +235,7 @@ def test_the_huge_page_of_zeros_stays_whole(space: AddressSpace, listener: Liste
 
 
 def test_a_huge_page_mapped_in_parts_is_still_one(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     advise(space, mapping, 5, 1, DONTNEED)
     listener.take()
     advise(space, mapping, 7, 1, COLD)
@@ -247,12 +247,12 @@ def test_a_huge_page_mapped_in_parts_is_still_one(space: AddressSpace, listener:
 def test_only_vmas_up_to_the_last_mapped_part_take_part_in_a_split(
     space: AddressSpace, listener: Listener
 ) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     space.mprotect(at(mapping, 256), 2 * MIB, PROT_READ)
     listener.take()
     advise(space, mapping, 7, 1, COLD)
     assert listener.take() == [REGION, (0, 256), REGION, (256, 512)]
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     space.mprotect(at(mapping, 256), 2 * MIB, PROT_READ)
     advise(space, mapping, 256, 256, DONTNEED)
     listener.take()
@@ -261,7 +261,7 @@ def test_only_vmas_up_to_the_last_mapped_part_take_part_in_a_split(
 
 
 def test_lazily_freed_huge_pages_cannot_be_paged_out_here(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     advise(space, mapping, 0, 512, FREE)
     with pytest.raises(NotModelled):
         advise(space, mapping, 0, 1, PAGEOUT)
@@ -271,7 +271,7 @@ def test_lazily_freed_huge_pages_cannot_be_paged_out_here(space: AddressSpace, l
 
 
 def test_a_vma_smaller_than_a_huge_page_cannot_be_collapsed(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     space.remap(at(mapping, 512), 0x1000)
     mapping.fault(512, 1)
     assert errno_of(space, mapping, 512, 512, COLLAPSE) == errno.EINVAL
@@ -281,7 +281,7 @@ def test_a_vma_smaller_than_a_huge_page_cannot_be_collapsed(space: AddressSpace,
 
 
 def test_memory_that_was_never_touched_cannot_be_collapsed(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP, populated=False)
     assert errno_of(space, mapping, 0, 1, COLLAPSE) == errno.EINVAL
     mapping.fault(600, 1)
     assert errno_of(space, mapping, 0, 1, COLLAPSE) == 0
@@ -289,7 +289,7 @@ def test_memory_that_was_never_touched_cannot_be_collapsed(space: AddressSpace, 
 
 
 def test_read_only_memory_cannot_be_collapsed(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     advise(space, mapping, 0, 1024, HUGEPAGE)
     space.mprotect(at(mapping, 0), 2 * MIB, PROT_READ)
     assert errno_of(space, mapping, 0, 1024, COLLAPSE) == errno.EINVAL
@@ -300,7 +300,7 @@ def test_read_only_memory_cannot_be_collapsed(space: AddressSpace, listener: Lis
 
 
 def test_shared_memory_is_not_collapsed_here(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.MEMFD)
+    mapping = mapped(space, listener, 4 * MIB, Backing.MEMFD)
     assert errno_of(space, mapping, 0, 512, COLLAPSE) == errno.EINVAL
     advise(space, mapping, 0, 1024, HUGEPAGE)
     with pytest.raises(NotModelled):

@@ -9,7 +9,7 @@ from shadowmmu.guest.play.machine import Machine
 from shadowmmu.host.address_space import AddressSpace, HostSwitches
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
 from shadowmmu.host.madvise import madvise
-from shadowmmu.host.mapping import HostError, Kind, Mapping
+from shadowmmu.host.mapping import Backing, HostError, Mapping
 from shadowmmu.host.memory import Arena
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.design.switches import switch_named
@@ -66,7 +66,7 @@ def listener(space: AddressSpace) -> Listener:
 
 
 def mapped(
-    space: AddressSpace, listener: Listener, size: int, kind: Kind, *, populated: bool = True
+    space: AddressSpace, listener: Listener, size: int, kind: Backing, *, populated: bool = True
 ) -> Mapping:
     mapping = space.map(size >> 12, kind, populated=populated)
     listener.base = mapping.hva
@@ -82,8 +82,8 @@ def at(mapping: Mapping, page: int) -> int:
 
 @pytest.mark.parametrize("offset", [0, 0x1000, 0x200000, 0x12345000, 3 << 30 | 0x5000])
 def test_addresses_are_congruent_to_the_offset(space: AddressSpace, offset: int) -> None:
-    first = space.map(1000, Kind.ANON, offset=offset)
-    second = space.map(1 << 18, Kind.ANON, offset=offset)
+    first = space.map(1000, Backing.ANON, offset=offset)
+    second = space.map(1 << 18, Backing.ANON, offset=offset)
     for mapping in (first, second):
         assert (mapping.hva - offset) % (1 << 30) == 0
         assert (mapping.base_pfn - (mapping.hva >> 12)) % (1 << 18) == 0
@@ -92,7 +92,7 @@ def test_addresses_are_congruent_to_the_offset(space: AddressSpace, offset: int)
 
 
 def test_between_mappings_is_nothing(space: AddressSpace) -> None:
-    mapping = space.map(10, Kind.ANON)
+    mapping = space.map(10, Backing.ANON)
     for hva in (mapping.hva - 1, mapping.hva + 10 * 4096):
         with pytest.raises(HostError) as caught:
             space.find(hva)
@@ -102,14 +102,14 @@ def test_between_mappings_is_nothing(space: AddressSpace) -> None:
 def test_the_address_space_ends() -> None:
     space = AddressSpace(Arena())
     with pytest.raises(MemoryError):
-        space.map(1 << 36, Kind.ANON)
+        space.map(1 << 36, Backing.ANON)
 
 
 # -- faults ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Kind.ANON, Kind.THP, Kind.HUGE2M, Kind.MEMFD])
-def test_populated_memory_is_there(space: AddressSpace, listener: Listener, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [Backing.ANON, Backing.THP, Backing.HUGE2M, Backing.MEMFD])
+def test_populated_memory_is_there(space: AddressSpace, listener: Listener, kind: Backing) -> None:
     mapping = mapped(space, listener, 4 * MIB, kind)
     assert mapping.page(3) == (mapping.base_pfn + 3) << 12 | PRESENT | WRITABLE
     assert mapping.fast_page(3, 1) == mapping.fault(3, 1) == mapping.page(3)
@@ -119,7 +119,7 @@ def test_populated_memory_is_there(space: AddressSpace, listener: Listener, kind
 
 
 def test_a_read_finds_the_zero_page_a_write_replaces_it(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON, populated=False)
     assert (mapping.page(5), mapping.fast_page(5, 0)) == (0, 0)
     assert mapping.fault(5, 0) == PRESENT | ZERO
     assert (mapping.fast_page(5, 0), mapping.fast_page(5, 1)) == (PRESENT | ZERO, 0)
@@ -132,7 +132,7 @@ def test_a_read_finds_the_zero_page_a_write_replaces_it(space: AddressSpace, lis
 
 
 def test_a_write_of_lazy_huge_memory_brings_two_megabytes(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP, populated=False)
     mapping.fault(5, 1)
     assert [mapping.level(n) for n in (0, 511, 512)] == [2, 2, 1]
     assert mapping.page(511) == (mapping.base_pfn + 511) << 12 | PRESENT | WRITABLE
@@ -142,8 +142,8 @@ def test_a_write_of_lazy_huge_memory_brings_two_megabytes(space: AddressSpace, l
     assert mapping.level(700) == 1, "a page table is there already"
 
 
-@pytest.mark.parametrize(("kind", "pages"), [(Kind.HUGE2M, 512), (Kind.HUGE1G, 262144)])
-def test_hugetlb_comes_whole(space: AddressSpace, listener: Listener, kind: Kind, pages: int) -> None:
+@pytest.mark.parametrize(("kind", "pages"), [(Backing.HUGE2M, 512), (Backing.HUGE1G, 262144)])
+def test_hugetlb_comes_whole(space: AddressSpace, listener: Listener, kind: Backing, pages: int) -> None:
     mapping = mapped(space, listener, 1 << 30, kind, populated=False)
     assert mapping.level(0) == 1
     mapping.fault(pages - 1, 0)
@@ -155,7 +155,7 @@ def test_hugetlb_comes_whole(space: AddressSpace, listener: Listener, kind: Kind
 
 
 def test_only_whole_regions_are_huge(space: AddressSpace) -> None:
-    mapping = space.map(1024, Kind.THP, offset=0x100000)
+    mapping = space.map(1024, Backing.THP, offset=0x100000)
     assert [mapping.level(n) for n in (0, 255, 256, 767, 768, 1023)] == [1, 1, 2, 2, 1, 1]
 
 
@@ -163,7 +163,7 @@ def test_only_whole_regions_are_huge(space: AddressSpace) -> None:
 
 
 def test_dontneed_leaves_zeros(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     old = mapping.page(5)
     madvise(space, at(mapping, 5), 0x2000, DONTNEED)
     assert listener.take() == [(5, 7)]
@@ -181,7 +181,7 @@ def test_dontneed_leaves_zeros(space: AddressSpace, listener: Listener) -> None:
 
 
 def test_dontneed_inside_a_huge_page_splits_it(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     madvise(space, at(mapping, 5), 0x1000, DONTNEED)
     assert listener.take() == [(5, 6), (0, 512)]
     assert [mapping.level(n) for n in (5, 100, 512)] == [1, 1, 2]
@@ -191,7 +191,7 @@ def test_dontneed_inside_a_huge_page_splits_it(space: AddressSpace, listener: Li
 
 
 def test_dontneed_of_shared_memory_keeps_its_frames(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.MEMFD)
+    mapping = mapped(space, listener, 4 * MIB, Backing.MEMFD)
     old = mapping.page(5)
     madvise(space, at(mapping, 5), 0x1000, DONTNEED)
     assert listener.take() == [(5, 6)]
@@ -202,7 +202,7 @@ def test_dontneed_of_shared_memory_keeps_its_frames(space: AddressSpace, listene
 def test_protection_takes_rights_at_once_and_gives_them_back_lazily(
     space: AddressSpace, listener: Listener
 ) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     space.mprotect(at(mapping, 5), 0x2000, PROT_READ)
     assert listener.take() == [(0, 512), (5, 7)], "first the VMA is split, and its 2 MiB with it"
     assert (mapping.fast_page(5, 0) != 0, mapping.fast_page(5, 1), mapping.fault(5, 1)) == (True, 0, 0)
@@ -218,20 +218,20 @@ def test_protection_takes_rights_at_once_and_gives_them_back_lazily(
 
 
 def test_the_same_protection_tells_nobody(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     space.mprotect(at(mapping, 5), 0x2000, PROT_RW)
     assert listener.take() == []
 
 
 def test_protecting_a_part_splits_a_huge_page(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
     space.mprotect(at(mapping, 5), 0x1000, PROT_READ)
     assert (5, 6) in listener.take()
     assert [mapping.level(n) for n in (5, 512)] == [1, 2]
 
 
 def test_collapsing_moves_small_pages_into_a_huge_one(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.THP, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP, populated=False)
     mapping.fault(3, 0)
     for page in (3, 7):
         hpa = mapping.fault(page, 1) >> 12 << 12
@@ -246,8 +246,8 @@ def test_collapsing_moves_small_pages_into_a_huge_one(space: AddressSpace, liste
     assert [mapping.page(n) >> 12 for n in (1, 511)] == [first + 1, first + 511]
 
 
-@pytest.mark.parametrize("kind", [Kind.ANON, Kind.HUGE2M])
-def test_what_cannot_be_collapsed(space: AddressSpace, listener: Listener, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [Backing.ANON, Backing.HUGE2M])
+def test_what_cannot_be_collapsed(space: AddressSpace, listener: Listener, kind: Backing) -> None:
     mapping = mapped(space, listener, 4 * MIB, kind)
     with pytest.raises(HostError) as caught:
         madvise(space, mapping.hva, 2 * MIB, COLLAPSE)
@@ -258,14 +258,14 @@ def test_what_cannot_be_collapsed(space: AddressSpace, listener: Listener, kind:
 def test_advice_counts_for_later_faults(
     space: AddressSpace, listener: Listener, advice: int, level: int
 ) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON, populated=False)
     madvise(space, mapping.hva, 4 * MIB, advice)
     mapping.fault(5, 1)
     assert mapping.level(5) == level
 
 
 def test_remapping_is_new_memory(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     old = mapping.page(5)
     space.remap(at(mapping, 5), 0x1000)
     assert (5, 6) in listener.take()
@@ -274,7 +274,7 @@ def test_remapping_is_new_memory(space: AddressSpace, listener: Listener) -> Non
 
 
 def test_the_host_s_own_touch_faults(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON, populated=False)
     assert space.touch(at(mapping, 5) + 7, write=False) == 0
     assert space.touch(at(mapping, 5), write=True) == (mapping.page(5) >> 12) << 12 != 0
     space.mprotect(at(mapping, 5), 0x1000, PROT_READ)
@@ -290,7 +290,7 @@ def test_the_host_s_own_touch_faults(space: AddressSpace, listener: Listener) ->
 def test_ranges_are_checked(
     space: AddressSpace, listener: Listener, start: int, size: int, number: int
 ) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     for call in (
         lambda hva: madvise(space, hva, size, DONTNEED),
         lambda hva: madvise(space, hva, size, HUGEPAGE),
@@ -303,7 +303,7 @@ def test_ranges_are_checked(
 
 
 def test_ageing_asks_every_notifier_whether_the_range_was_accessed(space, listener):
-    mapping = mapped(space, listener, 1 << 20, Kind.ANON)
+    mapping = mapped(space, listener, 1 << 20, Backing.ANON)
     assert not space.age(at(mapping, 1), 0x2000, flush=False)
     listener.accessed = True
     space.notifiers.insert(0, Listener())
@@ -312,7 +312,7 @@ def test_ageing_asks_every_notifier_whether_the_range_was_accessed(space, listen
 
 
 def test_ageing_ends_with_the_mapping(space, listener):
-    mapping = mapped(space, listener, 1 << 20, Kind.ANON)
+    mapping = mapped(space, listener, 1 << 20, Backing.ANON)
     with pytest.raises(HostError):
         space.age(mapping.hva, (1 << 20) + 0x1000, flush=False)
     assert listener.calls == []
@@ -332,7 +332,7 @@ def test_a_kernel_s_switches_reach_the_host() -> None:
 @pytest.mark.parametrize("tables", [False, True])
 def test_where_mprotect_begins_to_be_announced(space: AddressSpace, listener: Listener, tables: bool) -> None:
     space.switches.mprotect_announces_tables = tables
-    mapping = mapped(space, listener, 8 * MIB, Kind.ANON, populated=False)
+    mapping = mapped(space, listener, 8 * MIB, Backing.ANON, populated=False)
     space.mprotect(at(mapping, 0), 8 * MIB, PROT_READ)
     assert listener.take() == [], "there is no page table at all"
     mapping.fault(1100, 0)
@@ -347,7 +347,7 @@ def test_the_error_of_memory_that_cannot_be_replaced(
     space: AddressSpace, listener: Listener, hides: bool
 ) -> None:
     space.switches.remap_hides_error = hides
-    mapping = mapped(space, listener, 8 * MIB, Kind.HUGE2M)
+    mapping = mapped(space, listener, 8 * MIB, Backing.HUGE2M)
     with pytest.raises(HostError) as caught:
         space.remap(at(mapping, 512), 0x1000)
     assert caught.value.errno == (errno.ENOMEM if hides else errno.EINVAL)
@@ -359,7 +359,7 @@ def test_new_memory_between_memory_that_was_touched(
     space: AddressSpace, listener: Listener, next_first: bool
 ) -> None:
     space.switches.remap_joins_next_first = next_first
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     for page in (10, 12):
         space.remap(at(mapping, page), 0x1000)
         space.touch(at(mapping, page), write=True)
@@ -374,7 +374,7 @@ def test_memory_made_read_only_before_and_after_its_first_page(
     space: AddressSpace, listener: Listener, unaccounts: bool
 ) -> None:
     space.switches.mprotect_unaccounts = unaccounts
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON, populated=False)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON, populated=False)
     space.remap(at(mapping, 10), 0x2000)
     space.mprotect(at(mapping, 10), 0x1000, PROT_READ)
     space.touch(at(mapping, 11), write=True)
@@ -387,9 +387,9 @@ def test_memory_made_read_only_before_and_after_its_first_page(
 # -- page tables -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Kind.ANON, Kind.MEMFD, Kind.HUGE2M])
+@pytest.mark.parametrize("kind", [Backing.ANON, Backing.MEMFD, Backing.HUGE2M])
 def test_new_memory_has_no_page_tables_and_so_may_be_huge(
-    space: AddressSpace, listener: Listener, kind: Kind
+    space: AddressSpace, listener: Listener, kind: Backing
 ) -> None:
     mapping = mapped(space, listener, 4 * MIB, kind)
     space.remap(at(mapping, 0), 2 * MIB)
@@ -405,7 +405,7 @@ def test_new_memory_has_no_page_tables_and_so_may_be_huge(
 
 
 def test_memory_that_was_dropped_keeps_its_page_table(space: AddressSpace, listener: Listener) -> None:
-    mapping = mapped(space, listener, 4 * MIB, Kind.ANON)
+    mapping = mapped(space, listener, 4 * MIB, Backing.ANON)
     madvise(space, at(mapping, 0), 4 * MIB, HUGEPAGE)
     madvise(space, at(mapping, 0), 4 * MIB, DONTNEED)
     mapping.fault(5, 1)

@@ -4,7 +4,8 @@ from kvm.tdp_world import PHYSICAL
 from kvm.world import World
 
 from shadowmmu.kvm.memory.notifier import MmuNotifier
-from shadowmmu.trace.events import Event, Exit
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.exits import Exit
 
 PAGE = 0x800000
 """A guest-physical address; the guest has it at PHYSICAL + PAGE."""

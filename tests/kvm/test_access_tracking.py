@@ -8,7 +8,7 @@ from kvm.world import World, names
 from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
 from shadowmmu.kvm.memory.notifier import MmuNotifier
 from shadowmmu.kvm.spte.spte import is_access_track_spte
-from shadowmmu.trace.events import FastPageFault, TdpMmuSpteChanged
+from shadowmmu.kvm.tracepoints.mmu import FastPageFault, TdpMmuSpteChanged
 from shadowmmu.x86.bits import EPT_R, EPT_RWX, EPT_W, EPT_X, PS
 
 GVA = PHYSICAL + PAGE

@@ -5,7 +5,7 @@ from kvm.world import World, names
 
 from shadowmmu import Vm
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.mapping import Kind
+from shadowmmu.host.mapping import Backing
 from shadowmmu.kvm.bits import MEMSLOT_INVALID
 from shadowmmu.kvm.memory.memory_region import RegionError, kvm_set_memory_region
 
@@ -58,7 +58,7 @@ def test_a_move_beyond_is_refused_when_all_is_zapped_already() -> None:
 
 def test_a_slot_has_less_than_two_billion_pages() -> None:
     machine = Machine()
-    mapping = machine.host.map(1, Kind.ANON)
+    mapping = machine.host.map(1, Backing.ANON)
     with pytest.raises(RegionError, match="more than 2"):
         kvm_set_memory_region(machine.kvm, 0, 0, 1 << 43, 0, mapping)
 
@@ -170,9 +170,9 @@ def test_a_32_bit_guest_loads_32_bits() -> None:
 
 def test_the_public_face_has_both() -> None:
     assert Vm().machine.kvm.parameters.host_maxphyaddr == Vm().vcpus[0].state.maxphyaddr == 46
-    vm = Vm(hostbits=40, physbits=36, nested_paging=True)
+    vm = Vm(hostbits=40, physbits=36, params={"kvm_amd.npt": 1})
     assert vm.machine.kvm.max_gfn() == (1 << 28) - 1
     assert vm.vcpus[0].state.maxphyaddr == 36
     for wrong in ({"hostbits": 31}, {"physbits": 53}):
-        with pytest.raises(ValueError, match="must be 32 to 52"):
+        with pytest.raises(ValueError, match="must be a number from 32 to 52"):
             Vm(**wrong)  # type: ignore[arg-type]

@@ -15,7 +15,8 @@ from shadowmmu.kvm.design.switches import DEFAULT_KERNEL, value_of
 from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
 from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.kvm.state.vcpu import Vcpu
-from shadowmmu.trace.events import Event, EventLog
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.x86.bits import ADDR
 
 SVM_EXIT_IOIO = 0x7B

@@ -9,16 +9,11 @@ from typing import Any
 import pytest
 
 from shadowmmu.kvm.bits import TRANSLATION_VALID
-from shadowmmu.trace import events
-from shadowmmu.trace.events import Event
-from shadowmmu.trace.recording import Recording, Row, replay
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.trace.recorded_events import events_of
+from shadowmmu.trace.recording import Recording, replay
 
 CONFORMANCE = Path(__file__).parents[1] / "conformance"
-
-
-def _access(letters: str) -> int:
-    """The rights that the letters of an event spell, as the model's role has them."""
-    return sum(bit for letter, bit in (("x", 1), ("w", 2), ("u", 4)) if letter in letters)
 
 
 def _translation(word: str) -> int:
@@ -88,7 +83,7 @@ class Machine:
                 row.get("result", {}),
                 row.get("stats", {}),
                 row.get("gptes", []),
-                [fired for event in row.get("events", []) for fired in self.fired(event)],
+                [event for entry in row.get("events", []) for event in events_of(entry, self)],
                 self.state(state) if "delta" in row else None,
             )
 
@@ -127,87 +122,6 @@ class Machine:
     def hva(self, name: str) -> int:
         gpa = int(name.removeprefix("gpa:"), 16)
         return next(hva + gpa - at for hva, size, at in self.areas.values() if at <= gpa <= at + size)
-
-    def fired(self, e: Row) -> list[Event]:
-        """The events that an entry stands for: `n` of them if it is a run."""
-        return [self.event(self.moved(e, i)) for i in range(e.get("n", 1))]
-
-    def moved(self, e: Row, i: int) -> Row:
-        """Number i of a run."""
-        if not i:
-            return e
-        pages = i << 9 * (e["level"] - 1)
-        names = {
-            key: re.sub(r"gpa:(\w+)", lambda m: f"gpa:{int(m[1], 16) + (pages << 12):x}", e[key])
-            for key in ("old", "new")
-        }
-        return {**e, **names, "gfn": f"{int(e['gfn'], 16) + pages:x}"}
-
-    def event(self, e: Row) -> Event:
-        if "task" in e:
-            return events.ByTask(e["task"], self.event({k: v for k, v in e.items() if k != "task"}))
-        kinds = {kind.name: kind for kind in every(events.Event) if hasattr(kind, "name")}
-        kind, text = kinds[e["e"]], e.get("t", "")
-        hexes = [int(word, 16) for word in re.findall(r"\b(?:0x)?([0-9a-f]+)\b", text)]
-        if "sync" in e:
-            role = (
-                e["level"] | bool(e.get("4byte")) << 4 | e.get("q", 0) << 5 | bool(e.get("direct")) << 7
-                | _access(e["access"]) << 8 | bool(e.get("invalid")) << 11
-                | e.get("nxe", 1) << 12 | (1 - e.get("ad", 1)) << 16
-            )  # fmt: skip
-            made = [e["created"]] if "created" in e else []
-            return kind(e["gen"], int(e["gfn"], 16), role, e["root"], e["sync"] == "unsync", *made)
-        if kind is events.SetSpte:
-            return kind(int(e["gfn"], 16), self.spte(e["spte"]), self.sptep(e["at"]), e["level"])
-        if kind is events.SpteRequested:
-            return kind(int(e["gfn"], 16), self.pfn(e["pfn"]), e["level"])
-        if kind is events.PagetableWalk:
-            return kind(int(e["addr"], 16), int(e["pferr"], 16))
-        if kind is events.PagingElement:
-            return kind(int(e["pte"], 16), e["level"])
-        if kind is events.TdpMmuSpteChanged:
-            return kind(0, int(e["gfn"], 16), e["level"], self.spte(e["old"]), self.spte(e["new"]))
-        if kind is events.SplitHugePage:
-            return kind(int(e["gfn"], 16), self.spte(e["spte"]), e["level"], e["errno"])
-        if kind is events.DirtyRingPush:
-            ring, dirty, reset, slot, offset = re.match(
-                r"ring (\d+): dirty 0x(\w+) reset 0x(\w+) slot (\d+) offset 0x(\w+)", text
-            ).groups()
-            return kind(int(ring), int(dirty, 16), int(reset, 16), int(slot), int(offset, 16))
-        if kind is events.FastPageFault:
-            flags = {"P": 1, "W": 2, "U": 4, "RSVD": 8, "F": 16}
-            error = sum(flags.get(flag) or int(flag, 16) for flag in e["error_code"].split("|"))
-            old, new = self.spte(e["old"]), self.spte(e["new"])
-            return kind(0, int(e["gva"], 16), error, self.sptep(e["at"]), old, new, e["spurious"], e["fixed"])
-        if kind is events.MarkMmioSpte:
-            return kind(self.sptep(e["at"]), *(int(e[key], 16) for key in ("gfn", "access", "gen")))
-        if kind is events.UnmapHvaRange:
-            return kind(self.hva(e["start"]), self.hva(e["end"]))
-        if kind is events.Exit:
-            codes = {events.exit_reason(code): code for code in (*range(0x404), 0xFFFFFFFF)}
-            return kind(0, codes[e["reason"]], *(int(e[key], 16) for key in ("rip", "info1", "info2")))
-        if kind is events.EmulateInsn:
-            base, rip, insn, mode = re.fullmatch(r"(\w+):(\w+):([0-9a-f ]*) \((\w+)\)", text).groups()
-            return kind(int(rip, 16), int(base, 16), bytes.fromhex(insn), mode, False)
-        if kind is events.InjException:
-            vector = {"#PF": 14, "#GP": 13, "#DF": 8, "#UD": 6}[text[:3]]
-            return kind(vector, "(" in text, hexes[0] if hexes else 0, "reinjected" in text)
-        if kind is events.InjVirq:
-            return kind(hexes[0], text.startswith("Soft"), "reinjected" in text)
-        if kind is events.Mmio:
-            what, length = re.match(r"mmio (\S+) len (\d+)", text).groups()
-            gpa, value = (int(word, 16) for word in re.findall("0x([0-9a-f]+)", text))
-            return kind(("unsatisfied-read", "read", "write").index(what), int(length), gpa, value)
-        if kind is events.VcpuMatchMmio:
-            return kind(*(int(word, 16) for word in re.findall("0x([0-9a-f]+)", text)),
-                        "Write" in text, text.endswith("GPA"))  # fmt: skip
-        if kind is events.Msr:
-            index, data = (int(word, 16) for word in re.findall(r" (?:0x)?([0-9a-f]+)", text))
-            return kind("write" in text, index, data, "(#GP)" in text)
-        words = "vcpu|rip|address|error_code|gpa|pferr|addr:|gfn|access|spte|kvm_gen|spte-gen|"
-        words += "kvm-mmu-valid-gen|used_pages"
-        values = re.findall(rf"(?:{words}) ?(?:0x)?([0-9a-f]+)", text)
-        return kind(*(int(value, 16) for value in values))
 
     # -- named state back to a raw one
 
@@ -284,12 +198,6 @@ class Machine:
             "wtrack": [(*key, count) for key, count in keyed("wtrack")],
             "pfns": {pfn: name if name == "zero" else int(name[4:], 16) for pfn, name in pfns.items()},
         }  # fmt: skip
-
-
-def every(kind: type) -> Iterator[type]:
-    for sub in kind.__subclasses__():
-        yield sub
-        yield from every(sub)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shadowmmu.trace.events import GetPage, PrepareZapPage
+from shadowmmu.kvm.tracepoints.mmu import GetPage, PrepareZapPage
 from shadowmmu.trace.names import Names
 
 ROLE = 0x3701

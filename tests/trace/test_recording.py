@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from shadowmmu.guest.scenario.scenario import Scenario
-from shadowmmu.trace.recording import (
-    Recorder,
-    Recording,
-    RecordingError,
-    apply_delta,
-    difference,
-    json_line,
-    replay,
-)
+from shadowmmu.trace.delta import apply_delta, difference
+from shadowmmu.trace.recorder import Recorder, json_line
+from shadowmmu.trace.recording import Recording, RecordingError, replay
 
 
 def test_recorded_again_byte_for_byte(recording_path, machine_of):

@@ -84,7 +84,7 @@ def test_flush_page_drops_global_entries_too_but_not_other_pages(cache: Translat
 
 @pytest.mark.parametrize(("sets", "ways"), [(3, 4), (0, 4), (4, 0)])
 def test_a_cache_needs_a_power_of_two_sets_and_a_way(sets: int, ways: int) -> None:
-    with pytest.raises(ValueError, match="need a power of two"):
+    with pytest.raises(ValueError, match="must be a power of two"):
         TranslationCache(12, sets, ways)
 
 

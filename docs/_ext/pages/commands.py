@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Iterator
 
 import click
-from markdown import code, definitions, fence, prose, sentence
 
+from marked import code, definitions, fence, prose, sentence
 from shadowmmu.cli.commands import cli
 
 
@@ -36,7 +36,10 @@ def _command(command: click.Command | None, parent: click.Context) -> str:
         *(f"{sentence(shows)[:-1]}:\n\n{fence(line)}" for line, shows in command.examples.items()),
     ]
     if command.files:
-        parts += ["**Files**", definitions((code(name), sentence(text)) for name, text in command.files.items())]
+        parts += [
+            "**Files**",
+            definitions((code(name), sentence(text)) for name, text in command.files.items()),
+        ]
     return "\n\n".join(parts)
 
 

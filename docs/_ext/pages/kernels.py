@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pages import switches
-
 from shadowmmu.kvm.design.switches import PROFILES
 
 

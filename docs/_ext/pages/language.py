@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from markdown import code, fence, prose, sentence
-
+from marked import code, fence, prose, sentence
 from shadowmmu.guest.scenario.language import GROUPS, RULES, WORDS, Word
 
 
@@ -23,9 +22,9 @@ def _words(words: tuple[Word, ...]) -> str:
 
 
 def _word(word: Word) -> str:
-    places = [text for text, may in (("before `start`", word.setup), ("after `start`", word.op)) if may]
+    places = [text for text, may in (("before", word.setup), ("after", word.op)) if may]
     forms = [f"also {code(form + word.name)}" for form in word.forms]
-    where = "; ".join([" and ".join(places), *forms])
+    where = "; ".join([f"{' and '.join(places)} `start`", *forms])
     return "\n\n".join(
         [
             f"(word-{word.name})=\n### {code(word.name)}",

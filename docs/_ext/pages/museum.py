@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from markdown import code, fence, prose, sentence
-
+from marked import code, fence, prose, sentence
 from shadowmmu.check.museum.results import EXHIBITS, Exhibit, results
 
 _ROOT = Path(__file__).parents[3]
@@ -39,8 +38,8 @@ def _finding(exhibit: Exhibit) -> str:
     if found is None or not found["found"]:
         return "no search yet."
     return (
-        f"{prose(found['check'])}, {code(found['predicate'])}, after {found['ops']:,} operations of a random guest "
-        f"({prose(str(found['guest']))}): {sentence(found['says'])}"
+        f"{prose(found['check'])}, {code(found['predicate'])}, after {found['ops']:,} operations of a "
+        f"random guest ({prose(str(found['guest']))}): {sentence(found['says'])}"
     )
 
 

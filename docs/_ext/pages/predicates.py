@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from markdown import code, definitions, sentence
-
+from marked import code, definitions, sentence
 from shadowmmu.check.audit.audit import PREDICATES
 from shadowmmu.check.audit.predicate import Scope
 

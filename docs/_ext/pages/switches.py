@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from markdown import code, prose, sentence, table
-
+from marked import code, prose, sentence, table
 from shadowmmu.kvm.design.switches import PROFILES, SWITCHES, Switch, values_named
 
 _MOST = 12
@@ -49,9 +48,7 @@ def _switch(switch: Switch) -> str:
 
 def changed() -> str:
     """Return the table of the switches in which kernels differ."""
-    names = [
-        switch.name for switch in SWITCHES if any(switch.name in profile.values for profile in PROFILES)
-    ]
+    names = [switch.name for switch in SWITCHES if any(switch.name in profile.values for profile in PROFILES)]
     rows = [
         [f"[{code(name)}](#switch-{name})", *(code(_value(name, n)) for n in range(len(PROFILES)))]
         for name in names

@@ -1,4 +1,4 @@
-"""What all checks have in common: a `Checker` looks at a machine after every op and tells of `Violation`s."""
+"""What all checks have in common: a `Checker` examines a machine after every op and reports `Violation`s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..kvm.state.oops import KernelOops
 __all__ = ["CORRUPT", "Checker", "Violation", "play_checked"]
 
 CORRUPT = (LookupError, AttributeError, KernelOops, RecursionError, RuntimeError)
-"""What the MMU raises when it meets structures that cannot be: where KVM has BUG() or WARN()."""
+"""Exceptions of the MMU when it meets corrupt structures: where KVM has BUG() or WARN()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Violation:
     shows: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """Return the violation as plain data."""
         return {**asdict(self), "shows": list(self.shows)}
 
     def text(self) -> str:
-        """The same for a reader, on several lines."""
+        """Return the violation for a reader, on several lines."""
         step = f", {self.step}" if self.step else ""
         head = [f"{self.predicate}: {self.says}", f"  broken by op {self.op}: {self.do.strip()}{step}"]
         return "\n".join([*head, *(f"    {line}" for line in self.shows)])
@@ -65,19 +65,20 @@ class Checker(ABC):
 
     @abstractmethod
     def after_op(self, op: Op, played: OpResult | None) -> list[Violation]:
-        """What does not hold any more. `played` is None if the op says nothing about the machine."""
+        """Return what does not hold any more. `played` is None if the op has no result for the machine."""
 
     def finish(self) -> list[Violation]:
-        """After the last op: what was too dear to look at after each."""
+        """Return what checks too expensive to run after every op find after the last."""
         return []
 
 
 def play_checked(
     player: Player, ops: Iterable[Op], checkers: Sequence[Checker]
 ) -> Iterator[tuple[Op, OpResult | None, list[Violation]]]:
-    """Play ops one by one; after each what the checkers found. Ends with the first op that ends the machine.
+    """Play ops one by one; yield each with its result and what the checkers found. Stops after an op that
+    ends the machine.
 
-    Structures on which the MMU itself stumbles are a violation too.
+    Corrupt structures that make the MMU fail are a violation too.
     """
     for op in ops:
         for checker in checkers:
@@ -99,5 +100,5 @@ def play_checked(
 
 
 def _stumbled(number: int, op: Op, error: Exception) -> Violation:
-    says = f"the MMU stumbles over its own structures: {type(error).__name__}: {error}"
+    says = f"the MMU's structures are corrupt: {type(error).__name__}: {error}"
     return Violation("audit", "no-bug", says, number, op.text)

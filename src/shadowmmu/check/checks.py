@@ -11,7 +11,7 @@ __all__ = ["checks_of"]
 
 
 def checks_of(player: Player, level: Level) -> list[Checker]:
-    """Every check, for a machine that has played nothing yet; `level` is the audit's."""
+    """Return every check, for a machine that has played nothing yet; `level` is the audit's."""
     checks: list[Checker] = [Coherence(player)]
     if level is not Level.OFF:
         checks.append(Audit(player, level=level))

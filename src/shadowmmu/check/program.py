@@ -12,7 +12,6 @@ from ..guest.scenario.modes import MODES, Mode
 from ..guest.scenario.ops import Op
 from ..guest.svm.exit_codes import EXIT_EXCEPTION, EXIT_INVLPG, EXIT_WRITE_CR, exit_name
 from ..guest.svm.machine import ExitRecord, SvmMachine
-from ..kvm.state.tracepoints import Tracer
 from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA, PF_VECTOR
 from .audit.audit import Audit
 from .checker import CORRUPT, Violation
@@ -37,7 +36,6 @@ class _Program:
     dump: bool = False
     vmcbs: list[Any] = field(default_factory=list)
     on_meanwhile: list[Any] = field(default_factory=list)
-    log: Tracer = field(default_factory=Tracer)
 
     def mode_of(self, vcpu: int) -> Mode:
         """The paging mode of a vCPU; there is one."""

@@ -96,6 +96,7 @@ class _Outcome:
 )
 @click.option(
     "--every",
+    metavar="N",
     type=click.IntRange(min=1),
     default=100,
     show_default=True,
@@ -202,7 +203,7 @@ def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:
     from shadowmmu.check.checks import checks_of
     from shadowmmu.guest.play.player import Player
     from shadowmmu.guest.scenario.setup import resolve
-    from shadowmmu.trace.events import EventLog
+    from shadowmmu.kvm.tracepoints.tracer import EventLog
 
     player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
     player.start()

@@ -11,11 +11,13 @@ from shadowmmu.cli.check import check
 from shadowmmu.cli.compare import compare
 from shadowmmu.cli.decode import decode
 from shadowmmu.cli.designs import designs
+from shadowmmu.cli.diff import diff
 from shadowmmu.cli.fuzz import fuzz
 from shadowmmu.cli.kernels import kernels
 from shadowmmu.cli.museum import museum
 from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
+from shadowmmu.cli.show import show
 
 __all__ = ["cli"]
 
@@ -35,6 +37,8 @@ def cli() -> None:
 cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
+cli.add_command(show)
+cli.add_command(diff)
 cli.add_command(designs)
 cli.add_command(kernels)
 cli.add_command(decode)

@@ -258,8 +258,8 @@ def _replay(scenario: Scenario) -> tuple[list[Row], str | None]:
     """The rows the model makes of a scenario, and how it failed if it did."""
     from shadowmmu.guest.play.player import Player
     from shadowmmu.guest.scenario.setup import resolve
-    from shadowmmu.trace.events import EventLog
-    from shadowmmu.trace.recording import Recorder
+    from shadowmmu.kvm.tracepoints.tracer import EventLog
+    from shadowmmu.trace.recorder import Recorder
     from shadowmmu.trace.snapshot import snapshot
 
     rows: list[Row] = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import kernel_option, refuse_ignored
+from shadowmmu.cli.manual import Manual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,16 @@ _LEVELS_OF_MODE = {"long4": 4, "long5": 5, "pae": 3, "32": 2}
 _WIDEST = 110
 
 
-@click.command(short_help="Say what a word of the MMU means: a role, an SPTE, an error code ...")
+@click.command(
+    cls=Manual,
+    short_help="Say what a word of the MMU means: a role, an SPTE, an error code ...",
+    statuses={"0": "All words were decoded."},
+    examples={
+        "shadowmmu decode role 3704": "The role of a root in a kvm_mmu_get_page event",
+        "shadowmmu decode spte 'gpa:806000|e67'": "An SPTE as run prints it",
+        "shadowmmu decode pferr 7": "An error code of a page fault",
+    },
+)
 @click.argument("kind", type=click.Choice(_KINDS), metavar="|".join(_KINDS))
 @click.argument("words", metavar="WORD...", nargs=-1, required=True)
 @kernel_option

@@ -39,7 +39,10 @@ _LARGEST_SEED = (1 << 32) - 1
 )
 @seconds_option(60.0, "How long to run.")
 @click.option(
-    "--seed", type=click.IntRange(0, _LARGEST_SEED), help="Number of the first guest (default: a random one)."
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0, _LARGEST_SEED),
+    help="Number of the first guest (default: a random one).",
 )
 @click.option(
     "--mode",
@@ -62,6 +65,7 @@ _LARGEST_SEED = (1 << 32) - 1
     "--ops",
     default=20000,
     show_default=True,
+    metavar="N",
     type=click.IntRange(1, 1 << 20),
     help="Operations of each guest.",
 )
@@ -76,7 +80,12 @@ _LARGEST_SEED = (1 << 32) - 1
     help="Where to write scenarios of failures (default: the current folder).",
 )
 @click.option(
-    "--failures", default=1, show_default=True, type=click.IntRange(1), help="Stop after so many failures."
+    "--failures",
+    default=1,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(1),
+    help="Stop after so many failures.",
 )
 @click.option("--unchecked", is_flag=True, help="Leave the checks out, to see how fast the MMU is.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Changes",
+    "checked_designs",
+    "checked_kernel",
     "design_option",
     "embedded",
     "given",
@@ -53,10 +55,14 @@ def settings(context: click.Context, option: click.Parameter, given: Sequence[st
 
 
 def _designs(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
-    """The switches of an option, checked; a defect of the museum brings its own. Raises BadParameter."""
+    return checked_designs(settings(context, option, given))
+
+
+def checked_designs(found: Mapping[str, str]) -> dict[str, str]:
+    """Return switches, checked; a defect of the museum brings its own. Raises ClickException."""
     from shadowmmu.kvm.design.switches import DesignError, switch_named, value_of
 
-    found = settings(context, option, given)
+    found = dict(found)
     defect = found.get("defect")
     if defect is not None and defect not in switch_named("defect").values:
         found = {**_exhibited(defect), **{name: value for name, value in found.items() if name != "defect"}}
@@ -79,13 +85,17 @@ def _exhibited(defect: str) -> Mapping[str, str]:
 
 
 def _kernel(context: click.Context, option: click.Parameter, release: str | None) -> str | None:
+    return None if release is None else checked_kernel(release)
+
+
+def checked_kernel(release: str) -> str:
+    """Return a release whose KVM is modelled. Raises ClickException."""
     from shadowmmu.kvm.design.switches import DesignError, profile_of
 
-    if release is not None:
-        try:
-            profile_of(release)
-        except DesignError as error:
-            raise click.ClickException(str(error)) from None
+    try:
+        profile_of(release)
+    except DesignError as error:
+        raise click.ClickException(str(error)) from None
     return release
 
 

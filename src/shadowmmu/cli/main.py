@@ -49,7 +49,9 @@ def _run() -> int | None:
         return _complain(error.format_message())
     except click.Abort:
         return _interrupted()
-    except (BrokenPipeError, SystemExit):  # click exits by itself when nobody reads the output any more
+    except SystemExit as ended:  # by click: shell completion is done, or nobody reads the output any more
+        return 0 if ended.code == 0 else _drop_output()
+    except BrokenPipeError:
         return _drop_output()
     except MemoryError as error:
         return _complain(f"out of memory: {error}" if str(error) else "out of memory")

@@ -43,7 +43,12 @@ _WIDEST = 100
 )
 @seconds_option(600.0, "How long to search for each.")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Number of the first guest."
+    "--seed",
+    default=0,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Number of the first guest.",
 )
 @click.option(
     "--out",

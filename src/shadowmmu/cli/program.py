@@ -229,7 +229,7 @@ def new_machine(
     """
     from shadowmmu.guest.pc.pc import memory_slots
     from shadowmmu.guest.svm.machine import SvmMachine
-    from shadowmmu.host.mapping import Kind
+    from shadowmmu.host.mapping import Backing
     from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
 
     if changes.vendor == "intel":
@@ -239,7 +239,7 @@ def new_machine(
         kernel=DEFAULT_KERNEL if changes.kernel is None else changes.kernel,
         design=changes.designs,
         la57=options.la57,
-        backing=Kind.THP,
+        backing=Backing.THP,
         parameters=_parameters(changes.params, options.npt),
     )
 
@@ -300,13 +300,8 @@ def _traced(machine: SvmMachine, path: Path) -> Iterator[None]:
     """Write KVM's events while the program runs."""
     from shadowmmu.trace.ftrace import FtraceWriter
 
-    with output(path) as file:
-        machine.kvm.attach(FtraceWriter(file).log())
-        machine.kvm.tracing = True
-        try:
-            yield
-        finally:
-            machine.kvm.tracing = False
+    with output(path) as file, machine.kvm.tracer.listening(FtraceWriter(file).event):
+        yield
 
 
 class Screen:

@@ -157,7 +157,7 @@ def _play_all(
     from shadowmmu.guest.scenario.setup import ScenarioError
     from shadowmmu.kvm.design.switches import DesignError
     from shadowmmu.trace.ftrace import FtraceWriter
-    from shadowmmu.trace.recording import json_line
+    from shadowmmu.trace.recorder import json_line
 
     quiet = is_stdout(record) or is_stdout(events)
     if quiet and as_json:

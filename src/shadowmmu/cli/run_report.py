@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shadowmmu.show.text.changes import change_lines
 from shadowmmu.show.text.event_text import event_lines
 from shadowmmu.show.text.outcome import outcome_details
-from shadowmmu.show.text.runs import entry_runs, fitting
+from shadowmmu.show.text.runs import fitting
+from shadowmmu.show.text.summary import SUMMARY, count_op
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
@@ -21,34 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Report", "outcome_line", "summary"]
 
 _UNNAMED = re.compile(r"pfn\?[0-9a-f]+")
-_SUMMARY = (
-    ("page faults", "pf_taken"),
-    ("  fixed", "pf_fixed"),
-    ("  emulated", "pf_emulate"),
-    ("  spurious", "pf_spurious"),
-    ("  fast", "pf_fast"),
-    ("  given to the guest", "pf_guest"),
-    ("MMIO SPTEs made", "pf_mmio_spte_created"),
-    ("instructions emulated", "insn_emulation"),
-    ("INVLPG", "invlpg"),
-    ("TLB flushes requested", "remote_tlb_flush_requests"),
-    ("TLB flushes served", "tlb_flush"),
-    ("shadow pages made", "made"),
-    ("shadow pages found", "found"),
-    ("shadow pages zapped", "mmu_shadow_zapped"),
-    ("  for flooding", "mmu_flooded"),
-    ("  to make room", "mmu_recycled"),
-    ("  all at once", "kvm_mmu_zap_all_fast"),
-    ("pages made unsync", "kvm_mmu_unsync_page"),
-    ("pages synced", "kvm_mmu_sync_page"),
-    ("guest table writes seen", "mmu_pte_write"),
-    ("upper SPTEs dropped by them", "mmu_pde_zapped"),
-    ("leaf SPTEs mapped by them", "mmu_pte_updated"),
-    ("leaf SPTEs installed", "kvm_mmu_set_spte"),
-    ("gptes read for prefetching", "prefetch_gptes"),
-    ("host lookups for prefetching", "prefetch_lookups"),
-    ("host mapping changes", "kvm_unmap_hva_range"),
-)
 
 
 class Report:
@@ -64,7 +38,7 @@ class Report:
 
     def count(self, row: Row) -> None:
         """Add a row to the totals: `ops`, `outcome X`, statistics, events, and the pages left by level."""
-        from shadowmmu.trace.recording import apply_delta
+        from shadowmmu.trace.delta import apply_delta
 
         if "op" not in row:
             return
@@ -75,15 +49,9 @@ class Report:
         for level in range(1, 6):
             left = sum(sp["level"] == level for sp in self._state["sps"].values())
             self.totals[f"level {level}"] = left
-        self.totals["ops"] += 1
-        self.totals[f"outcome {row['result']['outcome']}"] += 1
-        for counters in row["stats"].values():
-            self.totals.update(counters)
+        count_op(self.totals, row["result"], row["stats"], row["events"])
         for event in row["events"]:
             self._frames.update(_frame_of(event))
-            self.totals[event["e"]] += 1
-            if "created" in event:
-                self.totals["made" if event["created"] else "found"] += 1
 
     def text(self, row: Row, stale: str | None = None) -> str:
         """Return what a reader should see of a row, after it was counted; `stale`: why its value is."""
@@ -103,7 +71,10 @@ class Report:
             lines.append(f"      {click.style('stale', fg='yellow')}: {stale}")
         lines += (f"        {line}" for line in event_lines(row["events"]))
         lines += (f"      {line}" for line in self._meanwhile(row))
-        lines += (f"      {click.style(line, fg='cyan')}" for line in self._changes(row))
+        lines += (
+            f"      {click.style(line, fg='cyan')}"
+            for line in change_lines(row["gptes"], row.get("delta", {}), self._known)
+        )
         text = "\n".join(fitting(line, 6) for line in lines)
         return _UNNAMED.sub(lambda match: self._frames.get(match[0], match[0]), text)
 
@@ -115,31 +86,6 @@ class Report:
             left[done["do"].strip()] -= 1
         for text in (+left).elements():
             yield f"meanwhile {text}  not played: the op does not let others run so often"
-
-    def _changes(self, row: Row) -> Iterator[str]:
-        for gpa, old, new in row["gptes"]:
-            yield f"guest entry at {gpa}: {old} -> {new}"
-        for path in row.get("delta", {}).get("del", ()):
-            if path.startswith("sps:") and path.count(":") == 1:
-                yield f"{path[4:]} gone"
-        entries: dict[str, dict[int, str]] = {}
-        for path, value in row.get("delta", {}).get("set", {}).items():
-            parts = path.split(":")
-            if parts[0] == "sps" and len(parts) == 2:
-                role = "direct" if value.get("direct") else f"of guest table {value['gfn']}"
-                if "off_list" in value:
-                    role = "special"
-                yield f"{parts[1]} new: level {value['level']}, {role}, gfn {value['gfn']}, {value['access']}"
-            elif parts[0] == "sps" and parts[2] == "unsync":
-                yield f"{parts[1]} {'unsync' if value else 'in sync'}"
-            elif parts[0] == "sps" and parts[2] == "sptes" and parts[1] in self._known:
-                changed = {parts[3]: value} if len(parts) == 4 else value
-                held = entries.setdefault(parts[1], {})
-                held.update((int(index), spte) for index, spte in changed.items())
-            elif parts[0] == "vcpus" and parts[2:] == ["root"]:
-                yield f"vCPU {parts[1]} root {value}"
-        for name, values in entries.items():
-            yield f"{name} {' '.join(entry_runs(sorted(values.items())))}"
 
 
 def _waiting(scenario: Scenario) -> dict[int, list[str]]:
@@ -179,7 +125,7 @@ def summary(name: str, totals: Mapping[str, int]) -> str:
     """Return the totals of a scenario, those that are not zero, one a line."""
     outcomes = ", ".join(f"{n} {key[8:]}" for key, n in sorted(totals.items()) if key.startswith("outcome "))
     lines = [click.style(f"{name}: {totals.get('ops', 0)} ops ({outcomes})", bold=True)]
-    lines += (f"  {label:<30}{totals[key]:>8}" for label, key in _SUMMARY if totals.get(key))
+    lines += (f"  {label:<30}{totals[key]:>8}" for label, key in SUMMARY if totals.get(key))
     left = [f"{totals[key]} of {key}" for key in (f"level {n}" for n in range(5, 0, -1)) if totals.get(key)]
     lines.append(
         f"  {'shadow pages left':<30}{sum(totals.get(f'level {n}', 0) for n in range(6)):>8}"

@@ -1,6 +1,6 @@
 """What the hypervisor's process does to its memory: its mappings, and the system calls that change them.
 
-Every change is announced to the notifiers (KVM's mmu_notifier) in the order Linux 6.12 does (mm/memory.c,
+Every change is announced to the notifiers (KVM's mmu_notifier) in Linux 6.12's order (mm/memory.c,
 mm/madvise.c, mm/mprotect.c, mm/khugepaged.c).
 """
 
@@ -9,38 +9,47 @@ from dataclasses import dataclass, replace
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
 from .bits import PAGES_1G, PAGES_2M, PROT_MASK, PROT_RW, VM_ACCOUNT, VM_HUGETLB
-from .mapping import HostError, HugePages, Kind, Mapping, Notifier
+from .mapping import Backing, HostError, HugePages, Mapping, Notifier
 from .memory import Arena
 from .vma import Vma, protected_flags
 
 
 @dataclass(slots=True)
 class HostSwitches:
-    """In what the memory management of kernels differs, by default as in Linux 6.12."""
+    """How the memory management of kernels differs, by default as in Linux 6.12.
+
+    Attributes:
+        hugetlb_unmap_notifies_again: hugetlbfs pages are announced once for a call and once for each VMA.
+        remap_joins_next_first: A new VMA whose neighbours are not compatible with each other joins the next
+            one.
+        remap_hides_error: remap fails with ENOMEM where the old memory cannot be unmapped.
+        mprotect_announces_tables: mprotect is announced from the first region on that has a page table.
+        mprotect_unaccounts: Memory that was never touched is not accounted once it is read-only.
+        split_maps_zero_page: Zeros of a huge page that is split become the shared zero page.
+        reclaim_asks_age: MADV_PAGEOUT keeps what was accessed.
+    """
 
     hugetlb_unmap_notifies_again: bool = False
-    """hugetlbfs pages are announced once for a call and once for each VMA."""
     remap_joins_next_first: bool = False
-    """A new VMA whose neighbours do not go together joins the next one."""
     remap_hides_error: bool = False
-    """remap fails with ENOMEM where the old memory cannot be unmapped."""
     mprotect_announces_tables: bool = False
-    """Mprotect is announced from the first region on that has a page table."""
     mprotect_unaccounts: bool = True
-    """Memory that was never touched is not accounted once it is read-only."""
     split_maps_zero_page: bool = True
-    """Zeros of a huge page that is split become the shared zero page."""
     reclaim_asks_age: bool = False
-    """MADV_PAGEOUT keeps what was accessed."""
     lru_asks_notifiers: bool = True
-    """The multi-generational LRU asks the notifiers about each page."""
 
 
 class AddressSpace:
-    """The mappings of the hypervisor's process and who watches them.
+    """The mappings of the hypervisor's process and their notifiers (struct mm_struct).
 
-    huge_pages  the administrator's settings of transparent huge pages
-    switches    in what its kernel differs from others
+    Attributes:
+        arena: The memory that frames come from.
+        mappings: All mappings.
+        notifiers: The mmu notifiers, called in this order.
+        next_hva: Address below which the next mapping is placed.
+        _huge_zero: First of the 512 frames of the huge page of zeros; 0: not allocated yet.
+        huge_pages: The administrator's settings of transparent huge pages.
+        switches: How the memory management of its kernel differs from others'.
     """
 
     def __init__(self, arena: Arena) -> None:
@@ -52,8 +61,8 @@ class AddressSpace:
         self.huge_pages = HugePages()
         self.switches = HostSwitches()
 
-    def map(self, npages: int, kind: Kind, *, offset: int = 0, populated: bool = True) -> Mapping:
-        """New memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
+    def map(self, npages: int, kind: Backing, *, offset: int = 0, populated: bool = True) -> Mapping:
+        """Map new memory at an address congruent to `offset` (bytes) modulo 1 GiB. Raises MemoryError."""
         size = npages << PAGE_SHIFT
         hva = self.next_hva - size
         hva -= (hva - offset) % (1 << 30)
@@ -74,17 +83,19 @@ class AddressSpace:
         return mapping
 
     def _huge_zero_pfn(self) -> int:
-        """The first of the 512 frames of zeros that all memory with huge pages shares until it is written."""
+        """Return the first of the 512 frames of zeros that all memory with huge pages shares until it is
+        written.
+        """
         if not self._huge_zero:
             self._huge_zero = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
         return self._huge_zero
 
     def is_zeros(self, pfn: int) -> bool:
-        """Whether a frame is one of zeros, which any number of pages share."""
+        """Return whether a frame is one of zeros, which any number of pages share."""
         return pfn == 0 or (self._huge_zero != 0 and 0 <= pfn - self._huge_zero < PAGES_2M)
 
     def find(self, hva: int) -> tuple[Mapping, int]:
-        """The mapping that holds hva and the page number in it. Raises HostError(EFAULT)."""
+        """Return the mapping that holds hva and the page number in it. Raises HostError(EFAULT)."""
         for mapping in self.mappings:
             index = (hva - mapping.hva) >> PAGE_SHIFT
             if 0 <= index < mapping.npages:
@@ -94,17 +105,20 @@ class AddressSpace:
     # -- what user space does to its memory -------------------------------------------------------------
 
     def check_range(self, hva: int, size: int) -> tuple[Mapping, int, int]:
-        """The mapping and pages [first, last) of a range. Raises HostError(EINVAL, ENOMEM, EFAULT)."""
+        """Return the mapping and pages [first, last) of a range. Raises HostError(EINVAL, ENOMEM, EFAULT)."""
         if hva % PAGE_SIZE:
-            raise HostError(errno.EINVAL, f"address {hva:#x} is not page aligned")
+            raise HostError(errno.EINVAL, f"address {hva:#x} must be a multiple of {PAGE_SIZE}")
         mapping, first = self.find(hva)
         last = first + ((size + PAGE_SIZE - 1) >> PAGE_SHIFT)
         if last > mapping.npages:
-            raise HostError(errno.ENOMEM, f"range ends outside the mapping at {mapping.hva:#x}")
+            raise HostError(errno.ENOMEM, f"the range must end inside the mapping at {mapping.hva:#x}")
         return mapping, first, last
 
     def madvise_dontneed(self, hva: int, size: int) -> None:
-        """MADV_DONTNEED: the pages are freed; the next access finds zeros, or what the page cache has."""
+        """Free the pages of a range (MADV_DONTNEED); the next access finds zeros, or what the page cache has.
+
+        Raises HostError.
+        """
         mapping, first, last = self.check_range(hva, size)
         for start, end, vma in mapping.vmas.pieces(first, last):
             if vma.flags & VM_HUGETLB:
@@ -114,6 +128,7 @@ class AddressSpace:
                 self._zap(mapping, start, end)
 
     def _zap(self, mapping: Mapping, first: int, last: int) -> None:
+        """Unmap pages [first, last) and announce it."""
         span = mapping.invalidate_start(first, last)
         self._notify_again(mapping, first, last)
         for edge in (first, last):
@@ -129,14 +144,18 @@ class AddressSpace:
                 mapping.split_region(region)
 
     def _notify_again(self, mapping: Mapping, first: int, last: int) -> None:
-        """Before Linux 6.2 what unmaps hugetlbfs pages announces each VMA itself (__unmap_hugepage_range)."""
+        """Announce each VMA itself, as unmapping hugetlbfs pages does before Linux 6.2
+        (__unmap_hugepage_range).
+        """
         if self.switches.hugetlb_unmap_notifies_again:
             for start, end, vma in mapping.vmas.pieces(first, last):
                 if vma.flags & VM_HUGETLB:
                     mapping.invalidate_end(mapping.invalidate_start(start, end))
 
     def mprotect(self, hva: int, size: int, prot: int) -> None:
-        """Change the protection of a range, VMA by VMA; PROT_NONE, PROT_READ or PROT_RW."""
+        """Change the protection of a range, VMA by VMA, to PROT_NONE, PROT_READ or PROT_RW.
+        Raises HostError.
+        """
         mapping, first, last = self.check_range(hva, size)
         for start, end, vma in mapping.vmas.pieces(first, last):
             if vma.flags & PROT_MASK != prot:
@@ -145,13 +164,16 @@ class AddressSpace:
                 self._change_protection(mapping, start, end, prot)
 
     def _change_protection(self, mapping: Mapping, first: int, last: int, prot: int) -> None:
+        """Change the rights of the mapped pages [first, last) of one VMA, and announce it."""
         for start, end in self._announced(mapping, first, last):
             span = mapping.invalidate_start(start, end)
             mapping.change_protection(start, end, prot)
             mapping.invalidate_end(span)
 
     def _announced(self, mapping: Mapping, first: int, last: int) -> list[tuple[int, int]]:
-        """Pages [first, last) of one VMA as mprotect announces them (change_pud_range, change_pmd_range)."""
+        """Return the parts of pages [first, last) of one VMA as mprotect announces them (change_pud_range,
+        change_pmd_range).
+        """
         if mapping.vmas.at(first).flags & VM_HUGETLB:
             return [(first, last)]
         found = []
@@ -189,7 +211,7 @@ class AddressSpace:
                 start = edge
 
     def _split_huge_at(self, mapping: Mapping, start: int, end: int, edge: int) -> None:
-        """The VMA [start, end) ends or begins at `edge` from now on: no huge page may span it.
+        """Split the huge page that would span `edge`, where the VMA [start, end) ends or begins from now on.
 
         The kernel splits the 2 MiB around the edge if they are in the VMA, and announces it whatever is
         mapped there (vma_adjust_trans_huge).
@@ -210,7 +232,7 @@ class AddressSpace:
             mapping.vmas_changed()
 
     def remap(self, hva: int, size: int) -> None:
-        """Fresh anonymous memory in place of the range (mmap with MAP_FIXED). Raises HostError."""
+        """Map fresh anonymous memory in place of the range (mmap with MAP_FIXED). Raises HostError."""
         mapping, first, last = self.check_range(hva, size)
         try:
             for _, _, vma in mapping.vmas.pieces(first, last):
@@ -233,8 +255,8 @@ class AddressSpace:
     def age(self, hva: int, size: int, *, flush: bool) -> bool:
         """Return whether a notifier's secondary MMU accessed [hva, hva + size) since the last call.
 
-        What the kernel's page reclaim asks (mmu_notifier_clear_young; with `flush`
-        mmu_notifier_clear_flush_young). Raises HostError for a range that is not one of one mapping's pages.
+        The kernel's page reclaim asks so (mmu_notifier_clear_young; with `flush`
+        mmu_notifier_clear_flush_young). Raises HostError for a range that is not inside one mapping.
         """
         self.check_range(hva, size)
         young = [
@@ -244,7 +266,9 @@ class AddressSpace:
         return any(young)
 
     def touch(self, hva: int, *, write: bool) -> int:
-        """The host accesses a byte; the hpa of the page. Raises HostError(EFAULT) if it is not allowed to."""
+        """Access a byte as the hypervisor's process does. Return the hpa of its page. Raises
+        HostError(EFAULT) if the access is not allowed.
+        """
         mapping, index = self.find(hva)
         word = mapping.fault(index, write)
         if not word:

@@ -1,6 +1,6 @@
 """madvise(): advice for a range of the hypervisor's memory, VMA by VMA (mm/madvise.c, mm/khugepaged.c).
 
-What only reclaim, swap, KSM or fork would show later has no effect here but on the flags of the VMAs.
+Advice that only reclaim, swap, KSM or fork would show later changes nothing here but the flags of the VMAs.
 """
 
 import errno
@@ -53,11 +53,11 @@ _FLAGS = {
 
 
 class NotModelled(Exception):
-    """The kernel does it, the model does not know how; the text says what."""
+    """The kernel can do it, the model cannot; the text says what."""
 
 
 def madvise(space: AddressSpace, hva: int, size: int, advice: int) -> None:
-    """madvise() by number, as include/uapi/asm-generic/mman-common.h has them.
+    """Give an advice by number, as in include/uapi/asm-generic/mman-common.h.
 
     Raises HostError, after what was done to earlier VMAs, and NotModelled before anything is done.
     """
@@ -68,7 +68,7 @@ def madvise(space: AddressSpace, hva: int, size: int, advice: int) -> None:
         raise NotModelled(f"memory errors (advice {advice}) are not modelled")
     change = _CHANGES.get(advice)
     if change is None and advice not in _FLAGS:
-        raise HostError(errno.EINVAL, f"there is no advice {advice}")
+        raise HostError(errno.EINVAL, f"the kernel has no advice {advice}")
     mapping, first, last = space.check_range(hva, size)
     pieces = mapping.vmas.pieces(first, last)
     _check_modelled(space, mapping, pieces, advice)
@@ -82,6 +82,7 @@ def madvise(space: AddressSpace, hva: int, size: int, advice: int) -> None:
 def _check_modelled(
     space: AddressSpace, mapping: Mapping, pieces: list[tuple[int, int, Vma]], advice: int
 ) -> None:
+    """Raise NotModelled for an advice to VMAs for which the kernel does more than the model."""
     for start, end, vma in pieces:
         if advice == MADV_COLLAPSE and vma.flags & VM_SHARED and not vma.flags & VM_NOHUGEPAGE:
             raise NotModelled("MADV_COLLAPSE (25) of shared memory is not modelled")
@@ -97,6 +98,7 @@ def _check_modelled(
 
 
 def _change_flags(space: AddressSpace, mapping: Mapping, piece: tuple[int, int, Vma], advice: int) -> None:
+    """Change the flags of a part of a VMA. Raises HostError."""
     start, end, vma = piece
     if advice == MADV_WIPEONFORK and vma.flags & (VM_SHARED | VM_HUGETLB):
         raise HostError(errno.EINVAL, "only anonymous memory can be wiped")
@@ -110,7 +112,7 @@ def _change_flags(space: AddressSpace, mapping: Mapping, piece: tuple[int, int, 
 
 
 def _regions(mapping: Mapping, first: int, last: int) -> list[tuple[int, int, int]]:
-    """(region, first, last) of the parts of [first, last) in each aligned 2 MiB."""
+    """Return (region, first, last) of the parts of [first, last) in each aligned 2 MiB."""
     found = []
     while first < last:
         end = min(last, first + PAGES_2M - ((mapping.hva >> PAGE_SHIFT) + first) % PAGES_2M)
@@ -120,19 +122,19 @@ def _regions(mapping: Mapping, first: int, last: int) -> list[tuple[int, int, in
 
 
 def _split_compound(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
-    """Small pages [first, last) of one region: parts of a compound page become pages of their own."""
+    """Split the compound pages that small pages [first, last) of one region are parts of."""
     for index in range(first, last):
         if mapping.has_folio(index):
             mapping.split_folio(mapping.region_of(index), vma.anon_vma, space.switches.split_maps_zero_page)
 
 
 def _covers_folio(mapping: Mapping, first: int, last: int) -> bool:
-    """Whether [first, last), a region, is a whole compound page mapped by small pages."""
+    """Return whether [first, last), a region, is a whole compound page mapped by small pages."""
     return last - first == PAGES_2M and all(mapping.has_folio(index) for index in range(first, last))
 
 
 def _free(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
-    """MADV_FREE: the pages stay as they are until the kernel wants memory or they are written."""
+    """Give pages up until the kernel needs memory or they are written (MADV_FREE)."""
     if vma.flags & (VM_SHARED | VM_HUGETLB):
         raise HostError(errno.EINVAL, "only anonymous memory can be freed lazily")
     span = mapping.invalidate_start(first, last)
@@ -148,9 +150,9 @@ def _free(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
 
 
 def _cold(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
-    """MADV_COLD: to be reclaimed soon; a huge page that is only partly cold is split."""
+    """Split a huge page that is only partly cold (MADV_COLD)."""
     if vma.flags & VM_HUGETLB:
-        raise HostError(errno.EINVAL, "hugetlbfs has no order of reclaim")
+        raise HostError(errno.EINVAL, "pages of hugetlbfs cannot become cold: they are never reclaimed")
     for region, start, end in _regions(mapping, first, last):
         if region in mapping.zero_regions:
             continue
@@ -162,9 +164,9 @@ def _cold(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
 
 
 def _pageout(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
-    """MADV_PAGEOUT without swap: unmap shared pages, lose lazily freed ones, split huge ones."""
+    """Reclaim without swap: unmap shared pages, lose lazily freed ones, split huge ones (MADV_PAGEOUT)."""
     if vma.flags & VM_HUGETLB:
-        raise HostError(errno.EINVAL, "hugetlbfs is not reclaimed")
+        raise HostError(errno.EINVAL, "pages of hugetlbfs cannot be reclaimed")
     for region, start, end in _regions(mapping, first, last):
         if region in mapping.zero_regions:
             continue
@@ -178,7 +180,7 @@ def _pageout(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: 
 
 
 def _unmap(mapping: Mapping, index: int) -> None:
-    """Unmap a page (try_to_unmap); of those freed lazily, only what was written since is kept."""
+    """Unmap a page (try_to_unmap); a lazily freed one is kept only if it was written since."""
     span = mapping.invalidate_start(index, index + 1)
     if not mapping.lazyfree.pop(index, False):
         mapping.drop(index, index + 1)
@@ -186,7 +188,7 @@ def _unmap(mapping: Mapping, index: int) -> None:
 
 
 def _remove(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
-    """MADV_REMOVE: a hole in the file that is mapped (madvise_remove, shmem_fallocate)."""
+    """Make a hole in the file that is mapped (MADV_REMOVE: madvise_remove, shmem_fallocate)."""
     if vma.flags & VM_HUGETLB:
         raise HostError(errno.EACCES, "a private mapping cannot change its file")
     if not vma.flags & VM_SHARED:
@@ -198,8 +200,10 @@ def _remove(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: V
 
 
 def _populate(write: int) -> Callable[[AddressSpace, Mapping, int, int, Vma], None]:
+    """Return what faults every page in (MADV_POPULATE_READ, MADV_POPULATE_WRITE)."""
+
     def populate(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
-        """MADV_POPULATE_READ, MADV_POPULATE_WRITE: fault every page in."""
+        """Fault every page in."""
         needed = PROT_RW if write else PROT_READ
         if vma.flags & needed != needed:
             raise HostError(errno.EINVAL, "the memory may not be accessed that way")
@@ -210,11 +214,13 @@ def _populate(write: int) -> Callable[[AddressSpace, Mapping, int, int, Vma], No
 
 
 def _collapse(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
-    """MADV_COLLAPSE: the aligned 2 MiB regions of the range, one after the other (madvise_collapse)."""
+    """Collapse the aligned 2 MiB regions of the range, one after the other (MADV_COLLAPSE:
+    madvise_collapse).
+    """
     at = mapping.hva >> PAGE_SHIFT
     fits = -(-(at + vma.first) // PAGES_2M) < (at + vma.last) // PAGES_2M
     if vma.flags & (VM_NOHUGEPAGE | VM_HUGETLB) or vma.anon_vma is None or not fits:
-        raise HostError(errno.EINVAL, "no huge page can be in this VMA")
+        raise HostError(errno.EINVAL, "the VMA must allow huge pages, be touched and hold an aligned 2 MiB")
     low, high = -(-(at + first) // PAGES_2M), (at + last) // PAGES_2M
     failed = low > high
     for number in range(low, high):

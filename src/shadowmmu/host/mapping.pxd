@@ -1,29 +1,26 @@
 cimport cython
-from ..x86.bits cimport MASK64, PAGE_SHIFT, u8, u32, u64
-from .bits cimport (
-    FAULT_AROUND_PAGES, KNOWN, PAGES_1G, PAGES_2M, PRESENT, PROT_READ, PROT_RW, SIZE_2M, THP_ALWAYS, THP_MADVISE,
-    VM_HUGEPAGE, VM_HUGETLB, VM_NOHUGEPAGE, VM_NORESERVE, VM_SHARED, WRITABLE, ZERO,
-)
+from ..x86.bits cimport *
+from .bits cimport *
 from .memory cimport Arena
 
 @cython.final
 cdef class Mapping:
     cdef readonly Arena arena
     cdef readonly u64 hva, npages, base_pfn, first_2m, regions, hugetlb_pages
-    cdef u64 near_first, near_last
+    cdef readonly u64 near_first, near_last
     cdef readonly object kind, vmas, huge_pages
     cdef readonly bint populated
     cdef public bint protected, replaced
     cdef readonly bint frees_lazily
     cdef readonly u32 uniform_level
-    cdef u32 near_flags
-    cdef u64[::1] pages
-    cdef u8[::1] huge, has_table, directories
+    cdef readonly u32 near_flags
+    cdef readonly u64[::1] pages
+    cdef readonly u8[::1] huge, has_table, directories
     cdef readonly list notifiers
-    cdef dict moved
+    cdef readonly dict moved
     cdef readonly dict folios, lazyfree
     cdef readonly set zero_regions
-    cdef object huge_zero_pfn
+    cdef readonly object huge_zero_pfn
     cpdef u64 region_of(self, u64 index) except? 0xdead
     cpdef bint region_fits(self, u64 region) except? 1
     cpdef u64 first_page(self, u64 region) except? 0xdead

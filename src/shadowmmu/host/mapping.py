@@ -1,15 +1,15 @@
 """What backs guest memory: the host process's mappings, page by page.
 
-A `Mapping` is one mmap() of the hypervisor's user space. Its page table is one word a page:
+A `Mapping` is one mmap() of the hypervisor's user space. Its page table is one u64 word a page::
 
     0             as the mapping was made: present and writable, or absent if it is lazy
-    KNOWN | ...   set by what happened since: PRESENT, WRITABLE, ZERO (the shared zero page), pfn << 12
+    KNOWN | ...   changed since: PRESENT, WRITABLE, ZERO (the shared zero page), pfn << 12
 
 plus two bytes per aligned 2 MiB (a region): whether one huge page maps it, and whether it has a page table.
-Protection and advice are those of the VMAs (host/vma.py). Here are faults and what they map, and what becomes
-of pages that user space changes; its system calls are in host/address_space.py and host/madvise.py. Notifiers
-(KVM's mmu_notifier) are called for every page that is taken away, in the order Linux 6.12 does (mm/memory.c,
-mm/huge_memory.c).
+Protection and advice are those of the VMAs (host/vma.py). This file has the faults and what they map, and
+what happens to pages that user space changes; its system calls are in host/address_space.py and
+host/madvise.py. Every page that the host takes away is announced to the notifiers (KVM's mmu_notifier), in
+Linux 6.12's order (mm/memory.c, mm/huge_memory.c).
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ from .memory import Arena, sparse_words
 from .vma import Vmas
 
 
-class Kind(Enum):
+class Backing(Enum):
     """What the memory is made of. HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory in small pages."""
 
     ANON = "anon"
@@ -55,8 +55,9 @@ class Kind(Enum):
 class Notifier(Protocol):
     """An mmu_notifier: called for [start, end) before and after the host takes pages of that range away.
 
-    Between the two change_pte says which page is at an address now, if one replaces another at once.
-    clear_young and clear_flush_young ask whether a range was accessed, and forget it; the latter flushes.
+    Between the two, change_pte reports the page that is at an address now, if it replaced another at once.
+    clear_young and clear_flush_young ask whether a range was accessed, and mark it as not accessed; the
+    latter flushes. Addresses are host virtual.
     """
 
     def invalidate_range_start(self, start: int, end: int) -> None: ...
@@ -71,10 +72,11 @@ class HostError(OSError):
 
 
 class HugePages:
-    """What the host's administrator says about transparent huge pages (/sys/kernel/mm/transparent_hugepage).
+    """The administrator's settings of transparent huge pages (/sys/kernel/mm/transparent_hugepage).
 
-    enabled         THP_NEVER, THP_MADVISE or THP_ALWAYS
-    use_zero_page   reads map the one huge page of zeros; else a page of their own
+    Attributes:
+        enabled: Which VMAs get huge pages: THP_NEVER, THP_MADVISE or THP_ALWAYS.
+        use_zero_page: A read maps the one huge page of zeros, else a huge page of its own.
     """
 
     def __init__(self) -> None:
@@ -85,14 +87,40 @@ class HugePages:
 class Mapping:
     """`npages` pages of user memory at host virtual address `hva`.
 
-    vmas            the VMAs; after a change of them the mapping must be informed (`vmas_changed`)
-    protected       some VMA does not allow all accesses
-    has_table[r]    region r has a page table: a fault in it cannot map a huge page
-    directories[g]  the aligned 1 GiB number g has a page directory
-    folios[r]       first frame of the huge page that was mapped in region r, is now mapped by small pages,
-                    and is still one page for the kernel (a compound page)
-    lazyfree[i]     page i was given up by MADV_FREE; True if it was written since
-    frees_lazily    there was such a page: who writes memory reports it (`written`)
+    Pages are numbered from 0 at `hva`, regions (aligned 2 MiB) from 0 at the region of `hva`.
+
+    Attributes:
+        arena: The memory that frames come from.
+        hva: Host virtual address, a multiple of 4096.
+        npages: Number of pages.
+        kind: What the memory is made of.
+        populated: All pages were present and writable when the mapping was made.
+        base_pfn: Frame of page 0 of npages contiguous frames; page i has frame base_pfn + i until it loses
+            it.
+        pages: The page table: u64 words, one a page, see the module's docstring.
+        first_2m: Number of the first region, counted from address 0: hva >> 21.
+        regions: Number of regions that the mapping touches.
+        uniform_level: Level of every page of a hugetlb mapping, 2 or 3; 0 for all other kinds.
+        hugetlb_pages: 4 KiB pages in a page of hugetlbfs; meaningful only if uniform_level is not 0.
+        huge: One byte a region: 1 if one huge page maps it.
+        has_table: One byte a region: 1 if it has a page table, so that a fault cannot map a huge page.
+        directories: One byte for each aligned 1 GiB: 1 if it has a page directory.
+        notifiers: The mmu notifiers, the address space's list.
+        huge_zero_pfn: Returns the first frame of the host's huge page of zeros, which it allocates when first
+            asked.
+        huge_pages: The administrator's settings.
+        zero_regions: Regions that the huge page of zeros maps; they are `huge` too.
+        folios: Region -> first frame of the huge page that small pages map now and that the kernel still
+            treats as one page (a compound page).
+        lazyfree: Page -> whether it was written since MADV_FREE gave it up.
+        frees_lazily: MADV_FREE was used: writes to memory must be reported (`written`). Never reset.
+        moved: Frame -> page, for pages that do not have the frame base_pfn + page; entries may be stale.
+        vmas: The VMAs; `vmas_changed` must be called after a change.
+        protected: Some VMA does not allow all accesses.
+        replaced: Other memory was mapped over a part.
+        near_first: First page of the VMA that was looked up last.
+        near_last: Page after its last one; equal to near_first if there is none.
+        near_flags: Its flags, PROT_* and VM_*.
     """
 
     def __init__(
@@ -100,7 +128,7 @@ class Mapping:
         arena: Arena,
         hva: int,
         npages: int,
-        kind: Kind,
+        kind: Backing,
         *,
         populated: bool,
         notifiers: list[Notifier],
@@ -116,11 +144,11 @@ class Mapping:
         self.pages = sparse_words(npages)
         self.first_2m = hva >> 21
         self.regions = ((hva + (npages << PAGE_SHIFT) - 1) >> 21) - self.first_2m + 1
-        self.uniform_level = 2 if kind is Kind.HUGE2M else 3 if kind is Kind.HUGE1G else 0
-        self.hugetlb_pages = PAGES_2M if kind is Kind.HUGE2M else PAGES_1G
+        self.uniform_level = 2 if kind is Backing.HUGE2M else 3 if kind is Backing.HUGE1G else 0
+        self.hugetlb_pages = PAGES_2M if kind is Backing.HUGE2M else PAGES_1G
         self.huge = bytearray(self.regions)
         self.has_table = bytearray(bytes([populated and not self.uniform_level]) * self.regions)
-        if kind is Kind.THP and populated:
+        if kind is Backing.THP and populated:
             for region in range(self.regions):
                 self.huge[region] = self.region_fits(region)
                 self.has_table[region] = not self.huge[region]
@@ -134,9 +162,9 @@ class Mapping:
         self.lazyfree: dict[int, bool] = {}
         self.frees_lazily = False
         self.moved: dict[int, int] = {}
-        flags = VM_HUGEPAGE if kind is Kind.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
-        flags |= VM_SHARED if kind is Kind.MEMFD else VM_NORESERVE
-        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Kind.MEMFD)
+        flags = VM_HUGEPAGE if kind is Backing.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
+        flags |= VM_SHARED if kind is Backing.MEMFD else VM_NORESERVE
+        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD)
         self.protected = False
         self.replaced = False
         self.near_first = self.near_last = 0
@@ -145,82 +173,88 @@ class Mapping:
     # -- where --------------------------------------------------------------------------------------
 
     def region_of(self, index: u64) -> u64:
-        """Number of the aligned 2 MiB that hold page `index`."""
+        """Return the region of page `index`."""
         return ((self.hva + (index << PAGE_SHIFT)) >> 21) - self.first_2m
 
     def region_fits(self, region: u64) -> bool:
-        """Whether the aligned 2 MiB number `region` lies inside the mapping."""
+        """Return whether a region lies inside the mapping as a whole."""
         start: u64 = (self.first_2m + region) << 21
         return start >= self.hva and start + SIZE_2M <= self.hva + (self.npages << PAGE_SHIFT)
 
     def first_page(self, region: u64) -> u64:
-        """The first page of a region that fits."""
+        """Return the first page of a region that fits."""
         return (((self.first_2m + region) << 21) - self.hva) >> PAGE_SHIFT
 
     def vma_flags(self, index: u64) -> u32:
-        """The protection (PROT_MASK) and the advice of the VMA that holds page `index`."""
+        """Return the protection (PROT_MASK) and the VM_* of the VMA that holds page `index`."""
         if index < self.near_first or index >= self.near_last:
             vma = self.vmas.at(index)
             self.near_first, self.near_last, self.near_flags = vma.first, vma.last, vma.flags
         return self.near_flags
 
     def vmas_changed(self) -> None:
-        """Take note of a change of `vmas`."""
+        """Drop what was cached of `vmas`, after a change."""
         self.near_first = self.near_last = 0
         self.protected = self.vmas.restricted != 0
 
     def is_hugetlb(self, index: u64) -> bool:
-        """Whether page `index` is one of hugetlbfs: memory mapped over a part of it later is not."""
+        """Return whether page `index` is of hugetlbfs: memory mapped over it later is not."""
         return self.uniform_level != 0 and (self.vma_flags(index) & VM_HUGETLB) != 0
 
     def is_shared(self, index: u64) -> bool:
-        """Whether page `index` is shared memory; it is not once something else has been mapped over it."""
+        """Return whether page `index` is shared memory: memory mapped over it later is not."""
         return (self.vma_flags(index) & VM_SHARED) != 0
 
     def forbids(self, index: u64, write: u64) -> bool:
-        """Whether the VMA that holds page `index` does not allow the access."""
+        """Return whether the VMA that holds page `index` does not allow the access."""
         needed: u32 = PROT_RW if write else PROT_READ
         return self.protected and (self.vma_flags(index) & needed) != needed
 
     # -- the page table -----------------------------------------------------------------------------
 
     def page(self, index: u64) -> u64:
-        """PRESENT, WRITABLE, ZERO and pfn << 12 of page `index`; 0 if the host maps nothing there."""
+        """Return the page word of page `index`: PRESENT, WRITABLE, ZERO and pfn << 12; 0 if the host maps
+        nothing there.
+        """
         word: u64 = self.pages[index]
         if word == 0:
             return ((self.base_pfn + index) << 12) | 6 if self.populated else 0
         return word & ~1 if word & 2 else 0
 
     def untouched_page(self, index: u64) -> u64:
-        """hpa of a page that is still as the mapping was made, present and writable; else all ones."""
+        """Return the hpa of a page that is as the mapping was made, present and writable; else all ones."""
         if self.pages[index] or not self.populated or self.protected:
             return MASK64
         return (self.base_pfn + index) << 12
 
     def fast_page(self, index: u64, write: u64) -> u64:
-        """The page without faulting it in, or 0 (get_user_pages_fast_only; write: FOLL_WRITE)."""
+        """Return the page word without faulting the page in, or 0 (get_user_pages_fast_only; write:
+        FOLL_WRITE).
+        """
         word: u64 = self.page(index)
         if write and not word & 4:
             return 0
         return 0 if self.forbids(index, write) else word
 
     def level(self, index: u64) -> u32:
-        """Level of the host page-table entry that maps page `index`: 1, 2 or 3; 1 if nothing does."""
+        """Return the level of the host page-table entry that maps page `index`: 1, 2 or 3; 1 if
+        nothing does.
+        """
         if self.uniform_level and (not self.replaced or self.is_hugetlb(index)):
             return self.uniform_level if self.page(index) else 1
         region: u64 = ((self.hva + (index << 12)) >> 21) - self.first_2m
         return 2 if self.huge[region] else 1
 
     def is_huge(self, region: u64) -> bool:
-        """Whether a region is mapped by one huge page that can be split."""
+        """Return whether a region is mapped by one huge page that can be split."""
         return self.huge[region] != 0
 
     def has_entry(self, region: u64) -> bool:
-        """Whether the page directory has an entry for a region."""
+        """Return whether the page directory has an entry for a region."""
         return self.huge[region] != 0 or self.has_table[region] != 0
 
     def has_directory(self, index: u64) -> bool:
-        """Whether there is a page directory for page `index`."""
+        """Return whether there is a page directory for page `index`."""
         return self.directories[((self.hva + (index << PAGE_SHIFT)) >> 30) - (self.hva >> 30)] != 0
 
     def install(self, index: u64, pfn: u64, flags: u64) -> None:
@@ -253,13 +287,13 @@ class Mapping:
                 self.lazyfree.pop(index, None)
 
     def drop_cached(self, first: u64, last: u64) -> None:
-        """Take pages [first, last) of shared memory out of the page cache; they are not mapped."""
+        """Remove pages [first, last) of shared memory, which are not mapped, from the page cache."""
         index: u64
         for index in range(first, last):
             self.pages[index] = KNOWN
 
     def free_lazily(self, first: u64, last: u64) -> None:
-        """MADV_FREE of pages [first, last): they may be lost until they are written again."""
+        """Give pages [first, last) up (MADV_FREE): they may be lost until they are written again."""
         self.frees_lazily = True
         index: u64
         for index in range(first, last):
@@ -269,7 +303,7 @@ class Mapping:
                 self.lazyfree[index] = False
 
     def free_tables(self, first: u64, last: u64) -> None:
-        """The page tables of whole regions in [first, last) are freed (free_pgtables)."""
+        """Free the page tables of the whole regions in [first, last) (free_pgtables)."""
         region: u64
         for region in range(self.region_of(first), self.region_of(last - 1) + 1):
             if self.region_fits(region):
@@ -279,11 +313,11 @@ class Mapping:
                     self.folios.pop(region, None)
 
     def is_cached(self, index: u64) -> bool:
-        """Whether shared memory has a frame for page `index`, mapped or not."""
+        """Return whether shared memory has a frame for page `index`, mapped or not."""
         return self.page(index) != 0 or self.pages[index] >> PAGE_SHIFT != 0
 
     def index_of(self, pfn: u64) -> int | None:
-        """Number of the page that frame pfn backs now, or None."""
+        """Return the page that frame pfn backs now, or None."""
         if self.zero_regions:
             zero: u64 = self.huge_zero_pfn()
             if zero <= pfn < zero + PAGES_2M:
@@ -296,7 +330,7 @@ class Mapping:
         return None
 
     def new_frame(self, index: u64) -> u64:
-        """A frame for page `index`: its own one, or a fresh one once that has been given away."""
+        """Return a frame for page `index`: its own, or a fresh one once that was given away."""
         word: u64 = self.pages[index]
         if word == 0:
             return self.base_pfn + index
@@ -308,21 +342,25 @@ class Mapping:
     # -- notifiers ---------------------------------------------------------------------------------
 
     def invalidate_start(self, first: int, last: int) -> tuple[int, int]:
-        """Announce to the notifiers that pages [first, last) are about to change; the range as addresses."""
+        """Announce to the notifiers that pages [first, last) are about to change. Return the range as
+        addresses.
+        """
         start, end = self.hva + (first << PAGE_SHIFT), self.hva + (last << PAGE_SHIFT)
         for notifier in self.notifiers:
             notifier.invalidate_range_start(start, end)
         return start, end
 
     def invalidate_end(self, span: tuple[int, int]) -> None:
-        """Announce that the change is done."""
+        """Announce to the notifiers that the change is complete."""
         for notifier in self.notifiers:
             notifier.invalidate_range_end(span[0], span[1])
 
     # -- faults ------------------------------------------------------------------------------------
 
     def fault(self, index: u64, write: u64) -> u64:
-        """Fault a page in as the host's handle_mm_fault does; its word, or 0 if the access is not allowed."""
+        """Fault a page in as handle_mm_fault does. Return its page word, or 0 if the access is
+        not allowed.
+        """
         if self.forbids(index, write):
             return 0
         word: u64 = self.page(index)
@@ -344,11 +382,12 @@ class Mapping:
         return self.page(index)
 
     def written(self, index: u64) -> None:
-        """Take note that page `index` is written, or mapped for writing by a secondary MMU."""
+        """Record that page `index` is written, or mapped for writing by a secondary MMU."""
         if index in self.lazyfree:
             self.lazyfree[index] = True
 
     def _replace_zero_page(self, index: u64) -> None:
+        """Map a page of its own in place of the zero page of page `index`."""
         self.vmas.prepare_anon(index)
         span = self.invalidate_start(index, index + 1)
         self.install(index, self.new_frame(index), WRITABLE)
@@ -357,6 +396,7 @@ class Mapping:
         self.invalidate_end(span)
 
     def _make_writable(self, index: u64) -> None:
+        """Give a present page the right to be written."""
         if self.is_hugetlb(index):
             first: u64 = self._hugetlb_start(index)
             self.install_run(first, self._hugetlb_size(first), self.page(first) >> PAGE_SHIFT, WRITABLE)
@@ -364,6 +404,7 @@ class Mapping:
             self.install(index, self.page(index) >> PAGE_SHIFT, WRITABLE)
 
     def _populate(self, index: u64, write: u64) -> None:
+        """Map a page that is not present."""
         self.directories[((self.hva + (index << PAGE_SHIFT)) >> 30) - (self.hva >> 30)] = 1
         flags: u32 = self.vma_flags(index)
         if flags & VM_HUGETLB:
@@ -390,17 +431,17 @@ class Mapping:
             self.install(index, 0, ZERO)
 
     def _hugetlb_start(self, index: u64) -> u64:
-        """First page, inside the mapping, of the huge page that holds page `index`."""
+        """Return the first page, inside the mapping, of the huge page that holds page `index`."""
         offset: u64 = ((self.hva >> PAGE_SHIFT) + index) % self.hugetlb_pages
         return index - offset if index > offset else 0
 
     def _hugetlb_size(self, first: u64) -> u64:
-        """Number of pages, inside the mapping, of the huge page that begins with page `first`."""
+        """Return the number of pages, inside the mapping, of the huge page that begins with page `first`."""
         npages: u64 = self.hugetlb_pages - ((self.hva >> PAGE_SHIFT) + first) % self.hugetlb_pages
         return min(npages, self.npages - first)
 
     def _populate_hugetlb(self, index: u64, write: u64) -> None:
-        """Map a whole page of hugetlbfs; for a read without the right to write, as private memory is."""
+        """Map a whole page of hugetlbfs; after a read without W, because it is private memory."""
         first: u64 = self._hugetlb_start(index)
         npages: u64 = self._hugetlb_size(first)
         base: u64 = self.base_pfn + first
@@ -423,14 +464,16 @@ class Mapping:
     # -- regions -----------------------------------------------------------------------------------
 
     def _untouched(self, first: u64, npages: u64) -> bool:
-        """Whether pages are still as the mapping was made, so that their own frames are theirs."""
+        """Return whether pages are as the mapping was made, so that their first frames are still theirs."""
         i: u64 = first
         while i < first + npages and not self.pages[i]:
             i += 1
         return i == first + npages
 
     def _may_map_huge(self, region: u64, flags: u32) -> bool:
-        """Whether a fault may map a huge page: the whole region is in one VMA and has no page table."""
+        """Return whether a fault may map a huge page: the whole region is in one VMA and has no
+        page table.
+        """
         if self.has_table[region] or flags & (VM_SHARED | VM_NOHUGEPAGE) or not self.region_fits(region):
             return False
         enabled: u32 = self.huge_pages.enabled
@@ -441,6 +484,7 @@ class Mapping:
         return self.near_first <= first and first + PAGES_2M <= self.near_last
 
     def _map_huge(self, region: u64) -> None:
+        """Map a huge page."""
         first: u64 = self.first_page(region)
         base: u64 = self.base_pfn + first
         if not self._untouched(first, PAGES_2M):
@@ -455,7 +499,9 @@ class Mapping:
         self.zero_regions.add(region)
 
     def split_region(self, region: u64) -> None:
-        """Map the huge page of a region by small ones, announced to the notifiers; zeros by the zero page."""
+        """Map the huge page of a region by small ones, zeros by the zero page, and announce it to the
+        notifiers.
+        """
         first: u64 = self.first_page(region)
         span = self.invalidate_start(first, first + PAGES_2M)
         if self.huge[region]:
@@ -471,7 +517,7 @@ class Mapping:
         self.invalidate_end(span)
 
     def has_folio(self, index: u64) -> bool:
-        """Whether page `index` is a part of a compound page that is mapped by small pages."""
+        """Return whether page `index` is a part of a compound page that small pages map."""
         if not self.folios:
             return False
         frame: u64 = self.folios.get(self.region_of(index), MASK64)
@@ -481,9 +527,8 @@ class Mapping:
     def split_folio(self, region: u64, anon_vma: object, zero_page: bool) -> None:  # noqa: FBT001
         """Make small pages of a huge one: each VMA unmaps its part, announced twice (unmap_folio).
 
-        The walk over the VMAs that can map a part of it ends as soon as none is mapped.
-
-        zero_page: those that hold zeros become the shared zero page.
+        The walk over the VMAs that can map a part of it ends as soon as none is mapped. zero_page: pages that
+        hold zeros become the shared zero page.
         """
         first: u64 = self.first_page(region)
         index: u64
@@ -506,7 +551,9 @@ class Mapping:
         self.folios.pop(region, None)
 
     def collapse_region(self, region: u64) -> bool:
-        """Move a region's small pages into a huge one; whether it is mapped huge now (collapse_huge_page)."""
+        """Copy a region's small pages into a huge one. Return whether it is mapped huge now
+        (collapse_huge_page).
+        """
         if self.huge[region]:
             return True
         first: u64 = self.first_page(region)

@@ -1,10 +1,10 @@
 """Physical memory of the host: one sparse arena of 4 KiB frames.
 
 A host physical address (hpa) is a byte address in the arena, so a frame, a shadow table and an SPTE are all
-places in the same bytes. The arena is reserved, not touched: a frame costs memory when it is first written.
+places in the same bytes. The arena is reserved, not touched: a frame costs memory when it is first written::
 
     0                    the host's zero page: never allocated, never written
-    4 KiB .. table_end   tables, translation arrays and descriptors of the hypervisor, handed out one by one
+    4 KiB .. table_end   tables, translation arrays and descriptors of the hypervisor, allocated one by one
     table_end .. end     user memory, reserved in contiguous runs by the mappings of host/mapping.py
 """
 
@@ -20,18 +20,20 @@ MAP_NORESERVE = 0x4000  # Linux; the mmap module has no name for it before Pytho
 
 
 class OutOfFrames(MemoryError):
-    """The arena has no frame left of the wanted kind."""
+    """The arena has no frame left of the kind asked for."""
 
 
 def sparse_words(count: int) -> memoryview:
-    """An array of `count` zero words (u64) that costs memory only where it is written."""
+    """Return an array of `count` zero words (u64) that costs memory only where it is written."""
     size = max(count * 8, PAGE_SIZE)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
     return memoryview(mmap.mmap(-1, size, flags=flags)).cast("B").cast("Q")[:count]
 
 
 def _reserve_most(size: int) -> memoryview:
-    """sparse_words of `size` bytes, or of as large a part of it as there is address space for."""
+    """Return `size` bytes as sparse words, or half, a quarter ... of it, as much as there is address space
+    for.
+    """
     while True:
         try:
             return sparse_words(size >> 3)
@@ -42,7 +44,7 @@ def _reserve_most(size: int) -> memoryview:
 
 
 def _low_bytes(size: u64) -> u64:
-    """Mask of the low `size` (1..8) bytes."""
+    """Return a mask of the low `size` (1..8) bytes."""
     mask: u64 = MASK64
     return mask >> (64 - size * 8)
 
@@ -52,6 +54,15 @@ class Arena:
 
     At most `size` bytes (a power of two) of physical memory, less where the process may not reserve as much
     address space; the first 64th of it is for the hypervisor's tables.
+
+    Attributes:
+        buffer: All of memory as u64 words; index = hpa >> 3.
+        words: The same, typed in compiled code.
+        size: Bytes of memory.
+        next_table: hpa of the first table frame that was never allocated.
+        table_end: hpa after the last table frame.
+        next_user: hpa of the first user frame that was never reserved.
+        free_tables: hpas of the table frames that were freed, oldest first.
     """
 
     def __init__(self, size: int = 1 << 42) -> None:
@@ -64,9 +75,9 @@ class Arena:
         self.free_tables: deque[int] = deque()
 
     def alloc_table(self) -> int:
-        """hpa of a frame for the hypervisor; its contents are undefined. Raises OutOfFrames.
+        """Return the hpa of a frame for the hypervisor; its contents are undefined. Raises OutOfFrames.
 
-        Freed frames are handed out oldest first, so that an address is not reused at once.
+        Freed frames are allocated again oldest first, so that an address is not reused at once.
         """
         if self.free_tables:
             return self.free_tables.popleft()
@@ -77,34 +88,39 @@ class Arena:
         return hpa
 
     def free_table(self, hpa: int) -> None:
+        """Free the frame at hpa."""
         self.free_tables.append(hpa)
 
     def reserve(self, npages: int, align: int, offset: int) -> int:
-        """First pfn of `npages` contiguous user frames with pfn % align == offset % align (align: pages)."""
+        """Return the first pfn of `npages` contiguous user frames with pfn % align == offset % align (align:
+        pages).
+
+        Raises OutOfFrames.
+        """
         pfn = self.next_user >> PAGE_SHIFT
         pfn += (offset - pfn) % align
         if (pfn + npages) << PAGE_SHIFT > self.size:
-            raise OutOfFrames(f"no {npages} contiguous frames left in an arena of {self.size >> 30} GiB")
+            raise OutOfFrames(f"no {npages} contiguous frames left: the host has {self.size >> 30} GiB")
         self.next_user = (pfn + npages) << PAGE_SHIFT
         return pfn
 
     def view(self) -> memoryview:
-        """All of memory as 64-bit words."""
+        """Return all of memory as u64 words."""
         return self.buffer
 
     def page_bytes(self, hpa: int) -> bytes:
-        """The 4 KiB at hpa."""
+        """Return the 4 KiB at hpa."""
         return self.buffer[hpa >> 3 : (hpa + PAGE_SIZE) >> 3].tobytes()
 
     def is_zeros(self, hpa: u64) -> bool:
-        """Whether the 4 KiB at hpa are zeros."""
+        """Return whether the 4 KiB at hpa are zeros."""
         i: u64 = 0
         while i < 512 and not self.words[(hpa >> 3) + i]:
             i += 1
         return i == 512
 
     def load(self, hpa: u64, size: u64) -> u64:
-        """Little-endian value of `size` (1..8) bytes at hpa."""
+        """Return the little-endian value of the `size` (1..8) bytes at hpa."""
         shift: u64 = (hpa & 7) * 8
         value: u64 = self.words[hpa >> 3] >> shift
         if shift + size * 8 > 64:
@@ -112,7 +128,7 @@ class Arena:
         return value & _low_bytes(size)
 
     def store(self, hpa: u64, size: u64, value: u64) -> None:
-        """Write the low `size` (1..8) bytes of value at hpa."""
+        """Write the low `size` (1..8) bytes of value at hpa, little-endian."""
         shift: u64 = (hpa & 7) * 8
         mask: u64 = _low_bytes(size)
         value &= mask

@@ -1,7 +1,8 @@
 """The VMAs of one mapping: where they split, which of them merge (mm/mmap.c, mm/vma.c, mm/mprotect.c).
 
-Two neighbours merge if their flags are the same and their anon_vmas go together. An anon_vma is what a VMA
-gets with its first anonymous page: memory that was touched before it became alike stays in VMAs of its own.
+Two neighbours merge if their flags are the same and their anon_vmas are compatible. A VMA gets an anon_vma
+with its first anonymous page, so memory that was touched before its flags became alike stays in VMAs of its
+own.
 """
 
 from bisect import bisect_right
@@ -23,20 +24,25 @@ _FIRST = attrgetter("first")
 
 @dataclass(slots=True)
 class Vma:
-    """Pages [first, last) of a mapping with the same flags (struct vm_area_struct)."""
+    """Pages [first, last) of a mapping with the same flags (struct vm_area_struct).
+
+    Attributes:
+        first: First page.
+        last: The page after the last.
+        flags: Bit mask of PROT_* and VM_*.
+        anon_vma: Identity of its anonymous memory; None before its first anonymous page.
+    """
 
     first: int
     last: int
     flags: int
-    """PROT_* and VM_*."""
     anon_vma: object | None = None
-    """Identity of its anonymous memory; None before the first page of that."""
 
 
 def _joins(new: Vma, neighbour: Vma) -> bool:
-    """Whether a VMA that becomes `new` is merged into its neighbour (can_vma_merge_before, _after).
+    """Return whether a VMA that becomes `new` is merged into its neighbour (can_vma_merge_before, _after).
 
-    An anon_vma is only handed on to a VMA that has none by the neighbour that keeps its place.
+    A neighbour that keeps its place hands its anon_vma on only to a VMA that has none.
     """
     if new.flags != neighbour.flags or new.flags & VM_HUGETLB:
         return False
@@ -44,14 +50,16 @@ def _joins(new: Vma, neighbour: Vma) -> bool:
 
 
 def _go_together(a: Vma, b: Vma) -> bool:
-    """Whether two VMAs may become parts of one (is_mergeable_anon_vma)."""
+    """Return whether two VMAs may become parts of one (is_mergeable_anon_vma)."""
     return a.anon_vma is b.anon_vma or a.anon_vma is None or b.anon_vma is None
 
 
 class Vmas:
     """The VMAs of a mapping, in order and without holes except while one is being replaced.
 
-    `restricted` is the number of VMAs that do not allow reading and writing.
+    Attributes:
+        _all: The VMAs, sorted by first page.
+        restricted: Number of VMAs that do not allow reading and writing.
     """
 
     def __init__(self, npages: int, flags: int, *, touched: bool) -> None:
@@ -65,14 +73,15 @@ class Vmas:
         return len(self._all)
 
     def _position(self, index: int) -> int:
+        """Return the index of the VMA that holds page `index`."""
         return bisect_right(self._all, index, key=_FIRST) - 1
 
     def at(self, index: int) -> Vma:
-        """The VMA that holds page `index`."""
+        """Return the VMA that holds page `index`."""
         return self._all[self._position(index)]
 
     def pieces(self, first: int, last: int) -> list[tuple[int, int, Vma]]:
-        """(first, last, VMA) of the parts of [first, last) in each VMA."""
+        """Return (first, last, VMA) of the parts of [first, last) in each VMA."""
         found = []
         position = self._position(first)
         while position < len(self._all) and self._all[position].first < last:
@@ -82,34 +91,37 @@ class Vmas:
         return found
 
     def _replace(self, low: int, high: int, new: list[Vma]) -> None:
+        """Replace the VMAs at positions [low, high)."""
         for vmas, step in ((self._all[low:high], -1), (new, 1)):
             self.restricted += step * sum(vma.flags & PROT_MASK != PROT_RW for vma in vmas)
         self._all[low:high] = new
 
     def split(self, edge: int) -> None:
-        """Make two VMAs of the one that page `edge` is in the middle of."""
+        """Split the VMA that page `edge` is in the middle of."""
         position = self._position(edge)
         vma = self._all[position]
         parts = [Vma(vma.first, edge, vma.flags, vma.anon_vma), Vma(edge, vma.last, vma.flags, vma.anon_vma)]
         self._replace(position, position + 1, parts)
 
     def modify(self, first: int, last: int, flags: int) -> None:
-        """Give the VMA [first, last) other flags, with which it may merge (vma_modify)."""
+        """Give the VMA [first, last) other flags, and merge it if it may (vma_modify)."""
         position = self._position(first)
         anon_vma = self._all[position].anon_vma
         self._replace(position, position + 1, [])
         self._insert(position, Vma(first, last, flags, anon_vma), next_first=False)
 
     def replace(self, first: int, last: int, flags: int, *, next_first: bool) -> None:
-        """Put a new VMA in place of all in [first, last), merged where it can be (mmap_region).
+        """Put a new VMA in place of all in [first, last), merged if it may (mmap_region).
 
-        next_first: if the neighbours do not go together, it joins the next one, not the previous one.
+        next_first: if the neighbours are not compatible with each other, it joins the next one, not the
+        previous one.
         """
         low = self._position(first)
         self._replace(low, low + len(self.pieces(first, last)), [])
         self._insert(low, Vma(first, last, flags), next_first=next_first)
 
     def _insert(self, position: int, new: Vma, *, next_first: bool) -> None:
+        """Insert a VMA at a position, merged with its neighbours if it may."""
         before = self._all[position - 1] if position else None
         after = self._all[position] if position < len(self._all) else None
         low = high = position
@@ -140,10 +152,10 @@ class Vmas:
 
 
 def protected_flags(vma: Vma, prot: int, *, unaccounts: bool) -> int:
-    """The flags of a VMA after mprotect (mprotect_fixup).
+    """Return the flags of a VMA after mprotect (mprotect_fixup).
 
-    Private memory that becomes writable is accounted. unaccounts: memory that was never touched is no longer
-    once it is made read-only.
+    Private memory that becomes writable is accounted. unaccounts: memory that was never touched is not any
+    more once it is made read-only.
     """
     flags = vma.flags & ~PROT_MASK | prot
     if prot == PROT_RW:

@@ -5,11 +5,10 @@ The model has no clock: every line takes one microsecond. Each op begins with a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from shadowmmu.trace.events import ByTask, Event, EventLog
-from shadowmmu.trace.recording import PlayedOp
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.trace.recorder import PlayedOp
 
 __all__ = ["FtraceWriter"]
 
@@ -39,17 +38,6 @@ def _task_of(vcpu: int) -> tuple[str, int]:
     return f"CPU {vcpu}/KVM", _FIRST_PID + vcpu
 
 
-class _Events(list[Event]):
-    """Takes events and hands them on."""
-
-    def __init__(self, write: Callable[[Event], None]) -> None:
-        super().__init__()
-        self._write = write
-
-    def append(self, event: Event) -> None:
-        self._write(event)
-
-
 class FtraceWriter:
     """Writes a trace file; each vCPU is a task on a CPU of its own, beside KVM's kernel threads."""
 
@@ -65,15 +53,9 @@ class FtraceWriter:
             self.event(event, played.vcpu)
 
     def event(self, event: Event, vcpu: int = 0) -> None:
-        """Append one event."""
-        task = (event.task, _KERNEL_PID) if isinstance(event, ByTask) else _task_of(vcpu)
+        """Append one event; as a listener it writes them as they come."""
+        task = (event.task, _KERNEL_PID) if event.task else _task_of(vcpu)
         self._line(task, vcpu, event.name, event.text())
-
-    def log(self) -> EventLog:
-        """A tracer that writes the events of vCPU 0 as they come and keeps none."""
-        log = EventLog()
-        log.events = _Events(self.event)
-        return log
 
     def _line(self, task: tuple[str, int], cpu: int, name: str, text: str) -> None:
         self._microseconds += 1

@@ -17,8 +17,9 @@ from copy import copy
 from typing import Any
 
 from shadowmmu.kvm.design.design import Design
-from shadowmmu.trace.events import ByTask, Event, GetPage, PageEvent, PrepareZapPage
-from shadowmmu.trace.role_layout import layout_of
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.mmu import GetPage, PageEvent, PrepareZapPage
+from shadowmmu.kvm.tracepoints.role_layout import layout_of
 
 __all__ = ["Area", "Names", "RawState", "State"]
 
@@ -42,7 +43,7 @@ _FROZEN_IGNORED = 1 << 63 | 1 << 10
 _HUGE = 1 << 7
 _ROLE_DIRECT, _ROLE_INVALID, _ROLE_4_BYTE = 1 << 7, 1 << 11, 1 << 4
 
-_PageKey = tuple[int, int, int, bool, int]
+_PageKey = tuple[int, int, int, bool, str]
 """What an event's text tells of a page: gfn, level, quadrant, direct, access."""
 
 
@@ -161,12 +162,17 @@ class Names:
             role = sp["role"]
             identity = sp["gfn"], role & ~_ROLE_INVALID
             name = self._before.get(sp["hpa"])
-            again = not role & _ROLE_INVALID and _state_key(sp) in remade
+            again = not role & _ROLE_INVALID and self._state_key(sp) in remade
             if name is None or again or self._identity[name] != identity:
                 self._created += 1
                 name = f"S{self._created}"
                 self._identity[name] = identity
             self._now[sp["hpa"]] = name
+
+    def _state_key(self, sp: Mapping[str, Any]) -> _PageKey:
+        role = sp["role"]
+        access = self._layout.letters(self._layout.role(role))
+        return sp["gfn"], role & 15, role >> 5 & 3, bool(role & _ROLE_DIRECT), access
 
     def _root(self, hpa: int, *, nested: bool) -> str:
         if hpa == _INVALID_ROOT:
@@ -214,7 +220,7 @@ class Names:
             "flood": sp["flood"],
             "nxd": int(sp["nxd"]),
             "level": level,
-            "access": self._layout.letters(role),
+            "access": self._layout.letters(self._layout.role(role)),
         }
         for key, value in (
             ("direct", int(bool(role & _ROLE_DIRECT))),
@@ -239,23 +245,17 @@ class Names:
         return named
 
 
-def _state_key(sp: Mapping[str, Any]) -> _PageKey:
-    role = sp["role"]
-    return sp["gfn"], role & 15, role >> 5 & 3, bool(role & _ROLE_DIRECT), role >> 8 & 7
-
-
 def _event_key(event: PageEvent) -> _PageKey:
-    return event.gfn, event.level, event.quadrant, bool(event.role & _ROLE_DIRECT), event.role >> 8 & 7
+    return event.gfn, event.level, event.quadrant, event.direct, event.access
 
 
 def _remade(events: Iterable[Event]) -> set[_PageKey]:
     """Pages that were zapped and afterwards made again."""
     zapped: set[_PageKey] = set()
     remade: set[_PageKey] = set()
-    for fired in events:
-        event = fired.event if type(fired) is ByTask else fired
-        if type(event) is PrepareZapPage:
+    for event in events:
+        if isinstance(event, PrepareZapPage):
             zapped.add(_event_key(event))
-        elif type(event) is GetPage and event.created and _event_key(event) in zapped:
+        elif isinstance(event, GetPage) and event.created and _event_key(event) in zapped:
             remade.add(_event_key(event))
     return remade

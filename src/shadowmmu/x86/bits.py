@@ -30,7 +30,7 @@ EPT_D = 1 << 9
 EPT_VIOLATION_RWX_SHIFT = 3
 EPT_VIOLATION_GVA_VALID = 1 << 7
 EPT_VIOLATION_GVA_TRANSLATED = 1 << 8
-# why an access leaves the guest: basic exit reasons (appendix C)
+# basic exit reasons (appendix C)
 EXIT_EPT_VIOLATION = 48
 EXIT_EPT_MISCONFIG = 49
 EXIT_PML_FULL = 62
@@ -40,6 +40,12 @@ PML_ENTRIES = 512
 # the physical address in an 8-byte entry, and a full 64-bit word
 ADDR = 0x000F_FFFF_FFFF_F000
 MASK64 = 0xFFFF_FFFF_FFFF_FFFF
+
+# most levels of page tables, entries of the page directory pointer table of PAE paging, and combinations of
+# the bits of an error code that say what an access is
+MAX_LEVELS = 5
+PAE_PDPTES = 4
+ACCESSES = 16
 
 # no address: what an access that faulted returns
 FAULT = 0xFFFF_FFFF_FFFF_FFFF

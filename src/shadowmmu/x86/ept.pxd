@@ -1,21 +1,19 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport (A, ADDR, D, EPT_A, EPT_D, EPT_R, EPT_RWX, EPT_TYPE, EPT_VIOLATION_GVA_TRANSLATED,
-                    EPT_VIOLATION_GVA_VALID, EPT_VIOLATION_RWX_SHIFT, EPT_W, EPT_X, EXIT_EPT_MISCONFIG,
-                    EXIT_EPT_VIOLATION, EXIT_PML_FULL, FETCH, NX, P, PML_ENTRIES, PS, W, WRITE, u32, u64)
+from .bits cimport *
 from .tlb cimport TranslationCache
 
 @cython.final
 cdef class EptWalker:
-    cdef u64[::1] words
-    cdef u64 limit
+    cdef readonly u64[::1] words
+    cdef readonly u64 limit
     cdef public bint caches_enabled, pml_enabled
     cdef readonly u64 levels, level, exit, qualification, loads, ad_sets
     cdef readonly bint ad, execute_only
     cdef public u64 pml_address, pml_index
-    cdef bint shortened
-    cdef u64 reserved[12]
-    cdef TranslationCache pde, pdpte, pml4e, pml5e
+    cdef readonly bint shortened
+    cdef readonly u64 reserved[2 * (MAX_LEVELS + 1)]
+    cdef readonly TranslationCache pde, pdpte, pml4e, pml5e
     cdef u64 access(self, u32 mode) except? 2 nogil
     cdef u64 translate(self, u64 root, u64 gpa, u64 access, u64 is_table) except? 2 nogil
     cdef u64 walk(self, u64 root, u64 gpa, u64 access, u64 is_table, u32 use_caches) except? 2 nogil

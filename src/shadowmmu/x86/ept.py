@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cython import uint as u32, ulonglong as u64
 
+from .arrays import filled
 from .bits import (
     ADDR,
     EPT_A,
@@ -25,6 +26,7 @@ from .bits import (
     EXIT_EPT_VIOLATION,
     EXIT_PML_FULL,
     FETCH,
+    MAX_LEVELS,
     NX,
     PML_ENTRIES,
     PS,
@@ -42,14 +44,29 @@ __all__ = ["EptWalker"]
 
 
 class EptWalker:
-    """Walks EPT tables in `words`, host physical memory as 64-bit words; not in use while `levels` is 0.
+    """Walks EPT tables; not in use while `levels` is 0.
 
-    ad              Accessed and Dirty are used (EPTP bit 6)
-    execute_only    entries that grant X alone are valid
-    exit            basic exit reason of the last access that failed, EXIT_*
-    qualification   its exit qualification; 0 but for an EPT violation
-    pml_enabled     pages that become dirty are logged in the table at `pml_address`, from entry 511 down
-    pml_index       entry of that table to be written next, 16 bits: above 511 the table is full
+    Attributes:
+        words: Host physical memory as u64 words.
+        limit: Bytes of physical memory.
+        caches_enabled: The paging-structure caches are used.
+        levels: Levels of the tables: 4 or 5; 0: not in use.
+        ad: Accessed and Dirty are used (EPTP bit 6).
+        execute_only: Entries that grant X alone are valid.
+        reserved: Masks of bits that must be 0, indexed by level, + 6 for entries that map a page.
+        level: Level of the page that the last walk found: 1 (4 KiB), 2 (2 MiB), 3 (1 GiB).
+        exit: Basic exit reason of the last access that failed, EXIT_*.
+        qualification: Its exit qualification; 0 except for an EPT violation.
+        loads: Number of table entries read.
+        ad_sets: Number of stores that set A or D.
+        pml_enabled: Pages that become dirty are logged.
+        pml_address: Physical address of the log, 512 guest-physical addresses, written from entry 511 down.
+        pml_index: Entry of the log to be written next, 16 bits; above 511 the log is full.
+        shortened: The last walk began in a paging-structure cache.
+        pde: Cache of level 2: entries that point to the table of level 1 for a 2 MiB region, see `cached`.
+        pdpte: Cache of level 3.
+        pml4e: Cache of level 4.
+        pml5e: Cache of level 5.
     """
 
     def __init__(self, words: memoryview) -> None:
@@ -59,7 +76,7 @@ class EptWalker:
         self.levels = 0
         self.ad = True
         self.execute_only = True
-        self.reserved = [0] * 12
+        self.reserved = filled(2 * (MAX_LEVELS + 1))
         self.level = 0
         self.exit = 0
         self.qualification = 0
@@ -83,12 +100,12 @@ class EptWalker:
             rows = ept_reserved_bits(levels, maxphyaddr)
             for level in range(1, levels + 1):
                 self.reserved[level] = rows[0][level - 1]
-                self.reserved[6 + level] = rows[1][level - 1]
+                self.reserved[MAX_LEVELS + 1 + level] = rows[1][level - 1]
 
     def access(self, mode: u32) -> u64:
-        """The rights that an access of `mode` needs (as `Walker` counts them).
+        """Return the rights that an access of `mode` needs (see Walker).
 
-        With bit 3 set it is one to an entry of the guest's tables.
+        With bit 3 set it is an access to an entry of the guest's tables.
         """
         if mode & 8:
             return EPT_R | EPT_W if self.ad else EPT_R
@@ -97,10 +114,11 @@ class EptWalker:
         return EPT_X if mode & 3 == FETCH else EPT_R
 
     def translate(self, root: u64, gpa: u64, access: u64, is_table: u64) -> u64:
-        """The translation of `gpa` for an access with the rights `access`, and its `level`; 0: an exit.
+        """Return the translation of `gpa` for an access that needs the rights `access`, with its `level`; 0
+        is an exit.
 
         It has the TLB's format: P if it can be read, W, NX, D if a write need not walk again; and A, so that
-        it is not 0. `is_table`: the access is to an entry of the guest's tables. Raises `MachineCheck` if a
+        it is not 0. `is_table`: the access is to an entry of the guest's tables. Raises MachineCheck if a
         table is outside memory.
         """
         self.shortened = False
@@ -112,7 +130,9 @@ class EptWalker:
         return entry
 
     def walk(self, root: u64, gpa: u64, access: u64, is_table: u64, use_caches: u32) -> u64:
-        """Go down the tables, from the root or from where the paging-structure caches lead."""
+        """Walk down the tables, from the root or from where the paging-structure caches lead. Return as
+        translate.
+        """
         level: u64 = self.levels
         table: u64 = root & ADDR
         rights: u64 = EPT_RWX
@@ -171,19 +191,21 @@ class EptWalker:
         return (entry & ADDR) >> shift << shift | translation
 
     def is_misconfigured(self, entry: u64, level: u64, leaf: u64) -> bool:
-        """Whether an entry has W without R, X alone where that is not known, or reserved bits or types."""
+        """Return whether an entry has W without R, X alone where that is not valid, or reserved bits or
+        memory types.
+        """
         rights: u64 = entry & EPT_RWX
         if rights & (EPT_R | EPT_W) == EPT_W or (rights == EPT_X and not self.execute_only):
             return True
         if not leaf:
             return entry & self.reserved[level] != 0
-        if entry & self.reserved[level + 6]:
+        if entry & self.reserved[MAX_LEVELS + 1 + level]:
             return True
         kind: u64 = (entry & EPT_TYPE) >> 3
         return kind == 2 or kind == 3 or kind == 7
 
     def violation(self, access: u64, rights: u64, is_table: u64) -> u64:
-        """Record an EPT violation of an access where the tables grant `rights`; 0."""
+        """Record an EPT violation of an access where the tables grant `rights`. Return 0."""
         self.exit = EXIT_EPT_VIOLATION
         self.qualification = access | rights << EPT_VIOLATION_RWX_SHIFT | EPT_VIOLATION_GVA_VALID
         if not is_table:
@@ -191,7 +213,9 @@ class EptWalker:
         return 0
 
     def log_dirty(self, gpa: u64) -> bool:
-        """Log that the page of `gpa` becomes dirty; False if the log is full: an exit before anything."""
+        """Log that the page of `gpa` becomes dirty. Return False if the log is full: an exit before anything
+        changes.
+        """
         if not self.pml_enabled:
             return True
         if self.pml_index >= PML_ENTRIES:
@@ -203,11 +227,13 @@ class EptWalker:
         return True
 
     def no_memory(self, hpa: u64) -> int:
-        """Raise `MachineCheck` for a table at `hpa`, where no memory is."""
+        """Raise MachineCheck for a table at `hpa`, which is outside memory."""
         raise MachineCheck(f"no memory at physical address {hpa:#x}")
 
     def cached(self, level: u64, gpa: u64) -> u64:
-        """The cached entry of `level` on the way to `gpa`: its table, P, the rights so far from bit 1 on."""
+        """Return the cached entry of `level` on the way to `gpa`: its table, P, the rights so far from bit 1
+        on; else 0.
+        """
         if level == 2:
             return self.pde.lookup(gpa, 0, P, 0)
         if level == 3:
@@ -217,7 +243,7 @@ class EptWalker:
         return self.pml5e.lookup(gpa, 0, P, 0)
 
     def remember(self, level: u64, gpa: u64, entry: u64) -> int:
-        """Keep an upper-level entry in the format of `cached`."""
+        """Keep an upper-level entry in the format of `cached`. Return 0."""
         if level == 2:
             return self.pde.insert(gpa, 0, entry)
         if level == 3:
@@ -227,7 +253,7 @@ class EptWalker:
         return self.pml5e.insert(gpa, 0, entry)
 
     def flush_all(self) -> int:
-        """Empty the paging-structure caches (INVEPT)."""
+        """Empty the paging-structure caches (INVEPT). Return 0."""
         self.pde.flush_all()
         self.pdpte.flush_all()
         self.pml4e.flush_all()
@@ -235,7 +261,7 @@ class EptWalker:
         return 0
 
     def flush_address(self, gpa: u64) -> int:
-        """Drop the upper-level entries on the way to `gpa`: what an EPT violation does."""
+        """Drop the upper-level entries on the way to `gpa`, as an EPT violation does. Return 0."""
         self.pde.flush_page(gpa, 0)
         self.pdpte.flush_page(gpa, 0)
         self.pml4e.flush_page(gpa, 0)

@@ -33,7 +33,7 @@ class Op(Enum):
 
     @property
     def writes_page_tables(self) -> bool:
-        """Whether KVM takes it for one that edits page tables."""
+        """Return whether KVM takes the instruction for one that edits page tables."""
         return self in _WRITES_PAGE_TABLES
 
 
@@ -42,13 +42,18 @@ _WRITES_PAGE_TABLES = frozenset((Op.STORE, Op.XCHG, Op.CMPXCHG, Op.CMPXCHG8B))
 
 @dataclass(slots=True)
 class Insn:
-    """An instruction with its operands as the registers have them.
+    """An instruction with the values of its operands.
 
-    value     what is stored, added, written to the register; for OUT the port, for INT the vector; for VMRUN
-              the address of the VMCB, for INVLPGA the address to flush
-    expected  what CMPXCHG compares with
-    count     iterations left of STOS (it changes, as rcx does), the MSR of WRMSR, the ASID of INVLPGA
-    result    what LOAD, XCHG and CMPXCHG read
+    Attributes:
+        op: Its kind.
+        code: Its bytes, only to be shown.
+        address: Linear address of the memory operand.
+        size: Bytes of the memory operand.
+        value: Value stored, added, or written to the register; for OUT the port, for INT the vector, for
+            VMRUN the address of the VMCB, for INVLPGA the address to flush.
+        expected: Value that CMPXCHG compares with.
+        count: Iterations left of STOS (it changes, as rcx does), the MSR of WRMSR, the ASID of INVLPGA.
+        result: Value that LOAD, XCHG and CMPXCHG read.
     """
 
     op: Op

@@ -1,7 +1,9 @@
-"""What becomes of an access that the tables send to where no memory is."""
+"""Accesses that the tables send outside memory."""
 
 __all__ = ["MachineCheck"]
 
 
 class MachineCheck(IndexError):
-    """The tables sent the processor to a physical address without memory: they are wrong, not the access."""
+    """The tables sent the processor to a physical address outside memory: the tables are wrong, not the
+    access.
+    """

@@ -1,7 +1,7 @@
 """Paging formats: the shape of the tables in each mode, reserved bits and permission rules.
 
-Pure functions on integers, for whoever walks tables: the processor's walker and a software walk alike. Levels
-count from the page upwards: 1 is the table that maps 4 KiB pages. Addresses count bytes, gfns 4 KiB frames.
+Pure functions on integers, for the processor's walker and for software walks. Levels count from the page
+upwards: 1 is the table that maps 4 KiB pages. Addresses count bytes, gfns 4 KiB frames.
 """
 
 from __future__ import annotations
@@ -35,23 +35,31 @@ ReservedBits = tuple[tuple[int, ...], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class PagingFormat:
-    """The shape of the tables in one paging mode (AMD APM vol. 2, 5.2 and 5.3)."""
+    """The shape of the tables in one paging mode (AMD APM vol. 2, 5.2 and 5.3).
+
+    Attributes:
+        name: Name of the mode.
+        levels: Number of levels: 0 (no paging), 2, 3 (PAE), 4 or 5.
+        entry_bytes: Bytes of an entry: 4 or 8.
+        index_bits: Bits of the address that index a table (the PAE page-directory-pointer table has only 4
+            entries).
+        virtual_bits: Bits of a linear address.
+    """
 
     name: str
     levels: int
-    """Number of levels: 0 (no paging), 2, 3 (PAE), 4 or 5."""
     entry_bytes: int
     index_bits: int
-    """Bits of the address that index a table (the PAE page-directory-pointer table has only 4 entries)."""
     virtual_bits: int
-    """Width of a linear address."""
 
     def level_shift(self, level: int) -> int:
-        """Number of address bits below the index of `level`: log2 of the bytes one of its entries maps."""
+        """Return the number of address bits below the index of `level`: log2 of the bytes that one of its
+        entries maps.
+        """
         return 12 + self.index_bits * (level - 1)
 
     def index(self, address: int, level: int) -> int:
-        """The index of `address` in its table at `level`."""
+        """Return the index of `address` in its table at `level`."""
         return address >> self.level_shift(level) & (1 << self.index_bits) - 1
 
 
@@ -65,7 +73,7 @@ _FORMATS: Final = {form.levels: form for form in (NO_PAGING, TWO_LEVEL, PAE, FOU
 
 
 def paging_format(levels: int) -> PagingFormat:
-    """The format with that number of levels. Raises `ValueError` for a number no mode has."""
+    """Return the format with that number of levels. Raises ValueError for a number that no mode has."""
     try:
         return _FORMATS[levels]
     except KeyError:
@@ -73,7 +81,8 @@ def paging_format(levels: int) -> PagingFormat:
 
 
 def entry_gfn(form: PagingFormat, entry: int, level: int) -> int:
-    """The gfn in an entry of `level`, rounded to what an entry of that level maps; without the PSE36 bits.
+    """Return the gfn in an entry of `level`, rounded to what an entry of that level maps; without the PSE36
+    bits.
 
     For an entry that points to a table, pass level 1: a table is always one frame.
     """
@@ -82,12 +91,16 @@ def entry_gfn(form: PagingFormat, entry: int, level: int) -> int:
 
 
 def pse36_gfn_delta(entry: int) -> int:
-    """What bits 16:13 of a 4 MiB entry add to its gfn: physical bits 35:32 (`pse36_gfn_delta`, 6.12.111)."""
+    """Return what bits 16:13 of a 4 MiB entry add to its gfn: physical bits 35:32 (`pse36_gfn_delta`,
+    6.12.111).
+    """
     return (entry >> 13 & 0xF) << 20
 
 
 def is_canonical(form: PagingFormat, address: int) -> bool:
-    """Whether a 64-bit address is the sign extension of a linear address (32-bit modes: zero extension)."""
+    """Return whether a 64-bit address is the sign extension of a linear address (32-bit modes: zero
+    extension).
+    """
     if form.virtual_bits == 32:
         return address >> 32 == 0
     half = 1 << form.virtual_bits - 1
@@ -95,7 +108,7 @@ def is_canonical(form: PagingFormat, address: int) -> bool:
 
 
 def _bits(high: int, low: int) -> int:
-    """Bits high..low set; nothing when high < low."""
+    """Return a mask of bits high..low; 0 if high < low."""
     return (1 << high + 1) - (1 << low) if high >= low else 0
 
 
@@ -103,11 +116,11 @@ def _bits(high: int, low: int) -> int:
 def reserved_bits(
     levels: int, maxphyaddr: int, *, nx: bool, pse: bool, gbpages: bool, amd: bool
 ) -> ReservedBits:
-    """Bits that must be zero in a present entry, as `[bit 7 of the entry][level - 1]`.
+    """Return the bits that must be zero in a present entry, as `[bit 7 of the entry][level - 1]`.
 
     `nx` is EFER.NX, `pse` CR4.PSE (2-level only; PSE36 is assumed), `gbpages` whether 1 GiB pages exist, and
-    `amd` adds bit 8 of levels 4 and 5. Without paging both rows are empty. Raises `ValueError` for a number
-    of levels no mode has. Models `__reset_rsvds_bits_mask`, 6.12.111.
+    `amd` adds bit 8 of levels 4 and 5. Without paging both rows are empty. Raises ValueError for a number of
+    levels that no mode has. Models `__reset_rsvds_bits_mask`, 6.12.111.
     """
     if paging_format(levels) is NO_PAGING:
         return (), ()
@@ -126,7 +139,7 @@ def reserved_bits(
 
 @cache
 def ept_reserved_bits(levels: int, maxphyaddr: int) -> ReservedBits:
-    """Bits that must be zero in a present EPT entry, as `[whether it is a leaf][level - 1]`.
+    """Return the bits that must be zero in a present EPT entry, as `[whether it is a leaf][level - 1]`.
 
     1 GiB pages exist (Intel SDM vol. 3C, 29.3.2).
     """
@@ -138,7 +151,7 @@ def ept_reserved_bits(levels: int, maxphyaddr: int) -> ReservedBits:
 
 @cache
 def permission_bitmask(*, wp: bool, nx: bool, smep: bool, smap: bool) -> bytes:
-    """What faults: bit `ACC` of byte `i` is set if access `i` to a page with the rights ACC faults.
+    """Return what faults: bit `ACC` of byte `i` is set if access `i` to a page with the rights ACC faults.
 
     Bits of `i`: 0 write, 1 user, 2 SMAP off (EFLAGS.AC set and the access not implicit), 3 fetch. The
     arguments are CR0.WP, EFER.NX, CR4.SMEP and CR4.SMAP. Models `update_permission_bitmask`, 6.12.111,

@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport ADDR, FAULT, GP_VECTOR, MASK64, NESTED_FAULT, PF_VECTOR, u8, u32, u64
+from .bits cimport *
 from .ept cimport EptWalker
 from .tlb cimport Tlb
 from .walker cimport Walker
@@ -16,7 +16,7 @@ cdef class Processor:
     cdef readonly Tlb tlb
     cdef readonly Walker walker, nested
     cdef readonly EptWalker ept
-    cdef u64 limit, virtual_bits, virtual_half
+    cdef readonly u64 limit, virtual_bits, virtual_half
     cdef u64 translate(self, u64 gva, u32 mode) except? 2 nogil
     cpdef u64 access(self, u64 gva, u32 kind) except? 2 nogil
     cpdef u64 implicit_access(self, u64 gva, u32 kind) except? 2 nogil

@@ -1,4 +1,4 @@
-"""One processor's view of memory: paging registers, TLB and walker behind one `access`."""
+"""One processor's view of memory: paging registers, TLB and walker, used through one `access`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,43 @@ __all__ = ["Processor"]
 
 
 class Processor:
-    """A processor on the physical memory `words` (64-bit words; a physical address is a byte address).
+    """A processor on physical memory; a physical address is a byte address.
 
-    `root` (the physical address in CR3, without its low control bits), `pcid` (0 to 4095), `user` (CPL 3) and
-    `eflags_ac` may be set at any time; all other registers by `set_paging`. It starts with paging off.
-    Setting a register flushes nothing: whoever plays MOV to CR, VMRUN or an exit asks for the flush, and a
-    missing one shows.
+    `root`, `pcid`, `user` and `eflags_ac` may be set at any time, all other registers by `set_paging`. The
+    processor starts with paging off. Setting a register flushes nothing: whoever plays MOV to CR, VMRUN or an
+    exit asks for the flush, and a missing one shows.
 
-    With `tlb=False` neither TLB nor paging-structure caches are used and every access walks.
+    With nested paging (`set_nested`, `set_ept`) `root` and the tables below it are guest-physical. The TLB
+    then translates from linear to host physical addresses.
 
-    `flushes` and `page_flushes` count what it was asked to forget, of one address (the last was
-    `flushed_page`) or of more, for another processor that follows this one.
-
-    Under nested paging (`set_nested`) `root` and the tables behind it are guest-physical, and `nested_root`
-    is the physical address of the nested tables; so too with EPT (`set_ept`), where `ept` says why a nested
-    page fault happened. The TLB translates from linear to physical addresses.
+    Attributes:
+        limit: Bytes of physical memory.
+        tlb: The TLB; with `tlb=False` it is off, as are the paging-structure caches, and every access walks.
+        ept: The walker of EPT tables; after a nested page fault its `exit` says why.
+        nested: The walker of nested tables.
+        walker: The walker of the tables at `root`.
+        root: Physical address of the top table: CR3 without its low control bits.
+        pcid: Current process-context identifier, 0 to 4095.
+        user: The accesses are made at CPL 3.
+        eflags_ac: EFLAGS.AC, which lifts SMAP.
+        fault_gva: Linear address of the last fault.
+        fault_error_code: Its error code, PFERR_*; for EPT its exit qualification in the low half.
+        fault_vector: PF_VECTOR, GP_VECTOR, or NESTED_FAULT for a nested page fault.
+        flushes: Number of flushes of more than one address, for another processor that follows this one.
+        page_flushes: Number of flushes of one address.
+        flushed_page: Address of the last of them.
+        levels: Levels of the paging mode: 0 (off), 2, 3 (PAE), 4 or 5.
+        virtual_bits: Bits of a linear address in this mode.
+        virtual_half: Half of the linear addresses, for the test that one is canonical; 0 in 32-bit modes.
+        cr0_wp: CR0.WP.
+        efer_nx: EFER.NX.
+        cr4_smep: CR4.SMEP.
+        cr4_smap: CR4.SMAP.
+        cr4_pse: CR4.PSE.
+        cr4_pge: CR4.PGE.
+        maxphyaddr: Bits of a physical address; entries with others set fault.
+        gbpages: 1 GiB pages exist.
+        amd: Bit 8 of entries of levels 4 and 5 is reserved.
     """
 
     def __init__(
@@ -79,7 +101,7 @@ class Processor:
     ) -> None:
         """Enter a paging mode: `levels` 0 (off: addresses are physical), 2, 3 (PAE), 4 or 5.
 
-        `efer_nx` has no effect on 2-level tables. Raises `ValueError` for another number of levels.
+        `efer_nx` has no effect on 2-level tables. Raises ValueError for another number of levels.
         """
         self.walker.set_mode(
             levels=levels,
@@ -126,6 +148,7 @@ class Processor:
             self._set_nested_mode(levels, maxphyaddr)
 
     def _set_nested_mode(self, levels: int, maxphyaddr: int) -> None:
+        """Set the mode of the nested walker: WP and NX on, SMEP and SMAP off."""
         self.nested.set_mode(
             levels=levels,
             cr0_wp=True,
@@ -141,7 +164,7 @@ class Processor:
 
     @property
     def nested_root(self) -> int:
-        """The physical address of the top nested table (nCR3)."""
+        """Return the physical address of the top nested table (nCR3)."""
         return self.walker.nested_root
 
     @nested_root.setter
@@ -150,31 +173,32 @@ class Processor:
 
     @property
     def fault_gpa(self) -> int:
-        """The guest-physical address that a nested page fault is about."""
+        """Return the guest-physical address of the last nested page fault."""
         return self.walker.nested_fault_gpa
 
     def access(self, gva: u64, kind: u32) -> u64:
-        """The physical address of an access of that kind (READ, WRITE, FETCH) at the current CPL, or `FAULT`.
+        """Return the physical address of an access of that kind (READ, WRITE, FETCH) at the current CPL, or
+        `FAULT`.
 
         After a fault `fault_vector`, `fault_gva` and `fault_error_code` describe it: #PF, or #GP with error
         code 0 for an address that is not canonical (32-bit modes: above 4 GiB), or a nested page fault
-        (`NESTED_FAULT`) at `fault_gpa`. Raises `MachineCheck` if
-        the tables lead outside memory.
+        (`NESTED_FAULT`) at `fault_gpa`. Raises MachineCheck if the tables lead outside memory.
         """
         return self.translate(gva, kind & 3 | self.user << 2 | self.eflags_ac << 3)
 
     def implicit_access(self, gva: u64, kind: u32) -> u64:
-        """The same for an access the processor makes by itself (IDT, GDT, TSS, stack of an event's delivery).
+        """Return the same for an access that the processor makes by itself (IDT, GDT, TSS, stack of an
+        event's delivery).
 
-        It has supervisor rights at any CPL and EFLAGS.AC does not lift SMAP for it (AMD APM vol. 2, 5.6.6).
+        It has supervisor rights at any CPL, and EFLAGS.AC does not lift SMAP for it (AMD APM vol. 2, 5.6.6).
         """
         return self.translate(gva, kind & 3)
 
     def run(self, gvas: Sequence[int], kinds: Sequence[int], start: u64) -> u64:
-        """Make the accesses from index `start` on; the index of the first that faults, or `len(gvas)`.
+        """Make the accesses from index `start` on. Return the index of the first that faults, or `len(gvas)`.
 
-        Format 'Q' and 'B': an element of `kinds` is a kind, plus 4 for an access at CPL 3 (whatever `user`
-        says).
+        Buffers of format 'Q' and 'B'; an element of `kinds` is a kind, plus 4 for an access at CPL 3
+        (whatever `user` is).
         """
         i: u64 = start
         n: u64 = len(gvas)
@@ -185,7 +209,7 @@ class Processor:
         return i
 
     def translate(self, gva: u64, mode: u32) -> u64:
-        """The physical address of an access of `mode` (as `Walker` counts them), or `FAULT`."""
+        """Return the physical address of an access of `mode` (see Walker), or `FAULT`."""
         if (gva + self.virtual_half & MASK64) >> self.virtual_bits:
             self.fault_vector = GP_VECTOR
             self.fault_gva = gva
@@ -218,7 +242,7 @@ class Processor:
         return hpa
 
     def flush_all(self) -> int:
-        """Drop all cached translations, global ones and all PCIDs."""
+        """Drop all cached translations, global ones and those of all PCIDs."""
         self.flushes += 1
         self.tlb.flush_all()
         self.walker.flush_all()
@@ -228,7 +252,7 @@ class Processor:
         return 0
 
     def flush_current(self) -> int:
-        """Drop the current PCID's translations, but for global ones (MOV to CR3)."""
+        """Drop the current PCID's translations, except global ones (MOV to CR3)."""
         self.flushes += 1
         self.tlb.flush_nonglobal(self.pcid)
         self.walker.flush_pcid(self.pcid)
@@ -254,7 +278,9 @@ class Processor:
         return 0
 
     def counters(self) -> dict[str, int]:
-        """Since the start: hits in each TLB level, walks, loads of table entries, entries given A or D."""
+        """Return counts since the start: hits in each TLB level, walks, loads of table entries, entries given
+        A or D.
+        """
         return {
             "l1_hits": self.tlb.l1_hits,
             "l2_hits": self.tlb.l2_hits,

@@ -1,13 +1,13 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport ADDR, FAULT, G, MASK64, u64
+from .bits cimport *
 
 @cython.final
 cdef class TranslationCache:
     cdef readonly u64 page_shift
-    cdef u64 page_mask, set_mask, ways, epoch, owner
-    cdef bint mixed, filled
-    cdef u64[::1] tag, entry, set_epoch, hand
+    cdef readonly u64 page_mask, set_mask, ways, epoch, owner
+    cdef readonly bint mixed, filled
+    cdef readonly u64[::1] tag, entry, set_epoch, hand
     cdef u64 way_of(self, u64 tag, u64 first) except? 2 nogil
     cpdef u64 lookup(self, u64 gva, u64 pcid, u64 need, u64 deny) except? 2 nogil
     cpdef int insert(self, u64 gva, u64 pcid, u64 entry) except -1 nogil

@@ -1,6 +1,6 @@
 # cython: boundscheck=False
 # Every index is a way of a set, below sets * ways by construction; the checks cost a tenth of a hit.
-"""The TLB: what a processor remembers of earlier walks, and how it is made to forget.
+"""The TLB: translations that a processor caches from earlier walks, and how it drops them.
 
 Skipping this file changes no translation of correct software: without a TLB every access walks. It exists
 because a hypervisor must flush, and a flush that is missing shows here as a stale translation (AMD APM vol.
@@ -25,7 +25,16 @@ __all__ = ["ZEN", "Tlb", "TlbGeometry", "TranslationCache"]
 
 @dataclass(frozen=True, slots=True)
 class TlbGeometry:
-    """Sets (a power of two) and ways of each array."""
+    """(Sets, ways) of each array; the number of sets is a power of two.
+
+    Attributes:
+        l1_4k: First level, 4 KiB pages.
+        l1_2m: First level, 2 MiB pages.
+        l1_1g: First level, 1 GiB pages.
+        l2_4k: Second level, 4 KiB pages.
+        l2_2m: Second level, 2 MiB pages.
+        l2_1g: Second level, 1 GiB pages.
+    """
 
     l1_4k: tuple[int, int]
     l1_2m: tuple[int, int]
@@ -42,13 +51,29 @@ ZEN = TlbGeometry(l1_4k=(16, 4), l1_2m=(8, 4), l1_1g=(1, 4), l2_4k=(128, 12), l2
 class TranslationCache:
     """One set-associative array, replaced first in first out, for regions of `1 << page_shift` bytes.
 
-    An entry belongs to a PCID (0 to 4095), or to all of them if it has G. A way without an entry holds 0. A
-    set is empty unless it was filled since the last full flush (its epoch), which therefore costs nothing.
+    An entry belongs to a PCID (0 to 4095), or to all of them if it has G. The array of entries is indexed by
+    set * ways + way. A full flush costs nothing: it begins a new epoch, and a set is empty unless it was
+    filled in this one.
+
+    Attributes:
+        page_shift: Log2 of the bytes that an entry translates.
+        page_mask: u64 mask of the address bits above page_shift.
+        set_mask: Number of sets - 1; the set of an address is address >> page_shift & set_mask.
+        ways: Entries of a set.
+        epoch: Number of full flushes + 1.
+        filled: An entry was inserted since the last full flush; else lookups end at once.
+        owner: PCID of the first entry since then.
+        mixed: There were entries of another PCID or global ones since then; else only `owner`'s exist.
+        tag: u64 of each entry: its address, with the PCID in bits 11:0. Valid if `entry` is not 0.
+        entry: u64 of each entry: the translation, in the format that the module's docstring describes; 0:
+            none.
+        set_epoch: Epoch in which each set was filled last.
+        hand: Way of each set that is replaced next.
     """
 
     def __init__(self, page_shift: int, sets: int, ways: int) -> None:
         if sets & sets - 1 or sets * ways <= 0:
-            raise ValueError(f"{sets} sets of {ways} ways: need a power of two and at least one way")
+            raise ValueError(f"{sets} sets of {ways} ways: sets must be a power of two, ways at least 1")
         self.page_shift = page_shift
         self.page_mask = MASK64 & ~((1 << page_shift) - 1)
         self.set_mask = sets - 1
@@ -63,7 +88,7 @@ class TranslationCache:
         self.hand = memoryview(array("Q", bytes(8 * sets)))
 
     def lookup(self, gva: u64, pcid: u64, need: u64, deny: u64) -> u64:
-        """The entry for `gva` that has all bits of `need` and none of `deny`, else 0.
+        """Return the entry for `gva` that has all bits of `need` and none of `deny`, else 0.
 
         An entry of the PCID that does not suffice is dropped: the walk that follows brings a better one or a
         page fault, which drops it too (AMD APM vol. 2, 5.5.2).
@@ -91,7 +116,9 @@ class TranslationCache:
         return 0
 
     def insert(self, gva: u64, pcid: u64, entry: u64) -> int:
-        """Keep `entry` for `gva`, in place of what was known of it or else of the oldest in its set."""
+        """Keep `entry` for `gva`, in place of its present entry or else of the oldest in its set.
+        Return 0.
+        """
         if not self.filled:
             self.filled = True
             self.owner = pcid
@@ -116,7 +143,9 @@ class TranslationCache:
         return 0
 
     def way_of(self, tag: u64, first: u64) -> u64:
-        """The way of the set at `first` that has an entry for `tag`, else one without entry, else `ways`."""
+        """Return the way of the set at `first` that has an entry for `tag`, else one without entry, else
+        `ways`.
+        """
         free: u64 = self.ways
         i: u64
         for i in range(self.ways):
@@ -132,13 +161,13 @@ class TranslationCache:
         return free
 
     def flush_all(self) -> int:
-        """Drop everything, global entries too."""
+        """Drop everything, global entries too. Return 0."""
         self.epoch += 1
         self.filled = False
         return 0
 
     def flush_nonglobal(self, pcid: u64) -> int:
-        """Drop the entries of `pcid` that are not global."""
+        """Drop the entries of `pcid` that are not global. Return 0."""
         if not self.mixed:
             return self.flush_all() if pcid == self.owner else 0
         i: u64
@@ -148,7 +177,7 @@ class TranslationCache:
         return 0
 
     def flush_page(self, gva: u64, pcid: u64) -> int:
-        """Drop what translates `gva` for `pcid`, global entries too."""
+        """Drop the entries that translate `gva` for `pcid`, global ones too. Return 0."""
         if not self.filled:
             return 0
         which: u64 = gva >> self.page_shift & self.set_mask
@@ -163,7 +192,9 @@ class TranslationCache:
         return 0
 
     def flush_frames(self, hpa: u64, size: u64) -> int:
-        """Drop what leads to physical addresses [hpa, hpa + size), of all PCIDs, global entries too."""
+        """Drop the entries that lead to physical addresses [hpa, hpa + size), of all PCIDs, global ones too.
+        Return 0.
+        """
         if not self.filled:
             return 0
         i: u64
@@ -175,7 +206,7 @@ class TranslationCache:
         return 0
 
     def entries(self) -> list[tuple[int, int, int]]:
-        """The live entries as (gva, PCID, entry), in the order of the array."""
+        """Return the live entries as (gva, PCID, entry), in the order of the array."""
         return [
             (self.tag[i] & self.page_mask, self.tag[i] & 0xFFF, self.entry[i])
             for i in range((self.set_mask + 1) * self.ways)
@@ -184,10 +215,20 @@ class TranslationCache:
 
 
 class Tlb:
-    """Two levels of arrays for 4 KiB, 2 MiB and 1 GiB pages; a page lives in the array of its size.
+    """Two levels of arrays for 4 KiB, 2 MiB and 1 GiB pages; a page is cached in the array of its size.
 
-    `enabled` says whether the processor uses it; switching it off forgets nothing. A 4 MiB page of 2-level
-    paging is kept as 2 MiB halves.
+    A 4 MiB page of 2-level paging is cached as 2 MiB halves.
+
+    Attributes:
+        enabled: The processor uses it; switching it off drops nothing.
+        l1_hits: Number of hits in first-level arrays.
+        l2_hits: Number of hits in second-level arrays.
+        l1_4k: First level, 4 KiB pages.
+        l1_2m: First level, 2 MiB pages.
+        l1_1g: First level, 1 GiB pages.
+        l2_4k: Second level, 4 KiB pages.
+        l2_2m: Second level, 2 MiB pages.
+        l2_1g: Second level, 1 GiB pages.
     """
 
     def __init__(self, geometry: TlbGeometry = ZEN) -> None:
@@ -202,9 +243,10 @@ class Tlb:
         self.l2_1g = TranslationCache(30, *geometry.l2_1g)
 
     def lookup_beyond(self, gva: u64, pcid: u64, need: u64, deny: u64) -> u64:
-        """The hpa of `gva` if an array other than `l1_4k` can serve the access, else `FAULT`.
+        """Return the hpa of `gva` if an array other than `l1_4k` can serve the access, else `FAULT`. Hits are
+        counted.
 
-        The processor tries `l1_4k` by itself, because most accesses end there. Hits are counted.
+        The processor tries `l1_4k` itself, because most accesses end there.
         """
         entry: u64 = self.l1_2m.lookup(gva, pcid, need, deny)
         if entry:
@@ -232,7 +274,9 @@ class Tlb:
         return FAULT
 
     def insert(self, gva: u64, pcid: u64, entry: u64, level: u64) -> int:
-        """Keep the outcome of a walk: the page of `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) around `gva`."""
+        """Keep the result of a walk: the page of `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) around `gva`. Return
+        0.
+        """
         if level == 1:
             self.l1_4k.insert(gva, pcid, entry)
             self.l2_4k.insert(gva, pcid, entry)
@@ -245,7 +289,7 @@ class Tlb:
         return 0
 
     def flush_all(self) -> int:
-        """Drop everything, global entries too."""
+        """Drop everything, global entries too. Return 0."""
         self.l1_4k.flush_all()
         self.l1_2m.flush_all()
         self.l1_1g.flush_all()
@@ -255,7 +299,7 @@ class Tlb:
         return 0
 
     def flush_nonglobal(self, pcid: u64) -> int:
-        """Drop the entries of `pcid` that are not global (MOV to CR3)."""
+        """Drop the entries of `pcid` that are not global (MOV to CR3). Return 0."""
         self.l1_4k.flush_nonglobal(pcid)
         self.l1_2m.flush_nonglobal(pcid)
         self.l1_1g.flush_nonglobal(pcid)
@@ -265,7 +309,7 @@ class Tlb:
         return 0
 
     def flush_page(self, gva: u64, pcid: u64) -> int:
-        """Drop what translates `gva` for `pcid`, global entries too (INVLPG)."""
+        """Drop the entries that translate `gva` for `pcid`, global ones too (INVLPG). Return 0."""
         self.l1_4k.flush_page(gva, pcid)
         self.l1_2m.flush_page(gva, pcid)
         self.l1_1g.flush_page(gva, pcid)
@@ -275,7 +319,9 @@ class Tlb:
         return 0
 
     def flush_frames(self, hpa: u64, size: u64) -> int:
-        """Drop what leads to physical addresses [hpa, hpa + size), of all PCIDs, global entries too."""
+        """Drop the entries that lead to physical addresses [hpa, hpa + size), of all PCIDs, global ones too.
+        Return 0.
+        """
         self.l1_4k.flush_frames(hpa, size)
         self.l1_2m.flush_frames(hpa, size)
         self.l1_1g.flush_frames(hpa, size)
@@ -285,7 +331,9 @@ class Tlb:
         return 0
 
     def translations(self) -> list[tuple[int, int, int, int]]:
-        """Every live entry as (gva, PCID, level, entry), first-level arrays first, 4 KiB pages first."""
+        """Return every live entry as (gva, PCID, level, entry), first-level arrays first, 4 KiB
+        pages first.
+        """
         arrays = (
             (1, self.l1_4k),
             (2, self.l1_2m),

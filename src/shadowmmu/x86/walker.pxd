@@ -1,13 +1,12 @@
 # cython: language_level=3
 cimport cython
-from .bits cimport (A, ADDR, D, EPT_R, EPT_W, FAULT, FETCH, G, NESTED_W, NESTED_X, NX, P, PFERR_F, PFERR_GUEST_FINAL,
-                    PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W, PS, U, W, WRITE, u32, u64)
+from .bits cimport *
 from .ept cimport EptWalker
 from .tlb cimport TranslationCache
 
 @cython.final
 cdef class Walker:
-    cdef u64[::1] words
+    cdef readonly u64[::1] words
     cdef public bint caches_enabled, two_dimensional
     cdef public u64 nested_root
     cdef readonly u64 nested_fault_gpa
@@ -15,13 +14,13 @@ cdef class Walker:
     cdef public u64 walks, loads, ad_sets
     cdef readonly u64 level, error_code
     cdef readonly TranslationCache pde, pdpte, pml4e, pml5e
-    cdef object implementation
-    cdef u64 pdpte_accessed, reserved_error
-    cdef u64 limit, levels, root_mask, entry_bytes, entry_mask, index_bits, leaf_bit, global_bit, fetch_error
-    cdef u64 reserved[12]
-    cdef u64 need[16]
-    cdef u64 deny[16]
-    cdef bint shortened, nonleaf_bit8
+    cdef readonly object implementation
+    cdef readonly u64 pdpte_accessed, reserved_error
+    cdef readonly u64 limit, levels, root_mask, entry_bytes, entry_mask, index_bits, leaf_bit, global_bit, fetch_error
+    cdef readonly u64 reserved[2 * (MAX_LEVELS + 1)]
+    cdef readonly u64 need[ACCESSES]
+    cdef readonly u64 deny[ACCESSES]
+    cdef readonly bint shortened, nonleaf_bit8
     cdef readonly EptWalker ept
     cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
     cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil

@@ -2,11 +2,11 @@
 
 At each level the walker checks present, then reserved bits; it sets A in each entry it passes and, once the
 rights at the leaf suffice, A and for a write D there. Setting is a read of the entry and a later write: two
-steps, as whoever stands between processor and memory must see them. Upper levels are skipped by the
+steps, which an observer between processor and memory must see. Upper levels are skipped by the
 paging-structure caches.
 
-Under nested paging (15.25) the addresses in the guest's tables are guest-physical: each table entry is
-reached by a walk of the nested tables as a user write, and at last the page by one of the access's own kind.
+With nested paging (15.25) the addresses in the guest's tables are guest-physical: each table entry is reached
+by a walk of the nested tables as a user write, and at last the page by a walk of the access's own kind.
 Intel's nested tables are in ept.py.
 """
 
@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from cython import uint as u32, ulonglong as u64
 
+from .arrays import filled
 from .bits import (
     ACC_ALL,
     ACC_U,
     ACC_W,
     ACC_X,
+    ACCESSES,
     ADDR,
     EPT_R,
     EPT_W,
     FAULT,
     FETCH,
+    MAX_LEVELS,
     NESTED_W,
     NESTED_X,
     NX,
@@ -53,18 +56,47 @@ __all__ = ["MachineCheck", "Walker"]
 
 
 class Walker:
-    """Walks tables in `words`, host physical memory as 64-bit words, in the mode of the last `set_mode`.
+    """Walks tables in the mode of the last `set_mode`.
 
-    An access is described by its mode: bits 1:0 the kind, bit 2 user, bit 3 EFLAGS.AC (clear for an
-    implicit supervisor access). `need[mode]` and `deny[mode]` are the bits a translation must and must not
-    have to serve it.
+    The mode of an access is a number: bits 1:0 its kind, bit 2 user, bit 3 EFLAGS.AC (clear for an implicit
+    supervisor access).
 
-    `nested` walks the nested tables from `nested_root` on while `two_dimensional` is set. A fault there
-    leaves a nested page fault's error code and its guest-physical address in `nested_fault_gpa`; otherwise
-    that is `FAULT`.
-
-    Nested tables may be EPT tables: then `nested` leaves them to its `ept`, whose exit qualification is the
-    low half of the error code.
+    Attributes:
+        words: Host physical memory as u64 words.
+        nested: The walker of the nested tables; itself if there are none.
+        nested_root: Physical address of the top nested table.
+        two_dimensional: Nested paging is on: addresses in the tables are guest-physical.
+        nested_fault_gpa: Guest-physical address of the nested page fault that the last walk ended in; else
+            `FAULT`.
+        limit: Bytes of physical memory.
+        caches_enabled: The paging-structure caches are used.
+        walks: Number of translations asked for.
+        loads: Number of table entries read.
+        ad_sets: Number of stores that set A or D.
+        implementation: The kind of processor.
+        pdpte_accessed: A if the processor sets Accessed in PAE PDPTEs, else 0.
+        nonleaf_bit8: Bit 8 may be set in entries of levels 4 and 5.
+        reserved_error: PFERR_* of a fault for reserved bits.
+        shortened: The last walk began in a paging-structure cache.
+        level: Level of the page that the last walk found: 1 (4 KiB), 2 (2 or 4 MiB), 3 (1 GiB).
+        error_code: PFERR_* of the fault that the last walk ended in; with EPT its low half is the exit
+            qualification.
+        pde: Cache of level 2: entries that point to the table of level 1 for a 2 MiB region, see `cached`.
+        pdpte: Cache of level 3.
+        pml4e: Cache of level 4.
+        pml5e: Cache of level 5.
+        reserved: Masks of bits that must be 0, indexed by level, + 6 for entries with bit 7 set.
+        need: Bits that a translation must have to serve an access, indexed by its mode.
+        deny: Bits that a translation must not have to serve an access, indexed by its mode.
+        levels: Levels of the paging mode: 0 (off), 2, 3 (PAE), 4 or 5.
+        ept: The walker of EPT tables; it walks instead of this one while its `levels` is not 0.
+        root_mask: Bits of the root that are its address.
+        entry_bytes: Bytes of an entry: 4 or 8.
+        entry_mask: u64 mask of an entry's bits.
+        index_bits: Address bits that index a table: 10 or 9.
+        leaf_bit: PS if large pages exist, else 0.
+        global_bit: G if CR4.PGE is set, else 0.
+        fetch_error: PFERR_F if the error codes of fetches have it, else 0.
     """
 
     def __init__(
@@ -95,9 +127,9 @@ class Walker:
         self.pdpte = TranslationCache(30, 2, 4)
         self.pml4e = TranslationCache(39, 1, 4)
         self.pml5e = TranslationCache(48, 1, 4)
-        self.reserved = [0] * 12
-        self.need = [0] * 16
-        self.deny = [0] * 16
+        self.reserved = filled(2 * (MAX_LEVELS + 1))
+        self.need = filled(ACCESSES)
+        self.deny = filled(ACCESSES)
         self.levels = 0
         self.ept: EptWalker = ept or EptWalker(words)
 
@@ -129,16 +161,16 @@ class Walker:
         rows = reserved_bits(levels, maxphyaddr, nx=efer_nx, pse=cr4_pse, gbpages=gbpages, amd=bit8)
         for level in range(1, levels + 1):
             self.reserved[level] = rows[0][level - 1]
-            self.reserved[6 + level] = rows[1][level - 1]
+            self.reserved[MAX_LEVELS + 1 + level] = rows[1][level - 1]
         if levels == 3:
             self.reserved[3] &= ~self.pdpte_accessed
-            self.reserved[9] = self.reserved[3]
+            self.reserved[MAX_LEVELS + 1 + 3] = self.reserved[3]
         faulting = permission_bitmask(wp=cr0_wp, nx=efer_nx, smep=cr4_smep, smap=cr4_smap)
         for mode in range(16):
             self._set_rights(mode, faulting)
 
     def _set_rights(self, mode: int, faulting: bytes) -> None:
-        """Derive need and deny of one mode from the rights that fault."""
+        """Compute need and deny of one mode from the rights that fault."""
         kind = mode & 3
         row = faulting[(kind == WRITE) | mode >> 1 & 2 | mode >> 1 & 4 | (kind == FETCH) << 3]
         denies_user = row >> ACC_ALL & 1
@@ -159,11 +191,12 @@ class Walker:
         self.deny[mode] = deny
 
     def translate(self, root: u64, gva: u64, pcid: u64, mode: u32) -> u64:
-        """The translation of `gva` as the TLB keeps it, and its page level in `level`; 0 is a page fault.
+        """Return the translation of `gva` in the TLB's format, with its page level in `level`; 0 is a page
+        fault.
 
         The error code of a fault is in `error_code`. A fault found through the paging-structure caches is
-        confirmed by a walk from the root; if that does not fault, what is cached on the way was stale and
-        goes. Raises `MachineCheck` if a table is outside memory.
+        confirmed by a walk from the root; if that does not fault, the cached entries on the way were stale
+        and are dropped. Raises MachineCheck if a table is outside memory.
         """
         self.walks += 1
         entry: u64 = self.walk(root, gva, pcid, mode, self.caches_enabled)
@@ -174,7 +207,9 @@ class Walker:
         return entry
 
     def walk(self, root: u64, gva: u64, pcid: u64, mode: u32, use_caches: u32) -> u64:
-        """Go down the tables, from the root or from where the paging-structure caches lead."""
+        """Walk down the tables, from the root or from where the paging-structure caches lead. Return as
+        translate.
+        """
         self.shortened = False
         self.nested_fault_gpa = FAULT
         if self.levels == 0:
@@ -214,7 +249,7 @@ class Walker:
             self.loads += 1
             if not entry & P:
                 return self.fault(0, mode)
-            if entry & self.reserved[level + 6 if entry & PS else level]:
+            if entry & self.reserved[level + MAX_LEVELS + 1 if entry & PS else level]:
                 return self.fault(self.reserved_error, mode)
             if level == 3 and self.levels == 3:
                 rights = W | U
@@ -255,7 +290,9 @@ class Walker:
         return translation | frame
 
     def nested_entry(self, gpa: u64) -> u64:
-        """The physical address of the guest table entry at `gpa`, or `FAULT`: a nested page fault."""
+        """Return the physical address of the guest table entry at `gpa`, or `FAULT` for a nested
+        page fault.
+        """
         entry: u64 = self.nested.translate(self.nested_root, gpa, 0, WRITE | 12)
         if entry == 0:
             self.nested_fault_gpa = gpa
@@ -265,9 +302,9 @@ class Walker:
         return entry & ADDR | offset
 
     def nested_page(self, gpa: u64, translation: u64, mode: u32) -> u64:
-        """The translation to the page at `gpa`; 0: a nested page fault.
+        """Return the translation to the page at `gpa`; 0 is a nested page fault.
 
-        The rights of the dimensions are kept apart: the guest may waive its own (CR0.WP), not the others.
+        The rights of the two dimensions are kept apart: the guest may waive its own (CR0.WP), not the others.
         """
         entry: u64 = self.nested.translate(self.nested_root, gpa, 0, mode & 3 | 4)
         if entry == 0:
@@ -286,7 +323,9 @@ class Walker:
         return translation | entry & A | frame
 
     def update(self, hpa: u64, word: u64, table: u64, gva: u64, level: u64) -> bool:
-        """Set A or D: store the word at `hpa`, in which the entry is; False: a nested page fault."""
+        """Set A or D: store the word at `hpa`, which holds the entry. Return False for a nested
+        page fault.
+        """
         if self.two_dimensional and not self.may_update(table, gva, level):
             return False
         self.words[hpa >> 3] = word
@@ -294,9 +333,11 @@ class Walker:
         return True
 
     def may_update(self, table: u64, gva: u64, level: u64) -> bool:
-        """Whether the nested tables let the processor set A or D in the guest's entry; else a nested fault.
+        """Return whether the nested tables let the processor set A or D in the guest's entry; False is a
+        nested page fault.
 
-        They do if it could be read: but for EPT without Accessed and Dirty that was a write already.
+        They do if the entry could be read. Only with EPT without Accessed and Dirty was the read not a write
+        already.
         """
         if not self.nested.ept.levels or self.nested.ept.ad:
             return True
@@ -309,14 +350,16 @@ class Walker:
         return False
 
     def walk_ept(self, root: u64, gpa: u64, mode: u32) -> u64:
-        """`walk` for EPT tables; an access to an entry of the guest's tables has bit 3 of its mode set."""
+        """Return the translation that EPT tables give; an access to an entry of the guest's tables has bit 3
+        of its mode set.
+        """
         entry: u64 = self.ept.translate(root, gpa, self.ept.access(mode), mode & 8)
         self.level = self.ept.level
         self.error_code = self.ept.qualification
         return entry
 
     def fault(self, cause: u64, mode: u32) -> u64:
-        """Record the error code of a page fault in an access of that mode; 0."""
+        """Record the error code of a page fault in an access of that mode. Return 0."""
         if mode & 3 == WRITE:
             cause |= PFERR_W
         elif mode & 3 == FETCH:
@@ -327,11 +370,11 @@ class Walker:
         return 0
 
     def machine_check(self, hpa: u64) -> int:
-        """Raise `MachineCheck` for an access to `hpa`, where no memory is."""
+        """Raise MachineCheck for an access to `hpa`, which is outside memory."""
         raise MachineCheck(f"no memory at physical address {hpa:#x}")
 
     def cached(self, level: u64, gva: u64, pcid: u64) -> u64:
-        """The cached entry of `level` on the way to `gva`: its table and the rights so far; else 0."""
+        """Return the cached entry of `level` on the way to `gva`: its table and the rights so far; else 0."""
         if level == 2:
             return self.pde.lookup(gva, pcid, P, 0)
         if level == 3:
@@ -341,7 +384,7 @@ class Walker:
         return self.pml5e.lookup(gva, pcid, P, 0)
 
     def remember(self, level: u64, gva: u64, pcid: u64, entry: u64) -> int:
-        """Keep an upper-level entry in the format of `cached`."""
+        """Keep an upper-level entry in the format of `cached`. Return 0."""
         if level == 2:
             return self.pde.insert(gva, pcid, entry)
         if level == 3:
@@ -351,7 +394,7 @@ class Walker:
         return self.pml5e.insert(gva, pcid, entry)
 
     def flush_all(self) -> int:
-        """Empty the paging-structure caches."""
+        """Empty the paging-structure caches. Return 0."""
         self.pde.flush_all()
         self.pdpte.flush_all()
         self.pml4e.flush_all()
@@ -359,7 +402,9 @@ class Walker:
         return 0
 
     def flush_pcid(self, pcid: u64) -> int:
-        """Empty the paging-structure caches of a PCID, whatever the address: also what INVLPG does."""
+        """Empty the paging-structure caches of a PCID, whatever the address, as INVLPG also does.
+        Return 0.
+        """
         self.pde.flush_nonglobal(pcid)
         self.pdpte.flush_nonglobal(pcid)
         self.pml4e.flush_nonglobal(pcid)
@@ -367,7 +412,7 @@ class Walker:
         return 0
 
     def flush_address(self, gva: u64, pcid: u64) -> int:
-        """Drop the upper-level entries on the way to `gva`: what a page fault does."""
+        """Drop the upper-level entries on the way to `gva`, as a page fault does. Return 0."""
         self.pde.flush_page(gva, pcid)
         self.pdpte.flush_page(gva, pcid)
         self.pml4e.flush_page(gva, pcid)

@@ -21,7 +21,9 @@ from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.bits import SPTE_MMU_WRITABLE
 from shadowmmu.kvm.design.switches import PROFILES
 from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
-from shadowmmu.trace.events import EventLog
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.exits import PageFault
+from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.trace.names import Names
 from shadowmmu.trace.snapshot import snapshot
 from shadowmmu.x86.bits import U, W
@@ -110,11 +112,11 @@ def assert_same(known: Tables, player: Player) -> None:
 
 def test_without_it_nothing_is_installed() -> None:
     player = player_of(Scenario.load(SCENARIOS[0]))
-    log = dict(vars(player.log))
+    tracer = player.kvm.tracer
     assert not any(isinstance(check, Audit) for check in checks_of(player, Level.OFF))
-    assert vars(player.log) == log
+    assert tracer.listeners == (player.log,)
     assert any(isinstance(check, Audit) for check in checks_of(player, Level.STEP))
-    assert vars(player.log) != log
+    assert len(tracer.listeners) == 2
 
 
 # -- when it looks ---------------------------------------------------------------------------------------
@@ -161,15 +163,12 @@ def test_within_an_op_the_step_is_told(level: Level, step: str) -> None:
     scenario = Scenario.parse(TEXT + "read 0x409000\n")
     player = player_of(scenario)
     audit = Audit(player, level=level)
-    log = player.log
-    page_fault = log.kvm_page_fault
 
-    def kvm_page_fault(vcpu_id: int, rip: int, address: int, error_code: int) -> None:
-        page_fault(vcpu_id, rip, address, error_code)
-        if address == 0x409000:
+    def faulted(event: Event) -> None:
+        if isinstance(event, PageFault) and event.fault_address == 0x409000:
             break_writable_chain(player)
 
-    log.kvm_page_fault = kvm_page_fault
+    player.kvm.tracer.add(faulted, "kvm_page_fault")
     found = [violation for _, _, now in play_checked(player, scenario.ops, [audit]) for violation in now]
     assert [violation.predicate for violation in found] == ["writable-chain"]
     assert found[0].op == 3

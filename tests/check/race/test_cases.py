@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from shadowmmu.check.race.catalogue import cases, find
 
 import shadowmmu
 from shadowmmu.check.race.case import Case, CaseError
+from shadowmmu.check.race.catalogue import cases, find
 from shadowmmu.check.race.diagram import diagram
 from shadowmmu.check.race.explore import Plan, explore, read_schedule, replay
 

@@ -18,12 +18,12 @@ def pc() -> Callable[..., tuple[Pc, list[bytes]]]:
     from shadowmmu.guest.pc.image import read_image
     from shadowmmu.guest.pc.pc import memory_slots
     from shadowmmu.guest.svm.machine import SvmMachine
-    from shadowmmu.host.mapping import Kind
+    from shadowmmu.host.mapping import Backing
 
     def make(
         data: bytes, line: str = "program", memory: int = 32 << 20, modules: Any = (), **options: Any
     ) -> Any:
-        machine = SvmMachine(memory_slots(memory), backing=Kind.THP, **options)
+        machine = SvmMachine(memory_slots(memory), backing=Backing.THP, **options)
         output: list[bytes] = []
         computer = Pc(machine, memory, output.append)
         computer.load(read_image(data), line, modules)

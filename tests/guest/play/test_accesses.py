@@ -10,7 +10,8 @@ from shadowmmu.guest.play.machine import Machine
 from shadowmmu.kvm.exits.page_fault_exit import EndlessFaults
 from shadowmmu.kvm.registers.regs import set_sregs
 from shadowmmu.kvm.state.vcpu import Vcpu
-from shadowmmu.trace.events import EventLog, Exit
+from shadowmmu.kvm.tracepoints.exits import Exit
+from shadowmmu.kvm.tracepoints.tracer import EventLog
 
 PF_EXIT = 0x4E
 

@@ -8,8 +8,9 @@ from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.modes import MODES, TRAMP_GPA, trampolines_of
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import Pt, ScenarioError, resolve
-from shadowmmu.trace.events import EventLog
-from shadowmmu.trace.recording import Recorder, Recording, json_line
+from shadowmmu.kvm.tracepoints.tracer import EventLog
+from shadowmmu.trace.recorder import Recorder, json_line
+from shadowmmu.trace.recording import Recording
 from shadowmmu.trace.snapshot import snapshot
 
 TWO_MODES = """\

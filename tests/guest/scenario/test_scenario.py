@@ -14,8 +14,9 @@ from shadowmmu.guest.scenario.module_params import MORE_PARAMS
 from shadowmmu.guest.scenario.ops import SetAc, SetDump, WatchPage
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import ScenarioError, resolve
-from shadowmmu.trace.events import EventLog
-from shadowmmu.trace.recording import Recorder, Recording, json_line
+from shadowmmu.kvm.tracepoints.tracer import EventLog
+from shadowmmu.trace.recorder import Recorder, json_line
+from shadowmmu.trace.recording import Recording
 
 CONFORMANCE = Path(__file__).parents[2] / "conformance"
 EMBEDDED = Path(module.__file__).parent / "examples"

@@ -7,7 +7,7 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tables
 from kvm.world import World, names
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.mapping import Kind
+from shadowmmu.host.mapping import Backing
 from shadowmmu.kvm.bits import (
     EMULTYPE_ALLOW_RETRY_PF,
     EMULTYPE_WRITE_PF_TO_SP,
@@ -28,7 +28,7 @@ from shadowmmu.kvm.memory.notifier import MmuNotifier
 from shadowmmu.kvm.memory.nx_recovery import kvm_recover_nx_huge_pages
 from shadowmmu.kvm.pages.get_page import kvm_mmu_child_role
 from shadowmmu.kvm.spte.rmap import pte_list, pte_list_add, pte_list_count, pte_list_remove
-from shadowmmu.trace.events import TdpMmuSpteChanged
+from shadowmmu.kvm.tracepoints.mmu import TdpMmuSpteChanged
 from shadowmmu.x86.bits import PFERR_P, PFERR_W, A, W
 
 WINDOW = 0x7F0000000000
@@ -401,8 +401,8 @@ def test_change_pte_of_a_page_that_is_mapped(writable: bool) -> None:
 @BOTH
 def test_hugetlb_unmap_notifies_again(on: bool) -> None:
     machine = Machine(design=Design({"hugetlb_unmap_notifies_again": "yes" if on else "no"}))
-    machine.set_slot(0, 0, 4 << 20, kind=Kind.HUGE2M)
-    machine.set_slot(1, 4 << 20, 1 << 20, kind=Kind.ANON)
+    machine.set_slot(0, 0, 4 << 20, kind=Backing.HUGE2M)
+    machine.set_slot(1, 4 << 20, 1 << 20, kind=Backing.ANON)
     told: list[tuple[int, int]] = []
 
     class Host(MmuNotifier):

@@ -9,16 +9,16 @@ from shadowmmu.guest.play.machine import Machine
 from shadowmmu.host.memory import OutOfFrames
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.pages.get_page import kvm_mmu_get_shadow_page
-from shadowmmu.kvm.state.shadow_page import ShadowPage
-from shadowmmu.kvm.state.tracepoints import Tracer
 from shadowmmu.kvm.state.vm import Parameters
+from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.mmu import GetPage
 
 WINDOW = 0x7F0000000000
 FLOWS = ("merged", "sketch", "v3", "single")
 STATS = ("mmu_cache_miss", "max_mmu_page_hash_collisions", "remote_tlb_flush_requests")
 
 
-class Probe(Tracer):
+class Probe:
     """What STATS are, counted from now, whenever a page is zapped or looked up."""
 
     def __init__(self, world: World) -> None:
@@ -27,19 +27,13 @@ class Probe(Tracer):
         self.seen: list[tuple[str, ...]] = []
         self.counts: list[dict[str, int]] = []
 
-    def note(self, what: str) -> None:
-        self.seen.append((what,))
+    def __call__(self, event: Event) -> None:
+        self.seen.append((("new" if event.created else "found") if isinstance(event, GetPage) else "zap",))
         self.counts.append(self.now())
 
     def now(self) -> dict[str, int]:
         stats = self.world.stats
         return {name: stats[name] - self.before[name] for name in STATS}
-
-    def kvm_mmu_prepare_zap_page(self, sp: ShadowPage) -> None:
-        self.note("zap")
-
-    def kvm_mmu_get_page(self, sp: ShadowPage, created: int) -> None:
-        self.note("new" if created else "found")
 
 
 def unsync_table(flow: str, **design: str) -> World:
@@ -59,7 +53,7 @@ def unsync_table(flow: str, **design: str) -> World:
 
 def probed(world: World, gfn: int, role: int) -> Probe:
     probe = Probe(world)
-    world.kvm.tracer = probe
+    world.kvm.tracer.add(probe, "kvm_mmu_prepare_zap_page", "kvm_mmu_get_page")
     kvm_mmu_get_shadow_page(world.vcpu, gfn, role)
     return probe
 

@@ -8,8 +8,9 @@ from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.design.switches import SWITCHES
-from shadowmmu.trace.events import EventLog
-from shadowmmu.trace.recording import Recorder, Row
+from shadowmmu.kvm.tracepoints.tracer import EventLog
+from shadowmmu.trace.recorder import Recorder
+from shadowmmu.trace.recording import Row
 from shadowmmu.trace.snapshot import snapshot
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios" / "kernels"

@@ -9,7 +9,7 @@ from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.ops import Op
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import resolve
-from shadowmmu.trace.events import EventLog
+from shadowmmu.kvm.tracepoints.tracer import EventLog
 
 GUEST = """\
 mode long4

@@ -1,5 +1,9 @@
 """Mail 003: which neighbours a fault maps with it, and how their gptes and host pages are found."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +13,14 @@ from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World, names
 
 import shadowmmu
-from shadowmmu.kvm.bits import REQ_TLB_FLUSH, SPTE_EMPTY, SPTE_MMU_PRESENT
+from shadowmmu.kvm.bits import PREFETCH_FROM_FAULT, REQ_TLB_FLUSH, SPTE_EMPTY, SPTE_MMU_PRESENT
+from shadowmmu.kvm.design.switches import switch_named
 from shadowmmu.kvm.map.pte_update import need_remote_flush
-from shadowmmu.trace.events import EventLog
+from shadowmmu.kvm.spte.spte import spte_index
+from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.x86.bits import NX, A, P, U, W
 
+TESTS = Path(__file__).parents[2]
 GVA = 0x400000
 READS = ("batch", "one_by_one")
 SEEDS = range(8 if shadowmmu.native else 2)
@@ -54,6 +61,57 @@ def test_what_a_fault_maps(mode: str, window: str, reads: str, touched: int, exp
     assert names(events).count("kvm_mmu_set_spte") == len(expected)
     accessed = [n for n in expected if world.spte(GVA + 0x1000 * n) & A]
     assert accessed == [touched], "neighbours are mapped in advance, not accessed"
+
+
+WINDOWS = dict(switch_named("prefetch_window").values)
+SIZES = [4, 32, 64, 512, 1024, 32 | PREFETCH_FROM_FAULT, 1024 | PREFETCH_FROM_FAULT]
+"""Windows that no kernel has."""
+
+
+def window_around(window: int, entry: int) -> range:
+    """The entries of a table that a window around `entry` holds, of 48."""
+    size = window & ~PREFETCH_FROM_FAULT or 1
+    first = entry if window & PREFETCH_FROM_FAULT else entry - entry % size
+    return range(first, min(first + size, 48))
+
+
+@pytest.mark.parametrize("reads", [0, 1])
+@pytest.mark.parametrize("mode", ["long4", "pae", "32"])
+@pytest.mark.parametrize("window", [*WINDOWS.values(), *SIZES])
+def test_windows_of_any_size(mode: str, window: int, reads: int) -> None:
+    """Also with 4-byte gptes, of which a table has 1024, nothing is kept beyond the room for them."""
+    world = world_of(mode=mode)
+    design = world.kvm.design
+    design.prefetch_window, design.prefetch_gpte_reads, design.merged_prefetch = window, reads, False
+    world.ok("nop", f"read {GVA + 0x1000 * 21:#x}")
+    assert mapped(world) == list(window_around(window, 21))
+    assert mapped(world, count=512 - spte_index(world.sptep(GVA)))[-1] < 48
+
+
+def test_the_table_has_windows_that_can_be_aligned() -> None:
+    for window in WINDOWS.values():
+        size = window & ~PREFETCH_FROM_FAULT
+        assert size & (size - 1) == 0
+
+
+@pytest.mark.parametrize("number", [4, 8, 16, 32])
+def test_the_number_of_the_kernel_is_the_window_of_the_default(number: int) -> None:
+    """Its owner is PTE_PREFETCH_NUM: another number is another window, and no other way to prefetch."""
+    code = f"""
+import shadowmmu.kvm.bits as bits
+bits.PTE_PREFETCH_NUM = {number}
+from kvm.designs.test_prefetch import GVA, mapped, world_of
+world = world_of()
+world.ok("nop", f"read {{GVA + 0x1000 * 37:#x}}")
+design = world.kvm.design
+print(design.merged_prefetch, design.value("prefetch_window"), design.prefetch_window, len(mapped(world)))
+"""
+    environment = os.environ | {"SHADOWMMU_INTERPRETED": "1", "PYTHONPATH": str(TESTS)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    inside = min(number, 16)  # of the 48 pages that there are, 16 lie between 32 and the end
+    assert done.stdout.split() == ["True", f"{number}_aligned", str(number), str(inside)], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -127,27 +185,19 @@ def test_a_batch_reads_gptes_in_vain(reads: str, expected: int) -> None:
     assert world.stats["prefetch_gptes"] - before == expected
 
 
-class Rewriter(EventLog):
-    """Another vCPU that changes a gpte, in a table out of sync, when the first SPTE is set."""
-
-    world: World
-
-    def kvm_mmu_set_spte(self, *args: Any) -> None:
-        super().kvm_mmu_set_spte(*args)
-        self.world.machine.host_write(0x4000 + 8 * 3, 8, 0x820067)
-
-
 @pytest.mark.parametrize(("reads", "page"), [("batch", 0x803), ("one_by_one", 0x820)])
 def test_when_gptes_are_read(reads: str, page: int) -> None:
     """In a batch when the fault's own gpte is checked; one by one when the SPTE before is there."""
     world = world_of(prefetch_window="16_aligned", prefetch_gpte_reads=reads)
     world.ok("nop")
-    log = Rewriter()
-    log.world = world
-    world.kvm.tracer = log
-    world.kvm.tracing = True
     world.audit.unseen()
-    world.quick(f"read {GVA:#x}")
+
+    def rewrite(event: Event) -> None:
+        """Another vCPU changes a gpte, in a table out of sync, when the first SPTE is set."""
+        world.machine.host_write(0x4000 + 8 * 3, 8, 0x820067)
+
+    with world.kvm.tracer.listening(rewrite, "kvm_mmu_set_spte"):
+        world.quick(f"read {GVA:#x}")
     assert world.spte(GVA + 0x3000) >> 12 & 0xFFFFFFFFFF == world.hpa(page << 12) >> 12
 
 

@@ -9,7 +9,7 @@ from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_WRITABLE
 from shadowmmu.kvm.memory.split_huge_page import SplitShadowHugePages, kvm_mmu_try_split_huge_pages
 from shadowmmu.kvm.pages.zap import kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 from shadowmmu.kvm.state.shadow_page import ShadowPage
-from shadowmmu.trace.events import SplitHugePage
+from shadowmmu.kvm.tracepoints.mmu import SplitHugePage
 from shadowmmu.x86.bits import W
 
 RULES = ("stable", "always", "if_not_identical", "never")

@@ -10,7 +10,8 @@ from shadowmmu.guest.scenario.setup import ScenarioError
 from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
 from shadowmmu.kvm.exits.run import TripleFault
 from shadowmmu.kvm.exits.vmx_exits import shutdown_exit
-from shadowmmu.trace.events import Exit, PageFault, ept_violation_text, vmx_exit_reason
+from shadowmmu.kvm.tracepoints.exits import Exit, PageFault
+from shadowmmu.kvm.tracepoints.reasons import ept_violation_text, vmx_exit_reason
 from shadowmmu.vm import GuestFault, Vm
 
 GVA = PHYSICAL + PAGE
@@ -43,7 +44,7 @@ def test_a_violation_is_traced_with_its_qualification() -> None:
     reasons = [(event.reason_name, event.info1, event.info2) for event in events if isinstance(event, Exit)]
     assert reasons[-2] == ("EPT_VIOLATION", 0x182, 0)
     fault = [event for event in events if isinstance(event, PageFault)][-1]
-    assert (fault.address, fault.error_code) == (PAGE, 0x182)
+    assert (fault.fault_address, fault.error_code) == (PAGE, 0x182)
 
 
 def test_mmio_is_a_misconfiguration_from_the_second_access_on() -> None:
@@ -121,7 +122,7 @@ def test_a_refused_value_is_gp_without_the_emulator() -> None:
 
 
 def test_pge_checks_the_pdptes_of_a_pae_guest() -> None:
-    vm = Vm("16M", "pae", vendor="intel", nested_paging=True)
+    vm = Vm("16M", "pae", vendor="intel", params={"kvm_intel.ept": 1})
     vm.map(0x400000, 0x100000)
     vcpu = vm.vcpus[0]
     with vm.trace() as events:
@@ -147,7 +148,8 @@ def test_registers_that_are_amds() -> None:
 def test_bit_8_of_upper_tables_is_reserved_on_amd_only(nested_paging: bool) -> None:
     """For KVM's walk and for the processor's."""
     for vendor in ("amd", "intel"):
-        vm = Vm("16M", vendor=vendor, nested_paging=nested_paging)
+        parameter = "kvm_amd.npt" if vendor == "amd" else "kvm_intel.ept"
+        vm = Vm("16M", vendor=vendor, params={parameter: nested_paging})
         vm.map(0x400000, 0x100000)
         at = vm.gpte_address(0x400000, 4)
         vm.machine.host_write(at, 8, vm.machine.host_read(at, 8) | 0x100)
@@ -253,10 +255,10 @@ def test_a_hypervisor_as_guest_is_amds() -> None:
 
 
 def test_the_python_api() -> None:
-    for options in ({}, {"eptad": False}, {"pml": False}, {"tdp_mmu": False}):
-        vm = Vm("16M", vendor="intel", nested_paging=True, **options)
+    for options in ({}, {"kvm_intel.eptad": 0}, {"kvm_intel.pml": 0}, {"kvm.tdp_mmu": 0}):
+        vm = Vm("16M", vendor="intel", params={"kvm_intel.ept": 1, **options})
         vm.map(0x400000, 0x100000)
         vm.vcpus[0].write(0x400000, 42)
         assert vm.vcpus[0].read(0x400000) == 42
-    with pytest.raises(ValueError, match="neither"):
+    with pytest.raises(ValueError, match="must be one of 'amd', 'intel'"):
         Vm("16M", vendor="via")

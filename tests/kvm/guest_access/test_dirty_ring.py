@@ -16,7 +16,7 @@ from shadowmmu.kvm.memory.capabilities import (
 )
 from shadowmmu.kvm.memory.dirty_log_ioctl import kvm_vm_ioctl_reset_dirty_pages
 from shadowmmu.kvm.memory.memory_region import RegionError
-from shadowmmu.trace.events import DirtyRingPush
+from shadowmmu.kvm.tracepoints.host import DirtyRingPush
 from shadowmmu.x86.bits import W
 
 LOGGED = 0x20000000

@@ -140,11 +140,7 @@ def test_activation_marks_the_update_while_it_lasts(world: World) -> None:
     """A wrap zaps in the middle of it: what is built then must not be trusted later."""
     seen = []
 
-    class Watch(type(world.player.log)):  # type: ignore[misc]
-        def kvm_mmu_zap_all_fast(self, mmu_valid_gen: int, used_pages: int) -> None:
-            seen.append(world.kvm.memslots_generation)
-
-    world.kvm.tracer = Watch()
+    world.kvm.tracer.add(lambda event: seen.append(world.kvm.memslots_generation), "kvm_mmu_zap_all_fast")
     world.kvm.memslots_generation = 0x7FFFE
     activate_memslots(world.kvm, world.kvm.memslots)
     assert seen == [0x7FFFE | GEN_UPDATE_IN_PROGRESS]

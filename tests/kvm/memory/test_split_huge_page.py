@@ -7,7 +7,7 @@ from kvm.world import World
 from shadowmmu.kvm.bits import MIN_FREE_MMU_PAGES, ROLE_DIRECT, ROLE_GUEST_MODE, SPTE_MMU_WRITABLE
 from shadowmmu.kvm.memory.split_huge_page import DESCS_FOR_SPLIT, SplitCaches, SplitShadowHugePages
 from shadowmmu.kvm.state.shadow_page import ShadowPage
-from shadowmmu.trace.events import Event
+from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.x86.bits import ADDR, A, D, W
 
 EAGAIN, ENOSPC = -11, -28

@@ -12,7 +12,8 @@ from shadowmmu.guest.scenario.setup import ScenarioError
 from shadowmmu.kvm.bits import REQ_UPDATE_CPU_DIRTY_LOGGING
 from shadowmmu.kvm.guest_access.dirty_ring import dirty_ring_of
 from shadowmmu.kvm.registers.pml import vmx_flush_pml_buffer
-from shadowmmu.trace.events import DirtyRingPush, TdpMmuSpteChanged
+from shadowmmu.kvm.tracepoints.host import DirtyRingPush
+from shadowmmu.kvm.tracepoints.mmu import TdpMmuSpteChanged
 from shadowmmu.vm import Vm
 from shadowmmu.x86.bits import EPT_D, W
 
@@ -142,12 +143,12 @@ def test_without_it_pages_are_protected(eptad: int, pml: int) -> None:
 
 def written(vm: Vm, pages: int) -> list[str]:
     """Write that many pages, all mapped and with Dirty clear, and read the log; the exits on the way."""
-    vm.map(GVA, 0, pages=pages)
+    vm.map(GVA, 0, pages << 12)
     addresses = array("Q", [GVA + 0x1000 * page for page in range(pages)])
     vm.vcpus[0].run(addresses, bytes([1]) * pages)
-    vm.log_dirty()
+    vm.slots[0].dirty_log = True
     vm.vcpus[0].run(addresses[:1], bytes([0]))
-    vm.dirty_pages()
+    vm.slots[0].dirty_pages()
     with vm.trace() as events:
         vm.vcpus[0].run(addresses, bytes([1]) * pages)
         return exits(list(events)) + [name for name in names(list(events)) if name == "kvm_pml_full"]
@@ -157,25 +158,25 @@ def written(vm: Vm, pages: int) -> list[str]:
 @pytest.mark.parametrize("pages", [1, 400, 1400])
 def test_full(tdp_mmu: bool, pages: int) -> None:
     """512 entries, of which some go to the guest's tables; the buffer is emptied by every exit."""
-    vm = Vm("16M", vendor="intel", nested_paging=True, tdp_mmu=tdp_mmu)
+    vm = Vm("16M", vendor="intel", params={"kvm_intel.ept": 1, "kvm.tdp_mmu": tdp_mmu})
     full = pages // 512
     assert written(vm, pages) == ["PML_FULL"] * full + ["kvm_pml_full"] * full
-    assert set(vm.dirty_pages()) >= set(range(pages))
-    assert not set(vm.dirty_pages()) & set(range(pages))
+    assert set(vm.slots[0].dirty_pages()) >= set(range(pages))
+    assert not set(vm.slots[0].dirty_pages()) & set(range(pages))
 
 
 def test_user_space_kicks_a_running_vcpu() -> None:
     """What is in the buffer of a vCPU that has not left the guest is in the log that user space reads."""
-    vm = Vm("16M", vendor="intel", nested_paging=True)
-    vm.map(GVA, 0, pages=4)
+    vm = Vm("16M", vendor="intel", params={"kvm_intel.ept": 1})
+    vm.map(GVA, 0, "16K")
     vm.vcpus[0].write(GVA, 1)
-    vm.log_dirty()
+    vm.slots[0].dirty_log = True
     vcpu = vm.vcpus[0].state
     vm.vcpus[0].read(GVA)
-    vm.dirty_pages()
+    vm.slots[0].dirty_pages()
     assert run_accesses(vcpu, memoryview(array("Q", [GVA])), memoryview(bytearray([1])), 0) == 1
     assert vcpu.cpu.ept.pml_index < 511
-    assert 0 in vm.dirty_pages()
+    assert 0 in vm.slots[0].dirty_pages()
     assert vcpu.cpu.ept.pml_index == 511
 
 

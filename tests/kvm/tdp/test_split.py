@@ -5,7 +5,7 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tables
 from kvm.world import World
 
 from shadowmmu.kvm.tdp.split import SplitHugePages, kvm_tdp_mmu_try_split_huge_pages
-from shadowmmu.trace.events import SplitHugePage
+from shadowmmu.kvm.tracepoints.mmu import SplitHugePage
 from shadowmmu.x86.bits import ADDR, NX, PS, A
 
 GFN = BIG >> 12

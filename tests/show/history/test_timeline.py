@@ -10,10 +10,10 @@ from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.guest_access.guest_walk import gva_to_gpa
+from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.show.history.delta import DeltaError, changed
 from shadowmmu.show.history.timeline import Timeline, is_recording, recorded_timeline, timeline_of
 from shadowmmu.show.history.walk import guest_walk, translate
-from shadowmmu.trace.events import EventLog
 from shadowmmu.trace.recording import Recording, RecordingError, replay
 
 SCENARIOS_THAT_CHANGE_REGISTERS = (

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from ...guest.play.player import OpResult, Player
 from ...guest.scenario import ops as kinds
 from ...guest.scenario.ops import Op
-from ...trace.events import Event, Exit
+from ...kvm.tracepoints.event import Event
+from ...kvm.tracepoints.exits import Exit
 from ..checker import CORRUPT, Checker, Violation
 from . import predicates as _predicates
 from .explain import explain
@@ -73,7 +74,7 @@ def _each(t: Tables, predicates: list[Predicate], subject: Any) -> Found:
 
 
 def ask(t: Tables, changes: Changes) -> Found:
-    """What does not hold of the subjects that changed, or of all there are."""
+    """Yield what does not hold of the subjects that changed, or of all there are."""
     everything = changes.everything
     for hpa in t.pages if everything else sorted(changes.pages & t.pages.keys()):
         page = t.pages[hpa]
@@ -92,7 +93,7 @@ def ask(t: Tables, changes: Changes) -> Found:
 
 
 def findings(t: Tables, changes: Changes) -> Found:
-    """The same; structures on which the questions themselves stumble are a finding too."""
+    """Yield the same; structures that cannot be read are a finding too."""
     try:
         yield from ask(t, changes)
     except CORRUPT as error:
@@ -101,7 +102,7 @@ def findings(t: Tables, changes: Changes) -> Found:
 
 NO_BUG = Predicate(
     "no-bug",
-    "the MMU finds nothing that cannot be: it would be a BUG() or a WARN() in the kernel",
+    "the MMU does not meet an impossible state: it would be a BUG() or a WARN() in the kernel",
     ("KVM_BUG_ON_DATA_CORRUPTION", "KVM_MMU_WARN_ON"),
     Scope.VM,
     lambda t, kvm: (),
@@ -110,7 +111,7 @@ PREDICATES[NO_BUG.name] = NO_BUG
 
 
 class Audit(Checker):
-    """Asks all predicates. A finding is told once, though it stays.
+    """Asks all predicates. A finding that persists is reported once.
 
     `sweep_every`: ops between two full sweeps, if there are not very many SPTEs.
     """
@@ -134,7 +135,9 @@ class Audit(Checker):
             self._watch_exits()
 
     def unseen(self) -> None:
-        """Guest memory changed since the last look, or will until the next, without KVM's knowing."""
+        """Record that guest memory changed since the last look, or will until the next, without
+        KVM noticing.
+        """
         self._unseen = True
 
     def before_op(self, op: Op) -> None:
@@ -163,11 +166,11 @@ class Audit(Checker):
         return self.sweep()
 
     def sweep(self) -> list[Violation]:
-        """Look at everything, between two ops."""
+        """Check everything, between two ops."""
         return self.look(again=True)
 
     def look(self, *, again: bool = False) -> list[Violation]:
-        """Look at what changed, between two ops; `again`: at everything."""
+        """Check what changed, between two ops; `again`: everything."""
         do = "start" if self._op is None else self._op.text
         return list(self._look(self.player.op_number - 1, do, (), again=again))
 
@@ -185,7 +188,7 @@ class Audit(Checker):
                 yield self._violation(predicate, finding, number, do)
 
     def _note_unseen(self, changes: Changes) -> None:
-        """Guest tables that changed without KVM's knowing need not agree with their shadow."""
+        """Exempt guest tables that changed without KVM noticing: they need not agree with their shadow."""
         t = self.tables
         if changes.rewritten:
             if self._unseen:
@@ -208,27 +211,23 @@ class Audit(Checker):
     # -- steps ---------------------------------------------------------------------------------------------
 
     def _watch_exits(self) -> None:
-        """Look whenever a guest exits, before KVM does anything about it."""
-        log = self.player.log
-        exited = log.kvm_exit
+        """Check whenever a guest exits, before KVM does anything about it."""
 
-        def kvm_exit(*fields: int) -> None:
-            exited(*fields)
-            if self._op is not None:
-                event = Exit(*fields)
+        def exited(event: Event) -> None:
+            if self._op is not None and isinstance(event, Exit):
                 self._exits += 1
                 what = f"{event.reason_name}, {event.info1:#x}, {event.info2:#x}"
                 self._step = f"before exit {self._exits} ({what})"
                 self._pending += self._look(self.player.op_number, self._op.text, (), again=False)
 
-        setattr(log, "kvm_exit", kvm_exit)  # noqa: B010  (a method of a Tracer)
+        self.player.machine.kvm.tracer.add(exited, "kvm_exit")
 
 
 def _is_unseen(op: Op) -> bool:
-    """Whether an op may change guest memory without KVM's knowing.
+    """Return whether an op may change guest memory without KVM noticing.
 
-    Of an emulated 4-byte write that straddles two gptes KVM sees only the first: it widens the write to the
-    8 bytes around its start (kvm_mmu_track_write).
+    Of an emulated 4-byte write that straddles two gptes KVM sees only the first: it widens the write to the 8
+    bytes around its start (kvm_mmu_track_write).
     """
     if isinstance(op, kinds.Access):
         return (op.gva & 7) + op.size > 8

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...kvm.bits import INVALID_PAGE, ROLE_DIRECT, ROLE_INVALID
 from ...kvm.spte.rmap import pte_list
 from ...kvm.state.vcpu import Vcpu
-from ...trace.role_layout import layout_of
+from ...kvm.tracepoints.role_layout import layout_of
 from .predicate import Finding
 from .predicates.rmaps import rmap_of
 from .tables import FrameKey, Page, Tables
@@ -15,11 +15,13 @@ from .tables import FrameKey, Page, Tables
 __all__ = ["explain"]
 
 MOST = 4
-"""So many SPTEs, pages or members of a list are shown; of more the number."""
+"""Number of SPTEs, pages or members of a list that are shown; of more only the number is."""
 
 
 def explain(t: Tables, finding: Finding) -> list[str]:
-    """The way from a root to each SPTE with the guest's entry beside it, pages, reverse maps, vCPUs."""
+    """Return lines: the way from a root to each SPTE with the guest's entry beside it, pages, reverse maps,
+    vCPUs.
+    """
     lines: list[str] = []
     for address in finding.sptes[:MOST]:
         lines += _spte(t, address)
@@ -50,7 +52,7 @@ def _spte(t: Tables, address: int) -> Iterator[str]:
 
 
 def _way(t: Tables, page: Page, address: int) -> list[str]:
-    """From a root down to an SPTE, by the shortest of the ways."""
+    """Return the shortest way from a root down to an SPTE."""
     came: dict[int, int] = {page.hpa: 0}
     waiting = [page.hpa]
     top = page.hpa
@@ -92,7 +94,8 @@ def _page(t: Tables, hpa: int) -> Iterator[str]:
         return
     role, sp = page.role, page.sp
     layout = layout_of(t.kvm.design)
-    words = [f"level {page.level}, gfn {page.gfn:x}, role {layout.role(role):x} ({layout.letters(role)})"]
+    word = layout.role(role)
+    words = [f"level {page.level}, gfn {page.gfn:x}, role {word:x} ({layout.letters(word)})"]
     words += ["direct"] if role & ROLE_DIRECT else []
     words += ["of the TDP MMU"] if page.tdp else []
     words += ["zapped"] if role & ROLE_INVALID else [] if page.valid else ["obsolete"]

@@ -1,4 +1,4 @@
-"""A predicate: something that holds for the MMU whenever mmu_lock is free, under a name."""
+"""A predicate: a named condition that holds for the MMU whenever mmu_lock is free."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """`name`; one line of what it means; the kernel's functions that see to it; how it is asked."""
+    """A named condition: `means` is one line that states it, `symbols` are the kernel's functions that
+    maintain it, `ask` yields what is wrong with one subject of the scope.
+    """
 
     name: str
     means: str
@@ -56,11 +58,11 @@ Subject = TypeVar("Subject")
 Ask = Callable[[Tables, Subject], Iterator[Finding]]
 
 PREDICATES: dict[str, Predicate] = {}
-"""All there are, by name."""
+"""All predicates, by name."""
 
 
 def predicate(name: str, scope: Scope, means: str, *symbols: str) -> Callable[[Ask[Subject]], Ask[Subject]]:
-    """Enter a function, which yields what is wrong with one subject of the scope, as a predicate.
+    """Register a function, which yields what is wrong with one subject of the scope, as a predicate.
 
     `means` stands for its docstring; nobody calls it by its own name.
     """
@@ -75,10 +77,10 @@ def predicate(name: str, scope: Scope, means: str, *symbols: str) -> Callable[[A
 
 
 def of_page(page: Page, says: str) -> Finding:
-    """A finding about one page."""
+    """Return a finding about one page."""
     return Finding(says, pages=(page.hpa,))
 
 
 def of_spte(spte: Spte, says: str) -> Finding:
-    """A finding about one SPTE."""
+    """Return a finding about one SPTE."""
     return Finding(says, sptes=(spte.address,))

@@ -1,7 +1,7 @@
-"""A copy of the MMU's tables, kept up to date by looking for what changed since the last look.
+"""A copy of the MMU's tables, updated by comparing it with the MMU's own.
 
-A table is compared as bytes with the copy of it, so that a look at a guest with a million SPTEs costs as much
-as its tables have pages, and everything after it only what changed.
+A table is compared as bytes with its copy, so a first look at a guest with a million SPTEs costs as much as
+its tables have pages, and every later one only what changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ...kvm.state.memslots import MemSlot
 from ...kvm.state.mmu import KvmMmu
 from ...kvm.state.shadow_page import ShadowPage
 from ...kvm.state.vm import Kvm
-from ...trace.events import Event
+from ...kvm.tracepoints.event import Event
 from ...trace.names import Names
 from ...trace.snapshot import backed, shadow_pages
 from ...x86.bits import ACC_U, ACC_W, ACC_X, ADDR, PS, P, W
@@ -44,16 +44,16 @@ NO_SLOT, TDP = -1, -2
 
 TABLE = 4096
 LOG_STEP = 8
-"""Bytes of a dirty bitmap that are looked at as one."""
+"""Bytes of a dirty bitmap that are compared as one."""
 
 
 def pages_at(level: int) -> int:
-    """4 KiB pages that an SPTE of `level` maps."""
+    """Return the number of 4 KiB pages that an SPTE of `level` maps."""
     return 1 << 9 * (level - 1)
 
 
 def rights_of(kvm: Kvm, spte: int) -> int:
-    """What an SPTE allows, as ACC bits, in the format that the VM uses."""
+    """Return what an SPTE allows, as ACC bits, in the VM's format of SPTEs."""
     x, no_x = kvm.shadow_x_mask, kvm.shadow_nx_mask
     rights = (ACC_W if spte & W else 0) | (ACC_U if spte & kvm.shadow_user_mask else 0)
     return rights | (ACC_X if spte & (x | no_x) == x else 0)
@@ -105,12 +105,12 @@ class Page:
 
     @property
     def has_gptes(self) -> bool:
-        """Whether it shadows a guest table."""
+        """Return whether the page shadows a guest table."""
         return not self.special and not self.role & (ROLE_DIRECT | ROLE_PASSTHROUGH)
 
     @property
     def access(self) -> int:
-        """The rights of the role, as ACC bits."""
+        """Return the rights of the role, as ACC bits."""
         return (self.role & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
 
     @property
@@ -122,13 +122,13 @@ class Page:
         return bool(self.sp.unsync)
 
     def gfn_at(self, index: int) -> int:
-        """The frame behind an SPTE, as the page records it."""
+        """Return the frame that SPTE `index` is for, as the page records it."""
         if self.translations:
             return int(self.translations[index]) >> 12
         return self.gfn + (index << 9 * (self.level - 1))
 
     def gpte_offset(self, index: int) -> tuple[int, int]:
-        """(offset, size) in the guest's table of the entry that SPTE `index` shadows."""
+        """Return (offset, size) in the guest's table of the entry that SPTE `index` shadows."""
         if not self.role & ROLE_4BYTE_GPTE:
             return index * 8, 8
         wide = self.quadrant << 9 | index
@@ -136,7 +136,7 @@ class Page:
 
 
 class Spte:
-    """An SPTE that is not empty, and where it is."""
+    """An SPTE that is not empty, with its place."""
 
     __slots__ = ("index", "page", "value")
 
@@ -159,12 +159,12 @@ class Spte:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether it maps memory."""
+        """Return whether the SPTE maps memory."""
         return bool(self.value & SPTE_MMU_PRESENT) and (self.page.level == 1 or bool(self.value & PS))
 
     @property
     def is_link(self) -> bool:
-        """Whether it points to a table."""
+        """Return whether the SPTE points to a table."""
         return bool(self.value & SPTE_MMU_PRESENT) and self.page.level > 1 and not self.value & PS
 
     @property
@@ -173,7 +173,7 @@ class Spte:
 
     @property
     def rights(self) -> int:
-        """What it allows, as ACC bits."""
+        """Return what the SPTE allows, as ACC bits."""
         return rights_of(self.page.kvm, self.value)
 
     @property
@@ -186,7 +186,7 @@ class Spte:
 
     @property
     def is_tracked(self) -> bool:
-        """Whether it has lost its rights so that the next access is seen (without Accessed in EPT)."""
+        """Return whether the SPTE is access-tracked: R, W, X cleared so that the next access faults."""
         return bool(is_access_track_spte(self.page.kvm, self.value))
 
 
@@ -201,11 +201,11 @@ class Changes:
     tables: set[int] = field(default_factory=set)
     """gfns of guest tables."""
     rewritten: set[int] = field(default_factory=set)
-    """gfns of guest tables that changed under a page in sync; told also if `everything`."""
+    """gfns of guest tables that changed under a page in sync; also filled if `everything`."""
 
 
 def _roots_of(machine: Machine, mmu: KvmMmu) -> list[int]:
-    """The current root, or its four directories, and the previous ones."""
+    """Return the current root, or its four directories, and the previous ones."""
     found = [hpa for hpa in (mmu.prev_root(i)[1] for i in (0, 1, 2)) if hpa != INVALID_PAGE]
     root = mmu.root_hpa
     if root in (0, INVALID_PAGE):
@@ -217,7 +217,7 @@ def _roots_of(machine: Machine, mmu: KvmMmu) -> list[int]:
 
 
 class _HostWatcher:
-    """Notes which host addresses changed, whatever KVM does about it."""
+    """Records which host addresses changed, whatever KVM does about it."""
 
     def __init__(self) -> None:
         self.ranges: list[tuple[int, int]] = []
@@ -249,31 +249,31 @@ class Translations:
         self._by_spte: defaultdict[int, set[tuple[int, int, int]]] = defaultdict(set)
 
     def has(self, translation: tuple[int, int, int]) -> bool:
-        """Whether (gva, level, entry) was found to agree."""
+        """Return whether (gva, level, entry) was found to agree."""
         return translation in self._good
 
     def add(self, translation: tuple[int, int, int], way: Iterable[int]) -> None:
-        """It agrees with the SPTEs at these addresses."""
+        """Record that a translation agrees with the SPTEs at these addresses."""
         self._good.add(translation)
         for address in way:
             self._by_spte[address].add(translation)
 
     def drop(self, addresses: Iterable[int]) -> None:
-        """These SPTEs changed."""
+        """Drop what depends on these SPTEs, which changed."""
         for address in addresses:
             self._good -= self._by_spte.pop(address, set())
 
 
 class Tables:
-    """All shadow pages and the TDP MMU's tables, with indexes of who points to and maps what.
+    """All shadow pages and the TDP MMU's tables, with indexes of what points to them and what they map.
 
     pages       by the address of their table
     pointing    addresses of the SPTEs that point to the table at an address
     mapping     addresses of the leaf SPTEs by what they map
     named       valid pages by gfn and role
     shadowing   pages that shadow the guest table at a gfn and were not zapped (`valid_at`: that are valid)
-    regions     how many such pages (`shadowing`) lie in a huge page: (slot id, level, first gfn)
-    roots       how often a table is in use as root
+    regions     number of such pages (`shadowing`) in a huge page: (slot id, level, first gfn)
+    roots       number of times that a table is in use as root
     vcpu_roots  the roots of a vCPU, by id: those of root_mmu and those of guest_mmu
     """
 
@@ -308,11 +308,11 @@ class Tables:
     # -- reading -------------------------------------------------------------------------------------------
 
     def bytes_at(self, hpa: int) -> bytes:
-        """The 4 KiB at hpa."""
+        """Return the 4 KiB at hpa."""
         return bytes(self._memory[hpa : hpa + TABLE])
 
     def spte(self, address: int) -> Spte | None:
-        """The SPTE at an address; None if it is in no table or empty."""
+        """Return the SPTE at an address; None if it is empty or in no table."""
         page = self.pages.get(address & ~0xFFF)
         if page is None:
             return None
@@ -320,24 +320,24 @@ class Tables:
         return Spte(page, index) if page.words[index] != self.kvm.design.empty_spte else None
 
     def sptes_of(self, page: Page) -> Iterator[Spte]:
-        """What is not empty in a page."""
+        """Yield the SPTEs of a page that are not empty."""
         empty = self.kvm.design.empty_spte
         return (Spte(page, i) for i, value in enumerate(page.words) if value != empty)
 
     def all_sptes(self) -> Iterator[Spte]:
-        """Every SPTE that is not empty."""
+        """Yield every SPTE that is not empty."""
         for page in self.pages.values():
             yield from self.sptes_of(page)
 
     def sptes_at(self, addresses: Iterable[int]) -> Iterator[Spte]:
-        """Those of the addresses, in order, at which there still is one."""
+        """Yield the SPTEs at these addresses that are not empty, in order."""
         for address in sorted(addresses):
             spte = self.spte(address)
             if spte is not None:
                 yield spte
 
     def all_frames(self) -> set[FrameKey]:
-        """All frames that are mapped or have an rmap."""
+        """Return all frames that are mapped or have an rmap."""
         found = set(self.mapping)
         for slot in self.kvm.memslots:
             for level in (1, 2, 3):
@@ -345,33 +345,35 @@ class Tables:
         return found
 
     def child(self, spte: Spte) -> Page | None:
-        """The page that a link leads to."""
+        """Return the page that an SPTE points to, or None."""
         return self.pages.get(spte.value & ADDR)
 
     def gpte(self, page: Page, index: int) -> int | None:
-        """What the guest's table says now where an SPTE of an indirect page is; None if nothing backs it."""
+        """Return the guest's entry that an SPTE of an indirect page shadows, as it is now; None if nothing
+        backs it.
+        """
         if page.guest is None:
             return None
         offset, size = page.gpte_offset(index)
         return int.from_bytes(page.guest[offset : offset + size], "little")
 
     def gpte_gpa(self, page: Page, index: int) -> int:
-        """Guest address of that entry."""
+        """Return the guest address of that entry."""
         return (page.gfn << 12) + page.gpte_offset(index)[0]
 
     def slot(self, id: int) -> MemSlot | None:
         return next((slot for slot in self.kvm.memslots if slot.id == id), None)
 
     def valid_at(self, gfn: int) -> Iterator[Page]:
-        """Valid pages that shadow the guest table at gfn."""
+        """Yield the valid pages that shadow the guest table at gfn."""
         return (self.pages[hpa] for hpa in self.shadowing.get(gfn, ()) if self.pages[hpa].valid)
 
     def is_protected(self, gfn: int) -> bool:
-        """Whether a guest table is at gfn whose shadow is in sync."""
+        """Return whether gfn holds a guest table whose shadow is in sync."""
         return any(not page.unsync for page in self.valid_at(gfn))
 
     def maps_of(self, gfn: int) -> Iterator[int]:
-        """Addresses of the leaf SPTEs, of every size and in both MMUs, that map gfn."""
+        """Yield the addresses of the leaf SPTEs, of every size and in both MMUs, that map gfn."""
         slot = self.kvm.gfn_to_memslot(gfn)
         for level in (1, 2, 3):
             first = gfn & -pages_at(level)
@@ -380,7 +382,7 @@ class Tables:
             yield from self.mapping.get((TDP, level, first), ())
 
     def translations(self, vcpu: int, tables: tuple[int, ...]) -> Translations:
-        """What is known to be good in the TLB of a vCPU that uses these tables."""
+        """Return what is known to be good in the TLB of a vCPU that uses these tables."""
         known = self._translations.get(vcpu)
         if known is None or known.tables != tables:
             known = self._translations[vcpu] = Translations(tables)
@@ -389,7 +391,7 @@ class Tables:
     # -- names ---------------------------------------------------------------------------------------------
 
     def number(self, events: Iterable[Event]) -> None:
-        """Give pages that came since the last time their numbers; `events` are those since then."""
+        """Give new pages their numbers; `events` are those since the last call."""
         if not self._pages_changed:
             return
         try:
@@ -402,15 +404,15 @@ class Tables:
         )
 
     def page_name(self, hpa: int) -> str:
-        """Name of the page at hpa, as recordings have it."""
+        """Return the name of the page at hpa, as recordings have it."""
         return self.names.page(hpa) or f"page {hpa:#x}"
 
     def spte_name(self, address: int) -> str:
-        """Name of the SPTE at an address."""
+        """Return the name of the SPTE at an address."""
         return f"{self.page_name(address & ~0xFFF)}[{address >> 3 & 511}]"
 
     def value_name(self, spte: Spte) -> str:
-        """What an SPTE holds, as recordings have it."""
+        """Return what an SPTE holds, as recordings write it."""
         if spte.is_leaf:
             self.names.learn(backed(self.machine, {(spte.value & ADDR) >> 12}))
         return self.names.spte(spte.value, leaf=not spte.is_link)
@@ -418,7 +420,9 @@ class Tables:
     # -- looking -------------------------------------------------------------------------------------------
 
     def look(self, *, again: bool = False) -> Changes:
-        """What changed since the last look; `again`: forget what is known and take everything for new."""
+        """Return what changed since the last look; `again`: drop what is known and treat
+        everything as new.
+        """
         kvm = self.kvm
         changes = Changes()
         generations = kvm.mmu_valid_gen, kvm.memslots_generation
@@ -499,7 +503,7 @@ class Tables:
         return self.bytes_at(hpa & ADDR) if hpa else None
 
     def _touch_all(self, page: Page, changes: Changes) -> None:
-        """Look at the page, at all its SPTEs and at those that point to it."""
+        """Mark the page, all its SPTEs and those that point to it as changed."""
         changes.pages.add(page.hpa)
         if not changes.everything:
             changes.sptes.update(spte.address for spte in self.sptes_of(page))
@@ -519,7 +523,7 @@ class Tables:
             self._touch_all(page, changes)
 
     def _name(self, page: Page, changes: Changes) -> None:
-        """Enter a page into the indexes that go by its role."""
+        """Add a page to the indexes that depend on its role."""
         if page.valid and not page.tdp and not page.special:
             self.named[page.gfn, page.role].add(page.hpa)
         self.unsync_pages += page.unsync
@@ -564,7 +568,7 @@ class Tables:
                 self._note(page, i, changes)
 
     def _note(self, page: Page, index: int, changes: Changes) -> None:
-        """Enter an SPTE into the indexes."""
+        """Add an SPTE to the indexes."""
         spte = Spte(page, index)
         address = spte.address
         if spte.is_link:
@@ -579,7 +583,7 @@ class Tables:
         changes.sptes.add(address)
 
     def _forget(self, page: Page, index: int, changes: Changes) -> None:
-        """Take what an SPTE was out of the indexes."""
+        """Remove an SPTE as it was from the indexes."""
         spte = Spte(page, index)
         changes.sptes.add(spte.address)
         if spte.is_link:
@@ -604,7 +608,7 @@ class Tables:
         return NO_SLOT if slot is None else slot.id, spte.level, gfn
 
     def _drop(self, page: Page, changes: Changes) -> None:
-        """The page is gone, and another may be at its address."""
+        """Remove a page that was freed; another may be at its address."""
         self._pages_changed = True
         self._unname(page, changes)
         for spte in list(self.sptes_of(page)):
@@ -634,7 +638,7 @@ class Tables:
                     self._touch_frames(slot.id, first, slot.base_gfn + (high - hva + 0xFFF >> 12), changes)
 
     def _touch_frames(self, id: int, first: int, last: int, changes: Changes) -> None:
-        """Look at everything that maps a part of [first, last) again."""
+        """Mark everything that maps a part of [first, last) as changed."""
         for level in (1, 2, 3):
             size = pages_at(level)
             wanted = range(first & -size, last, size)
@@ -646,7 +650,7 @@ class Tables:
                 changes.sptes |= self.mapping.get(key, set())
 
     def _look_at_logs(self, changes: Changes) -> None:
-        """Pages whose dirty bit changed: whether they may be writable depends on it."""
+        """Mark what maps pages whose dirty bit changed: whether it may be writable depends on that."""
         for slot in self.kvm.memslots:
             if not slot.logs_dirty() or self.kvm.parameters.dirty_ring_size:
                 self._logs.pop(slot.id, None)

@@ -52,13 +52,13 @@ class Flushes:
         self.kept.clear()
 
     def flush_page(self, address: int, time: int) -> None:
-        """INVLPG: the address of the current PCID goes, and what is global of it."""
+        """Record an INVLPG: it flushes an address of the current PCID, and global translations of it."""
         self.pages.setdefault(self.pcid, {})[address >> 12] = time
         self.global_pages[address >> 12] = time
 
     def load_root(self, old: int, pcid: int, time: int | None) -> None:
-        """MOV to CR3: all of the PCID but global translations goes, also of another CR3; without a time
-        nothing does.
+        """Record a MOV to CR3: it flushes all of the PCID but global translations, also of another CR3;
+        without a time it flushes nothing.
         """
         self.kept.setdefault(self.pcid, set()).add(old)
         self.pcid = pcid

@@ -1,7 +1,7 @@
 from ...host.memory cimport Arena
 from ...kvm.state.memslots cimport MemSlot
 from ...kvm.state.vm cimport Kvm
-from ...x86.bits cimport ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, MASK64, NX, PS, A, D, G, P, U, W, i64, u32, u64
+from ...x86.bits cimport *
 cimport cython
 
 @cython.final

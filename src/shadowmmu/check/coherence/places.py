@@ -1,4 +1,4 @@
-"""Where translations are: the tables behind the roots, the TLBs, and every leaf of every table."""
+"""Where translations are: the tables below the roots, the TLBs, and every leaf of every table."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Places(Judge):
         return vcpu.cpu.root, vcpu.cpu.levels
 
     def _use_of(self, vcpu: Vcpu, address: int) -> Use | None:
-        """What the tables behind the root give for one address, if anything."""
+        """Return what the tables below the root allow for one address, or None."""
         root, levels = self._root(vcpu)
         path, rights = hardware_walk(self.words, root, levels, address, vcpu.host_maxphyaddr)
         if not path:
@@ -76,7 +76,7 @@ class Places(Judge):
         return Use(address & -(1 << 3 + 9 * level), level, frame, accesses, tuple(path))
 
     def _check_tables(self, op: Op | None, vcpu: Vcpu) -> Iterator[Violation]:
-        """Everything that the tables behind the root of a vCPU allow."""
+        """Judge everything that the tables below the root of a vCPU allow."""
         if not self._tables_settled(vcpu):
             return
         regs = self.nested_registers(vcpu) if self.tdp else self.guest_registers(vcpu)
@@ -90,9 +90,9 @@ class Places(Judge):
                 yield from self._judge_use(op, vcpu, regs, single)
 
     def _sweep(self, vcpu: Vcpu, regs: Registers, since: int) -> Iterator[tuple[Use, tuple[State, ...]]]:
-        """Every leaf behind the root, with the states of the guest's own walk there.
+        """Yield every leaf below the root, with the states of the guest's own walk there.
 
-        Tables may be shared in hostile ways, so what is behind a table is looked at once for each set of
+        Tables may be shared in hostile ways, so what is below a table is looked at once for each set of
         states of the guest's walk that arrives there.
         """
         root, levels = self._root(vcpu)

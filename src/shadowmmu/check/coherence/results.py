@@ -51,7 +51,7 @@ class Results(Places):
         return []
 
     def _check_exception(self, op: Op, played: OpResult, vcpu: Vcpu) -> list[Violation]:
-        """A #PF: the tables refuse what the error code tells of, now or before the op changed them."""
+        """A #PF: the tables refuse what the error code reports, now or before the op changed them."""
         address = int(played.result["cr2"], 16)
         code = int(played.result["error_code"], 16)
         regs = self.guest_registers(vcpu)

@@ -1,4 +1,4 @@
-"""What a processor could use now: its TLB, and the tables behind its root, as the manuals read them.
+"""What a processor could use now: its TLB, and the tables below its root, as the manuals read them.
 
 A `Use` is a translation that would be served without an exit: where from, where to, and for which accesses.
 """
@@ -103,7 +103,7 @@ def hardware_walk(
 
 
 def is_usable(entry: int, pa_bits: int, *, ept: bool = False) -> bool:
-    """Whether the hardware goes on from an entry of a shadow table: present, no reserved bit.
+    """Return whether the hardware walks on from an entry of a shadow table: present, no reserved bit.
 
     In EPT present is what has any right, and what can be written but not read is a misconfiguration.
     """
@@ -113,5 +113,5 @@ def is_usable(entry: int, pa_bits: int, *, ept: bool = False) -> bool:
 
 
 def ept_rights(entry: int) -> int:
-    """Rights of an EPT entry; U stands for read."""
+    """Return the rights of an EPT entry; U stands for read."""
     return (ACC_W if entry & 2 else 0) | (ACC_U if entry & 1 else 0) | (ACC_X if entry & 4 else 0)

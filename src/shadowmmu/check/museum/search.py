@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from ...guest.play.player import Player
 from ...guest.scenario.scenario import Scenario
 from ...guest.scenario.setup import ScenarioError, resolve
-from ...trace.events import EventLog
 from ..audit.audit import Level
 from ..checker import Violation, play_checked
 from ..checks import checks_of
@@ -81,12 +80,11 @@ def check_scenario(
     """Play the lines of a scenario, with these switches too: how many ops, and the first thing wrong.
 
     `every`: after so many ops coherence looks at everything, after others at what they touched. Raises
-    ScenarioError for a text that is no scenario, TimeoutError at the deadline (time.monotonic).
+    ScenarioError for a text that is not a scenario, TimeoutError at the deadline (time.monotonic).
     """
     scenario = Scenario.parse("\n".join(lines) + "\n").with_design(design or {})
-    player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=True)
+    player = Player(resolve(scenario), None, lambda machine: {}, tlb=True)
     player.dump = False
-    player.kvm.tracing = False
     checks = checks_of(player, Level.OP)
     for checker in checks:
         if isinstance(checker, Coherence):

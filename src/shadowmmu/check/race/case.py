@@ -48,7 +48,7 @@ class Case:
 
     @classmethod
     def environment(cls) -> AbstractContextManager[None]:
-        """What must be so while orders of this case are run."""
+        """Set up what orders of this case need while they run."""
         return nullcontext()
 
     def setup(self) -> None:
@@ -83,12 +83,12 @@ class Case:
             self.execution.fence(text)
 
     def in_order(self, protection: str, *steps: Callable[[], object]) -> None:
-        """Steps in this order; without the protection the other way round."""
+        """Make steps in this order; without the protection in the reverse order."""
         for step in steps if self.has(protection) else reversed(steps):
             step()
 
     def note(self, text: str) -> None:
-        """Tell something that is no access."""
+        """Show something that is not a memory access."""
         self.execution.note(text)
 
     def bad(self, text: str) -> None:

@@ -32,7 +32,7 @@ class Bad(Exception):
 
 
 class CaseError(ValueError):
-    """No such case or protection, or a schedule that is none; the text says what there is."""
+    """No such case or protection, or a text that is not a schedule; the message says what there is."""
 
 
 @dataclass(slots=True)
@@ -221,7 +221,7 @@ class Execution:
             self.events[-1] = (number, before + text)
 
     def note(self, text: str) -> None:
-        """Tell something that is no access."""
+        """Show something that is not a memory access."""
         if self.current is not None:
             self.events.append((self.current.number, text))
 

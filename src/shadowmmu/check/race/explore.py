@@ -229,7 +229,7 @@ def _location(text: str, where: str) -> Location:
             raise ValueError
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        raise CaseError(f"{where}: {text!r} is no location") from None
+        raise CaseError(f"{where}: {text!r} must be a location") from None
 
 
 def replay(schedule: Schedule) -> Result:

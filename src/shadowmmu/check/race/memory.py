@@ -95,7 +95,7 @@ class Shared:
 class Lock:
     """A lock: `with lock:` or `with lock.write():` alone, `with lock.read():` with other readers.
 
-    Without `held` taking it does nothing: the protection is gone.
+    Without `held` taking it does nothing: the protection is removed.
     """
 
     def __init__(self, execution: Execution, name: str, *, held: bool = True) -> None:

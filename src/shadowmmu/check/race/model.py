@@ -26,7 +26,6 @@ from shadowmmu.kvm.memory import notifier
 from shadowmmu.kvm.spte import atomic
 from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.kvm.state.vm import Kvm
-from shadowmmu.trace.events import EventLog
 
 from .case import Case
 from .engine import CaseError, Execution, Op
@@ -199,13 +198,12 @@ class ModelCase(Case):
 
     def setup(self) -> None:
         scenario = Scenario.parse(self.scenario).with_design(dict(self.design_of()))
-        player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=False)
+        player = Player(resolve(scenario), None, lambda machine: {}, tlb=False)
         for played in player.play(scenario.ops):
             outcome = played.result.get("outcome", "ok")
             assert outcome == "ok", played.result
         self.machine = player.machine
         self.kvm: Any = self.machine.kvm
-        self.kvm.tracing = False
         self.mmu_lock = self.lock(held=self.has("mmu_lock"))
         self.prepare()
         self._show()
@@ -257,7 +255,7 @@ class ModelCase(Case):
         return result
 
     def leaf(self, gpa: int) -> int:
-        """The SPTE that maps a page of a guest without L2 on vCPU 0; 0 if there is none."""
+        """Return the SPTE that maps a page of a guest without L2 on vCPU 0; 0 if there is none."""
         from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
 
         sptep = last_sptep_lockless(self.kvm.vcpus[0], gpa)

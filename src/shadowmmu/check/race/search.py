@@ -224,7 +224,7 @@ class AllOrders:
             place.backtrack.update([actor] if actor in place.ready else place.ready)
 
     def _backtrack(self) -> bool:
-        """Prepare the next order; False if there is none."""
+        """Prepare the next order. Return False if there is none."""
         while self.nodes:
             node = self.nodes[-1]
             node.done.add(node.chosen)
@@ -251,7 +251,7 @@ class _Sampling:
         """A new order."""
 
     def pick(self, ready: list[int], step: int) -> int:
-        """Who goes next."""
+        """Return the thread that runs next."""
         raise NotImplementedError
 
     def executions(self, make: Make) -> Iterator[Execution]:
@@ -284,7 +284,9 @@ class Randomly(_Sampling):
 
 
 class Pct(_Sampling):
-    """The thread of the highest priority goes; at `depth` - 1 places the one that would go falls behind."""
+    """Runs the thread of the highest priority; at `depth` - 1 places the one that would run gets
+    the lowest.
+    """
 
     def __init__(self, runs: int, seed: int, depth: int = 3) -> None:
         super().__init__(runs, seed)

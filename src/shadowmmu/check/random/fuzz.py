@@ -19,7 +19,6 @@ from ...guest.scenario.ops import Op
 from ...guest.scenario.scenario import Scenario
 from ...guest.scenario.setup import ScenarioError, resolve
 from ...kvm.state.oops import KernelOops
-from ...trace.events import EventLog
 from ..audit.audit import Audit, Level
 from ..checker import CORRUPT, Checker, Violation, play_checked
 from ..checks import checks_of
@@ -53,7 +52,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A failure as it is told: the scenario that shows it.
+    """A failure as it is reported: the scenario that shows it.
 
     replays   whether playing the scenario shows it; else only the same seed does
     """
@@ -95,7 +94,7 @@ def player_of(lines: Sequence[str], *, kernel: str | None = None) -> tuple[Playe
     scenario = Scenario.parse("\n".join(lines) + "\n")
     if kernel is not None:
         scenario = scenario.with_kernel(kernel)
-    player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=True)
+    player = Player(resolve(scenario), None, lambda machine: {}, tlb=True)
     player.dump = False
     return player, scenario
 
@@ -105,7 +104,7 @@ def check_lines(
 ) -> Violation | None:
     """The first thing wrong in a scenario with all checks after every op; None if nothing is.
 
-    A text that is no scenario has nothing wrong.
+    For a text that is not a scenario nothing is wrong.
     """
     try:
         player, scenario = player_of(lines, kernel=kernel)
@@ -129,7 +128,6 @@ class _Episode:
         self.limit = ops
         self.player, self.scenario = player_of(ground.setup, kernel=kernel)
         self.player.watched.clear()
-        self.player.kvm.tracing = False
         self.lines: list[list[str]] = []
         self.text = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
         self.known: dict[str, Op] = {}

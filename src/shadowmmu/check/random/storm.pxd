@@ -1,11 +1,11 @@
 cimport cython
-from ...kvm.bits cimport INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from ...kvm.bits cimport *
 from ...kvm.state.memslots cimport MemSlot
 from ...kvm.exits.page_fault_exit cimport page_fault_exit
 from ...kvm.exits.run cimport vcpu_enter_guest
 from ...kvm.state.vcpu cimport Vcpu
 from ...kvm.state.vm cimport Kvm
-from ...x86.bits cimport FAULT, MASK64, NESTED_FAULT, PF_VECTOR, i64, u32, u64
+from ...x86.bits cimport *
 from ...x86.processor cimport Processor
 from ..coherence.guest_tables cimport GuestMemory, Registers, permits
 
@@ -19,9 +19,9 @@ cdef class Storm:
     cdef public object failure
     cdef public i64 clock
     cdef readonly u64 exiting, played
-    cdef u64 state
-    cdef list written
-    cdef u64[::1] log, gvas, edits, roots
+    cdef readonly u64 state
+    cdef readonly list written
+    cdef readonly u64[::1] log, gvas, edits, roots
     cdef u64 next(self) except? 0xdead
     cpdef u64 run(self, u64 count, u32 user, u32 size) except? 0xdead
     cdef int in_l1(self, u32 number, u64 which) except -1

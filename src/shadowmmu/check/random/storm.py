@@ -158,7 +158,7 @@ class Storm:
         return done
 
     def in_l1(self, number: u32, which: u64) -> int:
-        """A vCPU that left L2 changes tables a few times and goes back."""
+        """Change tables, or enter L2 again: a vCPU that left L2 does the former a few times first."""
         if len(self.edits) and which & 7:
             return self.edit(number, which)
         self.note(VMRUN, number, 0, 0, 0, 0)

@@ -228,7 +228,7 @@ class Visitor:
         return f"hostwrite {at:#x} {ground.entry(level):#x} size={size}"
 
     def _visit(self) -> list[str]:
-        """The guest goes to another address space, flushes there an address or all, and comes back."""
+        """Return ops: switch to another address space, flush an address or everything there, switch back."""
         ground, pcid = self.ground, self.random.randrange(2)
         here, there = self.random.sample(ground.tables[ground.levels], 2)
         address = f"{ground.address():#x}"

@@ -1,7 +1,7 @@
-from ...kvm.bits cimport INVALID_PAGE
-from ...kvm.exits.page_fault_exit cimport needs_more, page_fault_exit
+from ...kvm.bits cimport *
+from ...kvm.exits.page_fault_exit cimport page_fault_exit
 from ...kvm.exits.run cimport vcpu_enter_guest
 from ...kvm.state.vcpu cimport Vcpu
-from ...x86.bits cimport NESTED_FAULT, PF_VECTOR, u8, u32, u64
+from ...x86.bits cimport *
 
 cpdef u64 run_accesses(Vcpu vcpu, u64[::1] gvas, u8[::1] kinds, u64 start) except? 0xdead

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from cython import uint as u32, ulonglong as u64
 
-from ...kvm.bits import INVALID_PAGE
-from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, needs_more, page_fault_exit
+from ...kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
+from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, page_fault_exit
 from ...kvm.exits.run import vcpu_enter_guest
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import NESTED_FAULT, PF_VECTOR
@@ -25,6 +25,7 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
     nested: u32 = vcpu.kvm.parameters.tdp_enabled
     exiting: u64 = NESTED_FAULT if nested else PF_VECTOR
     faults: u32 = 0
+    endless: u32 = ENDLESS
     while True:
         if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
             vcpu_enter_guest(vcpu)
@@ -32,10 +33,10 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
         if reached == n or vcpu.cpu.fault_vector != exiting:
             return reached
         faults = faults + 1 if reached == i else 1
-        if faults > ENDLESS:
+        if faults > endless:
             raise EndlessFaults(f"the access to {gvas[i]:#x} faults forever")
         i = reached
         address: u64 = vcpu.cpu.fault_gpa if nested else vcpu.cpu.fault_gva
-        page_fault_exit(vcpu, address, vcpu.cpu.fault_error_code, nested)
-        if needs_more(vcpu):
+        result: u32 = page_fault_exit(vcpu, address, vcpu.cpu.fault_error_code, nested)
+        if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None:
             return i

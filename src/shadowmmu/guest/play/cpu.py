@@ -1,4 +1,6 @@
-"""Runs guest code on a vCPU, instruction by instruction, as the processor does, with KVM behind its exits."""
+"""Runs guest code on a vCPU, instruction by instruction, as the processor does; its exits are KVM's to
+handle.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ KERNEL_CODE, KERNEL_DATA, USER_CODE, USER_DATA = 0x08, 0x10, 0x18, 0x20
 
 
 class LeftL2(Exception):
-    """L2's run has ended: the vCPU is in L1, behind its VMRUN."""
+    """L2's run has ended: the vCPU is in L1, after its VMRUN."""
 
 
 class AccessFault(Exception):
@@ -71,7 +73,7 @@ class Exits(Protocol):
 
 
 class GuestCpu:
-    """One vCPU with the guest code in `stubs`; `mmio` answers accesses to what is no memory.
+    """One vCPU with the guest code in `stubs`; `mmio` completes accesses that no memslot backs.
 
     Without stubs the guest has no code in memory: nothing is fetched, and exceptions are only reported.
     """
@@ -174,7 +176,7 @@ class GuestCpu:
             raise
 
     def _fault(self, insn: Insn) -> bool:
-        """An access faulted: #GP goes to the guest at once, #PF exits to KVM."""
+        """Handle an access that faulted: the guest gets a #GP at once, a #PF exits to KVM."""
         vcpu, cpu = self.vcpu, self.cpu
         if cpu.fault_vector == NESTED_FAULT:
             return self._page_fault_exit(insn, cpu.fault_gpa, nested=True)

@@ -4,7 +4,7 @@ import errno
 from dataclasses import fields
 
 from ...host.address_space import AddressSpace, HostSwitches
-from ...host.mapping import HostError, Kind, Mapping
+from ...host.mapping import Backing, HostError, Mapping
 from ...host.memory import Arena
 from ...kvm.design.design import Design
 from ...kvm.guest_access.dirty_ring import kvm_dirty_ring_alloc
@@ -82,7 +82,7 @@ class Machine:
         size: int,
         flags: int = 0,
         *,
-        kind: Kind = Kind.ANON,
+        kind: Backing = Backing.ANON,
         populated: bool = True,
         skew: int = 0,
         keep: bool = False,

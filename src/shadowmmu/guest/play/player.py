@@ -16,7 +16,7 @@ from typing import Any
 from ...host.bits import PROT_NONE, PROT_READ, PROT_RW
 from ...host.lru_gen import lru_gen_age
 from ...host.madvise import NotModelled, madvise
-from ...host.mapping import HostError, Kind
+from ...host.mapping import Backing, HostError
 from ...kvm.design.design import design_of
 from ...kvm.exits.emulate import EmulationError, MmioAccess
 from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, KvmRunError
@@ -36,9 +36,10 @@ from ...kvm.memory.nx_recovery import NxRecoveryWorker
 from ...kvm.pages.roots import NoShadowPages
 from ...kvm.registers.regs import set_sregs
 from ...kvm.state.oops import KernelOops
-from ...kvm.state.tracepoints import Log
+from ...kvm.tracepoints.event import Event
+from ...kvm.tracepoints.tracer import EventLog
 from ...x86.bits import PF_VECTOR
-from ...x86.implementation import TCG, TCG_INTEL
+from ...x86.implementation import TCG, TCG_INTEL, Implementation
 from ...x86.insn import Insn, Op
 from ..scenario import ops as kinds, setup as statements
 from ..scenario.modes import MODES, Mode, trampolines_of
@@ -55,7 +56,7 @@ from ..scenario.setup import (
 from ..scenario.sysfs import SysFs, thp_enabled
 from .cpu import Delivered, GuestCpu, LeftL2
 from .machine import Machine
-from .stubs import SOFT_INTERRUPT, L2Stubs, Step, Stubs
+from .stubs import SOFT_INTERRUPT, L2Stubs, NoCode, Step, Stubs
 from .vmcb import Vmcb12
 
 MMIO_ANSWER = 0x1122334455667788
@@ -76,7 +77,7 @@ class OpResult:
     result: dict[str, Any]
     stats: dict[str, dict[str, int]]
     gptes: list[list[str]]
-    events: list[Any]
+    events: list[Event]
     state: dict[str, Any] | None
 
 
@@ -94,17 +95,25 @@ def _errno_result(number: int) -> dict[str, Any]:
 class Player:
     """A machine built from a resolved scenario, ready to play its operations.
 
-    `log` is given every event, `snapshot` makes the state after each operation. `areas` tells the recorder
-    which host addresses belong to which slot: id -> (hva, size, gpa).
+    `log` hears every event; with None nobody listens, and operations have no events. `snapshot` makes the
+    state after each operation. `areas` tells the recorder which host addresses belong to which slot: id ->
+    (hva, size, gpa).
+
+    code=False: the guest has no code in memory, so that ops make their own access and no other (`NoCode`).
+    `mmio` answers accesses that no slot backs, with MMIO_ANSWER by default. `implementation` is the
+    processor's; by default that of the recordings.
     """
 
     def __init__(
         self,
         setup: Setup,
-        log: Log,
+        log: EventLog | None,
         snapshot: Callable[[Machine], dict[str, Any]],
         *,
         tlb: bool = False,
+        code: bool = True,
+        mmio: Callable[[MmioAccess], int] | None = None,
+        implementation: Implementation | None = None,
     ) -> None:
         self.setup = setup
         self.log = log
@@ -118,22 +127,26 @@ class Player:
             parameters,
             design=design_of(setup.params["kernel"], setup.design),
             tlb=tlb,
-            implementation=TCG_INTEL if parameters.vmx else TCG,
+            implementation=implementation or (TCG_INTEL if parameters.vmx else TCG),
         )
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
         self.worker = NxRecoveryWorker(self.kvm)
         self.machine.host.huge_pages.enabled = thp_enabled(setup.params.get("thp", ""))
         self.sysfs = SysFs(self.kvm, self.machine.host.huge_pages, self._wake_recovery_worker)
-        self.kvm.attach(log)
+        self.code = code
+        self.answer_mmio = mmio or (lambda access: MMIO_ANSWER)
         self.stubs = {
-            name: Stubs(tramp.gva, is64=tramp.mode.is64) for name, tramp in self.trampolines.items()
+            name: Stubs(tramp.gva, is64=tramp.mode.is64) if code else NoCode(is64=tramp.mode.is64)
+            for name, tramp in self.trampolines.items()
         }
         self.l2_stubs = L2Stubs(L2_CODE)
         self.vmcbs: list[Vmcb12] = []
         self.areas: dict[int, tuple[int, int, int]] = {}
         self.cpus: list[GuestCpu] = []
         self.mmio: list[dict[str, Any]] = []
+        self.refused: OSError | None = None
+        """Why the last operation of the host failed."""
         self.watched: dict[int, bytes] = {}
         self.entry_sizes: dict[int, int] = {}
         self.dump = True
@@ -146,7 +159,8 @@ class Player:
             self._set_up(action)
         for page, size in setup.watched_pages.items():
             self._watch(page, size)
-        self.kvm.tracing = True
+        if log is not None:
+            self.kvm.tracer.add(log)
 
     # -- building -----------------------------------------------------------------------------------------
 
@@ -199,15 +213,15 @@ class Player:
 
     def _set_slot(self, slot: statements.SlotSetup, *, keep: bool) -> None:
         kind = (
-            Kind.HUGE2M
+            Backing.HUGE2M
             if slot.huge2m
-            else Kind.HUGE1G
+            else Backing.HUGE1G
             if slot.huge1g
-            else Kind.MEMFD
+            else Backing.MEMFD
             if slot.memfd
-            else Kind.THP
+            else Backing.THP
             if slot.thp
-            else Kind.ANON
+            else Backing.ANON
         )
         try:
             self.machine.set_slot(
@@ -236,7 +250,7 @@ class Player:
         if self.setup.nested:
             vcpu.hsave_msr = HOST_SAVE_AREAS + PAGE * vcpu.id
         vcpu.compatibility_mode = not self.mode_of(vcpu.id).is64
-        stubs = self.stubs[self.mode_of(vcpu.id).name]
+        stubs = self.stubs[self.mode_of(vcpu.id).name] if self.code else None
         self.cpus.append(GuestCpu(vcpu, self._complete_mmio, stubs))
 
     def mode_of(self, vcpu: int) -> Mode:
@@ -244,8 +258,9 @@ class Player:
         return self.modes[vcpu]
 
     def _complete_mmio(self, access: MmioAccess) -> int:
+        answer = self.answer_mmio(access)
         if len(self.mmio) < MAX_MMIO_RECORDED:
-            data = access.data if access.write else MMIO_ANSWER
+            data = access.data if access.write else answer
             self.mmio.append(
                 {
                     "gpa": f"{access.gpa:#x}",
@@ -254,13 +269,13 @@ class Player:
                     "data": f"{data:#x}",
                 }
             )
-        return MMIO_ANSWER
+        return answer
 
     # -- playing -------------------------------------------------------------------------------------------
 
     def start(self) -> OpResult:
         """The state before the first operation."""
-        self.log.take()
+        self._heard()
         return OpResult(-1, "start", 0, {}, {}, [], [], self.snapshot(self.machine))
 
     def play(self, ops: Iterable[kinds.Op]) -> Iterator[OpResult]:
@@ -295,14 +310,14 @@ class Player:
             result=result,
             stats=_differences(before, after),
             gptes=self._changed_gptes(),
-            events=list(self.log.take()),
+            events=self._heard(),
             state=self.snapshot(self.machine) if self.dump else None,
         )
         self.op_number += 1
         return played
 
     def _with_others(self, op: kinds.Op) -> dict[str, Any]:
-        """Carry an operation out with others in its middle, each told before and after to `on_meanwhile`."""
+        """Carry an operation out with others in its middle; `on_meanwhile` gets each before and after."""
         waiting, self.waiting = self.waiting, []
         done: list[dict[str, Any]] = []
         drops = count(1)
@@ -323,6 +338,9 @@ class Player:
             return {**self._carry_out(op), "meanwhile": done}
         finally:
             self.kvm.meanwhile = None
+
+    def _heard(self) -> list[Event]:
+        return [] if self.log is None else self.log.take()
 
     def _counters(self) -> _Counters:
         return _Counters(self.kvm.vm_stats(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
@@ -424,21 +442,21 @@ class Player:
         try:
             steps = self._steps(op)
         except HostError as error:
-            return _errno_result(error.errno or 0)
+            return self._refuse(error)
         self.mmio.clear()
         self.worker.start()
         pending = cpu.vcpu.exception
         if pending is not None and not pending.reinjected:
             cpu.vcpu.exception = None
         cpu.vcpu.soft_interrupt = None
-        if cpu.vcpu.cpl == 3:
+        if self.code and cpu.vcpu.cpl == 3:
             self._stay_in_user_mode(steps)
         try:
             outcome = self._run_to_exit(cpu, op, steps)
         except DirtyRingFull:
             outcome = {"outcome": "exit", "reason": KVM_EXIT_DIRTY_RING_FULL}
         except (KvmRunError, HostError) as error:
-            outcome = _errno_result(error.errno or 0)
+            outcome = self._refuse(error)
         except NoShadowPages:
             outcome = _errno_result(errno.ENOSPC)
         except TripleFault:
@@ -512,15 +530,20 @@ class Player:
         try:
             call()
         except (HostError, RegionError) as error:
-            return _errno_result(error.errno or 0)
+            return self._refuse(error)
         return {"outcome": "ok"}
+
+    def _refuse(self, error: OSError) -> dict[str, Any]:
+        """Keep why an operation failed; the result of it."""
+        self.refused = error
+        return _errno_result(error.errno or 0)
 
     def _host_value(self, name: str, call: Callable[[], int]) -> dict[str, Any]:
         """A host call that answers a number, which the result has under `name`."""
         try:
             return {"outcome": "ok", name: call()}
         except (HostError, RegionError) as error:
-            return _errno_result(error.errno or 0)
+            return self._refuse(error)
 
     def _age(self, op: kinds.Age) -> bool:
         return self.machine.host.age(self.machine.hva(op.gpa), op.length, flush=op.flush)
@@ -581,16 +604,18 @@ class Player:
             case kinds.Prefault():
                 kvm_vcpu_pre_fault_memory(self.cpus[op.vcpu].vcpu, op.gpa, op.length)
             case kinds.Sleep():
-                self.worker.sleep(op.milliseconds)
-                self.log.attribute(RECOVERY_TASK)
+                self._let_worker_sleep(op.milliseconds)
             case kinds.Sysfs():
                 self.sysfs.write(op.path, op.value)
             case _:
                 raise NotImplementedError(type(op).__name__)
 
     def _wake_recovery_worker(self) -> None:
-        self.worker.sleep(0)
-        self.log.attribute(RECOVERY_TASK)
+        self._let_worker_sleep(0)
+
+    def _let_worker_sleep(self, milliseconds: int) -> None:
+        with self.kvm.tracer.in_task(RECOVERY_TASK):
+            self.worker.sleep(milliseconds)
 
     def _set_sregs(self, op: kinds.HostSregs) -> None:
         vcpu = self.cpus[op.vcpu].vcpu
@@ -613,14 +638,14 @@ class Player:
         try:
             pages = kvm_vm_ioctl_get_dirty_log(self.kvm, op.slot)
         except RegionError as error:
-            return {**_errno_result(error.errno or 0), "dirty": []}
+            return {**self._refuse(error), "dirty": []}
         return {"outcome": "ok", "dirty": [f"{gpa + (page << 12):#x}" for page in pages]}
 
     def _host_read(self, op: kinds.HostRead) -> dict[str, Any]:
         try:
             return {"outcome": "ok", "value": f"{self.machine.host_read(op.gpa, op.size):#x}"}
         except HostError as error:
-            return _errno_result(error.errno or 0)
+            return self._refuse(error)
 
     def _translate(self, op: kinds.Translate) -> dict[str, Any]:
         gpa = gva_to_gpa(self.cpus[op.vcpu].vcpu, op.gva, 0)

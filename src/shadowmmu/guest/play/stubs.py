@@ -133,7 +133,7 @@ class Stubs:
         return Step(self.tramp_gva + self._vmrun, False, replace(_VMRUN, value=vmcb))
 
     def after_vmexit(self) -> Step:
-        """What L1 does behind its VMRUN."""
+        """Return what L1 does after its VMRUN."""
         return Step(self.tramp_gva + self._vmrun + len(_VMRUN.code), False, _OUT_VMEXIT)
 
     def invlpga(self, address: int, asid: int) -> list[Step]:
@@ -172,6 +172,43 @@ class Stubs:
 
     def stack_top(self) -> int:
         return self.tramp_gva + STACK_TOP
+
+
+class NoCode(Stubs):
+    """The routines of a guest that has no code in memory: each is the instruction that matters, at a new RIP.
+
+    Nothing is fetched, and neither descriptor tables nor a stack are touched.
+    """
+
+    def __init__(self, *, is64: bool) -> None:
+        super().__init__(0, is64=is64)
+        self.image = {}
+        self._steps = 0
+
+    def _alone(self, insn: Insn, *, user: bool = False) -> Step:
+        """Return the instruction at an address where none was before: KVM remembers where it last retried."""
+        self._steps += 1
+        return Step(self._steps & 0x7FFFFFFF, user, insn)
+
+    def routine(self, name: str, size: int, operands: Insn, *, user: bool) -> list[Step]:
+        _, body = self._kernel[name, size]
+        insn = next((insn for insn in body if insn.op not in (Op.NOP, Op.OUT)), Insn(Op.NOP))
+        return [self._alone(replace(operands, op=insn.op, code=insn.code), user=user)]
+
+    def vmrun(self, vmcb: int) -> Step:
+        return self._alone(replace(_VMRUN, value=vmcb))
+
+    def after_vmexit(self) -> Step:
+        return self._alone(Insn(Op.NOP))
+
+    def invlpga(self, address: int, asid: int) -> list[Step]:
+        return [self._alone(replace(_INVLPGA, value=address, count=asid))]
+
+    def jump(self, gva: int, *, user: bool) -> list[Step]:
+        raise NotImplementedError("a guest without code of its own cannot jump to some")
+
+    def gate(self, vector: int) -> Step:
+        return self._alone(Insn(Op.NOP))
 
 
 class L2Stubs:

@@ -482,6 +482,7 @@ def _text_lines(width: int) -> Iterator[str]:
 
 def _about(word: Word) -> str:
     """Return where a word may stand, its forms and its example."""
-    places = [text for text, may in (("before start", word.setup), ("after start", word.op)) if may]
+    places = [text for text, may in (("before", word.setup), ("after", word.op)) if may]
     forms = [f"also {form}{word.name}" for form in word.forms]
-    return f"[{', '.join([' and '.join(places), *forms])}]  {word.example}"
+    about = ", ".join([f"{' and '.join(places)} start", *forms])
+    return f"[{about}]  {word.example}"

@@ -30,7 +30,7 @@ again KVM's requests are served, and its flushes become flushes of the emulated 
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ...host.mapping import Kind
+from ...host.mapping import Backing
 from ...kvm.design.design import design_of
 from ...kvm.design.switches import DEFAULT_KERNEL
 from ...kvm.exits.svm_exits import shutdown_exit
@@ -100,7 +100,7 @@ class SvmMachine(GuestState):
         kernel: str = DEFAULT_KERNEL,
         design: Mapping[str, str] | None = None,
         la57: bool = True,
-        backing: Kind = Kind.ANON,
+        backing: Backing = Backing.ANON,
         nx_huge_pages: bool = False,
         parameters: Parameters | None = None,
     ) -> None:

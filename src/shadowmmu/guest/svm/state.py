@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...host.mapping import Kind
+from ...host.mapping import Backing
 from ...kvm.registers.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
 from ...x86.bits import (
     CR0_ET,
@@ -37,7 +37,7 @@ class GuestState:
     """
 
     def __init__(
-        self, machine: Machine, slots: Sequence[tuple[int, int]], backing: Kind, *, npt: bool, la57: bool
+        self, machine: Machine, slots: Sequence[tuple[int, int]], backing: Backing, *, npt: bool, la57: bool
     ) -> None:
         self.npt = npt
         self.machine = machine

@@ -1,5 +1,5 @@
 cimport cython
-from ...x86.bits cimport u32, u64
+from ...x86.bits cimport *
 
 @cython.final
 cdef class Design:

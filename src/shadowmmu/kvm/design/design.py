@@ -36,11 +36,11 @@ class Design:
         raise AttributeError(f"a design has no switch {name!r}")
 
     def value(self, name: str) -> str:
-        """The name of a switch's value. Raises DesignError."""
+        """Return the name of a switch's value. Raises DesignError."""
         switch = switch_named(name)
         return switch.name_of(int(getattr(self, switch.name)))
 
 
 def design_of(release: str, values: Mapping[str, str] | None = None) -> Design:
-    """The switches as a kernel has them, but for `values`, switch name -> value name. Raises DesignError."""
+    """Return a kernel's switches, except for `values`, switch name -> value name. Raises DesignError."""
     return Design({**profile_of(release).values, **(values or {})})

@@ -9,7 +9,7 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "no",
         "7.3: yes (ACC_READ_MASK); 6.12: no, R is understood",
         "access rights have four bits, R, W, U, X: role words, shadowed translations and the letters in "
-        "events are laid out otherwise (trace/role_layout.py)",
+        "events are laid out otherwise (kvm/tracepoints/role_layout.py)",
         kernels={"7.3": "yes"},
     ),
     Switch(

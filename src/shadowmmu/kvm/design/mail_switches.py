@@ -3,20 +3,27 @@
 from ..bits import (
     BY_GENERATION,
     BY_WALK,
+    GET_PAGE_MERGED,
     GET_PAGE_SINGLE,
     GET_PAGE_SKETCH,
     GET_PAGE_V3,
+    PREFETCH_FROM_FAULT,
+    PTE_PREFETCH_NUM,
     SPLIT_FLUSH_ALWAYS,
     SPLIT_FLUSH_IF_NOT_IDENTICAL,
+    SPLIT_FLUSH_NEVER,
     SPLIT_FLUSH_STABLE,
 )
 from .switch import NO_YES, Switch
+
+KVMS_WINDOW = f"{PTE_PREFETCH_NUM}_aligned"
+"""KVM's own prefetch window."""
 
 MAIL_SWITCHES: tuple[Switch, ...] = (
     Switch(
         "get_page_flow",
         {
-            "merged": 0,
+            "merged": GET_PAGE_MERGED,
             "sketch": GET_PAGE_SKETCH,
             "v3": GET_PAGE_V3,
             "single": GET_PAGE_SINGLE,
@@ -62,7 +69,7 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
             "stable": SPLIT_FLUSH_STABLE,
             "always": SPLIT_FLUSH_ALWAYS,
             "if_not_identical": SPLIT_FLUSH_IF_NOT_IDENTICAL,
-            "never": 3,
+            "never": SPLIT_FLUSH_NEVER,
         },
         "stable",
         "6.1.176, 6.12.111: stable (__link_shadow_page ignores its flush); before the mail's patch: always; "
@@ -116,8 +123,13 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
     ),
     Switch(
         "prefetch_window",
-        {"off": 0, "8_aligned": 8, "16_aligned": 16, "16_from_fault": 17},
-        "8_aligned",
+        {
+            "off": 0,
+            KVMS_WINDOW: PTE_PREFETCH_NUM,
+            "16_aligned": 16,
+            "16_from_fault": 16 | PREFETCH_FROM_FAULT,
+        },
+        KVMS_WINDOW,
         "8_aligned: since 2.6.37 (PTE_PREFETCH_NUM); 16_from_fault: "
         "Xiao Guangrong's patch of June 2010; 16_aligned: Avi Kivity's answer; off: before",
         "which SPTEs a fault maps besides its own; from_fault gains nothing when memory is scanned backwards",

@@ -19,19 +19,25 @@ _LONGEST_WORD = 40
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Return the end of a complaint about a word: what was meant, or else what there is."""
+    """Return the end of an error message about a word: what was probably meant, or else what there is."""
     near = get_close_matches(word, known, 1) if len(word) <= _LONGEST_WORD else []
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A named choice. `values` maps each value's name to what a `Design` holds; `default` is a name of them.
+    """A named choice.
 
-    `kernels` maps the series of each kernel that has another value than the default (`6.1`) to that value.
-    Some take any number in `numbers` besides, which the design then holds. `origin` says which kernels have
-    which value and where that is described; `effect` what it changes. `mail` names the mail that argues about
-    it; `unsafe` are the values that let a guest see wrong translations, there for the checks to find.
+    Attributes:
+        name: Name of the switch, the attribute of Design, and the KEY of --design.
+        values: Each value's name, and what a `Design` holds for it.
+        default: Name of the value of 6.12.111.
+        origin: Which kernels have which value, and where that is described.
+        effect: What the switch changes.
+        kernels: Series of each kernel that has another value than the default (`6.1`), and that value's name.
+        mail: The mail that argues about the switch, or "".
+        unsafe: Names of the values that let a guest see wrong translations, there for the checks to find.
+        numbers: Numbers that are values too, besides the named ones.
     """
 
     name: str
@@ -58,6 +64,6 @@ class Switch:
 
 
 def values_named(switch: Switch) -> list[str]:
-    """The names of a switch's values; a range stands for its numbers."""
+    """Return the names of a switch's values; a range stands for its numbers."""
     numbers = [f"{switch.numbers[0]}-{switch.numbers[-1]}"] if switch.numbers else []
     return [*switch.values, *numbers]

@@ -48,7 +48,7 @@ class Profile:
 
     @property
     def values(self) -> Mapping[str, str]:
-        """The values that are not the defaults, by the switch's name."""
+        """Return the values that are not the defaults, by the switch's name."""
         return {
             switch.name: switch.kernels[self.series] for switch in SWITCHES if self.series in switch.kernels
         }
@@ -65,19 +65,20 @@ DEFAULT_KERNEL = PROFILES[0].kernel
 
 
 def switch_named(name: str) -> Switch:
-    """The switch of that name. Raises DesignError."""
+    """Return the switch of that name. Raises DesignError."""
     if name not in _NAMED:
         raise DesignError(f"no switch {name!r}{nearest(name, list(_NAMED))}")
     return _NAMED[name]
 
 
 def value_of(name: str, value: str) -> int:
-    """What a `Design` holds for the value of that name of a switch. Raises DesignError."""
+    """Return the number that a `Design` holds for the value of that name of a switch. Raises DesignError."""
     return switch_named(name).number_of(value)
 
 
 def profile_of(release: str) -> Profile:
-    """The profile of a kernel by its release text, `6.1.176` or a header's `6.1.0-50-amd64 #1 SMP ...`.
+    """Return the profile of a kernel by its release text, `6.1.176` or a header's `6.1.0-50-amd64 #1 SMP
+    ...`.
 
     Kernels of the same stable series share a profile. Raises DesignError.
     """
@@ -90,5 +91,5 @@ def profile_of(release: str) -> Profile:
 
 
 def kernel_text(release: str) -> str:
-    """What the header of a recording made on the model says of its kernel. Raises DesignError."""
+    """Return what the header of a recording made on the model says of its kernel. Raises DesignError."""
     return f"{profile_of(release).kernel} (shadowmmu)"

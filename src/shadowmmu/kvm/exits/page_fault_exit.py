@@ -65,30 +65,47 @@ def page_fault_exit(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u
 
     The guest may have an exception afterwards (vcpu.exception). Raises TripleFault.
     """
-    before: QueuedException | None = vcpu.exception
-    result: u32
-    if not vcpu.kvm.parameters.vmx:
-        record_exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
-        result = _handle(vcpu, address, error_code, error_code, nested)
-    elif nested:
-        result = _handle_ept_exit(vcpu, address, error_code & 0xFFFFFFFF)
-    else:
-        record_vmx_exit(vcpu, EXIT_EXCEPTION_NMI, address, INTR_INFO_PF, error_code)
-        result = _handle(vcpu, address, error_code, error_code, nested)
-    vcpu.last_result = result
-    if before is not None and vcpu.exception is not None and vcpu.exception is not before:
+    if vcpu.exception is None:
+        return _handle_exit(vcpu, address, error_code, nested)
+    before: QueuedException = vcpu.exception
+    result: u32 = _handle_exit(vcpu, address, error_code, nested)
+    if vcpu.exception is not None and vcpu.exception is not before:
         second: QueuedException = vcpu.exception
         vcpu.exception = before
         vcpu.exception = merge_exceptions(before, second)
     return result
 
 
-def _handle(vcpu: Vcpu, address: u64, info: u64, error_code: u64, nested: u32) -> u32:
-    """Trace the fault with `info`, what the processor said about it, and give it to the MMU."""
-    if vcpu.kvm.tracing:
-        vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, info)
-    if vcpu.kvm.design.reinjection_unprotects_first and not nested and vcpu.needs_reinjection():
+def _handle_exit(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u32:
+    """Record the exit and give the fault to the MMU; an exception that was to be delivered stays."""
+    result: u32
+    if vcpu.kvm.parameters.vmx:
+        result = _handle_vmx_exit(vcpu, address, error_code, nested)
+    else:
+        record_exit(vcpu, SVM_EXIT_NPF if nested else SVM_EXIT_EXCP_PF, error_code, address)
+        if vcpu.kvm.tracing:
+            vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
+        if not nested and vcpu.kvm.design.reinjection_unprotects_first:
+            _unprotect_if_reinjecting(vcpu, address)
+        result = kvm_mmu_page_fault(vcpu, address, error_code)
+    vcpu.last_result = result
+    return result
+
+
+def _unprotect_if_reinjecting(vcpu: Vcpu, address: u64) -> None:
+    """Zap what shadows the table at a linear address, if an event is to be delivered again (6.1)."""
+    if vcpu.needs_reinjection():
         kvm_mmu_unprotect_page_virt(vcpu, address)
+
+
+def _handle_vmx_exit(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u32:
+    if nested:
+        return _handle_ept_exit(vcpu, address, error_code & 0xFFFFFFFF)
+    record_vmx_exit(vcpu, EXIT_EXCEPTION_NMI, address, INTR_INFO_PF, error_code)
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
+    if vcpu.kvm.design.reinjection_unprotects_first:
+        _unprotect_if_reinjecting(vcpu, address)
     return kvm_mmu_page_fault(vcpu, address, error_code)
 
 
@@ -106,7 +123,9 @@ def _handle_ept_exit(vcpu: Vcpu, gpa: u64, qualification: u64) -> u32:
         return RET_PF_RETRY
     if reason == EXIT_EPT_MISCONFIG:
         return kvm_mmu_page_fault(vcpu, gpa, PFERR_RSVD)
-    return _handle(vcpu, gpa, qualification, ept_violation_error_code(qualification), 1)
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, gpa, qualification)
+    return kvm_mmu_page_fault(vcpu, gpa, ept_violation_error_code(qualification))
 
 
 def ept_violation_error_code(qualification: u64) -> u64:
@@ -127,15 +146,6 @@ def ept_violation_error_code(qualification: u64) -> u64:
         final: bool = qualification & EPT_VIOLATION_GVA_TRANSLATED != 0
         error_code |= PFERR_GUEST_FINAL if final else PFERR_GUEST_PAGE
     return error_code
-
-
-def needs_more(vcpu: Vcpu) -> bool:
-    """Return whether the last page_fault_exit asks for more than to enter the guest again.
-
-    The guest has an exception, or the instruction must be emulated, or KVM_RUN fails.
-    """
-    result: u32 = vcpu.last_result
-    return result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None
 
 
 def must_emulate(vcpu: Vcpu, address: u64) -> bool:

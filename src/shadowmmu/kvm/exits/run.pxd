@@ -1,7 +1,5 @@
-from ...x86.bits cimport (CR0_WP, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_NX,
-                         u32)
-from ..bits cimport (INVALID_PAGE, REQ_LOAD_MMU_PGD, REQ_MMU_FREE_OBSOLETE_ROOTS, REQ_MMU_SYNC, REQ_TLB_FLUSH,
-                    REQ_TLB_FLUSH_CURRENT, REQ_TLB_FLUSH_GUEST, REQ_TRIPLE_FAULT)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..guest_access.dirty_ring cimport kvm_dirty_ring_check_request
 from ..pages.roots cimport kvm_mmu_free_obsolete_roots, kvm_mmu_free_roots, kvm_mmu_load, kvm_mmu_load_pgd
 from ..pages.sync cimport kvm_mmu_sync_roots, unsync_prev_roots

@@ -31,16 +31,18 @@ class EntryFailed(Exception):
     """The processor refuses the guest's registers: KVM_RUN ends with KVM_EXIT_FAIL_ENTRY."""
 
 
-def record_exit(vcpu: Vcpu, reason: u64, info1: u64, info2: u64) -> None:
+def record_exit(vcpu: Vcpu, reason: u64, info1: u64, info2: u64) -> int:
     """Record a VM exit; with nested paging first read back CR3, which changes without exits."""
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cr3 = vcpu.cpu.root
-    vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, info2
-    if not vcpu.kvm.tracing:
-        return
-    vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2)
-    if vcpu.guest_mode:
-        vcpu.kvm.tracer.kvm_nested_vmexit(vcpu.id, reason, vcpu.rip, info1, info2)
+    vcpu.exit_code = reason
+    vcpu.exit_info1 = info1
+    vcpu.exit_info2 = info2
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2)
+        if vcpu.guest_mode:
+            vcpu.kvm.tracer.kvm_nested_vmexit(vcpu.id, reason, vcpu.rip, info1, info2)
+    return 0
 
 
 def check_entry(vcpu: Vcpu) -> None:

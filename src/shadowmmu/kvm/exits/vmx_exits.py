@@ -26,8 +26,8 @@ from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import SYSENTER_MSRS, set_msr
 from ..registers.pml import vmx_flush_pml_buffer
 from ..registers.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4
-from ..state.tracepoints import KVM_ISA_VMX
 from ..state.vcpu import QueuedException, Vcpu
+from ..tracepoints.reasons import KVM_ISA_VMX
 from .emulate import Emulator
 from .run import TripleFault, configure_cpu
 from .svm_exits import EntryFailed
@@ -152,6 +152,6 @@ def reserved_cr3(vcpu: Vcpu) -> None:
 
 
 def shutdown_exit(vcpu: Vcpu) -> None:
-    """The guest cannot take an exception: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
+    """Record a triple fault: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
     record_vmx_exit(vcpu, EXIT_TRIPLE_FAULT, 0)
     raise TripleFault

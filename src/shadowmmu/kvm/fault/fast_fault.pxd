@@ -1,6 +1,6 @@
-from ...x86.bits cimport ADDR, W, u32, u64
+from ...x86.bits cimport *
 from ..spte.atomic cimport cmpxchg64
-from ..bits cimport (MEM_LOG_DIRTY_PAGES, RET_PF_FIXED, RET_PF_INVALID, RET_PF_SPURIOUS, SPTE_MMU_PRESENT, DEFECT_FAST_HUGE_LOGGED)
+from ..bits cimport *
 from ..state.fault cimport PageFault
 from ..map.fetch cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..guest_access.mark_dirty cimport mark_page_dirty_in_slot

@@ -1,10 +1,5 @@
-from ...x86.bits cimport (ACC_ALL, ACC_U, ACC_W, ACC_X, ADDR, MASK64, PFERR_F, PFERR_GUEST_PAGE, PFERR_P, PFERR_RSVD, PFERR_U,
-                         PFERR_W, u32,
-                         u64)
-from ..bits cimport (DEFECT_MMU_SEQ_SIGNED, EMULTYPE_ALLOW_RETRY_PF, EMULTYPE_PF, EMULTYPE_WRITE_PF_TO_SP, EXT_CR4_SMEP, INVALID_PAGE,
-                    MEMSLOT_INVALID, MEM_READONLY, NO_PFN, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_CONTINUE,
-                    RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC, RET_PF_FIXED, RET_PF_INVALID, RET_PF_RETRY,
-                    RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_CR0_WP, SPTE_MMU_PRESENT)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..map.direct_map cimport direct_map
 from .fast_fault cimport fast_page_fault, last_sptep_lockless
 from ..state.fault cimport GuestWalker, PageFault
@@ -31,7 +26,7 @@ cpdef u32 kvm_handle_noslot_fault(Vcpu vcpu, PageFault fault, u32 access) except
 cpdef u32 kvm_faultin_pfn(Vcpu vcpu, PageFault fault, u32 access) except? 77
 cpdef bint is_page_fault_stale(Vcpu vcpu, PageFault fault) except -1
 cdef u32 _prepare_to_map(Vcpu vcpu, PageFault fault) except? 77
-cpdef void mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except *
+cpdef int mmu_topup_memory_caches(Vcpu vcpu, u32 maybe_indirect) except -1
 cdef u32 _direct_faultin(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 direct_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cdef bint _is_self_change_mapping(Vcpu vcpu, PageFault fault, GuestWalker w) except -1

@@ -206,11 +206,12 @@ def _prepare_to_map(vcpu: Vcpu, fault: PageFault) -> u32:
     return RET_PF_CONTINUE
 
 
-def mmu_topup_memory_caches(vcpu: Vcpu, maybe_indirect: u32) -> None:
+def mmu_topup_memory_caches(vcpu: Vcpu, maybe_indirect: u32) -> int:
     """Set frames aside for what one fault may need."""
     vcpu.shadow_page_cache.top_up(5)
     if maybe_indirect:
         vcpu.translation_cache.top_up(5)
+    return 0
 
 
 def _direct_faultin(vcpu: Vcpu, fault: PageFault) -> u32:

@@ -1,6 +1,6 @@
 cimport cython
-from ...x86.bits cimport u32, u64
-from ..bits cimport DIRTY_GFN_DIRTY, DIRTY_GFN_RESET, REQ_DIRTY_RING_SOFT_FULL
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm
 
@@ -9,7 +9,7 @@ cdef class DirtyRing:
     cdef readonly int index
     cdef readonly u32 size, soft_limit, dirty_index
     cdef public u32 reset_index
-    cdef u64[::1] words
+    cdef readonly u64[::1] words
     cpdef u32 used(self)
     cpdef bint is_soft_full(self)
     cpdef u64 flags(self, u32 index) except? 77

@@ -1,5 +1,5 @@
-from ...x86.bits cimport ADDR, u64
-from ..bits cimport INVALID_PAGE, MEM_READONLY
+from ...x86.bits cimport *
+from ..bits cimport *
 from .mark_dirty cimport mark_page_dirty_in_slot
 from ..state.memslots cimport MemSlot
 from ..state.vm cimport Kvm

@@ -1,7 +1,5 @@
-from ...x86.bits cimport (A, ACC_W, ADDR, D, MASK64, NX, P, PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W,
-                         PS, u32, u64)
-from ..bits cimport (EXT_CR4_PSE, EXT_CR4_SMEP, INVALID_PAGE, PREFETCH_NUM, PT32E_ROOT_LEVEL, ROLE_4BYTE_GPTE, ROLE_EFER_NX,
-                    ROLE_LEVEL, WALK_AGAIN, WALK_FAULT, WALK_MAPPED, DEFECT_CLEAN_WRITABLE, DEFECT_NCR3_LOW_BITS, DEFECT_TABLE_WRITE_UNLOGGED)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport GuestWalker
 from .guest_memory cimport read_page_atomic, table_page, write_page
 from .mark_dirty cimport mark_page_dirty_in_slot

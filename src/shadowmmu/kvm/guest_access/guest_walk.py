@@ -27,8 +27,9 @@ from ..bits import (
     EXT_CR4_PSE,
     EXT_CR4_SMEP,
     INVALID_PAGE,
-    PREFETCH_NUM,
     PT32E_ROOT_LEVEL,
+    PT64_ROOT_MAX_LEVEL,
+    PTE_PREFETCH_NUM,
     ROLE_4BYTE_GPTE,
     ROLE_EFER_NX,
     ROLE_LEVEL,
@@ -54,7 +55,7 @@ def gpte_access(gpte: u64) -> u32:
 
 def is_rsvd_bits_set(mmu: KvmMmu, gpte: u64, level: u32) -> bool:
     """Return whether a present gpte of `level` has a bit set that the guest's paging mode reserves."""
-    return gpte & mmu.rsvd_bits[(5 if gpte & PS else 0) + level - 1] != 0
+    return gpte & mmu.rsvd_bits[(PT64_ROOT_MAX_LEVEL if gpte & PS else 0) + level - 1] != 0
 
 
 def is_last_gpte(mmu: KvmMmu, four_byte: u32, level: u32, gpte: u64) -> bool:
@@ -255,7 +256,7 @@ def walk_addr(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) -
     if access & PFERR_F and (mmu.cpu_role & ROLE_EFER_NX or mmu.cpu_ext & EXT_CR4_SMEP):
         w.error_code |= PFERR_F
     if kvm.tracing:
-        kvm.tracer.kvm_mmu_walker_error(w.error_code)
+        kvm.tracer.kvm_mmu_walker_error(w.error_code & 0xFFFFFFFF)
     return False
 
 
@@ -291,10 +292,10 @@ def gpte_changed(vcpu: Vcpu, w: GuestWalker, level: u32) -> bool:
         read_window(kvm, w, page, offset, four_byte)
     elif level == 1:
         size: u64 = 4 if four_byte else 8
-        first: u64 = (page | (offset & ~(size * PREFETCH_NUM - 1))) >> 3
+        first: u64 = (page | (offset & ~(size * PTE_PREFETCH_NUM - 1))) >> 3
         word: u64
         i: u64
-        for i in range(PREFETCH_NUM):
+        for i in range(PTE_PREFETCH_NUM):
             if four_byte:
                 word = kvm.words[first + (i >> 1)]
                 w.prefetch_ptes[i] = word >> 32 if i & 1 else word & 0xFFFFFFFF

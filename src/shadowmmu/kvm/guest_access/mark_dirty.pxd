@@ -1,8 +1,8 @@
-from ...x86.bits cimport u64
-from ..bits cimport MEM_LOG_DIRTY_PAGES
+from ...x86.bits cimport *
+from ..bits cimport *
 from .dirty_ring cimport kvm_dirty_ring_push
 from ..state.memslots cimport MemSlot
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm
 
-cpdef void mark_page_dirty_in_slot(Kvm kvm, MemSlot slot, u64 gfn) except *
+cpdef int mark_page_dirty_in_slot(Kvm kvm, MemSlot slot, u64 gfn) except -1

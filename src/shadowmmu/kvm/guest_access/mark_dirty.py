@@ -9,7 +9,7 @@ from ..state.vm import Kvm
 from .dirty_ring import kvm_dirty_ring_push
 
 
-def mark_page_dirty_in_slot(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
+def mark_page_dirty_in_slot(kvm: Kvm, slot: MemSlot, gfn: u64) -> int:
     """Record in the ring of the running vCPU, or in the slot's bitmap, that a page is dirty, if the slot
     logs.
 
@@ -19,10 +19,11 @@ def mark_page_dirty_in_slot(kvm: Kvm, slot: MemSlot, gfn: u64) -> None:
     if slot.mapping.frees_lazily:
         slot.mapping.written(slot.page_index(gfn))
     if not slot.flags & MEM_LOG_DIRTY_PAGES:
-        return
+        return 0
     if kvm.parameters.dirty_ring_size:
         vcpu: Vcpu | None = kvm.running_vcpu
         if vcpu is not None:
             kvm_dirty_ring_push(vcpu, slot.id, gfn - slot.base_gfn)
     else:
         slot.set_dirty_bit(gfn - slot.base_gfn)
+    return 0

@@ -1,4 +1,5 @@
-from ...x86.bits cimport PAGE_SIZE, u32, u64
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..design.design cimport Design
 from ..state.fault cimport GuestWalker
 from ..state.vm cimport Kvm

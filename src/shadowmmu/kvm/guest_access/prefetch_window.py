@@ -8,24 +8,22 @@ scanned backwards gains too, and for one read of all gptes. Merged were 8, align
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.bits import PAGE_SIZE
+from ..bits import PREFETCH_FROM_FAULT
 from ..design.design import Design
 from ..state.fault import GuestWalker
 from ..state.vm import Kvm
 
-FROM_FAULT = 1
-"""Flag in `prefetch_window`, beside the number of SPTEs: the window begins with the faulting SPTE."""
-
 
 def window_first(design: Design, index: u32) -> u32:
     """Return the index of the first SPTE of the window around SPTE `index` of a table."""
-    if design.prefetch_window & FROM_FAULT:
+    if design.prefetch_window & PREFETCH_FROM_FAULT:
         return index
     return index & ~(design.prefetch_window - 1)
 
 
 def window_end(design: Design, index: u32, entries: u32) -> u32:
     """Return the index after the window, in a table of so many entries."""
-    end: u32 = window_first(design, index) + (design.prefetch_window & ~FROM_FAULT)
+    end: u32 = window_first(design, index) + (design.prefetch_window & ~PREFETCH_FROM_FAULT)
     return end if end < entries else entries
 
 

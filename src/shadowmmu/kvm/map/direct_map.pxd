@@ -1,5 +1,5 @@
-from ...x86.bits cimport ACC_ALL, u32, u64
-from ..bits cimport RET_PF_SPURIOUS
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport PageFault
 from ..spte.huge_page cimport trace_spte_requested
 from .fetch cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep

@@ -1,6 +1,5 @@
-from ...x86.bits cimport ADDR, PS, u32, u64
-from ..bits cimport (INVALID_PAGE, PT32E_ROOT_LEVEL, PT32_ROOT_LEVEL, REQ_MMU_FREE_OBSOLETE_ROOTS, RET_PF_EFAULT, RET_PF_RETRY,
-                    RET_PF_SPURIOUS, ROLE_ACCESS, ROLE_ACCESS_SHIFT, SPTE_MMU_PRESENT, DEFECT_RIGHTS_OF_LAST_TABLE, DEFECT_RIGHTS_OF_UPPER_TABLES, DEFECT_LINK_UNSYNCED)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport GuestWalker, PageFault
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..guest_access.guest_walk cimport gpte_changed

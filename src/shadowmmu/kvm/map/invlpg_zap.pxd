@@ -1,5 +1,5 @@
-from ...x86.bits cimport ADDR, u32, u64
-from ..bits cimport ROLE_4BYTE_GPTE, ROLE_LEVEL, SPTE_MMU_PRESENT
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..guest_access.guest_walk cimport read_gpte_atomic
 from ..spte.mmio cimport vcpu_clear_mmio_info

@@ -1,6 +1,5 @@
-from ...x86.bits cimport ACC_W, ADDR, u32, u64
-from ..bits cimport (MEM_LOG_DIRTY_PAGES, MEM_READONLY, PREFETCH_NUM, ROLE_ACCESS, ROLE_ACCESS_SHIFT,
-                    ROLE_AD_DISABLED, ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_READONLY_PREFETCHED)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport GuestWalker
 from ..state.memslots cimport MemSlot
 from .set_spte cimport mmu_set_spte
@@ -13,6 +12,6 @@ from ..state.vm cimport Kvm
 cpdef MemSlot slot_without_dirty_log(Kvm kvm, u64 gfn, u32 writable)
 cpdef u64 atomic_page(Kvm kvm, MemSlot slot, u64 gfn) except? 1
 cpdef bint prefetch_gpte(Vcpu vcpu, ShadowPage sp, u64 sptep, u64 gpte, u32 no_dirty_log) except -1
-cpdef void pte_prefetch(Vcpu vcpu, GuestWalker w, ShadowPage sp, u64 sptep) except *
+cpdef int pte_prefetch(Vcpu vcpu, GuestWalker w, ShadowPage sp, u64 sptep) except -1
 cpdef bint direct_prefetch_run(Vcpu vcpu, ShadowPage sp, u64 start, u64 end) except -1
-cpdef void direct_pte_prefetch(Vcpu vcpu, ShadowPage sp, u64 sptep) except *
+cpdef int direct_pte_prefetch(Vcpu vcpu, ShadowPage sp, u64 sptep) except -1

@@ -12,7 +12,7 @@ from ..bits import (
     DEFECT_READONLY_PREFETCHED,
     MEM_LOG_DIRTY_PAGES,
     MEM_READONLY,
-    PREFETCH_NUM,
+    PTE_PREFETCH_NUM,
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
     ROLE_AD_DISABLED,
@@ -69,24 +69,25 @@ def prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64, no_dirty_lo
     return True
 
 
-def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> None:
+def pte_prefetch(vcpu: Vcpu, w: GuestWalker, sp: ShadowPage, sptep: u64) -> int:
     """Map the neighbours of a faulting page whose gptes allow it, up to the first that does not.
 
     The gptes are those read when the faulting one was checked. Skipped while the host invalidates memory.
     """
     kvm: Kvm = vcpu.kvm
     if sp.role & ROLE_LEVEL > 1 or kvm.mmu_invalidate_in_progress:
-        return
+        return 0
     if sp.role & ROLE_DIRECT:
         direct_pte_prefetch(vcpu, sp, sptep)
-        return
-    first: u64 = sptep & ~(PREFETCH_NUM * 8 - 1)
+        return 0
+    first: u64 = sptep & ~(PTE_PREFETCH_NUM * 8 - 1)
     i: u64
-    for i in range(PREFETCH_NUM):
+    for i in range(PTE_PREFETCH_NUM):
         if first + i * 8 == sptep or kvm.words[(first >> 3) + i] & SPTE_MMU_PRESENT:
             continue
         if not prefetch_gpte(vcpu, sp, first + i * 8, w.prefetch_ptes[i], 1):
-            return
+            return 0
+    return 0
 
 
 def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> bool:
@@ -112,24 +113,25 @@ def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> boo
     return True
 
 
-def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> None:
+def direct_pte_prefetch(vcpu: Vcpu, sp: ShadowPage, sptep: u64) -> int:
     """Map the empty neighbours in a direct page, run by run, until a run maps nothing.
 
     Skipped without Accessed, which distinguishes a neighbour that was accessed from one that was mapped in
     vain.
     """
     if sp.role & ROLE_AD_DISABLED:
-        return
+        return 0
     kvm: Kvm = vcpu.kvm
-    first: u64 = sptep & ~(PREFETCH_NUM * 8 - 1)
+    first: u64 = sptep & ~(PTE_PREFETCH_NUM * 8 - 1)
     start: u64 = 0
     at: u64
-    for at in range(first, first + PREFETCH_NUM * 8, 8):
+    for at in range(first, first + PTE_PREFETCH_NUM * 8, 8):
         if kvm.words[at >> 3] & SPTE_MMU_PRESENT or at == sptep:
             if start and not direct_prefetch_run(vcpu, sp, start, at):
-                return
+                return 0
             start = 0
         elif start == 0:
             start = at
     if start:
-        direct_prefetch_run(vcpu, sp, start, first + PREFETCH_NUM * 8)
+        direct_prefetch_run(vcpu, sp, start, first + PTE_PREFETCH_NUM * 8)
+    return 0

@@ -1,6 +1,5 @@
-from ...x86.bits cimport A, ACC_W, ADDR, P, i64, u32, u64
-from ..bits cimport (MEM_LOG_DIRTY_PAGES, ROLE_4BYTE_GPTE, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT, ROLE_LEVEL,
-                    ROLE_QUADRANT, ROLE_QUADRANT_SHIFT, SPTE_MMU_PRESENT)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport GuestWalker
 from ..guest_access.guest_walk cimport is_last_gpte, is_rsvd_bits_set, read_gpte_atomic
 from ..spte.huge_page cimport kvm_mmu_max_mapping_level, pages_per_hpage

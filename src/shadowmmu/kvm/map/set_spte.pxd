@@ -1,6 +1,5 @@
-from ...x86.bits cimport ADDR, PS, u32, u64
-from ..bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, RET_PF_EMULATE, RET_PF_FIXED,
-                    RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_MMIO_OVER_PRESENT, DEFECT_RMAP_LEFT)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport LeafSpte, PageFault
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..spte.make_spte cimport make_spte

@@ -1,6 +1,6 @@
 cimport cython
-from ...x86.bits cimport PML_ENTRIES, u32, u64
-from ..bits cimport ROLE_DIRECT, ROLE_LEVEL, DEFECT_HUGE_LOGGED, DEFECT_LOG_START_UNFLUSHED, DEFECT_LOG_UNFLUSHED
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs_memslot
 from ..spte.huge_page cimport kvm_mmu_max_mapping_level
 from ..state.memslots cimport MemSlot

@@ -1,7 +1,6 @@
 cimport cython
-from ...x86.bits cimport PS, i64, u32, u64
-from ..bits cimport (MIN_FREE_MMU_PAGES, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_GUEST_MODE, ROLE_INVALID, ROLE_LEVEL,
-                    SPTE_MMU_PRESENT)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..spte.make_spte cimport make_huge_page_split_spte
 from ..state.memslots cimport MemSlot
 from ..pages.get_page cimport link_shadow_page, shadow_mmu_get_sp_for_split
@@ -16,7 +15,7 @@ from ..pages.zap cimport available_mmu_pages
 
 @cython.final
 cdef class SplitCaches:
-    cdef Kvm kvm
+    cdef readonly Kvm kvm
     cdef readonly MemoryCache shadow_pages
     cdef public u64 descs
     cpdef bint need_topup(self) except -1
@@ -27,10 +26,10 @@ cdef i64 _try_split_huge_page(Kvm kvm, MemSlot slot, u64 sptep) except? 77
 
 @cython.final
 cdef class SplitShadowHugePages:
-    cdef Kvm kvm
-    cdef MemSlot slot
-    cdef u64 start, end, index
-    cdef u32 target_level, level
+    cdef readonly Kvm kvm
+    cdef readonly MemSlot slot
+    cdef readonly u64 start, end, index
+    cdef readonly u32 target_level, level
     cpdef bint step(self) except -1
     @cython.locals(heads=u64[::1])
     cdef bint _split_rmap(self, u64 index) except -1

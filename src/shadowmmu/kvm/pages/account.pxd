@@ -1,5 +1,5 @@
-from ...x86.bits cimport MASK64, i64, u64
-from ..bits cimport ROLE_LEVEL
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range
 from ..state.memslots cimport MemSlot
 from ..state.shadow_page cimport ShadowPage

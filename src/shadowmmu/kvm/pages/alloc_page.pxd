@@ -1,6 +1,6 @@
-from ...x86.bits cimport u32, u64
+from ...x86.bits cimport *
 from .account cimport account_shadowed
-from ..bits cimport ROLE_DIRECT, ROLE_LEVEL
+from ..bits cimport *
 from ..state.shadow_page cimport ShadowPage
 from ..state.table cimport clear_table, clear_translations
 from ..state.vcpu cimport MemoryCache

@@ -1,7 +1,6 @@
-from ...x86.bits cimport ADDR, PS, i64, u32, u64
+from ...x86.bits cimport *
 from .alloc_page cimport kvm_mmu_alloc_shadow_page
-from ..bits cimport (ROLE_4BYTE_GPTE, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL,
-                    ROLE_PASSTHROUGH, ROLE_QUADRANT, ROLE_QUADRANT_SHIFT, SPTE_MMU_PRESENT, DEFECT_CHILD_BY_PRESENCE, DEFECT_QUADRANT_IGNORED, DEFECT_UNSYNC_KEPT, DEFECT_LINK_UNMARKED)
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from .get_page_flows cimport get_page_by_flow
 from ..spte.parent_pte cimport mmu_page_add_parent_pte

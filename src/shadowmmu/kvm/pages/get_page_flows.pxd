@@ -1,7 +1,7 @@
 cimport cython
-from ...x86.bits cimport i64, u32, u64
+from ...x86.bits cimport *
 from .alloc_page cimport kvm_mmu_alloc_shadow_page
-from ..bits cimport GET_PAGE_SINGLE, GET_PAGE_SKETCH, GET_PAGE_V3, ROLE_DIRECT, ROLE_LEVEL
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..state.shadow_page cimport ShadowPage
 from .sync cimport kvm_sync_page
@@ -11,11 +11,11 @@ from .zap cimport kvm_mmu_commit_zap_page, kvm_mmu_prepare_zap_page
 
 @cython.final
 cdef class PageSearch:
-    cdef Kvm kvm
-    cdef u64 bucket
-    cdef i64 collisions
-    cdef list invalid_list
-    cdef ShadowPage found
+    cdef readonly Kvm kvm
+    cdef readonly u64 bucket
+    cdef readonly i64 collisions
+    cdef readonly list invalid_list
+    cdef readonly ShadowPage found
     cdef void count_collisions(self) except *
     cdef void commit(self) except *
     cdef void sync(self, Vcpu vcpu, u32 always_flush) except *

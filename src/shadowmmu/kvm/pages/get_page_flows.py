@@ -1,6 +1,6 @@
 """Other ways than the merged one (get_page.py) to find or allocate a shadow page; `get_page_flow` chooses.
 
-All give a page of the same gfn and role, and zap the same pages on the way. They differ in this:
+All give a page of the same gfn and role, and zap the same pages on the way. They differ in this::
 
             a miss is counted     collisions are     an unsync page    a flush        kvm_mmu_get_page
             when                  counted            is synced         after that     comes

@@ -1,5 +1,5 @@
-from ...x86.bits cimport u32, u64
-from ..bits cimport ROLE_LEVEL, SPLIT_FLUSH_ALWAYS, SPLIT_FLUSH_IF_NOT_IDENTICAL, SPLIT_FLUSH_STABLE, DEFECT_REPLACED_UNFLUSHED
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs_range
 from ..spte.huge_page cimport pages_per_hpage
 from ..spte.rmap cimport drop_spte

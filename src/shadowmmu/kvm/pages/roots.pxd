@@ -1,7 +1,5 @@
-from ...x86.bits cimport A, ADDR, CR4_PCIDE, P, PCID_MASK, U, W, u32, u64
-from ..bits cimport (DEFECT_OBSOLETE_PREV_ROOT, INVALID_PAGE, MMIO_GVA_ANY, NUM_PREV_ROOTS, PT64_ROOT_4LEVEL, REQ_LOAD_MMU_PGD, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT,
-                    REQ_TRIPLE_FAULT,
-                    ROLE_4BYTE_GPTE, ROLE_DIRECT, ROLE_INVALID, ROLE_LEVEL, ROLE_QUADRANT_SHIFT, ROOTS_ALL)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..guest_access.guest_walk cimport get_pdptr
 from ..spte.mmio cimport vcpu_clear_mmio_info
 from ..state.mmu cimport KvmMmu

@@ -1,5 +1,5 @@
-from ...x86.bits cimport ADDR, P, u32, u64
-from ..bits cimport INVALID_PAGE, PT32E_ROOT_LEVEL, SPTE_MMU_PRESENT
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport GuestWalker
 from ..guest_access.guest_walk cimport get_pdptr
 from ..state.mmu cimport KvmMmu

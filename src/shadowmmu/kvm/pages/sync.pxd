@@ -1,7 +1,5 @@
-from ...x86.bits cimport A, ACC_W, ADDR, D, P, PS, i64, u32, u64
-from ..bits cimport (INVALID_PAGE, MMIO_GVA_ANY, MAKE_HOST_WRITABLE, MAKE_PREFETCH, NUM_PREV_ROOTS, ROLE_4BYTE_GPTE, ROLE_ACCESS,
-                    ROLE_ACCESS_SHIFT, ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH, ROLE_QUADRANT,
-                    ROLE_QUADRANT_SHIFT, SPTE_MMU_PRESENT, DEFECT_INVLPG_FLUSHES_LOCALLY, DEFECT_SYNC_UNFLUSHED, DEFECT_SYNC_WRITABLE, MAKE_CAN_UNSYNC, DEFECT_RESERVED_PREFETCHED)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport LeafSpte
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..guest_access.guest_walk cimport gpte_access, is_rsvd_bits_set, read_gpte_atomic

@@ -1,5 +1,5 @@
-from ...x86.bits cimport ADDR, P, u64
-from ..bits cimport INVALID_PAGE
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.mmu cimport KvmMmu
 from ..state.vm cimport Kvm
 

@@ -1,4 +1,4 @@
-from ...x86.bits cimport u32, u64
+from ...x86.bits cimport *
 from ..state.memslots cimport MemSlot
 from ..spte.rmap cimport rmap_write_protect
 from ..tdp.dirty_log cimport kvm_tdp_mmu_write_protect_gfn

@@ -1,8 +1,7 @@
 cimport cython
-from ...x86.bits cimport ADDR, u32, u64
+from ...x86.bits cimport *
 from .account cimport unaccount_shadowed
-from ..bits cimport (BATCH_ZAP_PAGES, MIN_FREE_MMU_PAGES, REFILL_PAGES, REQ_MMU_FREE_OBSOLETE_ROOTS, ROLE_INVALID,
-                    ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_PARENT_LEFT, DEFECT_UNACCOUNTED_TWICE, DEFECT_FREED_UNFLUSHED, DEFECT_OBSOLETE_ROOT_KEPT)
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs, kvm_make_all_cpus_request
 from ..spte.nx_huge_page cimport unaccount_nx_huge_page
 from ..spte.parent_pte cimport mmu_page_remove_parent_pte
@@ -30,13 +29,13 @@ cpdef void kvm_mmu_zap_all_fast(Kvm kvm) except *
 
 @cython.final
 cdef class ZapObsoletePages:
-    cdef Kvm kvm
-    cdef list zapped
+    cdef readonly Kvm kvm
+    cdef readonly list zapped
     cdef readonly bint done
     cpdef bint step(self) except -1
 
 @cython.final
 cdef class ZapAllFast:
-    cdef ZapObsoletePages pages
-    cdef ZapRoots roots
+    cdef readonly ZapObsoletePages pages
+    cdef readonly ZapRoots roots
     cpdef bint step(self) except -1

@@ -1,4 +1,4 @@
-from ...x86.bits cimport u64
+from ...x86.bits cimport *
 from ..state.vm cimport Kvm
 
 cpdef u64 cmpxchg64(Kvm kvm, u64 sptep, u64 old, u64 new) except? 0xdead

@@ -1,5 +1,5 @@
-from ...x86.bits cimport u32, u64
-from ..bits cimport REQ_TLB_FLUSH
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.memslots cimport MemSlot
 from .ranged_flush cimport flush_gfn_range
 from ..state.vcpu cimport Vcpu

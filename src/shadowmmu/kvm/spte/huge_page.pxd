@@ -1,5 +1,5 @@
-from ...x86.bits cimport ADDR, PS, u32, u64
-from ..bits cimport MEM_LOG_DIRTY_PAGES, SPTE_MMU_PRESENT
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport PageFault
 from ..state.memslots cimport MemSlot
 from ..state.shadow_page cimport ShadowPage

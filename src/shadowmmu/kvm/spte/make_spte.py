@@ -31,7 +31,7 @@ def make_spte(
     pfn: u64,
     old: u64,
     flags: u32,
-) -> None:
+) -> int:
     """Fill `leaf` with the SPTE that maps pfn at gfn in `sp` with the guest's `access`, in place of the SPTE
     `old`.
 
@@ -75,6 +75,7 @@ def make_spte(
     if spte & W:
         mark_page_dirty_in_slot(kvm, slot, gfn)
     leaf.spte = spte
+    return 0
 
 
 def make_huge_page_split_spte(kvm: Kvm, huge: u64, role: u32, index: u64) -> u64:

@@ -1,5 +1,5 @@
-from ...x86.bits cimport u32, u64
-from ..bits cimport BY_WALK, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY, DEFECT_MMIO_CACHE_STALE
+from ...x86.bits cimport *
+from ..bits cimport *
 from .spte cimport mmu_spte_set
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm

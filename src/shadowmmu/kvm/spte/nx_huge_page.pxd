@@ -1,4 +1,4 @@
-from ...x86.bits cimport u32
+from ...x86.bits cimport *
 from ..state.shadow_page cimport ShadowPage
 from ..state.vm cimport Kvm
 

@@ -1,5 +1,5 @@
-from ...x86.bits cimport u64
-from ..bits cimport PTE_CHAIN_EXT
+from ...x86.bits cimport *
+from ..bits cimport *
 from .rmap cimport alloc_desc, free_desc, pte_list_add, pte_list_remove
 from ..state.shadow_page cimport ShadowPage
 from ..state.vm cimport Kvm

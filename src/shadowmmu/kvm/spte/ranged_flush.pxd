@@ -1,4 +1,4 @@
-from ...x86.bits cimport ADDR, u64
+from ...x86.bits cimport *
 from ..state.memslots cimport MemSlot
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm

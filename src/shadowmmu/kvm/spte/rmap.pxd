@@ -1,7 +1,7 @@
 cimport cython
-from ...x86.bits cimport PAGE_SIZE, W, u32, u64
+from ...x86.bits cimport *
 from .atomic cimport fetch_andnot64, xchg64
-from ..bits cimport PTE_LIST_EXT, RMAP_RECYCLE_THRESHOLD
+from ..bits cimport *
 from .flush cimport kvm_flush_remote_tlbs_range
 from .huge_page cimport pages_per_hpage
 from ..state.memslots cimport MemSlot
@@ -12,8 +12,8 @@ from ..state.vm cimport Kvm
 
 @cython.final
 cdef class RmapIterator:
-    cdef Kvm kvm
-    cdef u64 desc, pos
+    cdef readonly Kvm kvm
+    cdef readonly u64 desc, pos
     cdef u64 first(self, u64 head) except? 1
     cdef u64 next(self) except? 1
 
@@ -28,7 +28,7 @@ cdef void _add_at_tail(Kvm kvm, u64 desc, u64 sptep) except *
 cdef u64 _fill_hole_in_place(Kvm kvm, u64 head, u64 before, u64 desc, u64 hole) except? 1
 cpdef void pte_list_free(Kvm kvm, u64 head) except *
 cpdef list pte_list(Kvm kvm, u64 head)
-cpdef void rmap_add(Kvm kvm, MemSlot slot, ShadowPage sp, u64 sptep, u64 gfn, u32 access) except *
+cpdef int rmap_add(Kvm kvm, MemSlot slot, ShadowPage sp, u64 sptep, u64 gfn, u32 access) except -1
 cdef void _record_rmap_size(Kvm kvm, u64 count) except *
 cpdef void rmap_remove(Kvm kvm, u64 sptep) except *
 cpdef bint drop_spte(Kvm kvm, u64 sptep) except -1

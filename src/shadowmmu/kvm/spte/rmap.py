@@ -1,7 +1,7 @@
 """Reverse maps: from a guest frame to the SPTEs that map it, from a shadow page to those that point to it.
 
 A head is one word, as in KVM 6.12: 0 for none; the address of the only SPTE; or the address of a descriptor
-with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a frame of the arena:
+with bit 0 set. A descriptor (struct pte_list_desc, 128 bytes) is 16 words in a frame of the arena::
 
     0  address of the next descriptor     1  number of SPTEs here | number in all that follow << 32
     2..15  addresses of SPTEs
@@ -246,7 +246,7 @@ def pte_list(kvm: Kvm, head: u64) -> list[int]:
 # -- the rmap of a slot's frames ---------------------------------------------------------------------
 
 
-def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, access: u32) -> None:
+def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, access: u32) -> int:
     """Record that the leaf SPTE at sptep, in `sp`, maps gfn with the guest's `access` (6.12.111).
 
     If more than 1000 SPTEs map the frame already, all are zapped, the new one too.
@@ -266,6 +266,7 @@ def rmap_add(kvm: Kvm, slot: MemSlot, sp: ShadowPage, sptep: u64, gfn: u64, acce
     if count > RMAP_RECYCLE_THRESHOLD:
         kvm_zap_all_rmap_sptes(kvm, slot, gfn, level)
         kvm_flush_remote_tlbs_range(kvm, gfn, pages_per_hpage(level))
+    return 0
 
 
 def _record_rmap_size(kvm: Kvm, count: u64) -> None:

@@ -1,6 +1,5 @@
-from ...x86.bits cimport ADDR, P, PS, W, i64, u32, u64
-from ..bits cimport (PT32E_ROOT_LEVEL, ROLE_ACCESS, ROLE_ACCESS_SHIFT, ROLE_LEVEL, SHADOW_ACC_TRACK_SAVED_BITS,
-                    SHADOW_ACC_TRACK_SAVED_SHIFT, SPTE_MMU_PRESENT, TRANSLATION_VALID, DEFECT_LOCKLESS_UNFLUSHED)
+from ...x86.bits cimport *
+from ..bits cimport *
 from .atomic cimport write_in_halves
 from ..state.fault cimport PageFault
 from ..state.shadow_page cimport ShadowPage

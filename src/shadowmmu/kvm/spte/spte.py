@@ -27,7 +27,7 @@ in state/spte_masks.py. `sptep` is the physical address of an SPTE. The processo
       the next access faults; fast_page_fault moves them back (restore_acc_track_spte). W is not saved,
       MMU_WRITABLE says whether it may come back. 0 unless the SPTE is access-tracked.
 
-Of a present leaf exactly these combinations exist (check_spte_writable_invariants):
+Of a present leaf exactly these combinations exist (check_spte_writable_invariants)::
 
   HOST_WRITABLE  MMU_WRITABLE  W
         1             1        1   writable

@@ -1,6 +1,6 @@
 cimport cython
-from ...x86.bits cimport ADDR, PS, i64, u32, u64
-from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT, UNSYNC_WALK_PAGES
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.memslots cimport MemSlot
 from .rmap cimport RmapIterator
 from ..state.shadow_page cimport ShadowPage
@@ -13,10 +13,10 @@ cpdef void clear_unsync_child_bit(ShadowPage sp, u64 index) except *
 
 @cython.final
 cdef class UnsyncWalk:
-    cdef Kvm kvm
-    cdef list pages, indices, parent
-    cdef u64 position
-    cdef u64 index[6]
+    cdef readonly Kvm kvm
+    cdef readonly list pages, indices, parent
+    cdef readonly u64 position
+    cdef readonly u64 index[PT64_ROOT_MAX_LEVEL + 1]
     cdef bint collect(self, ShadowPage sp) except -1
     cdef bint _add(self, ShadowPage sp, u64 index) except -1
     cdef i64 _walk(self, ShadowPage sp) except? 77

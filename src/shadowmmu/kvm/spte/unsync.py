@@ -7,8 +7,9 @@ clears them.
 
 from cython import longlong as i64, uint as u32, ulonglong as u64
 
+from ...x86.arrays import filled
 from ...x86.bits import ADDR, PS
-from ..bits import ROLE_LEVEL, SPTE_MMU_PRESENT, UNSYNC_WALK_PAGES
+from ..bits import PT64_ROOT_MAX_LEVEL, ROLE_LEVEL, SPTE_ENT_PER_PAGE, SPTE_MMU_PRESENT, UNSYNC_WALK_PAGES
 from ..state.memslots import MemSlot
 from ..state.shadow_page import ShadowPage
 from ..state.vm import Kvm
@@ -73,8 +74,8 @@ class UnsyncWalk:
         self.pages: list[ShadowPage] = []
         self.indices: list[int] = []
         self.position = 0
-        self.parent: list[ShadowPage | None] = [None] * 6
-        self.index = [0] * 6
+        self.parent: list[ShadowPage | None] = [None] * (PT64_ROOT_MAX_LEVEL + 1)
+        self.index = filled(PT64_ROOT_MAX_LEVEL + 1)
 
     def collect(self, sp: ShadowPage) -> bool:
         """Find unsync leaves below `sp` and the pages on the way to them. Return whether there are any."""
@@ -98,7 +99,7 @@ class UnsyncWalk:
         leaves: i64 = 0
         i: u64
         bit: u64 = 1
-        for i in range(512):
+        for i in range(SPTE_ENT_PER_PAGE):
             if not sp.unsync_child_bitmap[i >> 6] & (bit << (i & 63)):
                 continue
             spte: u64 = self.kvm.words[(sp.spt >> 3) + i]

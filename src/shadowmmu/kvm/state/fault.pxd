@@ -1,17 +1,18 @@
 cimport cython
-from ...x86.bits cimport u32, u64
+from ...x86.bits cimport *
+from ..bits cimport *
 from .memslots cimport MemSlot
 
 @cython.final
 cdef class GuestWalker:
     cdef public u32 level, max_level, pte_access
     cdef public u64 gfn, error_code
-    cdef u64 table_gfn[5]
-    cdef u64 ptes[5]
-    cdef u64 pte_gpa[5]
-    cdef u64 pte_hpa[5]
-    cdef u32 pt_access[5]
-    cdef u64 prefetch_ptes[16]
+    cdef readonly u64 table_gfn[PT64_ROOT_MAX_LEVEL]
+    cdef readonly u64 ptes[PT64_ROOT_MAX_LEVEL]
+    cdef readonly u64 pte_gpa[PT64_ROOT_MAX_LEVEL]
+    cdef readonly u64 pte_hpa[PT64_ROOT_MAX_LEVEL]
+    cdef readonly u32 pt_access[PT64_ROOT_MAX_LEVEL]
+    cdef readonly u64 prefetch_ptes[PT32_ENT_PER_PAGE]
 
 @cython.final
 cdef class PageFault:

@@ -1,5 +1,7 @@
 """Records of a page fault while KVM handles it: the fault, the walk of the guest's tables, the SPTE made."""
 
+from ...x86.arrays import filled
+from ..bits import PT32_ENT_PER_PAGE, PT64_ROOT_MAX_LEVEL
 from .memslots import MemSlot
 
 
@@ -19,7 +21,7 @@ class GuestWalker:
         pte_gpa: Guest-physical address of each gpte.
         pte_hpa: Host physical address of each gpte.
         pt_access: ACC_* inherited from the levels above into the table of each level.
-        prefetch_ptes: Up to 16 gptes around the faulting one, read with it for prefetching.
+        prefetch_ptes: Gptes around the faulting one, read with it for prefetching; room for all of a table.
         error_code: PFERR_* for the guest's page fault if the walk failed, else 0 (fault.error_code).
     """
 
@@ -28,12 +30,12 @@ class GuestWalker:
         self.max_level = 0
         self.gfn = 0
         self.pte_access = 0
-        self.table_gfn = [0] * 5
-        self.ptes = [0] * 5
-        self.pte_gpa = [0] * 5
-        self.pte_hpa = [0] * 5
-        self.pt_access = [0] * 5
-        self.prefetch_ptes = [0] * 16
+        self.table_gfn = filled(PT64_ROOT_MAX_LEVEL)
+        self.ptes = filled(PT64_ROOT_MAX_LEVEL)
+        self.pte_gpa = filled(PT64_ROOT_MAX_LEVEL)
+        self.pte_hpa = filled(PT64_ROOT_MAX_LEVEL)
+        self.pt_access = filled(PT64_ROOT_MAX_LEVEL)
+        self.prefetch_ptes = filled(PT32_ENT_PER_PAGE)
         self.error_code = 0
 
 

@@ -1,7 +1,7 @@
 cimport cython
 from ...host.mapping cimport Mapping
-from ...x86.bits cimport MASK64, i64, u32, u64
-from ..bits cimport MEM_LOG_DIRTY_PAGES, MEM_READONLY, MEMSLOT_INVALID
+from ...x86.bits cimport *
+from ..bits cimport *
 
 @cython.final
 cdef class MemSlot:
@@ -10,7 +10,7 @@ cdef class MemSlot:
     cdef readonly int id
     cdef public u64 flags
     cdef readonly Mapping mapping
-    cdef u64[::1] rmap1, rmap2, rmap3, lpage2, lpage3, write_track, dirty_bitmap
+    cdef readonly u64[::1] rmap1, rmap2, rmap3, lpage2, lpage3, write_track, dirty_bitmap
     @cython.locals(counts=u64[::1])
     cdef void _disallow_misaligned(self) except *
     cpdef u64 index(self, u64 gfn, u32 level)

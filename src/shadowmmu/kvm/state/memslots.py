@@ -57,6 +57,7 @@ class MemSlot:
         self._disallow_misaligned()
 
     def _entries(self, level: int) -> int:
+        """Return the number of pages of `level` that the slot touches."""
         shift = 9 * (level - 1)
         return ((self.base_gfn + self.npages - 1) >> shift) - (self.base_gfn >> shift) + 1
 

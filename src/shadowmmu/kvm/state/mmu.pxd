@@ -1,19 +1,18 @@
 cimport cython
-from ...x86.bits cimport u8, u32, u64
-from ..bits cimport (INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX,
-                    ROLE_LEVEL)
+from ...x86.bits cimport *
+from ..bits cimport *
 
 @cython.final
 cdef class KvmMmu:
     cdef public u64 root_hpa, root_pgd
-    cdef u64 prev_hpa[3]
-    cdef u64 prev_pgd[3]
+    cdef readonly u64 prev_hpa[NUM_PREV_ROOTS]
+    cdef readonly u64 prev_pgd[NUM_PREV_ROOTS]
     cdef public u32 cpu_role, cpu_ext, root_role
     cdef public bint initialised
     cdef public u64 pae_root, pml4_root, pml5_root
-    cdef u8 permissions[16]
-    cdef u64 rsvd_bits[10]
-    cdef u64 pdptrs[4]
+    cdef readonly u8 permissions[ACCESSES]
+    cdef readonly u64 rsvd_bits[2 * PT64_ROOT_MAX_LEVEL]
+    cdef readonly u64 pdptrs[PAE_PDPTES]
     cpdef bint direct(self)
     cpdef u32 guest_level(self)
     cpdef u32 shadow_level(self)

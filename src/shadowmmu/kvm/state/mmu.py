@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from cython import uint as u32, ulonglong as u64
 
-from ..bits import INVALID_PAGE, ROLE_CR0_WP, ROLE_DIRECT, ROLE_EFER_NX, ROLE_LEVEL
+from ...x86.arrays import filled
+from ...x86.bits import ACCESSES, PAE_PDPTES
+from ..bits import (
+    INVALID_PAGE,
+    NUM_PREV_ROOTS,
+    PT64_ROOT_MAX_LEVEL,
+    ROLE_CR0_WP,
+    ROLE_DIRECT,
+    ROLE_EFER_NX,
+    ROLE_LEVEL,
+)
 
 
 class KvmMmu:
@@ -37,8 +47,8 @@ class KvmMmu:
     def __init__(self, unused_role: u32, pae_root: u64 = 0) -> None:
         self.root_hpa = INVALID_PAGE
         self.root_pgd = 0
-        self.prev_hpa = [INVALID_PAGE, INVALID_PAGE, INVALID_PAGE]
-        self.prev_pgd = [INVALID_PAGE, INVALID_PAGE, INVALID_PAGE]
+        self.prev_hpa = filled(NUM_PREV_ROOTS, INVALID_PAGE)
+        self.prev_pgd = filled(NUM_PREV_ROOTS, INVALID_PAGE)
         self.cpu_role = 0
         self.cpu_ext = 0
         self.root_role = unused_role
@@ -46,17 +56,17 @@ class KvmMmu:
         self.pae_root = pae_root
         self.pml4_root = 0
         self.pml5_root = 0
-        self.permissions = [0] * 16
-        self.rsvd_bits = [0] * 10
-        self.pdptrs = [0] * 4
+        self.permissions = filled(ACCESSES)
+        self.rsvd_bits = filled(2 * PT64_ROOT_MAX_LEVEL)
+        self.pdptrs = filled(PAE_PDPTES)
 
     def set_rules(self, permissions: bytes, low: tuple[int, ...], high: tuple[int, ...]) -> None:
         """Install the permission table and the masks of reserved bits for gptes with bit 7 clear and set."""
-        for i in range(16):
+        for i in range(ACCESSES):
             self.permissions[i] = permissions[i]
-        for i in range(5):
+        for i in range(PT64_ROOT_MAX_LEVEL):
             self.rsvd_bits[i] = low[i] if i < len(low) else 0
-            self.rsvd_bits[5 + i] = high[i] if i < len(high) else 0
+            self.rsvd_bits[PT64_ROOT_MAX_LEVEL + i] = high[i] if i < len(high) else 0
 
     def copy_walk(self, other: KvmMmu) -> None:
         """Walk the guest's tables by the rules of another MMU, until the roles are computed anew."""

@@ -1,6 +1,6 @@
 cimport cython
-from ...x86.bits cimport u32, u64
-from ..bits cimport ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
+from ...x86.bits cimport *
+from ..bits cimport *
 
 @cython.final
 cdef class ShadowPage:
@@ -10,9 +10,9 @@ cdef class ShadowPage:
     cdef public bint unsync, nx_huge_page_disallowed, tracked_nx_huge_page, on_list, multimapped
     cdef public bint tdp_mmu_page, scheduled_root_to_zap, special
     cdef public u64 ptep
-    cdef u64 unsync_child_bitmap[8]
+    cdef readonly u64 unsync_child_bitmap[UNSYNC_BITMAP_WORDS]
     cdef public u64 parent_ptes
-    cdef ShadowPage newer, older
+    cdef readonly ShadowPage newer, older
     cdef readonly ShadowPage hash_next
     cpdef u32 level(self)
     cpdef bint direct(self)
@@ -21,7 +21,7 @@ cdef class ShadowPage:
 
 @cython.final
 cdef class PageList:
-    cdef ShadowPage newest, oldest
+    cdef readonly ShadowPage newest, oldest
     cdef public u32 corrupted
     cpdef void add(self, ShadowPage sp)
     cpdef void add_oldest(self, ShadowPage sp)

@@ -5,7 +5,8 @@ Gfn and role identify a shadow page.
 
 from cython import uint as u32, ulonglong as u64
 
-from ..bits import ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH
+from ...x86.arrays import filled
+from ..bits import ROLE_DIRECT, ROLE_LEVEL, ROLE_PASSTHROUGH, SPTE_ENT_PER_PAGE, UNSYNC_BITMAP_WORDS
 
 
 class ShadowPage:
@@ -58,7 +59,7 @@ class ShadowPage:
         self.root_count = 0
         self.unsync = False
         self.unsync_children = 0
-        self.unsync_child_bitmap = [0] * 8
+        self.unsync_child_bitmap = filled(UNSYNC_BITMAP_WORDS)
         self.parent_ptes = 0
         self.write_flooding_count = 0
         self.clear_spte_count = 0
@@ -99,7 +100,7 @@ class ShadowPage:
 
     def marked_children(self) -> list[int]:
         """Return the indices of the SPTEs whose bit in unsync_child_bitmap is set."""
-        return [i for i in range(512) if self.unsync_child_bitmap[i >> 6] >> (i & 63) & 1]
+        return [i for i in range(SPTE_ENT_PER_PAGE) if self.unsync_child_bitmap[i >> 6] >> (i & 63) & 1]
 
     def __repr__(self) -> str:
         return f"<ShadowPage gfn={self.gfn:#x} level={self.role & ROLE_LEVEL} role={self.role:#x}>"

@@ -1,5 +1,5 @@
 cimport cython
-from ...x86.bits cimport i64
+from ...x86.bits cimport *
 
 @cython.final
 cdef class VmStat:

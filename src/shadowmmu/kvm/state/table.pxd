@@ -1,4 +1,4 @@
-from ...x86.bits cimport u64
+from ...x86.bits cimport *
 from .vm cimport Kvm
 
 cdef u64[::1] BITS_63, ZEROS

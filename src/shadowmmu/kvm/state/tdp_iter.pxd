@@ -1,13 +1,13 @@
 cimport cython
-from ...x86.bits cimport ADDR, PS, u32, u64
-from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT
+from ...x86.bits cimport *
+from ..bits cimport *
 from .shadow_page cimport ShadowPage
 from .vm cimport Kvm
 
 @cython.final
 cdef class TdpIter:
     cdef readonly Kvm kvm
-    cdef u64 tables[6]
+    cdef readonly u64 tables[PT64_ROOT_MAX_LEVEL + 1]
     cdef readonly u32 root_level, min_level, level
     cdef readonly u64 gfn, next_gfn, yielded_gfn, sptep
     cdef public u64 old_spte

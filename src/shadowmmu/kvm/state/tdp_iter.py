@@ -2,8 +2,9 @@
 
 from cython import uint as u32, ulonglong as u64
 
+from ...x86.arrays import filled
 from ...x86.bits import ADDR, PS
-from ..bits import ROLE_LEVEL, SPTE_MMU_PRESENT
+from ..bits import PT64_ROOT_MAX_LEVEL, ROLE_LEVEL, SPTE_MMU_PRESENT
 from .shadow_page import ShadowPage
 from .vm import Kvm
 
@@ -31,7 +32,7 @@ class TdpIter:
 
     def __init__(self, kvm: Kvm) -> None:
         self.kvm = kvm
-        self.tables = [0] * 6
+        self.tables = filled(PT64_ROOT_MAX_LEVEL + 1)
         self.root_level = 0
         self.min_level = 1
         self.level = 0

@@ -1,8 +1,8 @@
 cimport cython
 from ...host.memory cimport Arena
-from ...x86.bits cimport CR0_PG, CR4_PAE, EFER_LMA, u32, u64
+from ...x86.bits cimport *
 from ...x86.processor cimport Processor
-from ..bits cimport REQ_TLB_FLUSH_GUEST, ROLE_INVALID
+from ..bits cimport *
 from .fault cimport GuestWalker, LeafSpte, PageFault
 from .mmu cimport KvmMmu
 from .stats cimport VcpuStat
@@ -11,7 +11,7 @@ from .vm cimport Kvm
 
 @cython.final
 cdef class MemoryCache:
-    cdef Arena arena
+    cdef readonly Arena arena
     cdef readonly list objects
     cpdef void top_up(self, u32 minimum) except *
     cpdef u64 take(self) except? 1
@@ -26,8 +26,8 @@ cdef class Vcpu:
     cdef public KvmMmu mmu, walk_mmu
     cdef readonly GuestWalker walker
     cdef readonly PageFault fault
-    cdef LeafSpte leaf
-    cdef TdpIter tdp_iter
+    cdef readonly LeafSpte leaf
+    cdef readonly TdpIter tdp_iter
     cdef readonly MemoryCache shadow_page_cache, translation_cache
     cdef public u32 requests
     cdef public u64 cr0, cr2, cr3, cr4, efer, rip

@@ -1,8 +1,7 @@
 cimport cython
 from ...host.memory cimport Arena
-from ...x86.bits cimport MASK64, W, u32, u64
-from ..bits cimport (FROZEN_BITS, GOLDEN_RATIO_64, INVALID_PAGE, MMIO_GEN_HIGH_BITS, MEMSLOT_INVALID, ROLE_DIRECT, ROLE_INVALID,
-                    ROLE_PASSTHROUGH, SPTE_XU)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..design.design cimport Design
 from .memslots cimport MemSlot
 from .shadow_page cimport PageList, ShadowPage
@@ -22,7 +21,7 @@ cdef class Parameters:
 @cython.final
 cdef class Kvm:
     cdef readonly Arena arena
-    cdef u64[::1] words
+    cdef readonly u64[::1] words
     cdef readonly object host
     cdef readonly Parameters parameters
     cdef readonly Design design
@@ -40,7 +39,7 @@ cdef class Kvm:
     cdef public u64 n_used_mmu_pages, n_max_mmu_pages, n_requested_mmu_pages, indirect_shadow_pages
     cdef public u32 mmu_valid_gen
     cdef public u64 mmu_invalidate_seq, mmu_invalidate_in_progress, mmu_invalidate_start, mmu_invalidate_end
-    cdef u64 free_pte_list_desc
+    cdef readonly u64 free_pte_list_desc
     cdef readonly bint ept
     cdef readonly u64 frozen_spte, buckets, hash_shift
     cdef readonly u64 shadow_user_mask, shadow_x_mask, shadow_nx_mask, shadow_accessed_mask, shadow_dirty_mask

@@ -20,11 +20,11 @@ from ..bits import (
     SPTE_XU,
 )
 from ..design.design import Design
+from ..tracepoints.tracer import Tracer
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
 from .spte_masks import LEGACY_MASKS, SpteMasks, ept_masks, mmio_gfn_mask, mmio_value_is_reserved
 from .stats import VmStat
-from .tracepoints import Tracer
 
 if TYPE_CHECKING:
     from .vcpu import Vcpu
@@ -142,8 +142,8 @@ class Kvm:
         vcpus: All vCPUs, by id.
         running_vcpu: The vCPU whose ioctl runs or ran last; None before the first (kvm_get_running_vcpu). Its
             ring takes the pages that get dirty.
-        tracing: Tracepoints are on: the MMU calls `tracer`. False costs one load at each tracepoint.
-        tracer: The listener of all tracepoints.
+        tracing: Somebody listens: the MMU calls `tracer`. False costs one load at each tracepoint.
+        tracer: The tracepoints, and those who listen to them.
         memslots: The slots, sorted by base_gfn, disjoint; replaced as a whole (__kvm_memslots).
         memslots_generation: Number of the set of slots, even when stable. Bit 63 (GEN_UPDATE_IN_PROGRESS) is
             set during a change: no MMIO access is cached then (kvm_memslots.generation).
@@ -209,7 +209,7 @@ class Kvm:
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
         self.tracing = False
-        self.tracer = Tracer()
+        self.tracer = Tracer(self)
         self.memslots: list[MemSlot] = []
         self.memslots_generation = 0
         self.last_used_slot: MemSlot | None = None
@@ -240,6 +240,7 @@ class Kvm:
         self.split_caches: Any = None
 
     def _masks(self) -> SpteMasks:
+        """Return the format of the VM's SPTEs."""
         parameters: Parameters = self.parameters
         if not self.ept:
             return LEGACY_MASKS
@@ -269,11 +270,6 @@ class Kvm:
         self.spte_written_mask = masks.written
         self.spte_flush_mask = masks.flush if self.design.flush_on_ad_cleared else 0
         self.spte_writable_mask = W if self.design.flush_on_ad_cleared else masks.mmu_writable
-
-    def attach(self, tracer: Tracer) -> None:
-        """Let a tracer have every event while `tracing` is set; the one before hears no more."""
-        self.tracer = tracer
-        tracer.attached(self.design)
 
     def vm_stats(self) -> dict[str, int]:
         """Return the statistics of the VM by name, as its kernel has them."""

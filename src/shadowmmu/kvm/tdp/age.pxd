@@ -1,5 +1,5 @@
-from ...x86.bits cimport PS, u32, u64
-from ..bits cimport SPTE_MMU_PRESENT
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.shadow_page cimport ShadowPage
 from ..spte.spte cimport mark_spte_for_access_track
 from ..state.vm cimport Kvm

@@ -1,5 +1,5 @@
-from ...x86.bits cimport ADDR, PS, u32, u64
-from ..bits cimport SPTE_MMU_PRESENT
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs_memslot
 from ..spte.huge_page cimport kvm_mmu_max_mapping_level, pages_per_hpage
 from ..spte.make_spte cimport make_huge_spte
@@ -11,7 +11,7 @@ from .spte_changed cimport tdp_mmu_set_spte_atomic, tdp_mmu_zap_spte_atomic
 from .walk cimport TdpWalk
 
 cdef class CollapsibleTables(TdpWalk):
-    cdef MemSlot slot
+    cdef readonly MemSlot slot
     cdef bint visit(self) except -1
     cdef bint collapse(self) except -1
 

@@ -1,5 +1,5 @@
-from ...x86.bits cimport PS, W, u32, u64
-from ..bits cimport ROLE_AD_DISABLED, ROLE_GUEST_MODE, ROLE_INVALID, SPTE_MMU_PRESENT, DEFECT_TDP_PROTECTION
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.memslots cimport MemSlot
 from ..state.shadow_page cimport ShadowPage
 from ..state.vm cimport Kvm

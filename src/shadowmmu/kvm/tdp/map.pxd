@@ -1,6 +1,5 @@
-from ...x86.bits cimport ACC_ALL, PS, u32, u64
-from ..bits cimport (MAKE_CAN_UNSYNC, MAKE_HOST_WRITABLE, MAKE_PREFETCH, RET_PF_EMULATE, RET_PF_FIXED,
-                     RET_PF_RETRY, RET_PF_SPURIOUS, RET_PF_WRITE_PROTECTED, SPTE_MMU_PRESENT)
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.fault cimport LeafSpte, PageFault
 from ..spte.huge_page cimport trace_spte_requested
 from ..spte.flush cimport kvm_flush_remote_tlbs

@@ -4,12 +4,13 @@ from ..state.shadow_page import ShadowPage
 from ..state.vm import Kvm
 
 
-def rcu_read_lock(kvm: Kvm) -> None:
+def rcu_read_lock(kvm: Kvm) -> int:
     """Enter a section in which no table is freed. Sections nest."""
     kvm.rcu_readers += 1
+    return 0
 
 
-def rcu_read_unlock(kvm: Kvm) -> None:
+def rcu_read_unlock(kvm: Kvm) -> int:
     """Leave the section; when the last reader leaves, the waiting tables are freed."""
     kvm.rcu_readers -= 1
     if not kvm.rcu_readers and kvm.rcu_waiting:
@@ -17,6 +18,7 @@ def rcu_read_unlock(kvm: Kvm) -> None:
         for sp in kvm.rcu_waiting:
             tdp_mmu_free_sp(kvm, sp)
         kvm.rcu_waiting.clear()
+    return 0
 
 
 def call_rcu(kvm: Kvm, sp: ShadowPage) -> None:

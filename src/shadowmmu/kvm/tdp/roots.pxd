@@ -1,5 +1,5 @@
-from ...x86.bits cimport u32, u64
-from ..bits cimport ROLE_INVALID
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.shadow_page cimport ShadowPage
 from ..state.table cimport clear_table
 from ..state.vcpu cimport Vcpu

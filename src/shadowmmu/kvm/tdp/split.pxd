@@ -1,5 +1,5 @@
-from ...x86.bits cimport PS, u32, u64
-from ..bits cimport SPTE_MMU_PRESENT
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..spte.make_spte cimport make_huge_page_split_spte
 from ..state.shadow_page cimport ShadowPage
 from ..spte.spte cimport count_pages, make_nonleaf_spte
@@ -13,8 +13,8 @@ cpdef bint tdp_mmu_link_sp(Kvm kvm, TdpIter it, ShadowPage sp, u32 shared) excep
 cpdef bint tdp_mmu_split_huge_page(Kvm kvm, TdpIter it, ShadowPage sp, u32 shared) except -1
 
 cdef class SplitHugePages(TdpWalk):
-    cdef u32 shared
-    cdef u64 spare
+    cdef readonly u32 shared
+    cdef readonly u64 spare
     cdef bint visit(self) except -1
     cdef void next_root(self) except *
 

@@ -1,7 +1,7 @@
 cimport cython
-from ...x86.bits cimport ADDR, W, u32, u64
+from ...x86.bits cimport *
 from ..spte.atomic cimport cmpxchg64, fetch_andnot64, xchg64
-from ..bits cimport ROLE_LEVEL, SPTE_MMU_PRESENT
+from ..bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..spte.nx_huge_page cimport unaccount_nx_huge_page
 from ..state.shadow_page cimport ShadowPage
@@ -18,5 +18,5 @@ cdef bint _try_cmpxchg(Kvm kvm, TdpIter it, u64 new) except -1
 cpdef bint tdp_mmu_set_spte_atomic(Kvm kvm, TdpIter it, u64 new) except -1
 cpdef bint tdp_mmu_zap_spte_atomic(Kvm kvm, TdpIter it) except -1
 cpdef void tdp_mmu_clear_spte_bits(Kvm kvm, TdpIter it, u64 bits) except *
-cpdef void handle_changed_spte(Kvm kvm, u64 gfn, u64 old, u64 new, u32 level, u32 shared) except *
+cpdef int handle_changed_spte(Kvm kvm, u64 gfn, u64 old, u64 new, u32 level, u32 shared) except -1
 cpdef void handle_removed_pt(Kvm kvm, ShadowPage sp, u32 shared) except *

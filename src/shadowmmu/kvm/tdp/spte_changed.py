@@ -98,7 +98,7 @@ def tdp_mmu_clear_spte_bits(kvm: Kvm, it: TdpIter, bits: u64) -> None:
         kvm.tracer.kvm_tdp_mmu_spte_changed(0, it.gfn, it.level, it.old_spte, it.old_spte & ~bits)
 
 
-def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shared: u32) -> None:
+def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shared: u32) -> int:
     """Account for a change of an SPTE from `old` to `new`: page statistics, tracepoint, a removed table.
 
     `shared`: mmu_lock is held for reading. Dirty logging is done where SPTEs become writable, not here.
@@ -109,7 +109,7 @@ def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shar
     if was_leaf and is_leaf and (old ^ new) & ADDR:
         raise InvalidSpteChange(f"gfn {gfn:#x} level {level}: {old:#x} is replaced by {new:#x}")
     if old == new:
-        return
+        return 0
     if kvm.tracing and not kvm.design.tdp_zap_traces_after:
         kvm.tracer.kvm_tdp_mmu_spte_changed(0, gfn, level, old, new)
     if is_leaf != was_leaf:
@@ -118,6 +118,7 @@ def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shar
         handle_removed_pt(kvm, kvm.sptep_to_sp(old & ADDR), shared)
     if kvm.tracing and kvm.design.tdp_zap_traces_after:
         kvm.tracer.kvm_tdp_mmu_spte_changed(0, gfn, level, old, new)
+    return 0
 
 
 def handle_removed_pt(kvm: Kvm, sp: ShadowPage, shared: u32) -> None:

@@ -1,4 +1,4 @@
-from ...x86.bits cimport u32, u64
+from ...x86.bits cimport *
 from ..spte.flush cimport kvm_flush_remote_tlbs
 from ..state.shadow_page cimport ShadowPage
 from ..state.vm cimport Kvm
@@ -8,12 +8,12 @@ from .roots cimport tdp_mmu_next_root
 
 cdef class TdpWalk:
     cdef readonly Kvm kvm
-    cdef u64 start, end
-    cdef u32 min_level
+    cdef readonly u64 start, end
+    cdef readonly u32 min_level
     cdef public bint only_valid, can_yield, flush, changed
-    cdef TdpIter it
+    cdef readonly TdpIter it
     cdef readonly ShadowPage root
-    cdef bint started
+    cdef readonly bint started
     cdef bint visit(self) except -1
     cdef void next_root(self) except *
     cpdef bint step(self) except -1

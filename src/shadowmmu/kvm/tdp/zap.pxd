@@ -1,5 +1,5 @@
-from ...x86.bits cimport PS, u32, u64
-from ..bits cimport ROLE_INVALID, ROLE_LEVEL, SPTE_MMU_PRESENT, DEFECT_TDP_UNMAP_UNFLUSHED
+from ...x86.bits cimport *
+from ..bits cimport *
 from ..state.shadow_page cimport ShadowPage
 from ..state.vm cimport Kvm
 from .roots cimport kvm_tdp_mmu_put_root, tdp_mmu_next_root
@@ -13,7 +13,7 @@ cpdef bint kvm_tdp_mmu_zap_leafs(Kvm kvm, u64 start, u64 end, u32 flush) except 
 cpdef bint kvm_tdp_mmu_unmap_gfn_range(Kvm kvm, u64 start, u64 end, u32 flush, u32 may_block) except -1
 
 cdef class ZapRoots(TdpWalk):
-    cdef u32 shared, zap_level
+    cdef readonly u32 shared, zap_level
     cdef bint visit(self) except -1
     cdef void next_root(self) except *
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from shadowmmu.guest.scenario.text import shown
-from shadowmmu.trace.events import exit_reason, vmx_exit_reason
+from shadowmmu.kvm.tracepoints.reasons import exit_reason, vmx_exit_reason
 
 from .record import Decoded, Field
 from .words import WordError

@@ -79,7 +79,9 @@ def decode_gpte(word: int, *, level: int | None = None, form: GpteFormat | None 
     what = f"maps {form.page_size(assumed)} at gpa" if leaf else "points to a table at gpa"
     title = f"guest entry of {where}: {what} {form.gfn(word, assumed) << 12:#x}"
     said = _sentences(word, form, assumed, reserved, leaf=leaf)
-    return Decoded("gpte", word, title, tuple(sorted(fields, key=lambda f: f.low)), "", tuple(said))
+    short = " ".join(f.name for f in fields if f.high == f.low and f.value and f.name != "unused")
+    ordered = tuple(sorted(fields, key=lambda f: f.low))
+    return Decoded("gpte", word, title, ordered, "", tuple(said), f"{short} reserved" if reserved else short)
 
 
 def _not_present(word: int, form: GpteFormat) -> Decoded:
@@ -88,7 +90,7 @@ def _not_present(word: int, form: GpteFormat) -> Decoded:
         *rest(word, [], "the guest's own, ignored", form.bits),
     ]
     said = ("An access faults, and the fault is the guest's (#PF with P clear).",)
-    return Decoded("gpte", word, "guest entry that maps nothing", tuple(fields), "", said)
+    return Decoded("gpte", word, "guest entry that maps nothing", tuple(fields), "", said, "not present")
 
 
 def _fields(word: int, form: GpteFormat, level: int, *, leaf: bool) -> list[Field]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shadowmmu.kvm.state.spte_masks import SpteMasks
-from shadowmmu.x86.bits import W
+from shadowmmu.x86.bits import PS, W
 
-__all__ = ["leaf_sentences"]
+__all__ = ["leaf_sentences", "leaf_summary"]
 
 
 def leaf_sentences(word: int, masks: SpteMasks, *, readable: bool, tracked: bool) -> list[str]:
@@ -28,6 +28,20 @@ def leaf_sentences(word: int, masks: SpteMasks, *, readable: bool, tracked: bool
         said.append("Fetches fault: the guest forbids them, or it is a huge page under kvm.nx_huge_pages.")
     said += _accessed_and_dirty(word, masks)
     return said
+
+
+def leaf_summary(word: int, masks: SpteMasks, printed: str, *, tracked: bool) -> str:
+    """Return rights as KVM prints them, A, D, and why it is read-only: `r-xu A write-protected`."""
+    words = [printed]
+    words += [name for name, mask in (("A", masks.accessed), ("D", masks.dirty), ("huge", PS)) if word & mask]
+    if tracked:
+        words.append("access-tracked")
+    elif not word & W:
+        if word & masks.mmu_writable:
+            words.append("logged")
+        else:
+            words.append("write-protected" if word & masks.host_writable else "host read-only")
+    return " ".join(words)
 
 
 def _writes(word: int, masks: SpteMasks) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shadowmmu.trace.events import pferr_flags
+from shadowmmu.kvm.tracepoints.reasons import pferr_flags
 from shadowmmu.x86.bits import (
     PFERR_F,
     PFERR_GUEST_FINAL,

@@ -42,6 +42,9 @@ class Decoded:
     """What KVM's tracepoints print for it; empty if none does."""
     implies: tuple[str, ...]
     """What follows from it, one sentence each."""
+    short: str = ""
+    """An entry's rights and other flags in a few letters, to stand beside it in a list; empty for other "
+    "words."""
 
     def value_of(self, name: str) -> int:
         """Return the value of a field. Raises KeyError if the word has none of that name."""

@@ -26,8 +26,8 @@ from shadowmmu.kvm.bits import (
     ROLE_SMAP_ANDNOT_WP,
     ROLE_SMEP,
 )
-from shadowmmu.trace.events import GetPage
-from shadowmmu.trace.role_layout import THREE_ACCESS_BITS
+from shadowmmu.kvm.tracepoints.mmu import GetPage
+from shadowmmu.kvm.tracepoints.role_layout import THREE_ACCESS_BITS
 from shadowmmu.x86.bits import ACC_U, ACC_W, ACC_X
 
 from .record import Decoded, Field, field, flag, rest

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from shadowmmu.kvm.bits import FROZEN_BITS, SPTE_MMU_PRESENT, SPTE_TDP_AD_DISABLED
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.state.spte_masks import LEGACY_MASKS, SHADOW_MMIO_BIT, SpteMasks, ept_masks, mmio_gfn_mask
-from shadowmmu.trace.events import SetSpte
+from shadowmmu.kvm.tracepoints.mmu import SetSpte
 from shadowmmu.x86.bits import ADDR, EPT_R, EPT_RWX, NX, PS, A, P
 
-from .leaf_sentences import leaf_sentences
+from .leaf_sentences import leaf_sentences, leaf_summary
 from .mmio_fields import mmio_fields, mmio_sentences, mmio_title
 from .record import Decoded, Field, field, rest
 from .spte_fields import ept_fields, legacy_fields
@@ -43,10 +43,12 @@ class _Spte:
             return ept_fields(self.word, leaf=leaf, target=self.target, suppress_ve=self.design.empty_spte)
         return legacy_fields(self.word, leaf=leaf, target=self.target)
 
-    def decoded(self, title: str, fields: list[Field], printed: str, implies: list[str]) -> Decoded:
+    def decoded(
+        self, title: str, fields: list[Field], printed: str, implies: list[str], short: str = ""
+    ) -> Decoded:
         fields = fields + rest(self.word, fields, _UNUSED)
         ordered = tuple(sorted(fields, key=lambda f: f.low))
-        return Decoded(self.kind, self.word, title, ordered, printed, tuple(implies))
+        return Decoded(self.kind, self.word, title, ordered, printed, tuple(implies), short)
 
 
 def decode_spte(
@@ -181,7 +183,8 @@ def _leaf(spte: _Spte) -> Decoded:
     title = f"{what}{_of_level(spte.level)}: maps {size}" + (f" of {spte.target}" if spte.target else "")
     readable = bool(word & EPT_R) if spte.ept else bool(word & P)
     said = leaf_sentences(word, spte.masks, readable=readable, tracked=tracked)
-    return spte.decoded(title, spte.fields(leaf=True), f"({printed})", said)
+    short = leaf_summary(word, spte.masks, printed, tracked=tracked)
+    return spte.decoded(title, spte.fields(leaf=True), f"({printed})", said, short)
 
 
 def _of_level(level: int | None) -> str:

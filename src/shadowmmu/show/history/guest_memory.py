@@ -68,13 +68,8 @@ class GuestMemory:
 
     def entries(self, page: int, size: int) -> dict[int, int]:
         """Return the entries of a page that are not zero, by their index."""
-        contents = self.pages.get(page, b"")
-        found = {}
-        for index in range(len(contents) // size):
-            value = int.from_bytes(contents[index * size : (index + 1) * size], "little")
-            if value:
-                found[index] = value
-        return found
+        words = memoryview(self.pages.get(page, b"")).cast("Q" if size == 8 else "I")
+        return {index: value for index, value in enumerate(words) if value}
 
 
 def _store(pages: dict[int, bytearray], gpa: int, size: int, value: int) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
-    from shadowmmu.trace.recording import PlayedOp, Row
+    from shadowmmu.trace.recorder import PlayedOp
+    from shadowmmu.trace.recording import Row
 
 __all__ = ["played_rows"]
 
@@ -22,8 +23,8 @@ def played_rows(
     from shadowmmu.check.coherence.stale import StaleReads
     from shadowmmu.guest.play.player import Player
     from shadowmmu.guest.scenario.setup import resolve
-    from shadowmmu.trace.events import EventLog
-    from shadowmmu.trace.recording import Recorder
+    from shadowmmu.kvm.tracepoints.tracer import EventLog
+    from shadowmmu.trace.recorder import Recorder
     from shadowmmu.trace.snapshot import snapshot
 
     player = Player(resolve(scenario), EventLog(), snapshot, tlb=tlb)

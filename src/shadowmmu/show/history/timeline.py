@@ -35,7 +35,7 @@ class Moment:
     op: int
     """Number of the op; -1 is the machine before the first."""
     text: str
-    """The op as written."""
+    """The op as written, one space between its words."""
     vcpu: int
     """The vCPU that it selects."""
     result: Mapping[str, Any]
@@ -156,7 +156,7 @@ def moments_of_rows(scenario: Scenario, rows: Iterable[tuple[Row, str | None]]) 
             registers = _registers_after(registers, ops[number], row["result"], between, before)
         yield Moment(
             op=number,
-            text=row["do"].strip(),
+            text=" ".join(row["do"].split()),
             vcpu=row.get("vcpu", 0),
             result=row.get("result", {}),
             stats=row.get("stats", {}),

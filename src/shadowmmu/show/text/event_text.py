@@ -44,7 +44,7 @@ def event_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _short(event: Mapping[str, Any]) -> str:
-    from shadowmmu.trace.events import pferr_flags
+    from shadowmmu.kvm.tracepoints.reasons import pferr_flags
 
     name = event["e"].removeprefix("kvm_").removeprefix("mmu_")
     if name == "exit":
@@ -80,7 +80,7 @@ def _short(event: Mapping[str, Any]) -> str:
 
 def _vmx_fault(text: str, reason: str) -> str:
     """A page fault on an Intel processor, by the text of its event: its error code, or exit qualification."""
-    from shadowmmu.trace.events import ept_violation_text, pferr_flags
+    from shadowmmu.kvm.tracepoints.reasons import ept_violation_text, pferr_flags
 
     words = text.split()
     address, code = int(words[words.index("address") + 1], 16), int(words[-1], 16)
@@ -90,7 +90,7 @@ def _vmx_fault(text: str, reason: str) -> str:
 
 
 def _nested_page_fault(gpa: str, error_code: int) -> str:
-    from shadowmmu.trace.events import pferr_flags
+    from shadowmmu.kvm.tracepoints.reasons import pferr_flags
     from shadowmmu.x86.bits import PFERR_GUEST_PAGE
 
     low = error_code & 0xFFFFFFFF

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shadowmmu.kvm.tracepoints.reasons import SVM_EXIT_NPF, exit_reason
 from shadowmmu.show.text.runs import address_runs
-from shadowmmu.trace.events import SVM_EXIT_NPF, exit_reason
 
 __all__ = ["outcome_details"]
 

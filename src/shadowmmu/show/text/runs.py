@@ -8,7 +8,7 @@ from textwrap import wrap
 
 import click
 
-__all__ = ["address_runs", "entry_runs", "fitting"]
+__all__ = ["address_runs", "entry_runs", "fitting", "runs"]
 
 _WIDEST = 200
 _LEAST = 4
@@ -20,7 +20,7 @@ _UNITS = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
 def entry_runs(entries: Sequence[tuple[int, str]]) -> list[str]:
     """Return entries of a table as words, `[3]=none`, those that go on in equal steps as one."""
     words: list[str] = []
-    for first, last, step in _runs([(index, _place(value)) for index, value in entries], 1):
+    for first, last, step in runs([(index, _place(value)) for index, value in entries], 1):
         index, value = entries[first]
         end, _ = entries[last]
         if first == last:
@@ -39,7 +39,7 @@ def address_runs(addresses: Sequence[str]) -> list[str]:
     places = [(int(address, 16) >> 12, ("", 0)) for address in addresses]
     return [
         addresses[first] if first == last else f"{addresses[first]}..{addresses[last]}"
-        for first, last, _ in _runs(places, 1)
+        for first, last, _ in runs(places, 1)
     ]
 
 
@@ -58,8 +58,8 @@ def _place(value: str) -> tuple[str, int]:
     return (value, 0) if match is None else (match[3], int(match[2], 16))
 
 
-def _runs(places: Sequence[tuple[int, tuple[str, int]]], stride: int) -> Iterator[tuple[int, int, int]]:
-    """Runs as (first, last, step): indexes grow by `stride`, places by a step of their own."""
+def runs(places: Sequence[tuple[int, tuple[str, int]]], stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield runs as (first, last, step): indexes grow by `stride`, places by a step of their own."""
     first = 0
     while first < len(places):
         last = first

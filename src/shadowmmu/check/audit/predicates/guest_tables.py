@@ -13,7 +13,7 @@ from ..tables import Page, Spte, Tables, pages_at
 
 
 def _shadowed_entry(t: Tables, spte: Spte) -> int | None:
-    """The guest's entry that an SPTE must agree with; None if it need not."""
+    """Return the guest's entry that an SPTE must agree with; None if it need not."""
     page = spte.page
     if page.tdp or not page.valid or not page.has_gptes or page.unsync or page.gfn in t.unseen:
         return None
@@ -21,9 +21,10 @@ def _shadowed_entry(t: Tables, spte: Spte) -> int | None:
 
 
 def _is_nested_pae_directory(t: Tables, page: Page) -> bool:
-    """Whether a PDPTE of nested tables names the guest's table: KVM may link below it what is another's.
+    """Return whether a PDPTE of nested tables names the guest's table: KVM may link the directory of another
+    PDPTE there.
 
-    A walk reads these PDPTEs anew (nested_svm_get_tdp_pdptr); the shadow keeps the directories that they
+    A walk reads these PDPTEs again (nested_svm_get_tdp_pdptr); the shadow keeps the directories that they
     named when the root was loaded.
     """
     if page.level != 2 or not page.role & ROLE_GUEST_MODE or page.role & ROLE_4BYTE_GPTE:
@@ -32,6 +33,7 @@ def _is_nested_pae_directory(t: Tables, page: Page) -> bool:
 
 
 def _granted(page: Page, gpte: int) -> int:
+    """Return the ACC_* that a gpte grants within the role of the page."""
     return ((gpte & 7) ^ (gpte >> 63)) & page.access
 
 
@@ -79,7 +81,7 @@ def _shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
         kept = gfn & t.kvm.shadow_mmio_gfn_mask >> 12
         mmio = get_mmio_spte_gfn(t.kvm, spte.value) if is_mmio_spte(t.kvm, spte.value) else kept
         if page.level == 1 and mmio != kept:
-            yield of_spte(spte, f"{_shadows(t, spte, gpte)} but stands for MMIO at gfn {mmio:x}")
+            yield of_spte(spte, f"{_shadows(t, spte, gpte)} but is an MMIO SPTE for gfn {mmio:x}")
     elif spte.is_leaf:
         if page.level == 1 and spte.gfn != gfn:
             yield of_spte(spte, f"{_shadows(t, spte, gpte)} but maps gfn {spte.gfn:x}")
@@ -125,7 +127,7 @@ def _shadow_of_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
 @predicate(
     "mmio-generation",
     Scope.ENTRY,
-    "what is neither present nor empty is an MMIO SPTE, and not from the future",
+    "an SPTE that is neither present nor empty is an MMIO SPTE, of no future generation",
     "make_mmio_spte",
     "check_mmio_spte",
     "kvm_mmu_invalidate_mmio_sptes",
@@ -137,13 +139,13 @@ def _mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
     if not is_mmio_spte(t.kvm, spte.value):
         yield of_spte(spte, f"{name} is {spte.value:#x}: neither present nor empty nor MMIO")
     elif get_mmio_spte_generation(t.kvm, spte.value) > mmio_generation(t.kvm):
-        yield of_spte(spte, f"{name} is of an MMIO generation that has not come yet")
+        yield of_spte(spte, f"{name} is of a future MMIO generation")
 
 
 @predicate(
     "mmio-is-no-memory",
     Scope.ENTRY,
-    "an MMIO SPTE of the current generation stands for a frame that no slot has, unless a sync revived it",
+    "an MMIO SPTE of the current generation is for a frame that no slot has, unless a sync renewed it",
     "check_mmio_spte",
     "kvm_mmu_invalidate_mmio_sptes",
 )
@@ -155,7 +157,7 @@ def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     current = get_mmio_spte_generation(t.kvm, spte.value) == mmio_generation(t.kvm)
     if current and t.kvm.gfn_to_memslot(spte.gfn) is not None:
         name = t.spte_name(spte.address)
-        yield of_spte(spte, f"{name} stands for MMIO at gfn {spte.gfn:x}, which a slot has")
+        yield of_spte(spte, f"{name} is an MMIO SPTE for gfn {spte.gfn:x}, which a slot has")
 
 
 # -- unsync ----------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
 def _unsync_is_leaf_table(t: Tables, page: Page) -> Iterator[Finding]:
     name = t.page_name(page.hpa)
     if page.unsync and (page.level != 1 or not page.has_gptes):
-        yield of_page(page, f"{name} is unsync but shadows no leaf table")
+        yield of_page(page, f"{name} is unsync but does not shadow a leaf table")
     if not page.valid or not page.has_gptes:
         return
     others = [other for other in t.valid_at(page.gfn) if page.unsync and other.level > 1]
@@ -232,7 +234,7 @@ def _unsync_statistic(t: Tables, kvm: Kvm) -> Iterator[Finding]:
 
 
 def _protected_in(t: Tables, first: int, pages: int) -> int | None:
-    """A gfn in the range whose table must not be written without KVM seeing it."""
+    """Return a gfn in the range whose table must not be written without KVM seeing it, or None."""
     if pages > len(t.shadowing):
         gfns = [gfn for gfn in t.shadowing if first <= gfn < first + pages]
     else:
@@ -262,7 +264,7 @@ def _table_write_protected(t: Tables, spte: Spte) -> Iterator[Finding]:
 @predicate(
     "shadowed-table-write-protected",
     Scope.PAGE,
-    "the same, asked of a page that begins to shadow a table or comes in sync",
+    "as table-write-protected, for a page that begins to shadow a table or becomes in sync",
     "account_shadowed",
     "mmu_sync_children",
 )
@@ -279,7 +281,7 @@ def _shadowed_table_write_protected(t: Tables, page: Page) -> Iterator[Finding]:
 
 
 def _is_leftover(t: Tables, spte: Spte) -> bool:
-    """Whether it belongs to a tree of the TDP MMU that no vCPU may enter any more."""
+    """Return whether an SPTE is in a tree of the TDP MMU that no vCPU may enter any more."""
     return spte.page.tdp and not any(not root.role & 1 << 11 for root in t.kvm.tdp_mmu_roots)
 
 
@@ -289,7 +291,7 @@ def _is_leftover(t: Tables, spte: Spte) -> bool:
 @predicate(
     "write-tracked",
     Scope.TABLE,
-    "a gfn is write-tracked exactly if it is shadowed as an upper table",
+    "a gfn is write-tracked if and only if it is shadowed as an upper-level table",
     "account_shadowed",
     "unaccount_shadowed",
     "__kvm_write_track_add_gfn",
@@ -306,14 +308,16 @@ def _write_tracked(t: Tables, gfn: int) -> Iterator[Finding]:
 
 
 def _is_tracked(t: Tables, page: Page) -> bool:
-    """Whether a page has its guest table tracked: upper tables, and all if none may go unsync."""
+    """Return whether the guest table of a page is write-tracked: upper-level tables, and all if none may
+    become unsync.
+    """
     return page.level > 1 or not t.kvm.design.unsync
 
 
 @predicate(
     "huge-page-disallowed",
     Scope.TABLE,
-    "disallow_lpage counts the shadowed tables in a huge page, and what its alignment forbids",
+    "disallow_lpage counts the shadowed tables in a huge page, and 1 more where alignment forbids it",
     "update_gfn_disallow_lpage_count",
     "kvm_alloc_memslot_metadata",
 )
@@ -364,7 +368,9 @@ def _tracking_counted(t: Tables, kvm: Kvm) -> Iterator[Finding]:
 
 
 def forbidden(slot: MemSlot, level: int) -> range | set[int]:
-    """First gfns of the huge pages that a slot's edges, or its host address, rule out."""
+    """Return the first gfns of the pages of `level` that must not be huge because of the slot's edges or host
+    address.
+    """
     pages = pages_at(level)
     every = range(slot.base_gfn & -pages, slot.base_gfn + slot.npages, pages)
     if (slot.base_gfn ^ ((slot.mapping.hva >> 12) + slot.first_page)) % pages:

@@ -26,7 +26,7 @@ INHERITED = ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVA
 @predicate(
     "parents-are-links",
     Scope.ANY_PAGE,
-    "an SPTE points to a page exactly if the page has it among its parents, once",
+    "an SPTE points to a page if and only if it is among the page's parents, once",
     "kvm_mmu_link_parent_pte",
     "kvm_mmu_page_set_parent_pte",
     "drop_parent_pte",
@@ -48,7 +48,7 @@ def _parents_are_links(t: Tables, page: Page) -> Iterator[Finding]:
 @predicate(
     "link-leads-to-table",
     Scope.LINK,
-    "a link leads to a living table, one level down",
+    "an SPTE that points to a table points to an allocated one, one level down",
     "link_shadow_page",
     "kvm_mmu_free_shadow_page",
 )
@@ -56,7 +56,8 @@ def _link_leads_to_table(t: Tables, spte: Spte) -> Iterator[Finding]:
     child = t.child(spte)
     if child is None:
         yield of_spte(
-            spte, f"{t.spte_name(spte.address)} points to {spte.value & ADDR:#x}, no table (any more)"
+            spte,
+            f"{t.spte_name(spte.address)} points to {spte.value & ADDR:#x}, where no table is (any more)",
         )
     elif child.level != spte.level - 1:
         yield of_spte(
@@ -102,7 +103,7 @@ def _quadrant_due(spte: Spte, child: Page) -> int:
 @predicate(
     "link-rights",
     Scope.LINK,
-    "a link allows everything: rights are the leaves' affair",
+    "an SPTE that points to a table grants all rights: only leaf SPTEs restrict them",
     "make_nonleaf_spte",
 )
 def _link_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
@@ -112,13 +113,15 @@ def _link_rights(t: Tables, spte: Spte) -> Iterator[Finding]:
     else:
         right = bits == t.kvm.spte_nonleaf_bits
     if not right:
-        yield of_spte(spte, f"{t.spte_name(spte.address)} is a link with bits {spte.value & ~ADDR:#x}")
+        yield of_spte(
+            spte, f"{t.spte_name(spte.address)} points to a table with bits {spte.value & ~ADDR:#x}"
+        )
 
 
 @predicate(
     "leaf-within-role",
     Scope.LEAF,
-    "a leaf allows no more than the role of its page",
+    "a leaf SPTE allows no more than the role of its page",
     "make_spte",
     "kvm_mmu_get_shadow_page",
 )
@@ -151,7 +154,7 @@ def _writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
 @predicate(
     "leaf-bits",
     Scope.LEAF,
-    "a leaf has the bits that all leaves have, and can be read unless its accesses are tracked",
+    "a leaf SPTE has the bits that all have, and can be read unless it is access-tracked",
     "make_spte",
     "mark_spte_for_access_track",
 )
@@ -159,7 +162,7 @@ def _leaf_bits(t: Tables, spte: Spte) -> Iterator[Finding]:
     kept = t.kvm.spte_leaf_bits & ~t.kvm.shadow_acc_track_mask
     readable = spte.value >> SHADOW_ACC_TRACK_SAVED_SHIFT if spte.is_tracked else spte.value
     if spte.value & kept != kept or not readable & P:
-        yield of_spte(spte, f"{t.spte_name(spte.address)} is no leaf that the processor can use")
+        yield of_spte(spte, f"{t.spte_name(spte.address)} is not a leaf SPTE that the processor can use")
 
 
 @predicate(
@@ -178,7 +181,7 @@ def _huge_not_executable(t: Tables, spte: Spte) -> Iterator[Finding]:
 @predicate(
     "nested-role",
     Scope.LINK,
-    "pages for L2 hang below pages for L2, and for L1 below L1's",
+    "below a page for L2 are only pages for L2, and below one for L1 only pages for L1",
     "kvm_mmu_child_role",
     "kvm_calc_shadow_npt_root_page_role",
 )

@@ -1,4 +1,4 @@
-"""Reverse maps, the frames behind leaf SPTEs, page statistics (I11 .. I14)."""
+"""Reverse maps, the frames that leaf SPTEs map, page statistics (I11 .. I14)."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ HOST_PAGE_WRITABLE = 4
 
 
 def rmap_of(t: Tables, frame: FrameKey) -> int:
-    """The rmap head of a frame; 0 if there is no such slot."""
+    """Return the rmap head of a frame; 0 if there is no such slot."""
     id, level, gfn = frame
     slot = t.slot(id)
     return 0 if slot is None else slot.rmap_head(max(gfn, slot.base_gfn), level)
@@ -47,7 +47,7 @@ def _rmap_lists_the_leaves(t: Tables, frame: FrameKey) -> Iterator[Finding]:
 @predicate(
     "rmap-encoding",
     Scope.FRAME,
-    "an rmap is one address or descriptors with true counts, all full but where they grow",
+    "an rmap is one address, or descriptors with correct counts of which only the growing one is not full",
     "pte_list_add",
     "pte_list_remove",
     "pte_list_desc_remove_entry",
@@ -77,9 +77,11 @@ def _parents_encoding(t: Tables, page: Page) -> Iterator[Finding]:
 
 
 def _wrong_chain(t: Tables, head: int, *, multimapped: bool) -> str:
-    """In kernels with the flag `multimapped`: one parent, or blocks of 1..5."""
+    """Return what is wrong with the parents in kernels with the flag `multimapped` (one parent, or blocks of
+    1 to 5), or "".
+    """
     if not multimapped:
-        return f"{head:#x} is no address of an SPTE" if head % 8 else ""
+        return f"{head:#x} is not the address of an SPTE" if head % 8 else ""
     counts: list[int] = []
     block = head
     while block and len(counts) <= RMAP_RECYCLE_THRESHOLD:
@@ -89,8 +91,9 @@ def _wrong_chain(t: Tables, head: int, *, multimapped: bool) -> str:
 
 
 def _wrong_encoding(t: Tables, head: int) -> str:
+    """Return what is wrong with the encoding of an rmap, or ""."""
     if not head & 1:
-        return f"{head:#x} is no address of an SPTE" if head % 8 else ""
+        return f"{head:#x} is not the address of an SPTE" if head % 8 else ""
     read = t.kvm.read_spte
     chain: list[int] = []
     desc = head & ~1
@@ -140,7 +143,9 @@ def _rmap_limit(t: Tables, kvm: Kvm) -> Iterator[Finding]:
 
 
 def _in_pml_buffer(t: Tables, gfn: int) -> bool:
-    """Whether a processor has logged gfn and KVM has not yet read the log: it does after the next exit."""
+    """Return whether a processor has logged gfn and KVM has not read the log yet: it does at the
+    next exit.
+    """
     for ept in (vcpu.cpu.ept for vcpu in t.kvm.vcpus if vcpu.cpu.ept.pml_address):
         first = 0 if ept.pml_index >= PML_ENTRIES else ept.pml_index + 1
         if any(t.kvm.read_spte(ept.pml_address + 8 * i) >> 12 == gfn for i in range(first, PML_ENTRIES)):
@@ -149,14 +154,14 @@ def _in_pml_buffer(t: Tables, gfn: int) -> bool:
 
 
 def _visible_slot(t: Tables, gfn: int) -> MemSlot | None:
-    """The slot that has gfn."""
+    """Return the visible slot that has gfn, or None."""
     return t.kvm.visible_memslot(gfn)
 
 
 @predicate(
     "leaf-maps-its-frame",
     Scope.LEAF,
-    "a leaf maps the host frames that back its guest frames now, all of one slot",
+    "a leaf SPTE maps the host frames that back its guest frames now, all of one slot",
     "kvm_mmu_notifier_invalidate_range_start",
     "is_page_fault_stale",
     "kvm_mmu_max_mapping_level",

@@ -14,7 +14,7 @@ from ..tables import Page, Tables
 @predicate(
     "root-counted",
     Scope.PAGE,
-    "root_count is how often the page is a current or a previous root",
+    "root_count is the number of current and previous roots that are the page",
     "mmu_alloc_root",
     "mmu_free_root_page",
 )
@@ -27,7 +27,7 @@ def _root_counted(t: Tables, page: Page) -> Iterator[Finding]:
 @predicate(
     "root-lives",
     Scope.VCPU,
-    "a root of a vCPU is a living table of the right guest",
+    "a root of a vCPU is an allocated table of the right guest",
     "kvm_mmu_free_roots",
     "kvm_mmu_new_pgd",
 )
@@ -36,7 +36,9 @@ def _root_lives(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
         for hpa in roots:
             page = t.pages.get(hpa)
             if page is None:
-                yield Finding(f"vCPU {vcpu.id} has {hpa:#x} as root, no table (any more)", vcpus=(vcpu,))
+                yield Finding(
+                    f"vCPU {vcpu.id} has {hpa:#x} as root, where no table is (any more)", vcpus=(vcpu,)
+                )
             elif bool(page.role & ROLE_GUEST_MODE) != of_l2:
                 yield of_page(page, f"root {t.page_name(hpa)} of vCPU {vcpu.id} is of the other guest")
 
@@ -44,7 +46,7 @@ def _root_lives(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
 @predicate(
     "root-not-obsolete",
     Scope.VCPU,
-    "a vCPU with an obsolete root has been asked to let go of it",
+    "a vCPU with an obsolete root has a request to free it",
     "kvm_mmu_zap_all_fast",
     "kvm_mmu_free_obsolete_roots",
     "__kvm_mmu_prepare_zap_page",
@@ -55,7 +57,7 @@ def _root_not_obsolete(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
     for hpa in chain(*t.vcpu_roots[vcpu.id]):
         page = t.pages.get(hpa)
         if page is not None and not page.valid:
-            says = f"vCPU {vcpu.id} keeps the obsolete root {t.page_name(hpa)} and was not asked to free it"
+            says = f"vCPU {vcpu.id} keeps the obsolete root {t.page_name(hpa)} without a request to free it"
             yield Finding(says, pages=(hpa,), vcpus=(vcpu,))
 
 
@@ -79,7 +81,7 @@ def _root_cached_once(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
             yield Finding(f"vCPU {vcpu.id} has a root cached twice", vcpus=(vcpu,))
         for _, hpa in (mmu.prev_root(i) for i in range(3)):
             if hpa != INVALID_PAGE and hpa in (0, mmu.special_root()):
-                yield Finding(f"vCPU {vcpu.id} has cached a root that is no shadow page", vcpus=(vcpu,))
+                yield Finding(f"vCPU {vcpu.id} has cached a root that is not a shadow page", vcpus=(vcpu,))
 
 
 @predicate(
@@ -104,7 +106,7 @@ def _mmu_of_guest(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
 @predicate(
     "special-tables",
     Scope.VCPU,
-    "the tables above the four directories hold one link each",
+    "each table above the four directories holds one SPTE, which points to the table below",
     "mmu_alloc_special_roots",
 )
 def _special_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:

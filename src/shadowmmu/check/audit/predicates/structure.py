@@ -26,7 +26,7 @@ def _page_hashed(t: Tables, page: Page) -> Iterator[Finding]:
 @predicate(
     "page-listed",
     Scope.PAGE,
-    "a page is on the list of active pages unless it was zapped; a zapped one lives only as a root",
+    "a page is on the list of active pages unless it was zapped; a zapped one exists only while it is a root",
     "__kvm_mmu_prepare_zap_page",
     "kvm_mmu_free_roots",
 )
@@ -36,13 +36,13 @@ def _page_listed(t: Tables, page: Page) -> Iterator[Finding]:
         state = "was zapped but is" if zapped else "is valid but not"
         yield of_page(page, f"{t.page_name(page.hpa)} {state} on the list of active pages")
     if zapped and not page.sp.root_count:
-        yield of_page(page, f"{t.page_name(page.hpa)} was zapped, is no root, and was not freed")
+        yield of_page(page, f"{t.page_name(page.hpa)} was zapped, is not a root, and was not freed")
 
 
 @predicate(
     "page-unique",
     Scope.PAGE,
-    "gfn and role name at most one valid page",
+    "gfn and role identify at most one valid page",
     "kvm_mmu_find_shadow_page",
 )
 def _page_unique(t: Tables, page: Page) -> Iterator[Finding]:
@@ -81,13 +81,13 @@ def _zapped_page_empty(t: Tables, page: Page) -> Iterator[Finding]:
 )
 def _generation(t: Tables, page: Page) -> Iterator[Finding]:
     if page.sp.mmu_valid_gen != t.kvm.mmu_valid_gen and not page.role & ROLE_INVALID:
-        yield of_page(page, f"{t.page_name(page.hpa)} is of generation {page.sp.mmu_valid_gen} still")
+        yield of_page(page, f"{t.page_name(page.hpa)} is still of generation {page.sp.mmu_valid_gen}")
 
 
 @predicate(
     "nx-page",
     Scope.PAGE,
-    "only direct pages stand for a forbidden huge page, and only those are listed for recovery",
+    "only direct pages are marked for the NX mitigation, and only marked ones are listed for recovery",
     "account_nx_huge_page",
     "track_possible_nx_huge_page",
 )
@@ -109,15 +109,21 @@ def _tdp_nx_page(t: Tables, page: Page) -> Iterator[Finding]:
 def _about_nx(t: Tables, page: Page) -> Iterator[Finding]:
     sp = page.sp
     if sp.tracked_nx_huge_page and not sp.nx_huge_page_disallowed:
-        yield of_page(page, f"{t.page_name(page.hpa)} is listed but stands for no forbidden huge page")
+        yield of_page(
+            page,
+            f"{t.page_name(page.hpa)} is listed for NX recovery but not marked as needed by the mitigation",
+        )
     if sp.nx_huge_page_disallowed and not page.role & ROLE_DIRECT:
-        yield of_page(page, f"{t.page_name(page.hpa)} shadows a guest table: no huge page is forbidden there")
+        yield of_page(
+            page,
+            f"{t.page_name(page.hpa)} shadows a guest table but is marked as needed by the NX mitigation",
+        )
 
 
 @predicate(
     "nx-list",
     Scope.VM,
-    "the list of possible NX huge pages holds the marked pages, as many as nx_lpage_splits says",
+    "possible_nx_huge_pages holds the tracked pages, and nx_lpage_splits is their number",
     "track_possible_nx_huge_page",
     "unaccount_nx_huge_page",
 )
@@ -174,7 +180,7 @@ def _active_order(t: Tables, kvm: Kvm) -> Iterator[Finding]:
 @predicate(
     "no-page-twice",
     Scope.SWEEP,
-    "every active page is one that the VM owns",
+    "every active page is on the list once, and is the owner of its frame",
     "kvm_mmu_alloc_shadow_page",
 )
 def _no_page_twice(t: Tables, kvm: Kvm) -> Iterator[Finding]:
@@ -186,7 +192,7 @@ def _no_page_twice(t: Tables, kvm: Kvm) -> Iterator[Finding]:
 @predicate(
     "active-list-intact",
     Scope.VM,
-    "no page was put on a list to be freed while it was on that of active pages",
+    "no page was put on the list of pages to be freed while it was on the list of active pages",
     "__kvm_mmu_prepare_zap_page",
     "kvm_mmu_child_role",
 )

@@ -12,7 +12,7 @@ from ..tables import Page, Spte, Tables
 @predicate(
     "tdp-linked-once",
     Scope.TDP_PAGE,
-    "a table is linked at one place, which it knows, or is a root",
+    "a table is linked at one place, its ptep, or is a root",
     "tdp_mmu_link_sp",
     "tdp_mmu_init_child_sp",
     "handle_removed_pt",
@@ -26,7 +26,7 @@ def _tdp_linked_once(t: Tables, page: Page) -> Iterator[Finding]:
     elif not is_root and len(pointing) != 1:
         yield Finding(f"{name} is linked at {len(pointing)} places", tuple(pointing), (page.hpa,))
     elif not is_root and page.sp.ptep != pointing[0]:
-        says = f"{name} takes itself for linked at {t.spte_name(page.sp.ptep)}"
+        says = f"the ptep of {name} is {t.spte_name(page.sp.ptep)}, where it is not linked"
         yield Finding(says, tuple(pointing), (page.hpa,))
 
 
@@ -62,7 +62,7 @@ def _tdp_page(t: Tables, page: Page) -> Iterator[Finding]:
 @predicate(
     "tdp-leaf",
     Scope.LEAF,
-    "a leaf of the TDP MMU serves user accesses, and has PS above level 1",
+    "a leaf SPTE of the TDP MMU allows user accesses, and has PS above level 1",
     "make_spte",
     "tdp_mmu_map_handle_target_level",
 )
@@ -70,7 +70,7 @@ def _tdp_leaf(t: Tables, spte: Spte) -> Iterator[Finding]:
     if not spte.page.tdp or spte.is_tracked:
         return
     if not spte.rights & ACC_U or (spte.level > 1 and not spte.value & PS):
-        yield of_spte(spte, f"{t.spte_name(spte.address)} is no leaf of the TDP MMU")
+        yield of_spte(spte, f"{t.spte_name(spte.address)} is not a valid leaf SPTE of the TDP MMU")
 
 
 @predicate(
@@ -88,7 +88,7 @@ def _tdp_not_frozen(t: Tables, spte: Spte) -> Iterator[Finding]:
 @predicate(
     "tdp-counted",
     Scope.VM,
-    "tdp_mmu_pages counts the linked tables, nobody is left in an RCU section",
+    "tdp_mmu_pages counts the linked tables, and nobody is in an RCU section",
     "tdp_account_mmu_page",
     "tdp_unaccount_mmu_page",
 )
@@ -122,6 +122,6 @@ def _tdp_roots(t: Tables, kvm: Kvm) -> Iterator[Finding]:
         if sp.root_count != due:
             yield of_page(page, f"root {t.page_name(sp.hpa)} is counted {sp.root_count} times, not {due}")
         if sp.scheduled_root_to_zap or (zapped and not t.roots[sp.hpa]):
-            yield of_page(page, f"root {t.page_name(sp.hpa)} was zapped and is still there")
+            yield of_page(page, f"root {t.page_name(sp.hpa)} was zapped and not freed")
         if zapped and any(spte.present for spte in t.sptes_of(page)):
             yield of_page(page, f"root {t.page_name(sp.hpa)} was zapped but is not empty")

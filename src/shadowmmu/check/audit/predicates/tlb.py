@@ -1,4 +1,4 @@
-"""What the TLBs hold, against the tables (I34, I36)."""
+"""The contents of the TLBs, compared with the tables (I34, I36)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ Compared = tuple[list[int], Finding | None]
 
 
 def walk(t: Tables, mmu: KvmMmu, address: int, root: int | None = None) -> tuple[list[int], int, int]:
-    """The tables' own answer: addresses of the SPTEs on the way, the last SPTE, its level.
+    """Return the tables' own answer: addresses of the SPTEs on the way, the last SPTE, its level.
 
     The last SPTE is 0 if it is not present, or if there is no root. `root`: another than the current one.
     """
@@ -76,7 +76,7 @@ def walk(t: Tables, mmu: KvmMmu, address: int, root: int | None = None) -> tuple
 
 
 def _gpa_of(machine: Machine, pfn: int) -> int | None:
-    """The guest address that a host frame backs now."""
+    """Return the guest address that a host frame backs now, or None."""
     for slot in machine.kvm.memslots:
         index = slot.mapping.index_of(pfn)
         if index is not None and slot.first_page <= index < slot.first_page + slot.npages:
@@ -87,7 +87,7 @@ def _gpa_of(machine: Machine, pfn: int) -> int | None:
 @predicate(
     "tlb-as-tables",
     Scope.VCPU,
-    "a vCPU that will not flush before it enters the guest has nothing in its TLB that the tables forbid",
+    "a vCPU without a pending flush has nothing in its TLB that the tables do not allow",
     "kvm_flush_remote_tlbs",
     "mmu_spte_update",
     "kvm_mmu_remote_flush_or_zap",
@@ -115,7 +115,7 @@ def _tlb_as_tables(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
 
 
 def _by_pcid(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
-    """A translation is of a root of its PCID, the current one or one that is kept for later."""
+    """Yield translations that agree with no root of their PCID, current or previous."""
     mmu = vcpu.mmu
     cached = [(mmu.root_pgd, mmu.root_hpa), *(mmu.prev_root(i) for i in range(NUM_PREV_ROOTS))]
     for gva, pcid, level, entry in vcpu.cpu.tlb.translations():
@@ -126,7 +126,7 @@ def _by_pcid(t: Tables, vcpu: Vcpu) -> Iterator[Finding]:
 
 
 def _tables_of(t: Tables, vcpu: Vcpu) -> tuple[int, ...]:
-    """What a vCPU's translations are compared with: its root, or the four directories."""
+    """Return what a vCPU's translations are compared with: its root, or the four directories."""
     mmu = vcpu.mmu
     if not mmu.root_is_special():
         return (mmu.root_hpa,)
@@ -136,7 +136,9 @@ def _tables_of(t: Tables, vcpu: Vcpu) -> tuple[int, ...]:
 def _against_walk(
     t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int, root: int | None = None
 ) -> Compared:
-    """The tables translate the very address: shadow paging, or L2, which has no paging of its own."""
+    """Compare a translation of an address that the tables translate themselves: shadow paging, or L2, which
+    does not page.
+    """
     what = f"vCPU {vcpu.id} has a translation of {gva:#x} in its TLB"
     if t.kvm.parameters.tdp_enabled:
         needs = _Needs(entry & ADDR, bool(entry & NESTED_W), bool(entry & NESTED_X), bool(entry & U))
@@ -146,7 +148,9 @@ def _against_walk(
 
 
 def _against_nested(t: Tables, vcpu: Vcpu, gva: int, level: int, entry: int) -> Compared:
-    """The guest's own tables may have changed without a flush: only the frame and the nested rights count."""
+    """Compare a translation where the guest's own tables may have changed without a flush: frame and nested
+    rights only.
+    """
     pfn = (entry & ADDR) >> 12
     if t.kvm.host.is_zeros(pfn):
         return [], None
@@ -168,11 +172,13 @@ class _Needs:
     user: bool
 
     def denied_by(self, t: Tables, sptep: int, spte: int) -> bool:
-        """Whether an SPTE lacks one of the rights; what was taken away for a while counts.
+        """Return whether an SPTE lacks one of the rights. Rights that were taken away for a while count as
+        granted.
 
-        That is what access tracking does, without a flush, and when it gives rights back W may stay away: who
-        logs flushes in any case, and who protects a table looks at MMU-writable. So does a supervisor's write
-        with CR0.WP=0: a page that users may read becomes one that the supervisor may write, without a flush.
+        Access tracking takes them without a flush, and W may stay away when it restores them: dirty logging
+        flushes in any case, and write-protecting a table tests MMU_WRITABLE. A supervisor's write with
+        CR0.WP=0 is alike: a page that users may read becomes one that the supervisor may write, without a
+        flush.
         """
         kvm, page = t.kvm, t.pages.get(sptep & ~0xFFF)
         rights = rights_of(kvm, spte)
@@ -189,7 +195,9 @@ class _Needs:
 def _compare(
     t: Tables, vcpu: Vcpu, address: int, level: int, needs: _Needs, what: str, root: int | None = None
 ) -> Compared:
-    """Compare a translation with the SPTE on the walk for its address; of a huge one with all below it."""
+    """Compare a translation with the SPTE on the walk for its address; a huge one with everything
+    below it.
+    """
     way, spte, at = walk(t, vcpu.mmu, address, root)
     if not spte:
         return way, Finding(f"{what} that its tables do not have", tuple(way[-1:]), vcpus=(vcpu,))
@@ -211,7 +219,9 @@ def _compare(
 def _below(
     t: Tables, table: int, level: int, frame: int, needs: _Needs
 ) -> tuple[list[int], tuple[str, int] | None]:
-    """Whether a table maps all of a huge page: its SPTEs, and what is wrong with which of them."""
+    """Return the SPTEs of a table, and which of them does not map its part of a huge page, with what is
+    wrong.
+    """
     seen = []
     for index, spte in enumerate(t.kvm.read_table(table)):
         sptep, at = table + 8 * index, frame + (index << 12 + 9 * (level - 1))

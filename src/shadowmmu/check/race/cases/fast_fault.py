@@ -1,4 +1,4 @@
-"""Fast page faults: W is set without mmu_lock, while others take it, zap, log, or use the page anew."""
+"""Fast page faults: W is set without mmu_lock, while others clear it, zap, log, or reuse the page."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class R1(Case):
 
 
 class R2(Case):
-    """A zap believes that nobody changes an SPTE without W, and stores."""
+    """A zap assumes that nobody changes an SPTE without W, and stores."""
 
     name = "R2"
     title = "zap: W and Dirty that a fast page fault and the processor set are lost by a plain store"
@@ -100,7 +100,7 @@ def processor_writes(values: dict[str, Any]) -> None:
 
 
 class R3(Case):
-    """Logging took W and will flush later; who shadows the page in between must not trust that W is clear."""
+    """Logging cleared W and will flush later; shadowing the page in between must not rely on a clear W."""
 
     name = "R3"
     title = "write-protection of a table to be shadowed misses the flush that dirty logging still owes"
@@ -242,7 +242,7 @@ class R5(_Logged):
     title = "fast page fault against KVM_GET_DIRTY_LOG: no write may escape the log"
     protections = {
         "mark_after_cmpxchg": "the page is marked dirty after W is set (fast_pf_fix_direct_spte)",
-        "snapshot_before_protect": "the bitmap is taken before W is (kvm_get_dirty_log_protect)",
+        "snapshot_before_protect": "the bitmap is read before W is cleared (kvm_get_dirty_log_protect)",
         "flush": "all TLBs are flushed before the ioctl returns",
     }
 
@@ -272,7 +272,7 @@ class R43(_Logged):
     name = "R43"
     title = "KVM_CLEAR_DIRTY_LOG, bitmap initially set: clear the bit, protect, flush, in this order"
     protections = {
-        "bit_before_protect": "the bit is cleared before W is (kvm_clear_dirty_log_protect)",
+        "bit_before_protect": "the bit is cleared before W is cleared (kvm_clear_dirty_log_protect)",
         "flush": "all TLBs are flushed before the ioctl returns",
     }
 
@@ -324,7 +324,7 @@ class R6Srcu(Case):
     name = "R6b"
     title = "fast page fault on a huge page with the slot from before logging was enabled"
     protections = {
-        "srcu_wait": "the new slot is published, then faults with the old one end, then W is taken"
+        "srcu_wait": "the new slot is published, then faults with the old one end, then W is cleared"
     }
 
     def setup(self) -> None:
@@ -355,7 +355,7 @@ class R42(Case):
 
     name = "R42"
     title = "page fault with the slot from before logging was enabled makes a writable SPTE, unlogged"
-    protections = {"srcu_wait": "faults with the old slot end before W is taken (kvm_swap_active_memslots)"}
+    protections = {"srcu_wait": "faults with the old slot end before W is cleared (kvm_swap_active_memslots)"}
 
     def setup(self) -> None:
         self.s = self.shared(spte=EMPTY, logs=False, logged=False)
@@ -419,7 +419,7 @@ class R7(Case):
 
 
 class R8(Case):
-    """Rights that access tracking took away are given back while the page is zapped."""
+    """Rights that access tracking cleared are restored while the page is zapped."""
 
     name = "R8"
     title = "fast page fault restores a tracked SPTE that is zapped meanwhile"

@@ -125,7 +125,7 @@ class R12(_Cached):
 
     name = "R12"
     title = "a table is freed while the flush that its removal needs is pending"
-    protections = {"flush_before_free": "a pending flush is done before RCU and mmu_lock are let go"}
+    protections = {"flush_before_free": "a pending flush is done before RCU and mmu_lock are released"}
 
     def setup(self) -> None:
         self.s = self.shared(link="table", cache="table", table="live")

@@ -119,7 +119,7 @@ class R48(Case):
 
     def check(self) -> None:
         if self.s.peek("spte") != EMPTY:
-            self.bad("the guest goes on to use the APIC page, which is not emulated any more")
+            self.bad("the guest still uses the APIC page, which is not emulated any more")
 
 
 CASES = (R47, R48)

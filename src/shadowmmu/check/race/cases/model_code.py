@@ -50,7 +50,7 @@ class _Tdp(ModelCase):
         return self.kvm.memslot_of(GPA >> 12)
 
     def books(self) -> str:
-        """What is wrong with the books of the TDP MMU; empty if nothing is."""
+        """Return what is wrong with the accounting of the TDP MMU; "" if nothing is."""
         kvm = self.kvm
         tables = [sp for sp in kvm.owners if sp is not None and sp.tdp_mmu_page]
         linked, leaves = self._below([sp for sp in tables if not sp.ptep])

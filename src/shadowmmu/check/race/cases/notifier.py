@@ -14,7 +14,7 @@ class R18(Case):
     """mmu_invalidate_retry_gfn(): a fault that began before, or in, an invalidation starts again."""
 
     name = "R18a"
-    title = "page fault against an invalidation: no SPTE may map a page that the host took"
+    title = "page fault against an invalidation: no SPTE may map a page that the host took away"
     protections = {
         "in_progress_check": "the fault retries while an invalidation is in progress",
         "seq_check": "the fault retries if mmu_invalidate_seq moved",
@@ -120,7 +120,7 @@ class R18Union(Case):
 
 
 class R19(Case):
-    """The end of an invalidation as one sees it who does not hold mmu_lock."""
+    """The end of an invalidation as code without mmu_lock sees it."""
 
     name = "R19"
     title = "the order of the sequence and of 'in progress' at the end of an invalidation, without mmu_lock"
@@ -202,7 +202,7 @@ class R20(Case):
 
 
 class R21(Case):
-    """A root that is going away still maps pages."""
+    """A root that is being zapped still maps pages."""
 
     name = "R21"
     title = "TDP MMU: a root that is being zapped, and a notifier that must find its SPTEs"

@@ -1,4 +1,4 @@
-"""Roots, generations and memory slots: who may still use what is going away."""
+"""Roots, generations and memory slots: which of them may still be used while they are removed."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class T2(Case):
     """tdp_mmu_next_root(): the next root is got before the present one is put."""
 
     name = "T2"
-    title = "TDP MMU: a walk over roots yields mmu_lock, and its root goes away"
+    title = "TDP MMU: a walk over roots drops mmu_lock, and its root is freed"
     protections = {"reference": "the walk holds a reference to its root across a yield"}
 
     def setup(self) -> None:
@@ -94,7 +94,7 @@ class R22(Case):
     name = "R22"
     title = "zap-all by generation against a vCPU that loads a root"
     protections = {
-        "generation_first": "the generation changes before vCPUs are told",
+        "generation_first": "the generation changes before vCPUs get the request",
         "one_critical_section": "both are done under one hold of mmu_lock",
     }
 
@@ -165,7 +165,7 @@ class R23(Case):
     """kvm_mmu_prepare_zap_page() of a page that is a root in use."""
 
     name = "R23"
-    title = "a root is zapped: marked invalid, then vCPUs are told"
+    title = "a root is zapped: marked invalid, then vCPUs get a request to free it"
     protections = {"invalid_first": "role.invalid is set before KVM_REQ_MMU_FREE_OBSOLETE_ROOTS is made"}
 
     def setup(self) -> None:
@@ -314,7 +314,7 @@ class R26Wrap(Case):
     """The generation comes round: here after 2 updates, in KVM after 2^18."""
 
     name = "R26b"
-    title = "the MMIO generation wraps, and SPTEs of long ago look valid"
+    title = "the MMIO generation wraps, and SPTEs of an old one look valid"
     protections = {
         "zap_on_wrap": "when the generation is 0 all pages are zapped (kvm_mmu_invalidate_mmio_sptes)"
     }
@@ -349,7 +349,7 @@ class R26Wrap(Case):
 
 
 class R27(Case):
-    """A slot is deleted in two steps: INVALID first, then gone."""
+    """A slot is deleted in two steps: marked INVALID first, then removed."""
 
     name = "R27"
     title = "a slot is deleted, and a fault takes its INVALID slot for none"

@@ -83,7 +83,7 @@ class R31(Case):
     """handle_removed_pt() with mmu_lock held for reading."""
 
     name = "R31"
-    title = "TDP MMU: a fault maps a page in a table that was taken out"
+    title = "TDP MMU: a fault maps a page in a table that was unlinked"
     protections = {
         "freeze_children": "all entries of a removed table are exchanged for FROZEN_SPTE",
         "wait_while_frozen": "an entry that another zap froze is exchanged again until that zap is done",
@@ -201,10 +201,10 @@ class R33(Case):
 
 
 class R33Exclusive(R33):
-    """The same with mmu_lock held for writing: no cmpxchg, but the books use what the SPTE really was."""
+    """The same with mmu_lock held for writing: no cmpxchg, but accounting uses what the SPTE really was."""
 
     name = "R33b"
-    title = "TDP MMU: split with mmu_lock held for writing: Dirty set meanwhile goes to the host's page"
+    title = "TDP MMU: split with mmu_lock held for writing: Dirty set meanwhile reaches the host's page"
     protections = {"true_old": "handle_changed_spte() is given what the exchange returned (tdp_mmu_set_spte)"}
 
     def setup(self) -> None:

@@ -63,7 +63,7 @@ class R13(Case):
 
 
 class R14(Case):
-    """account_shadowed() against the emulator's early way out (kvm_mmu_track_write)."""
+    """account_shadowed() against the early return of kvm_mmu_track_write()."""
 
     name = "R14"
     title = "the first table that is shadowed against an emulated write that sees no shadow pages"

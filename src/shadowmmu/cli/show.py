@@ -1,0 +1,83 @@
+"""`shadowmmu show`: a history to look at, as a page or in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shadowmmu.cli.inputs import Changes, machine_options
+from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
+
+if TYPE_CHECKING:
+    from shadowmmu.show.history.timeline import Timeline
+
+__all__ = ["history_of", "show"]
+
+
+@click.command(short_help="Make a page of page tables, op by op, from a scenario or a recording.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="PAGE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the page is written; default: the name of FILE with .html, in this folder.",
+)
+@click.option("--tui", is_flag=True, help="Show it in the terminal instead (pip install 'shadowmmu[tui]').")
+@machine_options
+def show(*, file: Path, target: Path | None, tui: bool, changes: Changes) -> None:
+    """Write one HTML file in which a browser steps through FILE, a scenario or a recording of real KVM.
+
+    It shows the guest's tables and KVM's side by side, what each op changed, and the walk of an address
+    through both. It needs no network and opens from the disk. --tui shows the same in the terminal.
+    """
+    from shadowmmu.show.browser.assemble import page
+
+    if tui:
+        if target is not None:
+            raise click.UsageError("--tui writes no file; leave -o out")
+        _show_in_terminal(file, changes)
+        return
+
+    target = target or Path(f"{file.stem}.html")
+    refuse_overwriting({"--output": target}, [file])
+    text = page(history_of(file, changes))
+    with output(target) as written:
+        written.write(text)
+    if not is_stdout(target):
+        click.echo(f"{target}: {len(text) / 1e6:.1f} MB; open it in a browser")
+
+
+def _show_in_terminal(file: Path, changes: Changes) -> None:
+    """Run the application. Raises ClickException where it is not installed or there is no terminal."""
+    try:
+        from shadowmmu.show.tui.app import HistoryApp
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--tui needs {error.name}: pip install 'shadowmmu[tui]'") from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.ClickException("--tui needs a terminal; without it a page is written")
+    HistoryApp(history_of(file, changes)).run()
+
+
+def history_of(file: Path, changes: Changes, *, tlb: bool = False) -> Timeline:
+    """Return the history of a scenario or a recording. Raises ClickException, OSError."""
+    from shadowmmu.cli.inputs import load
+    from shadowmmu.guest.scenario.setup import ScenarioError
+    from shadowmmu.kvm.design.switches import DesignError
+    from shadowmmu.show.history.timeline import is_recording, recorded_timeline, timeline_of
+    from shadowmmu.trace.recording import Recording, RecordingError
+
+    try:
+        if not is_recording(file):
+            (scenario,) = load([file], changes)
+            return timeline_of(scenario, tlb=tlb)
+        if changes.kernel or changes.vendor or changes.params or changes.designs:
+            why = "a recording shows what happened; give its scenario to change the machine"
+            raise click.UsageError(f"{file}: {why}")
+        return recorded_timeline(Recording.read(file))
+    except (ScenarioError, DesignError, RecordingError) as error:
+        raise click.ClickException(str(error)) from None

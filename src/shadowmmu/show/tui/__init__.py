@@ -1,0 +1,1 @@
+"""A history in the terminal, stepped through by keys (Textual, the extra `tui`)."""

@@ -1,0 +1,46 @@
+"""The file of a page: one piece, harmless whatever a recording says, small."""
+
+import dataclasses
+import json
+import re
+
+from show.recorded import RECORDINGS, recording
+
+from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.show.browser.assemble import page
+from shadowmmu.show.browser.data import page_data
+from shadowmmu.show.history.timeline import recorded_timeline, timeline_of
+from shadowmmu.trace.recording import Recording
+
+MOST_BYTES = 5_000_000
+
+
+def test_a_page_names_nothing_outside_of_itself():
+    text = page(recorded_timeline(recording("b-unsync")))
+    assert not re.findall(r"(?:src|href)=\"(?!#)", text)
+    assert "://" not in text
+    assert "default-src 'none'" in text
+
+
+def test_what_a_recording_says_cannot_become_markup():
+    timeline = recorded_timeline(recording("b-unsync"))
+    hostile = dataclasses.replace(timeline, title="</script><script>alert(1)</script><!--STYLE--><!--DATA-->")
+    text = page(hostile)
+    assert text.count("<script") == page(timeline).count("<script")
+    data = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert data is not None
+    assert json.loads(data[1])["title"] == hostile.title
+
+
+def test_the_largest_recordings_are_small_pages():
+    largest = sorted(RECORDINGS.rglob("*.jsonl"), key=lambda path: path.stat().st_size)[-3:]
+    for path in largest:
+        assert len(page(recorded_timeline(Recording.read(path)))) < MOST_BYTES
+
+
+def test_played_and_recorded_the_page_has_the_same_ops():
+    played = page_data(timeline_of(Scenario.from_recording(recording("b-unsync"))))
+    recorded = page_data(recorded_timeline(recording("b-unsync")))
+    assert played["recorded"] != recorded["recorded"]
+    assert played["decoded"] == recorded["decoded"]
+    assert [op["text"] for op in played["ops"]] == [op["text"] for op in recorded["ops"]]
