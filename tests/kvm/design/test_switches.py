@@ -20,6 +20,7 @@ from shadowmmu.kvm.design.switches import (
     value_of,
     values_named,
 )
+from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS
 
 LAB_HEADER = "6.1.0-50-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)"
 SOURCES = Path(shadowmmu.__file__).parent
@@ -136,5 +137,6 @@ def test_what_is_read_of_a_design_is_a_switch() -> None:
 
 def test_every_switch_is_read() -> None:
     host = set(HostSwitches.__dataclass_fields__)
-    unread = {switch.name for switch in SWITCHES} - reads().keys() - host
+    events = {name for tracepoint in TRACEPOINTS.values() for name in tracepoint.others}
+    unread = {switch.name for switch in SWITCHES} - reads().keys() - host - events
     assert unread == set()

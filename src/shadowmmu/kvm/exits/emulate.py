@@ -137,7 +137,7 @@ class Emulator:
         return gpa, self._is_mmio_gpa(address, gpa, write=write)
 
     def _record_allows(self, access: int, *, write: bool) -> bool:
-        """Whether the vCPU's record of its last MMIO access grants an access of a paging guest.
+        """Return whether the vCPU's record of its last MMIO access grants an access of a paging guest.
 
         Its rights are W and U, those of an MMIO SPTE; since 7.3 a read needs R, which it never has.
         """

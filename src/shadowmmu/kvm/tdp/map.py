@@ -118,7 +118,7 @@ def _map_target_level(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> u32:
 
 
 def _leaf_is_right(kvm: Kvm, fault: PageFault, it: TdpIter) -> bool:
-    """Whether the SPTE maps the page already as the fault needs it; of a prefault, in any way."""
+    """Return whether the SPTE maps the page already as the fault needs it; of a prefault, in any way."""
     spte: u64 = it.old_spte
     if not spte & SPTE_MMU_PRESENT or not is_last_spte(spte, it.level):
         return False

@@ -155,7 +155,7 @@ class Tracepoint(Generic[Fields]):
 
     @property
     def forms(self) -> list[type[Event]]:
-        """The classes of its events: `event`, and those of the kernels in which it has more to say."""
+        """Return the classes of its events: `event`, and those of kernels in which it shows other things."""
         return [self.event, *map(_made_by, self.others.values())]
 
     def make_of(self, design: object) -> Callable[Fields, Event]:
@@ -184,7 +184,7 @@ class Tracepoint(Generic[Fields]):
 
 
 def _made_by(make: Callable[..., Event]) -> type[Event]:
-    """The class whose events a function makes that is the class or a class method of it."""
+    """Return the class whose events a function makes: the class itself, or one whose class method it is."""
     kind: Any = getattr(make, "__self__", make)
     made: type[Event] = kind
     return made

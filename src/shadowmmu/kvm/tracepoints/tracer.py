@@ -23,7 +23,7 @@ class Traced(Protocol):
 
     @property
     def design(self) -> object:
-        """The switches of its kernel, which decide what some events show."""
+        """Return the switches of its kernel, which decide what some events show."""
         ...
 
 
