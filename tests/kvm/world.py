@@ -138,7 +138,7 @@ class World:
     @property
     def stats(self) -> dict[str, int]:
         """KVM's statistics, those of the vCPUs summed up."""
-        stats = self.kvm.stat.as_dict()
+        stats = self.kvm.vm_stats()
         for vcpu in self.kvm.vcpus:
             for name, value in vcpu.stat.as_dict().items():
                 stats[name] = stats.get(name, 0) + value

@@ -121,7 +121,7 @@ def compare(
     if any(verdict.error is not None for verdict in verdicts):
         click.get_current_context().exit(_UNUSABLE)
     if not total["recordings"]:
-        known = "none of the recordings is covered; give one of kernel 6.12 or 6.1"
+        known = "none of the recordings is covered; give one of kernel 7.3, 6.12 or 6.1"
         raise click.ClickException(known)
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)
@@ -239,7 +239,7 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
     """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
 
     `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made
-    on another kernel has its scenarios one level up: `recordings/OTHER/NAME.jsonl`, `scenarios/NAME.txt`.
+    on another kernel has its scenarios one level up: `recordings/OTHER/A/NAME.jsonl`, `scenarios/A/NAME.txt`.
     """
     recording = recording.absolute()
     candidates: list[Path] = []
@@ -248,7 +248,7 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
         scenarios = folder or recording.parents[depth + 1] / "scenarios"
         inside = recording.relative_to(recording.parents[depth])
         candidates += [scenarios / inside.with_suffix(".txt"), scenarios / inside.with_name(f"{name}.txt")]
-        above.append(scenarios / f"{name}.txt")
+        above.append(scenarios.joinpath(*inside.parts[1:-1], f"{name}.txt"))
     return next((path for path in [*candidates, *above] if path.is_file()), None)
 
 

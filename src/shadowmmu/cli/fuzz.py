@@ -188,6 +188,7 @@ def _as_dict(report: Report, paths: list[Path], *, interrupted: bool, left: floa
                 "seed": found.seed,
                 "ops": found.ops,
                 "replays": found.replays,
+                "known": None if found.known is None else "=".join(found.known[:2]),
                 "scenario": str(path),
                 "violation": found.violation.as_dict(),
             }
@@ -197,6 +198,8 @@ def _as_dict(report: Report, paths: list[Path], *, interrupted: bool, left: floa
 
 
 def _tell(report: Report, paths: list[Path], *, interrupted: bool) -> None:
+    from shadowmmu.check.known import explanation
+
     ended = "interrupted after" if interrupted else "in"
     click.echo(
         f"seed {report.seed}: {report.episodes} guests, {report.ops} ops {ended} {report.seconds:.1f} s, "
@@ -208,3 +211,5 @@ def _tell(report: Report, paths: list[Path], *, interrupted: bool) -> None:
         click.echo(f"\nafter {found.ops} ops of a {found.profile} {found.mode} guest, {found.mmu} MMU:")
         click.echo(found.violation.text())
         click.echo(f"  scenario: {path}")
+        if found.known is not None:
+            click.echo(f"  {explanation(*found.known)}")

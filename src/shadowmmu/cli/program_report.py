@@ -55,7 +55,7 @@ def progress_text(pc: Pc | LinuxGuest) -> str:
 def report(pc: Pc | LinuxGuest, ending: Ending) -> dict[str, Any]:
     """What there is to say about a run, as plain data."""
     machine = pc.machine
-    statistics = {**machine.kvm.stat.as_dict(), **machine.vcpu.stat.as_dict()}
+    statistics = {**machine.kvm.vm_stats(), **machine.vcpu.stat.as_dict()}
     return {
         "ending": ending.reason,
         "status": ending.status,
@@ -81,7 +81,7 @@ def _report_text(pc: Pc | LinuxGuest, ending: Ending) -> str:
     lines = [line]
     lines += _columns("exits", {k: n for k, n in counters.items() if not k.startswith("vector ")})
     lines += _columns("delivered", {k: n for k, n in counters.items() if k.startswith("vector ")})
-    statistics = {**machine.vcpu.stat.as_dict(), **machine.kvm.stat.as_dict()}
+    statistics = {**machine.vcpu.stat.as_dict(), **machine.kvm.vm_stats()}
     lines += _columns("statistics", {name: n for name, n in statistics.items() if n})
     pages = {"used": machine.kvm.n_used_mmu_pages, "of the TDP MMU": machine.kvm.tdp_mmu_pages}
     lines += _columns("pages", {name: n for name, n in pages.items() if n})

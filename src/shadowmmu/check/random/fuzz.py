@@ -22,6 +22,7 @@ from ..audit.audit import Audit, Level
 from ..checker import CORRUPT, Checker, Violation, play_checked
 from ..checks import checks_of
 from ..coherence import Coherence
+from ..known import unsafe_values
 from .ground import MMUS, MODES, PROFILES, Ground, GroundError
 from .shrink import lines_up_to, shrink, simpler_lines
 from .storm import ACCESS, CR3, INVLPG, LINES, VMEXIT, VMRUN, Storm, StormOp
@@ -54,6 +55,7 @@ class Found:
     """A failure as it is reported: the scenario that shows it.
 
     replays   whether playing the scenario shows it; else only the same seed does
+    known     (switch, value, safe value): the kernel's unsafe value without which the scenario holds
     """
 
     mode: str
@@ -64,6 +66,7 @@ class Found:
     scenario: str
     violation: Violation
     replays: bool
+    known: tuple[str, str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -274,6 +277,7 @@ def explain(
         lines = simpler_lines(lines, lambda ops: fails(setup, ops), deadline)
         violation = check_lines([*setup, *lines], kernel=kernel, make=make) or violation
     text = "\n".join([*setup, *lines]) + "\n"
+    known = _known([*setup, *lines], kernel=kernel, make=make) if replays else None
     return Found(
         ground.mode,
         ground.mmu,
@@ -283,7 +287,17 @@ def explain(
         text,
         violation or failure.violation,
         replays,
+        known,
     )
+
+
+def _known(lines: Sequence[str], *, kernel: str | None, make: MakeCheckers) -> tuple[str, str, str] | None:
+    """The unsafe value that a kernel is known to have which makes a scenario fail."""
+    scenario = Scenario.parse("\n".join(lines) + "\n")
+    for switch, value, safe in unsafe_values(kernel or scenario.kernel, scenario.design):
+        if check_lines([f"design {switch}={safe}", *lines], kernel=kernel, make=make) is None:
+            return switch, value, safe
+    return None
 
 
 # -- long runs -------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ class Pc:
         machine = self.machine
         if name == "exits":
             return machine.exits.total()
-        return (machine.vcpu.stat.as_dict() | machine.kvm.stat.as_dict()).get(name, 0)
+        return (machine.vcpu.stat.as_dict() | machine.kvm.vm_stats()).get(name, 0)
 
     # -- interrupts and time -----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from itertools import count
 from typing import Any
 
 from ...host.bits import PROT_NONE, PROT_READ, PROT_RW
+from ...host.lru_gen import lru_gen_age
 from ...host.madvise import NotModelled, madvise
 from ...host.mapping import Backing, HostError
 from ...host.memory import differing_words
@@ -345,7 +346,7 @@ class Player:
         return [] if self.log is None else self.log.take()
 
     def _counters(self) -> _Counters:
-        return _Counters(self.kvm.stat.as_dict(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
+        return _Counters(self.kvm.vm_stats(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
 
     def _carry_out(self, op: kinds.Op) -> dict[str, Any]:
         match op:
@@ -589,6 +590,8 @@ class Player:
                 host.mprotect(machine.hva(op.gpa), op.length, protections[op.protection])
             case kinds.Remap():
                 host.remap(machine.hva(op.gpa), op.length)
+            case kinds.LruAge():
+                lru_gen_age(host)
             case kinds.HostTouch():
                 for offset in range(0, op.length, 0x1000):
                     host.touch(machine.hva(op.gpa + offset), write=False)

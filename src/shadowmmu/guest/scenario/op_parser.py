@@ -35,6 +35,7 @@ from .ops import (
     Invlpg,
     Invlpga,
     L2Exit,
+    LruAge,
     Madvise,
     Meanwhile,
     ModParam,
@@ -214,6 +215,7 @@ class OpParser:
             "remap": self._remap,
             "hosttouch": self._hosttouch,
             "age": self._age,
+            "lru_age": self._lru_age,
             "harvestring": self._harvestring,
             "resetrings": self._resetrings,
             "hostread": self._hostread,
@@ -574,6 +576,10 @@ class OpParser:
     def _sleep(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=1)
         return Sleep(**common, milliseconds=line.num(0, "time", 600_000))
+
+    def _lru_age(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=0)
+        return LruAge(**common)
 
     def _meanwhile(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest[:1], least=1)
