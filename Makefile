@@ -11,8 +11,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
-CONSTANTS := $(patsubst %.py,%.pxd,$(wildcard src/shadowmmu/*/bits.py))
-MODULES = $(words $(filter-out %/bits.pxd %/types.pxd,$(filter %.pxd,$(SOURCES))))
+CONSTANTS := $(patsubst %.py,%.pxd,$(wildcard src/shadowmmu/*/bits.py src/shadowmmu/x86/vmx.py))
+MODULES = $(words $(filter-out $(CONSTANTS) %/types.pxd,$(filter %.pxd,$(SOURCES))))
 
 # what one process has compiled to bytecode, others need not: the tests start many
 unexport PYTHONDONTWRITEBYTECODE

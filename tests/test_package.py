@@ -31,13 +31,13 @@ def run(*arguments: str, home: Path | None = None, **environment: str) -> subpro
 
 def sources_below(folder: Path) -> set[str]:
     """The files below a folder, relative to it, without what tools and compilers leave there."""
-    made = {".so", ".pyc", ".c"}  # and bits.pxd, which setup.py writes
+    made = {".so", ".pyc", ".c"}  # and the .pxd of constants, which setup.py writes
     return {
         str(path.relative_to(folder))
         for path in folder.rglob("*")
         if path.is_file()
         and path.suffix not in made
-        and path.name != "bits.pxd"
+        and path.name not in ("bits.pxd", "vmx.pxd")
         and ".egg-info" not in str(path)
     }
 

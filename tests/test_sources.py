@@ -10,10 +10,10 @@ import pytest
 
 import shadowmmu
 from shadowmmu._native import _obstacle, hot_modules
-from shadowmmu._sources import cimported, constants_pxd, why_stale, write_constants
+from shadowmmu._sources import cimported, constants, constants_pxd, why_stale, write_constants
 from shadowmmu.host import bits as host_bits
 from shadowmmu.kvm import bits as kvm_bits
-from shadowmmu.x86 import bits as x86_bits
+from shadowmmu.x86 import bits as x86_bits, vmx as x86_vmx
 
 PACKAGE = Path(shadowmmu.__file__).parent
 HOT = hot_modules(PACKAGE)
@@ -21,14 +21,14 @@ HOT = hot_modules(PACKAGE)
 # -- constants -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bits", [x86_bits, host_bits, kvm_bits], ids=lambda bits: bits.__name__)
+@pytest.mark.parametrize("bits", [x86_bits, host_bits, kvm_bits, x86_vmx], ids=lambda bits: bits.__name__)
 def test_c_has_the_names_and_values_of_python(bits: object) -> None:
     source = Path(bits.__file__)  # type: ignore[attr-defined]
     text = constants_pxd(source)
     macros = dict(re.findall(r"#define (\w+) (0x[0-9a-f]+)ULL$", text, re.MULTILINE))
     names = dict(re.findall(r'const u64 (\w+) "(\w+)"', text))
     values = {name: int(macros[macro], 0) for name, macro in names.items()}
-    assert values == {name: value for name, value in vars(bits).items() if name.isupper()}
+    assert values == {name: value for name, value in vars(bits).items() if type(value) is int}
     assert values.keys() and len(macros) == len(names)
     if shadowmmu.native:
         assert source.with_suffix(".pxd").read_text() == text
@@ -43,10 +43,8 @@ def test_what_is_no_word_is_no_constant(tmp_path: Path, value: str) -> None:
 
 
 def test_macros_of_two_rooms_never_meet() -> None:
-    macros = [
-        re.findall(r"#define (\w+)", constants_pxd(PACKAGE / room / "bits.py"))
-        for room in ("x86", "host", "kvm")
-    ]
+    macros = [re.findall(r"#define (\w+)", constants_pxd(source)) for source in constants(PACKAGE)]
+    assert len(macros) == 4
     assert len(set().union(*macros)) == sum(map(len, macros))
 
 
@@ -62,7 +60,7 @@ def test_constants_are_written_only_when_they_change(tmp_path: Path) -> None:
     source.write_text("ONE = 2\n")
     write_constants(tmp_path)
     assert pxd.stat().st_mtime > 1
-    assert "#define SHADOWMMU_X86_ONE 0x2ULL\n" in pxd.read_text()
+    assert "#define SHADOWMMU_X86_BITS_ONE 0x2ULL\n" in pxd.read_text()
 
 
 # -- extensions ------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 PACKAGE = __name__.rpartition(".")[0]
-NEVER_COMPILED = frozenset({"bits"})
-"""Modules of constants: Python reads the .py, C reads the .pxd."""
+NEVER_COMPILED = frozenset({"bits", "vmx"})
+"""Modules of constants (_sources.CONSTANTS): Python reads the .py, C reads the .pxd."""
 
 
 def is_set(variable: str) -> bool:

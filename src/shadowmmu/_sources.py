@@ -1,4 +1,4 @@
-"""What extensions are compiled from: the C view of each bits.py, and whether anything is newer than they are.
+"""What extensions are compiled from: the C view of constants, and whether anything is newer than they are.
 
 setup.py runs this file by itself, before the package can be imported.
 """
@@ -12,15 +12,24 @@ from pathlib import Path
 _CIMPORT = re.compile(r"^from\s+(\.*)(\S*)\s+cimport\b", re.MULTILINE)
 
 
+CONSTANTS = ("*/bits.py", "x86/vmx.py")
+"""Modules of constants, never compiled: Python reads the .py, C the .pxd that is written beside it."""
+
+
+def constants(package: Path) -> list[Path]:
+    """Return the modules of constants below the folder `package`."""
+    return sorted(source for pattern in CONSTANTS for source in package.glob(pattern))
+
+
 def constants_pxd(source: Path) -> str:
-    """Return the C view of a bits.py: each of its names as an unsigned 64-bit constant.
+    """Return the C view of a module of constants: each name as an unsigned 64-bit constant, but for tables.
 
     Raises ValueError if a value is no such number.
     """
-    prefix = f"SHADOWMMU_{source.parent.name.upper()}"
+    prefix = f"SHADOWMMU_{source.parent.name.upper()}_{source.stem.upper()}"
     macros, names = [], []
     for name, value in runpy.run_path(str(source)).items():
-        if not name.isupper():
+        if not name.isupper() or isinstance(value, dict):
             continue
         if not isinstance(value, int) or not 0 <= value < 1 << 64:
             raise ValueError(f"{source}: {name} = {value!r} is no unsigned 64-bit number")
@@ -28,7 +37,7 @@ def constants_pxd(source: Path) -> str:
         names.append(f'    const u64 {name} "{prefix}_{name}"')
     return "\n".join(
         (
-            "# Written by setup.py from bits.py: the same names with the same values, for C.",
+            f"# Written by setup.py from {source.name}: the same names with the same values, for C.",
             "from shadowmmu.x86.types cimport *",
             "",
             "cdef extern from *:",
@@ -42,8 +51,8 @@ def constants_pxd(source: Path) -> str:
 
 
 def write_constants(package: Path) -> None:
-    """Write the .pxd beside each bits.py where its text has changed: what cimports it is compiled anew."""
-    for source in package.rglob("bits.py"):
+    """Write the .pxd of constants where its text has changed: what cimports it is compiled anew."""
+    for source in constants(package):
         pxd, text = source.with_suffix(".pxd"), constants_pxd(source)
         if not pxd.exists() or pxd.read_text() != text:
             pxd.write_text(text)
@@ -63,7 +72,7 @@ def why_stale(package: Path, hot_modules: Sequence[Path]) -> str:
 
     An extension is compiled from its .py, its .pxd, and every .pxd that is cimported, directly or not.
     """
-    for source in package.rglob("bits.py"):
+    for source in constants(package):
         pxd = source.with_suffix(".pxd")
         if not pxd.exists():
             return f"{pxd.relative_to(package)} is missing"

@@ -1,6 +1,7 @@
 # cython: language_level=3
 cimport cython
 from .bits cimport *
+from .vmx cimport *
 from .tlb cimport TranslationCache
 
 @cython.final

@@ -1,4 +1,5 @@
 from ...x86.bits cimport *
+from ...x86.vmx cimport *
 from ..bits cimport *
 from ..fault.page_fault cimport kvm_mmu_page_fault
 from ..state.vcpu cimport Vcpu
