@@ -14,18 +14,24 @@ SOURCES := $(shell find src -name '*.py' -o -name '*.pxd')
 CONSTANTS := $(patsubst %.py,%.pxd,$(wildcard src/shadowmmu/*/bits.py))
 MODULES = $(words $(filter-out %/bits.pxd %/types.pxd,$(filter %.pxd,$(SOURCES))))
 
-.PHONY: run test build docs wheel clean programs
+# what one process has compiled to bytecode, others need not: the tests start many
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: run test lint build docs wheel clean programs
 
 run: $(VENV)/.installed
 	@echo "running the tour: a guest kernel that tries each mechanism in every paging mode"
 	@$(BIN)/shadowmmu run
 
-test: build docs
+test:
+	@$(MAKE) --no-print-directory --jobs=2 build docs lint
+	SHADOWMMU_REQUIRE_NATIVE=1 $(PYTEST)
+	SHADOWMMU_INTERPRETED=1 $(PYTEST)
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
-	SHADOWMMU_REQUIRE_NATIVE=1 $(PYTEST)
-	SHADOWMMU_INTERPRETED=1 $(PYTEST)
 
 build: $(VENV)/.compiled
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from launcher import launcher
 
 from shadowmmu.cli.commands import cli
 from shadowmmu.guest.play import player as module
@@ -46,7 +47,21 @@ def invoke(player: type[SpoiledPlayer]) -> Callable[..., Result]:
 
 @pytest.fixture
 def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a command as its own process."""
+    """Run a command as its own process, which starts at once."""
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+
+    def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        done = launcher().run([*map(str, args)], cwd=cwd, env=environment, timeout=120)
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
+
+    return run
+
+
+@pytest.fixture
+def process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command as its own process, started anew; `options` are those of subprocess.run."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
     code = "from shadowmmu.cli.main import main; main()"
 

@@ -101,7 +101,7 @@ def test_folders_and_json(invoke, sound, wrong):
     assert result.exit_code == 1
     one, two = (json.loads(line) for line in result.output.splitlines())
     assert one.pop("checks") > 0
-    assert one == {"scenario": "sound", "ops": 2, "violations": [], "interrupted": False}
+    assert one == {"scenario": "sound", "ops": 2, "violations": [], "interrupted": False, "known": None}
     (violation,) = two["violations"]
     assert (violation["predicate"], violation["op"]) == ("tlb-as-tables", 1)
     assert violation["shows"]

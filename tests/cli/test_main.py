@@ -13,8 +13,8 @@ from shadowmmu.cli import main as module
 from shadowmmu.cli.commands import cli
 
 
-def test_help_names_the_commands(command):
-    done = command("--help")
+def test_help_names_the_commands(process):
+    done = process("--help")
     assert done.returncode == 0
     assert "run " in done.stdout
     assert "compare " in done.stdout
@@ -36,8 +36,8 @@ def test_help_imports_nothing_heavy():
     assert not [name for name in loaded if name.split(".")[1] in ("kvm", "host", "guest", "trace", "x86")]
 
 
-def test_version(command):
-    assert command("--version").stdout.startswith("shadowmmu, version ")
+def test_version(process):
+    assert process("--version").stdout.startswith("shadowmmu, version ")
 
 
 def completed(**variables):
@@ -61,36 +61,36 @@ def test_shell_completion_knows_commands_and_options(words, expected):
     assert done.stdout.strip() == f"plain,{expected}"
 
 
-def test_wrong_usage(command):
-    done = command("compare")
+def test_wrong_usage(process):
+    done = process("compare")
     assert done.returncode == 2
     assert "Missing argument 'RECORDING...'" in done.stderr
 
 
-def test_a_full_disk_is_one_line(command):
+def test_a_full_disk_is_one_line(process):
     with open("/dev/full", "w") as full:
-        done = command("--help", stdout=full, capture_output=False, stderr=subprocess.PIPE)
+        done = process("--help", stdout=full, capture_output=False, stderr=subprocess.PIPE)
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if "not compiled" not in line]
     assert said == ["shadowmmu: standard output: cannot write: No space left on device"]
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
-def test_closed_streams_do_no_harm(command, closed):
+def test_closed_streams_do_no_harm(process, closed):
     def close():
         for fd in closed:
             os.close(fd)
 
-    done = command("designs", preexec_fn=close)
+    done = process("designs", preexec_fn=close)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert bool(done.stdout) == (1 not in closed)
 
 
-def test_a_closed_pipe_is_quiet(command):
+def test_a_closed_pipe_is_quiet(process):
     reading, writing = os.pipe()
     os.close(reading)
-    done = command("--help", stdout=writing, capture_output=False, stderr=subprocess.PIPE)
+    done = process("--help", stdout=writing, capture_output=False, stderr=subprocess.PIPE)
     os.close(writing)
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if "not compiled" not in line] == []

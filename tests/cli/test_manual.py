@@ -20,6 +20,7 @@ NOT_RUN = {
     "shadowmmu fuzz --seconds 600": "ten minutes",
     "shadowmmu run --npt ./busybox -- sh -c 'ls | sort'": "tests/test_readme.py runs busybox",
     "shadowmmu museum --run rmap_left --seconds 60 --out found": "tests/cli/test_museum.py searches",
+    "shadowmmu show --tui tests/conformance/recordings/b-unsync.jsonl": "tests/show/tui operates it",
     "shadowmmu race --replay s.txt": "run below, with the example that writes the file",
 }
 BECAUSE_OF = {

@@ -96,9 +96,9 @@ def test_one_bad_recording_does_not_stop_the_others(invoke, fixtures, tmp_path):
     assert told["total"]["failed"] == [str(bad)]
 
 
-def test_a_pipe_is_a_scenario(command, fixtures):
+def test_a_pipe_is_a_scenario(process, fixtures):
     """Of a pipe nothing is taken to see what it is."""
     with (fixtures.scenarios / "m-access.txt").open() as file:
-        done = command("run", "/dev/fd/0", input=file.read())
+        done = process("run", "/dev/fd/0", input=file.read())
     assert done.returncode == 0
     assert "ops (" in done.stdout

@@ -183,23 +183,23 @@ def test_an_input_is_not_overwritten(command, scenario, option):
     assert scenario.read_text() == SCENARIO
 
 
-def test_standard_output_that_is_the_file_is_refused(command, scenario):
+def test_standard_output_that_is_the_file_is_refused(process, scenario):
     target = scenario.parent / "out"
     with target.open("w") as file:
-        done = command(
+        done = process(
             "run", scenario, "--record", target, stdout=file, stderr=subprocess.PIPE, capture_output=False
         )
     assert done.returncode == 2
     assert "standard output" in done.stderr
 
 
-def test_dev_stdout_is_a_file_that_goes_on(command, scenario):
+def test_dev_stdout_is_a_file_that_goes_on(process, scenario):
     """What the shell put there before stays."""
     target = scenario.parent / "out"
     with target.open("w") as file:
         file.write("before\n")
         file.flush()
-        done = command(
+        done = process(
             "run",
             scenario,
             "--record",

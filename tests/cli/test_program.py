@@ -95,7 +95,7 @@ def test_limits(command, file, limit, says):
     ],
 )
 def test_a_program_that_goes_wrong(command, file, text, says):
-    ran = command("run", file(text), timeout=60)
+    ran = command("run", file(text))
     assert ran.returncode == 2
     assert f"prog.elf: {'it ' if says.startswith('loops') else ''}{says}" in ran.stderr
     assert "last exits:" in ran.stderr

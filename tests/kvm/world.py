@@ -18,8 +18,8 @@ from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.x86.bits import ADDR
+from shadowmmu.x86.svm import SVM_EXIT_IOIO
 
-SVM_EXIT_IOIO = 0x7B
 SWEEP_EVERY = 10
 """Ops of a whole scenario between two looks at everything."""
 
@@ -80,7 +80,8 @@ class World:
         host_la57: bool = False,
     ) -> None:
         self.text = text
-        scenario = Scenario.parse(text).with_kernel(kernel).with_design(design or {})
+        scenario, self._parse = Scenario.begin(text)
+        scenario = scenario.with_kernel(kernel).with_design(design or {})
         if host_la57:
             scenario = replace(scenario, host_la57=True)
         self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
@@ -97,12 +98,6 @@ class World:
     def do(self, line: str) -> OpResult:
         """Play one line."""
         return self.play(self._parse(line))
-
-    def _parse(self, line: str) -> Op:
-        if line.split()[0] in ("slot", "delslot", "movslot"):
-            self.text += line + "\n"
-            return Scenario.parse(self.text).ops[-1]
-        return Scenario.parse(f"{self.text}{line}\n").ops[-1]
 
     def quick(self, line: str) -> OpResult:
         """The same without checks, for the many operations before the one that matters."""
@@ -143,7 +138,7 @@ class World:
     @property
     def stats(self) -> dict[str, int]:
         """KVM's statistics, those of the vCPUs summed up."""
-        stats = self.kvm.stat.as_dict()
+        stats = self.kvm.vm_stats()
         for vcpu in self.kvm.vcpus:
             for name, value in vcpu.stat.as_dict().items():
                 stats[name] = stats.get(name, 0) + value

@@ -117,7 +117,7 @@ def test_roots():
         "id": 1,
         "root": (1 << 64) - 1,
         "pgd": 0x1000,
-        "cpu_role": 3,
+        "cpu_role": (3, 0),
         "root_role": 4,
         "prev": [(0x2000, 0x1000)],
     }

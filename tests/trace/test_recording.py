@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.kvm.tracepoints.exits import Entry
 from shadowmmu.trace.delta import apply_delta, difference
+from shadowmmu.trace.recorded_events import RECORDED
 from shadowmmu.trace.recorder import Recorder, json_line
 from shadowmmu.trace.recording import Recording, RecordingError, replay
 
@@ -19,7 +21,9 @@ def test_recorded_again_byte_for_byte(recording_path, machine_of):
     machine = machine_of(recording)
     recorder = Recorder(Scenario.from_recording(recording), machine.areas)
     lines = recording_path.read_text().splitlines(keepends=True)
-    assert json_line(recorder.header()) == lines[0]
+    header = recorder.header()
+    assert frozenset(header.pop("events")) == recording.events == RECORDED
+    assert json_line(header) == lines[0]
     for (played, line), (_, state) in zip(
         zip(machine.played(), lines[1:], strict=True), replay(recording), strict=True
     ):
@@ -111,6 +115,30 @@ def test_broken_recordings_name_the_line(fixture_path, tmp_path, change, expecte
         Recording.read(target)
     assert str(caught.value).startswith(f"{target}:{expected}")
     assert re.search(r"; \w", str(caught.value))
+
+
+@pytest.mark.parametrize("events", [["kvm_exit", 1], "kvm_exit", {}])
+def test_the_events_of_a_header_are_names(fixture_path, tmp_path, events):
+    target = broken(fixture_path, tmp_path, changed_row(0, events=events))
+    with pytest.raises(RecordingError, match=":1: `events` must be a list of names; record it again"):
+        Recording.read(target)
+
+
+def test_the_header_says_which_events_the_recording_can_hold(fixture_path, tmp_path):
+    target = broken(fixture_path, tmp_path, changed_row(0, events=["kvm_exit", "kvm_new"]))
+    assert Recording.read(target).events == {"kvm_exit", "kvm_new"}
+
+
+def test_what_the_lab_leaves_out_is_not_recorded(fixture_path, machine_of):
+    recording = Recording.read(fixture_path)
+    machine = machine_of(recording)
+    recorder = Recorder(Scenario.from_recording(recording), machine.areas)
+    start, first, *_ = machine.played()
+    recorder.row(start)
+    names = [entry["e"] for entry in recorder.row(first)["events"]]
+    first.events = [Entry(0, 0, 0), *first.events]
+    assert [entry["e"] for entry in recorder.row(first)["events"]] == names
+    assert Entry.name not in RECORDED
 
 
 @pytest.mark.parametrize("delta", [{"set": {"sps:S999:gfn": 1}}, {"set": {}, "del": ["nothing:here"]}])

@@ -17,9 +17,6 @@ from shadowmmu.x86.bits import (
     EPT_W,
     EPT_WB,
     EPT_X,
-    EXIT_EPT_MISCONFIG,
-    EXIT_EPT_VIOLATION,
-    EXIT_PML_FULL,
     FAULT,
     FETCH,
     NESTED_FAULT,
@@ -37,6 +34,7 @@ from shadowmmu.x86.bits import (
 )
 from shadowmmu.x86.machine_check import MachineCheck
 from shadowmmu.x86.processor import Processor
+from shadowmmu.x86.vmx import EXIT_REASON_EPT_MISCONFIG, EXIT_REASON_EPT_VIOLATION, EXIT_REASON_PML_FULL
 
 from .conftest import Memory
 
@@ -122,7 +120,7 @@ def test_every_level_can_take_a_right(world: World, level: int, rights: int, kin
         assert world.cpu.access(GPA, kind) == world.frame | 0x123
         return
     granted = rights << EPT_VIOLATION_RWX_SHIFT
-    assert world.fails(kind) == (EXIT_EPT_VIOLATION, ACCESS[kind] | granted | PAGE)
+    assert world.fails(kind) == (EXIT_REASON_EPT_VIOLATION, ACCESS[kind] | granted | PAGE)
     assert world.cpu.fault_gpa == GPA
     assert world.cpu.fault_error_code >> 32 == PFERR_GUEST_FINAL >> 32
 
@@ -130,7 +128,7 @@ def test_every_level_can_take_a_right(world: World, level: int, rights: int, kin
 def test_what_the_tables_grant_is_what_all_levels_grant(world: World) -> None:
     world.set_rights(EPT_R | EPT_X, 3)
     world.set_rights(EPT_R | EPT_W, 2)
-    assert world.fails(WRITE) == (EXIT_EPT_VIOLATION, EPT_W | EPT_R << EPT_VIOLATION_RWX_SHIFT | PAGE)
+    assert world.fails(WRITE) == (EXIT_REASON_EPT_VIOLATION, EPT_W | EPT_R << EPT_VIOLATION_RWX_SHIFT | PAGE)
 
 
 def test_execute_only_pages_are_fetched_but_never_read(world: World) -> None:
@@ -138,7 +136,10 @@ def test_execute_only_pages_are_fetched_but_never_read(world: World) -> None:
     world.set_rights(EPT_X)
     for _ in range(2):
         assert world.cpu.access(GPA, FETCH) == world.frame | 0x123
-        assert world.fails(READ) == (EXIT_EPT_VIOLATION, EPT_R | EPT_X << EPT_VIOLATION_RWX_SHIFT | PAGE)
+        assert world.fails(READ) == (
+            EXIT_REASON_EPT_VIOLATION,
+            EPT_R | EPT_X << EPT_VIOLATION_RWX_SHIFT | PAGE,
+        )
 
 
 # -- misconfigurations -----------------------------------------------------------------------------------
@@ -149,21 +150,21 @@ def test_execute_only_pages_are_fetched_but_never_read(world: World) -> None:
 def test_writable_but_not_readable_is_a_misconfiguration(world: World, level: int, rights: int) -> None:
     world.set_rights(rights, level)
     for kind in (READ, WRITE, FETCH):
-        assert world.fails(kind) == (EXIT_EPT_MISCONFIG, 0)
+        assert world.fails(kind) == (EXIT_REASON_EPT_MISCONFIG, 0)
     assert world.cpu.fault_gpa == GPA
 
 
 def test_execute_only_is_one_where_the_processor_does_not_know_it() -> None:
     world = World(execute_only=False)
     world.set_rights(EPT_X)
-    assert world.fails(FETCH) == (EXIT_EPT_MISCONFIG, 0)
+    assert world.fails(FETCH) == (EXIT_REASON_EPT_MISCONFIG, 0)
 
 
 @pytest.mark.parametrize("kind", range(8))
 def test_memory_types(world: World, kind: int) -> None:
     world.map(GPA, world.frame, EPT_RWX | kind << 3)
     if kind in (2, 3, 7):
-        assert world.fails(READ) == (EXIT_EPT_MISCONFIG, 0)
+        assert world.fails(READ) == (EXIT_REASON_EPT_MISCONFIG, 0)
     else:
         assert world.cpu.access(GPA, READ) == world.frame | 0x123
 
@@ -180,14 +181,14 @@ def test_reserved_bits(world: World, level: int, bit: int, reserved: bool) -> No
     at = world.address(GPA, level) >> 3
     world.words[at] |= 1 << bit
     if reserved:
-        assert world.fails(READ) == (EXIT_EPT_MISCONFIG, 0)
+        assert world.fails(READ) == (EXIT_REASON_EPT_MISCONFIG, 0)
     else:
         assert world.cpu.access(GPA, READ) == world.frame | 0x123
 
 
 def test_an_entry_that_grants_nothing_may_hold_anything(world: World) -> None:
     world.words[world.address(GPA, 2) >> 3] = ~EPT_RWX & (1 << 64) - 1
-    assert world.fails(READ) == (EXIT_EPT_VIOLATION, EPT_R | PAGE)
+    assert world.fails(READ) == (EXIT_REASON_EPT_VIOLATION, EPT_R | PAGE)
 
 
 @pytest.mark.parametrize("level", [2, 3])
@@ -198,7 +199,7 @@ def test_large_pages(world: World, level: int) -> None:
     assert world.cpu.access(gpa + 0x5123, WRITE) == 0x5123
     world.map(gpa, 0x1000, level=level)
     world.cpu.flush_all()
-    assert world.fails(READ, gpa) == (EXIT_EPT_MISCONFIG, 0)
+    assert world.fails(READ, gpa) == (EXIT_REASON_EPT_MISCONFIG, 0)
 
 
 def test_five_levels_reach_further_than_four() -> None:
@@ -212,7 +213,7 @@ def test_five_levels_reach_further_than_four() -> None:
         if levels == 5:
             assert world.cpu.access(GVA, READ) == world.frame | 0x123
         else:
-            assert world.fails(READ, GVA) == (EXIT_EPT_VIOLATION, EPT_R | PAGE)
+            assert world.fails(READ, GVA) == (EXIT_REASON_EPT_VIOLATION, EPT_R | PAGE)
 
 
 # -- Accessed and Dirty ----------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def test_with_them_an_access_to_the_guests_tables_is_a_write(world: World) -> No
     assert not world.entry(GPA) & EPT_D
     world.set_rights(EPT_R | EPT_X, gpa=0x3000)
     granted = (EPT_R | EPT_X) << EPT_VIOLATION_RWX_SHIFT
-    assert world.fails(READ, GVA) == (EXIT_EPT_VIOLATION, EPT_R | EPT_W | granted | TABLE)
+    assert world.fails(READ, GVA) == (EXIT_REASON_EPT_VIOLATION, EPT_R | EPT_W | granted | TABLE)
     assert world.cpu.fault_error_code >> 32 == PFERR_GUEST_PAGE >> 32
     assert world.cpu.fault_gpa & ADDR == 0x3000
 
@@ -250,7 +251,7 @@ def test_without_them_only_setting_a_bit_of_the_guests_is(leaf: int, kind: int) 
     for gpa in (0x1000, 0x2000, 0x3000, 0x4000):
         world.set_rights(EPT_R | EPT_X, gpa=gpa)
     granted = (EPT_R | EPT_X) << EPT_VIOLATION_RWX_SHIFT
-    assert world.fails(kind, GVA) == (EXIT_EPT_VIOLATION, EPT_R | EPT_W | granted | TABLE)
+    assert world.fails(kind, GVA) == (EXIT_REASON_EPT_VIOLATION, EPT_R | EPT_W | granted | TABLE)
     assert world.cpu.fault_gpa & ADDR == 0x4000
     at = frame + (GVA >> 12 & 511) * 8 >> 3
     assert world.words[at] & (A | D) == leaf & (A | D), "nothing was set"
@@ -304,7 +305,7 @@ def test_a_full_log_is_an_exit_before_anything_happens(logging: World) -> None:
     assert logging.cpu.ept.pml_index == 0xFFFF
     logging.words[logging.address(GPA) >> 3] &= ~EPT_D
     logging.cpu.flush_all()
-    assert logging.fails(WRITE) == (EXIT_PML_FULL, 0)
+    assert logging.fails(WRITE) == (EXIT_REASON_PML_FULL, 0)
     assert not logging.entry() & EPT_D
     assert logging.cpu.access(GPA, READ) == logging.frame | 0x123, "a read needs no entry"
     logging.cpu.ept.pml_index = 511
@@ -332,7 +333,7 @@ def reference(world: World, gpa: int, kind: int) -> object:
         entry = world.words[at >> 3]
         here = entry & EPT_RWX
         if not here:
-            return EXIT_EPT_VIOLATION, ACCESS[kind] | PAGE
+            return EXIT_REASON_EPT_VIOLATION, ACCESS[kind] | PAGE
         leaf = level == 1 or (level <= 3 and entry & PS)
         wrong = here in (EPT_W, EPT_W | EPT_X) or entry >> MAXPHYADDR & (1 << 52 - MAXPHYADDR) - 1
         if leaf:
@@ -341,11 +342,11 @@ def reference(world: World, gpa: int, kind: int) -> object:
         else:
             wrong = wrong or entry & (0xF8 if level > 3 else 0x78)
         if wrong:
-            return EXIT_EPT_MISCONFIG, 0
+            return EXIT_REASON_EPT_MISCONFIG, 0
         rights &= here
         if leaf:
             if not rights & ACCESS[kind]:
-                return EXIT_EPT_VIOLATION, ACCESS[kind] | rights << EPT_VIOLATION_RWX_SHIFT | PAGE
+                return EXIT_REASON_EPT_VIOLATION, ACCESS[kind] | rights << EPT_VIOLATION_RWX_SHIFT | PAGE
             size = 1 << 12 + 9 * (level - 1)
             hpa = (entry & ADDR & -size) | gpa & size - 1
             return hpa if hpa < len(world.words) * 8 else "machine check"

@@ -10,9 +10,9 @@ from ..guest.play.player import OpResult
 from ..guest.scenario import ops as kinds
 from ..guest.scenario.modes import MODES, Mode
 from ..guest.scenario.ops import Op
-from ..guest.svm.exit_codes import EXIT_EXCEPTION, EXIT_INVLPG, EXIT_WRITE_CR, exit_name
 from ..guest.svm.machine import ExitRecord, SvmMachine
 from ..x86.bits import CR0_PG, CR4_PAE, EFER_LMA, PF_VECTOR
+from ..x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_INVLPG, SVM_EXIT_WRITE_CR0, exit_reason
 from .audit.audit import Audit
 from .checker import CORRUPT, Violation
 from .coherence import Coherence
@@ -23,7 +23,7 @@ EVERY = 100
 """Exits between two looks at the whole machine."""
 MOST_VIOLATIONS = 20
 NEVER = 1 << 62
-_FLUSHING = (EXIT_INVLPG, *range(EXIT_WRITE_CR, EXIT_WRITE_CR + 8))
+_FLUSHING = (SVM_EXIT_INVLPG, *range(SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR0 + 8))
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ class ProgramChecks:
         exception, self._exception = self._exception, None
         record = self._record = self.machine.history[-1]
         flushes = record.code in _FLUSHING
-        faulted = record.code == EXIT_EXCEPTION + PF_VECTOR
+        faulted = record.code == SVM_EXIT_EXCP_BASE + PF_VECTOR
         refused = exception is not None and exception[0] == PF_VECTOR
         full = self.exits % self.every == 0
         if not (faulted or flushes or refused or full):
@@ -127,10 +127,10 @@ class ProgramChecks:
         text, vcpu = self._text(), self.machine.vcpu
         code = self._record.code
         op: Op
-        if code == EXIT_INVLPG:
+        if code == SVM_EXIT_INVLPG:
             op = kinds.Invlpg(line=0, text=text, vcpu=0, gva=vcpu.cpu.flushed_page)
         else:
-            number = code - EXIT_WRITE_CR
+            number = code - SVM_EXIT_WRITE_CR0
             op = kinds.WriteCr(
                 line=0, text=text, vcpu=0, cr=number, value=self.machine.written_cr3 if number == 3 else 0
             )
@@ -165,4 +165,4 @@ class ProgramChecks:
     def _text(self) -> str:
         """The last exit."""
         record = self._record
-        return f"{exit_name(record.code)} at rip {record.rip:#x}, {record.info1:#x}, {record.info2:#x}"
+        return f"{exit_reason(record.code)} at rip {record.rip:#x}, {record.info1:#x}, {record.info2:#x}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from shadowmmu.cli.inputs import Changes, load, machine_options, refuse_ignored
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.program import check_program, is_program
 from shadowmmu.cli.program_options import ProgramOptions, program_options
+from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
     from shadowmmu.check.checker import Violation
@@ -44,6 +44,8 @@ class _Outcome:
     checks: int = 0
     violations: list[Violation] = field(default_factory=list)
     interrupted: bool = False
+    known: tuple[str, str, str] | None = None
+    """(switch, value, safe value): the kernel's unsafe value without which all holds."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +54,7 @@ class _Outcome:
             "checks": self.checks,
             "violations": [violation.as_dict() for violation in self.violations],
             "interrupted": self.interrupted,
+            "known": None if self.known is None else "=".join(self.known[:2]),
         }
 
     def text(self) -> str:
@@ -63,6 +66,10 @@ class _Outcome:
             lines += [f"  {line}" for line in violation.text().splitlines()]
         if found > _SHOWN:
             lines.append(f"  and {found - _SHOWN} more")
+        if self.known is not None:
+            from shadowmmu.check.known import explanation
+
+            lines.append(f"  {explanation(*self.known)}")
         return "\n".join(lines)
 
 
@@ -184,6 +191,8 @@ def _check_file(files: list[Path], changes: Changes, level: str, *, tlb: bool, a
             raise ScenarioError(f"{files[0]}: no scenario (*.txt) is in this folder")
         for scenario in load(files, changes):
             outcome = _check(scenario, level, tlb=tlb)
+            if outcome.violations and not outcome.interrupted:
+                outcome.known = _known(scenario, level, tlb=tlb)
             click.echo(json.dumps(outcome.as_dict()) if as_json else outcome.text())
             status |= bool(outcome.violations)
             if outcome.interrupted:
@@ -214,20 +223,24 @@ def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:
             outcome.ops += played is not None
             outcome.violations += found
             if outcome.ops % _EVERY == 0:
-                _progress(f"{scenario.name}: {outcome.ops} of {len(scenario.ops)} ops")
+                progress(f"{scenario.name}: {outcome.ops} of {len(scenario.ops)} ops")
         for checker in checks:
             outcome.violations += checker.finish()
     except KeyboardInterrupt:
         outcome.interrupted = True
-    _progress("")
+    progress("")
     outcome.checks = sum(checker.checks for checker in checks)
     return outcome
 
 
-def _progress(text: str) -> None:
-    """One line on stderr that is written over, if somebody looks."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+def _known(scenario: Scenario, level: str, *, tlb: bool) -> tuple[str, str, str] | None:
+    """The unsafe value that the scenario's kernel is known to have which breaks what does not hold."""
+    from shadowmmu.check.known import unsafe_values
+
+    for switch, value, safe in unsafe_values(scenario.kernel, scenario.design):
+        if not _check(scenario.with_design({switch: safe}), level, tlb=tlb).violations:
+            return switch, value, safe
+    return None
 
 
 def _list(*, as_json: bool) -> None:

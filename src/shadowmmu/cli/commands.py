@@ -13,6 +13,7 @@ from shadowmmu.cli.decode import decode
 from shadowmmu.cli.designs import designs
 from shadowmmu.cli.diff import diff
 from shadowmmu.cli.fuzz import fuzz
+from shadowmmu.cli.kernels import kernels
 from shadowmmu.cli.museum import museum
 from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
@@ -26,8 +27,8 @@ __all__ = ["cli"]
 def cli() -> None:
     """Run and question an executable model of KVM's x86 shadow MMU.
 
-    What it shows is what Linux 6.12.111 and 6.1.176 do: recordings of real kernels are replayed on it and
-    compared operation by operation. `shadowmmu COMMAND --help` is the manual page of a command.
+    What it shows is what Linux 7.3.4, 6.12.111 and 6.1.176 do: recordings of real kernels are replayed on it
+    and compared operation by operation. `shadowmmu COMMAND --help` is the manual page of a command.
     """
     if "NO_COLOR" in os.environ:
         click.get_current_context().color = False
@@ -39,6 +40,7 @@ cli.add_command(compare)
 cli.add_command(show)
 cli.add_command(diff)
 cli.add_command(designs)
+cli.add_command(kernels)
 cli.add_command(decode)
 cli.add_command(race)
 cli.add_command(fuzz)

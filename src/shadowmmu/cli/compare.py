@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import click
 
 from shadowmmu.cli.inputs import design_option
 from shadowmmu.cli.manual import Manual
+from shadowmmu.cli.progress import progress
 from shadowmmu.cli.run_report import outcome_line
 from shadowmmu.show.text.event_text import event_line
 
@@ -121,7 +121,7 @@ def compare(
     if any(verdict.error is not None for verdict in verdicts):
         click.get_current_context().exit(_UNUSABLE)
     if not total["recordings"]:
-        known = "none of the recordings is covered; give one of kernel 6.12 or 6.1"
+        known = "none of the recordings is covered; give one of kernel 7.3, 6.12 or 6.1"
         raise click.ClickException(known)
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)
@@ -175,15 +175,13 @@ def _ignore_interrupts() -> None:
 
 def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdict]:
     """The verdicts; while waiting for one, a line on stderr if that is a terminal."""
-    if total == 1 or not sys.stderr.isatty():
-        yield from verdicts
-        return
     for done in range(total):
-        click.echo(f"{done} of {total} recordings", nl=False, err=True)
+        if total > 1:
+            progress(f"{done} of {total} recordings")
         try:
             verdict = next(verdicts)
         finally:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            progress("")
         yield verdict
 
 
@@ -217,7 +215,7 @@ def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) ->
     scenario = scenario.with_design(designs)
     got, failure = _replay(scenario)
     strings = design_of(scenario.kernel).event_strings != 0
-    comparison = compare_rows(recording.rows, got, strings=strings)
+    comparison = compare_rows(recording.rows, got, strings=strings, events=recording.events)
     return _Verdict(
         str(path),
         ops=comparison.ops,
@@ -241,7 +239,7 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
     """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
 
     `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made
-    on another kernel has its scenarios one level up: `recordings/OTHER/NAME.jsonl`, `scenarios/NAME.txt`.
+    on another kernel has its scenarios one level up: `recordings/OTHER/A/NAME.jsonl`, `scenarios/A/NAME.txt`.
     """
     recording = recording.absolute()
     candidates: list[Path] = []
@@ -250,7 +248,7 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
         scenarios = folder or recording.parents[depth + 1] / "scenarios"
         inside = recording.relative_to(recording.parents[depth])
         candidates += [scenarios / inside.with_suffix(".txt"), scenarios / inside.with_name(f"{name}.txt")]
-        above.append(scenarios / f"{name}.txt")
+        above.append(scenarios.joinpath(*inside.parts[1:-1], f"{name}.txt"))
     return next((path for path in [*candidates, *above] if path.is_file()), None)
 
 

@@ -27,17 +27,23 @@ _WIDEST = 110
 @click.command(
     cls=Manual,
     short_help="Say what a word of the MMU means: a role, an SPTE, an error code ...",
-    statuses={"0": "All words were decoded."},
+    statuses={"0": "The words were decoded."},
     examples={
-        "shadowmmu decode role 3704": "The role of a root in a kvm_mmu_get_page event",
-        "shadowmmu decode spte 'gpa:806000|e67'": "An SPTE as run prints it",
+        "shadowmmu decode role 0x3713": "What a role says of a shadow page",
+        "shadowmmu decode spte a65 'gpa:806000|e67'": "Why one SPTE is read-only and another is not",
+        "shadowmmu decode gpte 80000e7 --level 2": "A huge entry of a guest's table",
         "shadowmmu decode pferr 7": "An error code of a page fault",
+        "shadowmmu decode --json exit EPT_VIOLATION --vendor intel": "An exit reason, for a program",
     },
 )
 @click.argument("kind", type=click.Choice(_KINDS), metavar="|".join(_KINDS))
 @click.argument("words", metavar="WORD...", nargs=-1, required=True)
 @kernel_option
-@click.option("--vendor", type=click.Choice(["amd", "intel"]), help="Whose exit codes, whose reserved bits.")
+@click.option(
+    "--vendor",
+    type=click.Choice(["amd", "intel"]),
+    help="Whose exit codes, and whose reserved bits in guest entries.",
+)
 @click.option(
     "--host-bits",
     metavar="N",
@@ -46,9 +52,13 @@ _WIDEST = 110
 )
 @click.option("--level", metavar="L", type=click.IntRange(1, 5), help="The level of the entry's table.")
 @click.option(
-    "--mode", type=click.Choice(list(_LEVELS_OF_MODE)), help="The guest's paging mode, for gpte: long4, ..."
+    "--mode",
+    type=click.Choice(list(_LEVELS_OF_MODE)),
+    help="The guest's paging mode, for gpte; default long4 (4-level paging).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one object a word.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for each word, on a line of its own."
+)
 def decode(
     *,
     kind: str,

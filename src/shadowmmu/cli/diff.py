@@ -29,10 +29,13 @@ _NARROWEST = 80
 @click.command(
     cls=Manual,
     short_help="Play a scenario on two machines and show what differs.",
-    statuses={"0": "Both were played; what differs was printed."},
+    statuses={"0": "Both sides were played, whether or not they differ."},
     examples={
-        "shadowmmu diff docs/examples/first.txt --design unsync=never": "What one switch changes",
-        "shadowmmu diff docs/examples/first.txt --kernel 6.1.176": "The default kernel and another",
+        "shadowmmu diff scenarios/mails/001-split-flush.txt --design split_flush=never": "What one switch "
+        "changes",
+        "shadowmmu diff scenarios/mails/003-prefetch-window.txt --design prefetch_window=off "
+        "--design prefetch_window=16_aligned": "Two values of a switch",
+        "shadowmmu diff tests/conformance/scenarios/c-flood.txt --kernel 6.1": "Two kernels",
     },
 )
 @click.argument("files", metavar="FILE [OTHER]", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -41,20 +44,26 @@ _NARROWEST = 80
     "kernels",
     metavar="RELEASE",
     multiple=True,
-    help="Whose KVM, of the right side; twice: of each side.",
+    help="Whose KVM: 6.12.111 (default) or 6.1.176. Repeatable.",
 )
 @click.option(
     "--vendor",
     "vendors",
     type=click.Choice(["amd", "intel"]),
     multiple=True,
-    help="Whose processor, likewise.",
+    help="Whose processor. Repeatable.",
 )
-@click.option("--param", "params", metavar="KEY=VALUE", multiple=True, help="A module parameter, likewise.")
 @click.option(
-    "--design", "designs", metavar="KEY=VALUE", multiple=True, help="A switch of the MMU's design, likewise."
+    "--param", "params", metavar="KEY=VALUE", multiple=True, help="Set a module parameter. Repeatable."
 )
-@click.option("--tlb", is_flag=True, help="Keep TLB entries between ops.")
+@click.option(
+    "--design",
+    "designs",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set a switch of the MMU's design. Repeatable.",
+)
+@click.option("--tlb", is_flag=True, help="Keep TLB entries between ops, on both sides.")
 @click.option("--all", "show_equal", is_flag=True, help="Show the ops that are equal, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def diff(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import click
 from shadowmmu.cli.inputs import design_option, kernel_option, refuse_ignored, seconds_option, vendor_option
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import make_folder, output
+from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
     from shadowmmu.check.random.fuzz import Found, Report
@@ -123,7 +123,6 @@ def fuzz(
     except GroundError as error:
         raise click.UsageError(str(error)) from None
     make_folder(out)
-    progress = _progress if sys.stderr.isatty() else _silent
     interrupted = False
     try:
         run(
@@ -133,13 +132,12 @@ def fuzz(
             ops=ops,
             kernel=kernel,
             checked=not unchecked,
-            on_progress=progress,
+            on_progress=_progress,
             stop_after=failures,
         )
     except KeyboardInterrupt:
         interrupted = True
-    if sys.stderr.isatty():
-        click.echo(err=True)
+    progress("")
     paths = [_write(out, found) for found in report.found]
     if as_json:
         left = max(seconds - report.seconds, 0.0) if interrupted else 0.0
@@ -152,17 +150,13 @@ def fuzz(
         click.get_current_context().exit(_FOUND)
 
 
-def _silent(report: Report) -> None:
-    pass
-
-
 def _rate(report: Report) -> float:
     return report.ops / report.seconds if report.seconds else 0.0
 
 
 def _progress(report: Report) -> None:
-    text = f"\r{report.seconds:6.0f} s  {report.episodes} guests  {report.ops} ops  {_rate(report):.0f}/s"
-    click.echo(f"{text}  {len(report.found)} failures ", nl=False, err=True)
+    text = f"{report.seconds:6.0f} s  {report.episodes} guests  {report.ops} ops  {_rate(report):.0f}/s"
+    progress(f"{text}  {len(report.found)} failures")
 
 
 def _write(folder: Path, found: Found) -> Path:
@@ -194,6 +188,7 @@ def _as_dict(report: Report, paths: list[Path], *, interrupted: bool, left: floa
                 "seed": found.seed,
                 "ops": found.ops,
                 "replays": found.replays,
+                "known": None if found.known is None else "=".join(found.known[:2]),
                 "scenario": str(path),
                 "violation": found.violation.as_dict(),
             }
@@ -203,6 +198,8 @@ def _as_dict(report: Report, paths: list[Path], *, interrupted: bool, left: floa
 
 
 def _tell(report: Report, paths: list[Path], *, interrupted: bool) -> None:
+    from shadowmmu.check.known import explanation
+
     ended = "interrupted after" if interrupted else "in"
     click.echo(
         f"seed {report.seed}: {report.episodes} guests, {report.ops} ops {ended} {report.seconds:.1f} s, "
@@ -214,3 +211,5 @@ def _tell(report: Report, paths: list[Path], *, interrupted: bool) -> None:
         click.echo(f"\nafter {found.ops} ops of a {found.profile} {found.mode} guest, {found.mmu} MMU:")
         click.echo(found.violation.text())
         click.echo(f"  scenario: {path}")
+        if found.known is not None:
+            click.echo(f"  {explanation(*found.known)}")

@@ -119,7 +119,7 @@ def _seconds(context: click.Context, option: click.Parameter, seconds: float) ->
 
 
 kernel_option = click.option(
-    "--kernel", metavar="RELEASE", callback=_kernel, help="Whose KVM: 6.12.111 (default) or 6.1.176."
+    "--kernel", metavar="RELEASE", callback=_kernel, help="Whose KVM: 6.12.111 (default), 6.1.176 or 7.3.4."
 )
 design_option = click.option(
     "--design",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
@@ -15,6 +14,7 @@ import click
 from shadowmmu.cli.inputs import refuse_ignored, seconds_option
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import make_folder, output
+from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
     from shadowmmu.check.museum.results import Exhibit
@@ -154,7 +154,7 @@ def _search(chosen: Sequence[Exhibit], seconds: float, seed: int, out: Path, *, 
             if sighting.violation is not None:
                 with output(out / f"{exhibit.name}.txt") as file:
                     file.write(sighting.scenario)
-            _say("")
+            progress("")
             if not as_json:
                 click.echo(_sighted(sighting))
     finally:
@@ -179,13 +179,7 @@ def _sighted(sighting: Sighting) -> str:
 
 
 def _progress(exhibit: Exhibit) -> Progress:
-    def progress(guests: int, ops: int, seconds: float) -> None:
-        _say(f"{exhibit.name}: {guests} guests, {ops} ops, {seconds:.0f} s")
+    def on_progress(guests: int, ops: int, seconds: float) -> None:
+        progress(f"{exhibit.name}: {guests} guests, {ops} ops, {seconds:.0f} s")
 
-    return progress
-
-
-def _say(text: str) -> None:
-    """One line on stderr that is written over, if somebody looks."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+    return on_progress

@@ -15,7 +15,8 @@ import click
 from shadowmmu.cli.inputs import Changes, refuse_ignored
 from shadowmmu.cli.outputs import output, refuse_overwriting
 from shadowmmu.cli.program_options import ProgramOptions
-from shadowmmu.cli.program_report import ended, failure, finish, progress
+from shadowmmu.cli.program_report import ended, failure, finish, progress_text
+from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
     from shadowmmu.guest.linux.guest import LinuxGuest
@@ -35,14 +36,15 @@ EMBEDDED = "tour.elf"
 HEAD = 8192
 DEFAULT_SECONDS = 3600
 LINUX_MEMORY = 512 << 20
-_PARAMETERS = {
-    "kvm_amd.npt": "tdp_enabled",
-    "kvm.tdp_mmu": "tdp_mmu",
-    "kvm.eager_page_split": "eager_page_split",
-    "kvm.nx_huge_pages": "nx_huge_pages",
-    "kvm.flush_on_reuse": "flush_on_reuse",
-    "kvm.mmio_caching": "mmio_caching",
-}
+_NPT = "kvm_amd.npt"
+_PARAMETERS = (
+    _NPT,
+    "kvm.tdp_mmu",
+    "kvm.eager_page_split",
+    "kvm.nx_huge_pages",
+    "kvm.flush_on_reuse",
+    "kvm.mmio_caching",
+)
 
 
 def is_program(path: Path) -> bool:
@@ -210,7 +212,7 @@ def _run_to_end(
         if events is not None:
             stack.enter_context(_traced(pc.machine, events))
         stack.enter_context(_interruptible(pc.interrupt))
-        ending = pc.run(_limits_of(options), lambda: screen.progress(progress(pc)))
+        ending = pc.run(_limits_of(options), lambda: screen.progress(progress_text(pc)))
     screen.finish()
     return ending
 
@@ -246,23 +248,19 @@ def new_machine(
 
 def _parameters(params: Mapping[str, str], npt: bool | None) -> Parameters:  # noqa: FBT001
     """KVM's parameters. Raises ClickException for one that there is not."""
-    from shadowmmu.guest.scenario.module_params import param_value
-    from shadowmmu.kvm.state.vm import Parameters
+    from shadowmmu.guest.scenario.module_params import param_value, parameters_of
 
-    parameters = Parameters()
-    parameters.tdp_enabled = bool(npt)
-    parameters.tdp_mmu = True
+    chosen = {_NPT: "Y" if npt else "N"}
     for name, text in params.items():
         value = param_value(name, text)
         if name not in _PARAMETERS:
             raise click.ClickException(f"there is no parameter {name!r}; there are {', '.join(_PARAMETERS)}")
         if value not in ("Y", "N"):
             raise click.ClickException(f"{text!r} is not a value of {name}; use Y or N")
-        setattr(parameters, _PARAMETERS[name], value == "Y")
-    if npt is not None and npt != parameters.tdp_enabled:
+        chosen[name] = value
+    if npt is not None and npt != (chosen[_NPT] == "Y"):
         raise click.UsageError("--npt and --param kvm_amd.npt contradict each other")
-    parameters.tdp_mmu = parameters.tdp_mmu and parameters.tdp_enabled
-    return parameters
+    return parameters_of(chosen)
 
 
 def _limits_of(options: ProgramOptions) -> Limits:
@@ -313,7 +311,6 @@ class Screen:
     def __init__(self, *, own: bool = True) -> None:
         self._shown = False
         self._at_start = own
-        self._shared = sys.stderr.isatty()
 
     def write(self, data: bytes) -> None:
         self._clear()
@@ -324,8 +321,8 @@ class Screen:
 
     def progress(self, text: str) -> None:
         sys.stdout.buffer.flush()
-        if self._shared and (self._at_start or not sys.stdout.isatty()):
-            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+        if self._at_start or not sys.stdout.isatty():
+            progress(text)
             self._shown = True
 
     def finish(self) -> None:
@@ -334,5 +331,5 @@ class Screen:
 
     def _clear(self) -> None:
         if self._shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            progress("")
             self._shown = False

@@ -13,7 +13,6 @@ import click
 __all__ = ["ProgramOptions", "program_options"]
 
 LEAST_MEMORY, MOST_MEMORY = 1 << 20, 64 << 30
-_SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "exits": "exits", "instructions": "instructions"}
 
@@ -33,9 +32,10 @@ class ProgramOptions:
 
 
 def _memory(context: click.Context, option: click.Parameter, text: str) -> int:
-    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(match[1]) * _SUFFIXES[match[2].upper()] if match else 0
-    if not match or size % 4096:
+    from shadowmmu.x86.sizes import size_of
+
+    size = size_of(text)
+    if size is None or size % 4096:
         raise click.BadParameter(f"{text!r} is no size; write 128M or 2G")
     if not LEAST_MEMORY <= size <= MOST_MEMORY:
         raise click.BadParameter(f"{text} is not between 1M and 64G")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shadowmmu.guest.pc.pc import Ending, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
 
-__all__ = ["ended", "failure", "finish", "progress", "report"]
+__all__ = ["ended", "failure", "finish", "progress_text", "report"]
 
 _REGISTERS = (
     ("rax", "rbx", "rcx", "rdx"),
@@ -42,7 +42,7 @@ def _rate(count: float, seconds: float) -> str:
     return f"{count / seconds:,.0f}/s" if seconds > 0.0005 else ""
 
 
-def progress(pc: Pc | LinuxGuest) -> str:
+def progress_text(pc: Pc | LinuxGuest) -> str:
     """Return one line about a run that goes on."""
     exits, machine = pc.machine.exits.total(), pc.machine
     parts = [f"{pc.seconds:.1f} s", f"{exits:,} exits", _rate(exits, pc.seconds)]
@@ -55,7 +55,7 @@ def progress(pc: Pc | LinuxGuest) -> str:
 def report(pc: Pc | LinuxGuest, ending: Ending) -> dict[str, Any]:
     """What there is to say about a run, as plain data."""
     machine = pc.machine
-    statistics = {**machine.kvm.stat.as_dict(), **machine.vcpu.stat.as_dict()}
+    statistics = {**machine.kvm.vm_stats(), **machine.vcpu.stat.as_dict()}
     return {
         "ending": ending.reason,
         "status": ending.status,
@@ -81,7 +81,7 @@ def _report_text(pc: Pc | LinuxGuest, ending: Ending) -> str:
     lines = [line]
     lines += _columns("exits", {k: n for k, n in counters.items() if not k.startswith("vector ")})
     lines += _columns("delivered", {k: n for k, n in counters.items() if k.startswith("vector ")})
-    statistics = {**machine.vcpu.stat.as_dict(), **machine.kvm.stat.as_dict()}
+    statistics = {**machine.vcpu.stat.as_dict(), **machine.kvm.vm_stats()}
     lines += _columns("statistics", {name: n for name, n in statistics.items() if n})
     pages = {"used": machine.kvm.n_used_mmu_pages, "of the TDP MMU": machine.kvm.tdp_mmu_pages}
     lines += _columns("pages", {name: n for name, n in pages.items() if n})
@@ -102,7 +102,7 @@ def _columns(title: str, values: Mapping[str, int]) -> Iterator[str]:
 
 def _state(machine: SvmMachine) -> str:
     """The guest's registers and last exits."""
-    from shadowmmu.guest.svm.exit_codes import exit_name
+    from shadowmmu.x86.svm import exit_reason
 
     registers = machine.at_shutdown or machine.registers()
     lines = ["  " + "  ".join(f"{name:>6} {registers[name]:016x}" for name in names) for names in _REGISTERS]
@@ -110,7 +110,7 @@ def _state(machine: SvmMachine) -> str:
         lines.append("  last exits:")
     for record in list(machine.history)[-_LAST_EXITS:]:
         lines.append(
-            f"    {exit_name(record.code):<14} rip {record.rip:#x} info1 {record.info1:#x} "
+            f"    {exit_reason(record.code):<14} rip {record.rip:#x} info1 {record.info1:#x} "
             f"info2 {record.info2:#x}"
         )
     return "\n".join(lines)

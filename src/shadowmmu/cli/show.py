@@ -21,13 +21,14 @@ __all__ = ["history_of", "show"]
 @click.command(
     cls=Manual,
     short_help="Make a page of page tables, op by op, from a scenario or a recording.",
-    statuses={"0": "The page was written."},
+    statuses={"0": "The page was written, or the terminal's view left."},
     examples={
-        "shadowmmu show docs/examples/first.txt": "Write first.html, a page to step through a scenario",
-        "shadowmmu show tests/conformance/recordings/b-unsync.jsonl -o real.html": "The same of what a real "
-        "kernel did",
+        "shadowmmu show tests/conformance/recordings/b-unsync.jsonl -o unsync.html": "What real KVM did when "
+        "a guest wrote to its page tables",
+        "shadowmmu show scenarios/mails/002-write-flooding.txt --design write_flooding=off": "A scenario "
+        "under another design",
+        "shadowmmu show --tui tests/conformance/recordings/b-unsync.jsonl": "The same in the terminal",
     },
-    files={"NAME.html": "The page, in the current folder or where --output says."},
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(

@@ -36,6 +36,7 @@ class HostSwitches:
     mprotect_unaccounts: bool = True
     split_maps_zero_page: bool = True
     reclaim_asks_age: bool = False
+    lru_asks_notifiers: bool = True
 
 
 class AddressSpace:

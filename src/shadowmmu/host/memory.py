@@ -16,6 +16,8 @@ from cython import ulonglong as u64
 from ..x86.bits import MASK64, PAGE_SHIFT, PAGE_SIZE
 
 SMALLEST_ARENA = 1 << 34
+BLOCK = 256
+"""Bytes that are compared as one before their words are."""
 MAP_NORESERVE = 0x4000  # Linux; the mmap module has no name for it before Python 3.13
 
 
@@ -41,6 +43,17 @@ def _reserve_most(size: int) -> memoryview:
             if size <= SMALLEST_ARENA:
                 raise
             size >>= 1
+
+
+def differing_words(old: bytes, new: bytes) -> list[int]:
+    """Return the indices of the 8-byte words in which `old` and `new`, of one length, differ."""
+    found = []
+    for start in range(0, len(new), BLOCK):
+        one, two = old[start : start + BLOCK], new[start : start + BLOCK]
+        if one != two:
+            words = zip(memoryview(one).cast("Q"), memoryview(two).cast("Q"), strict=True)
+            found += [(start >> 3) + i for i, (before, after) in enumerate(words) if before != after]
+    return found
 
 
 def _low_bytes(size: u64) -> u64:

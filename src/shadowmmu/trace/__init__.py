@@ -1,1 +1,1 @@
-"""Listening: events, recordings, statistics names and the formats they are written in."""
+"""Recordings and the kernel's trace file: what is kept of the events and states of a VM."""

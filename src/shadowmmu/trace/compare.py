@@ -10,7 +10,7 @@ down to the order of events and of the entries of an rmap.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,11 +72,16 @@ class Comparison:
 
 
 def compare(
-    expected: Sequence[Mapping[str, Any]], got: Sequence[Mapping[str, Any]], *, strings: bool = True
+    expected: Sequence[Mapping[str, Any]],
+    got: Sequence[Mapping[str, Any]],
+    *,
+    strings: bool = True,
+    events: Collection[str] | None = None,
 ) -> Comparison:
     """Compare the rows of two recordings; rows of `got` beyond the expected ones do not count.
 
     strings: False if the texts of the expected events have lost their strings.
+    events: tracepoints that the expected rows can hold, by default all; others of `got` do not count.
     """
     equal = 0
     parts = dict.fromkeys(PARTS, 0)
@@ -86,7 +91,7 @@ def compare(
         differing: dict[str, tuple[Any, Any]] = {}
         for part in PARTS:
             wanted = comparable(row, part, strings=strings)
-            seen = None if other is None else comparable(other, part, strings=strings)
+            seen = None if other is None else comparable(other, part, strings=strings, events=events)
             if other is None or wanted != seen:
                 differing[part] = wanted, seen
             else:
@@ -98,9 +103,13 @@ def compare(
     return Comparison(len(expected), equal, parts, first)
 
 
-def comparable(row: Mapping[str, Any], part: str, *, strings: bool = True) -> Any:
-    """A part of a row without what does not count; None if nothing is left."""
+def comparable(
+    row: Mapping[str, Any], part: str, *, strings: bool = True, events: Collection[str] | None = None
+) -> Any:
+    """Return a part of a row without what does not count; None if nothing is left."""
     value = row.get(_STORED_AS.get(part, part))
+    if part == "events" and value is not None and events is not None:
+        value = [event for event in value if event["e"] in events]
     if part == "events" and value is not None:
         counted = [event for event in value if _counts(event) and (strings or not _may_be_timer(event))]
         value = [_event(event, strings=strings) for event in counted]

@@ -18,8 +18,8 @@ from typing import Any
 
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.tracepoints.event import Event
-from shadowmmu.kvm.tracepoints.fields import ACCESS_NAMES
 from shadowmmu.kvm.tracepoints.mmu import GetPage, PageEvent, PrepareZapPage
+from shadowmmu.kvm.tracepoints.role_layout import layout_of
 
 __all__ = ["Area", "Names", "RawState", "State"]
 
@@ -38,7 +38,8 @@ _NO_SLOT = 1 << 63
 _INVALID_ROOT = (1 << 64) - 1
 _MMIO = 1 << 51
 _EPT_MMIO, _EPT_MMIO_MASK = 6, 1 << 63 | 7
-_FROZEN = 0x5A0
+_FROZEN = 0x1A0
+_FROZEN_IGNORED = 1 << 63 | 1 << 10
 _HUGE = 1 << 7
 _ROLE_DIRECT, _ROLE_INVALID, _ROLE_4_BYTE = 1 << 7, 1 << 11, 1 << 4
 
@@ -57,6 +58,7 @@ class Names:
         """
         self._areas = areas
         self._design = design or Design()
+        self._layout = layout_of(self._design)
         self._now: dict[int, str] = {}
         self._before: dict[int, str] = {}
         self._identity: dict[str, tuple[int, int]] = {}
@@ -82,7 +84,7 @@ class Names:
         """Name of an SPTE's value; `leaf` says that it cannot point to a shadow page."""
         if spte in _EMPTY:
             return _EMPTY[spte]
-        if spte & ~(1 << 63) == _FROZEN:
+        if spte & ~_FROZEN_IGNORED == _FROZEN:
             return "frozen"
         if spte & _MMIO or spte & _EPT_MMIO_MASK == _EPT_MMIO:
             return f"mmio:{spte:x}"
@@ -127,6 +129,7 @@ class Names:
                 "gen": raw["gen"],
                 "indirect": raw["indirect"],
                 "slots_gen": f"{raw['slots_gen']:x}",
+                **({"nx_possible": raw["nx_possible"]} if any(raw.get("nx_possible") or ()) else {}),
             },
             "vcpus": {str(vcpu["id"]): self._vcpu(vcpu) for vcpu in raw["vcpus"]},
             "sps": {self._now[sp["hpa"]]: self._shadow_page(sp) for sp in raw["sps"]},
@@ -159,12 +162,17 @@ class Names:
             role = sp["role"]
             identity = sp["gfn"], role & ~_ROLE_INVALID
             name = self._before.get(sp["hpa"])
-            again = not role & _ROLE_INVALID and _state_key(sp) in remade
+            again = not role & _ROLE_INVALID and self._state_key(sp) in remade
             if name is None or again or self._identity[name] != identity:
                 self._created += 1
                 name = f"S{self._created}"
                 self._identity[name] = identity
             self._now[sp["hpa"]] = name
+
+    def _state_key(self, sp: Mapping[str, Any]) -> _PageKey:
+        role = sp["role"]
+        access = self._layout.letters(self._layout.role(role))
+        return sp["gfn"], role & 15, role >> 5 & 3, bool(role & _ROLE_DIRECT), access
 
     def _root(self, hpa: int, *, nested: bool) -> str:
         if hpa == _INVALID_ROOT:
@@ -178,7 +186,7 @@ class Names:
         named = self._mmu(vcpu, nested=nested)
         if nested:
             named["in_l2"] = int(vcpu["in_l2"])
-            named["nested_cpu_role"] = f"{vcpu['nested_cpu_role']:x}"
+            named["nested_cpu_role"] = f"{self._layout.cpu_role(*vcpu['nested_cpu_role']):x}"
             named["guest_mmu"] = self._mmu(vcpu["guest_mmu"], nested=True)
         return named
 
@@ -186,8 +194,8 @@ class Names:
         named: State = {
             "pgd": "-" if mmu["root"] == _INVALID_ROOT else f"{mmu['pgd']:x}",
             "root": self._root(mmu["root"], nested=nested),
-            "cpu_role": f"{mmu['cpu_role']:x}",
-            "root_role": f"{mmu['root_role']:x}",
+            "cpu_role": f"{self._layout.cpu_role(*mmu['cpu_role']):x}",
+            "root_role": f"{self._layout.role(mmu['root_role']):x}",
             "prev": [
                 [f"{pgd:x}", self._root(hpa, nested=nested)]
                 for pgd, hpa in mmu["prev"]
@@ -204,7 +212,7 @@ class Names:
         level = role & 15
         named: State = {
             "gfn": f"{sp['gfn']:x}",
-            "role": f"{role:x}",
+            "role": f"{self._layout.role(role):x}",
             "unsync": int(sp["unsync"]),
             "unsync_children": sp["unsync_children"],
             "gen": sp["gen"],
@@ -212,7 +220,7 @@ class Names:
             "flood": sp["flood"],
             "nxd": int(sp["nxd"]),
             "level": level,
-            "access": ACCESS_NAMES[role >> 8 & 7],
+            "access": self._layout.letters(self._layout.role(role)),
         }
         for key, value in (
             ("direct", int(bool(role & _ROLE_DIRECT))),
@@ -229,20 +237,16 @@ class Names:
             for index, spte in sorted(sp["sptes"].items())
         }
         if sp["translations"]:
-            named["st"] = {str(index): f"{word:x}" for index, word in sorted(sp["translations"].items())}
+            words = sorted(sp["translations"].items())
+            named["st"] = {str(index): f"{self._layout.translation(word):x}" for index, word in words}
         named["none63"] = sp["none63"]
         if sp["off_list"]:
             named["off_list"] = 1
         return named
 
 
-def _state_key(sp: Mapping[str, Any]) -> _PageKey:
-    role = sp["role"]
-    return sp["gfn"], role & 15, role >> 5 & 3, bool(role & _ROLE_DIRECT), ACCESS_NAMES[role >> 8 & 7]
-
-
 def _event_key(event: PageEvent) -> _PageKey:
-    return event.gfn, event.level, event.quadrant, bool(event.role & _ROLE_DIRECT), event.access
+    return event.gfn, event.level, event.quadrant, event.direct, event.access
 
 
 def _remade(events: Iterable[Event]) -> set[_PageKey]:

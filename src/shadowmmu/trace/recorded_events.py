@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.event import Event, Tracepoint
 from shadowmmu.kvm.tracepoints.exits import Exit
+from shadowmmu.kvm.tracepoints.host import AgeHva, TestAgeHva
 from shadowmmu.kvm.tracepoints.mmu import (
     GetPage,
     PageEvent,
@@ -127,7 +128,8 @@ def entries_of(
         for event in fired
         if event.recorded and not _is_freezing(event) and not (strings and _is_unrecorded_exit(event))
     )
-    entries = _collapsed([_entry_of(names, event) for event in kept])
+    shown = (_entry_of(names, event) for event in kept)
+    entries = _collapsed([entry for entry in shown if not _is_of_other_memory(entry)])
     places = list(code)
     tramp = False
     for entry in entries:
@@ -190,14 +192,30 @@ def _describe_page(entry: Entry, event: PageEvent) -> None:
 
 
 def _collapsed(entries: list[Entry]) -> list[Entry]:
-    """Runs of the same change of SPTEs to consecutive pages as one event with `n`, their number."""
+    """Runs of the same change of SPTEs to consecutive pages as one event with `n`, their number.
+
+    So are runs of adjacent ranges that are aged.
+    """
     rows: list[Entry] = []
     for entry in entries:
-        if rows and _continues(rows[-1], entry):
+        if rows and _is_adjacent(rows[-1], entry):
+            rows[-1]["end"] = entry["end"]
+            rows[-1]["n"] = rows[-1].get("n", 1) + 1
+        elif rows and _continues(rows[-1], entry):
             rows[-1]["n"] = rows[-1].get("n", 1) + 1
         else:
             rows.append(entry)
     return rows
+
+
+def _is_of_other_memory(entry: Entry) -> bool:
+    """Whether the host asked about memory that is no slot's any more: recordings leave that out."""
+    asked = entry["e"] in (AgeHva.name, TestAgeHva.name)
+    return asked and str(entry.get("start", entry.get("hva"))).startswith("hva?")
+
+
+def _is_adjacent(run: Entry, entry: Entry) -> bool:
+    return run["e"] == entry["e"] == AgeHva.name and bool(run["end"] == entry["start"])
 
 
 def _continues(run: Entry, entry: Entry) -> bool:
@@ -224,19 +242,29 @@ def events_of(entry: Mapping[str, Any], places: Places) -> Iterator[Event]:
     missing, ValueError for a text that the tracepoint does not have.
     """
     for number in range(entry.get("n", 1)):
-        pages = number << 9 * (entry["level"] - 1) if number else 0
-        event = _event_of(_at(entry, pages) if pages else entry, places)
+        event = _event_of(_one_of(entry, number) if number else entry, places)
+        if isinstance(event, AgeHva):
+            event = _range_of(event, number, entry.get("n", 1))
         yield event.by(entry["task"]) if "task" in entry else event
 
 
-def _at(run: Mapping[str, Any], pages: int) -> Mapping[str, Any]:
-    """The entry of a run so many pages after its first."""
+def _range_of(run: AgeHva, number: int, ranges: int) -> AgeHva:
+    """One of adjacent ranges that are aged; recordings do not say how large each is, here all are equal."""
+    size = (run.end - run.start) // ranges
+    return AgeHva(run.start + number * size, run.start + (number + 1) * size)
+
+
+def _one_of(run: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    """The entry of a change of SPTEs so many after the first of a run."""
+    if run["e"] == AgeHva.name:
+        return run
+    pages = number << 9 * (run["level"] - 1)
     names = {key: _moved(run[key], pages << 12) for key in ("old", "new")}
     return {**run, **names, "gfn": f"{int(run['gfn'], 16) + pages:x}"}
 
 
 def _event_of(entry: Mapping[str, Any], places: Places) -> Event:
-    kind = TRACEPOINTS[entry["e"]].event
+    kind = _form_of(TRACEPOINTS[entry["e"]], entry)
     if kind.recorded == "text":
         return kind.from_text(entry["t"])
     if issubclass(kind, PageEvent):
@@ -244,6 +272,17 @@ def _event_of(entry: Mapping[str, Any], places: Places) -> Event:
     unknown = {field: 0 for field in kind.fields if field not in kind.defaults}
     known = {field: form.read(places, entry[key]) for key, field, form in _members_of(kind)}
     return kind.assemble({**unknown, **known})
+
+
+def _form_of(tracepoint: Tracepoint[Any], entry: Mapping[str, Any]) -> type[Event]:
+    """The class of the event that shows as much as the entry has."""
+    for kind in reversed(tracepoint.forms):
+        if issubclass(kind, PageEvent):
+            if len(kind.layout.letters(0)) == len(entry["access"]):
+                return kind
+        elif all(key in entry for key, _, _ in _members_of(kind)):
+            return kind
+    return tracepoint.event
 
 
 def _page_of(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from shadowmmu.kvm.design.design import design_of
 from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.trace.delta import difference
 from shadowmmu.trace.names import Area, Names, RawState, State
-from shadowmmu.trace.recorded_events import entries_of
+from shadowmmu.trace.recorded_events import RECORDED, entries_of
 from shadowmmu.trace.recording import Row
 
 __all__ = ["PlayedOp", "Recorder", "json_line"]
@@ -113,6 +113,7 @@ class Recorder:
             "params": dict(scenario.params),
             **({"design": dict(scenario.design)} if scenario.design else {}),
             "tramp_gva": f"{self._setup.tramp_gva:#x}",
+            "events": sorted(RECORDED),
             "setup": _header_setup(self._setup),
         }
 

@@ -1,9 +1,9 @@
 """Recordings: what every op of a scenario did, as lines of JSON.
 
-The first line is a header (scenario, kernel, parameters, the setup as single entries), then there is one
-object per op: its text, result, statistics, changed guest entries, events, and the change of the MMU's state.
-All host addresses have names (trace.names). `Recording.read` reads the lines, `replay` follows the state;
-trace.recorder makes them.
+The first line is a header (scenario, kernel, parameters, the setup as single entries; `events`, which the lab
+leaves out: the tracepoints that the recording can hold), then there is one object per op: its text, result,
+statistics, changed guest entries, events, and the change of the MMU's state. All host addresses have names
+(trace.names). `Recording.read` reads the lines, `replay` follows the state; trace.recorder makes them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from shadowmmu.guest.scenario.text import first_invisible, read_file, shown
 from shadowmmu.trace.delta import apply_delta
 from shadowmmu.trace.names import State
+from shadowmmu.trace.recorded_events import RECORDED
 
 __all__ = ["Recording", "RecordingError", "Row", "replay"]
 
@@ -43,6 +44,11 @@ class Recording:
     path: Path
     header: Row
     rows: tuple[Row, ...]
+
+    @property
+    def events(self) -> frozenset[str]:
+        """Names of the tracepoints that it can hold: those in its header, else those that the lab records."""
+        return frozenset(self.header.get("events", RECORDED))
 
     @classmethod
     def read(cls, path: str | Path) -> Recording:
@@ -116,6 +122,9 @@ def _check_header(path: Path, header: Any) -> None:
     name = header["scenario"]
     if not name or name in (".", "..") or "/" in name or len(name) > _LONGEST_NAME:
         _fail(path, 1, f"`{name}` cannot be the name of a scenario", "use the name of its file, without .txt")
+    names = header.get("events", [])
+    if not isinstance(names, list) or not all(isinstance(event, str) for event in names):
+        _fail(path, 1, "`events` must be a list of names", "record it again, or remove `events`")
     for key, value in header["params"].items():
         if not isinstance(value, str):
             _fail(path, 1, f"the parameter `{key}` is not a text", "record it again")

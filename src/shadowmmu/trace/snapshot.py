@@ -45,6 +45,7 @@ def snapshot(machine: Machine) -> RawState:
         "gen": kvm.mmu_valid_gen,
         "indirect": kvm.indirect_shadow_pages,
         "slots_gen": kvm.memslots_generation,
+        "nx_possible": _nx_possible(kvm),
         "vcpus": [_vcpu(kvm, vcpu, nested=machine.nested) for vcpu in kvm.vcpus],
         "sps": sps,
         "slots": [
@@ -61,6 +62,14 @@ def snapshot(machine: Machine) -> RawState:
         "wtrack": [(slot.id, gfn, count) for slot in slots for gfn, count in slot.tracked()],
         "pfns": backed(machine, frames),
     }
+
+
+def _nx_possible(kvm: Kvm) -> list[int] | None:
+    """How many pages of the shadow and of the TDP MMU NX recovery may zap; None if there is one list only."""
+    if kvm.design.nx_lists == 1:
+        return None
+    tdp = sum(sp.tdp_mmu_page for sp in kvm.possible_nx_huge_pages)
+    return [len(kvm.possible_nx_huge_pages) - tdp, tdp]
 
 
 def shadow_pages(kvm: Kvm) -> tuple[list[ShadowPage], list[ShadowPage]]:
@@ -117,9 +126,12 @@ def _pae_root(kvm: Kvm, mmu: KvmMmu) -> list[int]:
 
 def _vcpu(kvm: Kvm, vcpu: Vcpu, *, nested: bool) -> RawState:
     state: RawState = {"id": vcpu.id, **_mmu(kvm, vcpu.root_mmu)}
+    if kvm.design.gva_walk_shared:
+        state["cpu_role"] = (vcpu.walk_mmu.cpu_role, vcpu.walk_mmu.cpu_ext)
     if nested:
         state["in_l2"] = vcpu.guest_mode
-        state["nested_cpu_role"] = vcpu.nested_mmu.combined_cpu_role()
+        walk = vcpu.walk_mmu if kvm.design.gva_walk_shared else vcpu.nested_mmu
+        state["nested_cpu_role"] = (walk.cpu_role, walk.cpu_ext)
         state["guest_mmu"] = _mmu(kvm, vcpu.guest_mmu)
     return state
 
@@ -128,7 +140,7 @@ def _mmu(kvm: Kvm, mmu: KvmMmu) -> RawState:
     state: RawState = {
         "root": mmu.root_hpa,
         "pgd": mmu.root_pgd,
-        "cpu_role": mmu.combined_cpu_role(),
+        "cpu_role": (mmu.cpu_role, mmu.cpu_ext),
         "root_role": mmu.root_role,
         "prev": [mmu.prev_root(i) for i in range(3)],
     }

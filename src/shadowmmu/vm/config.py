@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -28,6 +27,7 @@ from ..kvm.design.switches import DesignError, kernel_text
 from ..kvm.guest_access.dirty_ring import ENTRY_BYTES
 from ..kvm.memory.capabilities import KVM_CAP_DIRTY_LOG_RING
 from ..x86.bits import CR4_LA57
+from ..x86.sizes import size_of
 
 __all__ = [
     "PAGE",
@@ -42,7 +42,6 @@ __all__ = [
 
 PAGE = 4096
 MOST_VCPUS = 8
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _LARGEST = 1 << 41
 
 Paging = Literal["nopaging", "32", "pae", "long4", "long5"]
@@ -56,9 +55,8 @@ class ConfigurationError(ValueError):
 
 def bytes_of(name: str, size: int | str) -> int:
     """Return a size in bytes from a number or from text such as `64M`. Raises ConfigurationError."""
-    match = re.fullmatch(r"(\d+)([KMGT]?)", size) if isinstance(size, str) else None
-    if match:
-        return int(match[1]) * _UNITS[match[2]]
+    if isinstance(size, str) and (number := size_of(size)) is not None:
+        return number
     if isinstance(size, bool) or not isinstance(size, int):
         raise ConfigurationError(f"{name}={size!r} must be a number of bytes, or text such as '64M' or '2G'")
     return size

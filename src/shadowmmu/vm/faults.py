@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from ..kvm.tracepoints.reasons import exit_reason, pferr_flags
+from ..kvm.tracepoints.reasons import pferr_flags
 from ..x86.bits import PF_VECTOR, PFERR_F, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
+from ..x86.svm import exit_reason
 
 __all__ = ["Access", "GuestFault", "VmExit", "error_code_text"]
 

@@ -37,7 +37,7 @@ class Operations:
         self._checks = Checks(player, followed=True) if checked else None
 
     def _totals(self) -> dict[str, int]:
-        totals = self.kvm.stat.as_dict()
+        totals = self.kvm.vm_stats()
         for vcpu in self.kvm.vcpus:
             for name, value in vcpu.stat.as_dict().items():
                 totals[name] = totals.get(name, 0) + value

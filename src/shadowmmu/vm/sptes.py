@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ..kvm.bits import (
     ROLE_4BYTE_GPTE,
-    ROLE_ACCESS_SHIFT,
     ROLE_AD_DISABLED,
     ROLE_CR0_WP,
     ROLE_DIRECT,
@@ -18,14 +17,14 @@ from ..kvm.bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT_SHIFT,
     ROLE_SMAP_ANDNOT_WP,
-    ROLE_SMEP_ANDNOT_WP,
+    ROLE_SMEP,
 )
 from ..kvm.spte.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte
 from ..kvm.spte.rmap import pte_list
 from ..kvm.spte.spte import is_access_track_spte, is_executable, is_last_spte, is_shadow_present
 from ..kvm.state.shadow_page import ShadowPage as KvmShadowPage
 from ..kvm.state.vm import Kvm
-from ..kvm.tracepoints.fields import ACCESS_NAMES
+from ..kvm.tracepoints.role_layout import RoleLayout, layout_of
 from ..trace.snapshot import shadow_pages
 from ..x86.bits import ADDR, EPT_R, W
 
@@ -37,7 +36,6 @@ _FLAGS = (
     (ROLE_INVALID, "invalid"),
     (ROLE_EFER_NX, "efer_nx"),
     (ROLE_CR0_WP, "cr0_wp"),
-    (ROLE_SMEP_ANDNOT_WP, "smep_andnot_wp"),
     (ROLE_SMAP_ANDNOT_WP, "smap_andnot_wp"),
     (ROLE_AD_DISABLED, "ad_disabled"),
     (ROLE_GUEST_MODE, "guest_mode"),
@@ -47,9 +45,14 @@ _FLAGS = (
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Role:
-    """A shadow page's role (union kvm_mmu_page_role), decoded; `word` is all of it."""
+    """A shadow page's role (union kvm_mmu_page_role), decoded; `word` is the kernel's, with its `layout`."""
 
     word: int
+    layout: RoleLayout
+
+    @property
+    def _model(self) -> int:
+        return self.layout.model_role(self.word)
 
     @property
     def level(self) -> int:
@@ -58,8 +61,8 @@ class Role:
 
     @property
     def access(self) -> str:
-        """Rights that the guest's upper levels leave, `wux` or with `-` for what is missing."""
-        return ACCESS_NAMES[self.word >> ROLE_ACCESS_SHIFT & 7]
+        """Rights that the guest's upper levels leave, `wux` or (7.3) `rwux`, with `-` for what is missing."""
+        return self.layout.letters(self.word)
 
     @property
     def quadrant(self) -> int:
@@ -69,7 +72,8 @@ class Role:
     @property
     def flags(self) -> tuple[str, ...]:
         """Names of the other bits that are set, as KVM has them."""
-        return tuple(name for bit, name in _FLAGS if self.word & bit)
+        named = (*_FLAGS, (ROLE_SMEP, self.layout.smep))
+        return tuple(name for bit, name in named if self._model & bit)
 
     @property
     def direct(self) -> bool:
@@ -79,7 +83,7 @@ class Role:
     @property
     def invalid(self) -> bool:
         """Whether the page is zapped and only waits for its last user."""
-        return self.word & ROLE_INVALID != 0
+        return self._model & ROLE_INVALID != 0
 
     def __repr__(self) -> str:
         words = [f"level {self.level}", self.access, *self.flags]
@@ -128,7 +132,7 @@ def spte_at(kvm: Kvm, address: int, level: int, gfn: int) -> Spte:
     if value in (0, kvm.design.empty_spte):
         return spte("empty")
     if is_mmio_spte(kvm, value):
-        generation = get_mmio_spte_generation(value)
+        generation = get_mmio_spte_generation(kvm, value)
         return spte("mmio", notes=(f"gfn {get_mmio_spte_gfn(kvm, value):#x}", f"generation {generation}"))
     if value == kvm.frozen_spte:
         return spte("frozen")
@@ -221,11 +225,12 @@ def page_of(kvm: Kvm, sp: KvmShadowPage) -> ShadowPage:
         for index, value in enumerate(kvm.read_table(sp.hpa))
         if value not in (0, kvm.design.empty_spte)
     ]
+    layout = layout_of(kvm.design)
     parents = ((sp.ptep,) if sp.ptep else ()) if sp.tdp_mmu_page else tuple(pte_list(kvm, sp.parents()))
     return ShadowPage(
         address=sp.hpa,
         gfn=sp.gfn,
-        role=Role(sp.role),
+        role=Role(layout.role(sp.role), layout),
         parents=parents,
         unsync=bool(sp.unsync),
         unsync_children=sp.unsync_children,

@@ -30,10 +30,6 @@ EPT_D = 1 << 9
 EPT_VIOLATION_RWX_SHIFT = 3
 EPT_VIOLATION_GVA_VALID = 1 << 7
 EPT_VIOLATION_GVA_TRANSLATED = 1 << 8
-# basic exit reasons (appendix C)
-EXIT_EPT_VIOLATION = 48
-EXIT_EPT_MISCONFIG = 49
-EXIT_PML_FULL = 62
 # entries of the page-modification log (29.3.6)
 PML_ENTRIES = 512
 

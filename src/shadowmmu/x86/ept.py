@@ -22,9 +22,6 @@ from .bits import (
     EPT_VIOLATION_RWX_SHIFT,
     EPT_W,
     EPT_X,
-    EXIT_EPT_MISCONFIG,
-    EXIT_EPT_VIOLATION,
-    EXIT_PML_FULL,
     FETCH,
     MAX_LEVELS,
     NX,
@@ -39,6 +36,7 @@ from .bits import (
 from .machine_check import MachineCheck
 from .paging import ept_reserved_bits
 from .tlb import TranslationCache
+from .vmx import EXIT_REASON_EPT_MISCONFIG, EXIT_REASON_EPT_VIOLATION, EXIT_REASON_PML_FULL
 
 __all__ = ["EptWalker"]
 
@@ -159,7 +157,7 @@ class EptWalker:
                 return self.violation(access, 0, is_table)
             leaf: u64 = level == 1 or (entry & PS != 0 and level <= 3)
             if self.is_misconfigured(entry, level, leaf):
-                self.exit = EXIT_EPT_MISCONFIG
+                self.exit = EXIT_REASON_EPT_MISCONFIG
                 self.qualification = 0
                 return 0
             rights &= entry & EPT_RWX
@@ -206,7 +204,7 @@ class EptWalker:
 
     def violation(self, access: u64, rights: u64, is_table: u64) -> u64:
         """Record an EPT violation of an access where the tables grant `rights`. Return 0."""
-        self.exit = EXIT_EPT_VIOLATION
+        self.exit = EXIT_REASON_EPT_VIOLATION
         self.qualification = access | rights << EPT_VIOLATION_RWX_SHIFT | EPT_VIOLATION_GVA_VALID
         if not is_table:
             self.qualification |= EPT_VIOLATION_GVA_TRANSLATED
@@ -219,7 +217,7 @@ class EptWalker:
         if not self.pml_enabled:
             return True
         if self.pml_index >= PML_ENTRIES:
-            self.exit = EXIT_PML_FULL
+            self.exit = EXIT_REASON_PML_FULL
             self.qualification = 0
             return False
         self.words[(self.pml_address >> 3) + self.pml_index] = gpa & ADDR

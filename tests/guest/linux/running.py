@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from launcher import launcher
 
 for package in ("unicorn", "iced_x86"):
     pytest.importorskip(package, reason=f"machine code needs {package}: pip install 'shadowmmu[guest]'")
@@ -43,8 +44,12 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def model(program: Path, *arguments: str, options: tuple[str, ...] = (), folder: Path) -> Done:
-    command = [sys.executable, "-c", RUN, "run", *options, str(program), "--", *arguments]
-    return run(command, folder)
+    return shadowmmu("run", *options, str(program), "--", *arguments, folder=folder)
+
+
+def shadowmmu(*words: str, folder: Path) -> Done:
+    folder.mkdir(exist_ok=True)
+    return ended(launcher().run(words, cwd=folder, env=ENVIRONMENT, timeout=120), folder)
 
 
 def native(program: Path, *arguments: str, folder: Path) -> Done:
@@ -62,5 +67,9 @@ def run(command: list[str], folder: Path) -> Done:
         timeout=120,
         check=False,
     )
+    return ended(done, folder)
+
+
+def ended(done: subprocess.CompletedProcess[bytes], folder: Path) -> Done:
     status = done.returncode if done.returncode >= 0 else 128 - done.returncode
     return Done(done.stdout, status, done.stderr.decode(errors="replace"), files(folder))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guest.linux.running import ENVIRONMENT, RUN, Done, native, run
+from guest.linux.running import ENVIRONMENT, RUN, Done, native, shadowmmu
 
 ACTIONS = (
     "read",
@@ -270,8 +270,8 @@ def test_the_root_cannot_be_replaced_between_two_runs(
     attempts.write_text(f"unlink given\nrmdir {root}\n" * 2 + REPLACE.format(root=root))
     before = state(outside)
     for _ in range(2):
-        command = [sys.executable, "-c", RUN, "run", "--root", str(root), str(compiled("attempts")), "--"]
-        run([*command, str(attempts)], root)
+        words = ["run", "--root", str(root), str(compiled("attempts")), "--", str(attempts)]
+        shadowmmu(*words, folder=root)
         assert state(outside) == before
         assert (root / "new").read_text() == "wrote"
 
@@ -281,8 +281,7 @@ def test_a_root_that_is_a_symbolic_link_is_refused(
 ) -> None:
     link = tmp_path / "link"
     link.symlink_to(outside / "folder")
-    command = [sys.executable, "-c", RUN, "run", "--root", str(link), str(compiled("hello"))]
-    found = run(command, tmp_path)
+    found = shadowmmu("run", "--root", str(link), str(compiled("hello")), folder=tmp_path)
     assert (found.output, found.status) == (b"", 2)
     assert "is a symbolic link; give the directory that it leads to" in " ".join(found.told.split())
     assert "Traceback" not in found.told

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guest.linux.running import MODES, RUN, model, native, run
+from guest.linux.running import MODES, model, native, shadowmmu
 
 Compiled = Callable[[str], Path]
 PROGRAMS = {"hello": 7, "memory": 3, "processes": 4, "locks": 0, "signals": 0, "contents": 0, "events": 0}
@@ -94,7 +94,6 @@ def test_programs_that_others_start_may_be_dynamic(busybox: Path, tmp_path: Path
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["hello", "memory"])
 def test_checks_find_nothing(compiled: Compiled, name: str, mode: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", RUN, "check", mode, str(compiled(name)), "--", "first"]
-    done = run(command, tmp_path)
+    done = shadowmmu("check", mode, str(compiled(name)), "--", "first", folder=tmp_path)
     verdict = f"nothing found (exit, status {PROGRAMS[name]})"
     assert (done.status, verdict in done.output.decode()) == (0, True), done

@@ -21,7 +21,7 @@ HOLE = 0x20000000
 
 
 def stats(board: Board) -> dict[str, int]:
-    return board.machine.kvm.stat.as_dict() | board.machine.vcpu.stat.as_dict()
+    return board.machine.kvm.vm_stats() | board.machine.vcpu.stat.as_dict()
 
 
 def spte(board: Board, gva: int) -> int:

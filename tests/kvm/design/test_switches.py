@@ -20,6 +20,7 @@ from shadowmmu.kvm.design.switches import (
     value_of,
     values_named,
 )
+from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS
 
 LAB_HEADER = "6.1.0-50-amd64 #1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)"
 SOURCES = Path(shadowmmu.__file__).parent
@@ -77,7 +78,9 @@ def test_a_release_names_a_profile(release: str, kernel: str) -> None:
 
 @pytest.mark.parametrize("release", ["", "6", "6.10.3", "5.10.0-50 x", "16.1.2", "6.13-rc1"])
 def test_other_kernels_are_refused_in_one_line(release: str) -> None:
-    with pytest.raises(DesignError, match=r"has no profile; there are 6\.12\.111, 6\.1\.176$") as caught:
+    with pytest.raises(
+        DesignError, match=r"has no profile; there are 6\.12\.111, 6\.1\.176, 7\.3\.4$"
+    ) as caught:
         design_of(release)
     assert "\n" not in str(caught.value)
 
@@ -134,5 +137,6 @@ def test_what_is_read_of_a_design_is_a_switch() -> None:
 
 def test_every_switch_is_read() -> None:
     host = set(HostSwitches.__dataclass_fields__)
-    unread = {switch.name for switch in SWITCHES} - reads().keys() - host
+    events = {name for tracepoint in TRACEPOINTS.values() for name in tracepoint.others}
+    unread = {switch.name for switch in SWITCHES} - reads().keys() - host - events
     assert unread == set()

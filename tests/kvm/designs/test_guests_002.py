@@ -1,7 +1,7 @@
 """No guest can tell the designs of mail 002 apart."""
 
 import pytest
-from kvm.designs.side_by_side import PAGING, assert_alike
+from kvm.designs.side_by_side import PAGING, assert_as_by_default
 from kvm.invariants import check_tlb
 from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
@@ -41,7 +41,7 @@ def test_one_switch(mode: str, case: tuple[str, str]) -> None:
     ways = list(PAGING.values())
     for n in range(turn, turn + (9 if shadowmmu.native else 1)):
         text = "\n".join((*ways[n % 3], random_scenario(mode, 300 + n, COUNT)))
-        assert_alike(text, {}, dict([case]))
+        assert_as_by_default(text, dict([case]))
 
 
 @pytest.mark.parametrize("kernel", [profile.kernel for profile in PROFILES])
@@ -50,7 +50,7 @@ def test_one_switch(mode: str, case: tuple[str, str]) -> None:
 def test_all_at_once(mode: str, way: str, kernel: str) -> None:
     for seed in range(6 if shadowmmu.native else 1):
         text = "\n".join((*PAGING[way], random_scenario(mode, 400 + seed, COUNT)))
-        assert_alike(text, {}, ALL, kernel=kernel)
+        assert_as_by_default(text, ALL, kernel=kernel)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -114,7 +114,7 @@ def test_by_generation_mmio_sptes_stay_and_are_stale(way: str) -> None:
     events = world.ok(f"read {GVA:#x}")
     (check,) = (event for event in events if event.name == "check_mmio_spte")
     assert check.kvm_gen != check.spte_gen
-    assert get_mmio_spte_generation(mmio_sptes(world)[0]) == check.kvm_gen
+    assert get_mmio_spte_generation(world.kvm, mmio_sptes(world)[0]) == check.kvm_gen
 
 
 @pytest.mark.parametrize("way", ["npt=0", "npt=1 tdp_mmu=0"])
@@ -182,7 +182,7 @@ def test_a_narrow_generation_wraps_and_zaps_everything(way: str, bits: int) -> N
         assert not wrapped or not mmio_sptes(world)
         zaps += wrapped
         world.ok(f"read {GVA:#x}")
-        assert {get_mmio_spte_generation(spte) for spte in mmio_sptes(world)} == {
+        assert {get_mmio_spte_generation(world.kvm, spte) for spte in mmio_sptes(world)} == {
             world.kvm.memslots_generation % (1 << bits)
         }
     assert zaps == 4, "twice as many changes as generations, each of two"

@@ -13,6 +13,7 @@ from shadowmmu.kvm.bits import (
     REQ_TLB_FLUSH_GUEST,
 )
 from shadowmmu.kvm.exits.run import service_requests, vcpu_enter_guest
+from shadowmmu.kvm.tracepoints.exits import Entry, Exit
 
 WINDOW = 0x7F0000000000
 
@@ -117,3 +118,17 @@ def test_smep_and_smap_are_the_guest_s(world: World) -> None:
     assert (world.vcpu.cpu.cr4_smep, world.vcpu.cpu.cr4_smap) == (True, True)
     assert world.do("read 0x400000").result["error_code"] == "0x1"
     world.ok("cr4 0x20", "read 0x400000")
+
+
+def test_the_guest_is_entered_first_and_after_each_exit() -> None:
+    """As 6.12.111 fires it: kvm_entry comes after what was done for it, and is the last before the guest."""
+    world = World("long4", "map 0x1000 0x400000 0x800000 0x67", "tramp 0x1000")
+    between = ("kvm_entry", "kvm_exit", "kvm_mmu_get_page", "kvm_mmu_spte_requested")
+    heard = [event.name for event in world.ok("nop") if event.name in between]
+    pages = ["kvm_mmu_get_page"] * 3
+    fault = ["kvm_exit", *pages, "kvm_mmu_spte_requested", "kvm_entry"]
+    assert heard[: 2 + len(fault)] == ["kvm_mmu_get_page", "kvm_entry", *fault]
+    entry, fault_exit = (e for e in world.ok("read 0x400000")[:2] if isinstance(e, Entry | Exit))
+    assert isinstance(entry, Entry)
+    assert isinstance(fault_exit, Exit)
+    assert entry.rip == fault_exit.guest_rip, "the first instruction faults"

@@ -11,8 +11,9 @@ from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
 from shadowmmu.kvm.exits.run import TripleFault
 from shadowmmu.kvm.exits.vmx_exits import shutdown_exit
 from shadowmmu.kvm.tracepoints.exits import Exit, PageFault
-from shadowmmu.kvm.tracepoints.reasons import ept_violation_text, vmx_exit_reason
+from shadowmmu.kvm.tracepoints.reasons import ept_violation_text
 from shadowmmu.vm import GuestFault, Vm
+from shadowmmu.x86.vmx import vmx_exit_reason
 
 GVA = PHYSICAL + PAGE
 HOLE = PHYSICAL + 0xD0000000

@@ -12,7 +12,7 @@ from shadowmmu.kvm.bits import (
     EXT_EFER_LMA,
     EXT_VALID,
     ROLE_SMAP_ANDNOT_WP,
-    ROLE_SMEP_ANDNOT_WP,
+    ROLE_SMEP,
 )
 from shadowmmu.kvm.pages.role import kvm_calc_cpu_role, kvm_init_mmu, shadow_root_role
 from shadowmmu.x86.bits import (
@@ -42,7 +42,7 @@ PAGING = CR0_PG | CR0_WP
         (PAGING, CR4_PSE, 0, 0x2712, EXT_VALID | EXT_CR4_PSE),
         (CR0_PG, 0, EFER_NX, 0x1712, EXT_VALID),
         (PAGING, CR4_PAE | CR4_SMEP, EFER_LMA, 0x2704, EXT_VALID | EXT_EFER_LMA | EXT_CR4_SMEP),
-        (CR0_PG, CR4_PAE | CR4_SMEP, EFER_LMA, 0x0704 | ROLE_SMEP_ANDNOT_WP,
+        (CR0_PG, CR4_PAE | CR4_SMEP, EFER_LMA, 0x0704 | ROLE_SMEP,
          EXT_VALID | EXT_EFER_LMA | EXT_CR4_SMEP),
         (CR0_PG, CR4_PAE | CR4_SMAP, EFER_LMA, 0x0704 | ROLE_SMAP_ANDNOT_WP,
          EXT_VALID | EXT_EFER_LMA | EXT_CR4_SMAP),
@@ -115,7 +115,7 @@ def test_nothing_happens_while_the_role_is_the_same() -> None:
     world.ok("nop")
     mmu = world.vcpu.mmu
     root = mmu.root_hpa
-    before = mmu.combined_cpu_role()
+    before = mmu.cpu_role, mmu.cpu_ext
     world.vcpu.cr4 |= 1 << 7
     kvm_init_mmu(world.vcpu)
-    assert (mmu.root_hpa, mmu.combined_cpu_role()) == (root, before)
+    assert (mmu.root_hpa, mmu.cpu_role, mmu.cpu_ext) == (root, *before)

@@ -5,7 +5,8 @@ from hypothesis import given, strategies as st
 from kvm.world import World, names
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.kvm.bits import GEN_UPDATE_IN_PROGRESS, SPTE_EMPTY, SPTE_MMU_PRESENT
+from shadowmmu.kvm.bits import GEN_UPDATE_IN_PROGRESS, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_XU
+from shadowmmu.kvm.design.design import design_of
 from shadowmmu.kvm.spte.mmio import (
     check_mmio_spte,
     get_mmio_spte_access,
@@ -51,7 +52,7 @@ def test_encoding(generation: int, gfn: int, access: int, spte: int) -> None:
     assert not spte & SPTE_MMU_PRESENT
     assert get_mmio_spte_gfn(KVM, spte) == gfn
     assert get_mmio_spte_access(KVM, spte) == access & 6
-    assert get_mmio_spte_generation(spte) == generation & 0x7FFFF
+    assert get_mmio_spte_generation(KVM, spte) == generation & 0x7FFFF
 
 
 @given(st.integers(0, (1 << 64) - 1), MMIO_GFNS, st.integers(0, 7))
@@ -60,7 +61,24 @@ def test_decoding_is_the_inverse(generation: int, gfn: int, access: int) -> None
     assert is_mmio_spte(KVM, spte)
     assert get_mmio_spte_gfn(KVM, spte) == gfn
     assert get_mmio_spte_access(KVM, spte) == access & 6
-    assert get_mmio_spte_generation(spte) == generation & 0x7FFFF
+    assert get_mmio_spte_generation(KVM, spte) == generation & 0x7FFFF
+
+
+@pytest.mark.parametrize(
+    ("generation", "spte"),
+    [
+        (2, 0x80000FEE00017),
+        (0x82, 0x180000FEE00017),
+        (0x3FFFE, 0x7FF80000FEE003F7),
+        (0x40002, 0x80000FEE00017),
+    ],
+)
+def test_18_bits_of_the_generation_leave_bit_10_free(generation: int, spte: int) -> None:
+    kvm = Machine(design=design_of("7.3.4")).kvm
+    kvm.memslots_generation = generation
+    assert make_mmio_spte(kvm, 0xFEE00, 7) == spte
+    assert get_mmio_spte_generation(kvm, spte) == generation & 0x3FFFF
+    assert not spte & SPTE_XU
 
 
 @pytest.mark.parametrize("spte", [0, SPTE_EMPTY, 1, 1 << 51, 0xE67 | 1 << 12])
@@ -101,7 +119,9 @@ def test_another_generation_makes_all_of_them_stale(world: World) -> None:
     assert not check_mmio_spte(world.kvm, old)
     created = world.stats["pf_mmio_spte_created"]
     world.ok(f"read {GVA:#x}")
-    assert get_mmio_spte_generation(world.spte(GVA)) == get_mmio_spte_generation(old) + 2
+    assert (
+        get_mmio_spte_generation(world.kvm, world.spte(GVA)) == get_mmio_spte_generation(world.kvm, old) + 2
+    )
     assert world.stats["pf_mmio_spte_created"] == created + 1
 
 

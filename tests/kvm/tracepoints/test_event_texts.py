@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from shadowmmu.guest.play.machine import Machine
+from shadowmmu.kvm.bits import ROLE_ACCESS_SHIFT, ROLE_INVALID
+from shadowmmu.kvm.design.design import design_of
+from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.kvm.tracepoints.exits import Exit
 from shadowmmu.kvm.tracepoints.host import DirtyRingPush
@@ -16,7 +20,8 @@ from shadowmmu.kvm.tracepoints.mmu import (
     SetSpte,
     SyncPage,
 )
-from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS
+from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS, EventLog
+from shadowmmu.x86.bits import ACC_U, ACC_W
 
 TRACE = Path(__file__).with_name("trace-6.12.111.txt")
 """Lines of the kernel's trace file, some of each tracepoint."""
@@ -64,7 +69,7 @@ PAGE = "sp gen 1 gfn 12 l1 8-byte q0 wux nxe ad root 2 sync"
             (0x801, 1 << 63 | 0x801E61, 0x7008, 2),
             "gfn 801 spte 8000000000801e61 (r---) level 2 at 7008",
         ),
-        ("kvm_mmu_spte_requested", (0x801, 1 << 63, 1), "gfn 801 pfn 8000000000000000 level 1"),
+        ("kvm_mmu_spte_requested", (0x801, 1 << 63, 1, 7), "gfn 801 pfn 8000000000000000 level 1"),
         (
             "kvm_page_fault",
             (0, 0xFFFFFFFF8000043B, 0x401000, 2),
@@ -147,6 +152,28 @@ def test_every_field_and_event_is_explained(name: str) -> None:
     assert tracepoint.meaning.endswith((".", ")."))
     assert list(tracepoint.lines()) == list(tracepoint.event.fields)
     assert all(tracepoint.lines().values())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "page", "requested"),
+    [
+        ("6.12.111", "sp gen 1 gfn 12 l1 8-byte q0 wu- invalid !nxe ad root 2 sync", "gfn 5 pfn 6 level 1"),
+        ("7.3.4", "sp gen 1 gfn 12 l1 8-byte q0 rwu- invalid !nxe ad root 2 sync",
+         "gfn 5 pfn 6 level 1 access 7"),
+    ],
+)  # fmt: skip
+def test_a_kernel_shows_access_as_it_has_it(kernel: str, page: str, requested: str) -> None:
+    sp = ShadowPage(0x12, 1 | (ACC_W | ACC_U) << ROLE_ACCESS_SHIFT | ROLE_INVALID, 0, 0)
+    sp.mmu_valid_gen, sp.root_count = 1, 2
+    log = EventLog()
+    kvm = Machine(design=design_of(kernel)).kvm
+    with kvm.tracer.listening(log):
+        kvm.tracer.kvm_mmu_sync_page(sp)
+        kvm.tracer.kvm_mmu_spte_requested(5, 6, 1, ACC_W | ACC_U)
+    first, second = log.take()
+    assert (first.text(), second.text()) == (page, requested)
+    assert type(first).from_text(page) == first
+    assert f"role={first.role:#x} (level 1 {first.access} invalid)" in repr(first)
 
 
 def test_the_table_says_what_an_event_has() -> None:

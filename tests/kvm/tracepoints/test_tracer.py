@@ -11,6 +11,7 @@ from kvm.world import World
 
 from shadowmmu import Vm
 from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.state.vm import Kvm
 from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS, EventLog, Tracer
@@ -22,6 +23,7 @@ class Switch:
     """What a tracer wants of a VM."""
 
     tracing = False
+    design = Design()
 
 
 class Page:

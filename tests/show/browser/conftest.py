@@ -14,9 +14,12 @@ from shadowmmu.show.history.timeline import recorded_timeline
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser; tests are skipped where there is none."""
+    """The browser; tests are skipped where there is none.
+
+    Closed with its module: while it is open, Playwright has an event loop that no other test could have.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:

@@ -67,29 +67,31 @@ _OF_FRAME, _OF_TABLE = _asked_of(Scope.FRAME), _asked_of(Scope.TABLE)
 _OF_VCPU, _OF_VM, _OF_SWEEP = _asked_of(Scope.VCPU), _asked_of(Scope.VM), _asked_of(Scope.SWEEP)
 
 
-def _each(t: Tables, predicates: list[Predicate], subject: Any) -> Found:
-    for predicate in predicates:
-        for finding in predicate.ask(t, subject):
-            yield predicate, finding
+def _subjects(t: Tables, changes: Changes) -> Iterator[tuple[list[Predicate], Any]]:
+    """Yield the subjects that changed, or all there are, each with the predicates about it."""
+    everything = changes.everything
+    for hpa in t.pages if everything else sorted(changes.pages & t.pages.keys()):
+        page = t.pages[hpa]
+        yield (_OF_TDP_PAGE if page.tdp else _OF_SPECIAL if page.special else _OF_PAGE), page
+    for spte in t.all_sptes() if everything else t.sptes_at(changes.sptes):
+        yield (_OF_LEAF if spte.is_leaf else _OF_LINK if spte.present else _OF_ENTRY), spte
+    for frame in t.all_frames() if everything else sorted(changes.frames):
+        yield _OF_FRAME, frame
+    for gfn in list(t.shadowing) if everything else sorted(changes.tables):
+        yield _OF_TABLE, gfn
+    for vcpu in t.kvm.vcpus:
+        yield _OF_VCPU, vcpu
+    yield _OF_VM, t.kvm
+    if everything:
+        yield _OF_SWEEP, t.kvm
 
 
 def ask(t: Tables, changes: Changes) -> Found:
     """Yield what does not hold of the subjects that changed, or of all there are."""
-    everything = changes.everything
-    for hpa in t.pages if everything else sorted(changes.pages & t.pages.keys()):
-        page = t.pages[hpa]
-        yield from _each(t, _OF_TDP_PAGE if page.tdp else _OF_SPECIAL if page.special else _OF_PAGE, page)
-    for spte in t.all_sptes() if everything else t.sptes_at(changes.sptes):
-        yield from _each(t, _OF_LEAF if spte.is_leaf else _OF_LINK if spte.is_link else _OF_ENTRY, spte)
-    for frame in t.all_frames() if everything else sorted(changes.frames):
-        yield from _each(t, _OF_FRAME, frame)
-    for gfn in list(t.shadowing) if everything else sorted(changes.tables):
-        yield from _each(t, _OF_TABLE, gfn)
-    for vcpu in t.kvm.vcpus:
-        yield from _each(t, _OF_VCPU, vcpu)
-    yield from _each(t, _OF_VM, t.kvm)
-    if everything:
-        yield from _each(t, _OF_SWEEP, t.kvm)
+    for predicates, subject in _subjects(t, changes):
+        for predicate in predicates:
+            for finding in predicate.ask(t, subject):
+                yield predicate, finding
 
 
 def findings(t: Tables, changes: Changes) -> Found:

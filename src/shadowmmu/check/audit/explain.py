@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...kvm.bits import INVALID_PAGE, ROLE_DIRECT, ROLE_INVALID
 from ...kvm.spte.rmap import pte_list
 from ...kvm.state.vcpu import Vcpu
-from ...kvm.tracepoints.fields import ACCESS_NAMES
+from ...kvm.tracepoints.role_layout import layout_of
 from .predicate import Finding
 from .predicates.rmaps import rmap_of
 from .tables import FrameKey, Page, Tables
@@ -93,7 +93,9 @@ def _page(t: Tables, hpa: int) -> Iterator[str]:
         yield f"{t.page_name(hpa)}: no table is there"
         return
     role, sp = page.role, page.sp
-    words = [f"level {page.level}, gfn {page.gfn:x}, role {role:x} ({ACCESS_NAMES[page.access]})"]
+    layout = layout_of(t.kvm.design)
+    word = layout.role(role)
+    words = [f"level {page.level}, gfn {page.gfn:x}, role {word:x} ({layout.letters(word)})"]
     words += ["direct"] if role & ROLE_DIRECT else []
     words += ["of the TDP MMU"] if page.tdp else []
     words += ["zapped"] if role & ROLE_INVALID else [] if page.valid else ["obsolete"]

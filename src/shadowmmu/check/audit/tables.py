@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ...guest.play.machine import Machine
+from ...host.memory import differing_words
 from ...kvm.bits import (
     INVALID_PAGE,
     ROLE_4BYTE_GPTE,
@@ -60,9 +61,10 @@ def rights_of(kvm: Kvm, spte: int) -> int:
 
 
 class Page:
-    """A shadow page as it was at the last look."""
+    """A shadow page as it was at the last look; `entries` are its SPTEs that are not empty, by index."""
 
     __slots__ = (
+        "entries",
         "frames",
         "gfn",
         "guest",
@@ -80,7 +82,6 @@ class Page:
         "translations",
         "translations_image",
         "valid",
-        "words",
     )
 
     def __init__(self, kvm: Kvm, sp: ShadowPage) -> None:
@@ -94,8 +95,8 @@ class Page:
         self.level = 0
         self.valid = False
         self.meta: tuple[int, ...] = ()
-        self.image = b""
-        self.words: memoryview = memoryview(b"")
+        self.image = kvm.design.empty_spte.to_bytes(8, "little") * 512
+        self.entries: dict[int, Spte] = {}
         self.translations_image = b""
         self.translations: memoryview = memoryview(b"")
         self.marked: frozenset[int] = frozenset()
@@ -138,34 +139,28 @@ class Page:
 class Spte:
     """An SPTE that is not empty, with its place."""
 
-    __slots__ = ("index", "page", "value")
+    __slots__ = ("address", "index", "page", "present", "value")
 
-    def __init__(self, page: Page, index: int) -> None:
+    def __init__(self, page: Page, index: int, value: int) -> None:
         self.page = page
         self.index = index
-        self.value: int = page.words[index]
-
-    @property
-    def address(self) -> int:
-        return self.page.hpa + 8 * self.index
+        self.value = value
+        self.address: int = page.hpa + 8 * index
+        self.present = bool(value & SPTE_MMU_PRESENT)
 
     @property
     def level(self) -> int:
         return self.page.level
 
     @property
-    def present(self) -> bool:
-        return bool(self.value & SPTE_MMU_PRESENT)
-
-    @property
     def is_leaf(self) -> bool:
         """Return whether the SPTE maps memory."""
-        return bool(self.value & SPTE_MMU_PRESENT) and (self.page.level == 1 or bool(self.value & PS))
+        return self.present and (self.page.level == 1 or bool(self.value & PS))
 
     @property
     def is_link(self) -> bool:
         """Return whether the SPTE points to a table."""
-        return bool(self.value & SPTE_MMU_PRESENT) and self.page.level > 1 and not self.value & PS
+        return self.present and self.page.level > 1 and not self.value & PS
 
     @property
     def gfn(self) -> int:
@@ -314,15 +309,11 @@ class Tables:
     def spte(self, address: int) -> Spte | None:
         """Return the SPTE at an address; None if it is empty or in no table."""
         page = self.pages.get(address & ~0xFFF)
-        if page is None:
-            return None
-        index = address >> 3 & 511
-        return Spte(page, index) if page.words[index] != self.kvm.design.empty_spte else None
+        return None if page is None else page.entries.get(address >> 3 & 511)
 
-    def sptes_of(self, page: Page) -> Iterator[Spte]:
-        """Yield the SPTEs of a page that are not empty."""
-        empty = self.kvm.design.empty_spte
-        return (Spte(page, i) for i, value in enumerate(page.words) if value != empty)
+    def sptes_of(self, page: Page) -> list[Spte]:
+        """Return the SPTEs of a page that are not empty, in order."""
+        return [page.entries[i] for i in sorted(page.entries)]
 
     def all_sptes(self) -> Iterator[Spte]:
         """Yield every SPTE that is not empty."""
@@ -550,33 +541,32 @@ class Tables:
             self.regions[NO_SLOT if slot is None else slot.id, level, gfn & -pages_at(level)] += delta
 
     def _new_words(self, page: Page, image: bytes, translations: bytes, changes: Changes) -> None:
-        old, old_translations = page.words, page.translations
-        words, translated = memoryview(image).cast("Q"), memoryview(translations).cast("Q")
-        if not old:
-            indices: Iterable[int] = range(512)
-        else:
-            indices = [i for i in range(512) if old[i] != words[i]]
-            if translations != page.translations_image:
-                indices = sorted({*indices, *(i for i in range(512) if old_translations[i] != translated[i])})
-        for i in indices if old else ():
+        changed = differing_words(page.image, image)
+        if translations != page.translations_image:
+            if len(translations) == len(page.translations_image):
+                changed = sorted({*changed, *differing_words(page.translations_image, translations)})
+            else:
+                changed = sorted({*changed, *page.entries})
+        for i in changed:
             self._forget(page, i, changes)
-        page.image, page.words = image, words
-        page.translations_image, page.translations = translations, translated
+        words = memoryview(image).cast("Q")
+        page.image = image
+        page.translations_image, page.translations = translations, memoryview(translations).cast("Q")
         empty = self.kvm.design.empty_spte
-        for i in indices:
+        for i in changed:
             if words[i] != empty:
-                self._note(page, i, changes)
+                self._note(Spte(page, i, words[i]), changes)
 
-    def _note(self, page: Page, index: int, changes: Changes) -> None:
+    def _note(self, spte: Spte, changes: Changes) -> None:
         """Add an SPTE to the indexes."""
-        spte = Spte(page, index)
-        address = spte.address
+        page, address = spte.page, spte.address
+        page.entries[spte.index] = spte
         if spte.is_link:
             self.pointing[spte.value & ADDR].add(address)
             changes.pages.add(spte.value & ADDR)
-        elif spte.is_leaf:
+        elif spte.present:
             key = self._frame(spte)
-            page.frames[index] = key
+            page.frames[spte.index] = key
             self.mapping[key].add(address)
             self.leaves[page.level] += 1
             changes.frames.add(key)
@@ -584,16 +574,17 @@ class Tables:
 
     def _forget(self, page: Page, index: int, changes: Changes) -> None:
         """Remove an SPTE as it was from the indexes."""
-        spte = Spte(page, index)
-        changes.sptes.add(spte.address)
-        if spte.is_link:
-            self.pointing[spte.value & ADDR].discard(spte.address)
+        address = page.hpa + 8 * index
+        changes.sptes.add(address)
+        spte = page.entries.pop(index, None)
+        if spte is not None and spte.is_link:
+            self.pointing[spte.value & ADDR].discard(address)
             changes.pages.add(spte.value & ADDR)
         key = page.frames.pop(index, None)
         if key is not None:
             self.leaves[page.level] -= 1
             sptes = self.mapping[key]
-            sptes.discard(spte.address)
+            sptes.discard(address)
             if not sptes:
                 del self.mapping[key]
             changes.frames.add(key)
@@ -611,8 +602,8 @@ class Tables:
         """Remove a page that was freed; another may be at its address."""
         self._pages_changed = True
         self._unname(page, changes)
-        for spte in list(self.sptes_of(page)):
-            self._forget(page, spte.index, changes)
+        for index in list(page.entries):
+            self._forget(page, index, changes)
         changes.sptes |= self.pointing.get(page.hpa, set())
 
     # -- what else a predicate depends on ----------------------------------------------------------------

@@ -9,6 +9,8 @@ from ...guest.scenario.ops import Op
 from ...kvm.state.memslots import MemSlot
 from ...kvm.state.shadow_page import ShadowPage
 from ...kvm.state.vcpu import Vcpu
+from ...kvm.state.vm import Kvm
+from ...kvm.tracepoints.role_layout import layout_of
 from ...x86.bits import (
     MASK64,
     W,
@@ -171,11 +173,11 @@ class Judge(GuestState):
         lines = ["shadow"]
         for level, at, entry in use.path:
             sp = self.kvm.page_at(at & ~0xFFF)
-            page = "root table" if sp is None else page_name(sp)
+            page = "root table" if sp is None else page_name(self.kvm, sp)
             lines.append(f"  L{level} [{at >> 3 & 511}] of {page}: {entry:#x}")
         return lines
 
 
-def page_name(sp: ShadowPage) -> str:
+def page_name(kvm: Kvm, sp: ShadowPage) -> str:
     """Return how reports name a shadow page: its frame, gfn and role."""
-    return f"page {sp.hpa:#x} (gfn {sp.gfn:#x}, role {sp.role:#x})"
+    return f"page {sp.hpa:#x} (gfn {sp.gfn:#x}, role {layout_of(kvm.design).role(sp.role):#x})"

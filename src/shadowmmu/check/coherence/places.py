@@ -215,7 +215,7 @@ class Places(Judge):
                     continue
                 problem = self._judge_frame(entry & ADDR & -(1 << 3 + 9 * level), level, entry)
                 if problem is not None:
-                    says = f"SPTE {entry:#x} at [{index}] of {page_name(sp)}: {problem[1]}"
+                    says = f"SPTE {entry:#x} at [{index}] of {page_name(self.kvm, sp)}: {problem[1]}"
                     yield self._tell(op, problem[0], says, [])
 
     def _violation(

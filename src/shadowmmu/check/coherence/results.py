@@ -5,7 +5,6 @@ from __future__ import annotations
 from ...guest.play.player import MMIO_ANSWER, OpResult
 from ...guest.scenario import ops as kinds
 from ...guest.scenario.ops import Op
-from ...kvm.registers.nested import SVM_EXIT_NPF
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import (
     CR4_SMAP,
@@ -16,6 +15,7 @@ from ...x86.bits import (
     A,
     P,
 )
+from ...x86.svm import SVM_EXIT_NPF
 from ..checker import Violation
 from .guest_tables import DIRTY, UNUSED, Refusals, Registers, permits
 from .places import Places

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from ...guest.play.player import Player
-from ...guest.scenario.ops import Op
 from ...guest.scenario.scenario import Scenario
 from ...guest.scenario.setup import ScenarioError, resolve
 from ...kvm.state.oops import KernelOops
@@ -23,6 +22,7 @@ from ..audit.audit import Audit, Level
 from ..checker import CORRUPT, Checker, Violation, play_checked
 from ..checks import checks_of
 from ..coherence import Coherence
+from ..known import unsafe_values
 from .ground import MMUS, MODES, PROFILES, Ground, GroundError
 from .shrink import lines_up_to, shrink, simpler_lines
 from .storm import ACCESS, CR3, INVLPG, LINES, VMEXIT, VMRUN, Storm, StormOp
@@ -55,6 +55,7 @@ class Found:
     """A failure as it is reported: the scenario that shows it.
 
     replays   whether playing the scenario shows it; else only the same seed does
+    known     (switch, value, safe value): the kernel's unsafe value without which the scenario holds
     """
 
     mode: str
@@ -65,6 +66,7 @@ class Found:
     scenario: str
     violation: Violation
     replays: bool
+    known: tuple[str, str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -129,8 +131,8 @@ class _Episode:
         self.player, self.scenario = player_of(ground.setup, kernel=kernel)
         self.player.watched.clear()
         self.lines: list[list[str]] = []
-        self.text = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
-        self.known: dict[str, Op] = {}
+        needed = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
+        _, self._op = Scenario.begin("\n".join(needed) + "\n")
         self.coherence = Coherence(self.player, every=1 << 60) if checked else None
         self.audit = Audit(self.player) if checked else None
         vcpus = [cpu.vcpu for cpu in self.player.cpus]
@@ -214,16 +216,6 @@ class _Episode:
         self.storm.refresh()
         return found
 
-    def _op(self, line: str) -> Op:
-        """A line as an op; what it needs of the machine are slots and vCPUs."""
-        if line.split()[0] in ("slot", "delslot", "movslot"):
-            self.text.append(line)
-            return Scenario.parse("\n".join(self.text) + "\n").ops[-1]
-        op = self.known.get(line)
-        if op is None:
-            op = self.known[line] = Scenario.parse("\n".join([*self.text, line]) + "\n").ops[-1]
-        return op
-
     def history(self) -> list[str]:
         """All that happened, as lines."""
         return [line for op in self.storm.history() for line in self._lines_of(op)]
@@ -285,6 +277,7 @@ def explain(
         lines = simpler_lines(lines, lambda ops: fails(setup, ops), deadline)
         violation = check_lines([*setup, *lines], kernel=kernel, make=make) or violation
     text = "\n".join([*setup, *lines]) + "\n"
+    known = _known([*setup, *lines], kernel=kernel, make=make) if replays else None
     return Found(
         ground.mode,
         ground.mmu,
@@ -294,7 +287,17 @@ def explain(
         text,
         violation or failure.violation,
         replays,
+        known,
     )
+
+
+def _known(lines: Sequence[str], *, kernel: str | None, make: MakeCheckers) -> tuple[str, str, str] | None:
+    """The unsafe value that a kernel is known to have which makes a scenario fail."""
+    scenario = Scenario.parse("\n".join(lines) + "\n")
+    for switch, value, safe in unsafe_values(kernel or scenario.kernel, scenario.design):
+        if check_lines([f"design {switch}={safe}", *lines], kernel=kernel, make=make) is None:
+            return switch, value, safe
+    return None
 
 
 # -- long runs -------------------------------------------------------------------------------------------

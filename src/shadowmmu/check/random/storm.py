@@ -24,10 +24,10 @@ from ...kvm.exits.run import DirtyRingFull, TripleFault, vcpu_enter_guest
 from ...kvm.exits.svm_exits import EntryFailed
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.pages.roots import NoShadowPages
-from ...kvm.registers.nested import SVM_EXIT_NPF
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import FAULT, MASK64, NESTED_FAULT, PF_VECTOR, PFERR_F, PFERR_W
 from ...x86.insn import Insn, Op as InsnOp
+from ...x86.svm import SVM_EXIT_NPF
 from ..coherence import Coherence
 from ..coherence.guest_tables import DIRTY, UNUSED, GuestMemory, Registers, permits
 from .ground import Edit

@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping
 
+from ...x86.bits import MASK64
 from .ground import MMUS, MODES, NOTHING, PROFILES, Ground
 
 __all__ = ["Visitor", "visitors"]
@@ -130,7 +131,7 @@ class _Ground(Ground):
             *self.writes(table, index, flipped),
         ]
         if address >> 11 + self.bits * self.levels & 1 and self.levels > 3:
-            address |= -1 << 12 + self.bits * self.levels & (1 << 64) - 1
+            address |= -1 << 12 + self.bits * self.levels & MASK64
         return [f"cr3 {root:#x}", f"read {address:#x}", *(edit.line() for edit in edits), f"cr3 {root:#x}"]
 
     def _entries_of(self, table: int, targets: list[int]) -> list[int]:

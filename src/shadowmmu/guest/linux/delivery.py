@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ...x86.bits import MASK64
 from .layout import PAGE
 from .signals import (
     CONTINUED,
@@ -43,7 +44,6 @@ from .tasks import (
 if TYPE_CHECKING:
     from .kernel import Kernel
 
-MASK64 = (1 << 64) - 1
 EINTR = 4
 RESTART = 512
 """ERESTARTSYS: the call is to be made again, unless a handler without SA_RESTART runs."""

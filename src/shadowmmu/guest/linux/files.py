@@ -9,6 +9,8 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from ...x86.bits import MASK64
+
 FIRST_HOST_FD = 3
 O_LARGEFILE = 0x8000
 MOST_FILES = 1024
@@ -143,7 +145,7 @@ def stat_bytes(status: os.stat_result) -> bytes:
         status.st_size,
         status.st_blksize,
         status.st_blocks,
-        *(part & (1 << 64) - 1 for part in when(status.st_atime_ns)),
-        *(part & (1 << 64) - 1 for part in when(status.st_mtime_ns)),
-        *(part & (1 << 64) - 1 for part in when(status.st_ctime_ns)),
+        *(part & MASK64 for part in when(status.st_atime_ns)),
+        *(part & MASK64 for part in when(status.st_mtime_ns)),
+        *(part & MASK64 for part in when(status.st_ctime_ns)),
     )

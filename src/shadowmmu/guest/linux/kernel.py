@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...x86.bits import MASK64
 from ..svm.processor import GDTR, Segment
 from .computer import Computer
-from .delivery import MASK64, RESTART, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, Delivery
+from .delivery import RESTART, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, Delivery
 from .directory import STEP, Directory
 from .elf import NotExecutable
 from .entry import ENTRY, Work, build_kernel_half

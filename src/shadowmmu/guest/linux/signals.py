@@ -4,6 +4,7 @@ import errno
 import struct
 from dataclasses import dataclass
 
+from ...x86.bits import MASK64
 from .calls import int32
 from .memory import AddressSpace
 from .tasks import RFLAGS, RIP, RSP, SIGCHLD, SIGCONT, Action, Process, SignalInfo, Task
@@ -19,7 +20,6 @@ _INFO = struct.Struct("<iiixxxxQ104x")
 _INFO_SENDER = struct.Struct("<iiixxxxiIq96x")
 _INFO_SENT = struct.Struct("<8xixxxxiIq96x")
 _SIGNALFD = struct.Struct("<IiiII20xiiQ72x")
-MASK64 = (1 << 64) - 1
 _ORDER = (8, 9, 10, 11, 12, 13, 14, 15, 7, 6, 5, 3, 2, 0, 1, RSP, RIP, RFLAGS)
 """Registers as sigcontext has them, by our numbers."""
 USER_FLAGS = 0x40CD5 | 0x100 | 0x400

@@ -6,6 +6,7 @@ import random
 import struct
 import time
 
+from ...x86.bits import MASK64
 from .calls import Calls, int32
 from .execute import SEED
 from .tasks import Blocked, Task
@@ -17,8 +18,8 @@ TICKS = 100
 SCHED_OTHER, REALTIME = 0, (1, 2)
 _TIME = struct.Struct("<qq")
 _RLIMIT_STACK, _RLIMIT_NOFILE = 3, 7
-_LIMITS = {_RLIMIT_STACK: (8 << 20, (1 << 64) - 1), _RLIMIT_NOFILE: (1024, 1024)}
-_UNLIMITED = ((1 << 64) - 1,) * 2
+_LIMITS = {_RLIMIT_STACK: (8 << 20, MASK64), _RLIMIT_NOFILE: (1024, 1024)}
+_UNLIMITED = (MASK64,) * 2
 
 
 class TimeCalls(Calls):

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from ...x86.bits import MASK64
+
 __all__ = ["IoApic", "LocalApic", "Tsc"]
 
 APIC_BASE, IOAPIC_BASE = 0xFEE00000, 0xFEC00000
@@ -71,9 +73,6 @@ class Tsc:
     def when(self, value: int) -> float:
         """The time at which it reaches `value`."""
         return self._start + (value - self.offset) / 1e9
-
-
-MASK64 = (1 << 64) - 1
 
 
 class LocalApic:

@@ -8,6 +8,7 @@ from math import inf
 
 from ...host.mapping import HostError
 from ...kvm.registers.msr import MSR_APIC_BASE, MSR_TSC
+from ...x86.bits import MASK64
 from ..svm.emulator import FetchFault
 from ..svm.machine import Outcome, SvmMachine
 from ..svm.msrs import MSR_TSC_ADJUST, MSR_TSC_DEADLINE
@@ -24,7 +25,6 @@ HOLE, ABOVE_HOLE = 3 << 30, 4 << 30
 POWER_OFF = b"Shutdown"
 """What Bochs wants at its port 0x8900 to switch itself off; QEMU's programs use it, too."""
 FLAG_IF = 1 << 9
-MASK64 = (1 << 64) - 1
 SERIAL_LINE = 4
 PIT_PIN = 2
 """Of the I/O APIC: the timer's interrupt, line 0 of the ISA bus."""
@@ -195,7 +195,7 @@ class Pc:
         machine = self.machine
         if name == "exits":
             return machine.exits.total()
-        return (machine.vcpu.stat.as_dict() | machine.kvm.stat.as_dict()).get(name, 0)
+        return (machine.vcpu.stat.as_dict() | machine.kvm.vm_stats()).get(name, 0)
 
     # -- interrupts and time -----------------------------------------------------------------------------
 

@@ -172,7 +172,7 @@ class GuestCpu:
         try:
             return self._deliver(insn.value, None)
         except AccessFault:
-            vcpu.soft_interrupt = QueuedInterrupt(insn.value, lambda: self.emulator.skip(insn))
+            vcpu.soft_interrupt = QueuedInterrupt(insn.value, lambda: self.emulator.try_skip(insn))
             raise
 
     def _fault(self, insn: Insn) -> bool:

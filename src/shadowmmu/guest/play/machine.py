@@ -13,7 +13,7 @@ from ...kvm.memory.notifier import MmuNotifier
 from ...kvm.registers.pml import vmx_create_pml_buffer
 from ...kvm.state.vcpu import Vcpu
 from ...kvm.state.vm import Kvm, Parameters
-from ...x86.bits import CR4_LA57, CR4_PCIDE
+from ...x86.bits import CR4_LA57, CR4_PCIDE, MASK64
 from ...x86.implementation import MANUAL, Implementation
 from ...x86.processor import Processor
 
@@ -69,7 +69,7 @@ class Machine:
         vcpu.wide_cr0 = self.implementation.wide_cr0
         vcpu.bad_cr3_fails_entry = self.implementation.bad_cr3_fails_entry
         vcpu.implicit_obeys_ac = self.implementation.implicit_obeys_ac
-        vcpu.efer_missing = ~self.implementation.efer & (1 << 64) - 1
+        vcpu.efer_missing = ~self.implementation.efer & MASK64
         vcpu.cr4_missing = (0 if self.implementation.pcid else CR4_PCIDE) | (0 if la57 else CR4_LA57)
         return vcpu
 

@@ -14,8 +14,10 @@ from itertools import count
 from typing import Any
 
 from ...host.bits import PROT_NONE, PROT_READ, PROT_RW
+from ...host.lru_gen import lru_gen_age
 from ...host.madvise import NotModelled, madvise
 from ...host.mapping import Backing, HostError
+from ...host.memory import differing_words
 from ...kvm.design.design import design_of
 from ...kvm.exits.emulate import EmulationError, MmioAccess
 from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, KvmRunError
@@ -139,6 +141,8 @@ class Player:
             name: Stubs(tramp.gva, is64=tramp.mode.is64) if code else NoCode(is64=tramp.mode.is64)
             for name, tramp in self.trampolines.items()
         }
+        self.code_pages = frozenset(tramp.gpa for tramp in self.trampolines.values())
+        """Pages of the guest's own code, whose changes are not reported."""
         self.l2_stubs = L2Stubs(L2_CODE)
         self.vmcbs: list[Vmcb12] = []
         self.areas: dict[int, tuple[int, int, int]] = {}
@@ -342,7 +346,7 @@ class Player:
         return [] if self.log is None else self.log.take()
 
     def _counters(self) -> _Counters:
-        return _Counters(self.kvm.stat.as_dict(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
+        return _Counters(self.kvm.vm_stats(), [vcpu.stat.as_dict() for vcpu in self.kvm.vcpus])
 
     def _carry_out(self, op: kinds.Op) -> dict[str, Any]:
         match op:
@@ -586,6 +590,8 @@ class Player:
                 host.mprotect(machine.hva(op.gpa), op.length, protections[op.protection])
             case kinds.Remap():
                 host.remap(machine.hva(op.gpa), op.length)
+            case kinds.LruAge():
+                lru_gen_age(host)
             case kinds.HostTouch():
                 for offset in range(0, op.length, 0x1000):
                     host.touch(machine.hva(op.gpa + offset), write=False)
@@ -660,17 +666,18 @@ class Player:
 
     def _changed_gptes(self) -> list[list[str]]:
         changed = []
-        code = {tramp.gpa for tramp in self.trampolines.values()}
         for page, before in self.watched.items():
             now = self.machine.peek(page)
-            if now is None or now == before or page in code:
+            if now is None or now == before or page in self.code_pages:
                 continue
             size = self.entry_sizes[page]
-            for offset in range(0, 4096, size):
-                old, new = before[offset : offset + size], now[offset : offset + size]
+            offsets = [
+                at for word in differing_words(before, now) for at in range(8 * word, 8 * word + 8, size)
+            ]
+            for at in offsets:
+                old, new = (int.from_bytes(data[at : at + size], "little") for data in (before, now))
                 if old != new:
-                    numbers = (page + offset, int.from_bytes(old, "little"), int.from_bytes(new, "little"))
-                    changed.append([f"{number:#x}" for number in numbers])
+                    changed.append([f"{page + at:#x}", f"{old:#x}", f"{new:#x}"])
             self.watched[page] = now
         return changed
 

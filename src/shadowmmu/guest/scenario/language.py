@@ -364,6 +364,13 @@ GROUPS: dict[str, tuple[Word, ...]] = {
             "age 0x800000 4K",
         ),
         _op(
+            "lru_age",
+            "The host's multi-generational LRU ages all memory of the hypervisor's process: it asks KVM "
+            "about each page (kvm_age_hva; 6.1 does not). The last pages to be faulted in are on no list of "
+            "a real kernel yet; here it asks about them too.",
+            "lru_age",
+        ),
+        _op(
             "hostread GPA [size=4|8]",
             "The host reads guest memory.",
             "hostread 0x800000",

@@ -19,6 +19,7 @@ __all__ = [
     "param_value",
     "parameters_of",
     "params_of_vendor",
+    "yes_no",
 ]
 
 _YES = {"1", "y", "Y", "on", "ON", "On"}
@@ -58,6 +59,11 @@ _OTHERS = {
     "nested_early_check enable_shadow_vmcs sgx",
 }
 """What 6.1.176 and 6.12.111 have besides, by module (`modinfo -p`)."""
+
+
+def yes_no(params: Mapping[str, bool]) -> dict[str, str]:
+    """Return parameters as headers show them."""
+    return {name: "Y" if value else "N" for name, value in params.items()}
 
 
 def params_of_vendor(params: Mapping[str, str], vendor: str) -> dict[str, str]:

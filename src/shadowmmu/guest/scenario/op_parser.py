@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
+from ...x86.bits import MASK64
+from ...x86.sizes import UNITS
 from .language import WORDS
 from .modes import MODES, TRAMP_SLOT, Mode, trampolines_of
 from .ops import (
@@ -33,6 +35,7 @@ from .ops import (
     Invlpg,
     Invlpga,
     L2Exit,
+    LruAge,
     Madvise,
     Meanwhile,
     ModParam,
@@ -69,10 +72,9 @@ from .setup import (
 )
 from .text import first_invisible
 
-__all__ = ["GPA_LIMIT", "MAX_COUNT", "U32", "U64", "Line", "OpParser", "split_words", "suggestion"]
+__all__ = ["GPA_LIMIT", "MASK64", "MAX_COUNT", "U32", "Line", "OpParser", "split_words", "suggestion"]
 
 U32 = (1 << 32) - 1
-U64 = (1 << 64) - 1
 GPA_LIMIT = 1 << 52
 MAX_COUNT = 1 << 20
 _MSR_EFER = 0xC0000080
@@ -92,7 +94,6 @@ _LONGEST_WORD = 40
 """Longer words resemble no other."""
 _LONGEST_NUMBER = 80
 """Digits beyond these make no difference: the number is out of range."""
-_SUFFIX = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 _SIZES64 = {"read": (1, 2, 4, 8), "write": (1, 2, 4, 8), "xchg": (4, 8), "add": (4, 8), "cmpxchg": (4, 8)}
 _SIZES32 = {"read": (1, 2, 4), "write": (1, 2, 4), "xchg": (4,), "add": (4,), "cmpxchg": (4, 8)}
@@ -149,15 +150,15 @@ class Line:
             self.fail(f"{what} `{text}` is not a number", how)
         digits = match[1]
         octal = digits[0] == "0" and digits.isdigit()
-        value = int(digits[:_LONGEST_NUMBER], 8 if octal else 0) * _SUFFIX[match[2]]
+        value = int(digits[:_LONGEST_NUMBER], 8 if octal else 0) * UNITS[match[2]]
         if not least <= value <= top:
             self.fail(f"{what} {text} is out of range", f"use {_show(least)} to {_show(top)}")
         return value
 
-    def num(self, index: int, what: str, top: int = U64, least: int = 0) -> int:
+    def num(self, index: int, what: str, top: int = MASK64, least: int = 0) -> int:
         return self.parse_number(self.args[index], what, top, least)
 
-    def key(self, name: str, default: int, top: int = U64, least: int = 0) -> int:
+    def key(self, name: str, default: int, top: int = MASK64, least: int = 0) -> int:
         given = self.keys.get(name)
         return default if given is None else self.parse_number(given, f"{name}=", top, least, suffix=False)
 
@@ -214,6 +215,7 @@ class OpParser:
             "remap": self._remap,
             "hosttouch": self._hosttouch,
             "age": self._age,
+            "lru_age": self._lru_age,
             "harvestring": self._harvestring,
             "resetrings": self._resetrings,
             "hostread": self._hostread,
@@ -294,7 +296,7 @@ class OpParser:
         return self._address(line, index, l2=False)
 
     def _address(self, line: Line, index: int, *, l2: bool) -> int:
-        return line.num(index, "address", U64 if self.mode.is64 and not l2 else U32)
+        return line.num(index, "address", MASK64 if self.mode.is64 and not l2 else U32)
 
     def _slot_id(self, line: Line, index: int) -> int:
         slot = line.num(index, "slot", _NSLOTS - 1)
@@ -415,7 +417,7 @@ class OpParser:
         return SetNestedCr3(**common, value=line.num(0, "value"))
 
     def _vmcb(self, line: Line, rest: list[str], common: _Common) -> Op:
-        tops = {"ncr3": U64, "asid": U32, "tlb": 0xFF}
+        tops = {"ncr3": MASK64, "asid": U32, "tlb": 0xFF}
         line.split(rest, least=0, keys=tops)
         ncr3, asid, tlb = (
             line.key(name, 0, top) if name in line.keys else None for name, top in tops.items()
@@ -433,7 +435,7 @@ class OpParser:
 
     def _cr(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=1)
-        value = line.num(0, "value", U64 if self.mode.is64 else U32)
+        value = line.num(0, "value", MASK64 if self.mode.is64 else U32)
         return WriteCr(**common, cr=int(line.word[2:]), value=value)
 
     def _efer(self, line: Line, rest: list[str], common: _Common) -> Op:
@@ -574,6 +576,10 @@ class OpParser:
     def _sleep(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=1)
         return Sleep(**common, milliseconds=line.num(0, "time", 600_000))
+
+    def _lru_age(self, line: Line, rest: list[str], common: _Common) -> Op:
+        line.split(rest, least=0)
+        return LruAge(**common)
 
     def _meanwhile(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest[:1], least=1)

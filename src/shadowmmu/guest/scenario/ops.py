@@ -25,6 +25,7 @@ __all__ = [
     "Invlpg",
     "Invlpga",
     "L2Exit",
+    "LruAge",
     "Madvise",
     "Meanwhile",
     "ModParam",
@@ -335,6 +336,11 @@ class Sleep(Op):
     """Let time pass on the host."""
 
     milliseconds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LruAge(Op):
+    """Let the host's LRU age all memory of the hypervisor's process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

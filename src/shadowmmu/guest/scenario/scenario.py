@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ...kvm.design.switches import DEFAULT_KERNEL, DesignError, kernel_text, value_of
+from ...x86.bits import MASK64
 from .modes import MODES, TRAMP_SIZE, Mode, Trampoline, trampolines_of
 from .module_params import (
     DEFAULT_PARAMS,
@@ -30,7 +31,6 @@ from .op_parser import (
     GPA_LIMIT,
     MAX_COUNT,
     U32,
-    U64,
     Line,
     OpParser,
     split_words,
@@ -148,6 +148,16 @@ class Scenario:
         Raises ScenarioError for anything not understood.
         """
         return _Parser(str(path)).scenario(text)
+
+    @classmethod
+    def begin(cls, text: str) -> tuple[Scenario, Callable[[str], Op]]:
+        """Parse the text of a scenario that is not complete; the function parses one more of its operations.
+
+        What it returns is as if the line stood at the end of the text and of the lines that it was given
+        before. Both raise ScenarioError for anything not understood.
+        """
+        parser = _Parser("<text>")
+        return parser.scenario(text), parser.further_op
 
     def with_kernel(self, release: str) -> Scenario:
         """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
@@ -377,6 +387,9 @@ class _Parser:
             ops=tuple(self.ops),
         )
 
+    def further_op(self, raw: str) -> Op:
+        return self.ops_parser.op(*split_words(self.path, 0, raw))
+
     def _vendor(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
         if self.ops_parser.nested:
@@ -570,7 +583,7 @@ class _Parser:
         self.ops_parser.inside(line, cr3 & TABLE_MASK, 1)
         return Map(
             cr3,
-            gva=line.num(1, "address", U64 if mode.is64 else U32),
+            gva=line.num(1, "address", MASK64 if mode.is64 else U32),
             gpa=line.num(2, "address"),
             flags=line.num(3, "flags"),
             level=level,
@@ -662,7 +675,7 @@ def _result(entry: Mapping[str, Any]) -> int:
     return _within(entry.get("result", 0), 0, -4095)
 
 
-def _hex(text: Any, top: int = U64) -> int:
+def _hex(text: Any, top: int = MASK64) -> int:
     """A number that a recording has as text. Raises TypeError, ValueError."""
     return _within(int(text, 16), top)
 
@@ -747,7 +760,7 @@ class _RecordingParser:
             case "code":
                 statement = Code(self._gpa(entry, 2))
             case "cap":
-                number, argument = _within(entry["cap"], U32), _within(entry["arg"], U64)
+                number, argument = _within(entry["cap"], U32), _within(entry["arg"], MASK64)
                 statement = Cap(number, argument, result=_result(entry))
             case "l2code":
                 statement = L2Code(self._gpa(entry, 3))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn, Self
 
+from ...x86.bits import MASK64
 from .modes import MODES, TRAMP_SIZE, trampolines_of
 from .text import shown
 
@@ -71,7 +72,6 @@ _TRAMP_TABLES = {1: 0x2000, 2: 0x3000, 3: 0x4000, 4: 0x5000}
 PAGE = 0x1000
 TABLE_MASK = 0x000F_FFFF_FFFF_F000
 PDPT_MASK = 0x000F_FFFF_FFFF_FFE0
-_U64 = (1 << 64) - 1
 
 
 class ScenarioError(ValueError):
@@ -420,8 +420,8 @@ class _Builder:
                 self.actions.append(replace(statement, line=self.line))
             case Map():
                 for n in range(statement.count):
-                    gva = statement.gva + n * statement.gva_stride & _U64
-                    gpa = statement.gpa + n * statement.gpa_stride & _U64
+                    gva = statement.gva + n * statement.gva_stride & MASK64
+                    gpa = statement.gpa + n * statement.gpa_stride & MASK64
                     self.map_one(statement.cr3, gva, gpa, statement.flags, statement.level)
             case Tramp():
                 self.tramp(statement.cr3)

@@ -12,8 +12,8 @@ from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...kvm.state.vm import Kvm
 from ...x86.bits import ADDR, CR0_TS, CR4_PCIDE, CR4_UMIP, A
 from ...x86.insn import Insn, Op
+from ...x86.svm import SVM_EXIT_READ_CR0, SVM_EXIT_WRITE_CR0
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_READ_CR, EXIT_WRITE_CR
 from .interrupts import GP
 from .operands import Code
 from .progress import Progress
@@ -58,8 +58,8 @@ class ControlRegisters:
         """Exits by code."""
         handlers: dict[int, ExitHandler] = {}
         for number in (0, 3, 4, 8):
-            handlers[EXIT_READ_CR + number] = self._read_cr
-            handlers[EXIT_WRITE_CR + number] = self._write_cr
+            handlers[SVM_EXIT_READ_CR0 + number] = self._read_cr
+            handlers[SVM_EXIT_WRITE_CR0 + number] = self._write_cr
         return handlers
 
     def _read_cr(self, code: int) -> None:
@@ -88,7 +88,7 @@ class ControlRegisters:
         insn = self.execution.fetch()
         if insn is None:
             return
-        vcpu, number = self.vcpu, code - EXIT_WRITE_CR
+        vcpu, number = self.vcpu, code - SVM_EXIT_WRITE_CR0
         if self.npt and vcpu.is_pae_paging():
             clear_accessed_in_pdptes(self.kvm, vcpu.cr3)
         if self.npt and number == 3:

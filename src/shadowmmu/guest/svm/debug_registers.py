@@ -4,8 +4,8 @@ The access itself is the processor's, alone, since it has to know breakpoints.
 """
 
 from ...kvm.state.vcpu import QueuedException
+from ...x86.svm import SVM_EXIT_READ_DR0, SVM_EXIT_WRITE_DR0
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_READ_DR, EXIT_WRITE_DR
 from .interrupts import DB, GP
 
 DR6_BD, DR7_GD = 1 << 13, 1 << 13
@@ -29,7 +29,11 @@ class DebugRegisters:
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Return exits by code."""
-        return {code + number: self._access for code in (EXIT_READ_DR, EXIT_WRITE_DR) for number in range(16)}
+        return {
+            code + number: self._access
+            for code in (SVM_EXIT_READ_DR0, SVM_EXIT_WRITE_DR0)
+            for number in range(16)
+        }
 
     def arm(self) -> None:
         """Ask for the exits; a write has left reserved bits of DR7 behind."""
@@ -49,10 +53,10 @@ class DebugRegisters:
         if insn is None:
             return
         value = processor.q[insn.operands[-1].number] if insn.operands and processor.is_64bit else 0
-        if code >= EXIT_WRITE_DR and value >> 32:
+        if code >= SVM_EXIT_WRITE_DR0 and value >> 32:
             self.vcpu.exception = QueuedException(GP, 0, None)
             return
-        if code in (EXIT_WRITE_DR + 4, EXIT_WRITE_DR + 6):
+        if code in (SVM_EXIT_WRITE_DR0 + 4, SVM_EXIT_WRITE_DR0 + 6):
             number = insn.operands[-1].number
             processor.set_dr(6, processor.q[number] & DR6_WRITABLE | DR6_FIXED)
             self.execution.advance(insn.length)

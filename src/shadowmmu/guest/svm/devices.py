@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ...kvm.exits.emulate import MmioAccess
 from ...kvm.exits.svm_exits import record_exit
+from ...x86.svm import SVM_EXIT_IOIO
 from .events import Events
-from .exit_codes import EXIT_IOIO
 
 Read = Callable[[int, int], int]
 Write = Callable[[int, int, int], None]
@@ -73,15 +73,15 @@ class Ports:
         return self._port_of[port]
 
     def _on_in(self, port: int, size: int) -> int:
-        self.exits[EXIT_IOIO] += 1
+        self.exits[SVM_EXIT_IOIO] += 1
         device = self._device_at(port)
         ones = (1 << 8 * size) - 1
         return device.read(port, size) & ones if device is not None and device.read is not None else ones
 
     def _on_out(self, port: int, size: int, value: int) -> None:
-        self.exits[EXIT_IOIO] += 1
+        self.exits[SVM_EXIT_IOIO] += 1
         if self.kvm.tracing:
-            record_exit(self.vcpu, EXIT_IOIO, port << 16 | size << 4, self.vcpu.rip)
+            record_exit(self.vcpu, SVM_EXIT_IOIO, port << 16 | size << 4, self.vcpu.rip)
         device = self._device_at(port)
         if device is not None and device.write is not None:
             device.write(port, size, value & (1 << 8 * size) - 1)

@@ -10,8 +10,8 @@ from ...kvm.exits.page_fault_exit import merge_exceptions, must_emulate, page_fa
 from ...kvm.exits.run import TripleFault
 from ...kvm.state.vcpu import QueuedException, QueuedInterrupt
 from ...x86.bits import NESTED_FAULT
+from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_IRET, SVM_EXIT_PUSHF, SVM_EXIT_SHUTDOWN, SVM_EXIT_SWINT
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_EXCEPTION, EXIT_IRET, EXIT_PUSHF, EXIT_SHUTDOWN, EXIT_SWINT
 from .interrupts import BP, NMI, NO_FAULTS, OF, PF, WITH_ERROR_CODE, Delivery, TaskGate
 from .page_faults import as_hardware
 from .processor import FLAG_IF, FLAG_RF, HF_INHIBIT_IRQ
@@ -79,12 +79,12 @@ class Events:
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
         handlers: dict[int, ExitHandler] = {
-            EXIT_EXCEPTION + vector: self._other_exception for vector in range(32)
+            SVM_EXIT_EXCP_BASE + vector: self._other_exception for vector in range(32)
         }
         return handlers | {
-            EXIT_SWINT: self._software_interrupt,
-            EXIT_IRET: self._iret,
-            EXIT_PUSHF: self._pushf,
+            SVM_EXIT_SWINT: self._software_interrupt,
+            SVM_EXIT_IRET: self._iret,
+            SVM_EXIT_PUSHF: self._pushf,
         }
 
     def reset(self) -> None:
@@ -148,12 +148,12 @@ class Events:
         processor.q[processor.eflags_word] |= FLAG_RF
         if not self._sees_pushf:
             self._sees_pushf = True
-            processor.intercept(EXIT_PUSHF, wanted=True)
+            processor.intercept(SVM_EXIT_PUSHF, wanted=True)
 
     def _pushf(self, code: int) -> None:
         """PUSHF pushes RF as 0: what an IRET has restored was for the instruction before."""
         self.processor.system_flags &= ~FLAG_RF
-        self.processor.intercept(EXIT_PUSHF, wanted=False)
+        self.processor.intercept(SVM_EXIT_PUSHF, wanted=False)
         self._sees_pushf = False
 
     def deliver_soft(self, vector: int, rip: int) -> None:
@@ -228,7 +228,7 @@ class Events:
                 exception if vcpu.exception is None else merge_exceptions(vcpu.exception, exception)
             )
         except TripleFault:
-            self._shutdown(EXIT_SHUTDOWN)
+            self._shutdown(SVM_EXIT_SHUTDOWN)
 
     def _iret(self, code: int) -> None:
         """IRET: of an NMI's handler, whose successor waits for it (iret_interception); or to another task."""
@@ -240,7 +240,7 @@ class Events:
             self.step.begin(self.execution.peek())
 
     def _other_exception(self, code: int) -> None:
-        vector = code - EXIT_EXCEPTION
+        vector = code - SVM_EXIT_EXCP_BASE
         error_code = self.processor.exit_info1 if vector in WITH_ERROR_CODE else None
         self.vcpu.exception = QueuedException(vector, error_code, None)
 

@@ -4,32 +4,40 @@ import time
 from collections.abc import Callable
 
 from ...kvm.state.vcpu import QueuedException
+from ...x86.svm import (
+    SVM_EXIT_CLGI,
+    SVM_EXIT_CPUID,
+    SVM_EXIT_HLT,
+    SVM_EXIT_INVLPGA,
+    SVM_EXIT_MONITOR,
+    SVM_EXIT_MWAIT,
+    SVM_EXIT_RDPMC,
+    SVM_EXIT_RDTSC,
+    SVM_EXIT_RDTSCP,
+    SVM_EXIT_SKINIT,
+    SVM_EXIT_STGI,
+    SVM_EXIT_VMLOAD,
+    SVM_EXIT_VMRUN,
+    SVM_EXIT_VMSAVE,
+    SVM_EXIT_XSETBV,
+)
 from .cpuid import Cpuid
 from .events import Events
 from .execution import Execution, ExitHandler
-from .exit_codes import (
-    EXIT_CLGI,
-    EXIT_CPUID,
-    EXIT_HLT,
-    EXIT_INVLPGA,
-    EXIT_MONITOR,
-    EXIT_MWAIT,
-    EXIT_RDPMC,
-    EXIT_RDTSC,
-    EXIT_RDTSCP,
-    EXIT_SKINIT,
-    EXIT_STGI,
-    EXIT_VMLOAD,
-    EXIT_VMRUN,
-    EXIT_VMSAVE,
-    EXIT_XSETBV,
-)
 from .interrupts import GP, UD
 from .msrs import MSR_TSC_AUX, Msrs
 from .processor import FLAG_IF
 from .run_loop import Outcome, RunLoop
 
-SVM = EXIT_VMRUN, EXIT_VMLOAD, EXIT_VMSAVE, EXIT_STGI, EXIT_CLGI, EXIT_SKINIT, EXIT_INVLPGA
+SVM = (
+    SVM_EXIT_VMRUN,
+    SVM_EXIT_VMLOAD,
+    SVM_EXIT_VMSAVE,
+    SVM_EXIT_STGI,
+    SVM_EXIT_CLGI,
+    SVM_EXIT_SKINIT,
+    SVM_EXIT_INVLPGA,
+)
 
 
 class Intercepts:
@@ -50,14 +58,14 @@ class Intercepts:
         """Exits by code."""
         return {
             **dict.fromkeys(SVM, self._no_svm),
-            EXIT_CPUID: self._cpuid,
-            EXIT_HLT: self._hlt,
-            EXIT_MONITOR: self._skip,
-            EXIT_MWAIT: self._skip,
-            EXIT_XSETBV: self._privileged,
-            EXIT_RDPMC: self._privileged,
-            EXIT_RDTSC: self._rdtsc,
-            EXIT_RDTSCP: self._rdtsc,
+            SVM_EXIT_CPUID: self._cpuid,
+            SVM_EXIT_HLT: self._hlt,
+            SVM_EXIT_MONITOR: self._skip,
+            SVM_EXIT_MWAIT: self._skip,
+            SVM_EXIT_XSETBV: self._privileged,
+            SVM_EXIT_RDPMC: self._privileged,
+            SVM_EXIT_RDTSC: self._rdtsc,
+            SVM_EXIT_RDTSCP: self._rdtsc,
         }
 
     def _cpuid(self, code: int) -> None:
@@ -88,7 +96,7 @@ class Intercepts:
 
     def intercept_rdtsc(self) -> None:
         """Let RDTSC and RDTSCP exit: the processor has neither the guest's counter nor its TSC_AUX."""
-        self.processor.intercept(EXIT_RDTSC, EXIT_RDTSCP, wanted=True)
+        self.processor.intercept(SVM_EXIT_RDTSC, SVM_EXIT_RDTSCP, wanted=True)
 
     def _skip(self, code: int) -> None:
         self.execution.record(code)

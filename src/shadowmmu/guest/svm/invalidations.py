@@ -5,8 +5,8 @@ from ...kvm.registers.invpcid import kvm_handle_invpcid
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from ...x86.insn import Insn, Op
+from ...x86.svm import SVM_EXIT_INVLPG, SVM_EXIT_INVPCID
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_INVLPG, EXIT_INVPCID
 from .interrupts import GP
 from .operands import Code
 from .progress import Progress
@@ -25,7 +25,7 @@ class Invalidations:
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code; INVPCID comes as #UD."""
-        return {EXIT_INVLPG: self._invlpg}
+        return {SVM_EXIT_INVLPG: self._invlpg}
 
     def _invlpg(self, code: int) -> None:
         self.execution.record(code)
@@ -39,7 +39,7 @@ class Invalidations:
     def invpcid(self, insn: Code) -> None:
         """INVPCID: the emulated processor has none; under nested paging the flush is all there is to it."""
         vcpu, context = self.vcpu, self.emulator.context
-        self.execution.record(EXIT_INVPCID)
+        self.execution.record(SVM_EXIT_INVPCID)
         self.progress.repeats = 0
         if vcpu.cpl:
             vcpu.exception = QueuedException(GP, 0, None)

@@ -37,7 +37,9 @@ from ...kvm.exits.svm_exits import shutdown_exit
 from ...kvm.state.vcpu import QueuedException
 from ...kvm.state.vm import Parameters
 from ...x86.implementation import Implementation
+from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_SHUTDOWN, exit_reason
 from ..play.machine import Machine
+from ..scenario.module_params import parameters_of, yes_no
 from . import EmulatorError
 from .control_registers import ControlRegisters
 from .cpuid import Cpuid
@@ -47,7 +49,6 @@ from .emulator import CodeEmulator
 from .entry import Entry
 from .events import Events, ExceptionCallback, InterruptSource
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_EXCEPTION, EXIT_SHUTDOWN, exit_name
 from .far_transfers import FarTransfers
 from .intercepts import Intercepts
 from .interrupts import DB
@@ -105,9 +106,9 @@ class SvmMachine(GuestState):
         parameters: Parameters | None = None,
     ) -> None:
         if parameters is None:
-            parameters = Parameters()
-            parameters.tdp_enabled, parameters.tdp_mmu = npt, npt and tdp_mmu
-            parameters.nx_huge_pages = nx_huge_pages
+            parameters = parameters_of(
+                yes_no({"kvm_amd.npt": npt, "kvm.tdp_mmu": tdp_mmu, "kvm.nx_huge_pages": nx_huge_pages})
+            )
         parameters.host_maxphyaddr = PHYSICAL_BITS
         npt = parameters.tdp_enabled
         if npt and parameters.nx_huge_pages:
@@ -158,8 +159,8 @@ class SvmMachine(GuestState):
             **DebugRegisters(execution).handlers(),
             **TableRegisters(execution, self.events).handlers(),
             **UndefinedOpcodes(execution, self.system_calls, invalidations, self.exits).handlers(),
-            EXIT_EXCEPTION + DB: self.step.debug,
-            EXIT_SHUTDOWN: self._shutdown,
+            SVM_EXIT_EXCP_BASE + DB: self.step.debug,
+            SVM_EXIT_SHUTDOWN: self._shutdown,
         }
 
     def _shutdown(self, code: int) -> None:
@@ -314,6 +315,6 @@ class SvmMachine(GuestState):
 
     def counters(self) -> dict[str, int]:
         """Exits by name and in all, exceptions delivered."""
-        named = {exit_name(code): count for code, count in sorted(self.exits.items()) if count}
+        named = {exit_reason(code): count for code, count in sorted(self.exits.items()) if count}
         events = {f"vector {vector}": count for vector, count in sorted(self.delivered.items())}
         return {"exits": self.exits.total(), **named, **events}

@@ -3,8 +3,9 @@
 from ...kvm.registers.invlpg import is_noncanonical
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
+from ...x86.svm import SVM_EXIT_MSR
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_MSR, PASSED_MSRS
+from .exit_codes import PASSED_MSRS
 from .interrupts import GP
 from .msrs import Msrs
 from .processor import FS, GS
@@ -35,7 +36,7 @@ class MsrExits:
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
-        return {EXIT_MSR: self._msr}
+        return {SVM_EXIT_MSR: self._msr}
 
     def _msr(self, code: int) -> None:
         processor, vcpu = self.processor, self.vcpu

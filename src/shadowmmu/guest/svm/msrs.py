@@ -24,7 +24,7 @@ from ...kvm.registers.msr import (
     set_msr,
 )
 from ...kvm.state.vcpu import Vcpu
-from ...x86.bits import EFER_SVME
+from ...x86.bits import EFER_SVME, MASK64
 
 MSR_P5_MC_ADDR, MSR_P5_MC_TYPE, MSR_PLATFORM_ID = 0x00, 0x01, 0x17
 MSR_EBL_CR_POWERON, MSR_EBC_FREQUENCY_ID, MSR_SMI_COUNT, MSR_TSC_ADJUST = 0x2A, 0x2C, 0x34, 0x3B
@@ -120,11 +120,11 @@ IGNORED = frozenset(
 )
 """Writes to them have no effect."""
 KEPT = {
-    MSR_TSC_ADJUST: (0, (1 << 64) - 1),
+    MSR_TSC_ADJUST: (0, MASK64),
     MSR_MISC_FEATURES: (0, CPUID_FAULTS),
-    MSR_MCG_STATUS: (0, (1 << 64) - 1),
+    MSR_MCG_STATUS: (0, MASK64),
     MSR_DEBUGCTL: (0, 0x3F),
-    MSR_POWER_CTL: (0, (1 << 64) - 1),
+    MSR_POWER_CTL: (0, MASK64),
     MSR_DE_CFG: (0, LFENCE_SERIALIZES),
     MSR_MMIO_CONF_BASE: (0, 0),
     MSR_TSC_AUX: (0, (1 << 32) - 1),

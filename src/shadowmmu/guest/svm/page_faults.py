@@ -8,9 +8,9 @@ from ...kvm.exits.page_fault_exit import must_emulate, page_fault_exit
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
+from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_NPF
 from .emulator import FetchFault
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_EXCEPTION, EXIT_NPF
 from .interrupts import GP, PF, UD
 from .operands import Code
 from .processor import RSP, SS
@@ -42,9 +42,9 @@ class PageFaults:
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
         return {
-            EXIT_EXCEPTION + GP: self._general_protection,
-            EXIT_EXCEPTION + PF: self._page_fault,
-            EXIT_NPF: self._nested_page_fault,
+            SVM_EXIT_EXCP_BASE + GP: self._general_protection,
+            SVM_EXIT_EXCP_BASE + PF: self._page_fault,
+            SVM_EXIT_NPF: self._nested_page_fault,
         }
 
     def _page_fault(self, code: int) -> None:

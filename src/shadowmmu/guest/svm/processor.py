@@ -20,7 +20,8 @@ from ...x86.bits import (
     CR4_SMAP,
     MASK64,
 )
-from .exit_codes import CR_ACCESSES, EXIT_INVLPG, EXIT_IRET, FIRST_INTERCEPT, INTERCEPTED, msr_permission_map
+from ...x86.svm import SVM_EXIT_INVLPG, SVM_EXIT_IRET
+from .exit_codes import CR_ACCESSES, FIRST_INTERCEPT, INTERCEPTED, msr_permission_map
 from .layout import (
     HOST_BASE,
     HOST_SIZE,
@@ -150,7 +151,7 @@ class SvmProcessor:
         """VMRUN, with an exit at once."""
         self.uc.mem_write(MSRPM, msr_permission_map())
         reads = CR_ACCESSES & ~(1 << 3) if self.npt else CR_ACCESSES
-        codes = INTERCEPTED if self.npt else (*INTERCEPTED, EXIT_INVLPG)
+        codes = INTERCEPTED if self.npt else (*INTERCEPTED, SVM_EXIT_INVLPG)
         prepare_vmrun(
             self.uc,
             code=b"\xf4",
@@ -205,7 +206,7 @@ class SvmProcessor:
     def run(self, tick_at: float, instructions: int = 0) -> None:
         """Go on at RIP until stop(), or until so many instructions were counted (slower) and a block ended.
 
-        EXIT_SMI comes at `tick_at` (time.monotonic()), and again until set_tick() says when the next is.
+        SVM_EXIT_SMI comes at `tick_at` (time.monotonic()), and again until set_tick() says when the next is.
         """
         if bool(instructions) is not self._counting:
             self._counting = bool(instructions)
@@ -251,7 +252,7 @@ class SvmProcessor:
         self._wake.set()
 
     def request_tick(self) -> None:
-        """Let EXIT_SMI come between two blocks of code, soon: from any thread, at any time.
+        """Let SVM_EXIT_SMI come between two blocks of code, soon: from any thread, at any time.
 
         Unlike uc_emu_stop, which loses what hooked instructions that follow do, and may leave RIP behind.
         """
@@ -259,7 +260,7 @@ class SvmProcessor:
         self._leave.value = 0xFFFF
 
     def set_window(self, *, wanted: bool) -> None:
-        """Let EXIT_INTR come before the first instruction that an external interrupt can interrupt."""
+        """Let SVM_EXIT_INTR come before the first instruction that an external interrupt can interrupt."""
         self.window = wanted
         if wanted:
             self._requests.value |= REQUEST_INTERRUPT
@@ -379,7 +380,7 @@ class SvmProcessor:
 
     def intercept_iret(self) -> None:
         """Let IRET exit outside of long mode, where it may switch tasks, and in the handler of an NMI."""
-        self.intercept(EXIT_IRET, wanted=self.nmi_handled or not self.long_mode)
+        self.intercept(SVM_EXIT_IRET, wanted=self.nmi_handled or not self.long_mode)
 
     def intercept_debug_registers(self, reads: int, writes: int) -> None:
         """Let reads and writes of DRn exit whose bits n are set."""

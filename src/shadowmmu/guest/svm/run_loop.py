@@ -11,15 +11,16 @@ from ...kvm.exits.page_fault_exit import EndlessFaults, KvmRunError
 from ...kvm.exits.run import DirtyRingFull, TripleFault
 from ...kvm.pages.roots import NoShadowPages
 from ...x86.machine_check import MachineCheck
+from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_INTR, SVM_EXIT_IRET, SVM_EXIT_READ_DR0, SVM_EXIT_SMI
 from .entry import Entry
 from .execution import ExitHandler
-from .exit_codes import EXIT, EXIT_EXCEPTION, EXIT_INTR, EXIT_IRET, EXIT_READ_DR, EXIT_SMI, NOT_KVMS
+from .exit_codes import EXIT, NOT_KVMS
 from .interrupts import DB
 
 HISTORY = 32
 SLICE = 0.25
 """Seconds after which Ctrl-C is looked at."""
-DB_EXIT = EXIT + EXIT_EXCEPTION + DB
+DB_EXIT = EXIT + SVM_EXIT_EXCP_BASE + DB
 NEVER = float("inf")
 
 
@@ -147,18 +148,18 @@ class RunLoop:
         self._stop_if_done()
 
     def _on_exit(self, number: int) -> None:
-        if number == EXIT + EXIT_SMI:
+        if number == EXIT + SVM_EXIT_SMI:
             self._tick()
             return
         if self.outcome is not None:
             self.processor.stop()
             return
-        if number == EXIT + EXIT_INTR or (number == DB_EXIT and self.processor.is_behind_io()):
+        if number == EXIT + SVM_EXIT_INTR or (number == DB_EXIT and self.processor.is_behind_io()):
             self.switch.note_state()
             self.guarded(self.entry.resume)
             self._stop_if_done()
             return
-        code = number - EXIT if number >= EXIT else number + EXIT_EXCEPTION
+        code = number - EXIT if number >= EXIT else number + SVM_EXIT_EXCP_BASE
         self.switch.note_state()
         if code in NOT_KVMS or self._is_own(code):
             self.guarded(self._handle, code)
@@ -177,11 +178,11 @@ class RunLoop:
 
     def _is_own(self, code: int) -> bool:
         """Whether KVM would not see it: IRET without an NMI, a debug register, the end of a step."""
-        if code == EXIT_IRET:
+        if code == SVM_EXIT_IRET:
             return not self.entry.events.nmi_blocked
-        if EXIT_READ_DR <= code < EXIT_EXCEPTION:
+        if SVM_EXIT_READ_DR0 <= code < SVM_EXIT_EXCP_BASE:
             return True
-        return code == EXIT_EXCEPTION + DB and self.step.current is not None
+        return code == SVM_EXIT_EXCP_BASE + DB and self.step.current is not None
 
     def _handle(self, code: int) -> None:
         step = self.step

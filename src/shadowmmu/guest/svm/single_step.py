@@ -13,7 +13,7 @@ from ...kvm.guest_access.mark_dirty import mark_page_dirty_in_slot
 from ...kvm.spte.spte import is_shadow_present
 from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...x86.bits import FAULT, PFERR_W, PS, WRITE, A, D, W
-from .exit_codes import EXIT_EXCEPTION, EXIT_IRET
+from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_IRET
 from .interrupts import DB
 from .operands import Code
 from .processor import DR6_BS, FLAG_TF, HF_SMAP, RSP, SS, SvmProcessor
@@ -61,7 +61,7 @@ class SingleStep:
         processor = self.processor
         name = "" if code is None else code.name
         if name in RESTORES_FLAGS:
-            processor.intercept(EXIT_IRET, wanted=False)
+            processor.intercept(SVM_EXIT_IRET, wanted=False)
         if without_smap:
             processor.d[processor.hflags_word] &= ~HF_SMAP
         flags = processor.system_flags
@@ -92,12 +92,12 @@ class SingleStep:
         """The exit ends a step: the single instruction ran, or it did not."""
         step, self.current = self.current, None
         assert step is not None
-        self.interrupted = code != EXIT_EXCEPTION + DB
+        self.interrupted = code != SVM_EXIT_EXCP_BASE + DB
         self.armed()
         processor, vcpu = self.processor, self.vcpu
         if step.without_smap:
             processor.update_modes()
-        completed = code == EXIT_EXCEPTION + DB
+        completed = code == SVM_EXIT_EXCP_BASE + DB
         if not step.guest_tf and not (completed and step.name in RESTORES_FLAGS):
             processor.system_flags &= ~FLAG_TF
         if not step.guest_tf and completed and step.name in PUSHES_FLAGS:
@@ -111,7 +111,7 @@ class SingleStep:
             if slot is not None:
                 mark_page_dirty_in_slot(self.kvm, slot, step.gpa >> 12)
             kvm_mmu_track_write(vcpu, step.gpa, step.size)
-        if code == EXIT_EXCEPTION + DB and not step.guest_tf:
+        if code == SVM_EXIT_EXCP_BASE + DB and not step.guest_tf:
             processor.set_dr(6, processor.dr(6) & ~DR6_BS)
             self._stepped = True
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import EFER_SCE, GP_VECTOR, MASK64
+from ...x86.svm import SVM_EXIT_VMMCALL
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_VMMCALL
 from .interrupts import UD
 from .processor import CS, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, RSP, SS, Segment
 from .run_loop import RunLoop
@@ -35,7 +35,7 @@ class SystemCalls:
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
-        return {EXIT_VMMCALL: self.hypercall}
+        return {SVM_EXIT_VMMCALL: self.hypercall}
 
     def hypercall(self, code: int) -> None:
         """VMMCALL, or VMCALL."""

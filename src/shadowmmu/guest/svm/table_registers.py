@@ -9,17 +9,17 @@ from ...kvm.exits.emulate import OperandFault
 from ...kvm.registers.invlpg import is_noncanonical
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
+from ...x86.svm import (
+    SVM_EXIT_GDTR_READ,
+    SVM_EXIT_GDTR_WRITE,
+    SVM_EXIT_IDTR_WRITE,
+    SVM_EXIT_LDTR_READ,
+    SVM_EXIT_LDTR_WRITE,
+    SVM_EXIT_TR_READ,
+    SVM_EXIT_TR_WRITE,
+)
 from .events import Events
 from .execution import Execution, ExitHandler
-from .exit_codes import (
-    EXIT_GDTR_READ,
-    EXIT_GDTR_WRITE,
-    EXIT_IDTR_WRITE,
-    EXIT_LDTR_READ,
-    EXIT_LDTR_WRITE,
-    EXIT_TR_READ,
-    EXIT_TR_WRITE,
-)
 from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
 from .operands import Code
 from .processor import GDTR, IDTR, LDTR, TR, Segment
@@ -43,8 +43,8 @@ class TableRegisters:
         """Return exits by code."""
         return {
             **dict.fromkeys(TABLE_REGISTER_READS, self._store),
-            **dict.fromkeys((EXIT_GDTR_WRITE, EXIT_IDTR_WRITE), self._load_table),
-            **dict.fromkeys((EXIT_LDTR_WRITE, EXIT_TR_WRITE), self._load_selector),
+            **dict.fromkeys((SVM_EXIT_GDTR_WRITE, SVM_EXIT_IDTR_WRITE), self._load_table),
+            **dict.fromkeys((SVM_EXIT_LDTR_WRITE, SVM_EXIT_TR_WRITE), self._load_selector),
         }
 
     # -- stores ------------------------------------------------------------------------------------------
@@ -60,12 +60,12 @@ class TableRegisters:
             self.vcpu.exception = QueuedException(GP, 0, None)
             return
         try:
-            if code in (EXIT_LDTR_READ, EXIT_TR_READ):
+            if code in (SVM_EXIT_LDTR_READ, SVM_EXIT_TR_READ):
                 operand = insn.operands[0]
-                selector = processor.selector(LDTR if code == EXIT_LDTR_READ else TR)
+                selector = processor.selector(LDTR if code == SVM_EXIT_LDTR_READ else TR)
                 context.put(insn, operand, selector)
             else:
-                table = processor.segment(GDTR if code == EXIT_GDTR_READ else IDTR)
+                table = processor.segment(GDTR if code == SVM_EXIT_GDTR_READ else IDTR)
                 size = 8 if processor.is_64bit else 4
                 address = context.linear(insn)
                 self.emulator.write(address, 2, table.limit & 0xFFFF)
@@ -94,7 +94,7 @@ class TableRegisters:
             return
         if not processor.is_64bit and self._has_16_bits(insn):
             base &= 0xFFFFFF
-        processor.set_segment(GDTR if code == EXIT_GDTR_WRITE else IDTR, Segment(0, base, limit, 0))
+        processor.set_segment(GDTR if code == SVM_EXIT_GDTR_WRITE else IDTR, Segment(0, base, limit, 0))
         self.execution.advance(insn.length)
 
     def _has_16_bits(self, insn: Code) -> bool:
@@ -108,7 +108,7 @@ class TableRegisters:
             return
         try:
             selector = self.emulator.context.get(insn, insn.operands[0]) & 0xFFFF
-            if code == EXIT_LDTR_WRITE:
+            if code == SVM_EXIT_LDTR_WRITE:
                 segment = self._descriptor(selector, (LDT,)) if selector & ~3 else NULL_LDT
                 self.processor.set_segment(LDTR, segment)
             else:

@@ -9,10 +9,10 @@ from enum import Enum
 from ...kvm.exits.svm_exits import record_exit
 from ...kvm.registers.regs import kvm_set_cr3
 from ...x86.bits import CR0_TS
+from ...x86.svm import SVM_EXIT_TASK_SWITCH
 from .control_registers import clear_accessed_in_pdptes
 from .events import Events
 from .execution import Execution
-from .exit_codes import EXIT_TASK_SWITCH
 from .interrupts import GP, NP, PRESENT, TS, EventFault, segment_of
 from .processor import CS, DS, ES, FLAG_NT, FLAG_VM, FS, GS, LDTR, RSP, SS, TR, Segment
 from .segments import Segments
@@ -50,7 +50,7 @@ class TaskSwitch:
         Raises EventFault or OperandFault; after the new task's registers are loaded in that task.
         """
         if self.execution.kvm.tracing:
-            record_exit(self.vcpu, EXIT_TASK_SWITCH, selector, 0)
+            record_exit(self.vcpu, SVM_EXIT_TASK_SWITCH, selector, 0)
         place, descriptor = self._new_task(selector, cause)
         wide = bool(descriptor >> 40 & WIDE)
         new = segment_of(selector, descriptor)

@@ -6,8 +6,8 @@ With CR0.TS it takes INVPCID and its neighbours for SSE instructions: #NM.
 from collections import Counter
 
 from ...kvm.state.vcpu import QueuedException
+from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_INVPCID
 from .execution import Execution, ExitHandler
-from .exit_codes import EXIT_EXCEPTION, EXIT_INVPCID
 from .interrupts import DB, NM, UD
 from .invalidations import Invalidations
 from .system_calls import SystemCalls
@@ -29,7 +29,7 @@ class UndefinedOpcodes:
 
     def handlers(self) -> dict[int, ExitHandler]:
         """Exits by code."""
-        return {EXIT_EXCEPTION + UD: self._undefined, EXIT_EXCEPTION + NM: self._not_available}
+        return {SVM_EXIT_EXCP_BASE + UD: self._undefined, SVM_EXIT_EXCP_BASE + NM: self._not_available}
 
     def _not_available(self, code: int) -> None:
         insn = self.execution.fetch()
@@ -53,7 +53,7 @@ class UndefinedOpcodes:
             self.vcpu.exception = QueuedException(DB, None, None)
         elif insn.name == "invpcid":
             self.exits[code] -= 1
-            self.exits[EXIT_INVPCID] += 1
+            self.exits[SVM_EXIT_INVPCID] += 1
             self.invalidations.invpcid(insn)
         else:
             self.vcpu.exception = QueuedException(UD, None, None)

@@ -181,6 +181,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         "no",
         "7.2 on, 6.12.117: yes (mmu_page_zap_pte, commit 7a2c70e777a0); 6.1.176, 6.12.111: no",
         "a page for L2 that loses its last parent stays if a vCPU uses it as a root",
+        kernels={"7.3": "yes"},
     ),
     Switch(
         "lpage_info_below_slot",
@@ -258,6 +259,14 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         kernels={"6.1": "no"},
     ),
     Switch(
+        "lru_asks_notifiers",
+        NO_YES,
+        "yes",
+        "6.12.111, 7.3: yes (lru_gen walks secondary page tables); 6.1: no",
+        "the host's multi-generational LRU ages guest memory by kvm_age_hva, page by page",
+        kernels={"6.1": "no"},
+    ),
+    Switch(
         "reclaim_asks_age",
         NO_YES,
         "no",
@@ -325,11 +334,11 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
     ),
     Switch(
         "zero_page",
-        {"0x3735000": 0x3735000, "0x330d000": 0x330D000},
+        {"0x3735000": 0x3735000, "0x330d000": 0x330D000, "0x224d000": 0x224D000},
         "0x3735000",
         "where the kernels of the recordings have it",
         "the address that recordings show for the host's zero page, which is 0 here",
-        kernels={"6.1": "0x330d000"},
+        kernels={"6.1": "0x330d000", "7.3": "0x224d000"},
     ),
     Switch(
         "defect",

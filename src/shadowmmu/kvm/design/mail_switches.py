@@ -73,13 +73,14 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
         },
         "stable",
         "6.1.176, 6.12.111: stable (__link_shadow_page ignores its flush); before the mail's patch: always; "
-        "with it: if_not_identical",
+        "with it, and in 7.3.4: if_not_identical (shadow_mmu_split_huge_page)",
         "whether an eager split flushes when its table replaces the huge SPTE: the whole TLB; the range; the "
         "range if the table was there before and leads on to tables, which may map less; or not at all. "
         "if_not_identical is unsafe for nested guests: it overlooks SPTEs from before that allow less "
         "(scenarios/mails/001-nested-hole.txt)",
         mail="001_59f67f44841b1267",
         unsafe=("if_not_identical", "never"),
+        kernels={"7.3": "if_not_identical"},
     ),
     Switch(
         "eager_split",

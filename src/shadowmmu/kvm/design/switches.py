@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .kernel_7_switches import KERNEL_7_SWITCHES
 from .kernel_switches import KERNEL_SWITCHES
 from .mail_switches import MAIL_SWITCHES
 from .switch import DesignError, Switch, nearest, values_named
@@ -27,7 +28,7 @@ __all__ = [
     "values_named",
 ]
 
-SWITCHES: tuple[Switch, ...] = KERNEL_SWITCHES + MAIL_SWITCHES
+SWITCHES: tuple[Switch, ...] = KERNEL_SWITCHES + KERNEL_7_SWITCHES + MAIL_SWITCHES
 """Every switch; `shadowmmu designs` prints them."""
 
 _NAMED = {switch.name: switch for switch in SWITCHES}
@@ -53,7 +54,11 @@ class Profile:
         }
 
 
-PROFILES: tuple[Profile, ...] = (Profile("6.12.111", "6.12"), Profile("6.1.176", "6.1"))
+PROFILES: tuple[Profile, ...] = (
+    Profile("6.12.111", "6.12"),
+    Profile("6.1.176", "6.1"),
+    Profile("7.3.4", "7.3"),
+)
 """The kernels there are; the first is the default, which has all switches at theirs."""
 
 DEFAULT_KERNEL = PROFILES[0].kernel

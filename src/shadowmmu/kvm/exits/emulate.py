@@ -127,7 +127,7 @@ class Emulator:
         if (
             vcpu.kvm.design.vcpu_mmio_cache
             and vcpu_match_mmio_gva(vcpu, address)
-            and (not vcpu.is_paging() or not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access))
+            and (not vcpu.is_paging() or self._record_allows(access, write=write))
         ):
             gpa = vcpu.mmio_gfn << 12 | (address & 0xFFF)
             if vcpu.kvm.tracing:
@@ -135,6 +135,16 @@ class Emulator:
             return gpa, True
         gpa = self._translate(address, access)
         return gpa, self._is_mmio_gpa(address, gpa, write=write)
+
+    def _record_allows(self, access: int, *, write: bool) -> bool:
+        """Return whether the vCPU's record of its last MMIO access grants an access of a paging guest.
+
+        Its rights are W and U, those of an MMIO SPTE; since 7.3 a read needs R, which it never has.
+        """
+        vcpu = self.vcpu
+        if not write and not vcpu.kvm.design.mmio_gva_serves_reads:
+            return False
+        return not permission_fault(vcpu, vcpu.mmu, vcpu.mmio_access, access)
 
     def _trace_mmio(self, kind: int, length: int, gpa: int, value: int) -> None:
         """Fire kvm_mmio."""
@@ -312,23 +322,27 @@ class Emulator:
 
     def _decode(self, insn: Insn, address: int, emulation_type: int) -> bool:
         """Fetch the instruction. Return False if emulation ends here."""
-        vcpu = self.vcpu
+        readable, fault = self._read(insn)
+        if readable:
+            return True
+        if self._retry_on_failure(address, emulation_type):
+            return False
+        if fault is not None:
+            kvm_inject_page_fault(self.vcpu, fault.address, fault.error_code)
+        else:
+            self._fail()
+        return False
+
+    def _read(self, insn: Insn) -> tuple[bool, OperandFault | None]:
+        """Fetch the instruction. Return whether it can be read and, if it faults, how."""
         fault: OperandFault | None = None
         try:
             readable = self._fetch()
         except OperandFault as error:
             readable, fault = False, error
         self._trace_insn(insn.code, failed=False)
-        vcpu.stat.insn_emulation += 1
-        if readable:
-            return True
-        if self._retry_on_failure(address, emulation_type):
-            return False
-        if fault is not None:
-            kvm_inject_page_fault(vcpu, fault.address, fault.error_code)
-        else:
-            self._fail()
-        return False
+        self.vcpu.stat.insn_emulation += 1
+        return readable, fault
 
     def _retry_on_failure(self, address: int, emulation_type: int) -> bool:
         """Return whether to run an instruction again that cannot be emulated, with its page unprotected."""
@@ -375,8 +389,17 @@ class Emulator:
             return False
         return done and vcpu.exception is None
 
-    def skip(self, insn: Insn) -> bool:
+    def try_skip(self, insn: Insn) -> bool:
         """Move past an instruction that needed no emulation. Return False if it cannot be fetched: a
-        processor without nRIP must read it to find its end.
+        processor without nRIP must read it to find its end. A fault is not injected (EMULTYPE_SKIP).
         """
-        return self._decode(insn, 0, 0)
+        if self._read(insn)[0]:
+            return True
+        self.vcpu.stat.insn_emulation_fail += 1
+        self._trace_insn(b"", failed=True)
+        return False
+
+    def skip(self, insn: Insn) -> None:
+        """Move past an instruction that was carried out. Raises EmulationError if it cannot be fetched."""
+        if not self.try_skip(insn):
+            raise EmulationError(f"instruction at {self.vcpu.rip:#x} cannot be skipped")

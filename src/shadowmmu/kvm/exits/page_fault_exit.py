@@ -17,8 +17,6 @@ from ...x86.bits import (
     EPT_VIOLATION_RWX_SHIFT,
     EPT_W,
     EPT_X,
-    EXIT_EPT_MISCONFIG,
-    EXIT_PML_FULL,
     PF_VECTOR,
     PFERR_F,
     PFERR_GUEST_FINAL,
@@ -29,6 +27,8 @@ from ...x86.bits import (
     PFERR_W,
 )
 from ...x86.insn import Insn
+from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_NPF
+from ...x86.vmx import EXIT_REASON_EPT_MISCONFIG, EXIT_REASON_EXCEPTION_NMI, EXIT_REASON_PML_FULL
 from ..bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC, RET_PF_RETRY
 from ..fault.page_fault import kvm_mmu_page_fault
 from ..pages.unprotect import kvm_mmu_unprotect_page_virt
@@ -38,9 +38,7 @@ from .run import TripleFault
 from .svm_exits import record_exit
 from .vmx_exits import record_vmx_exit
 
-SVM_EXIT_EXCP_PF = 0x4E
-SVM_EXIT_NPF = 0x400
-EXIT_EXCEPTION_NMI = 0
+SVM_EXIT_EXCP_PF = SVM_EXIT_EXCP_BASE + PF_VECTOR
 INTR_INFO_PF = 0x80000B0E
 """Valid, a hardware exception with error code, vector 14."""
 DF_VECTOR = 8
@@ -99,7 +97,7 @@ def _unprotect_if_reinjecting(vcpu: Vcpu, address: u64) -> None:
 def _handle_vmx_exit(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u32:
     if nested:
         return _handle_ept_exit(vcpu, address, error_code & 0xFFFFFFFF)
-    record_vmx_exit(vcpu, EXIT_EXCEPTION_NMI, address, INTR_INFO_PF, error_code)
+    record_vmx_exit(vcpu, EXIT_REASON_EXCEPTION_NMI, address, INTR_INFO_PF, error_code)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, address, error_code)
     if vcpu.kvm.design.reinjection_unprotects_first:
@@ -115,11 +113,11 @@ def _handle_ept_exit(vcpu: Vcpu, gpa: u64, qualification: u64) -> u32:
     """
     reason: u64 = vcpu.cpu.ept.exit
     record_vmx_exit(vcpu, reason, qualification)
-    if reason == EXIT_PML_FULL:
+    if reason == EXIT_REASON_PML_FULL:
         if vcpu.kvm.tracing:
             vcpu.kvm.tracer.kvm_pml_full(vcpu.id)
         return RET_PF_RETRY
-    if reason == EXIT_EPT_MISCONFIG:
+    if reason == EXIT_REASON_EPT_MISCONFIG:
         return kvm_mmu_page_fault(vcpu, gpa, PFERR_RSVD)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, gpa, qualification)

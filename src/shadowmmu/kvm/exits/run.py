@@ -150,6 +150,8 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
             break
         if vcpu.exception is not None:
             vcpu.exception.reinjected = True
+    if vcpu.kvm.tracing:
+        vcpu.kvm.tracer.kvm_entry(vcpu.id, vcpu.rip, False)
     configure_cpu(vcpu)
 
 

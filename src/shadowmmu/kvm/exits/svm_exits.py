@@ -4,10 +4,21 @@ from cython import ulonglong as u64
 
 from ...x86.bits import CR0_CD, CR0_MP, CR0_NW, CR0_PG, CR0_TS, CR0_WP, GP_VECTOR
 from ...x86.insn import Insn, Op
+from ...x86.svm import (
+    SVM_EXIT_CR0_SEL_WRITE,
+    SVM_EXIT_ERR,
+    SVM_EXIT_INVLPG,
+    SVM_EXIT_INVLPGA,
+    SVM_EXIT_IOIO,
+    SVM_EXIT_MSR,
+    SVM_EXIT_SHUTDOWN,
+    SVM_EXIT_VMMCALL,
+    SVM_EXIT_VMRUN,
+    SVM_EXIT_WRITE_CR0,
+)
 from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import is_intercepted, set_msr
 from ..registers.nested import (
-    SVM_EXIT_SHUTDOWN,
     nested_svm_can_vmrun,
     nested_svm_check_permissions,
     nested_svm_vmexit,
@@ -17,14 +28,6 @@ from ..registers.regs import kvm_vcpu_reset
 from ..state.vcpu import QueuedException, Vcpu
 from .emulate import Emulator
 from .run import TripleFault
-
-SVM_EXIT_WRITE_CR0, SVM_EXIT_WRITE_CR3, SVM_EXIT_WRITE_CR4 = 0x10, 0x13, 0x14
-SVM_EXIT_CR0_SEL_WRITE = 0x65
-SVM_EXIT_INVLPG = 0x79
-SVM_EXIT_IOIO = 0x7B
-SVM_EXIT_MSR = 0x7C
-SVM_EXIT_INVLPGA, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL = 0x7A, 0x80, 0x81
-SVM_EXIT_ERR = 0xFFFFFFFF
 
 
 class EntryFailed(Exception):
@@ -55,7 +58,7 @@ def check_entry(vcpu: Vcpu) -> None:
     if not vcpu.efer & vcpu.efer_missing:
         vcpu.stat.nested_run += pending
         return
-    record_exit(vcpu, SVM_EXIT_ERR, 0, 0)
+    record_exit(vcpu, SVM_EXIT_ERR & 0xFFFFFFFF, 0, 0)
     if not vcpu.guest_mode:
         raise EntryFailed
     nested_svm_vmexit(vcpu)
@@ -100,8 +103,8 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
     reason = {
         Op.INVLPG: SVM_EXIT_INVLPG,
         Op.MOV_CR0: cr0_exit_reason(vcpu, insn.value) or 0,
-        Op.MOV_CR3: SVM_EXIT_WRITE_CR3,
-        Op.MOV_CR4: SVM_EXIT_WRITE_CR4,
+        Op.MOV_CR3: SVM_EXIT_WRITE_CR0 + 3,
+        Op.MOV_CR4: SVM_EXIT_WRITE_CR0 + 4,
     }
     if insn.op in reason:
         record_exit(vcpu, reason[insn.op], 0, 0)
@@ -154,7 +157,7 @@ def reserved_cr3(vcpu: Vcpu) -> None:
     if not vcpu.bad_cr3_fails_entry:
         vcpu.exception = QueuedException(GP_VECTOR, 0, None)
         return
-    record_exit(vcpu, SVM_EXIT_ERR, 0, 0)
+    record_exit(vcpu, SVM_EXIT_ERR & 0xFFFFFFFF, 0, 0)
     raise EntryFailed
 
 

@@ -1,4 +1,4 @@
-"""Emulated writes to shadowed guest tables (kvm_mmu_track_write, 6.12.111)."""
+"""Emulated writes to shadowed guest tables (kvm_mmu_track_write, 6.12.111 and 7.3.4)."""
 
 from ..bits import (
     DEFECT_NONPAE_PDE,
@@ -57,9 +57,13 @@ def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:
     return [first + 8 * i for i in range(count)]
 
 
-def _write_sptes(vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int) -> bool:
+def _write_sptes(
+    vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int, invalid_list: list[ShadowPage] | None
+) -> bool:
     """Zap the SPTEs of `sp` that shadow the gpte at gpa, which is `gentry` now. Return whether a flush is
     needed.
+
+    Pages for L2 that nothing points to any more are put on the list if there is one.
     """
     kvm = vcpu.kvm
     flush = False
@@ -68,7 +72,7 @@ def _write_sptes(vcpu: Vcpu, sp: ShadowPage, gpa: int, gentry: int) -> bool:
         del sptes[1:]
     for sptep in sptes:
         old = kvm.read_spte(sptep)
-        mmu_page_zap_pte(kvm, sp, sptep, None)
+        mmu_page_zap_pte(kvm, sp, sptep, invalid_list)
         if gentry and sp.level() > 1:
             kvm.stat.mmu_pde_zapped += 1
         if kvm.design.pte_write_prefetches:
@@ -96,6 +100,7 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
     kvm.stat.mmu_pte_write += 1
     limit = kvm.design.write_flooding
     invalid_list: list[ShadowPage] = []
+    orphans = invalid_list if kvm.design.pte_write_zaps_nested_children else None
     flush = False
     sp = newest = kvm.first_sp_with_gptes(gfn)
     while sp is not None:
@@ -103,7 +108,7 @@ def kvm_mmu_track_write(vcpu: Vcpu, gpa: int, size: int) -> None:
             kvm_mmu_prepare_zap_page(kvm, sp, invalid_list)
             kvm.stat.mmu_flooded += 1
         else:
-            flush |= _write_sptes(vcpu, sp, gpa, gentry)
+            flush |= _write_sptes(vcpu, sp, gpa, gentry, orphans)
         sp = kvm.next_sp_with_gptes(sp.hash_next, gfn)
     if kvm.design.pte_write_prefetches and newest is not None and not flush:
         flush_local_tlb(vcpu)

@@ -20,6 +20,15 @@ from ...x86.bits import (
     GP_VECTOR,
 )
 from ...x86.insn import Insn, Op
+from ...x86.vmx import (
+    EXIT_REASON_CR_ACCESS,
+    EXIT_REASON_INVALID_STATE,
+    EXIT_REASON_INVLPG,
+    EXIT_REASON_IO_INSTRUCTION,
+    EXIT_REASON_MSR_WRITE,
+    EXIT_REASON_TRIPLE_FAULT,
+    FAILED_VMENTRY,
+)
 from ..guest_access.pdptrs import read_pdptrs
 from ..pages.role import kvm_init_mmu
 from ..registers.invlpg import kvm_mmu_invlpg
@@ -32,9 +41,6 @@ from .emulate import Emulator
 from .run import TripleFault, configure_cpu
 from .svm_exits import EntryFailed
 
-EXIT_TRIPLE_FAULT, EXIT_INVLPG, EXIT_CR_ACCESS = 2, 14, 28
-EXIT_IO_INSTRUCTION, EXIT_MSR_WRITE, EXIT_INVALID_STATE = 30, 32, 33
-FAILED_VMENTRY = 1 << 31
 RDI = 7
 CR4_GUEST_OWNED = CR4_PVI | CR4_DE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_PGE | CR4_TSD | CR4_FSGSBASE
 PASSTHROUGH_MSRS = (*SYSENTER_MSRS, 0x10, 0xC0000100, 0xC0000101, 0xC0000102)
@@ -54,7 +60,7 @@ def record_vmx_exit(vcpu: Vcpu, reason: int, info1: int, intr_info: int = 0, err
 def check_entry(vcpu: Vcpu) -> None:
     """Check the guest's registers as VM entry does. Raises EntryFailed."""
     if vcpu.efer & vcpu.efer_missing:
-        record_vmx_exit(vcpu, FAILED_VMENTRY | EXIT_INVALID_STATE, 0)
+        record_vmx_exit(vcpu, FAILED_VMENTRY | EXIT_REASON_INVALID_STATE, 0)
         raise EntryFailed
 
 
@@ -63,7 +69,7 @@ def check_entry(vcpu: Vcpu) -> None:
 
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
     """OUT of one byte to an immediate port: user space takes over."""
-    record_vmx_exit(vcpu, EXIT_IO_INSTRUCTION, port << 16 | 0x40)
+    record_vmx_exit(vcpu, EXIT_REASON_IO_INSTRUCTION, port << 16 | 0x40)
 
 
 def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
@@ -108,7 +114,7 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
     """
     match insn.op:
         case Op.INVLPG:
-            record_vmx_exit(vcpu, EXIT_INVLPG, insn.address)
+            record_vmx_exit(vcpu, EXIT_REASON_INVLPG, insn.address)
             kvm_mmu_invlpg(vcpu, insn.address)
             return True
         case Op.MOV_CR0:
@@ -124,7 +130,7 @@ def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
 
 
 def _write_cr(vcpu: Vcpu, number: int, value: int) -> bool:
-    record_vmx_exit(vcpu, EXIT_CR_ACCESS, number | RDI << 8)
+    record_vmx_exit(vcpu, EXIT_REASON_CR_ACCESS, number | RDI << 8)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_cr(True, number, value)
     setter = {0: kvm_set_cr0, 3: kvm_set_cr3, 4: kvm_set_cr4}[number]
@@ -132,7 +138,7 @@ def _write_cr(vcpu: Vcpu, number: int, value: int) -> bool:
 
 
 def _write_msr(vcpu: Vcpu, insn: Insn) -> bool:
-    record_vmx_exit(vcpu, EXIT_MSR_WRITE, 0)
+    record_vmx_exit(vcpu, EXIT_REASON_MSR_WRITE, 0)
     accepted = set_msr(vcpu, insn.count, insn.value)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_msr(True, insn.count, insn.value, not accepted)
@@ -153,5 +159,5 @@ def reserved_cr3(vcpu: Vcpu) -> None:
 
 def shutdown_exit(vcpu: Vcpu) -> None:
     """Record a triple fault: KVM_RUN ends, the vCPU stays as it is. Raises TripleFault."""
-    record_vmx_exit(vcpu, EXIT_TRIPLE_FAULT, 0)
+    record_vmx_exit(vcpu, EXIT_REASON_TRIPLE_FAULT, 0)
     raise TripleFault

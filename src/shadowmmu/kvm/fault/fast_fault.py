@@ -5,7 +5,7 @@ Direct MMUs only: the gfn of an SPTE in an indirect page is not stable (fast_pag
 
 from cython import uint as u32, ulonglong as u64
 
-from ...x86.bits import ADDR, P, W
+from ...x86.bits import ADDR, W
 from ..bits import (
     DEFECT_FAST_HUGE_LOGGED,
     MEM_LOG_DIRTY_PAGES,
@@ -17,7 +17,7 @@ from ..bits import (
 from ..guest_access.mark_dirty import mark_page_dirty_in_slot
 from ..map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..spte.atomic import cmpxchg64
-from ..spte.spte import is_access_track_spte, is_executable, is_last_spte, restore_acc_track_spte
+from ..spte.spte import is_access_allowed, is_access_track_spte, is_last_spte, restore_acc_track_spte
 from ..state.fault import PageFault
 from ..state.memslots import MemSlot
 from ..state.vcpu import Vcpu
@@ -40,13 +40,6 @@ def last_sptep_lockless(vcpu: Vcpu, addr: u64) -> u64:
             return sptep
         table = spte & ADDR
         level -= 1
-
-
-def is_access_allowed(kvm: Kvm, fault: PageFault, spte: u64) -> bool:
-    """Return whether a leaf SPTE allows what faulted. With EPT, P is R."""
-    if fault.exec:
-        return is_executable(kvm, spte)
-    return spte & (W if fault.write else P) != 0
 
 
 def page_fault_can_be_fast(kvm: Kvm, fault: PageFault) -> bool:

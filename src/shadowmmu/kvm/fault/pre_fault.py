@@ -4,20 +4,21 @@ import errno
 
 from ..bits import (
     INVALID_PAGE,
+    REQ_MMU_FREE_OBSOLETE_ROOTS,
     RET_PF_EFAULT,
     RET_PF_EMULATE,
     RET_PF_ENOSPC,
     RET_PF_RETRY,
 )
 from ..memory.memory_region import RegionError
-from ..pages.roots import kvm_mmu_load
+from ..pages.roots import kvm_mmu_free_obsolete_roots, kvm_mmu_load
 from ..spte.huge_page import pages_per_hpage
 from ..state.vcpu import Vcpu
 from .page_fault import kvm_mmu_do_page_fault
 
 PFERR_GUEST_FINAL = 1 << 32
 ENDLESS = 1000
-"""Retries of one page after which user space gives up: only a VM entry replaces an obsolete root."""
+"""Retries of a page after which user space gives up: before 7.3 only VM entry replaces an obsolete root."""
 
 
 def kvm_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int, size: int) -> None:
@@ -42,6 +43,9 @@ def kvm_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int, size: int) -> None:
 
 def _map_page(vcpu: Vcpu, gpa: int) -> int:
     """Map the page of any size at gpa. Return the address after it. Raises RegionError."""
+    if vcpu.kvm.design.reload_frees_obsolete_roots and vcpu.requests & REQ_MMU_FREE_OBSOLETE_ROOTS:
+        vcpu.requests &= ~REQ_MMU_FREE_OBSOLETE_ROOTS
+        kvm_mmu_free_obsolete_roots(vcpu)
     if vcpu.mmu.root_hpa == INVALID_PAGE:
         kvm_mmu_load(vcpu)
     if not vcpu.kvm.parameters.tdp_enabled or not vcpu.mmu.direct():

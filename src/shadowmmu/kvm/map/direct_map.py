@@ -29,7 +29,7 @@ def direct_map(vcpu: Vcpu, fault: PageFault) -> u32:
     kvm: Kvm = vcpu.kvm
     kvm_mmu_hugepage_adjust(kvm, fault)
     if kvm.tracing:
-        trace_spte_requested(kvm, fault)
+        trace_spte_requested(kvm, fault, ACC_ALL)
     table: u64 = shadow_walk_root(vcpu, fault.addr)
     level: u32 = shadow_walk_level(vcpu)
     parent: ShadowPage = kvm.sptep_to_sp(table)

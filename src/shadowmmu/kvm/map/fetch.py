@@ -116,7 +116,7 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
     if table == 0:
         kvm_mmu_hugepage_adjust(kvm, fault)
         if kvm.tracing:
-            trace_spte_requested(kvm, fault)
+            trace_spte_requested(kvm, fault, w.pte_access)
         return RET_PF_EFAULT
     level: u32 = shadow_walk_level(vcpu)
     parent: ShadowPage = kvm.sptep_to_sp(table)
@@ -143,7 +143,7 @@ def fetch(vcpu: Vcpu, fault: PageFault, w: GuestWalker) -> u32:
         sptep = shadow_walk_sptep(sp.spt, fault.addr, level)
     kvm_mmu_hugepage_adjust(kvm, fault)
     if kvm.tracing:
-        trace_spte_requested(kvm, fault)
+        trace_spte_requested(kvm, fault, w.pte_access)
     while True:
         if fault.nx_huge_page_workaround_enabled:
             disallowed_hugepage_adjust(kvm, fault, kvm.words[sptep >> 3], level)

@@ -1,4 +1,4 @@
-"""Installing a leaf SPTE (mmu_set_spte, arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""Installing a leaf SPTE (mmu_set_spte, arch/x86/kvm/mmu/mmu.c, 6.12.111 and 7.3.4)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -67,6 +67,8 @@ def mmu_set_spte(
             else:
                 drop_spte(kvm, sptep)
             flush = 1
+        elif kvm.design.prefetch_keeps_leaf and (fault is None or fault.prefetch):
+            return RET_PF_SPURIOUS
         else:
             was_rmapped = 1
         old = kvm.words[sptep >> 3]

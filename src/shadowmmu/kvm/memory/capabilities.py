@@ -6,6 +6,7 @@ Capabilities that concern the MMU have their effect. Of the others it is modelle
 import errno
 from collections.abc import Callable
 
+from ...x86.bits import MASK64
 from ..state.vm import Kvm
 from .dirty_log_ioctl import enable_dirty_log_ring, enable_manual_dirty_log_protect
 from .memory_region import RegionError
@@ -25,16 +26,15 @@ KVM_CAP_DIRTY_LOG_RING_ACQ_REL = 223
 
 MAX_VCPU_IDS = 16384
 
-_ALL = (1 << 64) - 1
 _WITHOUT_EFFECT = {
     129: 3,  # X2APIC_API
     143: 0xF,  # X86_DISABLE_EXITS
-    159: _ALL,  # MSR_PLATFORM_INFO
-    164: _ALL,  # EXCEPTION_PAYLOAD
+    159: MASK64,  # MSR_PLATFORM_INFO
+    164: MASK64,  # EXCEPTION_PAYLOAD
     182: (1 << 32) - 1,  # HALT_POLL
     188: 7,  # X86_USER_SPACE_MSR
     201: 1 << 12,  # EXIT_HYPERCALL
-    218: _ALL,  # X86_TRIPLE_FAULT_EVENT
+    218: MASK64,  # X86_TRIPLE_FAULT_EVENT
 }
 """Capabilities that the MMU does not see: the bits that their argument may have."""
 

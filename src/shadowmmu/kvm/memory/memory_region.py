@@ -45,8 +45,8 @@ def activate_memslots(kvm: Kvm, slots: list[MemSlot]) -> None:
     kvm.memslots = sorted(slots, key=lambda slot: slot.base_gfn)
     kvm.last_used_slot = None
     generation += ADDRESS_SPACES
-    kept = (1 << kvm.design.mmio_generation_bits) - 1
-    wrapped = not generation & kept & ~(ADDRESS_SPACES - 1) and kvm.design.defect != DEFECT_MMIO_WRAP
+    kept = generation & kvm.mmio_generation_mask & ~(ADDRESS_SPACES - 1)
+    wrapped = not kept and kvm.design.defect != DEFECT_MMIO_WRAP
     if wrapped and kvm.design.mmio_invalidation == BY_GENERATION:
         zap_all(kvm)
     kvm.memslots_generation = generation

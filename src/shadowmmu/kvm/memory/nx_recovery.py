@@ -1,6 +1,7 @@
-"""NX huge pages: switching the mitigation, and recovering huge pages (mmu.c, 6.12.111)."""
+"""NX huge pages: switching the mitigation, and recovering huge pages (mmu.c, 6.12.111 and 7.3.4)."""
 
 import errno
+from collections.abc import Callable
 
 from ..bits import DEFECT_NX_RECOVERY_UNFLUSHED
 from ..pages.zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap
@@ -74,15 +75,25 @@ class NxRecoveryWorker:
 def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
     """Zap 1/ratio of the pages without which an executable page could be huge: one pass of the recovery
     worker.
+
+    Since 7.3 that share of the shadow MMU's pages, then that of the TDP MMU's (nx_lists).
     """
+    if kvm.design.nx_lists == 1:
+        _recover(kvm, lambda sp: True)
+    else:
+        _recover(kvm, lambda sp: not sp.tdp_mmu_page)
+        _recover(kvm, lambda sp: sp.tdp_mmu_page)
+
+
+def _recover(kvm: Kvm, is_listed: Callable[[ShadowPage], bool]) -> None:
     ratio = kvm.parameters.nx_huge_pages_recovery_ratio
-    to_zap = -(-kvm.stat.nx_lpage_splits // ratio) if ratio else 0
+    to_zap = -(-sum(map(is_listed, kvm.possible_nx_huge_pages)) // ratio) if ratio else 0
     invalid_list: list[ShadowPage] = []
     flush = False
     for _ in range(to_zap):
-        if not kvm.possible_nx_huge_pages:
+        sp = next(filter(is_listed, kvm.possible_nx_huge_pages), None)
+        if sp is None:
             break
-        sp = kvm.possible_nx_huge_pages[0]
         slot = kvm.gfn_to_memslot(sp.gfn)
         if kvm.design.nx_recovery_skips_logged_slots and slot is not None and slot.logs_dirty():
             unaccount_nx_huge_page(kvm, sp)

@@ -1,4 +1,4 @@
-"""Roles: what distinguishes shadow pages of the same guest table (arch/x86/kvm/mmu/mmu.c, 6.12.111)."""
+"""Roles: what distinguishes shadow pages of the same guest table (mmu.c, 6.12.111 and 7.3.4)."""
 
 from ...x86.bits import (
     CR0_PG,
@@ -34,14 +34,19 @@ from ..bits import (
     ROLE_LEVEL,
     ROLE_PASSTHROUGH,
     ROLE_SMAP_ANDNOT_WP,
-    ROLE_SMEP_ANDNOT_WP,
+    ROLE_SMEP,
 )
 from ..state.mmu import KvmMmu
 from ..state.vcpu import Vcpu
 
 
-def kvm_calc_cpu_role(cr0: int, cr4: int, efer: int, *, guest_mode: bool = False) -> tuple[int, int]:
-    """Return (base word, extended word) of the CPU role for these registers."""
+def kvm_calc_cpu_role(
+    cr0: int, cr4: int, efer: int, *, guest_mode: bool = False, has_smep: bool = False
+) -> tuple[int, int]:
+    """Return (base word, extended word) of the CPU role for these registers.
+
+    SMEP counts in the base word with `has_smep`, else only where CR0.WP is clear.
+    """
     common = ROLE_ACCESS | (ROLE_GUEST_MODE if guest_mode else 0)
     if not cr0 & CR0_PG:
         return common | ROLE_DIRECT, EXT_VALID
@@ -55,7 +60,7 @@ def kvm_calc_cpu_role(cr0: int, cr4: int, efer: int, *, guest_mode: bool = False
     for bit, condition in (
         (ROLE_EFER_NX, efer & EFER_NX),
         (ROLE_CR0_WP, wp),
-        (ROLE_SMEP_ANDNOT_WP, cr4 & CR4_SMEP and not wp),
+        (ROLE_SMEP, cr4 & CR4_SMEP and (has_smep or not wp)),
         (ROLE_SMAP_ANDNOT_WP, cr4 & CR4_SMAP and not wp),
         (ROLE_4BYTE_GPTE, not cr4 & CR4_PAE),
     ):
@@ -134,9 +139,14 @@ def _init_context(vcpu: Vcpu, mmu: KvmMmu, cpu_role: tuple[int, int], root_role:
     mmu.set_rules(permissions, low, high)
 
 
+def _cpu_role(vcpu: Vcpu, cr0: int, cr4: int, efer: int) -> tuple[int, int]:
+    has_smep = vcpu.kvm.design.role_has_smep != 0
+    return kvm_calc_cpu_role(cr0, cr4, efer, guest_mode=vcpu.guest_mode, has_smep=has_smep)
+
+
 def kvm_init_mmu(vcpu: Vcpu) -> None:
     """Compute the roles of the MMU whose tables the guest's registers describe."""
-    cpu_role = kvm_calc_cpu_role(vcpu.cr0, vcpu.cr4, vcpu.efer, guest_mode=vcpu.guest_mode)
+    cpu_role = _cpu_role(vcpu, vcpu.cr0, vcpu.cr4, vcpu.efer)
     if vcpu.mmu_is_nested():
         _init_context(vcpu, vcpu.nested_mmu, cpu_role, vcpu.nested_mmu.root_role)
     elif vcpu.kvm.parameters.tdp_enabled:
@@ -146,14 +156,18 @@ def kvm_init_mmu(vcpu: Vcpu) -> None:
         if vcpu.kvm.design.defect == DEFECT_CR0_WP_SHARED:
             role |= ROLE_CR0_WP
         elif vcpu.kvm.design.defect == DEFECT_SMEP_SHARED:
-            role &= ~ROLE_SMEP_ANDNOT_WP
+            role &= ~ROLE_SMEP
         _init_context(vcpu, vcpu.root_mmu, cpu_role, role)
 
 
 def kvm_init_shadow_npt_mmu(vcpu: Vcpu, cr4: int, efer: int) -> None:
-    """Compute the roles of guest_mmu for nested tables in the format of L1's CR4 and EFER; of CR0 only PG
-    counts.
+    """Compute the roles of guest_mmu for nested tables in the format of L1's CR4 and EFER.
+
+    Of CR0 only PG counts; since 7.3 WP counts as set, and L1's SMEP and SMAP no more.
     """
-    base, extended = kvm_calc_cpu_role(CR0_PG, cr4 & ~CR4_PKE, efer, guest_mode=vcpu.guest_mode)
+    if vcpu.kvm.design.nested_role_ignores_l1_cr4:
+        base, extended = _cpu_role(vcpu, CR0_PG | CR0_WP, cr4 & ~(CR4_PKE | CR4_SMEP | CR4_SMAP), efer)
+    else:
+        base, extended = _cpu_role(vcpu, CR0_PG, cr4 & ~CR4_PKE, efer)
     root_role = nested_npt_root_role(base, vcpu.kvm.parameters.tdp_level)
     _init_context(vcpu, vcpu.guest_mmu, (base, extended), root_role)

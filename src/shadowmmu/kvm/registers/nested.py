@@ -7,15 +7,13 @@ it asks for beyond paging is not modelled.
 from dataclasses import dataclass
 
 from ...x86.bits import CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR4_PAE, EFER_LME, EFER_SVME, GP_VECTOR, UD_VECTOR
-from ..bits import DEFECT_NESTED_UNSYNCED, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT
+from ...x86.svm import SVM_EXIT_ERR, SVM_EXIT_NPF, SVM_EXIT_SHUTDOWN
+from ..bits import DEFECT_NESTED_UNSYNCED, REQ_MMU_SYNC, REQ_TLB_FLUSH_CURRENT, REQ_TRIPLE_FAULT
 from ..guest_access.guest_memory import read_guest, write_guest
 from ..pages.role import kvm_init_mmu, kvm_init_shadow_npt_mmu
 from ..pages.roots import kvm_mmu_new_pgd
 from ..state.vcpu import QueuedException, Vcpu
 from .regs import CR4_KNOWN, EFER_FFXSR, EFER_KNOWN, load_pdptrs
-
-SVM_EXIT_SHUTDOWN, SVM_EXIT_NPF = 0x7F, 0x400
-SVM_EXIT_ERR = (1 << 64) - 1
 
 INTERCEPTS, ASID, NESTED_CTL, NESTED_CR3 = 0x00, 0x58, 0x90, 0xB0
 INT_CTL, EXIT_CODE, EXIT_INFO1, EXIT_INFO2, EVENT_INJ = 0x60, 0x70, 0x78, 0x80, 0xA8
@@ -215,10 +213,15 @@ def nested_svm_triple_fault(vcpu: Vcpu) -> None:
 def _nested_svm_load_cr3(vcpu: Vcpu, cr3: int) -> None:
     """Switch back to L1's CR3.
 
-    If its PDPTEs are not valid KVM stops half-way and keeps L2's CR3 as L1's until the next exit corrects it.
-    That is harmless unless a root must be loaded meanwhile: then L1 runs with that CR3.
+    If its PDPTEs are not valid L1 is shut down, and the walker stays L2's. Before 7.3 KVM stops half-way and
+    keeps L2's CR3 as L1's until the next exit corrects it. That is harmless unless a root must be loaded
+    meanwhile: then L1 runs with that CR3.
     """
     if vcpu.is_pae_paging() and not load_pdptrs(vcpu, cr3):
+        if vcpu.kvm.design.invalid_l1_pdptes_shut_down:
+            vcpu.make_request(REQ_TRIPLE_FAULT)
+        if vcpu.kvm.design.gva_walk_shared:
+            vcpu.root_mmu.copy_walk(vcpu.nested_mmu)
         if vcpu.kvm.tracing:
             vcpu.kvm.tracer.kvm_nested_vmenter_failed("!load_pdptrs(vcpu, cr3)")
         return

@@ -61,7 +61,10 @@ def disallowed_hugepage_adjust(kvm: Kvm, fault: PageFault, spte: u64, level: u32
         fault.goal_level -= 1
 
 
-def trace_spte_requested(kvm: Kvm, fault: PageFault) -> None:
-    """Fire kvm_mmu_spte_requested with the 4 KiB frame that faulted, also where a huge page is mapped."""
+def trace_spte_requested(kvm: Kvm, fault: PageFault, access: u32) -> None:
+    """Fire kvm_mmu_spte_requested with the 4 KiB frame that faulted, also where a huge page is mapped.
+
+    `access` is what the guest's tables grant (ACC_*).
+    """
     low: u64 = fault.gfn & (pages_per_hpage(fault.goal_level) - 1)
-    kvm.tracer.kvm_mmu_spte_requested(fault.gfn, fault.pfn | low, fault.goal_level)
+    kvm.tracer.kvm_mmu_spte_requested(fault.gfn, fault.pfn | low, fault.goal_level, access)

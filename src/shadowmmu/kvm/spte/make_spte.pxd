@@ -11,4 +11,5 @@ from ..state.vm cimport Kvm
 cpdef int make_spte(Kvm kvm, LeafSpte leaf, ShadowPage sp, MemSlot slot, u32 access, u64 gfn, u64 pfn, u64 old,
                      u32 flags) except -1
 cpdef u64 make_huge_page_split_spte(Kvm kvm, u64 huge, u32 role, u64 index) except? 0xdead
-cdef u64 _make_spte_executable(Kvm kvm, u64 spte) except? 0xdead
+cpdef u64 make_huge_spte(Kvm kvm, u64 small, u32 level) except? 0xdead
+cdef u64 _with_execute(Kvm kvm, u64 spte, u32 execute) except? 0xdead

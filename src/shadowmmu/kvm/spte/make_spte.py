@@ -1,8 +1,8 @@
-"""Making a leaf SPTE (make_spte, arch/x86/kvm/mmu/spte.c, 6.12.111)."""
+"""Making a leaf SPTE (make_spte, arch/x86/kvm/mmu/spte.c, 6.12.111 and 7.3.4)."""
 
 from cython import uint as u32, ulonglong as u64
 
-from ...x86.bits import ACC_U, ACC_W, ACC_X, PS, W
+from ...x86.bits import ACC_U, ACC_W, ACC_X, ADDR, PS, W
 from ..bits import (
     DEFECT_HUGE_EXECUTABLE,
     MAKE_CAN_UNSYNC,
@@ -35,14 +35,14 @@ def make_spte(
     """Fill `leaf` with the SPTE that maps pfn at gfn in `sp` with the guest's `access`, in place of the SPTE
     `old`.
 
-    `flags` are MAKE_*. A writable SPTE makes the leaf tables that shadow gfn unsync, unless `old` was
-    writable already; that short cut also leaves Dirty clear. A writable SPTE marks the page dirty if the slot
-    logs.
+    `flags` are MAKE_*; who syncs a table must not unsync others. A writable SPTE makes the leaf tables that
+    shadow gfn unsync, unless `old` was writable already; before 7.3 that short cut also leaves Dirty clear. A
+    writable SPTE marks the page dirty if the slot logs.
     """
     level: u32 = sp.role & ROLE_LEVEL
     spte: u64 = kvm.spte_leaf_bits
     leaf.wrprot = False
-    if not flags & MAKE_PREFETCH:
+    if not flags & MAKE_PREFETCH or (not flags & MAKE_CAN_UNSYNC and kvm.design.sync_sets_accessed):
         spte |= kvm.shadow_accessed_mask
     if (
         level > 1
@@ -64,6 +64,8 @@ def make_spte(
     if access & ACC_W:
         if is_last_spte(old, level) and old & W:
             spte |= W | kvm.shadow_mmu_writable_mask
+            if kvm.design.writable_spte_is_dirty:
+                spte |= kvm.shadow_dirty_mask
         elif mmu_try_to_unsync_pages(kvm, slot, gfn, flags & MAKE_CAN_UNSYNC, flags & MAKE_PREFETCH):
             leaf.wrprot = True
         else:
@@ -87,14 +89,28 @@ def make_huge_page_split_spte(kvm: Kvm, huge: u64, role: u32, index: u64) -> u64
     if level == 1:
         child &= ~PS
         if role & ROLE_ACCESS & (ACC_X << ROLE_ACCESS_SHIFT) and kvm.is_nx_huge_page_enabled():
-            child = _make_spte_executable(kvm, child)
+            child = _with_execute(kvm, child, 1)
     return child
 
 
-def _make_spte_executable(kvm: Kvm, spte: u64) -> u64:
-    """Return the SPTE with the right to execute, which it gets in its saved bits if it is access-tracked."""
+def make_huge_spte(kvm: Kvm, small: u64, level: u32) -> u64:
+    """Return a huge SPTE of `level` with the bits of a leaf below it (make_huge_spte, 7.3.4).
+
+    It is not executable where the mitigation forbids that to huge pages.
+    """
+    one: u64 = 1
+    offset: u64 = ((one << (12 + 9 * (level - 1))) - 1) & ADDR
+    huge: u64 = (small | PS) & ~offset
+    return _with_execute(kvm, huge, 0) if kvm.is_nx_huge_page_enabled() else huge
+
+
+def _with_execute(kvm: Kvm, spte: u64, execute: u32) -> u64:
+    """Return the SPTE with or without the right to execute, in its saved bits if it is access-tracked."""
     tracked: bool = is_access_track_spte(kvm, spte)
     if tracked:
         spte = restore_acc_track_spte(kvm, spte)
-    spte = spte & ~kvm.shadow_nx_mask | kvm.shadow_x_mask
+    if execute:
+        spte = spte & ~kvm.shadow_nx_mask | kvm.shadow_x_mask
+    else:
+        spte = spte & ~kvm.shadow_x_mask | kvm.shadow_nx_mask
     return mark_spte_for_access_track(kvm, spte) if tracked else spte

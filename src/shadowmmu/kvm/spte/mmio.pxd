@@ -8,7 +8,8 @@ cpdef bint is_mmio_spte(Kvm kvm, u64 spte) except -1
 cpdef u64 make_mmio_spte(Kvm kvm, u64 gfn, u32 access) except? 0xdead
 cpdef u64 get_mmio_spte_gfn(Kvm kvm, u64 spte) except? 0xdead
 cpdef u32 get_mmio_spte_access(Kvm kvm, u64 spte) except? 0xdead
-cpdef u64 get_mmio_spte_generation(u64 spte) except? 0xdead
+cpdef u64 mmio_generation_of(u64 spte, u32 low) except? 0xdead
+cpdef u64 get_mmio_spte_generation(Kvm kvm, u64 spte) except? 0xdead
 cpdef u64 mmio_generation(Kvm kvm) except? 0xdead
 cpdef void mark_mmio_spte(Kvm kvm, u64 sptep, u64 gfn, u32 access) except *
 cpdef bint check_mmio_spte(Kvm kvm, u64 spte) except -1

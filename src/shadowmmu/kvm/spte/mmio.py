@@ -2,10 +2,10 @@
 
 An MMIO SPTE is not MMU-present. In the legacy format it has P and a reserved bit set, so the processor faults
 with RSVD and KVM can emulate the access without a walk; in EPT the processor reports it as misconfigured,
-which says nothing about the access. It carries the memslot generation, 8 bits at 10:3 and 11 at 62:52, so
-that a change of the slots makes it stale; the generation is 0 in designs where such a change zaps all MMIO
-SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111; processors without
-L1TF.)
+which says nothing about the access. It carries the memslot generation, 8 bits at 10:3 (since 7.3 7 bits at
+9:3) and 11 at 62:52, so that a change of the slots makes it stale; the generation is 0 in designs where such
+a change zaps all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111
+and 7.3.4; processors without L1TF.)
 """
 
 from cython import uint as u32, ulonglong as u64
@@ -24,7 +24,9 @@ def is_mmio_spte(kvm: Kvm, spte: u64) -> bool:
 def make_mmio_spte(kvm: Kvm, gfn: u64, access: u32) -> u64:
     """Return an MMIO SPTE of the current generation; it keeps U and W of `access`, with EPT nothing of it."""
     gen: u64 = mmio_generation(kvm)
-    spte: u64 = ((gen & 0xFF) << 3) | ((gen >> 8) << 52) | (gfn << 12)
+    low: u32 = kvm.mmio_gen_low_bits
+    one: u64 = 1
+    spte: u64 = ((gen & ((one << low) - 1)) << 3) | ((gen >> low) << 52) | (gfn << 12)
     return spte | kvm.shadow_mmio_value | (access & kvm.shadow_mmio_access_mask)
 
 
@@ -38,24 +40,29 @@ def get_mmio_spte_access(kvm: Kvm, spte: u64) -> u32:
     return spte & kvm.shadow_mmio_access_mask
 
 
-def get_mmio_spte_generation(spte: u64) -> u64:
-    """Return the 19 bits of the memslot generation in which the SPTE was made."""
-    return ((spte >> 3) & 0xFF) | (((spte >> 52) & 0x7FF) << 8)
+def mmio_generation_of(spte: u64, low: u32) -> u64:
+    """Return the memslot generation in an MMIO SPTE that has `low` bits of it from bit 3 on."""
+    one: u64 = 1
+    return ((spte >> 3) & ((one << low) - 1)) | (((spte >> 52) & 0x7FF) << low)
+
+
+def get_mmio_spte_generation(kvm: Kvm, spte: u64) -> u64:
+    """Return the memslot generation in which the SPTE was made, as far as it keeps it."""
+    return mmio_generation_of(spte, kvm.mmio_gen_low_bits)
 
 
 def mmio_generation(kvm: Kvm) -> u64:
     """Return the bits of the current memslot generation that an MMIO SPTE keeps."""
     if kvm.design.mmio_invalidation == BY_WALK:
         return 0
-    one: u64 = 1
-    return kvm.memslots_generation & ((one << kvm.design.mmio_generation_bits) - 1)
+    return kvm.memslots_generation & kvm.mmio_generation_mask
 
 
 def mark_mmio_spte(kvm: Kvm, sptep: u64, gfn: u64, access: u32) -> None:
     """Store an MMIO SPTE of the current generation at sptep."""
     spte: u64 = make_mmio_spte(kvm, gfn, access)
     if kvm.tracing:
-        kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(spte))
+        kvm.tracer.mark_mmio_spte(sptep, gfn, spte & 7, get_mmio_spte_generation(kvm, spte))
     mmu_spte_set(kvm, sptep, spte)
 
 
@@ -68,7 +75,7 @@ def check_mmio_spte(kvm: Kvm, spte: u64) -> bool:
     if kvm.design.mmio_invalidation == BY_WALK:
         return True
     kvm_gen: u64 = mmio_generation(kvm)
-    spte_gen: u64 = get_mmio_spte_generation(spte)
+    spte_gen: u64 = get_mmio_spte_generation(kvm, spte)
     if kvm.tracing:
         kvm.tracer.check_mmio_spte(spte, kvm_gen, spte_gen)
     return kvm_gen == spte_gen

@@ -1,6 +1,7 @@
 from ...x86.bits cimport *
 from ..bits cimport *
 from .atomic cimport write_in_halves
+from ..state.fault cimport PageFault
 from ..state.shadow_page cimport ShadowPage
 from ..state.vm cimport Kvm
 
@@ -22,6 +23,7 @@ cpdef bint mmu_spte_clear_track_bits(Kvm kvm, u64 sptep) except -1
 cpdef u64 spte_to_pfn(u64 spte) except? 0xdead
 cpdef u64 changed_pte_spte(Kvm kvm, u64 spte, u64 pfn) except? 0xdead
 cpdef bint is_executable(Kvm kvm, u64 spte) except -1
+cpdef bint is_access_allowed(Kvm kvm, PageFault fault, u64 spte) except -1
 cpdef bint is_access_track_spte(Kvm kvm, u64 spte) except -1
 cpdef u64 mark_spte_for_access_track(Kvm kvm, u64 spte) except? 0xdead
 cpdef u64 restore_acc_track_spte(Kvm kvm, u64 spte) except? 0xdead

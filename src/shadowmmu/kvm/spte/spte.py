@@ -59,7 +59,9 @@ from ..bits import (
     SHADOW_ACC_TRACK_SAVED_BITS,
     SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
+    TRANSLATION_VALID,
 )
+from ..state.fault import PageFault
 from ..state.shadow_page import ShadowPage
 from ..state.vm import Kvm
 from .atomic import write_in_halves
@@ -113,7 +115,7 @@ def page_access(kvm: Kvm, sp: ShadowPage, index: u32) -> u32:
 def set_page_translation(kvm: Kvm, sp: ShadowPage, index: u32, gfn: u64, access: u32) -> int:
     """Record gfn and access of SPTE `index`, if the page keeps them (kvm_mmu_page_set_translation)."""
     if sp.translations:
-        kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | access
+        kvm.words[(sp.translations >> 3) + index] = (gfn << 12) | TRANSLATION_VALID | access
     return 0
 
 
@@ -134,7 +136,7 @@ def mmu_spte_update(kvm: Kvm, sptep: u64, new: u64) -> bool:
     old: u64 = mmu_spte_set(kvm, sptep, new)
     if not old & SPTE_MMU_PRESENT:
         return False
-    if old & kvm.shadow_mmu_writable_mask and not new & W:
+    if old & kvm.shadow_mmu_writable_mask and not new & kvm.spte_writable_mask:
         return old & W != 0 or kvm.design.defect != DEFECT_LOCKLESS_UNFLUSHED
     return old & ~new & kvm.spte_flush_mask != 0
 
@@ -180,6 +182,13 @@ def changed_pte_spte(kvm: Kvm, spte: u64, pfn: u64) -> u64:
 def is_executable(kvm: Kvm, spte: u64) -> bool:
     """Return whether a leaf SPTE allows instruction fetches."""
     return spte & (kvm.shadow_x_mask | kvm.shadow_nx_mask) == kvm.shadow_x_mask
+
+
+def is_access_allowed(kvm: Kvm, fault: PageFault, spte: u64) -> bool:
+    """Return whether a leaf SPTE allows what faulted. P is R in EPT (7.3: spte_permission_fault)."""
+    if fault.exec:
+        return is_executable(kvm, spte)
+    return spte & (W if fault.write else P) != 0
 
 
 def is_access_track_spte(kvm: Kvm, spte: u64) -> bool:

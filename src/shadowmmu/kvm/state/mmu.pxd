@@ -20,4 +20,3 @@ cdef class KvmMmu:
     cpdef bint efer_nx(self)
     cpdef u64 special_root(self)
     cpdef bint root_is_special(self)
-    cpdef u64 combined_cpu_role(self)

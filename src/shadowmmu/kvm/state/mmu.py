@@ -1,5 +1,7 @@
 """One MMU of a vCPU (struct kvm_mmu): its roots, its roles, and the paging rules that follow from them."""
 
+from __future__ import annotations
+
 from cython import uint as u32, ulonglong as u64
 
 from ...x86.arrays import filled
@@ -66,6 +68,14 @@ class KvmMmu:
             self.rsvd_bits[i] = low[i] if i < len(low) else 0
             self.rsvd_bits[PT64_ROOT_MAX_LEVEL + i] = high[i] if i < len(high) else 0
 
+    def copy_walk(self, other: KvmMmu) -> None:
+        """Walk the guest's tables by the rules of another MMU, until the roles are computed anew."""
+        self.cpu_role, self.cpu_ext = other.cpu_role, other.cpu_ext
+        for i in range(16):
+            self.permissions[i] = other.permissions[i]
+        for i in range(10):
+            self.rsvd_bits[i] = other.rsvd_bits[i]
+
     def direct(self) -> bool:
         """Return whether the root maps guest-physical addresses, so that no guest table is shadowed
         (root_role.direct).
@@ -112,10 +122,3 @@ class KvmMmu:
         """Load the four PDPTEs."""
         for i in range(4):
             self.pdptrs[i] = values[i]
-
-    def combined_cpu_role(self) -> u64:
-        """Return the CPU role as KVM stores it in a u64: the extended word in the high half, the base word in
-        the low.
-        """
-        extended: u64 = self.cpu_ext
-        return extended << 32 | self.cpu_role

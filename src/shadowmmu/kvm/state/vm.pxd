@@ -46,7 +46,9 @@ cdef class Kvm:
     cdef readonly u64 shadow_acc_track_mask, shadow_host_writable_mask, shadow_mmu_writable_mask
     cdef readonly u64 shadow_mmio_value, shadow_mmio_mask, shadow_mmio_access_mask, shadow_mmio_gfn_mask
     cdef readonly bint enable_mmio_caching
-    cdef readonly u64 spte_leaf_bits, spte_nonleaf_bits, spte_young_mask, spte_written_mask, spte_flush_mask
+    cdef readonly u32 mmio_gen_low_bits
+    cdef readonly u64 mmio_generation_mask
+    cdef readonly u64 spte_leaf_bits, spte_nonleaf_bits, spte_young_mask, spte_written_mask, spte_flush_mask, spte_writable_mask
     cdef public u64 pte_list_descs_taken
     cdef public object split_caches
     cdef public bint shadow_root_allocated

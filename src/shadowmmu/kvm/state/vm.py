@@ -7,15 +7,17 @@ from cython import uint as u32, ulonglong as u64
 
 from ...host.address_space import AddressSpace
 from ...host.memory import Arena
-from ...x86.bits import MASK64
+from ...x86.bits import MASK64, W
 from ..bits import (
     FROZEN_BITS,
     GOLDEN_RATIO_64,
     INVALID_PAGE,
     MEMSLOT_INVALID,
+    MMIO_GEN_HIGH_BITS,
     ROLE_DIRECT,
     ROLE_INVALID,
     ROLE_PASSTHROUGH,
+    SPTE_XU,
 )
 from ..design.design import Design
 from ..tracepoints.tracer import Tracer
@@ -193,7 +195,11 @@ class Kvm:
         self.host = host
         self.parameters = parameters
         self.design = design or Design()
-        self.frozen_spte = self.design.empty_spte | FROZEN_BITS
+        unused: int = SPTE_XU if self.design.spte_bit_10_is_xu else 0
+        self.frozen_spte = self.design.empty_spte | FROZEN_BITS & ~unused
+        self.mmio_gen_low_bits = 7 if self.design.spte_bit_10_is_xu else 8
+        bits: int = min(self.design.mmio_generation_bits, self.mmio_gen_low_bits + MMIO_GEN_HIGH_BITS)
+        self.mmio_generation_mask = (1 << bits) - 1
         self.ept = parameters.vmx and parameters.tdp_enabled
         self._set_masks(self._masks())
         reserved: bool = mmio_value_is_reserved(parameters.host_maxphyaddr, ept=self.ept)
@@ -262,7 +268,15 @@ class Kvm:
         self.spte_nonleaf_bits = masks.nonleaf_bits
         self.spte_young_mask = masks.young
         self.spte_written_mask = masks.written
-        self.spte_flush_mask = masks.flush
+        self.spte_flush_mask = masks.flush if self.design.flush_on_ad_cleared else 0
+        self.spte_writable_mask = W if self.design.flush_on_ad_cleared else masks.mmu_writable
+
+    def vm_stats(self) -> dict[str, int]:
+        """Return the statistics of the VM by name, as its kernel has them."""
+        stats = self.stat.as_dict()
+        if self.design.stat_mmu_shadow_pages:
+            stats["mmu_shadow_pages"] = self.n_used_mmu_pages
+        return stats
 
     def gfn_to_memslot(self, gfn: u64) -> MemSlot | None:
         """Return the slot that holds gfn, also one flagged MEMSLOT_INVALID, or None (gfn_to_memslot)."""

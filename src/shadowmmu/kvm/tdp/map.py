@@ -1,4 +1,4 @@
-"""Mapping the page of a fault (kvm_tdp_mmu_map, tdp_mmu.c, 6.12.111)."""
+"""Mapping the page of a fault (kvm_tdp_mmu_map, tdp_mmu.c, 6.12.111 and 7.3.4)."""
 
 from cython import uint as u32, ulonglong as u64
 
@@ -19,6 +19,7 @@ from ..spte.huge_page import disallowed_hugepage_adjust, kvm_mmu_hugepage_adjust
 from ..spte.make_spte import make_spte
 from ..spte.mmio import get_mmio_spte_generation, make_mmio_spte
 from ..spte.nx_huge_page import track_possible_nx_huge_page
+from ..spte.spte import is_access_allowed, is_last_spte
 from ..state.fault import LeafSpte, PageFault
 from ..state.memslots import MemSlot
 from ..state.shadow_page import ShadowPage
@@ -39,7 +40,7 @@ def kvm_tdp_mmu_map(vcpu: Vcpu, fault: PageFault) -> u32:
     kvm: Kvm = vcpu.kvm
     kvm_mmu_hugepage_adjust(kvm, fault)
     if kvm.tracing:
-        trace_spte_requested(kvm, fault)
+        trace_spte_requested(kvm, fault, ACC_ALL)
     it: TdpIter = vcpu.tdp_iter
     result: u32 = RET_PF_RETRY
     rcu_read_lock(kvm)
@@ -93,6 +94,8 @@ def _map_target_level(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> u32:
     slot: MemSlot | None = fault.slot
     if slot is None:
         return _map_mmio(vcpu, it)
+    if kvm.design.tdp_keeps_allowed_leaf and _leaf_is_right(kvm, fault, it):
+        return RET_PF_SPURIOUS
     flags: u32 = MAKE_CAN_UNSYNC
     if fault.map_writable:
         flags |= MAKE_HOST_WRITABLE
@@ -114,6 +117,14 @@ def _map_target_level(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> u32:
     return result
 
 
+def _leaf_is_right(kvm: Kvm, fault: PageFault, it: TdpIter) -> bool:
+    """Return whether the SPTE maps the page already as the fault needs it; of a prefault, in any way."""
+    spte: u64 = it.old_spte
+    if not spte & SPTE_MMU_PRESENT or not is_last_spte(spte, it.level):
+        return False
+    return fault.prefetch or is_access_allowed(kvm, fault, spte)
+
+
 def _map_mmio(vcpu: Vcpu, it: TdpIter) -> u32:
     """Store an MMIO SPTE. It is traced and counted even if it is there already. Return RET_PF_*."""
     kvm: Kvm = vcpu.kvm
@@ -122,5 +133,5 @@ def _map_mmio(vcpu: Vcpu, it: TdpIter) -> u32:
         return RET_PF_RETRY
     vcpu.stat.pf_mmio_spte_created += 1
     if kvm.tracing:
-        kvm.tracer.mark_mmio_spte(it.sptep, it.gfn, spte & 7, get_mmio_spte_generation(spte))
+        kvm.tracer.mark_mmio_spte(it.sptep, it.gfn, spte & 7, get_mmio_spte_generation(kvm, spte))
     return RET_PF_EMULATE

@@ -96,6 +96,10 @@ class Event(metaclass=EventType):
         """Return the fields in order."""
         return tuple([getattr(self, field) for field in self.fields])
 
+    def shown(self, field: str) -> str:
+        """Return a field as repr shows it."""
+        return SHOWN[self.fields[field]](getattr(self, field))
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
 
@@ -108,8 +112,7 @@ class Event(metaclass=EventType):
         return hash((type(self), self.task, self.values()))
 
     def __repr__(self) -> str:
-        shown = (f"{field}={SHOWN[kind](getattr(self, field))}" for field, kind in self.fields.items())
-        return f"{self.name}({', '.join(shown)})"
+        return f"{self.name}({', '.join(f'{field}={self.shown(field)}' for field in self.fields)})"
 
     def __str__(self) -> str:
         return f"{self.name}: {self.text()}"
@@ -137,17 +140,33 @@ class Tracepoint(Generic[Fields]):
         name: The kernel's name of the tracepoint.
     """
 
-    def __init__(self, make: Callable[Fields, Event], *, kernels: str = "") -> None:
-        """`kernels`: the releases of the modelled kernels that have it, if it is not all."""
-        made_by: Any = getattr(make, "__self__", make)
+    def __init__(
+        self, make: Callable[Fields, Event], *, kernels: str = "", **others: Callable[Fields, Event]
+    ) -> None:
+        """`kernels`: the releases of the modelled kernels that have it, if it is not all.
+
+        `others` make the event where the switch of that name is set; their classes derive from the event's.
+        """
         self.make = make
-        self.event: type[Event] = made_by
+        self.others = others
+        self.event = _made_by(make)
         self.kernels = kernels.split()
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
-        self.event.name = name
+        for kind in self.forms:
+            kind.name = name
+
+    @property
+    def forms(self) -> list[type[Event]]:
+        """Return the classes of its events: `event`, and those of kernels in which it shows other things."""
+        return [self.event, *map(_made_by, self.others.values())]
+
+    def make_of(self, design: object) -> Callable[Fields, Event]:
+        """Return what makes the event on a VM of that design."""
+        made = [make for switch, make in self.others.items() if getattr(design, switch)]
+        return made[0] if made else self.make
 
     @overload
     def __get__(self, tracer: None, owner: type) -> Tracepoint[Fields]: ...
@@ -167,6 +186,13 @@ class Tracepoint(Generic[Fields]):
         for kind in reversed(self.event.__mro__):
             meanings |= _FIELD_LINE.findall(kind.__doc__ or "")
         return {field: meanings.get(field, "") for field in self.event.fields}
+
+
+def _made_by(make: Callable[..., Event]) -> type[Event]:
+    """Return the class whose events a function makes: the class itself, or one whose class method it is."""
+    kind: Any = getattr(make, "__self__", make)
+    made: type[Event] = kind
+    return made
 
 
 _FIELD_LINE = re.compile(r"^ {4}(\w+) {2,}(\S.*)$", re.MULTILINE)

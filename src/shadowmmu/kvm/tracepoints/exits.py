@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
+from ...x86.svm import exit_reason
+from ...x86.vmx import vmx_exit_reason
 from .event import Event, Tracepoint
 from .fields import Gpa, Gva, Word
-from .reasons import (
-    KVM_ISA_SVM,
-    KVM_ISA_VMX,
-    exit_reason,
-    svm_exit_code,
-    vmx_exit_code,
-    vmx_exit_reason,
-)
+from .reasons import KVM_ISA_SVM, KVM_ISA_VMX, svm_exit_code, vmx_exit_code
+
+
+class Entry(Event):
+    """The guest is about to run.
+
+    vcpu_id         number of the vCPU
+    rip             instruction pointer
+    immediate_exit  1 if it must exit before its first instruction
+    """
+
+    ftrace = "vcpu {vcpu_id}, rip {rip:#x}{immediate_exit:|[immediate exit]}"
+    vcpu_id: int
+    rip: Gva
+    immediate_exit: int
 
 
 class Exit(Event):
@@ -304,6 +313,7 @@ class Invlpga(Event):
 class ExitTracepoints:
     """The tracepoints of exits and emulation."""
 
+    kvm_entry = Tracepoint(Entry)
     kvm_exit = Tracepoint(Exit)
     kvm_page_fault = Tracepoint(PageFault)
     kvm_pml_full = Tracepoint(PmlFull)

@@ -6,10 +6,7 @@ An event's fields are annotated with these names; all are plain integers.
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from ..bits import FROZEN_BITS, ROLE_DIRECT, ROLE_INVALID, SPTE_MMU_PRESENT
-
-ACCESS_NAMES = ("---", "--x", "w--", "w-x", "-u-", "-ux", "wu-", "wux")
-"""role.access as the events print it."""
+from ..bits import FROZEN_BITS, SPTE_MMU_PRESENT, SPTE_XU
 
 Word: TypeAlias = int
 """A hexadecimal word: error codes, registers, MSRs."""
@@ -45,12 +42,7 @@ def _spte(spte: int) -> str:
     if spte & SPTE_MMU_PRESENT:
         return f"{word} (pfn {(spte & 0x000F_FFFF_FFFF_F000) >> 12:#x}{' w' if spte & 2 else ''})"
     rest = spte & ~(1 << 63)
-    return f"{word} ({'empty' if not rest else 'frozen' if rest == FROZEN_BITS else 'not present'})"
-
-
-def _role(role: int) -> str:
-    flags = f"{' direct' if role & ROLE_DIRECT else ''}{' invalid' if role & ROLE_INVALID else ''}"
-    return f"{role:#x} (level {role & 15} {ACCESS_NAMES[role >> 8 & 7]}{flags})"
+    return f"{word} ({'empty' if not rest else 'frozen' if rest | SPTE_XU == FROZEN_BITS else 'not present'})"
 
 
 SHOWN: dict[str, Callable[[Any], str]] = {
@@ -61,7 +53,6 @@ SHOWN: dict[str, Callable[[Any], str]] = {
     "Spte": _spte,
     "LeafSpte": _spte,
     "TdpSpte": _spte,
-    "Role": _role,
-    **dict.fromkeys(("Word", "Gpa", "Gva", "Hva", "Gfn", "Pfn", "Sptep"), _hex),
+    **dict.fromkeys(("Word", "Gpa", "Gva", "Hva", "Gfn", "Pfn", "Sptep", "Role"), _hex),
 }
 """How repr shows a field of a kind."""

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
-from ...x86.bits import EPT_R, EPT_W, EPT_X
-from ..bits import ROLE_4BYTE_GPTE, ROLE_AD_DISABLED, ROLE_DIRECT, ROLE_EFER_NX, ROLE_INVALID
+from ...x86.bits import ACC_U, ACC_W, ACC_X, EPT_R, EPT_W, EPT_X
+from ..bits import (
+    ROLE_4BYTE_GPTE,
+    ROLE_ACCESS_SHIFT,
+    ROLE_AD_DISABLED,
+    ROLE_DIRECT,
+    ROLE_EFER_NX,
+    ROLE_INVALID,
+)
 from .event import Event, Tracepoint
-from .fields import ACCESS_NAMES, Gfn, Gpa, Gva, LeafSpte, Pfn, Role, Spte, Sptep, TdpSpte, Word
+from .fields import Gfn, Gpa, Gva, LeafSpte, Pfn, Role, Spte, Sptep, TdpSpte, Word
+from .role_layout import FOUR_ACCESS_BITS, THREE_ACCESS_BITS, RoleLayout
 
 _SPTE_W = 1 << 1
 _SPTE_U = 1 << 2
@@ -24,6 +32,11 @@ class ShadowPage(Protocol):
     mmu_valid_gen: int
     root_count: int
     unsync: bool
+
+
+def access_of(letters: str) -> int:
+    """Return the rights (ACC_*) that the letters of an event spell."""
+    return sum(bit for letter, bit in (("x", ACC_X), ("w", ACC_W), ("u", ACC_U)) if letter in letters)
 
 
 class PageEvent(Event):
@@ -42,6 +55,8 @@ class PageEvent(Event):
         " root {root_count} {unsync:sync|unsync}"
     )
     recorded = "page"
+    layout: ClassVar[RoleLayout] = THREE_ACCESS_BITS
+    """That of `role`."""
     mmu_valid_gen: int
     gfn: Gfn
     role: Role
@@ -60,8 +75,8 @@ class PageEvent(Event):
 
     @property
     def access(self) -> str:
-        """Access of its parents, three letters in order w, u, x."""
-        return ACCESS_NAMES[self.role >> 8 & 7]
+        """Access of its parents, a letter for each right: w, u, x, and since 7.3 before them r."""
+        return self.layout.letters(self.role)
 
     @property
     def has_4_byte_gpte(self) -> bool:
@@ -76,12 +91,12 @@ class PageEvent(Event):
     @property
     def invalid(self) -> bool:
         """Whether it was zapped while it was a root."""
-        return bool(self.role & ROLE_INVALID)
+        return bool(self.layout.model_role(self.role) & ROLE_INVALID)
 
     @property
     def efer_nx(self) -> bool:
         """Whether NX is a right bit of its guest's tables."""
-        return bool(self.role & ROLE_EFER_NX)
+        return bool(self.layout.model_role(self.role) & ROLE_EFER_NX)
 
     @property
     def ad_disabled(self) -> bool:
@@ -91,7 +106,7 @@ class PageEvent(Event):
     @classmethod
     def of(cls, sp: ShadowPage) -> Self:
         """Return the event of a page as it is now."""
-        return cls(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync)
+        return cls(sp.mmu_valid_gen, sp.gfn, cls.layout.role(sp.role), sp.root_count, sp.unsync)
 
     @classmethod
     def assemble(cls, shown: Mapping[str, Any]) -> Self:
@@ -101,12 +116,19 @@ class PageEvent(Event):
             | bool(shown["has_4_byte_gpte"]) * ROLE_4BYTE_GPTE
             | shown["quadrant"] << 5
             | bool(shown["direct"]) * ROLE_DIRECT
-            | ACCESS_NAMES.index(shown["access"]) << 8
+            | access_of(shown["access"]) << ROLE_ACCESS_SHIFT
             | bool(shown["invalid"]) * ROLE_INVALID
             | bool(shown["efer_nx"]) * ROLE_EFER_NX
             | bool(shown["ad_disabled"]) * ROLE_AD_DISABLED
         )
-        return super().assemble({**shown, "role": role})
+        return super().assemble({**shown, "role": cls.layout.role(role)})
+
+    def shown(self, field: str) -> str:
+        """Return a field as repr shows it; of the role what matters most."""
+        if field != "role":
+            return super().shown(field)
+        flags = f"{' direct' if self.direct else ''}{' invalid' if self.invalid else ''}"
+        return f"{self.role:#x} (level {self.level} {self.access}{flags})"
 
 
 class GetPage(PageEvent):
@@ -121,7 +143,8 @@ class GetPage(PageEvent):
     @classmethod
     def lookup(cls, sp: ShadowPage, created: int) -> Self:
         """Return the event of a page as it is now."""
-        return cls(sp.mmu_valid_gen, sp.gfn, sp.role, sp.root_count, sp.unsync, created)
+        role = cls.layout.role(sp.role)
+        return cls(sp.mmu_valid_gen, sp.gfn, role, sp.root_count, sp.unsync, created)
 
 
 class SyncPage(PageEvent):
@@ -134,6 +157,30 @@ class UnsyncPage(PageEvent):
 
 class PrepareZapPage(PageEvent):
     """A page is about to be zapped, before children, parents and its role change."""
+
+
+class GetPage4(GetPage):
+    """A shadow page was looked up (7.3: access has four bits)."""
+
+    layout = FOUR_ACCESS_BITS
+
+
+class SyncPage4(SyncPage):
+    """An unsync page is about to become sync (7.3: access has four bits)."""
+
+    layout = FOUR_ACCESS_BITS
+
+
+class UnsyncPage4(UnsyncPage):
+    """A page is about to become unsync (7.3: access has four bits)."""
+
+    layout = FOUR_ACCESS_BITS
+
+
+class PrepareZapPage4(PrepareZapPage):
+    """A page is about to be zapped (7.3: access has four bits)."""
+
+    layout = FOUR_ACCESS_BITS
 
 
 class PagetableWalk(Event):
@@ -342,6 +389,27 @@ class SpteRequested(Event):
     pfn: Pfn
     level: int
 
+    @classmethod
+    def of(cls, gfn: int, pfn: int, level: int, access: int) -> Self:
+        """Return the event; `access`, what the guest's tables grant, is not shown."""
+        return cls(gfn, pfn, level)
+
+
+class SpteRequestedAccess(SpteRequested):
+    """A fault knows the level it maps at (7.3).
+
+    access  what the guest's tables grant; of a direct MMU everything
+    """
+
+    ftrace = f"{SpteRequested.ftrace} access {{access:x}}"
+    recorded = f"{SpteRequested.recorded} access"
+    access: Word
+
+    @classmethod
+    def of(cls, gfn: int, pfn: int, level: int, access: int) -> Self:
+        """Return the event."""
+        return cls(gfn, pfn, level, FOUR_ACCESS_BITS.access(access))
+
 
 class TdpMmuSpteChanged(Event):
     """An SPTE of the TDP MMU was changed; also when the entries of a removed table are frozen.
@@ -387,16 +455,16 @@ class MmuTracepoints:
     kvm_mmu_set_accessed_bit = Tracepoint(SetAccessedBit)
     kvm_mmu_set_dirty_bit = Tracepoint(SetDirtyBit)
     kvm_mmu_walker_error = Tracepoint(WalkerError)
-    kvm_mmu_get_page = Tracepoint(GetPage.lookup)
-    kvm_mmu_sync_page = Tracepoint(SyncPage.of)
-    kvm_mmu_unsync_page = Tracepoint(UnsyncPage.of)
-    kvm_mmu_prepare_zap_page = Tracepoint(PrepareZapPage.of)
+    kvm_mmu_get_page = Tracepoint(GetPage.lookup, access_has_read=GetPage4.lookup)
+    kvm_mmu_sync_page = Tracepoint(SyncPage.of, access_has_read=SyncPage4.of)
+    kvm_mmu_unsync_page = Tracepoint(UnsyncPage.of, access_has_read=UnsyncPage4.of)
+    kvm_mmu_prepare_zap_page = Tracepoint(PrepareZapPage.of, access_has_read=PrepareZapPage4.of)
     mark_mmio_spte = Tracepoint(MarkMmioSpte)
     handle_mmio_page_fault = Tracepoint(HandleMmioPageFault)
     fast_page_fault = Tracepoint(FastPageFault)
     kvm_mmu_zap_all_fast = Tracepoint(ZapAllFast)
     check_mmio_spte = Tracepoint(CheckMmioSpte)
     kvm_mmu_set_spte = Tracepoint(SetSpte)
-    kvm_mmu_spte_requested = Tracepoint(SpteRequested)
+    kvm_mmu_spte_requested = Tracepoint(SpteRequested.of, spte_requested_has_access=SpteRequestedAccess.of)
     kvm_tdp_mmu_spte_changed = Tracepoint(TdpMmuSpteChanged)
     kvm_mmu_split_huge_page = Tracepoint(SplitHugePage)

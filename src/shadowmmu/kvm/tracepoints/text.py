@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from string import Formatter
 from typing import Any, NamedTuple
 
-from .reasons import EXCEPTIONS, exit_reason, pferr_flags, pferr_of, svm_exit_code
+from ...x86.exceptions import EXCEPTIONS
+from ...x86.svm import exit_reason
+from .reasons import pferr_flags, pferr_of, svm_exit_code
 
 PAGE_OFFSET = 0xFFFF888000000000
 """Where the kernel maps physical memory without KASLR: pointers in event texts are physical + this."""

@@ -21,6 +21,11 @@ class Traced(Protocol):
     tracing: bool
     """Whether anybody listens; the tracepoints are called only then."""
 
+    @property
+    def design(self) -> object:
+        """Return the switches of its kernel, which decide what some events show."""
+        ...
+
 
 class Tracer(MmuTracepoints, ExitTracepoints, HostTracepoints):
     """The tracepoints of a VM, a method each under the kernel's name, and their listeners.
@@ -81,7 +86,7 @@ class Tracer(MmuTracepoints, ExitTracepoints, HostTracepoints):
 
     def wire(self, tracepoint: Tracepoint[Any]) -> Callable[..., None]:
         """Return what fires a tracepoint for those who hear it now; it is kept until they change."""
-        make, task = tracepoint.make, self._task
+        make, task = tracepoint.make_of(self._kvm.design), self._task
         listeners = [heard for heard, names in self._listeners.items() if tracepoint.name in names]
 
         def fire(*fields: Any, **named: Any) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 from shadowmmu.guest.scenario.text import shown
-from shadowmmu.kvm.tracepoints.reasons import exit_reason, vmx_exit_reason
+from shadowmmu.x86.svm import exit_reason
+from shadowmmu.x86.vmx import FAILED_VMENTRY, vmx_exit_reason
 
 from .record import Decoded, Field
 from .words import WordError
 
 __all__ = ["decode_exit", "parse_exit"]
 
-_FAILED_ENTRY = 1 << 31
 _SVM = {
     "read_cr3": "The guest reads CR3, which with shadow paging is not its own.",
     "write_cr0": "CR0.WP and PG are part of the role: another root may be needed (kvm_post_set_cr0).",
@@ -75,7 +75,7 @@ def decode_exit(word: int, *, vmx: bool) -> Decoded:
     fields = [Field("reason", 15 if vmx else 31, 0, word & (0xFFFF if vmx else 0xFFFFFFFF), name)]
     said = []
     if vmx and word >> 16:
-        failed = bool(word & _FAILED_ENTRY)
+        failed = bool(word & FAILED_VMENTRY)
         fields.append(
             Field("flags", 31, 16, word >> 16 & 0xFFFF, "VM entry failed" if failed else "other flags")
         )

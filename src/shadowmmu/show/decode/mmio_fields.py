@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shadowmmu.kvm.spte.mmio import get_mmio_spte_generation
+from shadowmmu.kvm.spte.mmio import mmio_generation_of
 from shadowmmu.kvm.state.spte_masks import SpteMasks
 from shadowmmu.x86.bits import ADDR, EPT_W, EPT_X, U, W
 
@@ -11,17 +11,18 @@ from .record import Field, field, flag
 __all__ = ["mmio_fields", "mmio_sentences", "mmio_title"]
 
 _GEN_LOW, _GEN_HIGH = 0xFF << 3, 0x7FF << 52
+_GEN_LOW_BITS = 8
 _RESERVED = 1 << 51
 
 
 def mmio_title(word: int, gfn: int) -> str:
     """Return what an MMIO SPTE is, in a phrase."""
-    return f"MMIO SPTE of gfn {gfn:#x}, memslot generation {get_mmio_spte_generation(word):#x}"
+    return f"MMIO SPTE of gfn {gfn:#x}, memslot generation {mmio_generation_of(word, _GEN_LOW_BITS):#x}"
 
 
 def mmio_fields(word: int, masks: SpteMasks, gfn: int) -> list[Field]:
     """Return the bits of an MMIO SPTE that stands for frame `gfn`."""
-    generation = get_mmio_spte_generation(word)
+    generation = mmio_generation_of(word, _GEN_LOW_BITS)
     fields = []
     if masks.mmio_access:
         fields += [

@@ -24,10 +24,10 @@ from shadowmmu.kvm.bits import (
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
     ROLE_SMAP_ANDNOT_WP,
-    ROLE_SMEP_ANDNOT_WP,
+    ROLE_SMEP,
 )
-from shadowmmu.kvm.tracepoints.fields import ACCESS_NAMES
 from shadowmmu.kvm.tracepoints.mmu import GetPage
+from shadowmmu.kvm.tracepoints.role_layout import THREE_ACCESS_BITS
 from shadowmmu.x86.bits import ACC_U, ACC_W, ACC_X
 
 from .record import Decoded, Field, field, flag, rest
@@ -73,7 +73,7 @@ def _page_fields(word: int) -> list[Field]:
         flag(word, ROLE_EFER_NX, "efer_nx", "bit 63 of entries is NX", "bit 63 of entries is reserved"),
         flag(word, ROLE_CR0_WP, "cr0_wp", "CR0.WP: the kernel obeys read-only entries",
              "CR0.WP clear: the kernel may write through read-only entries"),
-        flag(word, ROLE_SMEP_ANDNOT_WP, "smep_andnot_wp", "CR4.SMEP with CR0.WP clear", "not so"),
+        flag(word, ROLE_SMEP, "smep_andnot_wp", "CR4.SMEP with CR0.WP clear", "not so"),
         flag(word, ROLE_SMAP_ANDNOT_WP, "smap_andnot_wp", "CR4.SMAP with CR0.WP clear", "not so"),
         flag(word, ROLE_AD_DISABLED, "ad_disabled", "no Accessed and Dirty bits in its SPTEs",
              "its SPTEs have Accessed and Dirty bits"),
@@ -94,7 +94,8 @@ def _quadrant(word: int, quadrant: int) -> str:
 def _granted(access: int, *, direct: bool) -> str:
     rights = [name for bit, name in ((ACC_W, "write"), (ACC_U, "user"), (ACC_X, "execute")) if access & bit]
     by = "allowed through it" if direct else "granted by the guest's tables above it"
-    return f"{ACCESS_NAMES[access]}: {', '.join(rights) or 'reads of the kernel only'} {by}"
+    letters = THREE_ACCESS_BITS.letters(access << ROLE_ACCESS_SHIFT)
+    return f"{letters}: {', '.join(rights) or 'reads of the kernel only'} {by}"
 
 
 def _role_title(word: int) -> str:
@@ -140,7 +141,7 @@ def _role_implies(word: int) -> list[str]:
         )
     if not word & (ROLE_ACCESS & ACC_W << ROLE_ACCESS_SHIFT):
         said.append("Nothing below it is writable by the guest's own tables.")
-    if word & ROLE_SMEP_ANDNOT_WP or word & ROLE_SMAP_ANDNOT_WP or not word & ROLE_CR0_WP:
+    if word & ROLE_SMEP or word & ROLE_SMAP_ANDNOT_WP or not word & ROLE_CR0_WP:
         said.append(
             "CR0.WP is part of the role because its SPTEs differ: a kernel write through a read-only user "
             "entry makes a kernel-only writable SPTE."
@@ -181,7 +182,7 @@ def decode_cpu_role(word: int) -> Decoded:
         flag(word, ROLE_INVALID, "invalid", "must be computed anew", "valid"),
         flag(word, ROLE_EFER_NX, "efer_nx", "EFER.NX", "EFER.NX clear, or no paging"),
         flag(word, ROLE_CR0_WP, "cr0_wp", "CR0.WP", "CR0.WP clear, or no paging"),
-        flag(word, ROLE_SMEP_ANDNOT_WP, "smep_andnot_wp", "CR4.SMEP with CR0.WP clear", "not so"),
+        flag(word, ROLE_SMEP, "smep_andnot_wp", "CR4.SMEP with CR0.WP clear", "not so"),
         flag(word, ROLE_SMAP_ANDNOT_WP, "smap_andnot_wp", "CR4.SMAP with CR0.WP clear", "not so"),
         flag(word, ROLE_GUEST_MODE, "guest_mode", "the vCPU runs L2", "the vCPU runs L1"),
         field(word, _SMM, "smm", "in system management mode" if base & _SMM else "not in SMM"),

@@ -44,6 +44,7 @@ def event_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _short(event: Mapping[str, Any]) -> str:
+    from shadowmmu.kvm.tracepoints.exits import NestedVmenter
     from shadowmmu.kvm.tracepoints.reasons import pferr_flags
 
     name = event["e"].removeprefix("kvm_").removeprefix("mmu_")
@@ -54,7 +55,8 @@ def _short(event: Mapping[str, Any]) -> str:
             return _nested_page_fault(event["info2"], int(event["info1"], 16))
         return f"exit {event['reason']}"
     if name == "nested_vmenter":
-        return f"L2 starts on {event['t'].split()[-2].rstrip(':')} {int(event['t'].split()[-1], 16):#x}"
+        enter = NestedVmenter.from_text(event["t"])
+        return f"L2 starts on {'nested' if enter.tdp_enabled else 'guest'}_cr3 {enter.guest_pgd:#x}"
     if name == "nested_vmexit_inject":
         return "the exit goes to L1"
     if name == "tdp_mmu_spte_changed":
@@ -80,10 +82,11 @@ def _short(event: Mapping[str, Any]) -> str:
 
 def _vmx_fault(text: str, reason: str) -> str:
     """A page fault on an Intel processor, by the text of its event: its error code, or exit qualification."""
+    from shadowmmu.kvm.tracepoints.exits import PageFault
     from shadowmmu.kvm.tracepoints.reasons import ept_violation_text, pferr_flags
 
-    words = text.split()
-    address, code = int(words[words.index("address") + 1], 16), int(words[-1], 16)
+    fault = PageFault.from_text(text)
+    address, code = fault.fault_address, fault.error_code
     if reason == "EPT_VIOLATION":
         return f"EPT violation at {address:#x} ({ept_violation_text(code)})"
     return f"page fault at {address:#x} ({pferr_flags(code) or 'read'})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shadowmmu.kvm.tracepoints.reasons import SVM_EXIT_NPF, exit_reason
 from shadowmmu.show.text.runs import address_runs
 
 __all__ = ["outcome_details"]
@@ -32,6 +31,8 @@ def outcome_details(result: Mapping[str, Any]) -> list[str]:
 
 def _vmexit(result: Mapping[str, Any]) -> str:
     """Why L2's run ended, as its VMCB reports it to L1."""
+    from shadowmmu.x86.svm import SVM_EXIT_NPF, exit_reason
+
     code, info1 = int(result["code"], 16), int(result["info1"], 16)
     if code != SVM_EXIT_NPF:
         return exit_reason(code)

@@ -138,7 +138,7 @@ def _mmio_generation(t: Tables, spte: Spte) -> Iterator[Finding]:
     name = t.spte_name(spte.address)
     if not is_mmio_spte(t.kvm, spte.value):
         yield of_spte(spte, f"{name} is {spte.value:#x}: neither present nor empty nor MMIO")
-    elif get_mmio_spte_generation(spte.value) > mmio_generation(t.kvm):
+    elif get_mmio_spte_generation(t.kvm, spte.value) > mmio_generation(t.kvm):
         yield of_spte(spte, f"{name} is of a future MMIO generation")
 
 
@@ -154,7 +154,7 @@ def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
         return
     if spte.page.has_gptes:  # sync_mmio_spte gives it the current generation without a look at the slots
         return
-    current = get_mmio_spte_generation(spte.value) == mmio_generation(t.kvm)
+    current = get_mmio_spte_generation(t.kvm, spte.value) == mmio_generation(t.kvm)
     if current and t.kvm.gfn_to_memslot(spte.gfn) is not None:
         name = t.spte_name(spte.address)
         yield of_spte(spte, f"{name} is an MMIO SPTE for gfn {spte.gfn:x}, which a slot has")

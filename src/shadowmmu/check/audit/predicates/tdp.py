@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ....kvm.bits import ROLE_DIRECT, ROLE_INVALID
 from ....kvm.state.vm import Kvm
+from ....kvm.tracepoints.role_layout import layout_of
 from ....x86.bits import ACC_U, PS
 from ..predicate import Finding, Scope, of_page, of_spte, predicate
 from ..tables import Page, Spte, Tables
@@ -43,7 +44,8 @@ def _tdp_child(t: Tables, spte: Spte) -> Iterator[Finding]:
     if child.gfn != spte.gfn:
         yield of_spte(spte, f"{t.spte_name(spte.address)} of gfn {spte.gfn:x} leads to gfn {child.gfn:x}")
     if child.role | ROLE_INVALID != (parent.role - 1) | ROLE_INVALID:
-        says = f"{t.spte_name(spte.address)} leads to {t.page_name(child.hpa)} of role {child.role:#x}"
+        role = layout_of(t.kvm.design).role(child.role)
+        says = f"{t.spte_name(spte.address)} leads to {t.page_name(child.hpa)} of role {role:#x}"
         yield Finding(says, (spte.address,), (child.hpa,))
 
 
