@@ -7,7 +7,7 @@ from __future__ import annotations
 
 STEPS: tuple[tuple[str, str, str], ...] = (
     ("x86/processor.py", "translate", "TLB, then the walk of the shadow tables: a fault"),
-    ("kvm/exits/svm_exits.py", "page_fault_exit", "the exit: trace it, and KVM has control"),
+    ("kvm/exits/page_fault_exit.py", "page_fault_exit", "the exit: trace it, and KVM has control"),
     ("kvm/fault/page_fault.py", "kvm_mmu_page_fault", "MMIO? count, handle, decide about emulation"),
     ("kvm/guest_access/guest_walk.py", "walk_addr", "walk the guest's tables: rights, A/D, or #PF"),
     ("kvm/fault/page_fault.py", "kvm_faultin_pfn", "the host's page for the gfn, without mmu_lock"),

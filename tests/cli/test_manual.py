@@ -32,7 +32,7 @@ BECAUSE_OF = {
 
 def run(line, folder):
     """Run an example in a folder that looks like the repository."""
-    for name in ("scenarios", "tests"):
+    for name in ("docs", "scenarios", "tests"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     words = shlex.split(line)

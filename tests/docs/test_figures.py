@@ -14,7 +14,7 @@ import sys
 from shadowmmu import Vm
 
 vm = Vm()
-vm.map(0x400000, 0x800000, pages=4)
+vm.map(0x400000, 0x800000, "16K")
 vm.map(0x600000, 0x900000)
 vm.vcpus[0].read(0x600000)
 calls = []
@@ -57,7 +57,7 @@ def test_the_way_of_a_fault_is_the_order_of_the_calls(extension):
 
 def test_the_rooms_are_those_of_the_layers(extension):
     rooms = extension("pages.rooms")
-    above, below = ([name.removesuffix(".py") for name, _ in part] for part in (rooms._ABOVE, rooms._BELOW))
+    above, below = ([name for name, _ in part] for part in (rooms._ABOVE, rooms._BELOW))
     assert [*above, "kvm", *below] == list(reversed(test_layers.ROOMS))
     inner = [name for name, _ in rooms._KVM]
     assert [*inner, "bits"] == list(reversed(test_layers.INNER["kvm"]))

@@ -15,13 +15,14 @@ _KVM = (
     ("spte", "SPTEs, rmaps, unsync marks, flushes"),
     ("guest_access", "guest walks, guest memory, dirty marks"),
     ("state", "Kvm, Vcpu, ShadowPage, MemSlot, statistics"),
+    ("tracepoints", "what each event is, carries and prints"),
     ("design", "the table of switches"),
 )
 """Highest first; each imports only from those below."""
 _ABOVE = (
     ("cli", "the command"),
-    ("vm.py", "the public class Vm"),
-    ("show", "words and histories for people"),
+    ("vm", "the public class Vm"),
+    ("show", "decoded words, histories, differences, pages for a browser"),
     ("check", "audit, coherence, random guests, museum, races"),
     ("trace", "events, recordings, ftrace"),
     ("guest", "scenarios, player, SVM, PC, Linux"),
@@ -58,6 +59,6 @@ def page() -> str:
 def _row(x: int, y: int, width: int, name: str, says: str) -> list[str]:
     return [
         box(x, y, width, _ROW),
-        text(x + 10, y + 17, name if name.endswith(".py") else f"{name}/", "room"),
+        text(x + 10, y + 17, f"{name}/", "room"),
         text(x + 130, y + 17, says),
     ]
