@@ -121,7 +121,7 @@ def test_pages_mapped_before_they_are_needed_are_tracked() -> None:
     assert is_tracked(world, 0x900000)
     events = world.ok(f"write {PHYSICAL + 0x900000:#x} 1")
     (fast,) = (event for event in events if isinstance(event, FastPageFault) and event.fixed)
-    assert fast.gva == 0x900000
+    assert fast.cr2_or_gpa == 0x900000
     assert world.spte(0x900000) & EPT_RWX == EPT_RWX
 
 

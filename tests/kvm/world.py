@@ -16,6 +16,7 @@ from shadowmmu.kvm.fault.fast_fault import last_sptep_lockless
 from shadowmmu.kvm.state.shadow_page import ShadowPage
 from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.kvm.tracepoints.event import Event
+from shadowmmu.kvm.tracepoints.exits import Exit
 from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.x86.bits import ADDR
 from shadowmmu.x86.svm import SVM_EXIT_IOIO
@@ -184,5 +185,9 @@ class World:
 
 
 def names(events: list[Event]) -> list[str]:
-    """Events by name, without the exit by which the guest's code ends an operation."""
-    return [event.name for event in events if getattr(event, "reason", None) != SVM_EXIT_IOIO]
+    """Recorded events by name, without the exit by which the guest's code ends an operation."""
+    return [
+        event.name
+        for event in events
+        if event.recorded and not (isinstance(event, Exit) and event.exit_reason == SVM_EXIT_IOIO)
+    ]

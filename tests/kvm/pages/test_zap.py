@@ -179,7 +179,7 @@ def test_zap_all_switches_the_generation_and_empties_everything(world: World) ->
     kvm_mmu_zap_all_fast(world.kvm)
     events = list(world.player.log.take())
     assert names(events) == ["kvm_mmu_zap_all_fast", *["kvm_mmu_prepare_zap_page"] * count]
-    assert (events[0].mmu_valid_gen, events[0].used_pages) == (0, count)
+    assert (events[0].mmu_valid_gen, events[0].mmu_used_pages) == (0, count)
     assert [event.gfn for event in events[1:3]] == [1, 0xF0004], "the oldest first"
     assert world.pages() == []
     assert world.kvm.mmu_valid_gen == 1

@@ -102,7 +102,7 @@ def test_an_invalid_vmcb12(field: int, size: int, value: int, text: str) -> None
     played = world.do("l2read 0x800000")
     assert vmexit(played) == ((1 << 64) - 1, 0, 0)
     (failed,) = [event for event in played.events if event.name == "kvm_nested_vmenter_failed"]
-    assert failed.message == text
+    assert failed.msg == text
     assert "kvm_nested_vmenter" not in names(played.events)
     assert not world.vcpu.guest_mode
     assert (world.stats["nested_run"], world.stats["guest_mode"]) == (0, 0)
