@@ -124,9 +124,9 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "mmio_read_traced_by_page",
         NO_YES,
         "no",
-        "7.3: yes (emulator_read_write_onepage); 6.12: once (read_exit_mmio), with the length of the last part",
-        "a read of MMIO across pages is traced as unsatisfied for each page, when its part is found; or once, "
-        "when all are",
+        "7.3: yes (emulator_read_write_onepage); 6.12: no (read_exit_mmio), with the length of the last part",
+        "a read of MMIO across pages is traced as unsatisfied for each page, when its part is found; or "
+        "once, when all are",
         kernels={"7.3": "yes"},
     ),
     Switch(
