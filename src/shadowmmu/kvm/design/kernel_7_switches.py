@@ -174,6 +174,16 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         kernels={"7.3": "2"},
     ),
     Switch(
+        "nx_recovery_miscounts",
+        NO_YES,
+        "no",
+        "7.3.4: yes (unaccount_nx_huge_page in kvm_recover_nx_huge_pages)",
+        "a page of the TDP MMU that NX recovery takes off its list is subtracted from the shadow MMU's "
+        "count: that wraps below 0, and a pass recovers too many pages of the TDP MMU and none, or all, of the "
+        "other",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
         "age_flushes",
         NO_YES,
         "yes",
