@@ -43,6 +43,7 @@ def test_a_recording_equals_itself(fixture_path):
         ("events", "events", [{"e": "x", "t": "cpu rip 0x1f at 0x0010"}], [{"e": "x", "t": "cpu at 0x10"}]),
         ("events", "events", [{"e": "x", "info2": "c0000123"}], [{"e": "x", "info2": "c0000456"}]),
         ("events", "events", [{"e": "kvm_exit", "rip": "0x1"}], [{"e": "kvm_exit", "rip": "0x2"}]),
+        ("events", "events", [{"e": "x", "at": "?10263f008"}], [{"e": "x", "at": "?25008"}]),
     ],
 )  # fmt: skip
 def test_what_does_not_count(part, field, a, b):
@@ -60,6 +61,8 @@ def test_what_does_not_count(part, field, a, b):
         ("events", "events", [{"e": "kvm_exit", "info2": "401000"}], [{"e": "kvm_exit", "info2": "401008"}]),
         ("events", "events", [{"e": "kvm_mmu_pagetable_walk", "addr": "400000"}],
          [{"e": "kvm_mmu_pagetable_walk", "addr": "400000", "tramp": True}]),
+        ("events", "events", [{"e": "x", "at": "?10263f008"}], [{"e": "x", "at": "?25010"}]),
+        ("events", "events", [{"e": "x", "at": "S1[1]"}], [{"e": "x", "at": "?25008"}]),
         ("state", "delta", {"set": {"a": ["S1[0]", "S2[0]"]}}, {"set": {"a": ["S2[0]", "S1[0]"]}}),
         ("state", "delta", {"set": {}}, None),
         ("state", "delta", {"set": {}, "del": ["a", "b"]}, {"set": {}, "del": ["b", "a"]}),

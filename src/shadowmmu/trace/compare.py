@@ -2,9 +2,9 @@
 
 What belongs to the recorder's own guest code is left out, because a player may have other code: instruction
 pointers, the guest walks that only fetch that code, the bytes of emulated instructions, the details of its
-VMRUNs; and an address inside
-its pages counts as the start of its page. Leading zeros and counters of zero mean nothing. All else counts,
-down to the order of events and of the entries of an rmap.
+VMRUNs; and an address inside its pages counts as the start of its page. Of the address of an SPTE in a page
+that has no name, because the op freed it, the offset counts. Leading zeros and counters of zero mean nothing.
+All else counts, down to the order of events and of the entries of an rmap.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _WITH_STRINGS = frozenset(
 _STRING_FIELDS = frozenset({"reason", "perm", "error_code"})
 _REASON = re.compile(r"reason: \w*")
 _UNNAMED = re.compile(r"\?[0-9a-f]+")
+_UNKNOWN_PAGE = re.compile(r"\?[0-9a-f]+([0-9a-f]{3})")
+"""An SPTE of a page that an op made and freed: of its address only the offset is the same everywhere."""
 _RIP = re.compile(r" rip 0x[0-9a-f]+")
 _HEX = re.compile(r"0x[0-9a-f]+")
 _BARE_HEX = re.compile(r"(0x)?[0-9a-f]+")
@@ -173,6 +175,8 @@ def _comparable(value: Any) -> Any:
 
 
 def _field(key: str, value: Any) -> Any:
+    if key == "at" and (match := _UNKNOWN_PAGE.fullmatch(value)):
+        return f"?{match[1]}"
     held = _comparable(value)
     bare = key in _BARE_ADDRESSES and isinstance(held, str) and _BARE_HEX.fullmatch(held)
     return _number(held) if bare else held

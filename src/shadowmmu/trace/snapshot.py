@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..kvm.bits import INVALID_PAGE, PT32E_ROOT_LEVEL, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
+from ..kvm.memory.nx_recovery import possible_nx_huge_page_counts
 from ..kvm.spte.rmap import pte_list
 from ..x86.bits import ADDR, PS
 
@@ -66,10 +67,7 @@ def snapshot(machine: Machine) -> RawState:
 
 def _nx_possible(kvm: Kvm) -> list[int] | None:
     """How many pages of the shadow and of the TDP MMU NX recovery may zap; None if there is one list only."""
-    if kvm.design.nx_lists == 1:
-        return None
-    tdp = sum(sp.tdp_mmu_page for sp in kvm.possible_nx_huge_pages)
-    return [len(kvm.possible_nx_huge_pages) - tdp, tdp]
+    return None if kvm.design.nx_lists == 1 else list(possible_nx_huge_page_counts(kvm))
 
 
 def shadow_pages(kvm: Kvm) -> tuple[list[ShadowPage], list[ShadowPage]]:

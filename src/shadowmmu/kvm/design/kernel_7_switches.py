@@ -121,6 +121,15 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         kernels={"7.3": "no"},
     ),
     Switch(
+        "mmio_read_traced_by_page",
+        NO_YES,
+        "no",
+        "7.3: yes (emulator_read_write_onepage); 6.12: no (read_exit_mmio), with the length of the last part",
+        "a read of MMIO across pages is traced as unsatisfied for each page, when its part is found; or "
+        "once, when all are",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
         "pte_write_zaps_nested_children",
         NO_YES,
         "no",
@@ -163,6 +172,16 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "pages that NX recovery may zap are on one list, or on one for each MMU, with a share of each in a "
         "pass",
         kernels={"7.3": "2"},
+    ),
+    Switch(
+        "nx_recovery_miscounts",
+        NO_YES,
+        "no",
+        "7.3.4: yes (unaccount_nx_huge_page in kvm_recover_nx_huge_pages)",
+        "a page of the TDP MMU that NX recovery takes off its list is subtracted from the shadow MMU's "
+        "count: that wraps below 0, and a pass recovers too many pages of the TDP MMU and none, or all, of the "
+        "other",
+        kernels={"7.3": "yes"},
     ),
     Switch(
         "age_flushes",

@@ -164,16 +164,20 @@ class Emulator:
         """Return an operand's value. Raises OperandFault."""
         value = 0
         fragments: list[tuple[int, int, int]] = []
+        by_page = self.vcpu.kvm.design.mmio_read_traced_by_page
         for part, length, offset in self._pieces(address, size):
             gpa, mmio = self._operand(part, write=False)
             data = None if mmio else read_guest(self.vcpu.kvm, gpa, length)
             if data is None:
                 fragments.append((gpa, length, offset))
+                if by_page:
+                    self._trace_mmio(MMIO_READ_UNSATISFIED, length, gpa, 0)
             else:
                 value |= data << (8 * offset)
         if not fragments:
             return value
-        self._trace_mmio(MMIO_READ_UNSATISFIED, length, fragments[0][0], 0)
+        if not by_page:
+            self._trace_mmio(MMIO_READ_UNSATISFIED, length, fragments[0][0], 0)
         self.vcpu.stat.mmio_exits += 1
         for gpa, length, offset in fragments:
             data = self.mmio(MmioAccess(gpa, length, write=False, data=0)) & ((1 << (8 * length)) - 1)

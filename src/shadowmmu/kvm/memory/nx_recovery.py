@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Callable
 
+from ...x86.bits import MASK64
 from ..bits import DEFECT_NX_RECOVERY_UNFLUSHED
 from ..pages.zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap
 from ..pages.zap_all import zap_all
@@ -76,24 +77,35 @@ def kvm_recover_nx_huge_pages(kvm: Kvm) -> None:
     """Zap 1/ratio of the pages without which an executable page could be huge: one pass of the recovery
     worker.
 
-    Since 7.3 that share of the shadow MMU's pages, then that of the TDP MMU's (nx_lists).
+    Since 7.3 that share of the shadow MMU's pages, then that of the TDP MMU's (nx_lists). Pages of the latter
+    are then subtracted from the count of the former (nx_recovery_miscounts): both shares get wrong.
     """
     if kvm.design.nx_lists == 1:
-        _recover(kvm, lambda sp: True)
+        _recover(kvm, lambda sp: True, kvm.stat.nx_lpage_splits)
     else:
-        _recover(kvm, lambda sp: not sp.tdp_mmu_page)
-        _recover(kvm, lambda sp: sp.tdp_mmu_page)
+        _recover(kvm, lambda sp: not sp.tdp_mmu_page, possible_nx_huge_page_counts(kvm)[0])
+        _recover(kvm, lambda sp: sp.tdp_mmu_page, possible_nx_huge_page_counts(kvm)[1])
 
 
-def _recover(kvm: Kvm, is_listed: Callable[[ShadowPage], bool]) -> None:
+def possible_nx_huge_page_counts(kvm: Kvm) -> tuple[int, int]:
+    """Return how many pages of the shadow and of the TDP MMU can be recovered, as KVM counts them (u64)."""
+    tdp = sum(sp.tdp_mmu_page for sp in kvm.possible_nx_huge_pages)
+    shadow = len(kvm.possible_nx_huge_pages) - tdp
+    return (shadow - kvm.nx_miscounted) & MASK64, (tdp + kvm.nx_miscounted) & MASK64
+
+
+def _recover(kvm: Kvm, is_listed: Callable[[ShadowPage], bool], count: int) -> None:
     ratio = kvm.parameters.nx_huge_pages_recovery_ratio
-    to_zap = -(-sum(map(is_listed, kvm.possible_nx_huge_pages)) // ratio) if ratio else 0
+    to_zap = ((count + ratio - 1) & MASK64) // ratio if ratio else 0
     invalid_list: list[ShadowPage] = []
     flush = False
     for _ in range(to_zap):
         sp = next(filter(is_listed, kvm.possible_nx_huge_pages), None)
         if sp is None:
             break
+        if sp.tdp_mmu_page and kvm.design.nx_recovery_miscounts:
+            unaccount_nx_huge_page(kvm, sp)
+            kvm.nx_miscounted += 1
         slot = kvm.gfn_to_memslot(sp.gfn)
         if kvm.design.nx_recovery_skips_logged_slots and slot is not None and slot.logs_dirty():
             unaccount_nx_huge_page(kvm, sp)

@@ -27,7 +27,7 @@ cdef class Kvm:
     cdef readonly Design design
     cdef readonly VmStat stat
     cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages, tdp_mmu_roots, rcu_waiting
-    cdef public u64 tdp_mmu_pages, rcu_readers
+    cdef public u64 tdp_mmu_pages, rcu_readers, nx_miscounted
     cdef public bint need_resched
     cdef public object running_vcpu
     cdef public bint tracing

@@ -158,6 +158,8 @@ class Kvm:
         active_mmu_pages: All shadow pages but those of the TDP MMU, special and zapped ones, newest first.
         possible_nx_huge_pages: Shadow pages without which an executable page could be huge, oldest first:
             those with tracked_nx_huge_page (kvm_arch.possible_nx_huge_pages).
+        nx_miscounted: Pages of the TDP MMU that recovery subtracted from the shadow MMU's count, not from
+            their own (nx_recovery_miscounts).
         shadow_root_allocated: A shadow page was a root once, so slots may have rmaps; never reset.
         tdp_mmu_roots: Roots of the TDP MMU, also those that are invalid and still referenced.
         tdp_mmu_pages: Number of tables below roots of the TDP MMU.
@@ -219,6 +221,7 @@ class Kvm:
         self.page_hash: list[ShadowPage | None] = [None] * self.buckets
         self.active_mmu_pages = PageList()
         self.possible_nx_huge_pages: list[ShadowPage] = []
+        self.nx_miscounted = 0
         self.shadow_root_allocated = False
         self.tdp_mmu_roots: list[ShadowPage] = []
         self.tdp_mmu_pages = 0
