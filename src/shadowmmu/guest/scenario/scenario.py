@@ -151,10 +151,10 @@ class Scenario:
 
     @classmethod
     def begin(cls, text: str) -> tuple[Scenario, Callable[[str], Op]]:
-        """Parse the text of a scenario that is not complete; the function parses one more of its operations.
+        """Return the scenario of a text that is not complete, and a function that parses more operations.
 
-        What it returns is as if the line stood at the end of the text and of the lines that it was given
-        before. Both raise ScenarioError for anything not understood.
+        An operation is parsed as if its line followed the text; slots are those that the lines parsed before
+        it leave. Both raise ScenarioError for anything not understood.
         """
         parser = _Parser("<text>")
         return parser.scenario(text), parser.further_op
@@ -292,6 +292,7 @@ class _Parser:
         self.mode: Mode | None = None
         self.own_modes: dict[int, Mode] = {}
         self.title = ""
+        self.lines = 0
         self.params: dict[str, str] = dict(DEFAULT_PARAMS)
         self.design: dict[str, str] = {}
         self.physbits: int | None = None
@@ -328,6 +329,7 @@ class _Parser:
     def scenario(self, text: str) -> Scenario:
         ended = False
         lines = text.split("\n")
+        self.lines = len(lines)
         for number, raw in enumerate(lines, 1):
             if raw.startswith("title ") and not self.title:
                 self.title = raw[len("title ") :].strip()
@@ -388,7 +390,7 @@ class _Parser:
         )
 
     def further_op(self, raw: str) -> Op:
-        return self.ops_parser.op(*split_words(self.path, 0, raw))
+        return self.ops_parser.op(*split_words(self.path, self.lines, raw))
 
     def _vendor(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
