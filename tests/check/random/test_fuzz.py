@@ -298,6 +298,10 @@ def test_operands_become_simpler() -> None:
 
 def test_a_failure_becomes_a_small_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(lines: Sequence[str], **options: object) -> Violation | None:
+        try:
+            Scenario.parse("\n".join(lines) + "\n")
+        except ScenarioError:
+            return None
         wanted = [number for number, line in enumerate(lines) if line.startswith("cr3")]
         return Violation("coherence", "made-up", "", wanted[0], "cr3") if wanted else None
 
@@ -306,4 +310,4 @@ def test_a_failure_becomes_a_small_scenario(monkeypatch: pytest.MonkeyPatch) -> 
     failure = Failure(ground, ["read 0x1000", "cr3 0x5000", "nop"], 3, Violation("coherence", "x", "", 1, ""))
     found = explain(failure, kernel=None, make=lambda player: [])
     assert found.replays
-    assert found.scenario == "cr3 0x0\n"
+    assert found.scenario == "mode long4\nvcpus 2\nstart cr3=0x48000 cr3@1=0x48000\ncr3 0x0\n"

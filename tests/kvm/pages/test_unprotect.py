@@ -61,3 +61,23 @@ def test_a_write_to_a_table_may_be_retried_once(world: World) -> None:
     assert kvm_mmu_page_fault(vcpu, WINDOW, PFERR_P | PFERR_W) == RET_PF_EMULATE
     assert vcpu.emulation_type & EMULTYPE_ALLOW_RETRY_PF
     assert vcpu.last_retry_rip == 0
+
+
+@pytest.mark.parametrize("retry_without_zapping", ["no", "yes"])
+@pytest.mark.parametrize("write_protected_is_emulate", ["no", "yes"])
+@pytest.mark.parametrize("special_roots", ["preallocated", "one_off"])
+def test_a_store_to_the_table_that_maps_the_instruction_ends(
+    special_roots: str, write_protected_is_emulate: str, retry_without_zapping: str
+) -> None:
+    """Zapping that table unmaps the code, which then shadows the table again: one retry is all there is."""
+    design = {
+        "special_roots": special_roots,
+        "write_protected_is_emulate": write_protected_is_emulate,
+        "retry_without_zapping": retry_without_zapping,
+    }
+    world = World.of(
+        "mode 32\nslot 0 0x0 16M\nalloc 0x2000\ntramp 0x44000\nmap 0x44000 0xe0004000 0x44000 0x67\n"
+        "start cr3=0x44000\n",
+        design=design,
+    )
+    world.ok("stos 0xe0004000 0x0 n=4")

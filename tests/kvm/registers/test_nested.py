@@ -3,7 +3,18 @@
 from itertools import pairwise
 
 import pytest
-from kvm.nested_world import DATA, HUGE, L1_HUGE, L2_HUGE, NPT, WINDOW, nested_spte, nested_world, vmexit
+from kvm.nested_world import (
+    DATA,
+    HUGE,
+    L1_HUGE,
+    L2_HUGE,
+    NPT,
+    WINDOW,
+    nested_spte,
+    nested_text,
+    nested_world,
+    vmexit,
+)
 from kvm.world import World, names
 
 from shadowmmu.guest.play.cpu import GuestCpu
@@ -30,6 +41,8 @@ from shadowmmu.x86.bits import NX, A, D, P, U, W
 
 MODES = ("long4", "long5", "pae", "32")
 NPF, FINAL = 0x400, 1 << 32
+SHUTDOWN = 8
+"""KVM_EXIT_SHUTDOWN"""
 PT = NPT + 0x3000
 """L1's leaf table for DATA in mode long4."""
 
@@ -419,6 +432,35 @@ def test_pdptrs_are_those_in_memory_if_they_are_valid() -> None:
     write_guest(kvm, 0x30008, 8, 0x6000 | W | NX)
     assert read_pdptrs(vcpu, 0x30000) is not None, "not present: nothing is reserved"
     vcpu.cr3 = 0x1000
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        ("no", {"outcome": "vmexit", "code": "0x81", "info1": "0x0", "info2": "0x0"}),
+        ("yes", {"outcome": "exit", "reason": SHUTDOWN}),
+    ],
+)
+def test_an_exit_to_an_l1_without_valid_pdptes(value: str, result: dict[str, object]) -> None:
+    """The processor marked them accessed, which KVM refuses: from 7.3 on L1 is shut down."""
+    world = World.of(nested_text(mode="pae"), design={"invalid_l1_pdptes_shut_down": value})
+    world.ok("l2nop")
+    played = world.do("l2exit")
+    assert "kvm_nested_vmenter_failed" in names(played.events)
+    assert played.result == result
+
+
+@pytest.mark.parametrize(("value", "l2s"), [("no", False), ("yes", True)])
+def test_the_walker_after_an_exit_to_an_l1_without_valid_pdptes(value: str, l2s: bool) -> None:
+    """KVM stops before it makes the walker L1's: one that L1 shares with L2 is still L2's."""
+    world = World.of(nested_text(mode="pae"), design={"gva_walk_shared": value})
+    mmu = world.vcpu.root_mmu
+    world.ok("nop")
+    l1_role = mmu.cpu_role
+    world.ok("l2nop")
+    world.do("l2exit")
+    assert l1_role != world.vcpu.nested_mmu.cpu_role
+    assert mmu.cpu_role == (world.vcpu.nested_mmu.cpu_role if l2s else l1_role)
 
 
 # -- L1 writes its tables --------------------------------------------------------------------------------

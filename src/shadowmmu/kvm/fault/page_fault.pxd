@@ -33,6 +33,7 @@ cdef bint _is_self_change_mapping(Vcpu vcpu, PageFault fault, GuestWalker w) exc
 cpdef u32 kvm_tdp_mmu_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 paging_page_fault(Vcpu vcpu, PageFault fault) except? 77
 cpdef u32 kvm_mmu_do_page_fault(Vcpu vcpu, u64 addr, u64 error_code, u32 prefetch) except? 77
+cdef bint _was_retried(Vcpu vcpu, u64 addr) except -1
 cdef u32 _write_protect_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77
 cdef u32 _emulate_without_reason(Vcpu vcpu, u64 addr, u64 error_code, u32 result) except? 77
 cpdef u32 kvm_mmu_page_fault(Vcpu vcpu, u64 addr, u64 error_code) except? 77

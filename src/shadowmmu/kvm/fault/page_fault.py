@@ -334,16 +334,25 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32)
     return paging_page_fault(vcpu, fault)
 
 
+def _was_retried(vcpu: Vcpu, addr: u64) -> bool:
+    """Return whether this instruction was retried at this address just before; if not, forget the last retry.
+
+    It must not be retried again: the zapped table may be the one that maps the instruction itself, and is
+    shadowed and write-protected anew before each attempt.
+    """
+    if vcpu.last_retry_rip == vcpu.rip and vcpu.last_retry_addr == addr:
+        return True
+    vcpu.last_retry_rip = 0
+    vcpu.last_retry_addr = 0
+    return False
+
+
 def _write_protect_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
     """Handle a write to a shadowed table: emulate it, or unprotect the table and retry if an event awaits
     reinjection, or if the processor's walk wrote to a guest table that L1 shares with its nested tables.
-
-    An instruction that was retried at the same address is not retried again: it might never end.
     """
-    if vcpu.last_retry_rip == vcpu.rip and vcpu.last_retry_addr == addr:
+    if _was_retried(vcpu, addr):
         return RET_PF_EMULATE
-    vcpu.last_retry_rip = 0
-    vcpu.last_retry_addr = 0
     retry: bool = error_code & TABLE_WRITE == TABLE_WRITE if vcpu.mmu.direct() else vcpu.needs_reinjection()
     if retry and kvm_mmu_unprotect_gfn_and_retry(vcpu, addr):
         return RET_PF_RETRY
@@ -355,7 +364,8 @@ def _write_protect_fault(vcpu: Vcpu, addr: u64, error_code: u64) -> u32:
 def _emulate_without_reason(vcpu: Vcpu, addr: u64, error_code: u64, result: u32) -> u32:
     """Return the result in kernels without RET_PF_WRITE_PROTECTED: all emulation but MMIO's may be retried.
 
-    For L1 a write by the processor's walk is retried at once, whatever shadows the table.
+    For L1 a write by the processor's walk is retried at once, whatever shadows the table. Whether the
+    instruction was retried just before is seen here, unless retry_instruction sees to it (6.1).
     """
     if result == RET_PF_WRITE_PROTECTED:
         result = RET_PF_EMULATE
@@ -365,7 +375,9 @@ def _emulate_without_reason(vcpu: Vcpu, addr: u64, error_code: u64, result: u32)
         vcpu.stat.pf_emulate += 1
         kvm_mmu_unprotect_gfn(vcpu.kvm, addr >> 12)
         return RET_PF_RETRY
-    if not vcpu.guest_mode and not mmio_info_in_cache(vcpu, addr):
+    if vcpu.guest_mode or mmio_info_in_cache(vcpu, addr):
+        return RET_PF_EMULATE
+    if vcpu.kvm.design.retry_without_zapping or not _was_retried(vcpu, addr):
         vcpu.emulation_type |= EMULTYPE_ALLOW_RETRY_PF
     return RET_PF_EMULATE
 
