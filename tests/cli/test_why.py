@@ -44,10 +44,16 @@ def test_as_json_a_change_has_all_its_causes(invoke, scenario):
     assert functions[-1] == "page_fault_exit"
 
 
+def test_the_pages_are_listed_with_why_they_were_made(invoke, scenario):
+    lines = invoke("why", scenario, "--pages").output.splitlines()
+    assert lines[0] == f"{sum(' role 0x' in line for line in lines)} shadow pages after op 1: cr3 0x1000"
+    assert "a vCPU without a root gets one: kvm_mmu_load" in lines[-2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "give one of --gva X, --gfn G, --sp S7, --flushes, --zaps"),
+        ([], "give one of --gva X, --gfn G, --sp S7, --pages, --flushes, --zaps"),
         (["--gva", "1", "--zaps"], "give one of"),
         (["--gva", "x"], "'x' must be a number"),
         (["--zaps", "--at", "7"], "--at '7' must be the number of an op, -1 to 1"),

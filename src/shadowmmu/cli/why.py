@@ -55,6 +55,7 @@ class _Number(_IntegerType):
 @click.option("--gva", metavar="X", type=_Number(), help="Walk this address, at --at, on --vcpu.")
 @click.option("--gfn", metavar="G", type=_Number(), help="What maps or shadows this guest frame.")
 @click.option("--sp", "page", metavar="S7", help="What became of this shadow page and its entries.")
+@click.option("--pages", is_flag=True, help="The shadow pages that exist after --at, and why they were made.")
 @click.option("--flushes", is_flag=True, help="The requests for TLB flushes, by cause.")
 @click.option("--zaps", is_flag=True, help="The shadow pages zapped, by cause.")
 @click.option("--at", metavar="OP", help="Only what happened up to this op; default: the last.")
@@ -68,6 +69,7 @@ def why(
     gva: int | None,
     gfn: int | None,
     page: str | None,
+    pages: bool,
     flushes: bool,
     zaps: bool,
     at: str | None,
@@ -83,9 +85,9 @@ def why(
     Changes of a recording have the model's reasons where both have the same state and statistics after the
     op; where they differ that is said.
     """
-    asked = [gva is not None, gfn is not None, page is not None, flushes, zaps]
+    asked = [gva is not None, gfn is not None, page is not None, pages, flushes, zaps]
     if sum(asked) != 1:
-        raise click.UsageError("give one of --gva X, --gfn G, --sp S7, --flushes, --zaps")
+        raise click.UsageError("give one of --gva X, --gfn G, --sp S7, --pages, --flushes, --zaps")
     reasons = _reasons(file, changes)
     timeline = reasons.timeline
     last = timeline.moments[-1].op
@@ -100,9 +102,13 @@ def why(
             f"--sp {page}: {file} has no such shadow page up to op {op}; write S1, S2, ..."
         )
     if as_json:
-        click.echo(json.dumps(_data(past, _selected(past, gva, gfn, page, vcpu, flushes=flushes, l2=l2))))
+        click.echo(
+            json.dumps(
+                _data(past, _selected(past, gva, gfn, page, vcpu, pages=pages, flushes=flushes, l2=l2))
+            )
+        )
         return
-    click.echo("\n".join(_lines(past, gva, gfn, page, vcpu, flushes=flushes, l2=l2, op=op)))
+    click.echo("\n".join(_lines(past, gva, gfn, page, vcpu, pages=pages, flushes=flushes, l2=l2, op=op)))
 
 
 def _op(text: str, last: int) -> int:
@@ -144,6 +150,7 @@ def _lines(
     page: str | None,
     vcpu: int,
     *,
+    pages: bool,
     flushes: bool,
     l2: bool,
     op: int,
@@ -156,6 +163,8 @@ def _lines(
         return report.gfn_lines(reasons, gfn)
     if page is not None:
         return report.page_lines(reasons, page)
+    if pages:
+        return report.page_list(reasons, reasons.timeline.at(op))
     return report.flush_lines(reasons) if flushes else report.zap_lines(reasons)
 
 
@@ -166,6 +175,7 @@ def _selected(
     page: str | None,
     vcpu: int,
     *,
+    pages: bool,
     flushes: bool,
     l2: bool,
 ) -> list[Change]:
@@ -180,6 +190,8 @@ def _selected(
         return reasons.of_gfn(gfn)
     if page is not None:
         return reasons.of_page(page)
+    if pages:
+        return [change for change in reasons.changes if change.kind in ("page", "zap")]
     return reasons.flushes() if flushes else reasons.zaps()
 
 

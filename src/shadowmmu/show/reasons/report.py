@@ -14,7 +14,16 @@ from shadowmmu.show.reasons.history import UNEXPLAINED, Reasons
 from shadowmmu.show.reasons.sentences import SENTENCES
 from shadowmmu.x86.bits import A, D
 
-__all__ = ["change_text", "flush_lines", "gfn_lines", "led_there", "page_lines", "walk_lines", "zap_lines"]
+__all__ = [
+    "change_text",
+    "flush_lines",
+    "gfn_lines",
+    "led_there",
+    "page_lines",
+    "page_list",
+    "walk_lines",
+    "zap_lines",
+]
 
 
 def change_text(change: Change) -> str:
@@ -94,6 +103,20 @@ def _lines(changes: Sequence[Change], reasons: Reasons, indent: str) -> Iterator
         yield f"{indent}op {op}: {text}{times}"
         done = "" if op < 0 else f"the op: {reasons.timeline.at(op).text}"
         yield f"{indent}    led there: {'; '.join(filter(None, (led, done))) or 'the start of the machine'}"
+
+
+def page_list(reasons: Reasons, moment: Moment) -> Iterator[str]:
+    """Yield the shadow pages that exist after an op, newest first, each with when and why it was made."""
+    pages = moment.state["sps"]
+    yield f"{len(pages)} shadow pages after op {moment.op}: {moment.text}"
+    for name in sorted(pages, key=lambda name: int(name[1:]), reverse=True):
+        page = pages[name]
+        of = "maps guest memory" if page.get("direct") else f"shadows the guest's table at {page['gfn']}000"
+        state = ", unsync" if page["unsync"] else ""
+        root = ", in use as a root" if page["root_count"] else ""
+        yield f"  {name} level {page['level']} role 0x{page['role']}, {of}{state}{root}"
+        made = [change for change in reasons.of_page(name) if change.kind == "page" and change.new == "made"]
+        yield from _lines(made[:1], reasons, "    ")
 
 
 def page_lines(reasons: Reasons, name: str) -> Iterator[str]:
