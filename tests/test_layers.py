@@ -27,7 +27,7 @@ INNER = {
         "exits",
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
-    "show": ("decode", "text", "history", "browser", "diff", "tui"),
+    "show": ("decode", "text", "history", "reasons", "browser", "diff", "tui"),
     "check": ("checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }
 """The rooms (folders and single files) inside a room, lowest first."""

@@ -18,6 +18,7 @@ from shadowmmu.cli.museum import museum
 from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
 from shadowmmu.cli.show import show
+from shadowmmu.cli.why import why
 
 __all__ = ["cli"]
 
@@ -39,6 +40,7 @@ cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(show)
 cli.add_command(diff)
+cli.add_command(why)
 cli.add_command(designs)
 cli.add_command(kernels)
 cli.add_command(decode)

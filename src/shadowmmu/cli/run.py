@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shadowmmu.cli.inputs import Changes, embedded, load, machine_options
+from shadowmmu.cli.inputs import Changes, embedded, given, load, machine_options
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, make_folder, output, refuse_overwriting
 from shadowmmu.cli.program import (
@@ -21,7 +21,7 @@ from shadowmmu.cli.program import (
     run_program,
 )
 from shadowmmu.cli.program_options import ProgramOptions, program_options
-from shadowmmu.cli.run_report import Report, summary
+from shadowmmu.cli.run_report import Report, Shown, summary
 from shadowmmu.show.history.played import played_rows
 
 if TYPE_CHECKING:
@@ -87,6 +87,20 @@ def _show_language(context: click.Context, option: click.Parameter, wanted: bool
     callback=_show_language,
     help="Show the words of the scenario language and exit.",
 )
+@click.option(
+    "--only",
+    metavar="WHAT",
+    multiple=True,
+    type=click.Choice(["events", "changes", "results"]),
+    help="Scenarios: of each op show only its events, its changes or neither (results). Repeatable.",
+)
+@click.option(
+    "--from", "first", metavar="OP", type=click.IntRange(0), help="Scenarios: show ops from this one on."
+)
+@click.option(
+    "--to", "last", metavar="OP", type=click.IntRange(0), help="Scenarios: show ops up to this one."
+)
+@click.option("--quiet", is_flag=True, help="Scenarios: show the totals only.")
 @machine_options
 @program_options
 @click.option(
@@ -103,6 +117,10 @@ def run(
     changes: Changes,
     program: ProgramOptions,
     tlb: bool,
+    only: tuple[str, ...],
+    first: int | None,
+    last: int | None,
+    quiet: bool,
 ) -> None:
     """Play SCENARIOs op by op, or run PROGRAM, x86 machine code, on a PC whose MMU is the model.
 
@@ -118,17 +136,25 @@ def run(
     paging mode. Where the packages for programs are missing (pip install 'shadowmmu[guest]'), three
     scenarios are played instead.
     """
+    shown = Shown(frozenset(only or ("events", "changes")), first, last, quiet=quiet)
+    selected = given({"only": "--only", "first": "--from", "last": "--to", "quiet": "--quiet"})
+    if selected and as_json:
+        raise click.UsageError(f"{', '.join(selected)}: --json prints everything; leave one of them out")
+    if first is not None and last is not None and first > last:
+        raise click.UsageError(f"--from {first} --to {last}: no op is in between; give the smaller one first")
     if inputs and is_program(Path(inputs[0])):
+        if selected:
+            raise click.UsageError(f"{', '.join(selected)}: only scenarios are shown op by op")
         if record or tlb:
             raise click.UsageError("--record and --tlb are for scenarios; --events works for programs, too")
         _run(Path(inputs[0]), inputs[1:], changes, program, events, name=inputs[0], as_json=as_json)
-    elif not inputs and has_extra() and not (record or tlb):
+    elif not inputs and has_extra() and not (record or tlb or selected):
         with embedded(EMBEDDED) as path:
             _run(path, (), changes, program, events, as_json=as_json)
     elif program.given:
         raise click.UsageError(f"{', '.join(program.given)}: only programs have such a machine")
     else:
-        _play_all([Path(name) for name in inputs], record, events, changes, as_json=as_json, tlb=tlb)
+        _play_all([Path(name) for name in inputs], record, events, changes, shown, as_json=as_json, tlb=tlb)
 
 
 def _run(
@@ -150,6 +176,7 @@ def _play_all(
     record: Path | None,
     events: Path | None,
     changes: Changes,
+    shown: Shown,
     *,
     as_json: bool,
     tlb: bool,
@@ -179,8 +206,10 @@ def _play_all(
                         if ftrace and played:
                             ftrace.write(played)
                         report.count(row)
-                        if not quiet:
-                            click.echo(line if as_json else report.text(row, stale), nl=not as_json)
+                        if not quiet and (as_json or shown.has(row)):
+                            click.echo(
+                                line if as_json else report.text(row, stale, shown.only), nl=not as_json
+                            )
                 totals += report.totals
                 if not as_json and not quiet:
                     click.echo(summary(scenario.name, report.totals))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,9 +21,29 @@ if TYPE_CHECKING:
     from shadowmmu.trace.names import State
     from shadowmmu.trace.recording import Row
 
-__all__ = ["Report", "outcome_line", "summary"]
+__all__ = ["Report", "Shown", "outcome_line", "summary"]
 
 _UNNAMED = re.compile(r"pfn\?[0-9a-f]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What of a scenario is shown."""
+
+    only: frozenset[str] = frozenset({"events", "changes"})
+    """What of an op besides its result: events, changes."""
+    first: int | None = None
+    last: int | None = None
+    quiet: bool = False
+
+    def has(self, row: Row) -> bool:
+        """Return whether a row is shown; the head of a scenario is, unless only totals are."""
+        if self.quiet:
+            return False
+        number = row.get("op", -1)
+        if number < 0:
+            return True
+        return (self.first is None or number >= self.first) and (self.last is None or number <= self.last)
 
 
 class Report:
@@ -53,7 +74,7 @@ class Report:
         for event in row["events"]:
             self._frames.update(_frame_of(event))
 
-    def text(self, row: Row, stale: str | None = None) -> str:
+    def text(self, row: Row, stale: str | None = None, only: frozenset[str] = Shown().only) -> str:
         """Return what a reader should see of a row, after it was counted; `stale`: why its value is."""
         if "op" not in row:
             scenario = self._scenario
@@ -69,12 +90,14 @@ class Report:
         lines = [f"{head}  {outcome_line(row['result'])}"]
         if stale is not None:
             lines.append(f"      {click.style('stale', fg='yellow')}: {stale}")
-        lines += (f"        {line}" for line in event_lines(row["events"]))
+        if "events" in only:
+            lines += (f"        {line}" for line in event_lines(row["events"]))
         lines += (f"      {line}" for line in self._meanwhile(row))
-        lines += (
-            f"      {click.style(line, fg='cyan')}"
-            for line in change_lines(row["gptes"], row.get("delta", {}), self._known)
-        )
+        if "changes" in only:
+            lines += (
+                f"      {click.style(line, fg='cyan')}"
+                for line in change_lines(row["gptes"], row.get("delta", {}), self._known)
+            )
         text = "\n".join(fitting(line, 6) for line in lines)
         return _UNNAMED.sub(lambda match: self._frames.get(match[0], match[0]), text)
 

@@ -103,6 +103,11 @@ class Recorder:
         """The named state after the last op that had one."""
         return self._state
 
+    @property
+    def names(self) -> Names:
+        """The names that host addresses have after the last op."""
+        return self._names
+
     def header(self) -> Row:
         """The first line."""
         scenario = self._scenario

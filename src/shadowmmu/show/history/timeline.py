@@ -23,7 +23,15 @@ from .guest_memory import GuestMemory
 from .played import played_rows
 from .registers import Registers, registers_at_start
 
-__all__ = ["Moment", "Timeline", "is_recording", "moments_of_rows", "recorded_timeline", "timeline_of"]
+__all__ = [
+    "Moment",
+    "Timeline",
+    "is_recording",
+    "moments_of_rows",
+    "recorded_timeline",
+    "timeline_of",
+    "timeline_of_rows",
+]
 
 _NO_CHANGE: Mapping[str, Any] = {"set": {}}
 
@@ -105,7 +113,11 @@ def is_recording(path: Path) -> bool:
 
 def timeline_of(scenario: Scenario, *, tlb: bool = False) -> Timeline:
     """Play a scenario on the model and return its history. Raises ScenarioError, DesignError."""
-    rows = ((row, stale) for _, row, stale in played_rows(scenario, tlb=tlb))
+    return timeline_of_rows(scenario, ((row, stale) for _, row, stale in played_rows(scenario, tlb=tlb)))
+
+
+def timeline_of_rows(scenario: Scenario, rows: Iterable[tuple[Row, str | None]]) -> Timeline:
+    """Return the history of a scenario that was played: its rows, each with why the value read is stale."""
     return _timeline(scenario, moments_of_rows(scenario, rows), recorded=False)
 
 

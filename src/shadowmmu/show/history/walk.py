@@ -95,10 +95,16 @@ def guest_walk(timeline: Timeline, moment: Moment, vcpu: int, address: int, *, n
             index %= _ENTRIES_OF_PDPT
         value = moment.guest.entry(table + index * form.entry_bytes, form.entry_bytes)
         decoded = None if value is None else decode_gpte(value, level=level, form=gptes)
-        shown = "not recorded" if value is None else f"{value:x}"
+        shown = "" if value is None else f"{value:x}"
+        unknown = f"what is at gpa {table:#x} was not recorded"
+        if value is None and _is_mmio(moment, table):
+            shown = "no memory"
+            unknown = f"no memory slot has the table at gpa {table:#x} (MMIO): #PF for the guest"
+        elif value is None:
+            shown = "not recorded"
         steps.append(Step(level, f"gpa {table:x}", index, shown, decoded))
         if value is None:
-            return Walk(tuple(steps), None, f"what is at gpa {table:#x} was not recorded")
+            return Walk(tuple(steps), None, unknown)
         if not value & P:
             return Walk(tuple(steps), None, f"the entry of level {level} is not present: #PF for the guest")
         if gptes.reserved(value, level):
@@ -111,6 +117,12 @@ def guest_walk(timeline: Timeline, moment: Moment, vcpu: int, address: int, *, n
             return Walk(tuple(steps), gpa, f"leads to gpa {gpa:#x}")
         table = gptes.gfn(value, level) << 12
     raise AssertionError("level 1 is always a leaf")
+
+
+def _is_mmio(moment: Moment, gpa: int) -> bool:
+    """Whether no memory slot has a guest-physical address."""
+    slots = (slot for slot in moment.state["slots"].values())
+    return not any(0 <= (gpa >> 12) - int(gfn, 16) < pages for gfn, pages, _ in slots)
 
 
 def shadow_walk(timeline: Timeline, moment: Moment, mmu: Mapping[str, Any], address: int) -> Walk:

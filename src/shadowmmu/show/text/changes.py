@@ -10,6 +10,13 @@ from .runs import entry_runs
 __all__ = ["change_lines"]
 
 
+def _root(name: str) -> str:
+    """A root, in words if it is no shadow page; recordings call the dummy, the host's zero page, `?...`."""
+    if name == "dummy" or name.startswith("?"):
+        return "dummy: the guest's own root table is in no memory slot"
+    return "none: one is made at the next entry" if name == "invalid" else name
+
+
 def change_lines(
     changes: Sequence[Sequence[str]], delta: Mapping[str, Any], known: Collection[str]
 ) -> Iterator[str]:
@@ -34,6 +41,6 @@ def change_lines(
             held = entries.setdefault(parts[1], {})
             held.update((int(index), spte) for index, spte in changed.items())
         elif parts[0] == "vcpus" and parts[2:] == ["root"]:
-            yield f"vCPU {parts[1]} root {value}"
+            yield f"vCPU {parts[1]} root {_root(value)}"
     for name, values in entries.items():
         yield f"{name} {' '.join(entry_runs(sorted(values.items())))}"

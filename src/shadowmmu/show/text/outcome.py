@@ -9,6 +9,14 @@ from shadowmmu.show.text.runs import address_runs
 
 __all__ = ["outcome_details"]
 
+_EXITS = {
+    8: "(shutdown: a triple fault, the vCPU cannot continue)",
+    9: "(the processor refused to enter the guest)",
+    17: "(KVM cannot emulate this)",
+    31: "(the dirty ring is full)",
+}
+"""KVM_EXIT_* that end KVM_RUN, by number, in words."""
+
 
 def outcome_details(result: Mapping[str, Any]) -> list[str]:
     """Return what a result says besides its `outcome`: values, errors, dirty pages, MMIO accesses."""
@@ -20,6 +28,7 @@ def outcome_details(result: Mapping[str, Any]) -> list[str]:
         parts = [f"to L1: {_vmexit(result)}"]
     elif outcome != "ok":
         parts = [str(result[key]) for key in ("errno", "reason", "port") if key in result]
+        parts += [_EXITS[result["reason"]]] if outcome == "exit" and result.get("reason") in _EXITS else []
     if "dirty" in result:
         parts.append(f"dirty {' '.join(address_runs(result['dirty'])) or 'nothing'}")
     if "gpa" in result:

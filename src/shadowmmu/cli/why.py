@@ -1,0 +1,202 @@
+"""`shadowmmu why`: the reasons for entries, shadow pages, flushes and zaps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shadowmmu.cli.inputs import Changes, machine_options
+from shadowmmu.cli.manual import Manual
+
+if TYPE_CHECKING:
+    _IntegerType = click.ParamType[int]
+    from shadowmmu.show.reasons.change import Change
+    from shadowmmu.show.reasons.history import Reasons
+
+else:
+    _IntegerType = click.ParamType
+
+__all__ = ["why"]
+
+
+class _Number(_IntegerType):
+    """A number of zero or more, in any base that C has."""
+
+    name = "number"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(str(value), 0)
+        except ValueError:
+            self.fail(f"{value!r} must be a number; write 0x400000", param, ctx)
+        if not 0 <= number < 1 << 64:
+            self.fail(f"{value} must be a number from 0 to 2^64 - 1", param, ctx)
+        return number
+
+
+@click.command(
+    cls=Manual,
+    short_help="Say why an entry, a frame or a shadow page is as it is.",
+    statuses={"0": "The answer was printed."},
+    examples={
+        "shadowmmu why scenarios/mails/002-unsync.txt --gva 0x400000": "Walk the guest's tables and KVM's, "
+        "with the history of each entry",
+        "shadowmmu why tests/conformance/recordings/b-unsync.jsonl --sp S7": "What became of a shadow page, "
+        "in a recording of real KVM",
+        "shadowmmu why scenarios/mails/002-unsync.txt --flushes": "Who asked for TLB flushes",
+    },
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--gva", metavar="X", type=_Number(), help="Walk this address, at --at, on --vcpu.")
+@click.option("--gfn", metavar="G", type=_Number(), help="What maps or shadows this guest frame.")
+@click.option("--sp", "page", metavar="S7", help="What became of this shadow page and its entries.")
+@click.option("--pages", is_flag=True, help="The shadow pages that exist after --at, and why they were made.")
+@click.option("--flushes", is_flag=True, help="The requests for TLB flushes, by cause.")
+@click.option("--zaps", is_flag=True, help="The shadow pages zapped, by cause.")
+@click.option("--at", metavar="OP", help="Only what happened up to this op; default: the last.")
+@click.option("--vcpu", metavar="N", type=click.IntRange(0), default=0, help="Whose walk (default: 0).")
+@click.option("--l2", is_flag=True, help="The address is one of the vCPU's L2: walk its nested tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print the changes as one JSON object.")
+@machine_options
+def why(
+    *,
+    file: Path,
+    gva: int | None,
+    gfn: int | None,
+    page: str | None,
+    pages: bool,
+    flushes: bool,
+    zaps: bool,
+    at: str | None,
+    vcpu: int,
+    l2: bool,
+    as_json: bool,
+    changes: Changes,
+) -> None:
+    """Say why the MMU of FILE, a scenario or a recording of real KVM, is as it is.
+
+    Each change of an SPTE, a shadow page or a root, each flush request and each zap is shown with the kernel
+    function that made it and with what led there, newest first. The model plays FILE for that, interpreted.
+    Changes of a recording have the model's reasons where both have the same state and statistics after the
+    op; where they differ that is said.
+    """
+    asked = [gva is not None, gfn is not None, page is not None, pages, flushes, zaps]
+    if sum(asked) != 1:
+        raise click.UsageError("give one of --gva X, --gfn G, --sp S7, --pages, --flushes, --zaps")
+    reasons = _reasons(file, changes)
+    timeline = reasons.timeline
+    last = timeline.moments[-1].op
+    op = last if at is None else _op(at, last)
+    past = reasons.before(op)
+    if gva is not None and str(vcpu) not in timeline.at(op).state["vcpus"]:
+        raise click.UsageError(f"--vcpu {vcpu}: {file} has {len(timeline.modes)} vCPUs, numbered from 0")
+    if l2 and "guest_mmu" not in timeline.at(op).state["vcpus"][str(vcpu)]:
+        raise click.UsageError(f"--l2: the guest of {file} runs no guests of its own; leave it out")
+    if page is not None and not past.of_page(page):
+        raise click.UsageError(
+            f"--sp {page}: {file} has no such shadow page up to op {op}; write S1, S2, ..."
+        )
+    if as_json:
+        click.echo(
+            json.dumps(
+                _data(past, _selected(past, gva, gfn, page, vcpu, pages=pages, flushes=flushes, l2=l2))
+            )
+        )
+        return
+    click.echo("\n".join(_lines(past, gva, gfn, page, vcpu, pages=pages, flushes=flushes, l2=l2, op=op)))
+
+
+def _op(text: str, last: int) -> int:
+    """The number of an op. Raises BadParameter."""
+    if not text.lstrip("-").isdigit() or not -1 <= int(text) <= last:
+        raise click.BadParameter(f"--at {text!r} must be the number of an op, -1 to {last}")
+    return int(text)
+
+
+def _reasons(file: Path, changes: Changes) -> Reasons:
+    """The reasons of a file. Raises ClickException, OSError."""
+    from shadowmmu.cli.inputs import load
+    from shadowmmu.cli.program import is_program
+    from shadowmmu.guest.scenario.setup import ScenarioError
+    from shadowmmu.kvm.design.switches import DesignError
+    from shadowmmu.show.history.timeline import is_recording
+    from shadowmmu.show.reasons.history import reasons_of, reasons_of_recording
+    from shadowmmu.show.reasons.record import NotPlayed
+    from shadowmmu.trace.recording import Recording, RecordingError
+
+    if is_program(file):
+        raise click.UsageError(f"{file} is a program: reasons are kept of scenarios and recordings only")
+    try:
+        if not is_recording(file):
+            (scenario,) = load([file], changes)
+            return reasons_of(scenario)
+        if changes.kernel or changes.vendor or changes.params or changes.designs:
+            remedy = "a recording shows what happened; give its scenario to change the machine"
+            raise click.UsageError(f"{file}: {remedy}")
+        return reasons_of_recording(Recording.read(file))
+    except (ScenarioError, DesignError, RecordingError, NotPlayed) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _lines(
+    reasons: Reasons,
+    gva: int | None,
+    gfn: int | None,
+    page: str | None,
+    vcpu: int,
+    *,
+    pages: bool,
+    flushes: bool,
+    l2: bool,
+    op: int,
+) -> Iterable[str]:
+    from shadowmmu.show.reasons import report
+
+    if gva is not None:
+        return report.walk_lines(reasons, reasons.timeline.at(op), vcpu, gva, l2=l2)
+    if gfn is not None:
+        return report.gfn_lines(reasons, gfn)
+    if page is not None:
+        return report.page_lines(reasons, page)
+    if pages:
+        return report.page_list(reasons, reasons.timeline.at(op))
+    return report.flush_lines(reasons) if flushes else report.zap_lines(reasons)
+
+
+def _selected(
+    reasons: Reasons,
+    gva: int | None,
+    gfn: int | None,
+    page: str | None,
+    vcpu: int,
+    *,
+    pages: bool,
+    flushes: bool,
+    l2: bool,
+) -> list[Change]:
+    from shadowmmu.show.history.walk import translate
+
+    if gva is not None:
+        last = max((change.op for change in reasons.changes), default=-1)
+        steps = translate(reasons.timeline, reasons.timeline.at(last), vcpu, gva, l2=l2).shadow.steps
+        found = [change for step in steps for change in reasons.of_entry(step.table, step.index)]
+        return [*reasons.of_root(vcpu, l2=l2), *found]
+    if gfn is not None:
+        return reasons.of_gfn(gfn)
+    if page is not None:
+        return reasons.of_page(page)
+    if pages:
+        return [change for change in reasons.changes if change.kind in ("page", "zap")]
+    return reasons.flushes() if flushes else reasons.zaps()
+
+
+def _data(reasons: Reasons, changes: list[Change]) -> object:
+    return {
+        "changes": [{**asdict(change), "mechanism": asdict(change.mechanism)} for change in changes],
+        "unexplained": list(reasons.unexplained),
+    }
