@@ -288,9 +288,9 @@ class GuestCpu:
         if length and (rip & 0xFFF) + length > 0x1000:
             self._translate(rip + length - 1 & ~0xFFF, FETCH)
 
-    def _load(self, gva: int, size: int) -> int:
+    def _load(self, gva: int, size: int, kind: int = READ) -> int:
         value, shift = 0, 0
-        for hpa, length in self._parts(gva, size, READ):
+        for hpa, length in self._parts(gva, size, kind):
             value |= self.vcpu.kvm.arena.load(hpa, length) << shift
             shift += 8 * length
         return value
@@ -302,6 +302,7 @@ class GuestCpu:
 
     def _data(self, insn: Insn) -> None:
         gva, size = insn.address, insn.size
+        modify = READ if self.cpu.walker.implementation.rmw_reads_first else WRITE
         match insn.op:
             case Op.LOAD:
                 insn.result = self._load(gva, size)
@@ -313,13 +314,13 @@ class GuestCpu:
                     insn.address += size
                     insn.count -= 1
             case Op.ADD:
-                self._store(gva, size, self._load(gva, size) + insn.value)
+                self._store(gva, size, self._load(gva, size, modify) + insn.value)
             case Op.XCHG:
-                old = self._load(gva, size)
+                old = self._load(gva, size, modify)
                 self._store(gva, size, insn.value)
                 insn.result = old
             case Op.CMPXCHG | Op.CMPXCHG8B:
-                old = self._load(gva, size)
+                old = self._load(gva, size, modify)
                 equal = old == insn.expected & ((1 << (8 * size)) - 1)
                 self._store(gva, size, insn.value if equal else old)
                 insn.result = old
