@@ -263,3 +263,21 @@ def test_the_python_api() -> None:
         assert vm.vcpus[0].read(0x400000) == 42
     with pytest.raises(ValueError, match="must be one of 'amd', 'intel'"):
         Vm("16M", vendor="via")
+
+
+@pytest.mark.parametrize(("vendor", "flushes"), [("intel", 2), ("amd", 1)])
+def test_the_first_entry_flushes_once_more_because_the_vcpu_was_loaded_onto_a_cpu(
+    vendor: str, flushes: int
+) -> None:
+    world = World("long4", f"vendor {vendor}")
+    assert world.do("nop").stats["vcpu0"]["tlb_flush"] == flushes
+    assert "tlb_flush" not in world.do("nop").stats.get("vcpu0", {})
+
+
+def test_an_exit_in_the_delivery_of_an_exception_names_it_as_idt_vectoring_information() -> None:
+    world = World("long4", "vendor intel")
+    world.ok("nop")
+    exits_to_kvm = [event for event in world.do("cr3 0x20000").events if isinstance(event, Exit)]
+    infos = [event.info2 for event in exits_to_kvm if event.reason_name == "EXCEPTION_NMI"]
+    assert infos[0] == 0, "the fetch after it: the new tables are empty"
+    assert infos[1] == 0x80000B0E, "the IDT entry for its #PF"

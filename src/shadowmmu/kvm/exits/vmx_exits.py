@@ -28,6 +28,10 @@ from ...x86.vmx import (
     EXIT_REASON_MSR_WRITE,
     EXIT_REASON_TRIPLE_FAULT,
     FAILED_VMENTRY,
+    INTR_INFO_DELIVER_CODE,
+    INTR_INFO_VALID,
+    INTR_TYPE_HARD_EXCEPTION,
+    INTR_TYPE_SOFT_INTR,
 )
 from ..guest_access.pdptrs import read_pdptrs
 from ..pages.role import kvm_init_mmu
@@ -51,10 +55,23 @@ def record_vmx_exit(vcpu: Vcpu, reason: int, info1: int, intr_info: int = 0, err
     """Record a VM exit and empty the log of dirty pages; with EPT first read back CR3."""
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cr3 = vcpu.cpu.root
-    vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, 0
+    info2 = 0 if reason == EXIT_REASON_TRIPLE_FAULT else _idt_vectoring_info(vcpu)
+    vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, info2
     if vcpu.kvm.tracing:
-        vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, 0, KVM_ISA_VMX, intr_info, error_code)
+        vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2, KVM_ISA_VMX, intr_info, error_code)
     vmx_flush_pml_buffer(vcpu)
+
+
+def _idt_vectoring_info(vcpu: Vcpu) -> int:
+    """Return the IDT-vectoring information: the event whose delivery the exit interrupted, else 0
+    (Intel SDM vol. 3C, 25.9.3).
+    """
+    if vcpu.exception is not None:
+        with_code = 0 if vcpu.exception.error_code is None else INTR_INFO_DELIVER_CODE
+        return INTR_INFO_VALID | INTR_TYPE_HARD_EXCEPTION | with_code | vcpu.exception.vector
+    if vcpu.soft_interrupt is not None:
+        return INTR_INFO_VALID | INTR_TYPE_SOFT_INTR | vcpu.soft_interrupt.vector
+    return 0
 
 
 def check_entry(vcpu: Vcpu) -> None:
