@@ -21,6 +21,8 @@ class Implementation:
             does for the accesses of instructions only.
         rmw_reads_first: An instruction that reads and writes memory makes a read access and then a write
             access, where by the manual it makes one write access.
+        ept_advanced_info: The qualification of an EPT violation has the rights of the linear address
+            (advanced VM-exit information, bits 9 to 11).
     """
 
     pdpte_accessed: bool
@@ -32,6 +34,7 @@ class Implementation:
     bad_cr3_fails_entry: bool = False
     implicit_obeys_ac: bool = False
     rmw_reads_first: bool = False
+    ept_advanced_info: bool = False
 
 
 MANUAL: Final = Implementation(
@@ -43,5 +46,5 @@ TCG: Final = Implementation(
     bad_cr3_fails_entry=True, implicit_obeys_ac=True, rmw_reads_first=True,
 )  # fmt: skip
 """QEMU 7.2's emulated processor, on which real KVM was recorded."""
-INTEL: Final = replace(MANUAL, nonleaf_bit8=True, efer=0xD01)
+INTEL: Final = replace(MANUAL, nonleaf_bit8=True, efer=0xD01, ept_advanced_info=True)
 """A processor with VMX, on which real kvm_intel was recorded (Bochs 3.0, tigerlake)."""

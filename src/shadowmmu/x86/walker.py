@@ -23,6 +23,9 @@ from .bits import (
     ACCESSES,
     ADDR,
     EPT_R,
+    EPT_VIOLATION_GVA_NX,
+    EPT_VIOLATION_GVA_USER,
+    EPT_VIOLATION_GVA_WRITABLE,
     EPT_W,
     FAULT,
     FETCH,
@@ -51,6 +54,7 @@ from .implementation import MANUAL, Implementation
 from .machine_check import MachineCheck
 from .paging import paging_format, permission_bitmask, reserved_bits
 from .tlb import TranslationCache
+from .vmx import EXIT_REASON_EPT_VIOLATION
 
 __all__ = ["MachineCheck", "Walker"]
 
@@ -76,6 +80,7 @@ class Walker:
         implementation: The kind of processor.
         pdpte_accessed: A if the processor sets Accessed in PAE PDPTEs, else 0.
         nonleaf_bit8: Bit 8 may be set in entries of levels 4 and 5.
+        ept_advanced_info: EPT violations report the rights of the linear address.
         reserved_error: PFERR_* of a fault for reserved bits.
         shortened: The last walk began in a paging-structure cache.
         level: Level of the page that the last walk found: 1 (4 KiB), 2 (2 or 4 MiB), 3 (1 GiB).
@@ -119,6 +124,7 @@ class Walker:
         self.implementation = implementation
         self.pdpte_accessed = A if implementation.pdpte_accessed else 0
         self.nonleaf_bit8 = implementation.nonleaf_bit8
+        self.ept_advanced_info = implementation.ept_advanced_info
         self.reserved_error = PFERR_RSVD if implementation.rsvd_without_p else PFERR_P | PFERR_RSVD
         self.shortened = False
         self.level = 0
@@ -309,7 +315,7 @@ class Walker:
         entry: u64 = self.nested.translate(self.nested_root, gpa, 0, mode & 3 | 4)
         if entry == 0:
             self.nested_fault_gpa = gpa
-            self.error_code = self.nested.error_code | PFERR_GUEST_FINAL
+            self.error_code = self.nested.error_code | PFERR_GUEST_FINAL | self.advanced_info(translation)
             return 0
         offset: u64 = gpa & (1 << 3 + 9 * self.nested.level) - 1
         if self.levels == 0 or self.nested.level < self.level:
@@ -321,6 +327,18 @@ class Walker:
         if not entry & NX:
             translation |= NESTED_X
         return translation | entry & A | frame
+
+    def advanced_info(self, translation: u64) -> u64:
+        """Return bits 9 to 11 of the exit qualification of an EPT violation at the page of a linear address:
+        what the guest's tables allow there (Intel SDM vol. 3C, table 28-7).
+        """
+        ept: EptWalker = self.nested.ept
+        if not self.ept_advanced_info or not ept.levels or ept.exit != EXIT_REASON_EPT_VIOLATION:
+            return 0
+        info: u64 = EPT_VIOLATION_GVA_USER if translation & U else 0
+        if translation & W:
+            info |= EPT_VIOLATION_GVA_WRITABLE
+        return info | EPT_VIOLATION_GVA_NX if translation & NX else info
 
     def update(self, hpa: u64, word: u64, table: u64, gva: u64, level: u64) -> bool:
         """Set A or D: store the word at `hpa`, which holds the entry. Return False for a nested

@@ -34,7 +34,6 @@ from ...x86.vmx import (
     INTR_TYPE_SOFT_INTR,
 )
 from ..guest_access.pdptrs import read_pdptrs
-from ..pages.role import kvm_init_mmu
 from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import SYSENTER_MSRS, set_msr
 from ..registers.pml import vmx_flush_pml_buffer
@@ -95,7 +94,7 @@ def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
     if (vcpu.cr0 ^ value) & ~owned & 0xFFFFFFFF:
         return False
     vcpu.cr0 = (vcpu.cr0 & ~owned) | (value & owned)
-    _use_new_registers(vcpu)
+    configure_cpu(vcpu)
     return True
 
 
@@ -112,17 +111,8 @@ def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
             return _complete(vcpu, accepted=False)
         vcpu.cpu.flush_all()
     vcpu.cr4 ^= changed
-    _use_new_registers(vcpu)
-    return True
-
-
-def _use_new_registers(vcpu: Vcpu) -> None:
-    """Set the processor up for registers that changed without an exit; KVM's walks use them from the next
-    exit on.
-    """
-    if vcpu.kvm.parameters.tdp_enabled:
-        kvm_init_mmu(vcpu)
     configure_cpu(vcpu)
+    return True
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
