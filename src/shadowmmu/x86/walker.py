@@ -24,12 +24,16 @@ from .bits import (
     ADDR,
     EPT_R,
     EPT_VIOLATION_GVA_NX,
+    EPT_VIOLATION_GVA_TRANSLATED,
     EPT_VIOLATION_GVA_USER,
+    EPT_VIOLATION_GVA_VALID,
     EPT_VIOLATION_GVA_WRITABLE,
     EPT_W,
     FAULT,
     FETCH,
+    GP_VECTOR,
     MAX_LEVELS,
+    NESTED_FAULT,
     NESTED_W,
     NESTED_X,
     NX,
@@ -70,6 +74,7 @@ class Walker:
         nested: The walker of the nested tables; itself if there are none.
         nested_root: Physical address of the top nested table.
         two_dimensional: Nested paging is on: addresses in the tables are guest-physical.
+        pdptes: The four PDPTE registers of VMX, which PAE paging uses with EPT instead of memory.
         nested_fault_gpa: Guest-physical address of the nested page fault that the last walk ended in; else
             `FAULT`.
         limit: Bytes of physical memory.
@@ -115,6 +120,7 @@ class Walker:
         self.nested: Walker = nested or self
         self.nested_root = 0
         self.two_dimensional = False
+        self.pdptes = filled(4)
         self.nested_fault_gpa = FAULT
         self.limit = len(words) << 3
         self.caches_enabled = True
@@ -240,6 +246,12 @@ class Walker:
                     nx = upper & NX
                     self.shortened = True
                     break
+        if level == 3 and self.levels == 3 and self.nested.ept.levels and self.two_dimensional:
+            pdpte: u64 = self.pdptes[gva >> 30 & 3]
+            if not pdpte & P:
+                return self.fault(0, mode)
+            table = pdpte & ADDR
+            level = 2
         while True:
             shift: u64 = 12 + self.index_bits * (level - 1)
             hpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
@@ -294,6 +306,38 @@ class Walker:
             offset: u64 = gva & (1 << 3 + 9 * level) - 1
             return self.nested_page(frame | offset, translation, mode)
         return translation | frame
+
+    def set_pdptes(self, values: list[int]) -> None:
+        """Load the PDPTE registers, as VM entry does from the VMCS."""
+        for i in range(4):
+            self.pdptes[i] = values[i]
+
+    def load_pdptes(self, root: u64, maxphyaddr: u64) -> u64:
+        """Load the PDPTE registers from the table at `root` (MOV to CR3 or CR4 with PAE paging). Return 0, or
+        NESTED_FAULT for an EPT violation, or GP_VECTOR for a reserved bit in a present entry; then they are
+        as they were.
+        """
+        gpa: u64 = root & 0xFFFFFFE0
+        entry: u64 = self.nested.ept.translate(self.nested_root, gpa, EPT_R, 0)
+        if entry == 0:
+            self.nested_fault_gpa = gpa
+            self.error_code = self.nested.ept.qualification
+            if self.nested.ept.exit == EXIT_REASON_EPT_VIOLATION:
+                self.error_code &= ~(EPT_VIOLATION_GVA_VALID | EPT_VIOLATION_GVA_TRANSLATED)
+            return NESTED_FAULT
+        offset: u64 = gpa & (1 << 3 + 9 * self.nested.ept.level) - 1
+        first: u64 = (entry & ADDR | offset) >> 3
+        if first + 4 > self.limit >> 3:
+            self.machine_check(first << 3)
+        one: u64 = 1
+        reserved: u64 = 0xFFF << 52 | 0x1E6 | ADDR & ~((one << maxphyaddr) - 1)
+        i: u64
+        for i in range(4):
+            if self.words[first + i] & P and self.words[first + i] & reserved:
+                return GP_VECTOR
+        for i in range(4):
+            self.pdptes[i] = self.words[first + i]
+        return 0
 
     def nested_entry(self, gpa: u64) -> u64:
         """Return the physical address of the guest table entry at `gpa`, or `FAULT` for a nested

@@ -124,7 +124,7 @@ class GuestCpu:
                 if insn.op is Op.INT:
                     soft = self._interrupt(insn)
                     done = True
-            except AccessFault:
+            except (AccessFault, vmx_exits.PdpteFault):
                 done = self._fault(insn)
             if in_l2 and not vcpu.guest_mode:
                 raise LeftL2
@@ -242,6 +242,8 @@ class GuestCpu:
         elif value >> vcpu.host_maxphyaddr:
             self.exits.reserved_cr3(vcpu)
             return False
+        if vcpu.kvm.parameters.vmx:
+            vmx_exits.load_pdptes(vcpu, value)
         vcpu.cr3 = value
         self.cpu.root = value
         self.cpu.pcid = value & 0xFFF if vcpu.cr4 & CR4_PCIDE else 0

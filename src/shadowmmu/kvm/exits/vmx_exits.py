@@ -33,7 +33,6 @@ from ...x86.vmx import (
     INTR_TYPE_HARD_EXCEPTION,
     INTR_TYPE_SOFT_INTR,
 )
-from ..guest_access.pdptrs import read_pdptrs
 from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import SYSENTER_MSRS, set_msr
 from ..registers.pml import vmx_flush_pml_buffer
@@ -43,6 +42,11 @@ from ..tracepoints.reasons import KVM_ISA_VMX
 from .emulate import Emulator
 from .run import TripleFault, configure_cpu
 from .svm_exits import EntryFailed
+
+
+class PdpteFault(Exception):
+    """The PDPTEs of a guest could not be loaded: they are not valid, or EPT does not map their table."""
+
 
 RDI = 7
 CR4_GUEST_OWNED = CR4_PVI | CR4_DE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_PGE | CR4_TSD | CR4_FSGSBASE
@@ -107,12 +111,17 @@ def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
     if changed & ~owned:
         return _write_cr(vcpu, 4, value)
     if changed & CR4_PGE:
-        if vcpu.is_pae_paging() and read_pdptrs(vcpu, vcpu.cr3) is None:
-            return _complete(vcpu, accepted=False)
+        load_pdptes(vcpu, vcpu.cr3)
         vcpu.cpu.flush_all()
     vcpu.cr4 ^= changed
     configure_cpu(vcpu)
     return True
+
+
+def load_pdptes(vcpu: Vcpu, cr3: int) -> None:
+    """Load the PDPTE registers, if the guest's paging has any. Raises PdpteFault; vcpu.cpu says how."""
+    if vcpu.is_pae_paging() and not vcpu.cpu.load_pdptes(cr3):
+        raise PdpteFault
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:
