@@ -239,7 +239,8 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
     """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
 
     `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made
-    on another kernel has its scenarios one level up: `recordings/OTHER/A/NAME.jsonl`, `scenarios/A/NAME.txt`.
+    on another kernel or processor has its scenarios further up: `recordings/OTHER/A/NAME.jsonl`,
+    `scenarios/A/NAME.txt`.
     """
     recording = recording.absolute()
     candidates: list[Path] = []
@@ -248,7 +249,8 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
         scenarios = folder or recording.parents[depth + 1] / "scenarios"
         inside = recording.relative_to(recording.parents[depth])
         candidates += [scenarios / inside.with_suffix(".txt"), scenarios / inside.with_name(f"{name}.txt")]
-        above.append(scenarios.joinpath(*inside.parts[1:-1], f"{name}.txt"))
+        folders = inside.parts[:-1]
+        above += [scenarios.joinpath(*folders[n:], f"{name}.txt") for n in range(1, len(folders) + 1)]
     return next((path for path in [*candidates, *above] if path.is_file()), None)
 
 

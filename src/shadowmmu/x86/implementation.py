@@ -19,6 +19,10 @@ class Implementation:
             #GP.
         implicit_obeys_ac: EFLAGS.AC lifts SMAP also for implicit accesses below CPL 3, where by the manual it
             does for the accesses of instructions only.
+        rmw_reads_first: An instruction that reads and writes memory makes a read access and then a write
+            access, where by the manual it makes one write access.
+        ept_advanced_info: The qualification of an EPT violation has the rights of the linear address
+            (advanced VM-exit information, bits 9 to 11).
     """
 
     pdpte_accessed: bool
@@ -29,6 +33,8 @@ class Implementation:
     efer: int
     bad_cr3_fails_entry: bool = False
     implicit_obeys_ac: bool = False
+    rmw_reads_first: bool = False
+    ept_advanced_info: bool = False
 
 
 MANUAL: Final = Implementation(
@@ -37,8 +43,8 @@ MANUAL: Final = Implementation(
 """The processor of AMD's manual."""
 TCG: Final = Implementation(
     pdpte_accessed=True, rsvd_without_p=True, nonleaf_bit8=True, pcid=False, wide_cr0=True, efer=0x1D01,
-    bad_cr3_fails_entry=True, implicit_obeys_ac=True,
+    bad_cr3_fails_entry=True, implicit_obeys_ac=True, rmw_reads_first=True,
 )  # fmt: skip
 """QEMU 7.2's emulated processor, on which real KVM was recorded."""
-TCG_INTEL: Final = replace(TCG, pcid=True, bad_cr3_fails_entry=False, implicit_obeys_ac=False)
-"""QEMU 7.2's emulated processor as Intel's, which has PCIDs."""
+INTEL: Final = replace(MANUAL, nonleaf_bit8=True, efer=0xD01, ept_advanced_info=True)
+"""A processor with VMX, on which real kvm_intel was recorded (Bochs 3.0, tigerlake)."""

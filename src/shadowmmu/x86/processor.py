@@ -176,6 +176,15 @@ class Processor:
         """Return the guest-physical address of the last nested page fault."""
         return self.walker.nested_fault_gpa
 
+    def load_pdptes(self, cr3: int) -> bool:
+        """Load the PDPTE registers of VMX from the table at `cr3`. Return False for a fault, which is
+        described as that of an access.
+        """
+        vector = self.walker.load_pdptes(cr3, self.maxphyaddr)
+        if vector:
+            self.fault_vector, self.fault_gva, self.fault_error_code = vector, 0, self.walker.error_code
+        return not vector
+
     def access(self, gva: u64, kind: u32) -> u64:
         """Return the physical address of an access of that kind (READ, WRITE, FETCH) at the current CPL, or
         `FAULT`.

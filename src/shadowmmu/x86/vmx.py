@@ -84,3 +84,9 @@ def vmx_exit_reason(reason: int) -> str:
     names = ["FAILED_VMENTRY"] if flags & FAILED_VMENTRY else []
     rest = flags & ~FAILED_VMENTRY
     return f"{name} {'|'.join([*names, f'{rest:#x}'] if rest else names)}"
+
+
+INTR_INFO_VALID = 1 << 31
+INTR_INFO_DELIVER_CODE = 1 << 11
+INTR_TYPE_HARD_EXCEPTION = 3 << 8
+INTR_TYPE_SOFT_INTR = 4 << 8

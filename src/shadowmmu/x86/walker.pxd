@@ -3,6 +3,7 @@ cimport cython
 from .bits cimport *
 from .ept cimport EptWalker
 from .tlb cimport TranslationCache
+from .vmx cimport *
 
 @cython.final
 cdef class Walker:
@@ -20,12 +21,15 @@ cdef class Walker:
     cdef readonly u64 reserved[2 * (MAX_LEVELS + 1)]
     cdef readonly u64 need[ACCESSES]
     cdef readonly u64 deny[ACCESSES]
-    cdef readonly bint shortened, nonleaf_bit8
+    cdef readonly u64 pdptes[4]
+    cdef readonly bint shortened, nonleaf_bit8, ept_advanced_info
     cdef readonly EptWalker ept
     cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
     cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil
+    cpdef u64 load_pdptes(self, u64 root, u64 maxphyaddr) except? 2
     cdef u64 nested_entry(self, u64 gpa) except? 2 nogil
     cdef u64 nested_page(self, u64 gpa, u64 translation, u32 mode) except? 2 nogil
+    cdef u64 advanced_info(self, u64 translation) except? 2 nogil
     cdef bint update(self, u64 hpa, u64 word, u64 table, u64 gva, u64 level) except -1 nogil
     cdef bint may_update(self, u64 table, u64 gva, u64 level) except -1 nogil
     cdef u64 walk_ept(self, u64 root, u64 gpa, u32 mode) except? 2 nogil

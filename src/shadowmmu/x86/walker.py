@@ -23,10 +23,17 @@ from .bits import (
     ACCESSES,
     ADDR,
     EPT_R,
+    EPT_VIOLATION_GVA_NX,
+    EPT_VIOLATION_GVA_TRANSLATED,
+    EPT_VIOLATION_GVA_USER,
+    EPT_VIOLATION_GVA_VALID,
+    EPT_VIOLATION_GVA_WRITABLE,
     EPT_W,
     FAULT,
     FETCH,
+    GP_VECTOR,
     MAX_LEVELS,
+    NESTED_FAULT,
     NESTED_W,
     NESTED_X,
     NX,
@@ -51,6 +58,7 @@ from .implementation import MANUAL, Implementation
 from .machine_check import MachineCheck
 from .paging import paging_format, permission_bitmask, reserved_bits
 from .tlb import TranslationCache
+from .vmx import EXIT_REASON_EPT_VIOLATION
 
 __all__ = ["MachineCheck", "Walker"]
 
@@ -66,6 +74,7 @@ class Walker:
         nested: The walker of the nested tables; itself if there are none.
         nested_root: Physical address of the top nested table.
         two_dimensional: Nested paging is on: addresses in the tables are guest-physical.
+        pdptes: The four PDPTE registers of VMX, which PAE paging uses with EPT instead of memory.
         nested_fault_gpa: Guest-physical address of the nested page fault that the last walk ended in; else
             `FAULT`.
         limit: Bytes of physical memory.
@@ -76,6 +85,7 @@ class Walker:
         implementation: The kind of processor.
         pdpte_accessed: A if the processor sets Accessed in PAE PDPTEs, else 0.
         nonleaf_bit8: Bit 8 may be set in entries of levels 4 and 5.
+        ept_advanced_info: EPT violations report the rights of the linear address.
         reserved_error: PFERR_* of a fault for reserved bits.
         shortened: The last walk began in a paging-structure cache.
         level: Level of the page that the last walk found: 1 (4 KiB), 2 (2 or 4 MiB), 3 (1 GiB).
@@ -110,6 +120,7 @@ class Walker:
         self.nested: Walker = nested or self
         self.nested_root = 0
         self.two_dimensional = False
+        self.pdptes = filled(4)
         self.nested_fault_gpa = FAULT
         self.limit = len(words) << 3
         self.caches_enabled = True
@@ -119,6 +130,7 @@ class Walker:
         self.implementation = implementation
         self.pdpte_accessed = A if implementation.pdpte_accessed else 0
         self.nonleaf_bit8 = implementation.nonleaf_bit8
+        self.ept_advanced_info = implementation.ept_advanced_info
         self.reserved_error = PFERR_RSVD if implementation.rsvd_without_p else PFERR_P | PFERR_RSVD
         self.shortened = False
         self.level = 0
@@ -234,6 +246,12 @@ class Walker:
                     nx = upper & NX
                     self.shortened = True
                     break
+        if level == 3 and self.levels == 3 and self.nested.ept.levels and self.two_dimensional:
+            pdpte: u64 = self.pdptes[gva >> 30 & 3]
+            if not pdpte & P:
+                return self.fault(0, mode)
+            table = pdpte & ADDR
+            level = 2
         while True:
             shift: u64 = 12 + self.index_bits * (level - 1)
             hpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
@@ -289,6 +307,38 @@ class Walker:
             return self.nested_page(frame | offset, translation, mode)
         return translation | frame
 
+    def set_pdptes(self, values: list[int]) -> None:
+        """Load the PDPTE registers, as VM entry does from the VMCS."""
+        for i in range(4):
+            self.pdptes[i] = values[i]
+
+    def load_pdptes(self, root: u64, maxphyaddr: u64) -> u64:
+        """Load the PDPTE registers from the table at `root` (MOV to CR3 or CR4 with PAE paging). Return 0, or
+        NESTED_FAULT for an EPT violation, or GP_VECTOR for a reserved bit in a present entry; then they are
+        as they were.
+        """
+        gpa: u64 = root & 0xFFFFFFE0
+        entry: u64 = self.nested.ept.translate(self.nested_root, gpa, EPT_R, 0)
+        if entry == 0:
+            self.nested_fault_gpa = gpa
+            self.error_code = self.nested.ept.qualification
+            if self.nested.ept.exit == EXIT_REASON_EPT_VIOLATION:
+                self.error_code &= ~(EPT_VIOLATION_GVA_VALID | EPT_VIOLATION_GVA_TRANSLATED)
+            return NESTED_FAULT
+        offset: u64 = gpa & (1 << 3 + 9 * self.nested.ept.level) - 1
+        first: u64 = (entry & ADDR | offset) >> 3
+        if first + 4 > self.limit >> 3:
+            self.machine_check(first << 3)
+        one: u64 = 1
+        reserved: u64 = 0xFFF << 52 | 0x1E6 | ADDR & ~((one << maxphyaddr) - 1)
+        i: u64
+        for i in range(4):
+            if self.words[first + i] & P and self.words[first + i] & reserved:
+                return GP_VECTOR
+        for i in range(4):
+            self.pdptes[i] = self.words[first + i]
+        return 0
+
     def nested_entry(self, gpa: u64) -> u64:
         """Return the physical address of the guest table entry at `gpa`, or `FAULT` for a nested
         page fault.
@@ -309,7 +359,7 @@ class Walker:
         entry: u64 = self.nested.translate(self.nested_root, gpa, 0, mode & 3 | 4)
         if entry == 0:
             self.nested_fault_gpa = gpa
-            self.error_code = self.nested.error_code | PFERR_GUEST_FINAL
+            self.error_code = self.nested.error_code | PFERR_GUEST_FINAL | self.advanced_info(translation)
             return 0
         offset: u64 = gpa & (1 << 3 + 9 * self.nested.level) - 1
         if self.levels == 0 or self.nested.level < self.level:
@@ -321,6 +371,18 @@ class Walker:
         if not entry & NX:
             translation |= NESTED_X
         return translation | entry & A | frame
+
+    def advanced_info(self, translation: u64) -> u64:
+        """Return bits 9 to 11 of the exit qualification of an EPT violation at the page of a linear address:
+        what the guest's tables allow there (Intel SDM vol. 3C, table 28-7).
+        """
+        ept: EptWalker = self.nested.ept
+        if not self.ept_advanced_info or not ept.levels or ept.exit != EXIT_REASON_EPT_VIOLATION:
+            return 0
+        info: u64 = EPT_VIOLATION_GVA_USER if translation & U else 0
+        if translation & W:
+            info |= EPT_VIOLATION_GVA_WRITABLE
+        return info | EPT_VIOLATION_GVA_NX if translation & NX else info
 
     def update(self, hpa: u64, word: u64, table: u64, gva: u64, level: u64) -> bool:
         """Set A or D: store the word at `hpa`, which holds the entry. Return False for a nested

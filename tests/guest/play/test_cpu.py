@@ -4,6 +4,7 @@ import pytest
 from kvm.world import World
 
 from shadowmmu.guest.play.cpu import GuestCpu
+from shadowmmu.kvm.tracepoints.exits import PageFault
 
 SMAP = 0x200020
 USER_PAGE = "pt 0xf0002000 0 0xf0000067"
@@ -82,3 +83,20 @@ def test_a_run_over_zeros_is_what_its_instructions_are_one_by_one(
     at_once = play()
     monkeypatch.setattr(GuestCpu, "_repeats", lambda cpu, insn: 0)
     assert play() == at_once
+
+
+@pytest.mark.parametrize(("vendor", "error_code"), [("amd", 0), ("intel", 2)])
+def test_a_read_modify_write_is_one_write_access_except_to_qemu_s_processor(
+    vendor: str, error_code: int
+) -> None:
+    world = World("long4", f"vendor {vendor}", "map 0x1000 0x400000 0x800000 0x67")
+    world.ok("nop")
+    faults = [event for event in world.ok("xchg 0x400000 1") if isinstance(event, PageFault)]
+    assert [fault.error_code for fault in faults if fault.fault_address == 0x400000] == [error_code]
+
+
+@pytest.mark.parametrize(("vendor", "outcome"), [("amd", "ok"), ("intel", "exception")])
+def test_mov_to_cr0_with_upper_bits_is_gp_except_to_qemu_s_processor(vendor: str, outcome: str) -> None:
+    world = World("long4", f"vendor {vendor}")
+    world.ok("nop")
+    assert world.do("cr0 0x180010033").result["outcome"] == outcome

@@ -1,18 +1,24 @@
 """An Intel processor's exits, and what is different in how KVM handles them."""
 
+from dataclasses import replace
+
 import pytest
 from kvm.ept_world import PAGE, ept_world, exits
 from kvm.tdp_world import PHYSICAL
 from kvm.world import World, names
 
+from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.scenario import Scenario
-from shadowmmu.guest.scenario.setup import ScenarioError
+from shadowmmu.guest.scenario.setup import ScenarioError, resolve
+from shadowmmu.kvm.bits import ROLE_CR0_WP
 from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
 from shadowmmu.kvm.exits.run import TripleFault
 from shadowmmu.kvm.exits.vmx_exits import shutdown_exit
 from shadowmmu.kvm.tracepoints.exits import Exit, PageFault
 from shadowmmu.kvm.tracepoints.reasons import ept_violation_text
+from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.vm import GuestFault, Vm
+from shadowmmu.x86.implementation import INTEL
 from shadowmmu.x86.vmx import vmx_exit_reason
 
 GVA = PHYSICAL + PAGE
@@ -43,9 +49,9 @@ def test_a_violation_is_traced_with_its_qualification() -> None:
     world = ept_world()
     events = world.ok(f"write {GVA:#x} 1")
     reasons = [(event.reason_name, event.info1, event.info2) for event in events if isinstance(event, Exit)]
-    assert reasons[-2] == ("EPT_VIOLATION", 0x182, 0)
+    assert reasons[-2] == ("EPT_VIOLATION", 0x782, 0)
     fault = [event for event in events if isinstance(event, PageFault)][-1]
-    assert (fault.fault_address, fault.error_code) == (PAGE, 0x182)
+    assert (fault.fault_address, fault.error_code) == (PAGE, 0x782)
 
 
 def test_mmio_is_a_misconfiguration_from_the_second_access_on() -> None:
@@ -132,7 +138,8 @@ def test_pge_checks_the_pdptes_of_a_pae_guest() -> None:
         with pytest.raises(GuestFault) as fault:
             vcpu.cr4 ^= PGE
         assert fault.value.vector == 13
-        assert exits(list(events)) == []
+        (walk,) = (event for event in events if isinstance(event, Exit))
+        assert (walk.reason_name, walk.info1) == ("EPT_VIOLATION", 1), "the processor reads their table"
 
 
 def test_registers_that_are_amds() -> None:
@@ -263,3 +270,80 @@ def test_the_python_api() -> None:
         assert vm.vcpus[0].read(0x400000) == 42
     with pytest.raises(ValueError, match="must be one of 'amd', 'intel'"):
         Vm("16M", vendor="via")
+
+
+@pytest.mark.parametrize(("vendor", "flushes"), [("intel", 2), ("amd", 1)])
+def test_the_first_entry_flushes_once_more_because_the_vcpu_was_loaded_onto_a_cpu(
+    vendor: str, flushes: int
+) -> None:
+    world = World("long4", f"vendor {vendor}")
+    assert world.do("nop").stats["vcpu0"]["tlb_flush"] == flushes
+    assert "tlb_flush" not in world.do("nop").stats.get("vcpu0", {})
+
+
+def test_an_exit_in_the_delivery_of_an_exception_names_it_as_idt_vectoring_information() -> None:
+    world = World("long4", "vendor intel")
+    world.ok("nop")
+    exits_to_kvm = [event for event in world.do("cr3 0x20000").events if isinstance(event, Exit)]
+    infos = [event.info2 for event in exits_to_kvm if event.reason_name == "EXCEPTION_NMI"]
+    assert infos[0] == 0, "the fetch after it: the new tables are empty"
+    assert infos[1] == 0x80000B0E, "the IDT entry for its #PF"
+
+
+@pytest.mark.parametrize(
+    ("flags", "qualification"), [(0x67, 0x781), (0x65, 0x381), (0x63, 0x581), (0x61, 0x181)]
+)
+def test_a_violation_says_what_the_guest_s_tables_allow(flags: int, qualification: int) -> None:
+    world = World(
+        "long4", "vendor intel", "param kvm_intel ept=1", f"map 0x1000 0x400000 0x800000 {flags:#x}"
+    )
+    world.ok("nop")
+    faults = [event for event in world.ok("read 0x400000") if isinstance(event, PageFault)]
+    assert [fault.error_code for fault in faults if fault.fault_address == 0x800000] == [qualification]
+
+
+def test_a_processor_without_advanced_information_does_not() -> None:
+    text = "vendor intel\nparam kvm_intel ept=1\nmode long4\nslot 0 0x0 16M\nalloc 0x2000\ntramp 0x1000\n"
+    text += "map 0x1000 0x400000 0x800000 0x67\nstart cr3=0x1000\nread 0x400000\n"
+    scenario = Scenario.parse(text)
+    processor = replace(INTEL, ept_advanced_info=False)
+    player = Player(resolve(scenario), EventLog(), lambda machine: {}, implementation=processor)
+    (played,) = player.play(scenario.ops)
+    faults = [event for event in played.events if isinstance(event, PageFault)]
+    assert [fault.error_code for fault in faults if fault.fault_address == 0x800000] == [0x181]
+
+
+def test_the_role_learns_of_cr0_wp_when_kvm_walks_the_guest_s_tables() -> None:
+    """The guest owns the bit: no exit, and no change until __kvm_mmu_refresh_passthrough_bits."""
+    world = World("long4", "vendor intel", "param kvm_intel ept=1", "map 0x1000 0x400000 0x800000 0x67")
+    world.ok("nop")
+    role = world.vcpu.root_mmu.cpu_role
+    assert not exits(world.ok("cr0 0x80000033"))
+    assert world.vcpu.root_mmu.cpu_role == role
+    world.do("translate 0x400000")
+    assert world.vcpu.root_mmu.cpu_role == role & ~ROLE_CR0_WP
+
+
+def pae_world() -> World:
+    """A PAE guest with EPT that sees its PDPTEs, at 0x1000, at 0x500000; PDPTE 1 maps 0x40000000."""
+    mapped = ("map 0x1000 0x500000 0x1000 0x67", "map 0x1000 0x40000000 0x900000 0x67")
+    world = World("pae", "vendor intel", "param kvm_intel ept=1", *mapped)
+    world.ok("nop", "read 0x40000000", "read 0x500008 8")
+    return world
+
+
+def test_pdptes_come_from_registers_until_cr3_or_cr4_pge_is_written() -> None:
+    world = pae_world()
+    pdpte = int(world.do("hostread 0x1008").result["value"], 16) & 0xFFFFFFFF
+    world.ok("write 0x500008 0", "read 0x40000000", "cr3 0x1000")
+    assert world.do("read 0x40000000").result["vector"] == 14
+    world.ok(f"write 0x500008 {pdpte:#x}")
+    assert world.do("read 0x40000000").result["vector"] == 14
+    world.ok("cr4 0xa0", "read 0x40000000")
+
+
+def test_a_reserved_bit_in_a_pdpte_is_gp_when_it_is_loaded() -> None:
+    world = pae_world()
+    world.ok("write 0x500008 0x4021")
+    assert world.do("cr3 0x1000").result["vector"] == 13
+    world.ok("read 0x40000000")

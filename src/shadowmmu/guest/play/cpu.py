@@ -124,7 +124,7 @@ class GuestCpu:
                 if insn.op is Op.INT:
                     soft = self._interrupt(insn)
                     done = True
-            except AccessFault:
+            except (AccessFault, vmx_exits.PdpteFault):
                 done = self._fault(insn)
             if in_l2 and not vcpu.guest_mode:
                 raise LeftL2
@@ -242,6 +242,8 @@ class GuestCpu:
         elif value >> vcpu.host_maxphyaddr:
             self.exits.reserved_cr3(vcpu)
             return False
+        if vcpu.kvm.parameters.vmx:
+            vmx_exits.load_pdptes(vcpu, value)
         vcpu.cr3 = value
         self.cpu.root = value
         self.cpu.pcid = value & 0xFFF if vcpu.cr4 & CR4_PCIDE else 0
@@ -288,9 +290,9 @@ class GuestCpu:
         if length and (rip & 0xFFF) + length > 0x1000:
             self._translate(rip + length - 1 & ~0xFFF, FETCH)
 
-    def _load(self, gva: int, size: int) -> int:
+    def _load(self, gva: int, size: int, kind: int = READ) -> int:
         value, shift = 0, 0
-        for hpa, length in self._parts(gva, size, READ):
+        for hpa, length in self._parts(gva, size, kind):
             value |= self.vcpu.kvm.arena.load(hpa, length) << shift
             shift += 8 * length
         return value
@@ -302,6 +304,7 @@ class GuestCpu:
 
     def _data(self, insn: Insn) -> None:
         gva, size = insn.address, insn.size
+        modify = READ if self.cpu.walker.implementation.rmw_reads_first else WRITE
         match insn.op:
             case Op.LOAD:
                 insn.result = self._load(gva, size)
@@ -313,13 +316,13 @@ class GuestCpu:
                     insn.address += size
                     insn.count -= 1
             case Op.ADD:
-                self._store(gva, size, self._load(gva, size) + insn.value)
+                self._store(gva, size, self._load(gva, size, modify) + insn.value)
             case Op.XCHG:
-                old = self._load(gva, size)
+                old = self._load(gva, size, modify)
                 self._store(gva, size, insn.value)
                 insn.result = old
             case Op.CMPXCHG | Op.CMPXCHG8B:
-                old = self._load(gva, size)
+                old = self._load(gva, size, modify)
                 equal = old == insn.expected & ((1 << (8 * size)) - 1)
                 self._store(gva, size, insn.value if equal else old)
                 insn.result = old

@@ -40,7 +40,7 @@ from ...kvm.state.oops import KernelOops
 from ...kvm.tracepoints.event import Event
 from ...kvm.tracepoints.tracer import EventLog
 from ...x86.bits import PF_VECTOR
-from ...x86.implementation import TCG, TCG_INTEL, Implementation
+from ...x86.implementation import INTEL, TCG, Implementation
 from ...x86.insn import Insn, Op
 from ..scenario import ops as kinds, setup as statements
 from ..scenario.modes import MODES, Mode, trampolines_of
@@ -128,7 +128,7 @@ class Player:
             parameters,
             design=design_of(setup.params["kernel"], setup.design),
             tlb=tlb,
-            implementation=implementation or (TCG_INTEL if parameters.vmx else TCG),
+            implementation=implementation or (INTEL if parameters.vmx else TCG),
         )
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm

@@ -28,9 +28,11 @@ from ...x86.vmx import (
     EXIT_REASON_MSR_WRITE,
     EXIT_REASON_TRIPLE_FAULT,
     FAILED_VMENTRY,
+    INTR_INFO_DELIVER_CODE,
+    INTR_INFO_VALID,
+    INTR_TYPE_HARD_EXCEPTION,
+    INTR_TYPE_SOFT_INTR,
 )
-from ..guest_access.pdptrs import read_pdptrs
-from ..pages.role import kvm_init_mmu
 from ..registers.invlpg import kvm_mmu_invlpg
 from ..registers.msr import SYSENTER_MSRS, set_msr
 from ..registers.pml import vmx_flush_pml_buffer
@@ -40,6 +42,11 @@ from ..tracepoints.reasons import KVM_ISA_VMX
 from .emulate import Emulator
 from .run import TripleFault, configure_cpu
 from .svm_exits import EntryFailed
+
+
+class PdpteFault(Exception):
+    """The PDPTEs of a guest could not be loaded: they are not valid, or EPT does not map their table."""
+
 
 RDI = 7
 CR4_GUEST_OWNED = CR4_PVI | CR4_DE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_PGE | CR4_TSD | CR4_FSGSBASE
@@ -51,10 +58,23 @@ def record_vmx_exit(vcpu: Vcpu, reason: int, info1: int, intr_info: int = 0, err
     """Record a VM exit and empty the log of dirty pages; with EPT first read back CR3."""
     if vcpu.kvm.parameters.tdp_enabled:
         vcpu.cr3 = vcpu.cpu.root
-    vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, 0
+    info2 = 0 if reason == EXIT_REASON_TRIPLE_FAULT else _idt_vectoring_info(vcpu)
+    vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2 = reason, info1, info2
     if vcpu.kvm.tracing:
-        vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, 0, KVM_ISA_VMX, intr_info, error_code)
+        vcpu.kvm.tracer.kvm_exit(vcpu.id, reason, vcpu.rip, info1, info2, KVM_ISA_VMX, intr_info, error_code)
     vmx_flush_pml_buffer(vcpu)
+
+
+def _idt_vectoring_info(vcpu: Vcpu) -> int:
+    """Return the IDT-vectoring information: the event whose delivery the exit interrupted, else 0
+    (Intel SDM vol. 3C, 25.9.3).
+    """
+    if vcpu.exception is not None:
+        with_code = 0 if vcpu.exception.error_code is None else INTR_INFO_DELIVER_CODE
+        return INTR_INFO_VALID | INTR_TYPE_HARD_EXCEPTION | with_code | vcpu.exception.vector
+    if vcpu.soft_interrupt is not None:
+        return INTR_INFO_VALID | INTR_TYPE_SOFT_INTR | vcpu.soft_interrupt.vector
+    return 0
 
 
 def check_entry(vcpu: Vcpu) -> None:
@@ -78,7 +98,7 @@ def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
     if (vcpu.cr0 ^ value) & ~owned & 0xFFFFFFFF:
         return False
     vcpu.cr0 = (vcpu.cr0 & ~owned) | (value & owned)
-    _use_new_registers(vcpu)
+    configure_cpu(vcpu)
     return True
 
 
@@ -91,21 +111,17 @@ def _move_to_cr4(vcpu: Vcpu, value: int) -> bool:
     if changed & ~owned:
         return _write_cr(vcpu, 4, value)
     if changed & CR4_PGE:
-        if vcpu.is_pae_paging() and read_pdptrs(vcpu, vcpu.cr3) is None:
-            return _complete(vcpu, accepted=False)
+        load_pdptes(vcpu, vcpu.cr3)
         vcpu.cpu.flush_all()
     vcpu.cr4 ^= changed
-    _use_new_registers(vcpu)
+    configure_cpu(vcpu)
     return True
 
 
-def _use_new_registers(vcpu: Vcpu) -> None:
-    """Set the processor up for registers that changed without an exit; KVM's walks use them from the next
-    exit on.
-    """
-    if vcpu.kvm.parameters.tdp_enabled:
-        kvm_init_mmu(vcpu)
-    configure_cpu(vcpu)
+def load_pdptes(vcpu: Vcpu, cr3: int) -> None:
+    """Load the PDPTE registers, if the guest's paging has any. Raises PdpteFault; vcpu.cpu says how."""
+    if vcpu.is_pae_paging() and not vcpu.cpu.load_pdptes(cr3):
+        raise PdpteFault
 
 
 def intercept(vcpu: Vcpu, emulator: Emulator, insn: Insn) -> bool:

@@ -12,6 +12,7 @@ from ..state.vm cimport Kvm
 cpdef u32 gpte_access(u64 gpte) except? 0xdead
 cpdef bint is_rsvd_bits_set(KvmMmu mmu, u64 gpte, u32 level) except -1
 cpdef bint is_last_gpte(KvmMmu mmu, u32 four_byte, u32 level, u64 gpte) except -1
+cdef int kvm_mmu_refresh_passthrough_bits(Vcpu vcpu, KvmMmu mmu) except -1
 cpdef bint permission_fault(Vcpu vcpu, KvmMmu mmu, u32 pte_access, u64 access) except -1
 cpdef u64 get_pdptr(Vcpu vcpu, KvmMmu mmu, u64 index) except? 0xdead
 cdef u64 _misaligned(Kvm kvm, u64 gpa) except? 0xdead

@@ -8,6 +8,7 @@ from cython import uint as u32, ulonglong as u64
 from ...x86.bits import (
     ACC_W,
     ADDR,
+    CR0_WP,
     MASK64,
     NX,
     PFERR_F,
@@ -20,17 +21,20 @@ from ...x86.bits import (
     D,
     P,
 )
+from ...x86.paging import permission_bitmask
 from ..bits import (
     DEFECT_CLEAN_WRITABLE,
     DEFECT_NCR3_LOW_BITS,
     DEFECT_TABLE_WRITE_UNLOGGED,
     EXT_CR4_PSE,
+    EXT_CR4_SMAP,
     EXT_CR4_SMEP,
     INVALID_PAGE,
     PT32E_ROOT_LEVEL,
     PT64_ROOT_MAX_LEVEL,
     PTE_PREFETCH_NUM,
     ROLE_4BYTE_GPTE,
+    ROLE_CR0_WP,
     ROLE_EFER_NX,
     ROLE_LEVEL,
     WALK_AGAIN,
@@ -67,8 +71,32 @@ def is_last_gpte(mmu: KvmMmu, four_byte: u32, level: u32, gpte: u64) -> bool:
     return not four_byte or mmu.cpu_ext & EXT_CR4_PSE != 0
 
 
+def kvm_mmu_refresh_passthrough_bits(vcpu: Vcpu, mmu: KvmMmu) -> int:
+    """Take CR0.WP into an MMU's role and permissions if the guest, which owns it under EPT, changed it
+    without an exit. Return 0.
+    """
+    wp: bool = vcpu.cr0 & CR0_WP != 0
+    if wp == (mmu.cpu_role & ROLE_CR0_WP != 0):
+        return 0
+    mmu.cpu_role ^= ROLE_CR0_WP
+    if mmu.cpu_role & ROLE_LEVEL:
+        mmu.set_permissions(
+            permission_bitmask(
+                wp=wp,
+                nx=mmu.cpu_role & ROLE_EFER_NX != 0,
+                smep=mmu.cpu_ext & EXT_CR4_SMEP != 0,
+                smap=mmu.cpu_ext & EXT_CR4_SMAP != 0,
+            )
+        )
+    return 0
+
+
 def permission_fault(vcpu: Vcpu, mmu: KvmMmu, pte_access: u32, access: u64) -> bool:
-    """Return whether an access (PFERR_W, U, F) faults on a page with the rights pte_access."""
+    """Return whether an access (PFERR_W, U, F) faults on a page with the rights pte_access, by CR0.WP
+    as it is now.
+    """
+    if vcpu.kvm.ept and mmu is not vcpu.guest_mmu:
+        kvm_mmu_refresh_passthrough_bits(vcpu, mmu)
     index: u64 = (access & (PFERR_W | PFERR_U | PFERR_F)) >> 1
     if vcpu.eflags_ac:
         index |= PFERR_RSVD >> 1

@@ -22,10 +22,12 @@ def refresh_pdptrs(vcpu: Vcpu, mmu: KvmMmu) -> None:
     """Load the PDPTEs at CR3 into `mmu`, or keep the old ones if they are not valid.
 
     With two-dimensional paging MOV to CR3 does not exit, so KVM reads them when it needs them. An Intel
-    processor has them in registers: here those that it would load now.
+    processor has them in registers, which KVM reads from the VMCS (ept_save_pdptrs).
     """
+    if vcpu.kvm.parameters.vmx:
+        mmu.set_pdptrs(list(vcpu.cpu.walker.pdptes))
+        return
     pdptrs = read_pdptrs(vcpu, vcpu.cr3)
     if pdptrs is not None:
         mmu.set_pdptrs(pdptrs)
-        if not vcpu.kvm.parameters.vmx:
-            vcpu.make_request(REQ_LOAD_MMU_PGD)
+        vcpu.make_request(REQ_LOAD_MMU_PGD)

@@ -65,6 +65,8 @@ def load_pdptrs(vcpu: Vcpu, cr3: int) -> bool:
     if changed and not vcpu.kvm.parameters.tdp_enabled and vcpu.kvm.design.defect != DEFECT_PDPTRS_STALE:
         kvm_mmu_free_roots(vcpu.kvm, mmu, 1)
     mmu.set_pdptrs(pdptrs)
+    if vcpu.kvm.ept:
+        vcpu.cpu.walker.set_pdptes(pdptrs)
     vcpu.make_request(REQ_LOAD_MMU_PGD)
     return True
 

@@ -62,11 +62,15 @@ class KvmMmu:
 
     def set_rules(self, permissions: bytes, low: tuple[int, ...], high: tuple[int, ...]) -> None:
         """Install the permission table and the masks of reserved bits for gptes with bit 7 clear and set."""
-        for i in range(ACCESSES):
-            self.permissions[i] = permissions[i]
+        self.set_permissions(permissions)
         for i in range(PT64_ROOT_MAX_LEVEL):
             self.rsvd_bits[i] = low[i] if i < len(low) else 0
             self.rsvd_bits[PT64_ROOT_MAX_LEVEL + i] = high[i] if i < len(high) else 0
+
+    def set_permissions(self, permissions: bytes) -> None:
+        """Install the permission table alone."""
+        for i in range(ACCESSES):
+            self.permissions[i] = permissions[i]
 
     def copy_walk(self, other: KvmMmu) -> None:
         """Walk the guest's tables by the rules of another MMU, until the roles are computed anew."""

@@ -11,7 +11,7 @@ from cython import uint as u32, ulonglong as u64
 from ...host.memory import Arena
 from ...x86.bits import CR0_PG, CR4_PAE, EFER_LMA
 from ...x86.processor import Processor
-from ..bits import REQ_TLB_FLUSH_GUEST, ROLE_INVALID
+from ..bits import REQ_TLB_FLUSH, REQ_TLB_FLUSH_GUEST, ROLE_INVALID
 from .fault import GuestWalker, LeafSpte, PageFault
 from .mmu import KvmMmu
 from .stats import VcpuStat
@@ -162,6 +162,8 @@ class Vcpu:
         self.shadow_page_cache = MemoryCache(kvm.arena)
         self.translation_cache = MemoryCache(kvm.arena)
         self.requests = REQ_TLB_FLUSH_GUEST if kvm.design.set_sregs_flushes else 0
+        if kvm.parameters.vmx:
+            self.requests |= REQ_TLB_FLUSH  # vmx_vcpu_load_vmcs: onto a CPU on which it was not
         self.cr0 = self.cr2 = self.cr3 = self.cr4 = self.efer = 0
         self.rip = 0
         self.cpl = 0
