@@ -94,5 +94,5 @@ def why_stale(package: Path, hot_modules: Sequence[Path]) -> str:
 
 
 def _changed(path: Path) -> float:
-    """When a file was last written; a missing one is newer than all."""
+    """Return when a file was last written; infinity if it is missing."""
     return path.stat().st_mtime if path.exists() else float("inf")

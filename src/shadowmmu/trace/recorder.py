@@ -104,7 +104,7 @@ class Recorder:
         return self._state
 
     def header(self) -> Row:
-        """The first line."""
+        """Return the first line."""
         scenario = self._scenario
         return {
             "scenario": scenario.name,
@@ -118,7 +118,7 @@ class Recorder:
         }
 
     def row(self, played: PlayedOp) -> Row:
-        """The line of one op."""
+        """Return the line of one op."""
         state = None if played.state is None else self._names.state(played.state, played.events)
         row: Row = {"op": played.op, "do": played.text}
         if played.op >= 0:
@@ -153,7 +153,7 @@ def _header_setup(setup: Setup) -> list[Row]:
 
 
 def _header_modes(modes: Sequence[str]) -> list[Row]:
-    """The mode of the VM; if the vCPUs differ, then those of the others follow."""
+    """Return the mode of the VM; if the vCPUs differ, then those of the others follow."""
     first: Row = {"setup": "mode", "mode": modes[0]}
     if len(set(modes)) == 1:
         return [first]
@@ -198,5 +198,5 @@ def _header_entry(action: SetupAction) -> Row:
 
 
 def json_line(row: Row) -> str:
-    """A line of a recording, with its end."""
+    """Return a line of a recording, with its end."""
     return json.dumps(row, separators=(",", ":")) + "\n"

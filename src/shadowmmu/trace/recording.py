@@ -97,14 +97,14 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _integer(text: str) -> int:
-    """An integer of a recording, of 64 bits at most. Raises ValueError."""
+    """Return an integer of a recording, of 64 bits at most. Raises ValueError."""
     if len(text) > _LONGEST_INTEGER:
         raise ValueError("an integer of more than 64 bits")
     return int(text)
 
 
 def _first_odd(value: Any) -> str | None:
-    """The first character that cannot be shown in the texts of a value, names of members included."""
+    """Return the first character that cannot be shown in the texts of a value, names of members included."""
     if isinstance(value, str):
         return first_invisible(value.replace("\t", "\0"))
     if isinstance(value, dict):
@@ -157,7 +157,7 @@ def _check_row(path: Path, number: int, row: Any) -> None:
 
 
 def replay(recording: Recording) -> Iterator[tuple[Row, State]]:
-    """Every row with the full state after it; the state is the same object, changed from op to op.
+    """Yield every row with the full state after it; the state is the same object, changed from op to op.
 
     Raises RecordingError when a delta does not fit the state before it.
     """

@@ -27,7 +27,7 @@ class Operations:
     player: Player
 
     def _take(self, player: Player, *, checked: bool) -> None:
-        """Be the machine of a player."""
+        """Become the machine of a player."""
         self.player = player
         player.dump = False
         self.history: list[str] = []

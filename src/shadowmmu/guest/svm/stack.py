@@ -71,7 +71,7 @@ def _ret(c: Context, code: Code) -> bool:
 
 
 def _enter(c: Context, code: Code) -> bool:
-    """ENTER without nesting."""
+    """Execute ENTER without nesting."""
     size, width = code.operands[0].value, _width(c)
     _push_value(c, code.size, c.register(RBP, code.size))
     c.set_register(RBP, code.size, c.register(RSP, code.size))

@@ -178,7 +178,7 @@ def _registers_after(
     between: Mapping[str, kinds.Op],
     before: State,
 ) -> Mapping[int, Registers]:
-    """The registers of all vCPUs after an op, and after those played in its middle."""
+    """Return the registers of all vCPUs after an op, and after those played in its middle."""
     done = [(between[other["do"]], other) for other in result.get("meanwhile", ()) if other["do"] in between]
     found = dict(registers)
     for each, outcome in [*done, (op, result)]:

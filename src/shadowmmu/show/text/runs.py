@@ -53,7 +53,7 @@ def fitting(line: str, indent: int) -> str:
 
 
 def _place(value: str) -> tuple[str, int]:
-    """What is equal in the entries of a run, and what grows."""
+    """Return what is equal in the entries of a run, and what grows."""
     match = _MAPPED.fullmatch(value)
     return (value, 0) if match is None else (match[3], int(match[2], 16))
 

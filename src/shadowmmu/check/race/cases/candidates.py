@@ -196,7 +196,9 @@ class Rc3(Case):
                 setattr(self.s, f"shadowed{number}", True)
 
     def _protect(self, number: str) -> None:
-        """kvm_vcpu_write_protect_gfn() for one page: its own SPTE, and the huge one while it is there."""
+        """Write-protect one page (kvm_vcpu_write_protect_gfn): its own SPTE, and the huge
+        one if there is one.
+        """
         s = self.s
         link, child = getattr(s, f"link{number}"), getattr(s, f"child{number}")
         if link != "table":

@@ -188,7 +188,7 @@ class _Log:
         return old
 
     def __setitem__(self, index: int, value: int) -> None:
-        """Only what __getitem__ has done already."""
+        """Do nothing more than __getitem__ has done already."""
 
 
 class R5Model(_Tdp):
