@@ -20,7 +20,7 @@ from shadowmmu import Access, Backing, ConfigurationError, Vm
         ({"vcpus": 0}, "vcpus=0 must be a number from 1 to 8"),
         ({"kernel": "5.4"}, "there are 6.12.111, 6.1.176"),
         ({"params": {"kvm_amd.ntp": 1}}, "no parameter 'kvm_amd.ntp'; there are kvm_amd.npt"),
-        ({"params": {"kvm_amd.npt": 7}}, "'7' is no value of kvm_amd.npt; use Y or N"),
+        ({"params": {"kvm_amd.npt": 7}}, "'7' is not a value of kvm_amd.npt; use Y or N"),
         ({"design": {"prefetch": "yes"}}, "prefetch"),
         ({"dirty_ring": 100}, "a dirty ring of 1600 bytes"),
         ({"hostbits": 31}, "hostbits=31 must be a number from 32 to 52"),
@@ -109,7 +109,7 @@ def test_slots_that_cannot_be():
         vm.add_slot(0x10000000, "64M", id=0)
     with pytest.raises(ConfigurationError, match="gpa=0x10000800 must be a multiple"):
         vm.add_slot(0x10000800, "64M")
-    with pytest.raises(KeyError, match="there is no slot 3; there are 0"):
+    with pytest.raises(KeyError, match="slot 3 must be added first, .*; there are 0"):
         vm.slots[3]
 
 

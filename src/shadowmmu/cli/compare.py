@@ -121,7 +121,7 @@ def compare(
     if any(verdict.error is not None for verdict in verdicts):
         click.get_current_context().exit(_UNUSABLE)
     if not total["recordings"]:
-        known = "none of the recordings is covered; give one of kernel 7.3, 6.12 or 6.1"
+        known = "the recordings must be of kernel 7.3, 6.12 or 6.1"
         raise click.ClickException(known)
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)

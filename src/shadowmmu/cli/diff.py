@@ -164,7 +164,7 @@ def _settings(option: str, given: Sequence[str]) -> Mapping[str, tuple[str | Non
     for word in given:
         name, equals, value = word.partition("=")
         if not equals:
-            raise click.UsageError(f"{option}: {word!r} is no setting; write KEY=VALUE")
+            raise click.UsageError(f"{option}: {word!r} must be a setting, KEY=VALUE")
         found.setdefault(name, []).append(value)
     return {name: _both(f"{option} {name}", values) for name, values in found.items()}
 

@@ -1,4 +1,4 @@
-"""The `shadowmmu` command: whatever goes wrong comes out as one line on stderr, and as an exit status.
+"""The `shadowmmu` command: whatever fails comes out as one line on stderr, and as an exit status.
 
 All else is imported by `main`, so that an interruption at that time is one line, too.
 """

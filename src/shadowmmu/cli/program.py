@@ -256,7 +256,9 @@ def _parameters(params: Mapping[str, str], npt: bool | None) -> Parameters:  # n
     for name, text in params.items():
         value = param_value(name, text)
         if name not in _PARAMETERS:
-            raise click.ClickException(f"there is no parameter {name!r}; there are {', '.join(_PARAMETERS)}")
+            raise click.ClickException(
+                f"unknown parameter {name!r}; it must be one of {', '.join(_PARAMETERS)}"
+            )
         if value not in ("Y", "N"):
             raise click.ClickException(f"{text!r} is not a value of {name}; use Y or N")
         chosen[name] = value

@@ -43,7 +43,7 @@ def _rate(count: float, seconds: float) -> str:
 
 
 def progress_text(pc: Pc | LinuxGuest) -> str:
-    """Return one line about a run that goes on."""
+    """Return one line about a run that continues."""
     exits, machine = pc.machine.exits.total(), pc.machine
     parts = [f"{pc.seconds:.1f} s", f"{exits:,} exits", _rate(exits, pc.seconds)]
     parts += [f"{machine.vcpu.stat.pf_taken:,} faults", f"{machine.kvm.n_used_mmu_pages:,} shadow pages"]

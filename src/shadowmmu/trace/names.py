@@ -1,8 +1,8 @@
 """Names for host addresses, so that recordings of different machines can be compared.
 
 `S7` is shadow page number 7, `S7[3]` its SPTE 3, `S7|827` an SPTE that points to it (rest of the bits 0x827),
-`gpa:800000|e67` an SPTE that maps the page behind guest address 0x800000, `zero|825` one of the zero page,
-`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page behind no
+`gpa:800000|e67` an SPTE that maps the page at guest address 0x800000, `zero|825` one of the zero page,
+`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page at no
 guest address, `?...` an address in no known shadow page.
 
 Shadow pages are numbered in order of creation, as far as the states show it: a page is a new one when no
@@ -44,7 +44,7 @@ _HUGE = 1 << 7
 _ROLE_DIRECT, _ROLE_INVALID, _ROLE_4_BYTE = 1 << 7, 1 << 11, 1 << 4
 
 _PageKey = tuple[int, int, int, bool, str]
-"""What an event's text tells of a page: gfn, level, quadrant, direct, access."""
+"""What an event's text says about a page: gfn, level, quadrant, direct, access."""
 
 
 class Names:

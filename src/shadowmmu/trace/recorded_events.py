@@ -238,8 +238,8 @@ def _moved(name: str, distance: int) -> str:
 def events_of(entry: Mapping[str, Any], places: Places) -> Iterator[Event]:
     """Return the events that an entry stands for: `n` of them if it is a run.
 
-    What recordings do not have of an event is 0. Raises KeyError if it is no tracepoint's, or a member is
-    missing, ValueError for a text that the tracepoint does not have.
+    What recordings do not have of an event is 0. Raises KeyError if it does not name a tracepoint, or a
+    member is missing, ValueError for a text that the tracepoint does not have.
     """
     for number in range(entry.get("n", 1)):
         event = _event_of(_one_of(entry, number) if number else entry, places)

@@ -44,7 +44,7 @@ _TRAMP_CODE = 0x2000
 
 
 class PlayedOp(Protocol):
-    """What a player tells of one op (op -1: the machine after `start`)."""
+    """What a player reports about one op (op -1: the machine after `start`)."""
 
     @property
     def op(self) -> int:

@@ -34,7 +34,7 @@ _OP_ROW = {"vcpu": int, "result": dict, "stats": dict, "gptes": list, "events": 
 
 
 class RecordingError(ValueError):
-    """A file that is not a whole recording; the text is `file:line: what is wrong; how to mend it`."""
+    """A file that is not a whole recording; the text is `file:line: what is wrong; how to fix it`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class Recording:
         return cls(path, header, tuple(rows))
 
 
-def _fail(path: Path, line: int, what: str, mend: str) -> NoReturn:
-    raise RecordingError(f"{path}:{line}: {shown(what)}; {shown(mend)}")
+def _fail(path: Path, line: int, what: str, fix: str) -> NoReturn:
+    raise RecordingError(f"{path}:{line}: {shown(what)}; {shown(fix)}")
 
 
 def _parse(path: Path, number: int, line: bytes, *, last: bool) -> Any:
@@ -135,7 +135,7 @@ def _check_row(path: Path, number: int, row: Any) -> None:
         _fail(path, number, what, "record it again")
 
     if not isinstance(row, dict):
-        malformed("this line is no object")
+        malformed("this line must be a JSON object")
     expected = number - 3
     required = _ROW if expected < 0 else _ROW | _OP_ROW
     for key, kind in required.items():
@@ -153,7 +153,7 @@ def _check_row(path: Path, number: int, row: Any) -> None:
     if not isinstance(delta, dict) or not isinstance(delta.get("set"), dict):
         malformed("`delta` has no `set`")
     if not all(isinstance(path, str) for path in delta.get("del", ())):
-        malformed("`delta` has a `del` that is no list of paths")
+        malformed("`delta` has a `del` that must be a list of paths")
 
 
 def replay(recording: Recording) -> Iterator[tuple[Row, State]]:

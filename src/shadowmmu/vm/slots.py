@@ -152,7 +152,8 @@ class Slots(Mapping[int, Slot]):
     def __getitem__(self, id: int) -> Slot:
         held = self._host.player.machine.slots.get(id)
         if held is None or not held.used:
-            raise KeyError(f"there is no slot {id}; there are {', '.join(map(str, self)) or 'none'}")
+            have = ", ".join(map(str, self)) or "none"
+            raise KeyError(f"slot {id} must be added first, with add_slot(); there are {have}")
         return Slot(self._host, id)
 
     def __iter__(self) -> Iterator[int]:

@@ -175,14 +175,14 @@ class GuestMemory:
 
     def forget(self, time: i64) -> None:
         """Drop the values that ended by then."""
-        gone = []
+        ended = []
         for gpa, values in self.past.items():
             kept = [item for item in values if item[1] > time]
             if not kept:
-                gone.append(gpa)
+                ended.append(gpa)
             elif len(kept) != len(values):
                 self.past[gpa] = kept
-        for gpa in gone:
+        for gpa in ended:
             del self.past[gpa]
 
     def values(self, gpa: u64, size: u64, since: i64) -> list[int]:

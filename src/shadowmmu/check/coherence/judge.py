@@ -56,10 +56,10 @@ class Judge(GuestState):
         here = [(gpa, rights) for gpa, rights in ways if self.memory.page(gpa >> 12, 0) == frame]
         if not here:
             to = " or ".join(sorted({f"gpa {gpa & -4096:#x}" for gpa, _ in ways}))
-            behind = self.behind(frame)
-            if not behind:
+            backed = self.backed_by(frame)
+            if not backed:
                 return "frame-outside-memory", f"frame {frame:#x} backs no guest page; it may be {to}"
-            return "wrong-frame", f"frame {frame:#x} is that of gpa {behind[0][1]:#x}; it may be {to}"
+            return "wrong-frame", f"frame {frame:#x} is that of gpa {backed[0][1]:#x}; it may be {to}"
         for n, (user, kind) in enumerate(ACCESSES):
             if not accesses >> n & 1:
                 continue
@@ -114,7 +114,7 @@ class Judge(GuestState):
             return "the host forbids"
         return "needs D in the guest's entry"
 
-    def behind(self, frame: int) -> list[tuple[MemSlot, int]]:
+    def backed_by(self, frame: int) -> list[tuple[MemSlot, int]]:
         """Return (slot, gpa) of the guest pages that a frame backs; of the zero page none."""
         found = []
         for slot in self.kvm.memslots:
@@ -127,10 +127,10 @@ class Judge(GuestState):
         if frame == 0:
             return ("more-rights", "the host's zero page can be written") if entry & W else None
         for page in self._offsets(level):
-            behind = self.behind(frame + (page << 12))
-            if not behind:
+            backed = self.backed_by(frame + (page << 12))
+            if not backed:
                 return "frame-outside-memory", f"frame {frame + (page << 12):#x} backs no guest page"
-            gfns = [gpa >> 12 for _, gpa in behind]
+            gfns = [gpa >> 12 for _, gpa in backed]
             if entry & W and all(self.memory.page(gfn, 1) == MASK64 for gfn in gfns):
                 return "more-rights", f"gpa {gfns[0] << 12:#x} can be written; slot or host forbids"
             if entry & W and not any(self.may_be_written(gfn) for gfn in gfns):

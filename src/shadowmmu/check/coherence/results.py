@@ -157,7 +157,7 @@ class Results(Places):
         """Return whether an access met an MMIO SPTE where memory is by now.
 
         A sync gives an MMIO SPTE the current generation without a look at the slots (sync_mmio_spte,
-        6.12.111), so that the access goes to user space until the SPTE is zapped.
+        6.12.111), so that user space gets the access until the SPTE is zapped.
         """
         root, levels = self._root(vcpu)
         path, _ = hardware_walk(self.words, root, levels, address, 64)

@@ -1,6 +1,6 @@
 """Looking for a historic defect with random guests and all checks, and making small what shows it.
 
-The search knows nothing of the defect but its switches: it goes through every mode, MMU and profile of guests
+The search knows nothing of the defect but its switches: it tries every mode, MMU and profile of guests
 in turn, each time with another seed: one checked after every op, then a storm (fuzz). What the checks find
 counts only if the same guest is found sound without the defect.
 """

@@ -39,7 +39,7 @@ class CaseError(ValueError):
 class Op:
     """What a thread is about to do: its accesses as (location, is it a write), and when it can.
 
-    release: it only lets others go on, so that to order it before them is no choice.
+    release: it only lets others continue, so that ordering it before them is not a choice.
     """
 
     text: str
@@ -209,7 +209,7 @@ class Execution:
         return False
 
     def stop(self, op: Op) -> None:
-        """Let others go on before `op`."""
+        """Let others continue before `op`."""
         actor = self.current
         if actor is None:
             return

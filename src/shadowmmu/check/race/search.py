@@ -307,7 +307,7 @@ class Pct(_Sampling):
 
 
 class Replay:
-    """One given order, with the locations that were stops in it; what it leaves open goes on by itself.
+    """One given order, with the locations that were stops in it; what it leaves open runs by itself.
 
     texts: what each step was then. Raises CaseError if it cannot be made, or is another one now.
     """

@@ -378,7 +378,7 @@ class Storm:
         self.written.clear()
         if self.nested and not in_l2 and regs.levels == 3:
             # If the processor sets A in PDPTEs, KVM takes L2's CR3 for L1's (nested_svm_load_cr3).
-            self.written = [at | gva & 0xFFF for _, at in coherence.behind(frame)]
+            self.written = [at | gva & 0xFFF for _, at in coherence.backed_by(frame)]
             return 0
         fine = False
         for gpa, rights in ways:

@@ -19,7 +19,7 @@ LONGEST_NAME = 4096
 
 
 class NotExecutable(Exception):
-    """The file is no program that can run here; the message says why."""
+    """The file is not a program that can run here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,7 @@ class Kernel:
             return True
         code = error_code or 0
         if vector == 13 and code == BREAKPOINT:
-            # INT3: there is no IDT that it could go through
+            # INT3: there is no IDT that could deliver it
             vector, code = 3, 0
             processor.rip += 1 if self._is_int3(task) else 2
         task.fault_vector, task.fault_code = vector, code

@@ -193,7 +193,7 @@ class ProcessCalls(PathCalls):
         try:
             loader = read_executable(self._open_executable(task, name), INTERPRETER_BASE)
             if not isinstance(loader, Executable) or loader.program.interpreter is not None:
-                raise NotExecutable("its interpreter is no program")
+                raise NotExecutable("its interpreter must be a program")
         except (OSError, NotExecutable) as error:
             executable.close()
             if isinstance(error, OSError):

@@ -211,8 +211,8 @@ class Pic:
             return None
         vector = first.take(line)
         if line == self.CASCADE:
-            behind = second.pending()
-            vector = second.base + 7 if behind is None else second.take(behind)
+            slave = second.pending()
+            vector = second.base + 7 if slave is None else second.take(slave)
             self._cascade()
         return vector
 
@@ -384,7 +384,7 @@ class Counters:
 
 
 class TestDevice:
-    """The device that QEMU has for tests (pc-testdev): a port, memory behind MMIO, interrupt lines."""
+    """The device that QEMU has for tests (pc-testdev): a port, memory by MMIO, interrupt lines."""
 
     PORTS, FLUSH, LINES, MEMORY, MEMORY_SIZE = 0xE0, 0xE4, 0x2000, 0xFF000000, 0x10000
     __test__ = False

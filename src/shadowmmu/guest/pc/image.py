@@ -33,7 +33,7 @@ LOWEST = 0x1000
 
 
 class ImageError(ValueError):
-    """A program that cannot be run; the text says why, and how to mend it."""
+    """A program that cannot be run; the text says why, and how to fix it."""
 
 
 class Kind(Enum):
@@ -67,7 +67,7 @@ class Image:
 
     @property
     def end(self) -> int:
-        """The first address behind all segments."""
+        """The first address after all segments."""
         return max((segment.address + segment.size for segment in self.segments), default=0)
 
 

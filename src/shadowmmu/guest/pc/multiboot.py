@@ -81,8 +81,8 @@ def _memory_map(slots: Sequence[tuple[int, int]]) -> bytes:
 def _place(size: int, slots: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> int:
     """Return a place that the program does not cover; after it if it covers all of the usual ones."""
     end = slots[0][1]
-    behind = max((to for start, to in taken if start < end), default=0) + 0xFFF & ~0xFFF
-    for place in (*PLACES, behind):
+    after = max((to for start, to in taken if start < end), default=0) + 0xFFF & ~0xFFF
+    for place in (*PLACES, after):
         inside = place + size <= end
         if inside and all(place + size <= start or place >= to for start, to in taken):
             return place

@@ -47,7 +47,7 @@ class InterruptQueue:
 class Events:
     """The events of one vCPU.
 
-    An exception that is queued is vcpu.exception. `soft` is INT n with the RIP behind it, `pending` whether
+    An exception that is queued is vcpu.exception. `soft` is INT n with the RIP after it, `pending` whether
     there are external interrupts, `source` where they come from; `shutdown` handles that exit. `switch_task`
     and `iret` carry out what a task gate and an IRET ask for.
     """

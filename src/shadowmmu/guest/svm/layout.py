@@ -156,7 +156,7 @@ class Library:
     def exit_between_blocks(self, uc: Any, *, only: bool) -> None:
         """Let requests end a block of code only at its begin, for code that is translated from now on.
 
-        Otherwise also behind each access to memory: in the middle of instructions, which are then executed
+        Otherwise also after each access to memory: in the middle of instructions, which are then executed
         anew, although they may have written.
         """
         ctypes.c_ubyte.from_address(uc._uch.value + self._no_check).value = only
@@ -245,7 +245,7 @@ def prepare_vmrun(
 def first_exit(uc: Any, start: int = STUB, then: Callable[[], None] = lambda: None, count: int = 0) -> int:
     """Run the VMRUN until the guest leaves; what the callback gets. Raises EmulatorError if it stays.
 
-    With `start` the guest is entered already, and goes on there. `then` is called at the exit. With `count`
+    With `start` the guest is entered already, and continues there. `then` is called at the exit. With `count`
     instructions are counted, and it ends after that many.
     """
     unicorn = unicorn_module()

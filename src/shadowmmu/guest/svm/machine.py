@@ -1,4 +1,4 @@
-"""A machine that runs real code: KVM's MMU behind the exits of an emulated SVM processor.
+"""A machine that runs real code: KVM's MMU at the exits of an emulated SVM processor.
 
 Everything a computer or a guest operating system is built from is here:
 
@@ -9,7 +9,7 @@ Everything a computer or a guest operating system is built from is here:
     get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0..cr4, efer
     get_segment("cs"), set_segment("cs", Segment(...))             es cs ss ds fs gs ldtr tr gdtr idtr
     on_port(first, last, read=, write=)                            IN and OUT
-    on_mmio(gpa, size, read=, write=)                              accesses to what is no memory
+    on_mmio(gpa, size, read=, write=)                              accesses that no memory backs
     on_syscall(callback), on_vmmcall(callback)                     SYSCALL, VMMCALL
     on_exception(callback)                                         an exception before the guest's IDT gets it
     on_msr(index, read=, write=), on_cr8(read, write)
@@ -22,7 +22,7 @@ Everything a computer or a guest operating system is built from is here:
 All callbacks run between two instructions of the guest (for IN and OUT: in the middle of one) and may use
 everything above but `run`. A value read from a port or device is an int, little-endian as the guest sees it.
 
-An exception goes the way it goes on hardware with KVM: a #PF exits to the MMU, which repairs it or queues it
+An exception is handled as on hardware with KVM: a #PF exits to the MMU, which repairs it or queues it
 for the guest; what is queued is delivered through the guest's IDT with accesses that walk the shadow tables
 and may fault themselves. Paging registers are KVM's copy, changed by its own functions; before the guest runs
 again KVM's requests are served, and its flushes become flushes of the emulated processor's TLB.

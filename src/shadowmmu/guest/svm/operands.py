@@ -62,7 +62,7 @@ class Code:
 
 @dataclass(slots=True)
 class CodeInsn(Insn):
-    """What the emulator is given: an instruction with the machine code behind it."""
+    """What the emulator is given: an instruction with its machine code."""
 
     decoded: Code | None = None
 

@@ -197,7 +197,7 @@ class SvmProcessor:
             return
         try:
             self.on_exit(number)
-        except BaseException as error:  # Ctrl-C too: it goes on where run() was called
+        except BaseException as error:  # Ctrl-C too: it is raised again where run() was called
             self.error = error
             self.stop()
 
@@ -254,7 +254,7 @@ class SvmProcessor:
     def request_tick(self) -> None:
         """Let SVM_EXIT_SMI come between two blocks of code, soon: from any thread, at any time.
 
-        Unlike uc_emu_stop, which loses what hooked instructions that follow do, and may leave RIP behind.
+        Unlike uc_emu_stop, which loses what hooked instructions that follow do, and may leave RIP too low.
         """
         self._requests.value |= REQUEST_TICK
         self._leave.value = 0xFFFF

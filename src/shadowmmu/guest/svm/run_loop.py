@@ -29,9 +29,9 @@ class Outcome:
     """Why run() returned.
 
     reason      "stopped" by a callback without a reason, or what stop() was given
-                "hlt": HLT, RIP behind it; an interrupt() lets the guest go on
+                "hlt": HLT, RIP past it; an interrupt() lets the guest continue
                 "triple fault": the guest could not take an exception and was shut down
-                "exits", "instructions", "seconds": the limit was reached; run() goes on
+                "exits", "instructions", "seconds": the limit was reached; run() continues
                 "endless faults": one instruction faults for ever
                 "emulation": KVM cannot emulate an instruction (an internal error of KVM_RUN)
                 "host": KVM_RUN failed, `detail` is why

@@ -71,7 +71,7 @@ class SingleStep:
     def begin_writing(self, code: Code, address: int) -> None:
         """Let an instruction that is not emulated write to a shadowed table: its SPTE lets it, once.
 
-        Raises EmulationError if it is no memory.
+        Raises EmulationError if it is not memory.
         """
         vcpu = self.vcpu
         gpa = address if vcpu.mmu.direct() else gva_to_gpa(vcpu, address, PFERR_W)

@@ -37,7 +37,7 @@ def _pop(c: Context, code: Code) -> bool:
     if target.kind == "m":
         address = c.linear(code)
         if code.base == RSP:
-            address += code.size  # the address is computed behind the increment
+            address += code.size  # the address is computed after the increment
         c.memory.write(address, code.size, value)
         _drop(c, code.size)
     else:

@@ -160,7 +160,7 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "invalid_l1_pdptes_shut_down",
         NO_YES,
         "no",
-        "7.3: yes (nested_svm_vmexit); 6.12: traced, L1 goes on",
+        "7.3: yes (nested_svm_vmexit); 6.12: traced, L1 continues",
         "a #VMEXIT to an L1 whose PDPTEs cannot be loaded ends in a triple fault",
         kernels={"7.3": "yes"},
     ),
@@ -179,8 +179,8 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "no",
         "7.3.4: yes (unaccount_nx_huge_page in kvm_recover_nx_huge_pages)",
         "a page of the TDP MMU that NX recovery takes off its list is subtracted from the shadow MMU's "
-        "count: that wraps below 0, and a pass recovers too many pages of the TDP MMU and none, or all, of the "
-        "other",
+        "count: that wraps below 0, and a pass recovers too many pages of the TDP MMU and none, or all, of "
+        "the other",
         kernels={"7.3": "yes"},
     ),
     Switch(

@@ -92,7 +92,7 @@ class Timeline:
     def at(self, op: int) -> Moment:
         """Return the moment after an op. Raises IndexError if there is no such op."""
         if not -1 <= op < len(self.moments) - 1:
-            raise IndexError(f"there is no op {op}: they are numbered -1 to {len(self.moments) - 2}")
+            raise IndexError(f"the op must be -1 to {len(self.moments) - 2}, not {op}")
         return self.moments[op + 1]
 
 

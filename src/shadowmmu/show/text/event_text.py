@@ -58,7 +58,7 @@ def _short(event: Mapping[str, Any]) -> str:
         enter = NestedVmenter.from_text(event["t"])
         return f"L2 starts on {'nested' if enter.tdp_enabled else 'guest'}_cr3 {enter.guest_pgd:#x}"
     if name == "nested_vmexit_inject":
-        return "the exit goes to L1"
+        return "the exit is L1's"
     if name == "tdp_mmu_spte_changed":
         count = f" ({event['n']} in a row)" if "n" in event else ""
         return f"TDP gfn {event['gfn']} level {event['level']}: {event['old']} -> {event['new']}{count}"
