@@ -93,5 +93,7 @@ def test_the_role_bits_of_paragraph_2_2_are_those_of_the_model():
     assert len(rows) == 14
     for high, low, name in rows:
         mask = (2 << int(high)) - (1 << int(low or high))
-        constant = {"has_4_byte_gpte": "4BYTE_GPTE", "smm": ""}.get(name, name.upper())
+        constant = {"has_4_byte_gpte": "4BYTE_GPTE", "smm": "", "smep_andnot_wp": "SMEP"}.get(
+            name, name.upper()
+        )
         assert not constant or getattr(bits, f"ROLE_{constant}") == mask, name

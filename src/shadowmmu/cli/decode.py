@@ -122,13 +122,16 @@ def _decoded(
 ) -> Decoded:
     from shadowmmu.kvm.design.design import design_of
     from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
+    from shadowmmu.kvm.tracepoints.role_layout import layout_of
     from shadowmmu.show import decode as words
 
+    design = design_of(kernel or DEFAULT_KERNEL)
+    layout = layout_of(design)
     match kind:
         case "role":
-            return words.decode_role(words.parse_word(word, 32, "role"))
+            return words.decode_role(words.parse_word(word, 32, "role"), layout)
         case "cpu-role":
-            return words.decode_cpu_role(words.parse_word(word, 64, "CPU role"))
+            return words.decode_cpu_role(words.parse_word(word, 64, "CPU role"), layout)
         case "pferr":
             return words.decode_pferr(words.parse_word(word, 64, "error code"))
         case "exit":
@@ -142,7 +145,7 @@ def _decoded(
             return words.decode_gpte(words.parse_word(word, form.bits, "guest entry"), level=level, form=form)
     spte = words.parse_spte(word)
     make = words.decode_spte if kind == "spte" else words.decode_ept
-    return make(spte, level=level, design=design_of(kernel or DEFAULT_KERNEL), host_bits=host_bits or 52)
+    return make(spte, level=level, design=design, host_bits=host_bits or 52)
 
 
 def _lines(found: Decoded, width: int) -> Iterator[str]:

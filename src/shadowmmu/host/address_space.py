@@ -27,6 +27,7 @@ class HostSwitches:
         mprotect_unaccounts: Memory that was never touched is not accounted once it is read-only.
         split_maps_zero_page: Zeros of a huge page that is split become the shared zero page.
         reclaim_asks_age: MADV_PAGEOUT keeps what was accessed.
+        lru_asks_notifiers: The multi-generational LRU asks the notifiers whether a mapped page was accessed.
     """
 
     hugetlb_unmap_notifies_again: bool = False

@@ -107,6 +107,7 @@ design = world.kvm.design
 print(design.merged_prefetch, design.value("prefetch_window"), design.prefetch_window, len(mapped(world)))
 """
     environment = os.environ | {"SHADOWMMU_INTERPRETED": "1", "PYTHONPATH": str(TESTS)}
+    environment.pop("SHADOWMMU_REQUIRE_NATIVE", None)
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )

@@ -152,7 +152,7 @@ def test_the_state_of_a_page_is_copied(tracer: Tracer) -> None:
 
 def vm_and_write() -> tuple[Kvm, Vm, Callable[[], None]]:
     vm = Vm(memory="16M")
-    vm.map(0x400000, 0x800000, pages=64)
+    vm.map(0x400000, 0x800000, "256K")
     pages = iter(range(0x400000, 0x440000, 0x8000))
     return vm.machine.kvm, vm, lambda: vm.vcpus[0].write(next(pages), 1)
 

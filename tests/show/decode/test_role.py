@@ -3,7 +3,9 @@
 import pytest
 from show.recorded import last_states
 
+from shadowmmu.kvm.design.design import design_of
 from shadowmmu.kvm.pages.role import kvm_calc_cpu_role, shadow_root_role
+from shadowmmu.kvm.tracepoints.role_layout import FOUR_ACCESS_BITS, layout_of
 from shadowmmu.show.decode import decode_cpu_role, decode_role, role_text
 from shadowmmu.x86.bits import (
     CR0_PG,
@@ -20,9 +22,10 @@ from shadowmmu.x86.bits import (
 
 def test_the_fields_of_every_recorded_page_say_what_the_recording_says() -> None:
     pages = 0
-    for _, state in last_states():
+    for recording, state in last_states():
+        layout = layout_of(design_of(recording.header["kernel"]))
         for page in state["sps"].values():
-            decoded = decode_role(int(page["role"], 16))
+            decoded = decode_role(int(page["role"], 16), layout)
             assert decoded.encoded() == decoded.word
             assert decoded.value_of("level") == page["level"]
             assert decoded.value_of("quadrant") == page.get("quadrant", 0)
@@ -36,9 +39,10 @@ def test_the_fields_of_every_recorded_page_say_what_the_recording_says() -> None
 
 
 def test_every_recorded_cpu_role_is_made_of_known_bits() -> None:
-    for _, state in last_states():
+    for recording, state in last_states():
+        layout = layout_of(design_of(recording.header["kernel"]))
         for vcpu in state["vcpus"].values():
-            decoded = decode_cpu_role(int(vcpu["cpu_role"], 16))
+            decoded = decode_cpu_role(int(vcpu["cpu_role"], 16), layout)
             assert decoded.encoded() == decoded.word
             assert all(field.name != "unused" for field in decoded.fields)
 
@@ -58,6 +62,18 @@ def test_roles_that_the_model_makes_come_back_from_their_fields(cr0: int, cr4: i
 
 def test_a_role_is_printed_as_kvm_mmu_get_page_prints_it() -> None:
     assert role_text(0x3731) == "l1 4-byte q1 wux nxe ad"
+    assert role_text(0x6F31, FOUR_ACCESS_BITS) == "l1 4-byte q1 rwux nxe ad"
+
+
+def test_a_role_of_7_3_has_smep_and_the_right_to_read() -> None:
+    decoded = decode_role(0x106F04, FOUR_ACCESS_BITS)
+    assert (decoded.value_of("cr4_smep"), decoded.value_of("access"), decoded.value_of("cr0_wp")) == (
+        1,
+        15,
+        1,
+    )
+    assert "CR4.SMEP" in " ".join(decoded.implies)
+    assert decode_cpu_role(0xD100106F04, FOUR_ACCESS_BITS).value_of("has_pferr_fetch") == 1
     assert role_text(0x11F84) == "l4 8-byte q0 direct wux invalid nxe !ad"
 
 

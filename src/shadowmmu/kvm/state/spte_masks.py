@@ -28,12 +28,15 @@ from ...x86.bits import (
 from ..bits import (
     EPT_SPTE_HOST_WRITABLE,
     EPT_SPTE_MMU_WRITABLE,
+    FROZEN_BITS,
     SPTE_HOST_WRITABLE,
     SPTE_MMIO_VALUE,
     SPTE_MMU_PRESENT,
     SPTE_MMU_WRITABLE,
     SPTE_TDP_AD_DISABLED,
+    SPTE_XU,
 )
+from ..design.design import Design
 
 SHADOW_MMIO_BIT = 51
 """The bit of an MMIO SPTE that the processor reserves, so that it faults: only with less than 52 physical
@@ -41,6 +44,16 @@ bits.
 """
 EPT_MISCONFIG_WX_VALUE = W | EPT_X
 """Writable and executable, not readable: the processor reports such an entry as misconfigured."""
+
+
+def frozen_bits(design: Design) -> int:
+    """Return what a frozen SPTE of the TDP MMU has besides the bits of an empty one (FROZEN_SPTE)."""
+    return FROZEN_BITS & ~(SPTE_XU if design.spte_bit_10_is_xu else 0)
+
+
+def mmio_gen_low_bits(design: Design) -> int:
+    """Return how many bits of the generation an MMIO SPTE has from bit 3 on (MMIO_SPTE_GEN_LOW_BITS)."""
+    return 7 if design.spte_bit_10_is_xu else 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from ...host.address_space import AddressSpace
 from ...host.memory import Arena
 from ...x86.bits import MASK64, W
 from ..bits import (
-    FROZEN_BITS,
     GOLDEN_RATIO_64,
     INVALID_PAGE,
     MEMSLOT_INVALID,
@@ -17,13 +16,20 @@ from ..bits import (
     ROLE_DIRECT,
     ROLE_INVALID,
     ROLE_PASSTHROUGH,
-    SPTE_XU,
 )
 from ..design.design import Design
 from ..tracepoints.tracer import Tracer
 from .memslots import MemSlot
 from .shadow_page import PageList, ShadowPage
-from .spte_masks import LEGACY_MASKS, SpteMasks, ept_masks, mmio_gfn_mask, mmio_value_is_reserved
+from .spte_masks import (
+    LEGACY_MASKS,
+    SpteMasks,
+    ept_masks,
+    frozen_bits,
+    mmio_gen_low_bits,
+    mmio_gfn_mask,
+    mmio_value_is_reserved,
+)
 from .stats import VmStat
 
 if TYPE_CHECKING:
@@ -134,6 +140,9 @@ class Kvm:
         spte_young_mask: A present SPTE with one of these bits was accessed (is_accessed_spte).
         spte_written_mask: A present SPTE with this bit may have been written through (is_dirty_spte).
         spte_flush_mask: A present SPTE that loses one of these bits needs a TLB flush (mmu_spte_update).
+        spte_writable_mask: Losing MMU-writable needs a flush if none of these bits is left.
+        mmio_gen_low_bits: Bits of the generation in an MMIO SPTE from bit 3 on; the rest begins at bit 52.
+        mmio_generation_mask: The bits of memslots_generation that an MMIO SPTE holds.
         enable_mmio_caching: MMIO SPTEs are used: parameters.mmio_caching, and the format has a value for
             them.
         shadow_mmio_gfn_mask: Bits of an MMIO SPTE that hold its frame
@@ -197,9 +206,8 @@ class Kvm:
         self.host = host
         self.parameters = parameters
         self.design = design or Design()
-        unused: int = SPTE_XU if self.design.spte_bit_10_is_xu else 0
-        self.frozen_spte = self.design.empty_spte | FROZEN_BITS & ~unused
-        self.mmio_gen_low_bits = 7 if self.design.spte_bit_10_is_xu else 8
+        self.frozen_spte = self.design.empty_spte | frozen_bits(self.design)
+        self.mmio_gen_low_bits = mmio_gen_low_bits(self.design)
         bits: int = min(self.design.mmio_generation_bits, self.mmio_gen_low_bits + MMIO_GEN_HIGH_BITS)
         self.mmio_generation_mask = (1 << bits) - 1
         self.ept = parameters.vmx and parameters.tdp_enabled

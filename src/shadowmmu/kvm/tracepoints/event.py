@@ -135,6 +135,7 @@ class Tracepoint(Generic[Fields]):
 
     Attributes:
         make: Makes its event: the event's class, or a function of it that copies what must not change later.
+        others: What makes it where the switch of that name is set; their events derive from `event`.
         event: The event's class.
         kernels: Releases of the modelled kernels that have it; empty: all.
         name: The kernel's name of the tracepoint.
@@ -143,10 +144,7 @@ class Tracepoint(Generic[Fields]):
     def __init__(
         self, make: Callable[Fields, Event], *, kernels: str = "", **others: Callable[Fields, Event]
     ) -> None:
-        """`kernels`: the releases of the modelled kernels that have it, if it is not all.
-
-        `others` make the event where the switch of that name is set; their classes derive from the event's.
-        """
+        """`kernels`: the releases of the modelled kernels that have it, if it is not all."""
         self.make = make
         self.others = others
         self.event = _made_by(make)

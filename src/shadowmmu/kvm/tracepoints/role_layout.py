@@ -31,15 +31,17 @@ from ..bits import (
 )
 from ..design.design import Design
 
-__all__ = ["FOUR_ACCESS_BITS", "THREE_ACCESS_BITS", "RoleLayout", "layout_of"]
+__all__ = ["EXT4_HAS_PFERR_FETCH", "FOUR_ACCESS_BITS", "THREE_ACCESS_BITS", "RoleLayout", "layout_of"]
 
 _MOVED = ROLE_INVALID | ROLE_EFER_NX | ROLE_CR0_WP
 _UNMOVED = ~(ROLE_ACCESS | _MOVED | ROLE_SMEP)
 _ROLE4_SMEP = 1 << 20
+_ROLE4_ACCESS = 15 << ROLE_ACCESS_SHIFT
 _ROLE4_UNMOVED = _UNMOVED & ~(_MOVED << 1 | _ROLE4_SMEP)
 _EXT4_UNMOVED = EXT_VALID | EXT_EXECONLY | EXT_CR4_PSE | EXT_CR4_PKE | EXT_CR4_SMAP
 _EXT4_MOVED = EXT_CR4_LA57 | EXT_EFER_LMA
-_EXT4_HAS_PFERR_FETCH = 1 << 7
+EXT4_HAS_PFERR_FETCH = 1 << 7
+"""EFER.NX or CR4.SMEP: fetches set F in error codes (7.3, has_pferr_fetch)."""
 _ACC4_R, _ACC4_X = 1, 8
 
 
@@ -60,6 +62,14 @@ class RoleLayout(ABC):
     @abstractmethod
     def model_role(self, word: int) -> int:
         """Return the model's word of a role word of the kernel."""
+
+    @abstractmethod
+    def bits(self, mask: int) -> int:
+        """Return where the kernel's role word has the bits of a mask of the model's (ROLE_*)."""
+
+    @abstractmethod
+    def extended_bits(self, mask: int) -> int:
+        """Return where the upper half of the kernel's CPU role has a bit of the model's (EXT_*), or 0."""
 
     @abstractmethod
     def extended(self, role: int, extended: int) -> int:
@@ -91,6 +101,12 @@ class _ThreeAccessBits(RoleLayout):
     def model_role(self, word: int) -> int:
         return word
 
+    def bits(self, mask: int) -> int:
+        return mask
+
+    def extended_bits(self, mask: int) -> int:
+        return mask
+
     def extended(self, role: int, extended: int) -> int:
         return extended
 
@@ -118,8 +134,16 @@ class _FourAccessBits(RoleLayout):
         smep = ROLE_SMEP if word & _ROLE4_SMEP else 0
         return word & _ROLE4_UNMOVED | model << ROLE_ACCESS_SHIFT | (word & _MOVED << 1) >> 1 | smep
 
+    def bits(self, mask: int) -> int:
+        access = _ROLE4_ACCESS if mask & ROLE_ACCESS else 0
+        smep = _ROLE4_SMEP if mask & ROLE_SMEP else 0
+        return mask & _UNMOVED | access | (mask & _MOVED) << 1 | smep
+
+    def extended_bits(self, mask: int) -> int:
+        return mask & _EXT4_UNMOVED | (mask & _EXT4_MOVED) >> 1
+
     def extended(self, role: int, extended: int) -> int:
-        fetch = _EXT4_HAS_PFERR_FETCH if role & ROLE_EFER_NX or extended & EXT_CR4_SMEP else 0
+        fetch = EXT4_HAS_PFERR_FETCH if role & ROLE_EFER_NX or extended & EXT_CR4_SMEP else 0
         return extended & _EXT4_UNMOVED | (extended & _EXT4_MOVED) >> 1 | fetch
 
     def access(self, access: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shadowmmu.kvm.design.design import design_of
+from shadowmmu.kvm.tracepoints.role_layout import layout_of
 from shadowmmu.show.decode import (
     Decoded,
     GpteFormat,
@@ -126,6 +128,7 @@ class _DecodedWords:
 
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
+        self._layout = layout_of(design_of(timeline.kernel, timeline.design))
         self._decode_spte = decode_ept if timeline.ept else decode_spte
         self.found: dict[str, Data] = {
             "spte": {},
@@ -151,14 +154,14 @@ class _DecodedWords:
     def _page(self, page: Mapping[str, Any]) -> None:
         role = page["role"]
         if role not in self.found["role"]:
-            self.found["role"][role] = _words(decode_role(int(role, 16)))
+            self.found["role"][role] = _words(decode_role(int(role, 16), self._layout))
         for text in page["sptes"].values():
             self._spte(text, page["level"])
 
     def _mmu(self, mmu: Mapping[str, Any]) -> None:
         role = mmu["cpu_role"]
         if role not in self.found["cpuRole"]:
-            self.found["cpuRole"][role] = _words(decode_cpu_role(int(role, 16)))
+            self.found["cpuRole"][role] = _words(decode_cpu_role(int(role, 16), self._layout))
         for text in mmu.get("pae_root", ()):
             self._spte(text, 3)
 

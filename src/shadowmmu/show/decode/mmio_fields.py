@@ -10,19 +10,18 @@ from .record import Field, field, flag
 
 __all__ = ["mmio_fields", "mmio_sentences", "mmio_title"]
 
-_GEN_LOW, _GEN_HIGH = 0xFF << 3, 0x7FF << 52
-_GEN_LOW_BITS = 8
+_GEN_HIGH = 0x7FF << 52
 _RESERVED = 1 << 51
 
 
-def mmio_title(word: int, gfn: int) -> str:
-    """Return what an MMIO SPTE is, in a phrase."""
-    return f"MMIO SPTE of gfn {gfn:#x}, memslot generation {mmio_generation_of(word, _GEN_LOW_BITS):#x}"
+def mmio_title(word: int, gfn: int, low_bits: int) -> str:
+    """Return what an MMIO SPTE is, in a phrase; `low_bits` of its generation are at bit 3."""
+    return f"MMIO SPTE of gfn {gfn:#x}, memslot generation {mmio_generation_of(word, low_bits):#x}"
 
 
-def mmio_fields(word: int, masks: SpteMasks, gfn: int) -> list[Field]:
-    """Return the bits of an MMIO SPTE that stands for frame `gfn`."""
-    generation = mmio_generation_of(word, _GEN_LOW_BITS)
+def mmio_fields(word: int, masks: SpteMasks, gfn: int, low_bits: int) -> list[Field]:
+    """Return the bits of an MMIO SPTE of frame `gfn`; `low_bits` of the generation begin at bit 3."""
+    generation = mmio_generation_of(word, low_bits)
     fields = []
     if masks.mmio_access:
         fields += [
@@ -41,7 +40,7 @@ def mmio_fields(word: int, masks: SpteMasks, gfn: int) -> list[Field]:
         frame = ADDR
     return [
         *fields,
-        field(word, _GEN_LOW, "generation, low", f"of generation {generation:#x}"),
+        field(word, ((1 << low_bits) - 1) << 3, "generation, low", f"of generation {generation:#x}"),
         field(word, frame, "frame", f"gfn {gfn:#x}, where no memslot is"),
         field(word, _GEN_HIGH, "generation, high", f"of generation {generation:#x}"),
     ]

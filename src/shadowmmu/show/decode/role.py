@@ -1,4 +1,6 @@
-"""Roles of shadow pages and of MMUs: union kvm_mmu_page_role and kvm_cpu_role (kvm_host.h, 6.12.111)."""
+"""Roles of shadow pages and of MMUs: union kvm_mmu_page_role and kvm_cpu_role (kvm_host.h, 6.12.111 and
+7.3.4).
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ from shadowmmu.kvm.bits import (
     ROLE_SMAP_ANDNOT_WP,
     ROLE_SMEP,
 )
-from shadowmmu.kvm.tracepoints.mmu import GetPage
-from shadowmmu.kvm.tracepoints.role_layout import THREE_ACCESS_BITS
+from shadowmmu.kvm.tracepoints.mmu import GetPage, GetPage4
+from shadowmmu.kvm.tracepoints.role_layout import EXT4_HAS_PFERR_FETCH, THREE_ACCESS_BITS, RoleLayout
 from shadowmmu.x86.bits import ACC_U, ACC_W, ACC_X
 
 from .record import Decoded, Field, field, flag, rest
@@ -40,47 +42,58 @@ _MODES = {0: "no paging", 2: "32-bit paging", 3: "PAE paging", 4: "4-level pagin
 _UNUSED = "no meaning in this kernel: not a role, or one of another kernel"
 
 
-def role_text(role: int) -> str:
-    """Return a role as kvm_mmu_get_page prints it: `l1 8-byte q0 wux nxe ad`."""
-    text = GetPage(0, 0, role, 0, 0, 0).text()
+def role_text(role: int, layout: RoleLayout = THREE_ACCESS_BITS) -> str:
+    """Return a role of a kernel as its kvm_mmu_get_page prints it: `l1 8-byte q0 wux nxe ad`."""
+    event = GetPage if layout is GetPage.layout else GetPage4
+    text = event(0, 0, role, 0, 0, 0).text()
     return text.partition(" gfn 0 ")[2].partition(" root ")[0]
 
 
-def decode_role(word: int) -> Decoded:
-    """Return what the role of a shadow page, 32 bits, says of it."""
-    fields = _page_fields(word)
+def decode_role(word: int, layout: RoleLayout = THREE_ACCESS_BITS) -> Decoded:
+    """Return what the role of a shadow page, 32 bits as a kernel lays them out, says of it."""
+    fields = _page_fields(word, layout)
     fields += rest(word, fields, _UNUSED, 32)
+    role = layout.model_role(word)
     return Decoded(
-        "role", word, _role_title(word), tuple(sorted(fields, key=lambda f: f.low)), role_text(word),
-        tuple(_role_implies(word)),
+        "role", word, _role_title(role), tuple(sorted(fields, key=lambda f: f.low)), role_text(word, layout),
+        tuple(_role_implies(role, smep=layout.smep)),
     )  # fmt: skip
 
 
-def _page_fields(word: int) -> list[Field]:
+def _smep_bit(word: int, layout: RoleLayout) -> Field:
+    name, mask = layout.smep, layout.bits(ROLE_SMEP)
+    if name == "cr4_smep":
+        return flag(word, mask, name, "CR4.SMEP: the kernel must not execute user pages", "CR4.SMEP clear")
+    return flag(word, mask, name, "CR4.SMEP with CR0.WP clear", "not so")
+
+
+def _page_fields(shown: int, layout: RoleLayout) -> list[Field]:
+    word = layout.model_role(shown)
     level = word & ROLE_LEVEL
     access = (word & ROLE_ACCESS) >> ROLE_ACCESS_SHIFT
     direct = bool(word & ROLE_DIRECT)
     quadrant = (word & ROLE_QUADRANT) >> 5
+    at = layout.bits
     return [
-        field(word, ROLE_LEVEL, "level", _TABLES.get(level, "no level of a table")),
-        flag(word, ROLE_4BYTE_GPTE, "has_4_byte_gpte", "the guest's entries have 4 bytes, 1024 a table",
+        field(shown, at(ROLE_LEVEL), "level", _TABLES.get(level, "no level of a table")),
+        flag(shown, at(ROLE_4BYTE_GPTE), "has_4_byte_gpte", "the guest's entries have 4 bytes, 1024 a table",
              "the guest's entries have 8 bytes"),
-        field(word, ROLE_QUADRANT, "quadrant", _quadrant(word, quadrant)),
-        flag(word, ROLE_DIRECT, "direct", "maps guest frames in order, shadows no table",
+        field(shown, at(ROLE_QUADRANT), "quadrant", _quadrant(word, quadrant)),
+        flag(shown, at(ROLE_DIRECT), "direct", "maps guest frames in order, shadows no table",
              "shadows a table of the guest"),
-        field(word, ROLE_ACCESS, "access", _granted(access, direct=direct)),
-        flag(word, ROLE_INVALID, "invalid", "zapped, in use only as a root", "not zapped"),
-        flag(word, ROLE_EFER_NX, "efer_nx", "bit 63 of entries is NX", "bit 63 of entries is reserved"),
-        flag(word, ROLE_CR0_WP, "cr0_wp", "CR0.WP: the kernel obeys read-only entries",
+        field(shown, at(ROLE_ACCESS), "access", _granted(access, layout.letters(shown), direct=direct)),
+        flag(shown, at(ROLE_INVALID), "invalid", "zapped, in use only as a root", "not zapped"),
+        flag(shown, at(ROLE_EFER_NX), "efer_nx", "bit 63 of entries is NX", "bit 63 of entries is reserved"),
+        flag(shown, at(ROLE_CR0_WP), "cr0_wp", "CR0.WP: the kernel obeys read-only entries",
              "CR0.WP clear: the kernel may write through read-only entries"),
-        flag(word, ROLE_SMEP, "smep_andnot_wp", "CR4.SMEP with CR0.WP clear", "not so"),
-        flag(word, ROLE_SMAP_ANDNOT_WP, "smap_andnot_wp", "CR4.SMAP with CR0.WP clear", "not so"),
-        flag(word, ROLE_AD_DISABLED, "ad_disabled", "no Accessed and Dirty bits in its SPTEs",
+        _smep_bit(shown, layout),
+        flag(shown, at(ROLE_SMAP_ANDNOT_WP), "smap_andnot_wp", "CR4.SMAP with CR0.WP clear", "not so"),
+        flag(shown, at(ROLE_AD_DISABLED), "ad_disabled", "no Accessed and Dirty bits in its SPTEs",
              "its SPTEs have Accessed and Dirty bits"),
-        flag(word, ROLE_GUEST_MODE, "guest_mode", "for a nested guest, L2", "for the guest itself, L1"),
-        flag(word, ROLE_PASSTHROUGH, "passthrough", "a level that the guest's tables do not have",
+        flag(shown, at(ROLE_GUEST_MODE), "guest_mode", "for a nested guest, L2", "for the guest itself, L1"),
+        flag(shown, at(ROLE_PASSTHROUGH), "passthrough", "a level that the guest's tables do not have",
              "no extra level"),
-        field(word, _SMM, "smm", "for system management mode" if word & _SMM else "not for SMM"),
+        field(shown, _SMM, "smm", "for system management mode" if word & _SMM else "not for SMM"),
     ]  # fmt: skip
 
 
@@ -91,10 +104,9 @@ def _quadrant(word: int, quadrant: int) -> str:
     return f"part {quadrant} of {parts} of its guest table" if parts else "one shadow page a table"
 
 
-def _granted(access: int, *, direct: bool) -> str:
+def _granted(access: int, letters: str, *, direct: bool) -> str:
     rights = [name for bit, name in ((ACC_W, "write"), (ACC_U, "user"), (ACC_X, "execute")) if access & bit]
     by = "allowed through it" if direct else "granted by the guest's tables above it"
-    letters = THREE_ACCESS_BITS.letters(access << ROLE_ACCESS_SHIFT)
     return f"{letters}: {', '.join(rights) or 'reads of the kernel only'} {by}"
 
 
@@ -110,7 +122,7 @@ def _role_title(word: int) -> str:
     return f"{zapped}{kind} shadow page of level {level}{whose}"
 
 
-def _role_implies(word: int) -> list[str]:
+def _role_implies(word: int, *, smep: str) -> list[str]:
     level = word & ROLE_LEVEL
     if not level:
         return ["No page has it: level 0 stands for an MMU without tables."]
@@ -141,7 +153,10 @@ def _role_implies(word: int) -> list[str]:
         )
     if not word & (ROLE_ACCESS & ACC_W << ROLE_ACCESS_SHIFT):
         said.append("Nothing below it is writable by the guest's own tables.")
-    if word & ROLE_SMEP or word & ROLE_SMAP_ANDNOT_WP or not word & ROLE_CR0_WP:
+    of_wp = ROLE_SMAP_ANDNOT_WP | (ROLE_SMEP if smep == "smep_andnot_wp" else 0)
+    if word & ROLE_SMEP & ~of_wp:
+        said.append("A guest that changes CR4.SMEP gets other shadow pages, at every level.")
+    if word & of_wp or not word & ROLE_CR0_WP:
         said.append(
             "CR0.WP is part of the role because its SPTEs differ: a kernel write through a read-only user "
             "entry makes a kernel-only writable SPTE."
@@ -167,26 +182,27 @@ def _size(level: int) -> str:
 # -- CPU roles ---------------------------------------------------------------------------------------------
 
 
-def decode_cpu_role(word: int) -> Decoded:
+def decode_cpu_role(word: int, layout: RoleLayout = THREE_ACCESS_BITS) -> Decoded:
     """Return what a CPU role, 64 bits, says of the guest's paging; the extended word is the upper half.
 
     0 is that of a vCPU that never ran.
     """
-    base, extended = word & 0xFFFFFFFF, word >> 32
+    base, extended = layout.model_role(word & 0xFFFFFFFF), word >> 32
+    at = layout.bits
     fields = [
-        field(word, ROLE_LEVEL, "level", _MODES.get(base & ROLE_LEVEL, "no paging mode")),
-        flag(word, ROLE_4BYTE_GPTE, "has_4_byte_gpte", "CR4.PAE clear: entries of 4 bytes",
+        field(word, at(ROLE_LEVEL), "level", _MODES.get(base & ROLE_LEVEL, "no paging mode")),
+        flag(word, at(ROLE_4BYTE_GPTE), "has_4_byte_gpte", "CR4.PAE clear: entries of 4 bytes",
              "entries of 8 bytes, or no paging"),
-        flag(word, ROLE_DIRECT, "direct", "CR0.PG clear: no paging", "CR0.PG set"),
-        field(word, ROLE_ACCESS, "access", "all; of no meaning here"),
-        flag(word, ROLE_INVALID, "invalid", "must be computed anew", "valid"),
-        flag(word, ROLE_EFER_NX, "efer_nx", "EFER.NX", "EFER.NX clear, or no paging"),
-        flag(word, ROLE_CR0_WP, "cr0_wp", "CR0.WP", "CR0.WP clear, or no paging"),
-        flag(word, ROLE_SMEP, "smep_andnot_wp", "CR4.SMEP with CR0.WP clear", "not so"),
-        flag(word, ROLE_SMAP_ANDNOT_WP, "smap_andnot_wp", "CR4.SMAP with CR0.WP clear", "not so"),
-        flag(word, ROLE_GUEST_MODE, "guest_mode", "the vCPU runs L2", "the vCPU runs L1"),
+        flag(word, at(ROLE_DIRECT), "direct", "CR0.PG clear: no paging", "CR0.PG set"),
+        field(word, at(ROLE_ACCESS), "access", "all; of no meaning here"),
+        flag(word, at(ROLE_INVALID), "invalid", "must be computed anew", "valid"),
+        flag(word, at(ROLE_EFER_NX), "efer_nx", "EFER.NX", "EFER.NX clear, or no paging"),
+        flag(word, at(ROLE_CR0_WP), "cr0_wp", "CR0.WP", "CR0.WP clear, or no paging"),
+        _smep_bit(word, layout),
+        flag(word, at(ROLE_SMAP_ANDNOT_WP), "smap_andnot_wp", "CR4.SMAP with CR0.WP clear", "not so"),
+        flag(word, at(ROLE_GUEST_MODE), "guest_mode", "the vCPU runs L2", "the vCPU runs L1"),
         field(word, _SMM, "smm", "in system management mode" if base & _SMM else "not in SMM"),
-        *_extended_fields(word),
+        *_extended_fields(word, layout),
     ]  # fmt: skip
     fields += rest(word, fields, _UNUSED)
     valid = bool(extended & EXT_VALID)
@@ -196,19 +212,27 @@ def decode_cpu_role(word: int) -> Decoded:
                    tuple(_cpu_role_implies(base, extended)))  # fmt: skip
 
 
-def _extended_fields(word: int) -> list[Field]:
+def _extended_fields(word: int, layout: RoleLayout) -> list[Field]:
     def bit(mask: int, name: str, if_set: str, if_clear: str) -> Field:
         return flag(word, mask << 32, name, if_set, if_clear)
 
+    at = layout.extended_bits
+    if at(EXT_CR4_SMEP):
+        smep = bit(at(EXT_CR4_SMEP), "cr4_smep", "CR4.SMEP", "CR4.SMEP clear, or no paging")
+    else:
+        smep = bit(
+            EXT4_HAS_PFERR_FETCH, "has_pferr_fetch", "EFER.NX or CR4.SMEP: fetches set F in error codes",
+            "error codes have no F",
+        )  # fmt: skip
     return [
-        bit(EXT_VALID, "valid", "computed", "never computed"),
-        bit(EXT_EXECONLY, "execonly", "L1's EPT may be execute-only", "not so"),
-        bit(EXT_CR4_PSE, "cr4_pse", "CR4.PSE", "CR4.PSE clear, or no paging"),
-        bit(EXT_CR4_PKE, "cr4_pke", "CR4.PKE in long mode", "not so"),
-        bit(EXT_CR4_SMAP, "cr4_smap", "CR4.SMAP", "CR4.SMAP clear, or no paging"),
-        bit(EXT_CR4_SMEP, "cr4_smep", "CR4.SMEP", "CR4.SMEP clear, or no paging"),
-        bit(EXT_CR4_LA57, "cr4_la57", "CR4.LA57 in long mode", "not so"),
-        bit(EXT_EFER_LMA, "efer_lma", "EFER.LMA: long mode", "not in long mode"),
+        bit(at(EXT_VALID), "valid", "computed", "never computed"),
+        bit(at(EXT_EXECONLY), "execonly", "L1's EPT may be execute-only", "not so"),
+        bit(at(EXT_CR4_PSE), "cr4_pse", "CR4.PSE", "CR4.PSE clear, or no paging"),
+        bit(at(EXT_CR4_PKE), "cr4_pke", "CR4.PKE in long mode", "not so"),
+        bit(at(EXT_CR4_SMAP), "cr4_smap", "CR4.SMAP", "CR4.SMAP clear, or no paging"),
+        smep,
+        bit(at(EXT_CR4_LA57), "cr4_la57", "CR4.LA57 in long mode", "not so"),
+        bit(at(EXT_EFER_LMA), "efer_lma", "EFER.LMA: long mode", "not in long mode"),
     ]
 
 

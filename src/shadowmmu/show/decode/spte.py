@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shadowmmu.kvm.bits import FROZEN_BITS, SPTE_MMU_PRESENT, SPTE_TDP_AD_DISABLED
+from shadowmmu.kvm.bits import SPTE_MMU_PRESENT, SPTE_TDP_AD_DISABLED
 from shadowmmu.kvm.design.design import Design
-from shadowmmu.kvm.state.spte_masks import LEGACY_MASKS, SHADOW_MMIO_BIT, SpteMasks, ept_masks, mmio_gfn_mask
+from shadowmmu.kvm.state.spte_masks import (
+    LEGACY_MASKS,
+    SHADOW_MMIO_BIT,
+    SpteMasks,
+    ept_masks,
+    frozen_bits,
+    mmio_gen_low_bits,
+    mmio_gfn_mask,
+)
 from shadowmmu.kvm.tracepoints.mmu import SetSpte
 from shadowmmu.x86.bits import ADDR, EPT_R, EPT_RWX, NX, PS, A, P
 
@@ -78,24 +86,24 @@ def decode_ept(
 
 
 def _word(text: SpteText, design: Design) -> int:
-    return design.empty_spte | FROZEN_BITS if text.frozen else text.word
+    return design.empty_spte | frozen_bits(design) if text.frozen else text.word
 
 
 def _decoded(spte: _Spte) -> Decoded:
     word, masks = spte.word, spte.masks
     if word in (0, NX):
         return _empty(spte)
-    if word & ~NX == FROZEN_BITS:
+    if word & ~NX == frozen_bits(spte.design):
         return _frozen(spte)
     if not word & SPTE_MMU_PRESENT:
         if word & masks.mmio == masks.mmio_value:
             bits = spte.host_bits if spte.ept else min(spte.host_bits, SHADOW_MMIO_BIT)
             gfn = (word & mmio_gfn_mask(bits)) >> 12
-            return spte.decoded(
-                mmio_title(word, gfn), mmio_fields(word, masks, gfn), "", mmio_sentences(masks)
-            )
+            low = mmio_gen_low_bits(spte.design)
+            fields = mmio_fields(word, masks, gfn, low)
+            return spte.decoded(mmio_title(word, gfn, low), fields, "", mmio_sentences(masks))
         return _unknown_to_kvm(spte)
-    if not spte.ept and word & ~(ADDR | A) == SPTE_MMU_PRESENT | P:
+    if not spte.ept and spte.level in (None, 3) and word & ~(ADDR | A) == SPTE_MMU_PRESENT | P:
         return _pae_pdpte(spte)
     if _is_link(spte):
         return _link(spte)
