@@ -28,7 +28,7 @@ _OPS = {
     "invlpg": Op.INVLPG,
 }
 """What KVM knows as an instruction that writes page tables is STORE, XCHG or CMPXCHG; strings and what has
-two operands in memory are STOS, for which the address of a nested fault is no hint; the others are ADD."""
+two operands in memory are STOS, for which the address of a nested fault is not a hint; the others are ADD."""
 _TWO_OPERANDS = ("stos", "movs", "lods", "cmps", "scas", "ins", "outs", "push", "pop", "call", "ret", "leave")
 _IMPLICIT = ("stos", "movs", "lods", "cmps", "scas", "ins", "outs", "xlat")
 """Instructions whose memory operand is not among the decoded ones."""
