@@ -120,7 +120,7 @@ def test_names() -> None:
         ("without: direct_only", "without: luck", "no protection"),
         ("fast_page_fault: read spte", "somebody: read spte", "no thread 'somebody'"),
         ("fast_page_fault: read spte", "fast_page_fault: read maps", "is 'read maps', but now 'read spte'"),
-        ("steps:", "stop: nonsense(\nsteps:", "no location"),
+        ("steps:", "stop: nonsense(\nsteps:", "must be a location"),
         ("  fast_page_fault: read spte", "  nonsense", "no colon"),
     ],
 )
