@@ -38,7 +38,7 @@ def test_c_has_the_names_and_values_of_python(bits: object) -> None:
 def test_what_is_no_word_is_no_constant(tmp_path: Path, value: str) -> None:
     source = tmp_path / "bits.py"
     source.write_text(f"GOOD = 1\nBAD = {value}\n")
-    with pytest.raises(ValueError, match=r"bits\.py: BAD = .* is no unsigned 64-bit number"):
+    with pytest.raises(ValueError, match=r"bits\.py: BAD = .* must be an unsigned 64-bit number"):
         constants_pxd(source)
 
 

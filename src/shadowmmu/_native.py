@@ -13,12 +13,12 @@ NEVER_COMPILED = frozenset({"bits", "vmx"})
 
 
 def is_set(variable: str) -> bool:
-    """True if the environment variable has a value other than the empty string and 0."""
+    """Return True if the environment variable has a value other than the empty string and 0."""
     return os.environ.get(variable, "") not in ("", "0")
 
 
 def hot_modules(package: Path) -> list[Path]:
-    """The .py files below the folder `package` that are compiled: those with a .pxd beside them."""
+    """Return the .py files below the folder `package` that are compiled: those with a .pxd beside them."""
     return [
         source
         for pxd in sorted(package.rglob("*.pxd"))

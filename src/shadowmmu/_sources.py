@@ -24,7 +24,7 @@ def constants(package: Path) -> list[Path]:
 def constants_pxd(source: Path) -> str:
     """Return the C view of a module of constants: each name as an unsigned 64-bit constant, but for tables.
 
-    Raises ValueError if a value is no such number.
+    Raises ValueError if a value is not such a number.
     """
     prefix = f"SHADOWMMU_{source.parent.name.upper()}_{source.stem.upper()}"
     macros, names = [], []
@@ -32,7 +32,7 @@ def constants_pxd(source: Path) -> str:
         if not name.isupper() or isinstance(value, dict):
             continue
         if not isinstance(value, int) or not 0 <= value < 1 << 64:
-            raise ValueError(f"{source}: {name} = {value!r} is no unsigned 64-bit number")
+            raise ValueError(f"{source}: {name} = {value!r} must be an unsigned 64-bit number")
         macros.append(f"    #define {prefix}_{name} {value:#x}ULL")
         names.append(f'    const u64 {name} "{prefix}_{name}"')
     return "\n".join(
@@ -94,5 +94,5 @@ def why_stale(package: Path, hot_modules: Sequence[Path]) -> str:
 
 
 def _changed(path: Path) -> float:
-    """When a file was last written; a missing one is newer than all."""
+    """Return when a file was last written; infinity if it is missing."""
     return path.stat().st_mtime if path.exists() else float("inf")

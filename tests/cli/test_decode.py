@@ -25,10 +25,10 @@ def test_the_kernel_decides_what_an_empty_spte_is(invoke):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("role", "zz"), "'zz' is no role; write it in hexadecimal, 0x3713 or 3713"),
+        (("role", "zz"), "the role must be hexadecimal, 0x3713 or 3713, not 'zz'"),
         (("gpte", "2027", "--mode", "32", "--level", "3"), "mode 32 has no level 3; it has 2 levels"),
         (("role", "1", "--level", "2"), "--level: makes no difference to role; leave it out"),
-        (("exit", "x"), "'x' is no exit code"),
+        (("exit", "x"), "'x' must be an exit code: "),
     ],
 )
 def test_what_cannot_be_decoded_is_one_line(invoke, arguments, said):

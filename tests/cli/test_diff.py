@@ -60,7 +60,7 @@ def test_an_unsafe_side_is_said(invoke, scenario):
     [
         ((), "both sides are the same"),
         (("--kernel", "6.1", "--kernel", "6.12", "--kernel", "6.1"), "there are two sides; give two values"),
-        (("--design", "x"), "'x' is no setting; write KEY=VALUE"),
+        (("--design", "x"), "'x' must be a setting, KEY=VALUE"),
         (("--design", "nonsense=1"), "nonsense"),
         (("--kernel", "2.6"), "2.6"),
     ],

@@ -160,11 +160,11 @@ def test_memory(invoke, file):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--memory", "12"], "is no size"),
+        (["--memory", "12"], "must be a size such as"),
         (["--memory", "1000G"], "is not between"),
-        (["--limit", "60"], "is no limit"),
+        (["--limit", "60"], "must be a limit such as"),
         (["--limit", "0s"], "lets nothing run"),
-        (["--param", "kvm.tdp_mnu=1"], "there is no parameter 'kvm.tdp_mnu'"),
+        (["--param", "kvm.tdp_mnu=1"], "unknown parameter 'kvm.tdp_mnu'; it must be one of"),
         (["--param", "kvm.tdp_mmu=maybe"], "is not a value of kvm.tdp_mmu"),
         (["--npt", "--param", "kvm_amd.npt=0"], "contradict each other"),
         (["--vendor", "intel"], "AMD"),

@@ -30,7 +30,7 @@ def test_tells_every_op_and_a_summary(invoke, fixtures):
         "      S7 unsync",
         "      S6 [256]=gpa:2000|e67 [257]=gpa:1000|a05",
         "      S12 new: level 2, of guest table 1, gfn 1, wux",
-        "      S4 gone",
+        "      S4 removed",
         "e-nonpae: 24 ops (1 exception, 23 ok)",
         "  shadow pages left                   11  (4 of level 2, 7 of level 1)",
     ):

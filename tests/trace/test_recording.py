@@ -100,7 +100,7 @@ def changed_row(number: int, **fields):
         (lambda lines: [*lines[:5], lines[5][:40]], "6: the last line is cut off"),
         (lambda lines: [*lines[:5], lines[5][:40], *lines[6:]], "6: this is not JSON"),
         (lambda lines: [*lines[:4], *lines[5:]], "5: this is op 3, but op 2 is due"),
-        (lambda lines: [*lines[:4], b"7", *lines[5:]], "5: this line is no object"),
+        (lambda lines: [*lines[:4], b"7", *lines[5:]], "5: this line must be a JSON object"),
         (changed_row(4, events=...), "5: `events` is missing"),
         (changed_row(4, events=[1]), "5: an event has no name"),
         (changed_row(4, stats={"vm": 1}), "5: `stats` has no counters"),

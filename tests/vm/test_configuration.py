@@ -109,7 +109,7 @@ def test_slots_that_cannot_be():
         vm.add_slot(0x10000000, "64M", id=0)
     with pytest.raises(ConfigurationError, match="gpa=0x10000800 must be a multiple"):
         vm.add_slot(0x10000800, "64M")
-    with pytest.raises(KeyError, match="there is no slot 3; there are 0"):
+    with pytest.raises(KeyError, match="slot 3 must be added first, with"):
         vm.slots[3]
 
 

@@ -50,7 +50,7 @@ def test_what_a_scenario_cannot_say(tmp_path):
     vm = Vm()
     vm.map(0x400000, 0x800000)
     vm.vcpus[0].run([0x400000], Access.READ)
-    with pytest.raises(ConfigurationError, match="`1 accesses of vCPU 0` is no operation of a scenario"):
+    with pytest.raises(ConfigurationError, match="`1 accesses of vCPU 0` is not an operation of a scenario"):
         vm.save(tmp_path / "session.txt")
     assert not (tmp_path / "session.txt").exists()
 

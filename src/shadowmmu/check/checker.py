@@ -61,7 +61,7 @@ class Checker(ABC):
         self.player = player
 
     def before_op(self, op: Op) -> None:  # noqa: B027  (not every checker needs it)
-        """`op` is about to be played."""
+        """Prepare for `op`, which is played next."""
 
     @abstractmethod
     def after_op(self, op: Op, played: OpResult | None) -> list[Violation]:

@@ -22,5 +22,5 @@ def unsafe_values(kernel: str, design: Mapping[str, str]) -> Iterator[tuple[str,
 
 
 def explanation(switch: str, value: str, safe: str) -> str:
-    """Return what to say of a finding that goes away with the safe value of a switch."""
+    """Return what to say of a finding that does not occur with the safe value of a switch."""
     return f"known: {switch}={value} of this kernel is unsafe; with --design {switch}={safe} all holds"

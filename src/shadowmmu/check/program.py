@@ -38,12 +38,12 @@ class _Program:
     on_meanwhile: list[Any] = field(default_factory=list)
 
     def mode_of(self, vcpu: int) -> Mode:
-        """The paging mode of a vCPU; there is one."""
+        """Return the paging mode of a vCPU; there is one."""
         return self.mode
 
 
 def audit_of(machine: SvmMachine) -> Audit:
-    """The audit of a machine that runs a program, for one look at it."""
+    """Return the audit of a machine that runs a program, for one look at it."""
     return Audit(_Program(machine.machine))  # type: ignore[arg-type]
 
 
@@ -72,7 +72,7 @@ class ProgramChecks:
         return self._coherence.checks + self._audit.checks
 
     def finish(self) -> None:
-        """Everything once more, after the program has ended."""
+        """Check everything once more, after the program has ended."""
         if len(self.violations) < MOST_VIOLATIONS:
             self._report([*self._coherence.finish(), *self._audit.finish()])
 
@@ -114,7 +114,7 @@ class ProgramChecks:
         return OpResult(self.exits - 1, text, 0, {"outcome": "ok"} | result, {}, [], [], None)
 
     def _check_fault(self, exception: tuple[int, int | None, int]) -> None:
-        """The guest got a #PF: an access of its own, refused."""
+        """Check a #PF that the guest got: an access of its own, refused."""
         vector, error_code, cr2 = exception
         text = self._text()
         op = kinds.Access(line=0, text=text, vcpu=0, kind="write", user=False, gva=cr2, size=1)
@@ -154,7 +154,7 @@ class ProgramChecks:
             self.machine.stop("violations")
 
     def _mode(self) -> Mode:
-        """The guest's paging mode."""
+        """Return the guest's paging mode."""
         vcpu = self.machine.vcpu
         if not vcpu.cr0 & CR0_PG:
             return MODES["nopaging"]
@@ -163,6 +163,6 @@ class ProgramChecks:
         return MODES["pae" if vcpu.cr4 & CR4_PAE else "32"]
 
     def _text(self) -> str:
-        """The last exit."""
+        """Return the last exit."""
         record = self._record
         return f"{exit_reason(record.code)} at rip {record.rip:#x}, {record.info1:#x}, {record.info2:#x}"

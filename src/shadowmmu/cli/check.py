@@ -166,7 +166,7 @@ def _refuse_with_list(inputs: tuple[str, ...]) -> None:
 
 
 def _files(inputs: Sequence[Path]) -> Iterator[list[Path]]:
-    """The files themselves, and the scenarios in folders, one at a time; an empty list without any."""
+    """Yield the files themselves, and the scenarios in folders, one at a time; an empty list without any."""
     if not inputs:
         yield []
     for path in inputs:
@@ -234,7 +234,7 @@ def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:
 
 
 def _known(scenario: Scenario, level: str, *, tlb: bool) -> tuple[str, str, str] | None:
-    """The unsafe value that the scenario's kernel is known to have which breaks what does not hold."""
+    """Return the unsafe value that the scenario's kernel is known to have which breaks what does not hold."""
     from shadowmmu.check.known import unsafe_values
 
     for switch, value, safe in unsafe_values(scenario.kernel, scenario.design):

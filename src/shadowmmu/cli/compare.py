@@ -121,7 +121,7 @@ def compare(
     if any(verdict.error is not None for verdict in verdicts):
         click.get_current_context().exit(_UNUSABLE)
     if not total["recordings"]:
-        known = "none of the recordings is covered; give one of kernel 7.3, 6.12 or 6.1"
+        known = "the recordings must be of kernel 7.3, 6.12 or 6.1"
         raise click.ClickException(known)
     if total["equal"] != total["ops"]:
         click.get_current_context().exit(1)
@@ -141,7 +141,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _verdicts(tasks: Sequence[_Task], jobs: int | None) -> Iterator[_Verdict]:
-    """The verdicts in order of the tasks."""
+    """Yield the verdicts in order of the tasks."""
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
     if jobs == 1:
         yield from _with_progress(map(_judge, tasks), len(tasks))
@@ -167,14 +167,14 @@ def _interrupts_later() -> Iterator[None]:
 
 
 def _ignore_interrupts() -> None:
-    """Ctrl-C is for the parent, which ends its workers."""
+    """Ignore Ctrl-C, which is for the parent; it ends its workers."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _with_progress(verdicts: Iterator[_Verdict], total: int) -> Iterator[_Verdict]:
-    """The verdicts; while waiting for one, a line on stderr if that is a terminal."""
+    """Yield the verdicts; while waiting for one, show a line on stderr if that is a terminal."""
     for done in range(total):
         if total > 1:
             progress(f"{done} of {total} recordings")
@@ -236,7 +236,7 @@ def _not_covered(recording: Recording) -> str | None:
 
 
 def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | None:
-    """The scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
+    """Return the scenario beside a recording: `recordings/A/NAME.jsonl` belongs to `scenarios/A/NAME.txt`.
 
     `name` is the scenario's, if the recording has another: `A/NAME.OTHER.jsonl`. A folder of recordings made
     on another kernel or processor has its scenarios further up: `recordings/OTHER/A/NAME.jsonl`,
@@ -255,7 +255,7 @@ def _scenario_file(recording: Path, folder: Path | None, name: str) -> Path | No
 
 
 def _replay(scenario: Scenario) -> tuple[list[Row], str | None]:
-    """The rows the model makes of a scenario, and how it failed if it did."""
+    """Return the rows the model makes of a scenario, and how it failed if it did."""
     from shadowmmu.guest.play.player import Player
     from shadowmmu.guest.scenario.setup import resolve
     from shadowmmu.kvm.tracepoints.tracer import EventLog
@@ -301,7 +301,7 @@ def _plain_outcome(row: Row) -> str:
 
 
 def _lines(part: str, expected: Any, got: Any) -> Iterator[tuple[str, str, str]]:
-    """What differs in a part: (what, expected, got), one line each."""
+    """Yield what differs in a part: (what, expected, got), one line each."""
     if part == "events":
         yield from _aligned([event_line(e) for e in expected or ()], [event_line(e) for e in got or ()])
     elif part == "gptes":
@@ -316,7 +316,7 @@ def _lines(part: str, expected: Any, got: Any) -> Iterator[tuple[str, str, str]]
 
 
 def _changes(delta: Any) -> Iterator[tuple[str, str]]:
-    """A delta by path."""
+    """Yield a delta by path."""
     for path in (delta or {}).get("del", ()):
         yield path, "deleted"
     for path, value in (delta or {}).get("set", {}).items():
@@ -332,7 +332,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _aligned(expected: Sequence[str], got: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """The stretches in which two lists differ, side by side, with their positions."""
+    """Yield the stretches in which two lists differ, side by side, with their positions."""
     for kind, a, a_end, b, b_end in SequenceMatcher(None, expected, got, autojunk=False).get_opcodes():
         if kind == "equal":
             continue

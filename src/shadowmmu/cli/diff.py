@@ -109,7 +109,7 @@ def diff(
 
 
 def _text(found: Difference, sentence: str, *, show_equal: bool) -> str:
-    """The difference as wide as the terminal, with colours if it is one."""
+    """Return the difference as wide as the terminal, with colours if it is one."""
     from rich.console import Console
 
     from shadowmmu.show.diff.render import print_difference
@@ -132,7 +132,7 @@ def _text(found: Difference, sentence: str, *, show_equal: bool) -> str:
 def _sides(
     kernels: Sequence[str], vendors: Sequence[str], params: Sequence[str], designs: Sequence[str]
 ) -> tuple[Changes, Changes]:
-    """What changes on either side. Raises ClickException for what cannot be set."""
+    """Return what changes on either side. Raises ClickException for what cannot be set."""
     kernel = _both("--kernel", [checked_kernel(release) for release in kernels])
     vendor = _both("--vendor", vendors)
     param, design = _settings("--param", params), _settings("--design", designs)
@@ -151,7 +151,7 @@ def _sides(
 
 
 def _both(option: str, values: Sequence[str]) -> tuple[str | None, str | None]:
-    """The values of the sides, of one or two that were given. Raises UsageError for more."""
+    """Return the values of the sides, of one or two that were given. Raises UsageError for more."""
     if len(values) > _SIDES:
         raise click.UsageError(f"{option}: {', '.join(values)}: there are two sides; give two values at most")
     if not values:
@@ -164,13 +164,13 @@ def _settings(option: str, given: Sequence[str]) -> Mapping[str, tuple[str | Non
     for word in given:
         name, equals, value = word.partition("=")
         if not equals:
-            raise click.UsageError(f"{option}: {word!r} is no setting; write KEY=VALUE")
+            raise click.UsageError(f"{option}: {word!r} must be a setting, KEY=VALUE")
         found.setdefault(name, []).append(value)
     return {name: _both(f"{option} {name}", values) for name, values in found.items()}
 
 
 def _names(sides: tuple[Changes, Changes]) -> tuple[str, str]:
-    """What the sides are called: the settings in which they differ."""
+    """Return what the sides are called: the settings in which they differ."""
 
     def settings(side: Changes) -> dict[str, str]:
         own = {**side.params, **side.designs}

@@ -160,7 +160,7 @@ def _progress(report: Report) -> None:
 
 
 def _write(folder: Path, found: Found) -> Path:
-    """The scenario of a failure, as a file; what was found stands in its comments."""
+    """Write the scenario of a failure to a file, with what was found in its comments."""
     path = folder / f"{found.name}.txt"
     comment = [f"# {line}" for line in found.violation.text().splitlines()]
     if not found.replays:

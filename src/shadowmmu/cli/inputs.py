@@ -44,7 +44,7 @@ class Changes:
 
 
 def settings(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
-    """The `KEY=VALUE`s of an option. Raises BadParameter for what is none."""
+    """Return the `KEY=VALUE`s of an option. Raises BadParameter for anything else."""
     found = {}
     for word in given:
         name, equals, value = word.partition("=")
@@ -75,7 +75,7 @@ def checked_designs(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def _exhibited(defect: str) -> Mapping[str, str]:
-    """The switches of a defect that is not a value of the switch `defect`. Raises ClickException."""
+    """Return the switches of a defect that is not a value of the switch `defect`. Raises ClickException."""
     from shadowmmu.check.museum.results import UnknownExhibit, exhibit_named
 
     try:
@@ -189,7 +189,7 @@ def refuse_ignored(names: Mapping[str, str], why: str) -> None:
 
 @contextmanager
 def embedded(name: str) -> Iterator[Path]:
-    """A program that comes with this one."""
+    """Yield a program that comes with this one."""
     from importlib.resources import as_file, files
 
     with as_file(files("shadowmmu.guest.pc") / "programs" / name) as path:
@@ -197,7 +197,7 @@ def embedded(name: str) -> Iterator[Path]:
 
 
 def load(paths: Sequence[Path], changes: Changes) -> list[Scenario]:
-    """The scenarios of files, changed; without files those that come with the program.
+    """Return the scenarios of files, changed; without files those that come with the program.
 
     Raises ScenarioError, DesignError, OSError.
     """

@@ -99,7 +99,9 @@ def _described(switch: Switch, before: Profile, after: Profile) -> dict[str, str
 
 
 def _scenario(switch: Switch) -> str | None:
-    """The path of the scenario that shows a switch, from the top of the repository; None if there is none."""
+    """Return the path of the scenario that shows a switch, from the top of the
+    repository; None if there is none.
+    """
     path = _SCENARIOS / f"{switch.name}.txt"
     return str(path.relative_to(_SCENARIOS.parents[1])) if path.is_file() else None
 

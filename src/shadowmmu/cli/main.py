@@ -1,4 +1,4 @@
-"""The `shadowmmu` command: whatever goes wrong comes out as one line on stderr, and as an exit status.
+"""The `shadowmmu` command: whatever fails comes out as one line on stderr, and as an exit status.
 
 All else is imported by `main`, so that an interruption at that time is one line, too.
 """
@@ -77,7 +77,7 @@ def _flush() -> None:
 
 
 def _said(error: OSError) -> str:
-    """What failed: the file, if it has a name, and why."""
+    """Return what failed: the file, if it has a name, and why."""
     why = error.strerror or str(error)
     if error.errno == errno.ENOMEM:
         return f"out of memory: {why}"
@@ -111,7 +111,7 @@ def _complain(text: str) -> int:
 
 
 def _interrupted() -> int:
-    """One line, and no interruption of what is left to do."""
+    """Print one line, and ignore further interruptions of what is left to do."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -111,7 +111,7 @@ def _told(chosen: Sequence[Exhibit]) -> Iterator[str]:
 
 
 def _designs(exhibit: Exhibit) -> str:
-    """The options that take the defect out again."""
+    """Return the options that take the defect out again."""
     changed = exhibit.fixed.items() - exhibit.switches.items()
     return " ".join(f"--design {name}={value}" for name, value in sorted(changed))
 

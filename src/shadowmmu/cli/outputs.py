@@ -169,7 +169,9 @@ def refuse_overwriting(outputs: Mapping[str, Path | None], inputs: Iterable[Path
 
 
 def _is_in_place(path: Path) -> bool:
-    """Whether an output is no file that would be replaced, so that several may be written there."""
+    """Return whether an output is written in place, not as a file that is replaced:
+    several may write there.
+    """
     status = _status(path)
     return status is not None and not stat.S_ISREG(status.st_mode)
 
@@ -182,7 +184,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _identity(path: Path) -> object:
-    """Something that is equal for names of one file."""
+    """Return something that is equal for names of one file."""
     number = _number(path)
     try:
         status = path.stat() if number is None else os.fstat(number)

@@ -48,7 +48,7 @@ _PARAMETERS = (
 
 
 def is_program(path: Path) -> bool:
-    """Whether a file is machine code, not the text of a scenario. Raises OSError, ClickException."""
+    """Return whether a file is machine code, not the text of a scenario. Raises OSError, ClickException."""
     from shadowmmu.guest.pc.image import Kind, kind_of
     from shadowmmu.guest.scenario.text import read_head
 
@@ -65,7 +65,7 @@ def is_program(path: Path) -> bool:
 
 
 def has_extra() -> bool:
-    """Whether the packages are there that machine code needs."""
+    """Return whether the packages are there that machine code needs."""
     from importlib.util import find_spec
 
     return all(find_spec(name) is not None for name in ("unicorn", "iced_x86"))
@@ -84,7 +84,7 @@ def run_program(
     events: Path | None = None,
     as_json: bool = False,
 ) -> int:
-    """Run a program to its end and report on stderr; its exit status. `name` is what it is told it is called.
+    """Run a program to its end and report on stderr; its exit status. `name` is its argv[0].
 
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
@@ -142,7 +142,7 @@ def check_program(
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """What is wrong with a program or the machine becomes one line."""
+    """Turn what is wrong with a program or the machine into one line."""
     from shadowmmu.guest.pc.image import ImageError
     from shadowmmu.guest.svm import EmulatorError
     from shadowmmu.kvm.design.switches import DesignError
@@ -162,7 +162,9 @@ def _start(
     options: ProgramOptions,
     name: str | None = None,
 ) -> tuple[Pc | LinuxGuest, Screen]:
-    """A machine with the program loaded. Raises ImageError, EmulatorError, DesignError, ClickException."""
+    """Return a machine with the program loaded. Raises ImageError, EmulatorError,
+    DesignError, ClickException.
+    """
     from shadowmmu.guest.pc.image import Kind, kind_of, read_image
     from shadowmmu.guest.pc.pc import Pc
     from shadowmmu.guest.scenario.text import read_file
@@ -184,7 +186,7 @@ def _start(
 def _start_linux(
     path: Path, arguments: Sequence[str], changes: Changes, options: ProgramOptions
 ) -> LinuxGuest:
-    """A machine with our kernel and a program. Raises EmulatorError, DesignError, ClickException."""
+    """Return a machine with our kernel and a program. Raises EmulatorError, DesignError, ClickException."""
     from shadowmmu.guest.linux.elf import NotExecutable
     from shadowmmu.guest.linux.frames import OutOfMemory
     from shadowmmu.guest.linux.guest import LinuxGuest
@@ -218,14 +220,14 @@ def _run_to_end(
 
 
 def command_line(path: Path, arguments: Sequence[str]) -> str:
-    """What a program is told: its name, without spaces, and its arguments."""
+    """Return the program's argv: its name, without spaces, and its arguments."""
     return " ".join(["_".join(path.name.split()), *arguments])
 
 
 def new_machine(
     changes: Changes, options: ProgramOptions, slots: Sequence[tuple[int, int]] | None = None
 ) -> SvmMachine:
-    """The machine for a program, a PC's if its memory is not given.
+    """Return the machine for a program, a PC's if its memory is not given.
 
     Raises ClickException, DesignError, EmulatorError.
     """
@@ -247,14 +249,16 @@ def new_machine(
 
 
 def _parameters(params: Mapping[str, str], npt: bool | None) -> Parameters:  # noqa: FBT001
-    """KVM's parameters. Raises ClickException for one that there is not."""
+    """Return KVM's parameters. Raises ClickException for an unknown one."""
     from shadowmmu.guest.scenario.module_params import param_value, parameters_of
 
     chosen = {_NPT: "Y" if npt else "N"}
     for name, text in params.items():
         value = param_value(name, text)
         if name not in _PARAMETERS:
-            raise click.ClickException(f"there is no parameter {name!r}; there are {', '.join(_PARAMETERS)}")
+            raise click.ClickException(
+                f"unknown parameter {name!r}; it must be one of {', '.join(_PARAMETERS)}"
+            )
         if value not in ("Y", "N"):
             raise click.ClickException(f"{text!r} is not a value of {name}; use Y or N")
         chosen[name] = value
@@ -276,7 +280,7 @@ def _limits_of(options: ProgramOptions) -> Limits:
 
 @contextmanager
 def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C calls `stop`; the second one is what it always is."""
+    """Call `stop` at the first Ctrl-C; the second one interrupts as usual."""
 
     def interrupted(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)

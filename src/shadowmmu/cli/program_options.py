@@ -36,7 +36,7 @@ def _memory(context: click.Context, option: click.Parameter, text: str) -> int:
 
     size = size_of(text)
     if size is None or size % 4096:
-        raise click.BadParameter(f"{text!r} is no size; write 128M or 2G")
+        raise click.BadParameter(f"{text!r} must be a size such as 128M or 2G")
     if not LEAST_MEMORY <= size <= MOST_MEMORY:
         raise click.BadParameter(f"{text} is not between 1M and 64G")
     return size
@@ -47,7 +47,9 @@ def _limits(context: click.Context, option: click.Parameter, texts: Sequence[str
     for text in texts:
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMG]?)(s|m|h|exits|instructions)", text.strip())
         if match is None:
-            raise click.BadParameter(f"{text!r} is no limit; write 60s, 10m, 1Mexits or 500Minstructions")
+            raise click.BadParameter(
+                f"{text!r} must be a limit such as 60s, 10m, 1Mexits or 500Minstructions"
+            )
         amount = float(match[1]) * _MULTIPLES[match[2].lower()]
         unit = _UNITS[match[3]]
         amount *= {"minutes": 60, "hours": 3600}.get(unit, 1)

@@ -43,7 +43,7 @@ def _rate(count: float, seconds: float) -> str:
 
 
 def progress_text(pc: Pc | LinuxGuest) -> str:
-    """Return one line about a run that goes on."""
+    """Return one line about a run that continues."""
     exits, machine = pc.machine.exits.total(), pc.machine
     parts = [f"{pc.seconds:.1f} s", f"{exits:,} exits", _rate(exits, pc.seconds)]
     parts += [f"{machine.vcpu.stat.pf_taken:,} faults", f"{machine.kvm.n_used_mmu_pages:,} shadow pages"]
@@ -53,7 +53,7 @@ def progress_text(pc: Pc | LinuxGuest) -> str:
 
 
 def report(pc: Pc | LinuxGuest, ending: Ending) -> dict[str, Any]:
-    """What there is to say about a run, as plain data."""
+    """Return the report of a run, as plain data."""
     machine = pc.machine
     statistics = {**machine.kvm.vm_stats(), **machine.vcpu.stat.as_dict()}
     return {
@@ -89,7 +89,7 @@ def _report_text(pc: Pc | LinuxGuest, ending: Ending) -> str:
 
 
 def _columns(title: str, values: Mapping[str, int]) -> Iterator[str]:
-    """A paragraph of `name number` pairs, most first."""
+    """Yield a paragraph of `name number` pairs, most first."""
     from shutil import get_terminal_size
     from textwrap import wrap
 
@@ -101,7 +101,7 @@ def _columns(title: str, values: Mapping[str, int]) -> Iterator[str]:
 
 
 def _state(machine: SvmMachine) -> str:
-    """The guest's registers and last exits."""
+    """Return the guest's registers and last exits."""
     from shadowmmu.x86.svm import exit_reason
 
     registers = machine.at_shutdown or machine.registers()

@@ -202,7 +202,7 @@ def _list(*, as_json: bool) -> None:
 
 
 def _runs(chosen: Sequence[type[Case]], without: tuple[str, ...]) -> list[tuple[type[Case], tuple[str, ...]]]:
-    """What is to be run: each case with all protections and without each, or without those named."""
+    """Return what is to be run: each case with all protections and without each, or without those named."""
     if not without:
         return [(case, taken) for case in chosen for taken in ((), *((name,) for name in case.protections))]
     if len(chosen) != 1:
@@ -211,7 +211,7 @@ def _runs(chosen: Sequence[type[Case]], without: tuple[str, ...]) -> list[tuple[
 
 
 def _run(runs: Sequence[tuple[type[Case], tuple[str, ...]]], plan: Plan, *, quiet: bool) -> list[Result]:
-    """The results, of fewer than all if the user interrupted."""
+    """Return the results; fewer than all if the user interrupted."""
     from shadowmmu.check.race.explore import explore
 
     results: list[Result] = []
@@ -282,7 +282,7 @@ def _size(result: Result) -> str:
 
 
 def _expected(result: Result) -> str:
-    """How the case must end: "bad", "good", or "reachable"."""
+    """Return how the case must end: "bad", "good", or "reachable"."""
     if result.without:
         return "bad"
     return "reachable" if result.case.reachable else "good"

@@ -224,7 +224,9 @@ def _play_all(
 def _targets(
     record: Path | None, events: Path | None, scenarios: Sequence[Scenario], inputs: Sequence[Path]
 ) -> list[Path | None]:
-    """Where the recording of each scenario is written. Raises UsageError if a file were written twice."""
+    """Return where the recording of each scenario is written. Raises UsageError if a file
+    were written twice.
+    """
     if record is None or (len(scenarios) == 1 and not record.is_dir()):
         refuse_overwriting({"--record": record, "--events": events}, inputs)
         return [record] * len(scenarios)

@@ -102,7 +102,7 @@ class Report:
         return _UNNAMED.sub(lambda match: self._frames.get(match[0], match[0]), text)
 
     def _meanwhile(self, row: Row) -> Iterator[str]:
-        """What others did in the middle of the op, and what they would have done had it let them."""
+        """Yield what others did in the middle of the op, and what they would have done had it let them."""
         left = Counter(self._waiting.get(row["op"], ()))
         for done in row["result"].get("meanwhile", ()):
             yield f"meanwhile {done['do'].strip()}  {outcome_line(done)}"
@@ -112,7 +112,7 @@ class Report:
 
 
 def _waiting(scenario: Scenario) -> dict[int, list[str]]:
-    """The ops that are to be played in the middle of others, by the number of those."""
+    """Return the ops that are to be played in the middle of others, by the number of those."""
     from shadowmmu.guest.scenario.ops import UNRECORDED, Meanwhile
 
     number = 0
@@ -125,7 +125,7 @@ def _waiting(scenario: Scenario) -> dict[int, list[str]]:
 
 
 def _frame_of(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The name of a frame that backed a guest page only in the middle of an op."""
+    """Yield the name of a frame that backed a guest page only in the middle of an op."""
     text = str(event.get("pfn") or event.get("spte") or "")
     match = _UNNAMED.match(text)
     if match and "gfn" in event:
@@ -138,7 +138,7 @@ def _modes_line(modes: Sequence[str]) -> str:
 
 
 def outcome_line(result: Mapping[str, Any]) -> str:
-    """An op's result in a few words, coloured by its kind."""
+    """Return an op's result in a few words, coloured by its kind."""
     outcome = result["outcome"]
     colour = {"ok": "green", "exception": "yellow", "vmexit": "yellow"}.get(outcome, "red")
     return " ".join([click.style(outcome, fg=colour), *outcome_details(result)])

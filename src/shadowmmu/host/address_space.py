@@ -267,7 +267,7 @@ class AddressSpace:
         return any(young)
 
     def touch(self, hva: int, *, write: bool) -> int:
-        """Access a byte as the hypervisor's process does. Return the hpa of its page. Raises
+        """Return access a byte as the hypervisor's process does. Return the hpa of its page. Raises
         HostError(EFAULT) if the access is not allowed.
         """
         mapping, index = self.find(hva)

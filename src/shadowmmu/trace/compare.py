@@ -129,7 +129,7 @@ def comparable(
 
 
 def _may_be_timer(event: Mapping[str, Any]) -> bool:
-    """Whether an exit without a reason can be a host interrupt: when those come, nobody knows.
+    """Return whether an exit without a reason can be a host interrupt: when those come, nobody knows.
 
     INVLPG and writes to control registers look the same; their emulation follows.
     """
@@ -139,12 +139,14 @@ def _may_be_timer(event: Mapping[str, Any]) -> bool:
 
 
 def _again(event: Mapping[str, Any], before: Mapping[str, Any] | None) -> bool:
-    """Whether the kernel gave up entering the guest, as it does to let others run, and injects once more."""
+    """Return whether the kernel gave up entering the guest, as it does to let others run,
+    and injects once more.
+    """
     return event["e"] == "kvm_inj_exception" and event == before
 
 
 def _event(event: Mapping[str, Any], *, strings: bool) -> Mapping[str, Any]:
-    """What counts of an event."""
+    """Return what counts of an event."""
     name = event["e"]
     if name in _NAME_ONLY or (not strings and name in _WITH_STRINGS):
         return {"e": name}
@@ -154,7 +156,9 @@ def _event(event: Mapping[str, Any], *, strings: bool) -> Mapping[str, Any]:
 
 
 def _unnamed(value: Any) -> Any:
-    """A field without strings and host addresses: SPTEs in pages that came and went, frames without use."""
+    """Return a field without strings and host addresses: SPTEs in pages that came and
+    went, frames without use.
+    """
     return _REASON.sub("reason: ", _UNNAMED.sub("?", value)) if isinstance(value, str) else value
 
 

@@ -15,7 +15,9 @@ Delta = dict[str, Any]
 
 
 def difference(before: State, after: State) -> Delta:
-    """What has to be set and deleted to come from one state to the next, by path (`sps:S7:sptes:3`)."""
+    """Return what has to be set and deleted to come from one state to the next, by path
+    (`sps:S7:sptes:3`).
+    """
     to_set: State = {}
     to_delete: list[str] = []
     _differences(before, after, "", to_set, to_delete)

@@ -1,8 +1,8 @@
 """Names for host addresses, so that recordings of different machines can be compared.
 
 `S7` is shadow page number 7, `S7[3]` its SPTE 3, `S7|827` an SPTE that points to it (rest of the bits 0x827),
-`gpa:800000|e67` an SPTE that maps the page behind guest address 0x800000, `zero|825` one of the zero page,
-`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page behind no
+`gpa:800000|e67` an SPTE that maps the page at guest address 0x800000, `zero|825` one of the zero page,
+`mmio:...` an MMIO SPTE, `frozen` an SPTE of a table that the TDP MMU removed, `pfn?...` a page at no
 guest address, `?...` an address in no known shadow page.
 
 Shadow pages are numbered in order of creation, as far as the states show it: a page is a new one when no
@@ -44,7 +44,7 @@ _HUGE = 1 << 7
 _ROLE_DIRECT, _ROLE_INVALID, _ROLE_4_BYTE = 1 << 7, 1 << 11, 1 << 4
 
 _PageKey = tuple[int, int, int, bool, str]
-"""What an event's text tells of a page: gfn, level, quadrant, direct, access."""
+"""What an event's text says about a page: gfn, level, quadrant, direct, access."""
 
 
 class Names:
@@ -68,20 +68,20 @@ class Names:
     # -- addresses
 
     def page(self, hpa: int) -> str | None:
-        """Name of the shadow page at `hpa`, after this op or else before it."""
+        """Return the name of the shadow page at `hpa`, after this op or else before it."""
         return self._now.get(hpa) or self._before.get(hpa)
 
     def sptep(self, hpa: int) -> str:
-        """Name of the SPTE at physical address `hpa`."""
+        """Return the name of the SPTE at physical address `hpa`."""
         page = self.page(hpa & ~0xFFF)
         return f"{page}[{hpa >> 3 & 511}]" if page else f"?{hpa:x}"
 
     def pointer(self, hpa: int) -> str:
-        """The same for a pointer, which may be null."""
+        """Return the name of a pointer, which may be null."""
         return self.sptep(hpa) if hpa else "null"
 
     def spte(self, spte: int, *, leaf: bool = False) -> str:
-        """Name of an SPTE's value; `leaf` says that it cannot point to a shadow page."""
+        """Return the name of an SPTE's value; `leaf` says that it cannot point to a shadow page."""
         if spte in _EMPTY:
             return _EMPTY[spte]
         if spte & ~_FROZEN_IGNORED == _FROZEN:
@@ -92,7 +92,7 @@ class Names:
         return f"{page or self.pfn((spte & _PA) >> 12)}|{spte & ~_PA:x}"
 
     def pfn(self, pfn: int) -> str:
-        """Name of a host frame: the guest address it backs, also inside a known huge page."""
+        """Return the name of a host frame: the guest address it backs, also inside a known huge page."""
         if pfn >> 52:
             return "noslot" if pfn == _NO_SLOT else f"error:{pfn:x}"
         for order in (0, 9, 18):
@@ -106,7 +106,7 @@ class Names:
         return f"pfn?{pfn or self._design.zero_page >> 12:x}"
 
     def hva(self, address: int) -> str:
-        """Name of a host virtual address in the memory of a slot, its end included."""
+        """Return the name of a host virtual address in the memory of a slot, its end included."""
         for start, size, gpa in self._areas.values():
             if start <= address <= start + size:
                 return f"gpa:{address - start + gpa:x}"
@@ -144,11 +144,11 @@ class Names:
         }
 
     def learn(self, backing: Mapping[int, int | str]) -> None:
-        """What frames back now: frame number -> guest address, or "zero"."""
+        """Learn what frames back now: frame number -> guest address, or "zero"."""
         self._backing.update(backing)
 
     def fork(self) -> Names:
-        """Names that know the same; what they learn and number stays theirs."""
+        """Return names that know the same; what they learn and number stays theirs."""
         other = copy(self)
         other._now, other._before = dict(self._now), dict(self._before)
         other._identity, other._backing = dict(self._identity), dict(self._backing)
@@ -250,7 +250,7 @@ def _event_key(event: PageEvent) -> _PageKey:
 
 
 def _remade(events: Iterable[Event]) -> set[_PageKey]:
-    """Pages that were zapped and afterwards made again."""
+    """Return pages that were zapped and afterwards made again."""
     zapped: set[_PageKey] = set()
     remade: set[_PageKey] = set()
     for event in events:

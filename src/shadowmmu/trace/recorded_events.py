@@ -47,19 +47,19 @@ class Places(Protocol):
     """Knows the addresses that the names of a recording stand for."""
 
     def pfn(self, name: str) -> int:
-        """Host frame."""
+        """Return host frame."""
         ...
 
     def spte(self, name: str) -> int:
-        """Value of an SPTE."""
+        """Return value of an SPTE."""
         ...
 
     def sptep(self, name: str) -> int:
-        """Physical address of an SPTE."""
+        """Return physical address of an SPTE."""
         ...
 
     def hva(self, name: str) -> int:
-        """Host virtual address."""
+        """Return host virtual address."""
         ...
 
 
@@ -75,7 +75,7 @@ def _hex(value: str) -> int:
 
 
 def _plain(write: Callable[[Any], Any], read: Callable[[Any], Any]) -> _Format:
-    """A format that needs no names."""
+    """Return a format that needs no names."""
     return _Format(lambda names, event, value: write(value), lambda places, value: read(value))
 
 
@@ -102,7 +102,7 @@ _members: dict[type[Event], list[tuple[str, str, _Format]]] = {}
 
 
 def _members_of(kind: type[Event]) -> list[tuple[str, str, _Format]]:
-    """Key, field and format of each member."""
+    """Return key, field and format of each member."""
     if kind not in _members:
         split = (re.fullmatch(r"(\w+)(?:=(\w+))?(?::(\S+))?", member) for member in kind.recorded.split())
         parts = [(match[1], match[2] or match[1], match[3]) for match in split if match is not None]
@@ -148,7 +148,7 @@ def _is_unrecorded_exit(event: Event) -> bool:
 
 
 def _is_freezing(event: Event) -> bool:
-    """Whether an entry of a removed table that mapped nothing is frozen: there are 512 of them."""
+    """Return whether an entry of a removed table that mapped nothing is frozen: there are 512 of them."""
     if not isinstance(event, TdpMmuSpteChanged):
         return False
     return event.old_spte in _EMPTY_SPTES and not event.new_spte & _MMU_PRESENT
@@ -192,7 +192,7 @@ def _describe_page(entry: Entry, event: PageEvent) -> None:
 
 
 def _collapsed(entries: list[Entry]) -> list[Entry]:
-    """Runs of the same change of SPTEs to consecutive pages as one event with `n`, their number.
+    """Yield runs of the same change of SPTEs to consecutive pages as one event with `n`, their number.
 
     So are runs of adjacent ranges that are aged.
     """
@@ -209,7 +209,7 @@ def _collapsed(entries: list[Entry]) -> list[Entry]:
 
 
 def _is_of_other_memory(entry: Entry) -> bool:
-    """Whether the host asked about memory that is no slot's any more: recordings leave that out."""
+    """Return whether the host asked about memory that no slot has any more: recordings leave that out."""
     asked = entry["e"] in (AgeHva.name, TestAgeHva.name)
     return asked and str(entry.get("start", entry.get("hva"))).startswith("hva?")
 
@@ -228,7 +228,7 @@ def _continues(run: Entry, entry: Entry) -> bool:
 
 
 def _moved(name: str, distance: int) -> str:
-    """The name of an SPTE that maps memory `distance` bytes further on."""
+    """Return the name of an SPTE that maps memory `distance` bytes further on."""
     return _GPA.sub(lambda match: f"gpa:{int(match[1], 16) + distance:x}", name)
 
 
@@ -238,8 +238,8 @@ def _moved(name: str, distance: int) -> str:
 def events_of(entry: Mapping[str, Any], places: Places) -> Iterator[Event]:
     """Return the events that an entry stands for: `n` of them if it is a run.
 
-    What recordings do not have of an event is 0. Raises KeyError if it is no tracepoint's, or a member is
-    missing, ValueError for a text that the tracepoint does not have.
+    What recordings do not have of an event is 0. Raises KeyError if it does not name a tracepoint, or a
+    member is missing, ValueError for a text that the tracepoint does not have.
     """
     for number in range(entry.get("n", 1)):
         event = _event_of(_one_of(entry, number) if number else entry, places)
@@ -249,13 +249,15 @@ def events_of(entry: Mapping[str, Any], places: Places) -> Iterator[Event]:
 
 
 def _range_of(run: AgeHva, number: int, ranges: int) -> AgeHva:
-    """One of adjacent ranges that are aged; recordings do not say how large each is, here all are equal."""
+    """Return one of adjacent ranges that are aged; recordings do not say how large each
+    is, here all are equal.
+    """
     size = (run.end - run.start) // ranges
     return AgeHva(run.start + number * size, run.start + (number + 1) * size)
 
 
 def _one_of(run: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    """The entry of a change of SPTEs so many after the first of a run."""
+    """Return the entry of a change of SPTEs so many after the first of a run."""
     if run["e"] == AgeHva.name:
         return run
     pages = number << 9 * (run["level"] - 1)
@@ -275,7 +277,7 @@ def _event_of(entry: Mapping[str, Any], places: Places) -> Event:
 
 
 def _form_of(tracepoint: Tracepoint[Any], entry: Mapping[str, Any]) -> type[Event]:
-    """The class of the event that shows as much as the entry has."""
+    """Return the class of the event that shows as much as the entry has."""
     for kind in reversed(tracepoint.forms):
         if issubclass(kind, PageEvent):
             if len(kind.layout.letters(0)) == len(entry["access"]):

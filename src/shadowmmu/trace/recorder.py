@@ -44,7 +44,7 @@ _TRAMP_CODE = 0x2000
 
 
 class PlayedOp(Protocol):
-    """What a player tells of one op (op -1: the machine after `start`)."""
+    """What a player reports about one op (op -1: the machine after `start`)."""
 
     @property
     def op(self) -> int:
@@ -109,7 +109,7 @@ class Recorder:
         return self._names
 
     def header(self) -> Row:
-        """The first line."""
+        """Return the first line."""
         scenario = self._scenario
         return {
             "scenario": scenario.name,
@@ -123,7 +123,7 @@ class Recorder:
         }
 
     def row(self, played: PlayedOp) -> Row:
-        """The line of one op."""
+        """Return the line of one op."""
         state = None if played.state is None else self._names.state(played.state, played.events)
         row: Row = {"op": played.op, "do": played.text}
         if played.op >= 0:
@@ -158,7 +158,7 @@ def _header_setup(setup: Setup) -> list[Row]:
 
 
 def _header_modes(modes: Sequence[str]) -> list[Row]:
-    """The mode of the VM; if the vCPUs differ, then those of the others follow."""
+    """Return the mode of the VM; if the vCPUs differ, then those of the others follow."""
     first: Row = {"setup": "mode", "mode": modes[0]}
     if len(set(modes)) == 1:
         return [first]
@@ -203,5 +203,5 @@ def _header_entry(action: SetupAction) -> Row:
 
 
 def json_line(row: Row) -> str:
-    """A line of a recording, with its end."""
+    """Return a line of a recording, with its end."""
     return json.dumps(row, separators=(",", ":")) + "\n"

@@ -34,7 +34,7 @@ _OP_ROW = {"vcpu": int, "result": dict, "stats": dict, "gptes": list, "events": 
 
 
 class RecordingError(ValueError):
-    """A file that is not a whole recording; the text is `file:line: what is wrong; how to mend it`."""
+    """A file that is not a whole recording; the text is `file:line: what is wrong; how to fix it`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class Recording:
         return cls(path, header, tuple(rows))
 
 
-def _fail(path: Path, line: int, what: str, mend: str) -> NoReturn:
-    raise RecordingError(f"{path}:{line}: {shown(what)}; {shown(mend)}")
+def _fail(path: Path, line: int, what: str, fix: str) -> NoReturn:
+    raise RecordingError(f"{path}:{line}: {shown(what)}; {shown(fix)}")
 
 
 def _parse(path: Path, number: int, line: bytes, *, last: bool) -> Any:
@@ -97,14 +97,14 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def _integer(text: str) -> int:
-    """An integer of a recording, of 64 bits at most. Raises ValueError."""
+    """Return an integer of a recording, of 64 bits at most. Raises ValueError."""
     if len(text) > _LONGEST_INTEGER:
         raise ValueError("an integer of more than 64 bits")
     return int(text)
 
 
 def _first_odd(value: Any) -> str | None:
-    """The first character that cannot be shown in the texts of a value, names of members included."""
+    """Return the first character that cannot be shown in the texts of a value, names of members included."""
     if isinstance(value, str):
         return first_invisible(value.replace("\t", "\0"))
     if isinstance(value, dict):
@@ -135,7 +135,7 @@ def _check_row(path: Path, number: int, row: Any) -> None:
         _fail(path, number, what, "record it again")
 
     if not isinstance(row, dict):
-        malformed("this line is no object")
+        malformed("this line must be a JSON object")
     expected = number - 3
     required = _ROW if expected < 0 else _ROW | _OP_ROW
     for key, kind in required.items():
@@ -153,11 +153,11 @@ def _check_row(path: Path, number: int, row: Any) -> None:
     if not isinstance(delta, dict) or not isinstance(delta.get("set"), dict):
         malformed("`delta` has no `set`")
     if not all(isinstance(path, str) for path in delta.get("del", ())):
-        malformed("`delta` has a `del` that is no list of paths")
+        malformed("`delta` has a `del` that must be a list of paths")
 
 
 def replay(recording: Recording) -> Iterator[tuple[Row, State]]:
-    """Every row with the full state after it; the state is the same object, changed from op to op.
+    """Yield every row with the full state after it; the state is the same object, changed from op to op.
 
     Raises RecordingError when a delta does not fit the state before it.
     """

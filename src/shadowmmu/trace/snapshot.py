@@ -24,7 +24,7 @@ RawState = dict[str, Any]
 
 
 def snapshot(machine: Machine) -> RawState:
-    """The state between two operations. All numbers as they are; names are trace.names' work.
+    """Return the state between two operations. All numbers as they are; names are trace.names' work.
 
     `sps` are the active pages, newest first, the trees of the TDP MMU in pre-order, newest root first, then
     roots that were zapped while in use and special ones (`off_list`); `rmap`, `lpage` and `wtrack` hold what
@@ -66,12 +66,15 @@ def snapshot(machine: Machine) -> RawState:
 
 
 def _nx_possible(kvm: Kvm) -> list[int] | None:
-    """How many pages of the shadow and of the TDP MMU NX recovery may zap; None if there is one list only."""
+    """Return how many pages of the shadow and of the TDP MMU NX recovery may zap; None if
+    there is one list only.
+    """
     return None if kvm.design.nx_lists == 1 else list(possible_nx_huge_page_counts(kvm))
 
 
 def shadow_pages(kvm: Kvm) -> tuple[list[ShadowPage], list[ShadowPage]]:
-    """The pages of a state, in its order: those on the list or in a tree of the TDP MMU, and other roots.
+    """Return the pages of a state, in its order: those on the list or in a tree of the
+    TDP MMU, and other roots.
 
     Raises LookupError if an SPTE or a root leads to no page: the structures are corrupt.
     """
@@ -93,7 +96,9 @@ def _tdp_pages(kvm: Kvm) -> list[ShadowPage]:
 
 
 def _roots(kvm: Kvm) -> list[ShadowPage]:
-    """Pages in use as roots, each once, in the order of vCPUs: previous roots, then the current one."""
+    """Return the pages in use as roots, each once, in the order of vCPUs: previous roots,
+    then the current one.
+    """
     found: dict[int, ShadowPage] = {}
     for vcpu in kvm.vcpus:
         for mmu in (vcpu.root_mmu, vcpu.guest_mmu):
@@ -111,7 +116,7 @@ def _roots(kvm: Kvm) -> list[ShadowPage]:
 
 
 def _special_pages(kvm: Kvm, hpa: int) -> list[int]:
-    """A root and, if it is special, the special pages below it."""
+    """Return a root and, if it is special, the special pages below it."""
     sp = kvm.page_at(hpa) if hpa not in (0, INVALID_PAGE) else None
     if sp is None or not sp.special or sp.level() == PT32E_ROOT_LEVEL:
         return [hpa]
@@ -181,7 +186,7 @@ def _rmaps(kvm: Kvm, slot: MemSlot) -> Iterable[tuple[int, int, int, list[int]]]
 
 
 def backed(machine: Machine, frames: set[int]) -> dict[int, int | str]:
-    """Guest address (or "zero") behind each of the frames that back guest memory now."""
+    """Return the guest address (or "zero") of each of the frames that back guest memory now."""
     found: dict[int, int | str] = {}
     for pfn in frames:
         if pfn == 0:

@@ -27,7 +27,7 @@ class Operations:
     player: Player
 
     def _take(self, player: Player, *, checked: bool) -> None:
-        """Be the machine of a player."""
+        """Become the machine of a player."""
         self.player = player
         player.dump = False
         self.history: list[str] = []
@@ -70,7 +70,7 @@ class Operations:
         answer(self.kvm.vcpus[0], self.play_op(op), self.player.refused)
 
     def host_call(self, text: str, call: Callable[[], Answer]) -> Answer:
-        """Call something that changes the machine and is no operation, named `text` in violations."""
+        """Call something that changes the machine without being an operation, named `text` in violations."""
         op = ops.HostRead(line=0, text=text, vcpu=0, gpa=0, size=1)
         self.history.append(text)
         if self._checks is not None:

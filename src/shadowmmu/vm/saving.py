@@ -29,7 +29,9 @@ def scenario_text(setup: Setup, mode: Mode, cr3: int, history: Iterable[str]) ->
     lines = list(history)
     stream = next((line for line in lines if line.startswith("#")), None)
     if stream is not None:
-        raise ConfigurationError(f"`{stream.strip('# ')}` is no operation of a scenario: use other methods")
+        raise ConfigurationError(
+            f"`{stream.strip('# ')}` is not an operation of a scenario: use other methods"
+        )
     if setup.nested:
         raise ConfigurationError("a Vm with nested=True cannot be saved as a scenario yet")
     for action in setup.actions:

@@ -108,7 +108,7 @@ class Slot:
         self._host.host_op(ops.SetSlotFlag(line=0, text=text, vcpu=0, slot=self.id, flag=flag, on=on))
 
     def dirty_pages(self) -> list[int]:
-        """KVM_GET_DIRTY_LOG: return the numbers, within the slot, of the 4 KiB pages written to.
+        """Return the numbers, within the slot, of the 4 KiB pages written to (KVM_GET_DIRTY_LOG).
 
         Raises OSError if the slot does not log.
         """
@@ -116,7 +116,8 @@ class Slot:
         return self._host.host_call(f"getdirty {self.id}", lambda: kvm_vm_ioctl_get_dirty_log(kvm, self.id))
 
     def clear_dirty_log(self, pages: Sequence[int] | None = None) -> None:
-        """KVM_CLEAR_DIRTY_LOG of these pages, by default all: their next write is logged again.
+        """Clear these pages in the dirty log, by default all: their next write is logged
+        again (KVM_CLEAR_DIRTY_LOG).
 
         Raises OSError if the slot does not log, or the VM is not in manual-protect mode.
         """
@@ -151,7 +152,8 @@ class Slots(Mapping[int, Slot]):
     def __getitem__(self, id: int) -> Slot:
         held = self._host.player.machine.slots.get(id)
         if held is None or not held.used:
-            raise KeyError(f"there is no slot {id}; there are {', '.join(map(str, self)) or 'none'}")
+            have = ", ".join(map(str, self)) or "none"
+            raise KeyError(f"slot {id} must be added first, with add_slot(); there are {have}")
         return Slot(self._host, id)
 
     def __iter__(self) -> Iterator[int]:

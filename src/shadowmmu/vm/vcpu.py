@@ -35,7 +35,7 @@ _EFER = 0xC0000080
 class Vcpu:
     """A vCPU. Its accesses raise GuestFault where the guest would get an exception.
 
-    They raise DirtyRingFull where the dirty ring must be harvested and reset before the vCPU may go on,
+    They raise DirtyRingFull where the dirty ring must be harvested and reset before the vCPU may continue,
     KvmRunError where KVM_RUN fails, and EndlessFaults where the guest makes no progress. `state` is
     struct kvm_vcpu.
     """
@@ -56,7 +56,7 @@ class Vcpu:
         from .nested import L2
 
         if not self._vm.player.vmcbs:
-            raise ConfigurationError("there is no L2: make the Vm with nested=True")
+            raise ConfigurationError("L2 needs a guest hypervisor: make the Vm with nested=True")
         return L2(self._vm, self.id)
 
     # -- accesses ------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Checks:
         self.found += self._audit.after_op(op, played)
 
     def unseen(self) -> None:
-        """Guest memory was changed from outside, which KVM does not see."""
+        """Record that guest memory was changed from outside, which KVM does not see."""
         self._audit.unseen()
 
     def verdict(self) -> Verdict:

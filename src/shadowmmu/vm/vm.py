@@ -296,7 +296,7 @@ class Vm(Operations):
         self.host_call("# zap all", lambda: kvm_mmu_zap_all_fast(self.kvm))
 
     def limit_pages(self, pages: int) -> None:
-        """KVM_SET_NR_MMU_PAGES: allow so many shadow pages."""
+        """Allow so many shadow pages (KVM_SET_NR_MMU_PAGES)."""
         self.host_op(ops.SetMmuPages(line=0, text=f"nrmmu {pages}", vcpu=0, pages=pages))
 
     # -- slots ---------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ class Vm(Operations):
     # -- dirty logging -------------------------------------------------------------------------------------
 
     def manual_dirty_log(self, *, initially_set: bool = False) -> None:
-        """KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: reading a log changes nothing, clearing it protects pages again.
+        """Let reading a log change nothing and clearing it protect pages (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
 
         initially_set: every page of a slot counts as dirty when its logging starts, and none is protected.
         """
@@ -350,7 +350,9 @@ class Vm(Operations):
         return [page for ring in rings for _, page in ring.harvest()]
 
     def reset_dirty_rings(self) -> int:
-        """KVM_RESET_DIRTY_RINGS: empty harvested entries, protect their pages again; return their number."""
+        """Empty harvested entries and protect their pages again (KVM_RESET_DIRTY_RINGS).
+        Return their number.
+        """
         return self.host_call("resetrings", partial(kvm_vm_ioctl_reset_dirty_pages, self.kvm))
 
     # -- the host's memory: what reaches KVM as MMU notifiers ----------------------------------------------
@@ -372,13 +374,15 @@ class Vm(Operations):
             raise ConfigurationError(str(error.args[0])) from None
 
     def madvise(self, gpa: int, size: int | str, advice: int) -> None:
-        """madvise() on the host memory of [gpa, gpa + size); `advice` as in mman.h (4: MADV_DONTNEED)."""
+        """Call madvise() on the host memory of [gpa, gpa + size); `advice` as in mman.h
+        (4: MADV_DONTNEED).
+        """
         gpa, length = self._range(gpa, size)
         text = f"madvise {gpa:#x} {length:#x} {advice}"
         self.host_op(ops.Madvise(line=0, text=text, vcpu=0, gpa=gpa, length=length, advice=advice))
 
     def mprotect(self, gpa: int, size: int | str, protection: str) -> None:
-        """mprotect() on the host memory of [gpa, gpa + size): "none", "ro" or "rw"."""
+        """Call mprotect() on the host memory of [gpa, gpa + size): "none", "ro" or "rw"."""
         gpa, length = self._range(gpa, size)
         if protection not in ("none", "ro", "rw"):
             raise ConfigurationError(f"protection={protection!r} must be one of 'none', 'ro', 'rw'")

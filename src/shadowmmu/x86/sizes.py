@@ -9,6 +9,6 @@ _SIZE = re.compile(r"(\d{1,20})([KMGT]?)(?:i?B)?", re.IGNORECASE)
 
 
 def size_of(text: str) -> int | None:
-    """Return the bytes of a size such as 4096, 64M or 2GiB; None if the text is no size."""
+    """Return the bytes of a size such as 4096, 64M or 2GiB; None if the text is not a size."""
     match = _SIZE.fullmatch(text.strip())
     return int(match[1]) * UNITS[match[2].upper()] if match else None

@@ -142,7 +142,7 @@ def test_the_kernel_lines_show_most_tracepoints() -> None:
 
 
 def test_what_is_no_text_of_the_tracepoint_is_refused() -> None:
-    with pytest.raises(ValueError, match="'gfn 1' is no text of kvm_mmu_set_accessed_bit"):
+    with pytest.raises(ValueError, match="'gfn 1' is not a text of kvm_mmu_set_accessed_bit"):
         SetAccessedBit.from_text("gfn 1")
 
 

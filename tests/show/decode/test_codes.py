@@ -35,7 +35,7 @@ def test_a_failed_entry_is_said() -> None:
 
 @pytest.mark.parametrize(("text", "vmx"), [("nonsense", False), ("EPT_VIOLATION", False), ("3f", True)])
 def test_what_is_no_exit_is_refused(text: str, vmx: bool) -> None:
-    with pytest.raises(WordError, match="is no exit code; write"):
+    with pytest.raises(WordError, match="must be an exit code:"):
         parse_exit(text, vmx=vmx)
 
 

@@ -95,5 +95,5 @@ def test_a_link_is_told_from_a_leaf_without_a_level() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "S7|", "|zz", "0x" + "1" * 17, "gpa:|827"])
 def test_what_is_no_spte_is_refused_with_a_remedy(text: str) -> None:
-    with pytest.raises(WordError, match=r"write it in hexadecimal|has 64"):
+    with pytest.raises(WordError, match=r"must be hexadecimal|has 64"):
         parse_spte(text)

@@ -21,7 +21,7 @@ def test_pages_of_one_table_are_one_whatever_their_numbers():
 
 
 def test_a_page_that_the_left_side_lacks_has_a_prime():
-    assert paired({"S1": page("1")}, {"S1": page("9")}).in_left_names("S1 gone") == "S1' gone"
+    assert paired({"S1": page("1")}, {"S1": page("9")}).in_left_names("S1 removed") == "S1' removed"
 
 
 def test_pages_of_equal_role_and_gfn_are_told_apart_by_the_way_from_the_root():

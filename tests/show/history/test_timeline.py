@@ -70,7 +70,7 @@ def test_moments_are_found_by_the_number_of_their_op():
     timeline = recorded_timeline(recording("b-unsync"))
     assert timeline.at(-1).text == "start"
     assert timeline.at(3).op == 3
-    with pytest.raises(IndexError, match="numbered -1 to 24"):
+    with pytest.raises(IndexError, match="the op must be -1 to 24, not 99"):
         timeline.at(99)
 
 

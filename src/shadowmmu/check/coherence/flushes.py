@@ -25,11 +25,11 @@ class Flushes:
     kept: dict[int, set[int]] = field(default_factory=dict)
 
     def context(self) -> int:
-        """When all of the current PCID but global translations was flushed last."""
+        """Return when all of the current PCID but global translations was flushed last."""
         return max(self.everything, self.contexts[self.pcid])
 
     def single_pages(self) -> dict[int, int]:
-        """When pages of the current PCID were flushed one by one."""
+        """Return when pages of the current PCID were flushed one by one."""
         return self.pages.get(self.pcid, {})
 
     def since(self, address: int) -> int:
@@ -39,11 +39,11 @@ class Flushes:
         return max(self.everything, self.global_pages.get(address >> 12, -1))
 
     def oldest(self) -> int:
-        """Values that ended by then are of no use."""
+        """Return the time before which values that ended are of no use."""
         return self.everything if self.roots else max(self.everything, min(self.contexts.values()))
 
     def flush(self, time: int) -> None:
-        """All translations go."""
+        """Drop all translations."""
         self.everything = time
         self.contexts = {self.pcid: time}
         self.pages.clear()

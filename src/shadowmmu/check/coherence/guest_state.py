@@ -90,7 +90,9 @@ class GuestState(Checker):
         return 3 if cr4 & CR4_PAE else 2
 
     def guest_registers(self, vcpu: Vcpu) -> Registers:
-        """How the vCPU translates linear addresses now; in L2, whose paging is off, L2's physical ones."""
+        """Return how the vCPU translates linear addresses now; in L2, whose paging is
+        off, L2's physical ones.
+        """
         if vcpu.guest_mode:
             return self.nested_registers(vcpu)
         regs = Registers()
@@ -108,7 +110,7 @@ class GuestState(Checker):
         return regs
 
     def nested_registers(self, vcpu: Vcpu) -> Registers:
-        """How addresses go through nested tables: L1's while the vCPU is in L2, else none are in the way."""
+        """Return how nested tables translate addresses: L1's while the vCPU is in L2, else none."""
         if vcpu.guest_mode:
             return self.l2_registers(vcpu, vcpu.nested_cr3)
         regs = Registers()
@@ -116,7 +118,9 @@ class GuestState(Checker):
         return regs
 
     def l2_registers(self, vcpu: Vcpu, nested_cr3: int) -> Registers:
-        """How L1's tables at a nested CR3 translate addresses of L2, while it runs or after its exit."""
+        """Return how L1's tables at a nested CR3 translate addresses of L2, while it runs
+        or after its exit.
+        """
         regs = Registers()
         regs.nested = True
         l1 = vcpu if vcpu.l1_state is None else vcpu.l1_state
@@ -128,14 +132,16 @@ class GuestState(Checker):
         return regs
 
     def last_nested_cr3(self, vcpu: Vcpu) -> int:
-        """The nested CR3 that L2 had in this op: that of before, or what its VMRUN has just read."""
+        """Return the nested CR3 that L2 had in this op: that of before, or what its VMRUN has just read."""
         before = self.before[vcpu.id]
         if before[GUEST_MODE]:
             return before[NESTED_CR3]
         return self.memory.word(self.player.vmcbs[vcpu.id].gpa + VMCB_NESTED_CR3)
 
     def _load_pdptrs(self, vcpu: Vcpu) -> None:
-        """The processor loads its PDPTE registers from memory, all or, if one has a reserved bit, none."""
+        """Load the PDPTE registers from memory as the processor does: all, or none if one
+        has a reserved bit.
+        """
         base = vcpu.cr3 & 0xFFFFFFE0
         reserved = 0x1E6 | MASK64 >> vcpu.maxphyaddr << vcpu.maxphyaddr
         pdptrs = [self.memory.word(base + 8 * i) for i in range(4)]
@@ -143,7 +149,7 @@ class GuestState(Checker):
             self.pdptrs[vcpu.id] = pdptrs
 
     def _note_flushes(self, op: Op, outcome: str) -> None:
-        """Which flushes the op was. They are taken for older than what the op itself changed."""
+        """Record the flushes of the op. They count as older than what the op itself changed."""
         time = self.clock - 1
         for vcpu, flushes, before in zip(self.kvm.vcpus, self.flushes, self.before, strict=True):
             after = _registers_of(vcpu)
@@ -160,7 +166,9 @@ class GuestState(Checker):
     def _note_registers(
         self, vcpu: Vcpu, flushes: Flushes, before: Sequence[int], after: Sequence[int], time: int
     ) -> None:
-        """Registers changed other than by MOV to CR3. That flushes, but for CR0.WP, CR4.SMAP and the like."""
+        """Handle registers that changed other than by MOV to CR3: a flush, but for
+        CR0.WP, CR4.SMAP and the like.
+        """
         flushes.pcid = _pcid(vcpu)
         flushes.contexts.setdefault(flushes.pcid, -1)
         if any((a ^ b) & mask for a, b, mask in zip(before, after, FLUSHING, strict=True)):
@@ -170,12 +178,12 @@ class GuestState(Checker):
             self._load_pdptrs(vcpu)
 
     def loaded_cr3(self, vcpu: Vcpu, before: int) -> None:
-        """A MOV to CR3 was carried out that this checker did not see as an op."""
+        """Handle a MOV to CR3 that this checker did not see as an op."""
         self.flushes[vcpu.id].load_root(before, _pcid(vcpu), self.clock - 1)
         self._load_pdptrs(vcpu)
 
     def catch_up(self) -> None:
-        """The tables changed and somebody else kept their former values."""
+        """Take over changes of the tables whose former values somebody else kept."""
         for gfn in self.tracked:
             self.tracked[gfn] = self._page(gfn)
         self._track(list(self.tracked))
@@ -241,7 +249,7 @@ class GuestState(Checker):
             queue += self._targets(gfn, level, levels)
 
     def _targets(self, gfn: int, level: int, levels: int) -> list[tuple[int, int, int]]:
-        """The tables that the entries of a table lead to."""
+        """Return the tables that the entries of a table lead to."""
         if level == 1:
             return []
         entries = memoryview(self.tracked[gfn]).cast("I" if levels == 2 else "Q")
@@ -254,7 +262,7 @@ class GuestState(Checker):
         ]
 
     def may_be_written(self, gfn: int) -> bool:
-        """Whether a page is dirty already, if it is one of a slot that logs.
+        """Return whether a page is dirty already, if it is one of a slot that logs.
 
         Entries of dirty rings count until they are reset. What the processor logs itself (PML) is not known.
         """
@@ -270,7 +278,7 @@ class GuestState(Checker):
         return bool(slot.log_words()[page >> 6] >> (page & 63) & 1)
 
     def _tables_on_way(self, regs: Registers, address: int, since: int) -> Iterator[int]:
-        """gfns of the guest's tables that a walk may pass."""
+        """Yield gfns of the guest's tables that a walk may pass."""
         states = [self.memory.start(regs)]
         while states:
             state = states.pop()
@@ -293,14 +301,14 @@ def _is_of_the_guest(op: Op) -> bool:
 
 
 def _half_kept(changed: int) -> int:
-    """The bits of the 4-byte entry beside the one that changed, if only one did."""
+    """Return the bits of the 4-byte entry beside the one that changed, if only one did."""
     return (
         0 if changed >> 32 and changed & LOW_HALF else MASK64 ^ LOW_HALF if changed & LOW_HALF else LOW_HALF
     )
 
 
 def _straddles(op: Op, entry_size: int) -> bool:
-    """Whether KVM loses sight of a table that the op writes.
+    """Return whether KVM loses sight of a table that the op writes.
 
     An emulated write across entries is seen as one of the first only (kvm_mmu_track_write, 6.12.111).
     """

@@ -82,7 +82,7 @@ class Registers:
         self.index_bits, self.entry_bytes = (10, 4) if levels == 2 else (9, 8)
 
     def key(self) -> tuple[object, ...]:
-        """Everything that decides what tables mean."""
+        """Return everything that decides what tables mean."""
         pdptrs = None if self.pdptrs is None else tuple(self.pdptrs)
         return (
             self.levels,
@@ -98,7 +98,9 @@ class Registers:
 
 
 def permits(regs: Registers, rights: u64, user: u64, kind: u64) -> bool:
-    """Whether rights (ACC bits) serve an access: kind 0 read, 1 write, 2 fetch. AMD APM vol. 2, 5.6."""
+    """Return whether rights (ACC bits) serve an access: kind 0 read, 1 write, 2 fetch.
+    AMD APM vol. 2, 5.6.
+    """
     if user or regs.nested:
         if not rights & ACC_U:
             return False
@@ -122,7 +124,7 @@ class GuestMemory:
         self.past: dict[int, list[tuple[int, int]]] = {}
 
     def slot_at(self, gfn: u64) -> MemSlot | None:
-        """The slot that user space has put there."""
+        """Return the slot that user space has put there."""
         slot: MemSlot
         for slot in self.kvm.memslots:
             if slot.base_gfn <= gfn < slot.base_gfn + slot.npages:
@@ -130,7 +132,7 @@ class GuestMemory:
         return None
 
     def page(self, gfn: u64, write: u64) -> u64:
-        """Host address of a guest page if the host maps it now, and for writing; else MASK64."""
+        """Return the host address of a guest page if the host maps it now, and for writing; else MASK64."""
         slot: MemSlot | None = self.slot_at(gfn)
         if slot is None or (write and not slot.writable()):
             return MASK64
@@ -139,14 +141,14 @@ class GuestMemory:
         return word & ADDR if word else MASK64
 
     def word(self, gpa: u64) -> u64:
-        """The aligned 8 bytes at gpa as they are now; 0 if nobody has touched them."""
+        """Return the aligned 8 bytes at gpa as they are now; 0 if nobody has touched them."""
         hpa: u64 = self.page(gpa >> 12, 0)
         if hpa == MASK64:
             return 0
         return self.arena.load(hpa | gpa & 0xFF8, 8)
 
     def changed(self, gpa: u64, old: u64, time: i64, kept: u64 = 0) -> None:
-        """The guest changed the word at gpa, which was `old`.
+        """Record that the guest changed the word at gpa, which was `old`.
 
         What others did before may be forgotten by the MMU, but for the bits `kept`, of another entry.
         """
@@ -168,23 +170,23 @@ class GuestMemory:
         self.past[gpa] = [*ended, (old, time), *forever]
 
     def changed_unseen(self, gpa: u64, old: u64) -> None:
-        """Something that the MMU does not see changed the word."""
+        """Record that something which the MMU does not see changed the word."""
         self.past.setdefault(gpa, []).append((old, FOREVER))
 
     def forget(self, time: i64) -> None:
         """Drop the values that ended by then."""
-        gone = []
+        ended = []
         for gpa, values in self.past.items():
             kept = [item for item in values if item[1] > time]
             if not kept:
-                gone.append(gpa)
+                ended.append(gpa)
             elif len(kept) != len(values):
                 self.past[gpa] = kept
-        for gpa in gone:
+        for gpa in ended:
             del self.past[gpa]
 
     def values(self, gpa: u64, size: u64, since: i64) -> list[int]:
-        """What the entry at gpa holds, and what it held after `since`."""
+        """Return what the entry at gpa holds, and what it held after `since`."""
         word_at: u64 = gpa & ~7
         now: u64 = self.word(word_at)
         shift: u64 = (gpa & 4) << 3 if size == 4 else 0
@@ -200,7 +202,8 @@ class GuestMemory:
         return found
 
     def refusal(self, regs: Registers, level: u64, entry: u64) -> u64:
-        """Why an entry ends a walk: NOT_PRESENT, RESERVED; 0: it does not. AMD APM vol. 2, 5.3 and 5.4.
+        """Return why an entry ends a walk: NOT_PRESENT, RESERVED; 0: it does not. AMD APM
+        vol. 2, 5.3 and 5.4.
 
         KVM reads the PDPTEs of nested tables as they are. D is reserved in a PDPTE, but the processor itself
         sets it there if the page serves as a lower table too, after it used the PDPTE.
@@ -226,18 +229,18 @@ class GuestMemory:
         return RESERVED if entry & high else 0
 
     def _takes_bits(self, gpa: u64) -> bool:
-        """Whether A and D can be set in an entry; where not, walks go on without."""
+        """Return whether A and D can be set in an entry; where not, walks continue without."""
         return self.page(gpa >> 12, 1) != MASK64
 
     def start(self, regs: Registers) -> State:
-        """Where walks begin. Without paging all of memory is a leaf."""
+        """Return where walks begin. Without paging all of memory is a leaf."""
         if regs.levels == 0:
             return (-6, 0, ACC_ALL | DIRTY)
         mask: u64 = ADDR | 0xFE0 if regs.levels == 3 else ADDR
         return (regs.levels, regs.root & mask, ACC_ALL)
 
     def step(self, regs: Registers, state: State, gva: u64, since: i64, refused: Refusals) -> list[State]:
-        """Where reading one more entry for gva leads to; refusals are added as (level, gpa, why)."""
+        """Return where reading one more entry for gva leads to; refusals are added as (level, gpa, why)."""
         level: i64 = state[0]
         table: u64 = state[1]
         above: u64 = state[2]
@@ -286,7 +289,9 @@ class GuestMemory:
         return found
 
     def walk(self, regs: Registers, gva: u64, since: i64, refused: Refusals) -> list[tuple[int, int]]:
-        """(gpa, rights) of every way that gva may be translated by entries as they were after `since`."""
+        """Return (gpa, rights) of every way that gva may be translated by entries as they
+        were after `since`.
+        """
         states = [self.start(regs)]
         leaves: list[tuple[int, int]] = []
         one: u64 = 1

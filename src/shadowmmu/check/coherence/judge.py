@@ -38,7 +38,9 @@ class Judge(GuestState):
     def judge_access(
         self, vcpu: Vcpu, regs: Registers, address: int, mode: int, frame: int
     ) -> Problem | None:
-        """What is wrong with an access that reached a frame; mode: kind of access, plus 4 for CPL 3."""
+        """Return what is wrong with an access that reached a frame; mode: kind of access,
+        plus 4 for CPL 3.
+        """
         number = ACCESSES.index((mode >> 2 & 1, mode & 3))
         ways = self.ways(regs, self.flushes[vcpu.id], address)
         if self._maps_own_entry(regs, address, ways):
@@ -48,16 +50,16 @@ class Judge(GuestState):
     def _judge(
         self, regs: Registers, ways: list[tuple[int, int]], frame: int, accesses: int
     ) -> Problem | None:
-        """What is wrong with using a frame for accesses, given the translations that are allowed."""
+        """Return what is wrong with using a frame for accesses, given the translations that are allowed."""
         if not ways:
             return "stale-translation", "the guest's tables do not map it, since the last flush"
         here = [(gpa, rights) for gpa, rights in ways if self.memory.page(gpa >> 12, 0) == frame]
         if not here:
             to = " or ".join(sorted({f"gpa {gpa & -4096:#x}" for gpa, _ in ways}))
-            behind = self.behind(frame)
-            if not behind:
+            backed = self.backed_by(frame)
+            if not backed:
                 return "frame-outside-memory", f"frame {frame:#x} backs no guest page; it may be {to}"
-            return "wrong-frame", f"frame {frame:#x} is that of gpa {behind[0][1]:#x}; it may be {to}"
+            return "wrong-frame", f"frame {frame:#x} is that of gpa {backed[0][1]:#x}; it may be {to}"
         for n, (user, kind) in enumerate(ACCESSES):
             if not accesses >> n & 1:
                 continue
@@ -78,14 +80,14 @@ class Judge(GuestState):
         return None
 
     def _maps_own_entry(self, regs: Registers, address: int, ways: Iterable[tuple[int, int]]) -> bool:
-        """Whether a translation leads to a table that it came through: an access may have set A and D there
-        and then overwritten them, all in one op.
+        """Return whether a translation leads to a table that it came through: an access may have set A
+        and D there and then overwritten them, all in one op.
         """
         tables = set(self._tables_on_way(regs, address, -1))
         return any(gpa >> 12 in tables for gpa, _ in ways)
 
     def ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
-        """(gpa, rights) of every translation of an address that its last flush leaves."""
+        """Return (gpa, rights) of every translation of an address that its last flush leaves."""
         ways = self.memory.walk(regs, address, flushes.since(address), [])
         current = regs.root
         for regs.root in flushes.kept.get(flushes.pcid, ()):
@@ -99,7 +101,7 @@ class Judge(GuestState):
         return ways
 
     def _denier(self, regs: Registers, here: list[tuple[int, int]], user: int, kind: int) -> str:
-        """Who forbids an access to a page that is mapped."""
+        """Return who forbids an access to a page that is mapped."""
         gpa, rights = here[0]
         slot = self.memory.slot_at(gpa >> 12)
         if not permits(regs, rights, user, kind):
@@ -112,8 +114,8 @@ class Judge(GuestState):
             return "the host forbids"
         return "needs D in the guest's entry"
 
-    def behind(self, frame: int) -> list[tuple[MemSlot, int]]:
-        """(slot, gpa) of the guest pages that a frame backs; of the zero page none."""
+    def backed_by(self, frame: int) -> list[tuple[MemSlot, int]]:
+        """Return (slot, gpa) of the guest pages that a frame backs; of the zero page none."""
         found = []
         for slot in self.kvm.memslots:
             index = slot.mapping.index_of(frame >> 12)
@@ -125,10 +127,10 @@ class Judge(GuestState):
         if frame == 0:
             return ("more-rights", "the host's zero page can be written") if entry & W else None
         for page in self._offsets(level):
-            behind = self.behind(frame + (page << 12))
-            if not behind:
+            backed = self.backed_by(frame + (page << 12))
+            if not backed:
                 return "frame-outside-memory", f"frame {frame + (page << 12):#x} backs no guest page"
-            gfns = [gpa >> 12 for _, gpa in behind]
+            gfns = [gpa >> 12 for _, gpa in backed]
             if entry & W and all(self.memory.page(gfn, 1) == MASK64 for gfn in gfns):
                 return "more-rights", f"gpa {gfns[0] << 12:#x} can be written; slot or host forbids"
             if entry & W and not any(self.may_be_written(gfn) for gfn in gfns):
@@ -136,7 +138,7 @@ class Judge(GuestState):
         return None
 
     def _offsets(self, level: int) -> tuple[int, ...]:
-        """Pages of a huge page that stand for all."""
+        """Return pages of a huge page that stand for all."""
         pages = 1 << 9 * (level - 1)
         return (0,) if level == 1 else (0, pages // 2 - 1, pages - 1)
 
@@ -147,7 +149,7 @@ class Judge(GuestState):
         return Violation(self.name, predicate, says, number, op.text, shows=shows)
 
     def _guest_lines(self, regs: Registers, flushes: Flushes, address: int) -> list[str]:
-        """The guest's own walk, with the values that entries had since the last flush."""
+        """Return the guest's own walk, with the values that entries had since the last flush."""
         since = flushes.since(address)
         lines = [f"guest, level {regs.levels}, root {regs.root:#x}" if regs.levels else "guest: no paging"]
         states = [self.memory.start(regs)]

@@ -46,7 +46,7 @@ class Places(Judge):
     """Looks at everything that the processors could use."""
 
     def _check_address(self, op: Op, address: int) -> list[Violation]:
-        """One address on the tables of the vCPU that used it."""
+        """Check one address on the tables of the vCPU that used it."""
         vcpu = self.kvm.vcpus[op.vcpu]
         if self.tdp or not self._tables_settled(vcpu):
             return []
@@ -57,7 +57,7 @@ class Places(Judge):
         return not vcpu.requests & TABLES_CHANGE and vcpu.mmu.root_hpa != INVALID_PAGE
 
     def _root(self, vcpu: Vcpu) -> tuple[int, int]:
-        """Root and levels of the tables that the hardware walks for KVM."""
+        """Return the root and the levels of the tables that the hardware walks for KVM."""
         if self.tdp:
             return vcpu.cpu.nested_root, vcpu.mmu.shadow_level()
         return vcpu.cpu.root, vcpu.cpu.levels
@@ -128,7 +128,7 @@ class Places(Judge):
                     stack.append((entry & ADDR, level - 1, rights, address, after, here))
 
     def _needed(self, regs: Registers, states: Iterable[State]) -> int:
-        """The address bits above a table that the guest's walk has not used yet."""
+        """Return the address bits above a table that the guest's walk has not used yet."""
         needed = 0
         for level, _, _ in states:
             if level == -6:
@@ -201,8 +201,8 @@ class Places(Judge):
             yield from self._judge_use(op, vcpu, regs, use)
 
     def _check_frames(self, op: Op | None) -> Iterator[Violation]:
-        """Every leaf of every table, reachable or not: the frame is the guest's, and it is written if at all
-        as slots and host allow.
+        """Check every leaf of every table, reachable or not: the frame is the guest's, and it is written
+        if at all as slots and host allow.
         """
         ept = bool(self.kvm.ept)
         for sp in self.kvm.owners:

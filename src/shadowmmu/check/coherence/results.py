@@ -51,7 +51,7 @@ class Results(Places):
         return []
 
     def _check_exception(self, op: Op, played: OpResult, vcpu: Vcpu) -> list[Violation]:
-        """A #PF: the tables refuse what the error code reports, now or before the op changed them."""
+        """Check a #PF: the tables refuse what the error code reports, now or before the op changed them."""
         address = int(played.result["cr2"], 16)
         code = int(played.result["error_code"], 16)
         regs = self.guest_registers(vcpu)
@@ -61,7 +61,7 @@ class Results(Places):
         return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
 
     def _check_vmexit(self, op: Op, played: OpResult, vcpu: Vcpu) -> list[Violation]:
-        """A #VMEXIT(NPF) that L1 got: its nested tables refuse what the error code says."""
+        """Check a #VMEXIT(NPF) that L1 got: its nested tables refuse what the error code says."""
         if int(played.result["code"], 16) != SVM_EXIT_NPF:
             return []
         code, address = (int(played.result[name], 16) for name in ("info1", "info2"))
@@ -75,12 +75,14 @@ class Results(Places):
         return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
 
     def is_npf_granted(self, vcpu: Vcpu, nested_cr3: int) -> bool:
-        """Whether L1's tables at this nested CR3 allow what the vCPU has just left L2 for, a #VMEXIT(NPF)."""
+        """Return whether L1's tables at this nested CR3 allow what the vCPU has just left
+        L2 for, a #VMEXIT(NPF).
+        """
         regs = self.l2_registers(vcpu, nested_cr3)
         return self.is_granted(vcpu, regs, vcpu.exit_info2, vcpu.exit_info1)
 
     def is_granted(self, vcpu: Vcpu, regs: Registers, address: int, code: int) -> bool:
-        """Whether tables allow an access in every way that they can be read, now and before this op.
+        """Return whether tables allow an access in every way that they can be read, now and before this op.
 
         `code` is an error code, of which the kind of access and its privilege count.
         """
@@ -103,7 +105,7 @@ class Results(Places):
         return True
 
     def _emulator_lacks_pdptes(self, regs: Registers) -> bool:
-        """Whether KVM's emulator may walk with older PDPTEs than the processor.
+        """Return whether KVM's emulator may walk with older PDPTEs than the processor.
 
         Under nested paging it keeps those it has if one in memory is invalid (load_pdptrs), and a processor
         that sets A in PDPTEs makes them so.
@@ -113,7 +115,7 @@ class Results(Places):
         return any(self.memory.word((regs.root & ~0x1F) + 8 * i) & (P | A) == P | A for i in range(4))
 
     def _check_endless(self, op: Op, vcpu: Vcpu) -> list[Violation]:
-        """The guest got nowhere: not on an access that could be served."""
+        """Check that a guest which makes no progress does not do so on an access that could be served."""
         cpu = vcpu.cpu
         address, code = cpu.fault_gva, cpu.fault_error_code
         if not self._tables_settled(vcpu) or vcpu.mmu.root_hpa == 0:
@@ -129,7 +131,7 @@ class Results(Places):
         return [self._tell(op, "refused", says, self._guest_lines(regs, self.flushes[vcpu.id], address))]
 
     def _check_value(self, op: kinds.Access, played: OpResult, vcpu: Vcpu) -> list[Violation]:
-        """What was read is what is in memory where the tables lead, or what user space answers."""
+        """Check that what was read is in memory where the tables lead, or what user space answers."""
         if (op.gva & 0xFFF) + op.size > 0x1000:
             return []
         value = int(played.result["value"], 16)
@@ -152,10 +154,10 @@ class Results(Places):
         return [self._tell(op, "wrong-value", says, self._guest_lines(regs, self.flushes[vcpu.id], op.gva))]
 
     def _is_revived_mmio(self, vcpu: Vcpu, address: int) -> bool:
-        """Whether an access met an MMIO SPTE where memory is by now.
+        """Return whether an access met an MMIO SPTE where memory is by now.
 
         A sync gives an MMIO SPTE the current generation without a look at the slots (sync_mmio_spte,
-        6.12.111), so that the access goes to user space until the SPTE is zapped.
+        6.12.111), so that user space gets the access until the SPTE is zapped.
         """
         root, levels = self._root(vcpu)
         path, _ = hardware_walk(self.words, root, levels, address, 64)
@@ -163,7 +165,7 @@ class Results(Places):
         return in_shadow and bool(path) and path[-1][2] & MMIO == MMIO
 
     def _has_odd_tables(self, regs: Registers, address: int) -> bool:
-        """Whether the guest's own walk meets a table in a read-only slot or in none.
+        """Return whether the guest's own walk meets a table in a read-only slot or in none.
 
         KVM then emulates the instruction, and where the offsets in their pages agree it takes the table's
         entry for the operand (emulator_can_use_gpa, 6.12.111).
@@ -172,7 +174,7 @@ class Results(Places):
         return any(slot is None or not slot.writable() for slot in slots)
 
     def _check_log(self, op: Op) -> list[Violation]:
-        """Tables that the guest, or KVM in its name (A and D), has written in this op are marked as dirty.
+        """Check that tables which the guest, or KVM for it (A and D), wrote in this op are marked as dirty.
 
         What it writes in the middle of an op that reads the log need not be.
         """

@@ -56,7 +56,7 @@ class StaleReads:
 
 
 def _registers(vcpu: Vcpu) -> Registers:
-    """How the vCPU would walk its tables now."""
+    """Return how the vCPU would walk its tables now."""
     regs = Registers()
     levels = 0
     if vcpu.cr0 & CR0_PG:

@@ -45,14 +45,14 @@ class Use:
 
 
 def accesses_of(rights: int, *, smep: bool, nested: bool) -> int:
-    """Which accesses the hardware serves from tables with these rights, CR0.WP and EFER.NX set."""
+    """Return which accesses the hardware serves from tables with these rights, CR0.WP and EFER.NX set."""
     regs = Registers()
     regs.smep, regs.nested = smep, nested
     return sum(1 << n for n, (user, kind) in enumerate(ACCESSES) if permits(regs, rights, user, kind))
 
 
 def accesses_of_tlb(entry: int, regs: Registers) -> int:
-    """Which accesses a TLB entry serves; `regs` are those that the processor runs with."""
+    """Return which accesses a TLB entry serves; `regs` are those that the processor runs with."""
     rights = rights_of(entry)
     found = 0
     for n, (user, kind) in enumerate(ACCESSES):
@@ -66,12 +66,12 @@ def accesses_of_tlb(entry: int, regs: Registers) -> int:
 
 
 def rights_of(entry: int) -> int:
-    """Rights of an entry or a TLB entry, as ACC bits."""
+    """Return the rights of an entry or a TLB entry, as ACC bits."""
     return (ACC_W if entry & W else 0) | (ACC_U if entry & U else 0) | (0 if entry & NX else ACC_X)
 
 
 def tlb_uses(vcpu: Vcpu, regs: Registers) -> Iterator[Use]:
-    """What the TLB of a vCPU holds for its current PCID."""
+    """Yield what the TLB of a vCPU holds for its current PCID."""
     pcid = vcpu.cpu.pcid
     for gva, owner, level, entry in vcpu.cpu.tlb.translations():
         if owner == pcid:
@@ -83,7 +83,7 @@ def tlb_uses(vcpu: Vcpu, regs: Registers) -> Iterator[Use]:
 def hardware_walk(
     words: memoryview, root: int, levels: int, address: int, pa_bits: int
 ) -> tuple[list[Link], int]:
-    """The entries on the way to an address and the rights over all; the last one may not lead on."""
+    """Return the entries of an address's walk and the rights over all; the last one may not be present."""
     table = root & (ADDR | 0xFE0 if levels == 3 else ADDR)
     path: list[Link] = []
     rights = ACC_W | ACC_U | ACC_X

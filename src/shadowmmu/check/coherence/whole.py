@@ -27,14 +27,14 @@ class Coherence(Results):
         player.on_meanwhile.append(self._meanwhile)
 
     def note_walk(self, op: Op, address: int) -> None:
-        """KVM read the guest's tables for an address: the values that they have now."""
+        """Record the present values of the guest's tables for an address that KVM walked."""
         self.clock += 1
         vcpu = self.kvm.vcpus[op.vcpu]
         tables = set(self._tables_on_way(self.guest_registers(vcpu), address, self.clock))
         self._track(self._note_changes(op, tables))
 
     def note_flush(self, op: Op, played: OpResult) -> None:
-        """The op may have flushed: INVLPG of what is on the way to its address, else everything."""
+        """Record what the op may have flushed: for INVLPG the walk of its address, else everything."""
         if isinstance(op, kinds.Invlpg):
             self.note_walk(op, op.gva)
         else:
@@ -44,12 +44,12 @@ class Coherence(Results):
         self._note_flushes(op, _outcome(played))
 
     def check_fault(self, op: Op, played: OpResult) -> list[Violation]:
-        """Whether a #PF that the guest got is one that its tables give; only that is checked."""
+        """Return whether a #PF that the guest got is one that its tables give; only that is checked."""
         self.checks += 1
         return self._check_result(op, played)
 
     def after_op(self, op: Op, played: OpResult | None) -> list[Violation]:
-        """What is usable and may not be, what was refused and may not be."""
+        """Check what is usable and may not be, and what was refused and may not be."""
         self.clock += 1
         self.checks += 1
         self._note_flushes(op, _outcome(played))
@@ -66,7 +66,9 @@ class Coherence(Results):
         return found
 
     def _meanwhile(self, op: Op, result: dict[str, Any] | None) -> None:
-        """The guest does something in the middle of an op of the host: its flushes and its changes count."""
+        """Record what the guest does in the middle of an op of the host: its flushes and
+        its changes count.
+        """
         self.clock += 1
         if result is not None:
             self._note_flushes(op, str(result.get("outcome", "")))
@@ -74,7 +76,7 @@ class Coherence(Results):
         self.before_op(op)
 
     def finish(self) -> list[Violation]:
-        """The whole machine once more."""
+        """Check the whole machine once more."""
         return self.check_machine(None)
 
     def check_machine(self, op: Op | None) -> list[Violation]:
@@ -86,7 +88,7 @@ class Coherence(Results):
         return found
 
     def explain(self, vcpu: Vcpu, address: int) -> list[str]:
-        """The guest's walk for an address beside the shadow's."""
+        """Return the guest's walk for an address beside the shadow's."""
         lines = self._guest_lines(self.guest_registers(vcpu), self.flushes[vcpu.id], address)
         if self.tdp:
             return lines

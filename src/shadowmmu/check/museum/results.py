@@ -23,7 +23,7 @@ class UnknownExhibit(LookupError):
 
 
 def exhibit_named(name: str) -> Exhibit:
-    """The exhibit of that name. Raises UnknownExhibit."""
+    """Return the exhibit of that name. Raises UnknownExhibit."""
     for exhibit in EXHIBITS:
         if exhibit.name == name:
             return exhibit
@@ -34,7 +34,7 @@ def exhibit_named(name: str) -> Exhibit:
 
 @cache
 def results() -> Mapping[str, Mapping[str, Any]]:
-    """What the last search found, by name: the output of `shadowmmu museum --run --json` as it is
+    """Return what the last search found, by name: the output of `shadowmmu museum --run --json` as it is
     kept.
     """
     text = files(__package__).joinpath("results.json").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Looking for a historic defect with random guests and all checks, and making small what shows it.
 
-The search knows nothing of the defect but its switches: it goes through every mode, MMU and profile of guests
+The search knows nothing of the defect but its switches: it tries every mode, MMU and profile of guests
 in turn, each time with another seed: one checked after every op, then a storm (fuzz). What the checks find
 counts only if the same guest is found sound without the defect.
 """
@@ -54,7 +54,7 @@ class Sighting:
     scenario: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """What is kept of it."""
+        """Return what is saved of the result."""
         found = self.violation
         return {
             "name": self.name,
@@ -156,7 +156,7 @@ def _stormy(visitor: Visitor, exhibit: Exhibit, ops: int) -> tuple[int, _Guest |
 
 
 def _every(lines: Sequence[str]) -> int:
-    """How often coherence looks at everything while many lines are played; at few after each."""
+    """Return after how many lines coherence checks everything, by the number of lines; 1 for few."""
     return 1 if len(lines) <= FEW else len(lines) // LOOKS
 
 
@@ -178,8 +178,8 @@ def _shown(
 
 
 def _smallest(guest: _Guest, exhibit: Exhibit) -> tuple[list[str], Violation] | None:
-    """The smallest scenario that shows it, and nothing without the defect; None if that is so only while
-    nobody looks often.
+    """Return the smallest scenario that shows it, and nothing without the defect; None if that is so only
+    while nobody looks often.
     """
     deadline = time.monotonic() + SHRINK_SECONDS
     switches = [f"design {name}={value}" for name, value in exhibit.switches.items()]

@@ -55,7 +55,7 @@ class Case:
         """Make the shared memory and the locks."""
 
     def threads(self) -> dict[str, Callable[[], None]]:
-        """The threads by the name that heads their column."""
+        """Return the threads by the name that heads their column."""
         raise NotImplementedError
 
     def check(self) -> None:
@@ -64,11 +64,11 @@ class Case:
     # -- for the threads -----------------------------------------------------------------------------------
 
     def has(self, protection: str) -> bool:
-        """Whether a protection is in place."""
+        """Return whether a protection is in place."""
         return protection not in self.without
 
     def shared(self, **values: Any) -> Any:
-        """Shared variables with their first values."""
+        """Return the shared variables with their first values."""
         return Shared(self.execution, **values)
 
     def lock(self, name: str = "mmu_lock", *, held: bool = True) -> Lock:
@@ -78,7 +78,7 @@ class Case:
         return Rcu(self.execution, name, held=held)
 
     def fence(self, protection: str = "", text: str = "smp_mb()") -> None:
-        """A full barrier, unless it was taken away."""
+        """Execute a full barrier, unless it was taken away."""
         if not protection or self.has(protection):
             self.execution.fence(text)
 
@@ -92,11 +92,11 @@ class Case:
         self.execution.note(text)
 
     def bad(self, text: str) -> None:
-        """The outcome must not be; ends the thread that runs."""
+        """Report an outcome that must not be; end the thread that runs."""
         if self.execution.current is not None:
             raise Bad(text)
         self.execution.bad = text
 
     def witness(self, text: str) -> None:
-        """The outcome is `reachable`."""
+        """Report the outcome `reachable`."""
         self.execution.witness = text

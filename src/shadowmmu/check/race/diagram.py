@@ -14,7 +14,9 @@ NARROWEST = 16
 
 
 def diagram(schedule: Schedule, width: int = 100) -> str:
-    """The columns, at most `width` wide if their words allow; what a store buffer writes is in brackets."""
+    """Return the columns, at most `width` wide if their words allow; what a store buffer
+    writes is in brackets.
+    """
     threads = len(schedule.threads)
     titles = [f"CPU {number}: {name}" for number, name in enumerate(schedule.threads, 1)]
     rows = [(number, text) for number, text in schedule.events]
@@ -29,7 +31,7 @@ def diagram(schedule: Schedule, width: int = 100) -> str:
 
 
 def _widths(titles: Sequence[str], rows: Sequence[tuple[int, str]], threads: int, width: int) -> list[int]:
-    """As wide as the texts; the widest columns give way if that is too much."""
+    """Return the columns' widths, those of the texts; the widest columns shrink if that is too much."""
     wanted = [
         max([len(titles[n]), *(len(text) for number, text in rows if number == n)]) for n in range(threads)
     ]

@@ -39,7 +39,7 @@ class CaseError(ValueError):
 class Op:
     """What a thread is about to do: its accesses as (location, is it a write), and when it can.
 
-    release: it only lets others go on, so that to order it before them is no choice.
+    release: it only lets others continue, so that ordering it before them is not a choice.
     """
 
     text: str
@@ -48,7 +48,7 @@ class Op:
     release: bool = False
 
     def depends_on(self, other: Op) -> bool:
-        """Whether the order of the two may matter."""
+        """Return whether the order of the two may matter."""
         for location, write in self.accesses:
             for elsewhere, written in other.accesses:
                 if location == elsewhere and (write or written):
@@ -110,11 +110,11 @@ class Execution:
     # -- for the search ------------------------------------------------------------------------------------
 
     def add(self, name: str, body: Callable[[], None]) -> None:
-        """Another thread."""
+        """Add a thread."""
         self.actors.append(Actor(name, body, len(self.actors)))
 
     def pending(self) -> dict[int, Op]:
-        """What every thread, and every buffer that is not empty, will do next."""
+        """Return what every thread, and every buffer that is not empty, will do next."""
         ops = {actor.number: actor.pending for actor in self.actors if actor.pending is not None}
         if self.tso:
             for actor in self.actors:
@@ -193,7 +193,9 @@ class Execution:
     # -- for the threads -----------------------------------------------------------------------------------
 
     def visible(self, location: Location, *, write: bool) -> bool:
-        """Whether an access of the running thread to a location is a stop; remembers who accessed it."""
+        """Return whether an access of the running thread to a location is a stop, and
+        record who accessed it.
+        """
         actor = self.current
         if actor is None or self.quiet:
             return False
@@ -207,7 +209,7 @@ class Execution:
         return False
 
     def stop(self, op: Op) -> None:
-        """Let others go on before `op`."""
+        """Let others continue before `op`."""
         actor = self.current
         if actor is None:
             return
@@ -226,7 +228,7 @@ class Execution:
             self.events.append((self.current.number, text))
 
     def load(self, location: Location, read: Callable[[], Any], text: str) -> Any:
-        """A load of the running thread, of its own store if that is still on its way."""
+        """Load as the running thread, from its own store if that has not reached memory."""
         self.stop(Op(text, ((location, False),)))
         actor = self.current
         if actor is not None:
@@ -238,7 +240,7 @@ class Execution:
     def store(
         self, location: Location, commit: Callable[[], None], value: Any, text: str, *, release: bool = False
     ) -> None:
-        """A store of the running thread; it reaches memory later if there are store buffers."""
+        """Store as the running thread; it reaches memory later if there are store buffers."""
         actor = self.current
         if actor is None or not self.tso:
             self.stop(Op(text, ((location, True),), None, release))
@@ -266,6 +268,6 @@ class Execution:
         self.stop(Op(text, accesses, ready))
 
     def fence(self, text: str = "smp_mb()") -> None:
-        """A full barrier; without store buffers there is nothing to do."""
+        """Execute a full barrier; without store buffers there is nothing to do."""
         if self.tso:
             self.atomic(text, ())

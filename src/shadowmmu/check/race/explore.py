@@ -54,7 +54,7 @@ class Schedule:
     outcome: str
 
     def text(self) -> str:
-        """The file."""
+        """Return the text of the file."""
         lines = [
             HEADER,
             f"case: {self.case}",
@@ -131,7 +131,7 @@ def _searches(
 
 
 def _run(result: Result, search: Search) -> bool:
-    """Whether all orders of the search were run."""
+    """Return whether all orders of the search were run."""
     made: list[Case] = []
 
     def make(conflicts: set[Location]) -> Execution:
@@ -183,7 +183,7 @@ def _who(names: tuple[str, ...], number: int) -> str:
 
 
 def read_schedule(path: Path) -> Schedule:
-    """A schedule from its file, without what was read in it. Raises CaseError, OSError."""
+    """Return a schedule from its file, without what was read in it. Raises CaseError, OSError."""
     try:
         lines = read_file(path).decode().splitlines()
     except UnicodeDecodeError:

@@ -12,7 +12,7 @@ __all__ = ["Lock", "Rcu", "Shared", "shown"]
 
 
 def shown(value: Any) -> str:
-    """A value as diagrams have it."""
+    """Return a value as diagrams have it."""
     if isinstance(value, str):
         return f"[{value}]" if not value or " " in value else value
     if value is None or isinstance(value, bool) or not isinstance(value, int):
@@ -47,7 +47,7 @@ class Shared:
         execution.store(name, lambda: values.__setitem__(name, value), value, f"{name} = {shown(value)}")
 
     def update(self, name: str, change: Callable[[Any], Any], text: str) -> Any:
-        """A locked operation: change the variable in one step; what it was."""
+        """Change the variable in one step, as a locked operation. Return its former value."""
         self._execution.atomic(text, ((name, True),))
         old = self._values[name]
         self._values[name] = change(old)
@@ -58,12 +58,12 @@ class Shared:
         return self.update(name, lambda _: new, f"xchg {name}, {shown(new)}")
 
     def cmpxchg(self, name: str, old: Any, new: Any) -> bool:
-        """Whether the variable was `old`, and is `new` now."""
+        """Set the variable to `new` if it is `old`. Return whether it was."""
         text = f"cmpxchg {name}, {shown(old)} -> {shown(new)}"
         return bool(self.update(name, lambda seen: new if seen == old else seen, text) == old)
 
     def add(self, name: str, delta: int) -> int:
-        """An atomic addition; what it was."""
+        """Add atomically. Return the former value."""
         return int(self.update(name, lambda seen: seen + delta, f"{name} += {delta}"))
 
     def step(
@@ -73,7 +73,7 @@ class Shared:
         change: Callable[[dict[str, Any]], Any],
         ready: Callable[[dict[str, Any]], bool] | None = None,
     ) -> Any:
-        """What the processor, or a short stretch of code under a spinlock, does in one step.
+        """Run as one step what the processor, or a short stretch of code under a spinlock, does.
 
         It may read and write the named variables, and waits until `ready`. What `change`, which is given all
         values, returns.
@@ -88,7 +88,7 @@ class Shared:
         self._execution.atomic(text, accesses, lambda: condition(self._values))
 
     def peek(self, name: str) -> Any:
-        """The value in memory, at the end of a run."""
+        """Return the value in memory, at the end of a run."""
         return self._values[name]
 
 
@@ -133,7 +133,7 @@ class Lock:
                 self.readers.remove(actor.number)
 
     def held(self) -> bool:
-        """Whether the running thread has it."""
+        """Return whether the running thread has it."""
         actor = self.execution.current
         return actor is not None and (self.writer == actor.number or actor.number in self.readers)
 

@@ -65,7 +65,7 @@ class Words:
             self.words[index] = value
 
     def atomically(self, index: int, text: str, change: Callable[[int], int]) -> int:
-        """One atomic operation; what the word was."""
+        """Run one atomic operation. Return the word's former value."""
         visible = self.execution.visible(index, write=True)
         if visible:
             self.execution.atomic(f"{text.format(self.name(index))}", ((index, True),))
@@ -78,7 +78,9 @@ class Words:
 
 @cache
 def _visible_class(base: type) -> type:
-    """A subclass whose FIELDS are stops. Its objects have a `race`: (execution, name for people, key)."""
+    """Return a subclass whose FIELDS are stops. Its objects have a `race`: (execution,
+    name for people, key).
+    """
     fields = FIELDS[base.__name__]
 
     class Visible(base):  # type: ignore[misc]
@@ -104,7 +106,7 @@ def _visible_class(base: type) -> type:
 
 
 def cmpxchg64(kvm: Kvm, sptep: int, old: int, new: int) -> int:
-    """atomic.cmpxchg64 as one step, or as load and store if the case took its atomicity away."""
+    """Run atomic.cmpxchg64 as one step, or as load and store if the case took its atomicity away."""
     words: Any = kvm.words
     if not isinstance(words, Words):
         return atomic.cmpxchg64(kvm, sptep, old, new)
@@ -118,7 +120,7 @@ def cmpxchg64(kvm: Kvm, sptep: int, old: int, new: int) -> int:
 
 
 def xchg64(kvm: Kvm, sptep: int, new: int) -> int:
-    """atomic.xchg64 as one step."""
+    """Run atomic.xchg64 as one step."""
     words: Any = kvm.words
     if not isinstance(words, Words):
         return atomic.xchg64(kvm, sptep, new)
@@ -126,7 +128,7 @@ def xchg64(kvm: Kvm, sptep: int, new: int) -> int:
 
 
 def fetch_andnot64(kvm: Kvm, sptep: int, bits: int) -> int:
-    """atomic.fetch_andnot64 as one step."""
+    """Run atomic.fetch_andnot64 as one step."""
     words: Any = kvm.words
     if not isinstance(words, Words):
         return atomic.fetch_andnot64(kvm, sptep, bits)
@@ -134,7 +136,9 @@ def fetch_andnot64(kvm: Kvm, sptep: int, bits: int) -> int:
 
 
 def _under_lock(function: Callable[..., Any], *, write: bool) -> Callable[..., Any]:
-    """The function with mmu_lock taken before it, which the thread keeps until the end of its fault."""
+    """Return the function with mmu_lock taken before it, which the thread keeps until the
+    end of its fault.
+    """
 
     def locked(vcpu: Any, fault: Any) -> Any:
         lock: Lock | None = getattr(vcpu.kvm, "race_lock", None)
@@ -146,7 +150,7 @@ def _under_lock(function: Callable[..., Any], *, write: bool) -> Callable[..., A
 
 
 def _locked_method(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of MmuNotifier with mmu_lock held for writing."""
+    """Return a method of MmuNotifier with mmu_lock held for writing."""
 
     def locked(self: Any, *args: Any) -> Any:
         lock: Lock | None = getattr(self.kvm, "race_lock", None)
@@ -160,7 +164,7 @@ def _locked_method(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def instrumented(more: list[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """The MMU's modules with their atomic operations visible and mmu_lock where KVM has it."""
+    """Make the atomic operations of the MMU's modules visible, and mmu_lock taken where KVM takes it."""
     changes: list[tuple[Any, str, Any]] = []
 
     def change(place: Any, name: str, new: Any) -> None:
@@ -216,15 +220,15 @@ class ModelCase(Case):
 
     @classmethod
     def changes(cls) -> list[tuple[Any, str, Callable[..., Any]]]:
-        """Functions to be replaced, as (module, name, new), to take a protection away."""
+        """Return the functions to be replaced, as (module, name, new), to take a protection away."""
         return []
 
     def design_of(self) -> dict[str, str]:
-        """The switches, which may depend on the protections."""
+        """Return the switches, which may depend on the protections."""
         return self.design
 
     def prepare(self) -> None:
-        """What else is to be done before the threads begin."""
+        """Do what else is to be done before the threads begin."""
 
     def _show(self) -> None:
         kvm = self.kvm
@@ -239,7 +243,7 @@ class ModelCase(Case):
         kvm.__class__ = _visible_class(Kvm)
 
     def _name(self, index: int) -> str:
-        """What a word of the arena is."""
+        """Return the name of a word of the arena."""
         sp = self.machine.kvm.page_at(index << 3)
         if sp is None:
             return f"word {index << 3:#x}"
@@ -248,7 +252,7 @@ class ModelCase(Case):
     # -- for the threads -----------------------------------------------------------------------------------
 
     def page_fault(self, vcpu: int, gpa: int, error_code: int) -> int:
-        """One fault of a vCPU, with mmu_lock as KVM has it; a RET_PF_* code."""
+        """Handle one fault of a vCPU, with mmu_lock taken where KVM takes it. Return a RET_PF_* code."""
         result = int(kvm_mmu_page_fault(self.kvm.vcpus[vcpu], gpa, error_code))
         if self.mmu_lock.held():
             self.mmu_lock.release()

@@ -64,7 +64,7 @@ class _Past:
         self.accesses: dict[Location, list[tuple[int, int, bool]]] = {}
 
     def clock(self, actor: int, op: Op, *, effects: bool) -> dict[int, int]:
-        """What happened before `op`: the actor's steps, and the store that its buffer carries.
+        """Return what happened before `op`: the actor's steps, and the store that its buffer carries.
 
         With effects also what it would read, or overwrite, if it came now.
         """
@@ -77,7 +77,7 @@ class _Past:
         return clock
 
     def add(self, actor: int, op: Op) -> None:
-        """A step was made."""
+        """Add a step that was made."""
         clock = self.clock(actor, op, effects=True)
         index = len(self.steps)
         clock[actor] = index
@@ -94,7 +94,7 @@ class _Past:
                 self.accesses.setdefault(location, []).append((index, actor, write))
 
     def races(self, actor: int, op: Op) -> list[int]:
-        """The steps that could have come after `op` instead, the last first."""
+        """Return the steps that could have come after `op` instead, the last first."""
         found: set[int] = set()
         if op.release:
             return []
@@ -112,7 +112,9 @@ class _Past:
         return sorted(found, reverse=True)
 
     def initials(self, index: int, actor: int, op: Op) -> set[int]:
-        """Who may go first if all that does not depend on step `index` comes before it, and `op` then too."""
+        """Return who may be first if all that does not depend on step `index` comes
+        before it, and `op` then too.
+        """
         moved = [
             (self.steps[at], self.stamps[at], at)
             for at in range(index + 1, len(self.steps))
@@ -204,11 +206,11 @@ class AllOrders:
         self.nodes.append(node)
 
     def _cost(self, node: _Node, chosen: int) -> int:
-        """1 if that takes the processor from a thread that could go on."""
+        """Return 1 if that takes the processor from a thread that could continue."""
         return int(chosen < self.threads and chosen != node.last and node.last in node.ready)
 
     def _add_backtrack(self, index: int, actor: int, op: Op) -> None:
-        """Also let `actor` make its step `op` before step `index`."""
+        """Let `actor` also make its step `op` before step `index`."""
         node = self.nodes[index]
         if self.bound is None:
             first = self.past.initials(index, actor, op)
@@ -248,7 +250,7 @@ class _Sampling:
         self.length = 1
 
     def begin(self, threads: int) -> None:
-        """A new order."""
+        """Begin a new order."""
 
     def pick(self, ready: list[int], step: int) -> int:
         """Return the thread that runs next."""
@@ -305,7 +307,7 @@ class Pct(_Sampling):
 
 
 class Replay:
-    """One given order, with the locations that were stops in it; what it leaves open goes on by itself.
+    """One given order, with the locations that were stops in it; what it leaves open runs by itself.
 
     texts: what each step was then. Raises CaseError if it cannot be made, or is another one now.
     """

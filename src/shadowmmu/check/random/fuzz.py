@@ -87,12 +87,12 @@ class Report:
 
 
 def default_checkers(player: Player) -> list[Checker]:
-    """All checks there are, after every op."""
+    """Return all checkers, which check after every op."""
     return checks_of(player, Level.OP)
 
 
 def player_of(lines: Sequence[str], *, kernel: str | None = None) -> tuple[Player, Scenario]:
-    """A machine with a TLB for the lines of a scenario, which are parsed. Raises ScenarioError."""
+    """Return a machine with a TLB for the lines of a scenario, which are parsed. Raises ScenarioError."""
     scenario = Scenario.parse("\n".join(lines) + "\n")
     if kernel is not None:
         scenario = scenario.with_kernel(kernel)
@@ -104,7 +104,7 @@ def player_of(lines: Sequence[str], *, kernel: str | None = None) -> tuple[Playe
 def check_lines(
     lines: Sequence[str], *, kernel: str | None = None, make: MakeCheckers = default_checkers
 ) -> Violation | None:
-    """The first thing wrong in a scenario with all checks after every op; None if nothing is.
+    """Return the first thing wrong in a scenario with all checks after every op; None if nothing is.
 
     For a text that is not a scenario nothing is wrong.
     """
@@ -189,7 +189,7 @@ class _Episode:
         return Violation("coherence", predicate, what, self.ops, "", shows=shows)
 
     def _seldom(self) -> list[Violation]:
-        """The storm has paused: bring something that happens seldom."""
+        """Bring something that happens seldom; the storm has paused."""
         return self._play_lines(self.ground.slow()) if self.rng.random() < SLOW_SHARE else []
 
     def _play_lines(self, lines: list[str]) -> list[Violation]:
@@ -217,7 +217,7 @@ class _Episode:
         return found
 
     def history(self) -> list[str]:
-        """All that happened, as lines."""
+        """Return all that happened, as lines."""
         return [line for op in self.storm.history() for line in self._lines_of(op)]
 
     def _lines_of(self, op: StormOp) -> list[str]:
@@ -257,7 +257,7 @@ def episode(
 def explain(
     failure: Failure, *, kernel: str | None, make: MakeCheckers, seconds: float = SHRINK_SECONDS
 ) -> Found:
-    """The smallest scenario that time allows which still shows something wrong of the same kind."""
+    """Return the smallest scenario that time allows which still shows something wrong of the same kind."""
     ground = failure.ground
     setup = ground.setup
     deadline = time.monotonic() + seconds
@@ -292,7 +292,7 @@ def explain(
 
 
 def _known(lines: Sequence[str], *, kernel: str | None, make: MakeCheckers) -> tuple[str, str, str] | None:
-    """The unsafe value that a kernel is known to have which makes a scenario fail."""
+    """Return the unsafe value that a kernel is known to have which makes a scenario fail."""
     scenario = Scenario.parse("\n".join(lines) + "\n")
     for switch, value, safe in unsafe_values(kernel or scenario.kernel, scenario.design):
         if check_lines([f"design {switch}={safe}", *lines], kernel=kernel, make=make) is None:

@@ -17,8 +17,8 @@ _NUMBER = re.compile(r"0x[0-9a-f]+")
 
 
 def shrink(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
-    """A part of `items`, in order, that still fails and of which no single item can go; what there is at the
-    deadline (time.monotonic).
+    """Return a part of `items`, in order, that still fails and of which no single item can go; what there
+    is at the deadline (time.monotonic).
     """
     kept = _end_of(items, fails, deadline)
     size = len(kept) // 2
@@ -37,7 +37,7 @@ def shrink(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
 
 
 def _end_of(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
-    """The last of very many items, if they fail by themselves."""
+    """Return the last of very many items, if they fail by themselves."""
     size = SHORT
     while size < len(items) and time.monotonic() < deadline:
         if fails(items[-size:]):
@@ -47,7 +47,9 @@ def _end_of(items: Sequence[str], fails: Fails, deadline: float) -> list[str]:
 
 
 def lines_up_to(lines: Sequence[str], op: int) -> list[str]:
-    """The lines of the first ops, up to number `op`; lines that are only for the next op have no number."""
+    """Return the lines of the first ops, up to number `op`; lines that are only for the
+    next op have no number.
+    """
     last = -1
     for at, line in enumerate(lines):
         last += not line.startswith("meanwhile ")
@@ -57,7 +59,7 @@ def lines_up_to(lines: Sequence[str], op: int) -> list[str]:
 
 
 def simpler_lines(lines: Sequence[str], fails: Fails, deadline: float) -> list[str]:
-    """The same lines with simpler operands where these still fail."""
+    """Return the same lines with simpler operands where these still fail."""
     kept = list(lines)
     for number in range(len(kept)):
         simpler = True
@@ -72,7 +74,7 @@ def simpler_lines(lines: Sequence[str], fails: Fails, deadline: float) -> list[s
 
 
 def _simpler(line: str) -> Iterator[str]:
-    """Ways to say less: on vCPU 0, by the kernel, with rounder numbers."""
+    """Yield simpler forms of a line: on vCPU 0, by the kernel, with rounder numbers."""
     if line.startswith("@1 "):
         yield line[3:]
     word, *rest = line.split()

@@ -86,7 +86,7 @@ class Storm:
         self.gvas = self.edits = self.roots = memoryview(array("Q", bytes(8)))
 
     def load(self, seed: int, gvas: list[int], edits: list[Edit], roots: list[int], capacity: int) -> None:
-        """What to choose from: addresses, writes to tables (none: an empty list), values of CR3."""
+        """Take what to choose from: addresses, writes to tables (none: an empty list), values of CR3."""
         self.state = (seed * 0x9E3779B97F4A7C15 | 1) & MASK64
         self.gvas = memoryview(array("Q", gvas))
         packed = [word for edit in edits for word in (edit.gva, edit.value, edit.size)]
@@ -96,7 +96,7 @@ class Storm:
         self.played = 0
 
     def next(self) -> u64:
-        """The next random number (xorshift64*)."""
+        """Return the next random number (xorshift64*)."""
         x: u64 = self.state
         x ^= x >> 12
         x ^= x << 25 & MASK64
@@ -165,7 +165,7 @@ class Storm:
         return self.vmrun(number)
 
     def edit(self, number: u32, which: u64) -> int:
-        """One of the known writes to tables."""
+        """Return one of the known writes to tables."""
         at: u64 = which % (len(self.edits) // 3) * 3
         self.note(WRITE, number, 1, self.edits[at + 2], self.edits[at], self.edits[at + 1])
         return self.play(number, self.edits[at], 1, self.edits[at + 1], self.edits[at + 2])
@@ -185,7 +185,7 @@ class Storm:
         self.note(LINES, 0, 0, 0, 0, index)
 
     def history(self) -> list[StormOp]:
-        """The ops so far."""
+        """Return the ops so far."""
         words = list(self.log)
         return [
             (words[at] & 0xFF, words[at] >> 8 & 0xFF, words[at + 1], words[at] >> 16, words[at + 2])
@@ -193,7 +193,9 @@ class Storm:
         ]
 
     def refresh(self) -> None:
-        """Somebody else has played: registers may have changed, and nothing stays pending."""
+        """Read the state again after somebody else has played: registers may have
+        changed, nothing stays pending.
+        """
         for vcpu in self.vcpus:
             vcpu.exception = None
             vcpu.soft_interrupt = None
@@ -238,7 +240,7 @@ class Storm:
         return FAULT - 2
 
     def play(self, number: u32, gva: u64, mode: u32, value: u64, size: u32) -> int:
-        """One access; `size` bytes of `value` are stored by a write."""
+        """Play one access; `size` bytes of `value` are stored by a write."""
         vcpu: Vcpu = self.vcpus[number]
         in_l2: u32 = vcpu.guest_mode
         self.clock += 1
@@ -262,13 +264,13 @@ class Storm:
         return 0
 
     def switched(self, vcpu: Vcpu) -> None:
-        """VMRUN or #VMEXIT: the vCPU has other tables now, and nothing in its TLB."""
+        """Take over the other tables of the vCPU and its empty TLB after VMRUN or #VMEXIT."""
         if self.coherence is not None:
             self.coherence.flushes[vcpu.id].flush(self.clock - 1)
             self.refresh_registers()
 
     def end(self, vcpu: Vcpu) -> None:
-        """KVM_RUN ended: nothing stays pending."""
+        """End KVM_RUN: nothing stays pending."""
         vcpu.exception = None
         vcpu.soft_interrupt = None
         if self.coherence is not None:
@@ -317,14 +319,14 @@ class Storm:
     # -- control -------------------------------------------------------------------------------------------
 
     def invlpg(self, number: u32, gva: u64) -> int:
-        """INVLPG."""
+        """Play INVLPG."""
         self.clock += 1
         if self.execute(number, Insn(InsnOp.INVLPG, address=gva)) and self.coherence is not None:
             self.coherence.flushes[number].flush_page(gva, self.clock - 1)
         return 0
 
     def load_cr3(self, number: u32, value: u64) -> int:
-        """MOV to CR3."""
+        """Play MOV to CR3."""
         self.clock += 1
         before = self.vcpus[number].cr3
         done = self.execute(number, Insn(InsnOp.MOV_CR3, value=value))
@@ -336,14 +338,14 @@ class Storm:
         return 0
 
     def vmrun(self, number: u32) -> int:
-        """VMRUN, with the L2 that the VMCB12 has had last."""
+        """Play VMRUN, with the L2 that the VMCB12 has had last."""
         self.clock += 1
         self.execute(number, Insn(InsnOp.VMRUN, value=self.vmcbs[number]))
         self.switched(self.vcpus[number])
         return 0
 
     def vmexit(self, number: u32) -> int:
-        """VMMCALL of L2."""
+        """Play VMMCALL of L2."""
         self.clock += 1
         self.execute(number, Insn(InsnOp.VMMCALL))
         self.switched(self.vcpus[number])
@@ -364,7 +366,7 @@ class Storm:
     # -- checks ----------------------------------------------------------------------------------------------
 
     def check_access(self, vcpu: Vcpu, gva: u64, mode: u32, hpa: u64, in_l2: u32) -> int:
-        """The frame of an access that was served is one that it may have."""
+        """Check that the frame of an access that was served is one that it may have."""
         coherence = self.coherence
         regs: Registers = self.registers_of(vcpu)
         since: i64 = coherence.flushes[vcpu.id].since(gva)
@@ -376,7 +378,7 @@ class Storm:
         self.written.clear()
         if self.nested and not in_l2 and regs.levels == 3:
             # If the processor sets A in PDPTEs, KVM takes L2's CR3 for L1's (nested_svm_load_cr3).
-            self.written = [at | gva & 0xFFF for _, at in coherence.behind(frame)]
+            self.written = [at | gva & 0xFFF for _, at in coherence.backed_by(frame)]
             return 0
         fine = False
         for gpa, rights in ways:
@@ -400,19 +402,19 @@ class Storm:
         return 0
 
     def registers_of(self, vcpu: Vcpu) -> Registers:
-        """The registers that decide; under nested paging CR3 is the processor's own."""
+        """Return the registers that decide; under nested paging CR3 is the processor's own."""
         regs: Registers = self.registers[vcpu.id]
         if self.tdp and not vcpu.guest_mode:
             regs.root = vcpu.cpu.root
         return regs
 
     def logged(self, gfn: u64) -> bool:
-        """Whether a page that was written is marked as dirty, if its slot logs."""
+        """Return whether a page that was written is marked as dirty, if its slot logs."""
         slot = self.memory.slot_at(gfn)
         return slot is None or not slot.logs_dirty() or self.coherence.may_be_written(gfn)
 
     def check_exception(self, vcpu: Vcpu, gva: u64, mode: u32) -> int:
-        """The tables refuse what they were said to."""
+        """Check that the tables refuse what the exception says."""
         self.coherence.clock = self.clock
         regs: Registers = self.coherence.guest_registers(vcpu)
         if self.coherence.is_granted(vcpu, regs, gva, ERROR_CODES[mode & 3] | mode & 4):
@@ -420,7 +422,7 @@ class Storm:
         return 0
 
     def check_vmexit(self, vcpu: Vcpu, gva: u64) -> int:
-        """L1's nested tables refuse what an access of L2 ended in #VMEXIT(NPF) for."""
+        """Check that L1's nested tables refuse what an access of L2 ended in #VMEXIT(NPF) for."""
         self.coherence.clock = self.clock
         root: u64 = self.registers[vcpu.id].root
         if vcpu.exit_code == SVM_EXIT_NPF and self.coherence.is_npf_granted(vcpu, root):

@@ -59,7 +59,7 @@ class _Ground(Ground):
         return [*lines[:-1], *self._table_changes_twice(), lines[-1]]
 
     def _table_changes_twice(self) -> list[str]:
-        """The guest writes a table before its log is read and again in the middle, while others flush.
+        """Write a table as the guest, before its log is read and again in the middle, while others flush.
 
         The first write may leave an entry as it was.
         """
@@ -96,7 +96,7 @@ class _Ground(Ground):
         return self.random.choice(way[-2:]) if way else super().place()
 
     def _way(self, address: int) -> list[tuple[int, int, int]]:
-        """The entries that translate an address, as far as the guest remembers what it wrote."""
+        """Return the entries that translate an address, as far as the guest remembers what it wrote."""
         table, way = self.random.choice(self.tables[self.levels]), []
         for level in range(self.levels, 0, -1):
             index = address >> 12 + self.bits * (level - 1) & (1 << self.bits) - 1
@@ -108,7 +108,7 @@ class _Ground(Ground):
         return [place for place in way if place[:2] in self.edited]
 
     def protects_a_table(self) -> list[str]:
-        """The guest reads a table through another one, changes it, gives or takes the right to write it, and
+        """Read a table as the guest through another one, change it, give or take the right to write it, and
         flushes: what kernels do that map all memory. Nothing if no table that it knows maps another.
         """
         root = table = self.random.choice(self.tables[self.levels])
@@ -135,7 +135,7 @@ class _Ground(Ground):
         return [f"cr3 {root:#x}", f"read {address:#x}", *(edit.line() for edit in edits), f"cr3 {root:#x}"]
 
     def _entries_of(self, table: int, targets: list[int]) -> list[int]:
-        """Which entries of a table lead to one of others, as far as the guest knows."""
+        """Return which entries of a table lead to one of others, as far as the guest knows."""
         return [
             index
             for (there, index), entry in self.entries.items()
@@ -143,7 +143,7 @@ class _Ground(Ground):
         ]
 
     def _any_entry(self, table: int) -> tuple[int, int]:
-        """Index and new value of an entry of a leaf table."""
+        """Return index and new value of an entry of a leaf table."""
         index = self.index(1)
         return index, self.new_entry(1, table, index)
 
@@ -186,13 +186,13 @@ class Visitor:
             self.setup.insert(0, "vendor intel")
 
     def lines(self, ops: int) -> list[str]:
-        """The first ops; the same at every call."""
+        """Return the first ops; the same at every call."""
         while len(self.made) < ops:
             self.made += self._next()
         return self.made[:ops]
 
     def stormy(self, design: Mapping[str, str]) -> Ground:
-        """The ground of another guest of this kind, for a storm (fuzz)."""
+        """Return the ground of another guest of this kind, for a storm (fuzz)."""
         mode, mmu, profile, seed = self.kind
         return _Ground(mode, mmu, profile, seed, design=dict(design))
 
@@ -217,7 +217,7 @@ class Visitor:
         return [self._with_pcid(line) for line in lines] if self.pcids else lines
 
     def _device_writes(self) -> str:
-        """A device writes an entry of a table of the guest, of which KVM learns nothing.
+        """Write an entry of a table of the guest as a device, of which KVM learns nothing.
 
         Not a PDPTE, where these are the processor's: KVM reads them when it likes.
         """
@@ -241,7 +241,7 @@ class Visitor:
         return [back, f"read {address}", *changes, *flush, back, f"read {address}"]
 
     def _with_pcid(self, line: str) -> str:
-        """MOV to CR3 with a PCID, sometimes without its flush, or INVLPG instead; CR4 keeps PCIDE."""
+        """Play MOV to CR3 with a PCID, sometimes without its flush, or INVLPG instead; CR4 keeps PCIDE."""
         at, _, rest = line.rpartition("cr3 ")
         if rest != line and at in ("", "@1 "):
             if self.random.random() < 0.3:
@@ -259,12 +259,12 @@ def _on_other_vcpu(line: str) -> str:
 
 
 def _odd(line: str) -> str:
-    """Slot 1 with its memory at another offset in huge pages than its addresses."""
+    """Return slot 1 with its memory at another offset in huge pages than its addresses."""
     return "slot 1 0xffff000 12M thp" if line.startswith("slot 1 ") else line
 
 
 def visitors(seed: int = 0) -> Iterator[Visitor]:
-    """Guests without end: every mode, MMU and profile in turn, each time with another seed."""
+    """Yield guests without end: every mode, MMU and profile in turn, each time with another seed."""
     while True:
         for mmu in MMUS:
             for profile in PROFILES:

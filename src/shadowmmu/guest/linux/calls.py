@@ -28,23 +28,23 @@ class Calls:
         self.kernel = kernel
 
     def seconds(self, task: Task, address: int) -> float:
-        """Of a struct timespec. Raises OSError."""
+        """Return the seconds of a struct timespec. Raises OSError."""
         seconds, nanoseconds = struct.unpack("<qq", task.process.mm.read(address, 16))
         if seconds < 0 or not 0 <= nanoseconds < 10**9:
             raise OSError(errno.EINVAL, "no time")
         return float(seconds + nanoseconds / 10**9)
 
     def suspend_mask(self, task: Task, address: int) -> None:
-        """The mask at an address holds while a call waits. Raises OSError."""
+        """Use the mask at an address while a call waits. Raises OSError."""
         raise NotImplementedError
 
 
 def int32(value: int) -> int:
-    """A C int in a register."""
+    """Return a C int in a register."""
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value & 1 << 31 else value
 
 
 def int64(value: int) -> int:
-    """A C long in a register."""
+    """Return a C long in a register."""
     return value - (1 << 64) if value & 1 << 63 else value

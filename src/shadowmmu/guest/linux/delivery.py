@@ -117,7 +117,7 @@ class Delivery:
     # -- delivering ----------------------------------------------------------------------------------------
 
     def force(self, task: Task, signal: int, info: SignalInfo) -> None:
-        """A signal that cannot be blocked or ignored: for a fault."""
+        """Send a signal that cannot be blocked or ignored: for a fault."""
         action = task.process.actions.get(signal, DEFAULT_ACTION)
         if task.mask & bit(signal) or action.handler == SIG_IGN:
             task.process.actions[signal] = DEFAULT_ACTION
@@ -151,7 +151,7 @@ class Delivery:
             self._killed(task, signal, info)
 
     def restart(self, task: Task, *, interrupted: bool = False) -> None:
-        """A call that was interrupted by a signal is made again, or fails with EINTR."""
+        """Make a call that was interrupted by a signal again, or let it fail with EINTR."""
         if task.call is None or not task.alive:
             return
         if self.kernel.registers.loaded is task:

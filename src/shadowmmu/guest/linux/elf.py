@@ -19,7 +19,7 @@ LONGEST_NAME = 4096
 
 
 class NotExecutable(Exception):
-    """The file is no program that can run here; the message says why."""
+    """The file is not a program that can run here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class Program:
 
 
 def is_elf(data: bytes) -> bool:
-    """Whether a file that begins so is one."""
+    """Return whether a file that begins so is one."""
     return data[:4] == b"\x7fELF"
 
 
 def parse(data: bytes | mmap.mmap, base: int = PIE_BASE) -> Program:
-    """The program in a file; `base` is where it is put if it can be anywhere. Raises NotExecutable."""
+    """Return the program in a file; `base` is where it is put if it can be anywhere. Raises NotExecutable."""
     if not is_elf(data[:4]):
         raise NotExecutable("not an ELF file")
     if len(data) < HEADER:

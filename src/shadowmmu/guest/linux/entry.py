@@ -120,7 +120,7 @@ class Work:
         self.stores.append((gpa + DIRECT_MAP, value, 1))
 
     def store_all(self, stores: Iterable[tuple[int, int]]) -> None:
-        """The same for many: addresses and values."""
+        """Store values at many addresses."""
         self.stores += [(gpa + DIRECT_MAP, value, 1) for gpa, value in stores]
 
     def fill(self, gpa: int, count: int) -> None:
@@ -160,7 +160,7 @@ class Work:
         self.save_fpu = self.copy_fpu = self.load_fpu = self.cr3 = 0
 
     def give_frame(self, registers: tuple[int, ...], rip: int, flags: int) -> None:
-        """What user mode continues with: RAX to R15, RIP, RFLAGS."""
+        """Set what user mode continues with: RAX to R15, RIP, RFLAGS."""
         rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, *upper = registers
         frame = FRAME.pack(rax, rcx, rdx, rbx, rbp, rsi, rdi, *upper, rip, USER_CS, flags, rsp, USER_DS)
         self.memory.write(FRAME_GPA, frame)

@@ -105,7 +105,7 @@ class FileCalls(LockCalls):
         raise Blocked(deadline=time.monotonic() + FIFO_LOOKS, outside=True)
 
     def _with_writer(self, task: Task, file: OpenFile, fifo: tuple[int, int]) -> OpenFile:
-        """A FIFO for reading, as soon as somebody has opened it for writing. Raises OSError or Blocked."""
+        """Return a FIFO for reading, once somebody has opened it for writing. Raises OSError or Blocked."""
         if task.opening is None:
             task.opening, task.progress = file, self._fifo_writers[fifo]
         ready = (
@@ -195,7 +195,9 @@ class FileCalls(LockCalls):
 
     @staticmethod
     def _set_flags(file: OpenFile, wanted: int) -> int:
-        """F_SETFL: whether to wait is decided here, the rest by the host. Raises OSError."""
+        """Set a file's flags (F_SETFL): whether to wait is decided here, the rest by the
+        host. Raises OSError.
+        """
         if wanted & O_ASYNC:
             raise OSError(errno.EINVAL, "no SIGIO")
         own = fcntl.fcntl(file.fd, fcntl.F_GETFL)

@@ -77,14 +77,14 @@ class FileTable:
     """Called before a descriptor is closed: record locks end with it."""
 
     def get(self, fd: int) -> OpenFile:
-        """Raises OSError."""
+        """Return the file of a descriptor. Raises OSError."""
         descriptor = self.open.get(fd)
         if descriptor is None:
             raise OSError(errno.EBADF, "bad descriptor")
         return descriptor.file
 
     def add(self, file: OpenFile, *, close_on_exec: bool = False, lowest: int = 0) -> int:
-        """The lowest free descriptor, for the file. Raises OSError."""
+        """Give the file the lowest free descriptor and return it. Raises OSError."""
         for fd in range(lowest, MOST_FILES):
             if fd not in self.open:
                 self.open[fd] = Descriptor(file, close_on_exec)
@@ -93,7 +93,7 @@ class FileTable:
         raise OSError(errno.EMFILE, "too many files")
 
     def close(self, fd: int) -> None:
-        """Raises OSError."""
+        """Close a descriptor. Raises OSError."""
         self.get(fd)
         self.close_all([fd])
 
@@ -104,7 +104,7 @@ class FileTable:
         return FileTable(copies, closing=self.closing)
 
     def drop(self) -> None:
-        """One user less; without any, close all."""
+        """Count one user less; after the last one close all."""
         self.users -= 1
         if not self.users:
             self.close_all(list(self.open))
@@ -123,12 +123,12 @@ def inherited(fd: int) -> OpenFile:
 
 
 def waits_for(mode: int) -> bool:
-    """Whether reads of such a file may have to wait."""
+    """Return whether reads of such a file may have to wait."""
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode))
 
 
 def stat_bytes(status: os.stat_result) -> bytes:
-    """struct stat of x86-64."""
+    """Return a struct stat of x86-64."""
 
     def when(nanoseconds: int) -> tuple[int, int]:
         return nanoseconds // 10**9, nanoseconds % 10**9

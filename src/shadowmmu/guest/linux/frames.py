@@ -49,7 +49,7 @@ class Frames:
         return self._end - self._next + PAGE * len(self._free)
 
     def page(self, data: bytes | None = None) -> int:
-        """A page with one user that holds `data`, or zeroes. Raises OutOfMemory."""
+        """Return a page with one user that holds `data`, or zeroes. Raises OutOfMemory."""
         if self._free:
             gpa = self._free.pop()
             self.memory.write(gpa, ZEROES if data is None else data)
@@ -76,7 +76,7 @@ class Frames:
         self._users[gpa] += 1
 
     def drop(self, gpa: int) -> None:
-        """One user less; without any it is free."""
+        """Count one user less; after the last one the page is free."""
         users = self._users[gpa] - 1
         if users:
             self._users[gpa] = users
@@ -105,7 +105,7 @@ class Frames:
     # -- page tables -------------------------------------------------------------------------------------
 
     def table(self) -> int:
-        """A page of zeroes for a page table. Raises OutOfMemory."""
+        """Return a page of zeroes for a page table. Raises OutOfMemory."""
         if self._tables:
             return self._tables.pop()
         gpa = self._free.pop() if self._free else self._fresh()
@@ -113,7 +113,7 @@ class Frames:
         return gpa
 
     def pgd(self) -> int:
-        """A root that maps the kernel only. Raises OutOfMemory."""
+        """Return a root that maps the kernel only. Raises OutOfMemory."""
         if self._pgds:
             return self._pgds.pop()
         gpa = self.table()
@@ -123,14 +123,14 @@ class Frames:
         return gpa
 
     def give_back(self, tables: Iterable[int], pgd: int) -> None:
-        """Page tables that the vCPU has cleared."""
+        """Take back page tables that the vCPU has cleared."""
         self._tables += tables
         self._pgds.append(pgd)
 
     # -- the page cache ----------------------------------------------------------------------------------
 
     def file_pages(self, fd: int) -> "FilePages":
-        """The cached pages of an open file as it is now."""
+        """Return the cached pages of an open file as it is now."""
         status = os.fstat(fd)
         key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         pages = self.files.get(key)
@@ -139,7 +139,7 @@ class Frames:
         return pages
 
     def forget_shared_file(self, file: "SharedFile") -> None:
-        """Nobody maps it any more."""
+        """Forget a file that is mapped nowhere any more."""
         self.shared_files = {key: one for key, one in self.shared_files.items() if one is not file}
 
     def close(self) -> None:
@@ -163,7 +163,7 @@ class FilePages:
         self.pages: dict[int, int] = {}
 
     def get(self, index: int) -> int | None:
-        """Page `index` of the file; None beyond its end. Raises OutOfMemory, OSError."""
+        """Return page `index` of the file; None beyond its end. Raises OutOfMemory, OSError."""
         gpa = self.pages.get(index)
         if gpa is not None:
             return gpa

@@ -72,7 +72,7 @@ class FutexCalls(Calls):
             self._wake(self._futex(task, address), 1)
 
     def _futex(self, task: Task, address: int) -> tuple[int, int]:
-        """A futex: its physical address, so that shared memory works."""
+        """Return a futex: its physical address, so that shared memory works."""
         mm = task.process.mm
         if address % 4:
             raise OSError(errno.EINVAL, "not aligned")

@@ -43,7 +43,7 @@ class LinuxGuest:
         self.machine.stop("interrupted")
 
     def _must_end(self) -> bool:
-        """Asked while all processes wait."""
+        """Return whether the run must end; called while all processes wait."""
         seconds = self._limits.seconds
         return self._interrupted or (seconds is not None and time.monotonic() - self._started >= seconds)
 

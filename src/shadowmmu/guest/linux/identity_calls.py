@@ -79,7 +79,7 @@ class IdentityCalls(Calls):
         return os.getgid()
 
     def sys_setgroups(self, task: Task, count: int, address: int) -> int:
-        """As for users: whoever runs the program remains who it is."""
+        """Change nothing, as for users: whoever runs the program remains who it is."""
         if not 0 <= int32(count) <= MOST_GROUPS:
             raise OSError(errno.EINVAL, "too many groups")
         wanted = {number for (number,) in struct.iter_unpack("<I", task.process.mm.read(address, 4 * count))}

@@ -28,7 +28,7 @@ class IoCalls(PathCalls):
     """System calls about what is in files."""
 
     def _wait(self, task: Task, file: OpenFile, events: int) -> None:
-        """Raises Blocked, or OSError, if the file is not ready."""
+        """Raise Blocked, or OSError, if the file is not ready."""
         if file.nonblocking:
             raise OSError(errno.EAGAIN, "not ready")
         raise Blocked([(file.fd, events)], outside=not file.internal)

@@ -187,7 +187,7 @@ class Kernel:
         return pid
 
     def new_task(self, process: Process, tid: int) -> Task:
-        """A thread of a process, with a clean FPU; it does not run yet. Raises OutOfMemory."""
+        """Make a thread of a process, with a clean FPU; it does not run yet. Raises OutOfMemory."""
         task = Task(tid, process, self.registers.new_fpu())
         process.threads.append(task)
         self.tasks[tid] = task
@@ -234,7 +234,7 @@ class Kernel:
             return True
         code = error_code or 0
         if vector == 13 and code == BREAKPOINT:
-            # INT3: there is no IDT that it could go through
+            # INT3: there is no IDT that could deliver it
             vector, code = 3, 0
             processor.rip += 1 if self._is_int3(task) else 2
         task.fault_vector, task.fault_code = vector, code
@@ -284,7 +284,7 @@ class Kernel:
         return True
 
     def _is_int3(self, task: Task) -> bool:
-        """The one of one byte, not INT 3."""
+        """Return whether it is INT3, of one byte, not INT 3."""
         try:
             return task.process.mm.read(self.processor.rip, 1) == b"\xcc"
         except OSError:
@@ -300,7 +300,7 @@ class Kernel:
             self.machine.stop("endless faults", f"{fault[0]:#x} faults for ever at {address:#x}")
 
     def tick(self) -> None:
-        """10 ms or more have passed: alarms, and another task's turn."""
+        """Handle alarms and another task's turn, after 10 ms or more."""
         if self.processor.cpl == 0 or self.status is not None and not self.tasks:
             return
         self._slices += 1
@@ -314,7 +314,7 @@ class Kernel:
                 self._leave()
 
     def cut_mappings(self) -> None:
-        """A file may have become shorter: what is mapped beyond its end is there no more."""
+        """Unmap what is beyond the end of files that have become shorter."""
         frames = self.frames
         files: list[FilePages | SharedFile] = [*frames.files.values(), *frames.shared_files.values()]
         for backing in files:
@@ -365,7 +365,7 @@ class Kernel:
     # -- ends --------------------------------------------------------------------------------------------
 
     def end_task(self, task: Task) -> None:
-        """A thread ends; with the last one its process does not: end_process() does that."""
+        """End a thread. If it is the last one its process remains: end_process() ends that."""
         if not task.alive:
             return
         task.alive = False
@@ -384,7 +384,7 @@ class Kernel:
         self.scheduler.remove(task)
 
     def end_process(self, process: Process, status: int) -> None:
-        """All threads end; the parent may wait() for the status."""
+        """End all threads of a process; its parent may wait() for the status."""
         if process.status is not None:
             return
         for task in list(process.threads):
@@ -441,7 +441,7 @@ class Kernel:
         self.registers.switch_to(task)
 
     def _switch_from(self, task: Task) -> Task | None:
-        """Another task, or the same, if there is no other; None if the machine stops."""
+        """Return another task, or the same, if there is no other; None if the machine stops."""
         self.reschedule = False
         if task.alive:
             self.registers.save(task)
@@ -463,7 +463,7 @@ class Kernel:
         return following
 
     def _give_work(self) -> None:
-        """The entry code asks for more."""
+        """Give the entry code, which asks for more, its work."""
         if self.processor.cpl == 0:
             self.work.give(self.processor.q, self.current.process.mm.pgd)
         else:

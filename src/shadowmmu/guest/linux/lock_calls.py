@@ -31,7 +31,7 @@ class LockCalls(PathCalls):
     """System calls about locks."""
 
     def lock(self, task: Task, file: OpenFile, command: int, address: int) -> int:
-        """fcntl() with a command of LOCK_COMMANDS. Raises OSError or Blocked."""
+        """Carry out fcntl() with a command of LOCK_COMMANDS. Raises OSError or Blocked."""
         data = task.process.mm.read(address, FLOCK_SIZE)
         if command in (F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW):
             return self._lock_description(task, file, command, address, data)
@@ -67,7 +67,7 @@ class LockCalls(PathCalls):
         raise Blocked(deadline=time.monotonic() + LOOKS, outside=True)
 
     def _lock_description(self, task: Task, file: OpenFile, command: int, address: int, data: bytes) -> int:
-        """The host has an open file description for each of the guest's: it judges."""
+        """Let the host judge, which has an open file description for each of the guest's."""
         try:
             answer = fcntl.fcntl(file.fd, F_OFD_GETLK if command == F_OFD_GETLK else F_OFD_SETLK, data)
         except BlockingIOError:

@@ -105,7 +105,7 @@ class LockedFile:
 
 
 def _with(locks: Iterable[Lock], new: Lock) -> Iterable[Lock]:
-    """The locks, with the owner's in this range replaced, and those of one kind that touch made one."""
+    """Yield the locks, with the owner's in this range replaced, and those of one kind that touch made one."""
     own = []
     for lock in locks:
         if lock.owner is not new.owner:

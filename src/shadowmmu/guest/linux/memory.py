@@ -62,7 +62,7 @@ class Area:
         )
 
     def continues(self, other: "Area") -> bool:
-        """Whether `other`, which follows it, is more of the same."""
+        """Return whether `other`, which follows it, is more of the same."""
         return (
             self.end == other.start
             and self.prot == other.prot
@@ -100,7 +100,7 @@ class AddressSpace:
     # -- page tables -------------------------------------------------------------------------------------
 
     def _slot(self, page: int) -> int:
-        """Address of the leaf entry of a virtual page; its tables are made if need be."""
+        """Return the address of the leaf entry of a virtual page; make its tables if need be."""
         table = self.tables[0].get(page >> INDEX_BITS)
         if table is None:
             table = self._table(0, page >> INDEX_BITS)
@@ -154,7 +154,7 @@ class AddressSpace:
             position += 1
 
     def covered(self, start: int, end: int) -> bool:
-        """Whether there are areas without a gap."""
+        """Return whether there are areas without a gap."""
         for area in self.overlapping(start, end):
             if area.start > start:
                 return False
@@ -191,7 +191,7 @@ class AddressSpace:
             upper.shared.areas += 1
 
     def _mapped(self, start: int, end: int) -> list[int]:
-        """The virtual pages of a range that have an entry."""
+        """Return the virtual pages of a range that have an entry."""
         first, last = start // PAGE, end // PAGE
         if last - first < len(self.pages):
             return [page for page in range(first, last) if page in self.pages]
@@ -209,7 +209,7 @@ class AddressSpace:
             self._unmap(page)
 
     def discard(self, start: int, end: int) -> None:
-        """madvise(MADV_DONTNEED): private pages are read or zeroed again."""
+        """Drop pages as madvise(MADV_DONTNEED): private ones are read or zeroed again."""
         for area in self.overlapping(start, end):
             for page in self._mapped(max(area.start, start), min(area.end, end)):
                 self._unmap(page)
@@ -223,7 +223,7 @@ class AddressSpace:
                     self._unmap(page)
 
     def protect(self, start: int, end: int, prot: int) -> None:
-        """mprotect: up to the first gap, as Linux does. Raises OSError."""
+        """Change rights as mprotect(): up to the first gap, as Linux does. Raises OSError."""
         self._split(start)
         self._split(end)
         reached = start
@@ -249,7 +249,7 @@ class AddressSpace:
             raise OSError(errno.ENOMEM, "not mapped")
 
     def free_range(self, size: int, hint: int = 0, top: int = MMAP_TOP) -> int:
-        """Where a new mapping can be: at the hint, or below others and `top`. Raises OSError."""
+        """Return where a new mapping can be: at the hint, or below others and `top`. Raises OSError."""
         hint = hint & -PAGE
         if hint >= LOWEST_MMAP and hint + size <= USER_END and not any(self.overlapping(hint, hint + size)):
             return hint
@@ -285,14 +285,14 @@ class AddressSpace:
 
     @staticmethod
     def _rights(prot: int) -> int:
-        """Bits of an entry but W, which comes with the right to write to this very page."""
+        """Return the bits of an entry but W, which comes with the right to write to this very page."""
         entry = U | A
         if prot:
             entry |= P
         return entry if prot & PROT_EXEC else entry | NX
 
     def _is_own(self, area: Area, gpa: int) -> bool:
-        """Whether a page that is mapped in an area may be written to without a copy."""
+        """Return whether a page that is mapped in an area may be written to without a copy."""
         return area.shared is not None or self.frames.users(gpa) == 1
 
     def fault(self, address: int, *, write: bool, fetch: bool = False) -> None:
@@ -355,7 +355,9 @@ class AddressSpace:
     # -- a whole address space ---------------------------------------------------------------------------
 
     def copy(self) -> "AddressSpace":
-        """What fork() gives the child: everything, private pages to be copied when they are written."""
+        """Return the child's memory for fork(): everything, private pages to be copied
+        when they are written.
+        """
         child = AddressSpace(self.frames)
         child.brk_start, child.brk = self.brk_start, self.brk
         child.areas = [area.part(area.start, area.end) for area in self.areas]
@@ -382,7 +384,7 @@ class AddressSpace:
         return child
 
     def drop(self) -> None:
-        """One user less; without any, clear the tables and give all memory back."""
+        """Count one user less; after the last one clear the tables and give all memory back."""
         self.users -= 1
         if self.users:
             return
@@ -411,7 +413,7 @@ class AddressSpace:
     # -- the kernel's accesses to user memory --------------------------------------------------------------
 
     def _gpa(self, address: int, *, write: bool) -> int:
-        """Guest-physical address, faulted in if need be. Raises OSError."""
+        """Return the guest-physical address, faulted in if need be. Raises OSError."""
         if not 0 <= address < USER_END:
             raise OSError(errno.EFAULT, "bad address")
         entry = self.pages.get(address // PAGE, 0)
@@ -433,7 +435,7 @@ class AddressSpace:
         return max(min(reached, end) - address, 0)
 
     def read(self, address: int, size: int) -> bytes:
-        """Raises OSError; nothing can be read anywhere."""
+        """Return memory of the process. Raises OSError if some of it cannot be read; then nothing is."""
         offset = address % PAGE
         if not size:
             return b""
@@ -447,7 +449,7 @@ class AddressSpace:
         return b"".join(parts)
 
     def write(self, address: int, data: bytes) -> None:
-        """Raises OSError."""
+        """Write memory of the process. Raises OSError."""
         if address % PAGE + len(data) <= PAGE:
             if data:
                 self.memory.write(self._gpa(address, write=True), data)
@@ -459,7 +461,7 @@ class AddressSpace:
             address, position = address + length, position + length
 
     def string(self, address: int, longest: int = 4096) -> bytes:
-        """Bytes up to a zero. Raises OSError: EFAULT, or ENAMETOOLONG."""
+        """Return the bytes up to a zero. Raises OSError: EFAULT, or ENAMETOOLONG."""
         parts: list[bytes] = []
         while longest > 0:
             length = min(longest, PAGE - address % PAGE)
@@ -475,5 +477,5 @@ class AddressSpace:
         return int.from_bytes(self.read(address, 8), "little")
 
     def read_int(self, address: int) -> int:
-        """A 32-bit integer with its sign."""
+        """Return a 32-bit integer with its sign."""
         return int.from_bytes(self.read(address, 4), "little", signed=True)

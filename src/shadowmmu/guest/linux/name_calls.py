@@ -27,7 +27,7 @@ class NameCalls(PathCalls):
     # -- what files are -------------------------------------------------------------------------------------
 
     def _target(self, task: Task, directory: int, path: int, flags: int) -> Place:
-        """What a path means to the calls with AT_ flags; the descriptor itself with AT_EMPTY_PATH."""
+        """Return what a path means to the calls with AT_ flags; the descriptor itself with AT_EMPTY_PATH."""
         if flags & AT_EMPTY_PATH and (not path or not task.process.mm.string(path)):
             if int32(directory) == AT_FDCWD:
                 return self._find(task, ".")
@@ -195,7 +195,7 @@ class NameCalls(PathCalls):
         return self.sys_linkat(task, AT_FDCWD, old, AT_FDCWD, new, 0)
 
     def sys_linkat(self, task: Task, old_at: int, old: int, new_at: int, new: int, flags: int) -> int:
-        """Only what is inside gets another name inside: who may write to the one may write to the other."""
+        """Link a file inside to a name inside only: who may write to the one may write to the other."""
         ways = flags & AT_EMPTY_PATH | (0 if flags & AT_SYMLINK_FOLLOW else AT_SYMLINK_NOFOLLOW)
         source = self._allowed(self._target(task, old_at, old, ways))
         target = self._new(task, new, new_at)

@@ -58,7 +58,7 @@ class PollCalls(PathCalls):
         return 0
 
     def _poll(self, task: Task, wanted: list[tuple[int, int]], seconds: float | None) -> list[int]:
-        """What is ready of (descriptor, events), in that order; all 0 when the time is over."""
+        """Return what is ready of (descriptor, events), in that order; all 0 when the time is over."""
         files = task.process.files
         events: dict[int, int] = {}
         internal = True

@@ -161,7 +161,9 @@ class ProcessCalls(PathCalls):
         return 0
 
     def _find_program(self, task: Task, path: str, arguments: list[bytes]) -> Executable:
-        """The program of a file or of its interpreter, whose arguments are put in front. Raises OSError."""
+        """Return the program of a file or of its interpreter, whose arguments are put in
+        front. Raises OSError.
+        """
         for _ in range(DEEPEST_SCRIPT):
             try:
                 found = read_executable(self._open_executable(task, path))
@@ -184,14 +186,14 @@ class ProcessCalls(PathCalls):
         raise OSError(errno.EACCES, "not executable")
 
     def _with_interpreter(self, task: Task, executable: Executable) -> Executable:
-        """A dynamically linked program comes with its loader. Raises OSError."""
+        """Return a program with its loader if it is dynamically linked. Raises OSError."""
         name = executable.program.interpreter
         if name is None:
             return executable
         try:
             loader = read_executable(self._open_executable(task, name), INTERPRETER_BASE)
             if not isinstance(loader, Executable) or loader.program.interpreter is not None:
-                raise NotExecutable("its interpreter is no program")
+                raise NotExecutable("its interpreter must be a program")
         except (OSError, NotExecutable) as error:
             executable.close()
             if isinstance(error, OSError):
@@ -301,7 +303,7 @@ class ProcessCalls(PathCalls):
 
 
 def _news(child: Process, options: int) -> int | None:
-    """What wait() reports of a child, if that is asked for."""
+    """Return what wait() reports of a child, if that is asked for."""
     if child.status is not None:
         return child.status if options & WEXITED else None
     if child.change is None:

@@ -30,7 +30,7 @@ class Registers:
         self._fpu_areas: list[int] = []
 
     def new_fpu(self) -> int:
-        """An area for a clean FPU. Raises OutOfMemory."""
+        """Return an area for a clean FPU. Raises OutOfMemory."""
         if not self._fpu_areas:
             page = self.frames.page()
             self._fpu_areas = [page + offset for offset in range(0, PAGE, FPU_SIZE)]
@@ -39,7 +39,7 @@ class Registers:
         return area
 
     def drop(self, task: Task) -> None:
-        """A task has ended."""
+        """Free the registers of a task that has ended."""
         self._fpu_areas.append(task.fpu)
         if self.fpu_owner is task:
             self.fpu_owner = None
@@ -67,7 +67,7 @@ class Registers:
             self.work.copy_fpu = child.fpu
 
     def forget(self, task: Task) -> None:
-        """After execve: what is in the processor is not the task's any more."""
+        """Forget what is in the processor, which after execve is not the task's any more."""
         if self.loaded is task:
             self.loaded = None
         if self.fpu_owner is task:
@@ -75,7 +75,7 @@ class Registers:
         self.machine.write(task.fpu, CLEAN_FPU)
 
     def set_base(self, task: Task, name: str, address: int) -> None:
-        """FS or GS base of the running task."""
+        """Set the FS or GS base of the running task."""
         number = FS if name == "fs" else GS
         if self.loaded is task:
             self.processor.set_segment(number, Segment(0, address, 0, 0))

@@ -24,7 +24,7 @@ class Scheduler:
         self.blocked: list[Task] = []
 
     def remove(self, task: Task) -> None:
-        """A task has ended."""
+        """Remove a task that has ended."""
         if task in self.blocked:
             self.blocked.remove(task)
         if task in self.runnable:
@@ -55,7 +55,7 @@ class Scheduler:
 
     @staticmethod
     def _ready_files(tasks: list[Task], milliseconds: int) -> set[Task]:
-        """The tasks of whose files one is ready."""
+        """Return the tasks of whose files one is ready."""
         if not tasks:
             return set()
         poll = select.poll()
@@ -75,7 +75,7 @@ class Scheduler:
         }
 
     def next(self) -> Task | None:
-        """The task that runs next; None if all have ended, or have to. Raises NoProgress."""
+        """Return the task that runs next; None if all have ended, or have to. Raises NoProgress."""
         while True:
             self.kernel.signals.check_alarms()
             self.wake()
@@ -88,7 +88,7 @@ class Scheduler:
             self._sleep()
 
     def _sleep(self) -> None:
-        """All tasks wait: until one need not. Raises NoProgress.
+        """Sleep while all tasks wait, until one need not. Raises NoProgress.
 
         What a call has done before it had to wait again may be what another one waits for.
         """

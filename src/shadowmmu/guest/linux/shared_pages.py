@@ -19,14 +19,14 @@ class SharedPages:
         self.areas = 0
 
     def get(self, index: int) -> int | None:
-        """A page; None where there is none. Raises OutOfMemory."""
+        """Return a page; None where there is none. Raises OutOfMemory."""
         gpa = self.pages.get(index)
         if gpa is None:
             gpa = self.pages[index] = self.frames.page()
         return gpa
 
     def leave(self) -> None:
-        """One area less; without any, give the pages back."""
+        """Count one area less; after the last one give the pages back."""
         self.areas -= 1
         if not self.areas:
             for gpa in self.pages.values():
@@ -49,7 +49,7 @@ class SharedFile(SharedPages):
         self._stored: dict[int, bytes] = {}
 
     def write_through(self, fd: int) -> None:
-        """Somebody has the file open for writing and maps it."""
+        """Reopen the file for writing: somebody has it open so and maps it."""
         if not self.writable:
             os.close(self.fd)
             self.fd = reopened(fd, os.O_RDWR)
@@ -104,7 +104,9 @@ class SharedFile(SharedPages):
 
 
 def shared_file(frames: Frames, fd: int, *, writable: bool) -> SharedFile:
-    """An open file's pages, the same for all who map it shared; `writable`: the file is open for that."""
+    """Return an open file's pages, the same for all who map it shared; `writable`: the
+    file is open for that.
+    """
     status = os.fstat(fd)
     key = status.st_dev, status.st_ino
     found = frames.shared_files.get(key)

@@ -62,7 +62,7 @@ class SignalCalls(Calls):
         return 0
 
     def suspend_mask(self, task: Task, address: int) -> None:
-        """The mask while a call waits."""
+        """Use the mask while a call waits."""
         if task.saved_mask is None:
             new = task.process.mm.read_word(address)
             task.saved_mask, task.mask = task.mask, new & ~(bit(SIGKILL) | bit(SIGSTOP))

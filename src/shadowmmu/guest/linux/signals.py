@@ -82,7 +82,7 @@ def push_frame(task: Task, signal: int, info: SignalInfo, action: Action, mask: 
 
 
 def pack_info(signal: int, info: SignalInfo) -> bytes:
-    """siginfo_t."""
+    """Return a siginfo_t."""
     if signal in FAULTS and info.code > 0:
         return _INFO.pack(signal, 0, info.code, info.address)
     return _INFO_SENDER.pack(signal, 0, info.code, info.pid, info.uid, info.status)
@@ -117,7 +117,7 @@ def about_child(child: Process, status: int) -> SignalInfo:
 
 
 def pop_frame(task: Task, context: int) -> tuple[list[int], int, int]:
-    """What a frame holds: registers, mask, where the FPU's state is (0: none). Raises OSError."""
+    """Return what a frame holds: registers, mask, where the FPU's state is (0: none). Raises OSError."""
     mm: AddressSpace = task.process.mm
     values = _CONTEXT.unpack(mm.read(context, _CONTEXT.size))
     registers = [0] * 18
@@ -128,6 +128,6 @@ def pop_frame(task: Task, context: int) -> tuple[list[int], int, int]:
 
 
 def clean_fpu(data: bytes) -> bytes:
-    """FXRSTOR faults on reserved bits of MXCSR."""
+    """Return the FPU's state without reserved bits of MXCSR, on which FXRSTOR faults."""
     mxcsr = int.from_bytes(data[MXCSR_OFFSET : MXCSR_OFFSET + 4], "little") & MXCSR_MASK
     return data[:MXCSR_OFFSET] + mxcsr.to_bytes(4, "little") + data[MXCSR_OFFSET + 4 :]

@@ -87,7 +87,7 @@ class SystemCalls(
                 self._calls[number] = (name, call, call.__code__.co_argcount - 2)
 
     def make(self, task: Task, number: int, arguments: tuple[int, ...]) -> int:
-        """The result of a system call, or -errno. Raises Blocked or OutOfMemory."""
+        """Make a system call. Return its result, or -errno. Raises Blocked or OutOfMemory."""
         known = self._calls.get(number)
         if known is None:
             return self._refuse(task, number)

@@ -59,7 +59,7 @@ RAX, RSP, RIP, RFLAGS = 0, 4, 16, 17
 
 
 def bit(signal: int) -> int:
-    """Of a mask of signals."""
+    """Return the bit of a signal in a mask."""
     return 1 << signal - 1
 
 
@@ -207,7 +207,7 @@ class Task:
         return (self.pending if signal in self.pending else self.process.pending).take(signal)
 
     def deliverable(self) -> int | None:
-        """The signal that is next for this thread, if there is one that is not blocked."""
+        """Return the signal that is next for this thread, if there is one that is not blocked."""
         if not self.pending and not self.process.pending:
             return None
         for pending in (self.pending, self.process.pending):

@@ -28,7 +28,7 @@ class TimeCalls(Calls):
     _random: random.Random | None = None
 
     def _clock(self, clock: int) -> int:
-        """Nanoseconds. Raises OSError."""
+        """Return the nanoseconds of a clock. Raises OSError."""
         if clock & ~7 == -8 & ~7 or clock in (CLOCK_PROCESS, CLOCK_THREAD) or clock < 0:
             return time.process_time_ns()
         return time.clock_gettime_ns(clock)
@@ -118,7 +118,7 @@ class TimeCalls(Calls):
         return 0
 
     def usage(self, task: Task) -> bytes:
-        """struct rusage."""
+        """Return a struct rusage."""
         seconds, rest = divmod(time.process_time_ns(), NANOSECONDS)
         return struct.pack("<16q", seconds, rest // 1000, 0, 0, task.process.mm.resident >> 10, *[0] * 11)
 

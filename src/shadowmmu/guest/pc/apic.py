@@ -71,7 +71,7 @@ class Tsc:
         return self.offset - before
 
     def when(self, value: int) -> float:
-        """The time at which it reaches `value`."""
+        """Return the time at which it reaches `value`."""
         return self._start + (value - self.offset) / 1e9
 
 
@@ -129,7 +129,7 @@ class LocalApic:
         return not self.enabled or self._registers[LVT_LINT0] & (LVT_MASKED | LVT_MODE) == LVT_EXTINT
 
     def base_changed(self) -> None:
-        """Its MSR was written: switched off, it forgets everything."""
+        """Handle a write to its MSR: switched off, it forgets everything."""
         if not self.enabled:
             self.reset()
         self._changed()
@@ -229,7 +229,7 @@ class LocalApic:
         return True
 
     def read_deadline(self) -> int:
-        """MSR IA32_TSC_DEADLINE."""
+        """Read the MSR IA32_TSC_DEADLINE."""
         return self.deadline if self._registers[LVT_TIMER] & DEADLINE else 0
 
     def write_deadline(self, value: int) -> None:
@@ -258,7 +258,7 @@ class LocalApic:
         return task if task & 0xF0 >= served else served
 
     def accept(self, vector: int, *, level: bool = False) -> None:
-        """An interrupt arrives; one that came before and still waits is the same."""
+        """Accept an interrupt that arrives; one that came before and still waits is the same."""
         if vector < 16:
             self._errors |= ILLEGAL_RECEIVED
             return
@@ -269,12 +269,12 @@ class LocalApic:
         self._changed()
 
     def pending(self) -> bool:
-        """Whether it has an interrupt that may interrupt the processor."""
+        """Return whether it has an interrupt that may interrupt the processor."""
         vector = self.requested.bit_length() - 1
         return self.requested != 0 and vector & 0xF0 > self.priority & 0xF0
 
     def take(self) -> int | None:
-        """The first that may: from now on it is served."""
+        """Return the first that may, which is in service from now on."""
         if not self.pending():
             return None
         vector = self.requested.bit_length() - 1
@@ -290,7 +290,7 @@ class LocalApic:
                 self._served(vector)
 
     def _send(self, command: int, destination: int) -> None:
-        """An IPI: other processors do not exist, and what resets them does not reach the sender."""
+        """Send an IPI: other processors do not exist, and what resets them does not reach the sender."""
         mode, shorthand = command >> 8 & 7, command >> 18 & 3
         if mode not in (FIXED, LOWEST_PRIORITY, NMI) or shorthand == ALL_BUT_SELF:
             return
@@ -401,7 +401,7 @@ class IoApic:
         self._serve_level(pin)
 
     def set_line(self, pin: int, level: bool) -> None:  # noqa: FBT001  (the level of a line)
-        """A device raises or lowers its line."""
+        """Raise or lower the line of a device."""
         if not 0 <= pin < self.PINS:
             return
         raised = level and not self._lines[pin]
@@ -419,11 +419,11 @@ class IoApic:
             self._accept_level(entry & 0xFF)
 
     def listens(self, pin: int) -> bool:
-        """Whether an interrupt on that line would go anywhere."""
+        """Return whether an interrupt on that line would be delivered anywhere."""
         return not self._entries[pin] & self.MASKED
 
     def end_of_interrupt(self, vector: int) -> None:
-        """The local APIC is done with a vector: lines that are still up interrupt again."""
+        """End the interrupt of a vector in the local APIC: lines that are still up interrupt again."""
         for pin, entry in enumerate(self._entries):
             if entry & 0xFF == vector and entry & self.REMOTE_IRR:
                 self._entries[pin] &= ~self.REMOTE_IRR

@@ -111,7 +111,7 @@ class _Pic8259:
         self._reads_service = self._automatic = False
 
     def pending(self) -> int | None:
-        """The line of the interrupt that is to be delivered."""
+        """Return the line of the interrupt that is to be delivered."""
         wanted = self.requested & ~self.mask
         first = (wanted & -wanted).bit_length() - 1
         served = (self.in_service & -self.in_service).bit_length() - 1
@@ -126,7 +126,7 @@ class _Pic8259:
         self.lines = self.lines | bit if level else self.lines & ~bit
 
     def take(self, line: int) -> int:
-        """Its vector; the interrupt is in service then."""
+        """Return its vector; the interrupt is in service then."""
         bit = 1 << line
         if not self.levels & bit:
             self.requested &= ~bit
@@ -154,7 +154,7 @@ class _Pic8259:
             self.in_service &= ~bit
 
     def _data(self, value: int) -> None:
-        """The next word of an initialization, or the mask."""
+        """Write the next word of an initialization, or the mask."""
         match self._expected:
             case 2:
                 self.base = value & 0xF8
@@ -183,7 +183,7 @@ class Pic:
         self._chips = _Pic8259(0x08), _Pic8259(0x70)
 
     def listens(self, line: int) -> bool:
-        """Whether an interrupt on that line would go anywhere."""
+        """Return whether an interrupt on that line would be delivered anywhere."""
         chip, line = divmod(line, 8)
         return not self._chips[chip].mask >> line & 1
 
@@ -204,15 +204,15 @@ class Pic:
         return self._chips[0].pending() is not None
 
     def take(self) -> int | None:
-        """The vector of the interrupt that is delivered now."""
+        """Return the vector of the interrupt that is delivered now."""
         first, second = self._chips
         line = first.pending()
         if line is None:
             return None
         vector = first.take(line)
         if line == self.CASCADE:
-            behind = second.pending()
-            vector = second.base + 7 if behind is None else second.take(behind)
+            slave = second.pending()
+            vector = second.base + 7 if slave is None else second.take(slave)
             self._cascade()
         return vector
 
@@ -269,7 +269,7 @@ class Pit:
         return None if self._told else self._started[0] + reload / PIT_HZ
 
     def tick(self) -> bool:
-        """Whether the first counter has come to its end since it was asked last."""
+        """Return whether the first counter has come to its end since it was asked last."""
         ends = self._elapsed(0) // self._reload[0]
         if self._mode[0] not in (2, 3):
             ends = min(ends, 1)
@@ -384,7 +384,7 @@ class Counters:
 
 
 class TestDevice:
-    """The device that QEMU has for tests (pc-testdev): a port, memory behind MMIO, interrupt lines."""
+    """The device that QEMU has for tests (pc-testdev): a port, memory by MMIO, interrupt lines."""
 
     PORTS, FLUSH, LINES, MEMORY, MEMORY_SIZE = 0xE0, 0xE4, 0x2000, 0xFF000000, 0x10000
     __test__ = False
@@ -399,11 +399,11 @@ class TestDevice:
         return self._port
 
     def write_port(self, port: int, size: int, value: int) -> None:
-        """All its ports are one register of the size last written."""
+        """Write the one register, of the size last written, that all its ports are."""
         self._port = value
 
     def flush_page(self, port: int, size: int, value: int) -> None:
-        """The host takes the guest's page at `value` away for a moment."""
+        """Let the host take the guest's page at `value` away for a moment."""
         self._flush(value)
 
     def write_line(self, port: int, size: int, value: int) -> None:

@@ -33,7 +33,7 @@ LOWEST = 0x1000
 
 
 class ImageError(ValueError):
-    """A program that cannot be run; the text says why, and how to mend it."""
+    """A program that cannot be run; the text says why, and how to fix it."""
 
 
 class Kind(Enum):
@@ -67,7 +67,7 @@ class Image:
 
     @property
     def end(self) -> int:
-        """The first address behind all segments."""
+        """The first address after all segments."""
         return max((segment.address + segment.size for segment in self.segments), default=0)
 
 
@@ -84,7 +84,7 @@ class _Program:
 
 
 def kind_of(head: bytes) -> Kind:
-    """What a file that begins with `head` is; the first 8 KiB say it."""
+    """Return what a file that begins with `head` is; the first 8 KiB say it."""
     if _find_header(head) is not None:
         return Kind.MULTIBOOT
     if head.startswith(ELF_MAGIC):
@@ -93,7 +93,7 @@ def kind_of(head: bytes) -> Kind:
 
 
 def _find_header(data: bytes) -> int | None:
-    """Where the multiboot header is."""
+    """Return where the multiboot header is."""
     magic = HEADER_MAGIC.to_bytes(4, "little")
     at = data.find(magic, 0, HEADER_SEARCH)
     while at >= 0:
@@ -105,7 +105,7 @@ def _find_header(data: bytes) -> int | None:
 
 
 def read_image(data: bytes) -> Image:
-    """The multiboot program in a file. Raises ImageError."""
+    """Return the multiboot program in a file. Raises ImageError."""
     at = _find_header(data)
     if data.startswith(ELF_MAGIC):
         programs, entry, _ = read_elf(data)
@@ -129,7 +129,7 @@ def read_image(data: bytes) -> Image:
 
 
 def _flat_image(data: bytes, at: int) -> Image:
-    """An image whose multiboot header says where it goes (the `aout kludge`)."""
+    """Return an image whose multiboot header says where it is loaded (the `aout kludge`)."""
     if at + 32 > len(data):
         raise ImageError("it is truncated in its multiboot header")
     header, start, load_end, bss_end, entry = struct.unpack_from("<5I", data, at + 12)
@@ -144,7 +144,7 @@ def _flat_image(data: bytes, at: int) -> Image:
 
 
 def read_elf(data: bytes) -> tuple[list[_Program], int, int]:
-    """(program headers, entry, machine) of an ELF file for x86 that can be loaded as it is.
+    """Return (program headers, entry, machine) of an ELF file for x86 that can be loaded as it is.
 
     Raises ImageError.
     """

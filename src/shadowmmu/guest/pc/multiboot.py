@@ -43,7 +43,7 @@ def boot_information(
     taken: Sequence[tuple[int, int]],
     modules: Sequence[tuple[int, int]] = (),
 ) -> tuple[int, bytes]:
-    """(address, bytes) of the information.
+    """Return (address, bytes) of the information.
 
     slots are (address, size) of memory, taken ranges (from, to), modules those that are of modules.
     """
@@ -79,10 +79,10 @@ def _memory_map(slots: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _place(size: int, slots: Sequence[tuple[int, int]], taken: Sequence[tuple[int, int]]) -> int:
-    """A place that the program does not cover; behind it if it covers all of the usual ones."""
+    """Return a place that the program does not cover; after it if it covers all of the usual ones."""
     end = slots[0][1]
-    behind = max((to for start, to in taken if start < end), default=0) + 0xFFF & ~0xFFF
-    for place in (*PLACES, behind):
+    after = max((to for start, to in taken if start < end), default=0) + 0xFFF & ~0xFFF
+    for place in (*PLACES, after):
         inside = place + size <= end
         if inside and all(place + size <= start or place >= to for start, to in taken):
             return place

@@ -39,7 +39,7 @@ SPINNING = (
 
 
 def memory_slots(size: int) -> list[tuple[int, int]]:
-    """(address, size) of the memory of a PC that has `size` bytes."""
+    """Return (address, size) of the memory of a PC that has `size` bytes."""
     if size <= HOLE:
         return [(0, size)]
     return [(0, HOLE), (ABOVE_HOLE, size - HOLE)]
@@ -153,7 +153,7 @@ class Pc:
             self._output(data)
 
     def _end(self, reason: str, status: int | None, detail: str = "") -> None:
-        """The program is done; what its processor still does before it stops is of no interest."""
+        """End the run: the program is done; what its processor still does is of no interest."""
         if self._ending is None:
             self._ending = Ending(reason, status, detail)
             self.machine.stop(reason)
@@ -183,7 +183,7 @@ class Pc:
             self._end("reset", 0)
 
     def _flush_page(self, gpa: int) -> None:
-        """The host makes a page of the guest's inaccessible, then accessible again."""
+        """Make a page of the guest's inaccessible to the host, then accessible again."""
         try:
             hva = self.machine.machine.hva(gpa & ~0xFFF)
         except HostError:
@@ -223,22 +223,22 @@ class Pc:
         self.apic.base_changed()
 
     def pending(self) -> bool:
-        """Whether there is an interrupt for the processor."""
+        """Return whether there is an interrupt for the processor."""
         return self.apic.pending() or (self.pic.pending() and self.apic.passes_pic)
 
     def take(self) -> int | None:
-        """The vector of the interrupt that is delivered now."""
+        """Return the vector of the interrupt that is delivered now."""
         if self.pic.pending() and self.apic.passes_pic:
             return self.pic.take()
         return self.apic.take()
 
     def _changed(self) -> None:
-        """Something about interrupts or timers changed."""
+        """Handle a change of interrupts or timers."""
         self.machine.events.interrupts_changed()
         self.machine.loop.wake_at(self._due())
 
     def _due(self) -> float:
-        """When the next timer is due."""
+        """Return when the next timer is due."""
         apic, pit = self.apic.due, self.pit.due if self._hears_pit() else None
         return min(inf if apic is None else apic, inf if pit is None else pit)
 
@@ -253,7 +253,7 @@ class Pc:
         self.machine.loop.wake_at(self._due())
 
     def _set_line(self, line: int, level: bool) -> None:  # noqa: FBT001
-        """An interrupt line of the ISA bus, or of the I/O APIC only."""
+        """Set an interrupt line of the ISA bus, or of the I/O APIC only."""
         if line < 16:
             self.pic.set_line(line, level=level)
         self.io_apic.set_line(PIT_PIN if line == 0 else line, level)
@@ -327,7 +327,7 @@ class Pc:
                 return ending
 
     def _ending_of(self, outcome: Outcome, limits: Limits) -> Ending | None:
-        """How the run ended; None if it goes on."""
+        """Return how the run ended; None if it continues."""
         if self._ending is not None:
             return self._ending
         if self._interrupted:
@@ -343,7 +343,7 @@ class Pc:
         return Ending(outcome.reason, None, "" if outcome.detail is None else str(outcome.detail))
 
     def _spins(self) -> bool:
-        """Whether the program is at a jump to itself, and nothing will ever get it from there."""
+        """Return whether the program is at a jump to itself that no interrupt will end."""
         emulator = self.machine.emulator
         if self.machine.get("rflags") & FLAG_IF:
             return False
@@ -357,7 +357,7 @@ class Pc:
             return False
 
     def _wait_for_interrupt(self, limits: Limits) -> Ending | None:
-        """HLT: sleep until the timer is due."""
+        """Sleep until the timer is due (HLT)."""
         if not self.machine.get("rflags") & FLAG_IF:
             return Ending("halted", 0, "with interrupts disabled")
         started = time.monotonic()

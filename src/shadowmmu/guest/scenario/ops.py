@@ -234,7 +234,7 @@ class SetMmuPages(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Madvise(Op):
-    """madvise() on the memory behind a gpa range (`madvise_dontneed` is advice 4)."""
+    """madvise() on the memory of a gpa range (`madvise_dontneed` is advice 4)."""
 
     gpa: int
     length: int
@@ -243,7 +243,7 @@ class Madvise(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mprotect(Op):
-    """mprotect() on the memory behind a gpa range; `protection` is ro, rw or none."""
+    """mprotect() on the memory of a gpa range; `protection` is ro, rw or none."""
 
     gpa: int
     length: int
@@ -268,7 +268,7 @@ class HostTouch(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Age(Op):
-    """The host's page reclaim asks whether the memory behind a gpa range was accessed, and forgets it.
+    """The host's page reclaim asks whether the memory of a gpa range was accessed, and forgets it.
 
     `flush`: it flushes TLBs besides (mmu notifier clear_flush_young instead of clear_young).
     """
@@ -370,7 +370,7 @@ class Prefault(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meanwhile(Op):
-    """`op`, of a guest, is for the middle of the next operation: when that lets go of mmu_lock for the
+    """`op`, of a guest, is for the middle of the next operation: when that drops mmu_lock for the
     `drop`-th time; if it never does, `op` is left out.
     """
 

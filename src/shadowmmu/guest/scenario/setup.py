@@ -78,9 +78,9 @@ class ScenarioError(ValueError):
     """A scenario that cannot be played; the text is `file:line: what is wrong; how to fix it`."""
 
     @classmethod
-    def at(cls, path: str, line: int, what: str, mend: str) -> Self:
+    def at(cls, path: str, line: int, what: str, fix: str) -> Self:
         """Return the error for a line of a file; what it quotes is shortened and printable."""
-        return cls(f"{path}:{line}: {shown(what)}; {shown(mend)}")
+        return cls(f"{path}:{line}: {shown(what)}; {shown(fix)}")
 
 
 # -- statements ----------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class ScenarioError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SlotSetup:
-    """A memslot and the host memory behind it: populated anonymous 4 KiB pages unless an option differs."""
+    """A memslot and its host memory: populated anonymous 4 KiB pages unless an option differs."""
 
     id: int
     gpa: int
@@ -304,8 +304,8 @@ class _Builder:
         self.nonleaf = 0x27
         self.actions: list[SetupAction] = []
 
-    def fail(self, what: str, mend: str) -> NoReturn:
-        raise ScenarioError.at(self.path, self.line, what, mend)
+    def fail(self, what: str, fix: str) -> NoReturn:
+        raise ScenarioError.at(self.path, self.line, what, fix)
 
     def page(self, gpa: int) -> bytearray:
         base = gpa & -PAGE

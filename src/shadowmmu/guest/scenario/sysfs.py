@@ -84,7 +84,7 @@ class SysFs:
         elif path.startswith(f"{_THP}/"):
             self._write_huge_pages(path.removeprefix(f"{_THP}/"), value)
         elif re.match("/sys/[^/]", path) and path.split("/")[2] not in _DIRECTORIES:
-            raise RegionError(errno.ENOENT, f"there is no {path}")
+            raise RegionError(errno.ENOENT, f"{path} does not exist")
         else:
             raise NotModelled(f"what {path} does is not modelled")
 
@@ -102,7 +102,7 @@ class SysFs:
         elif name.startswith(("khugepaged", "hugepages-")):
             raise NotModelled(f"what {_THP}/{name} does is not modelled")
         elif name not in ("defrag", "shmem_enabled"):
-            raise RegionError(errno.ENOENT, f"there is no {_THP}/{name}")
+            raise RegionError(errno.ENOENT, f"{_THP}/{name} does not exist")
 
     def write_parameter(self, module: str, name: str, value: str) -> None:
         """Write a parameter of a loaded module."""
@@ -127,7 +127,7 @@ class SysFs:
         missing = _ONLY_OLD if new else _ONLY_NEW
         other_vendor = "kvm_amd." if self.kvm.parameters.vmx else "kvm_intel."
         if not is_param(full) or full in missing or full.startswith(other_vendor):
-            raise RegionError(errno.ENOENT, f"there is no parameter {full}")
+            raise RegionError(errno.ENOENT, f"the parameter {full} does not exist")
         if not new and full == "kvm.tdp_mmu":
             kstrtobool(value)
         elif full in _ONLY_OLD:

@@ -11,7 +11,7 @@
 the processor alone, `exit_codes` why it leaves the guest, `layout` what has to be known of Unicorn. They need
 the extra `shadowmmu[guest]`.
 
-An exit goes through `run_loop` to its handler, and through `entry` back to the guest:
+`run_loop` takes an exit to its handler, and `entry` returns to the guest:
 
     state, world_switch             memory and registers: user space's view, KVM's, the processor's
     run_loop, entry, events         exits, limits and timers; entries; exceptions, interrupts, NMIs

@@ -47,7 +47,7 @@ ALL = CF | PF | AF | ZF | SF | OF
 
 
 def compute(name: str, a: int, b: int, size: int, carry: int) -> tuple[int, int]:
-    """(result, flags) of an arithmetic instruction with two operands."""
+    """Return (result, flags) of an arithmetic instruction with two operands."""
     match name:
         case "add" | "xadd" | "inc":
             total = a + b
@@ -145,7 +145,7 @@ def _shift(c: Context, code: Code) -> bool:
 
 
 def _double_shift(c: Context, code: Code) -> bool:
-    """SHLD and SHRD; a count of more than 16 goes on with the target again, in 16 bits."""
+    """Execute SHLD and SHRD; a count of more than 16 continues with the target again, in 16 bits."""
     target, source, counter = code.operands
     bits = 8 * target.size
     count = c.get(code, counter) & (63 if bits == 64 else 31)
@@ -191,7 +191,7 @@ def _signed(value: int, size: int) -> int:
 
 
 def _imul(c: Context, code: Code) -> bool:
-    """The forms with two and three operands."""
+    """Execute IMUL with two and three operands."""
     target, factors = code.operands[0], code.operands[-2:]
     size = target.size
     a, b = (_signed(c.get(code, factor), size) for factor in factors)
@@ -203,7 +203,7 @@ def _imul(c: Context, code: Code) -> bool:
 
 
 def _multiply(c: Context, code: Code) -> bool:
-    """MUL, and IMUL with one operand: the product is in RDX:RAX, or AX."""
+    """Execute MUL, and IMUL with one operand: the product is in RDX:RAX, or AX."""
     if len(code.operands) > 1:
         return _imul(c, code)
     (source,) = code.operands
@@ -253,7 +253,7 @@ def _divide(c: Context, code: Code) -> bool:
 
 
 def _scan(c: Context, code: Code) -> bool:
-    """BSF and BSR, and what KVM takes for them: TZCNT and LZCNT."""
+    """Execute BSF and BSR, and TZCNT and LZCNT, which KVM takes for them."""
     target, source = code.operands
     value = c.get(code, source)
     if value:

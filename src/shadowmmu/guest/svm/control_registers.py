@@ -55,7 +55,7 @@ class ControlRegisters:
         self.written_cr3 = 0
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
+        """Return exits by code."""
         handlers: dict[int, ExitHandler] = {}
         for number in (0, 3, 4, 8):
             handlers[SVM_EXIT_READ_CR0 + number] = self._read_cr
@@ -124,7 +124,7 @@ class ControlRegisters:
         self.execution.complete(insn, Insn(op, insn.code, value=value))
 
     def _write_own_cr3(self, code: int, insn: Code) -> None:
-        """MOV to CR3 under nested paging: not KVM's, but the emulator checks nothing.
+        """Check a MOV to CR3 under nested paging for the emulator, which checks nothing; KVM does not see it.
 
         Its TLB has no PCIDs, so a write that keeps translations has to drop them too: they are those of the
         address space that is left.
@@ -142,7 +142,7 @@ class ControlRegisters:
         self.execution.advance(insn.length)
 
     def _written_to_cr(self, insn: Code) -> int:
-        """What MOV to CRn, LMSW or CLTS writes there."""
+        """Return what MOV to CRn, LMSW or CLTS writes there."""
         if insn.name == "clts":
             return self.vcpu.cr0 & ~CR0_TS
         context = self.emulator.context
@@ -154,7 +154,7 @@ class ControlRegisters:
 
 
 def _umip_prevents(vcpu: Vcpu) -> bool:
-    """Whether the instructions that UMIP prevents are prevented now."""
+    """Return whether the instructions that UMIP prevents are prevented now."""
     return bool(vcpu.cr4 & CR4_UMIP) and vcpu.cpl > 0
 
 

@@ -67,7 +67,7 @@ class Cpuid:
         return eax, ebx, ecx, edx
 
     def execute(self, vcpu: Vcpu) -> None:
-        """The instruction: RAX to RDX from EAX and ECX."""
+        """Execute the instruction: RAX to RDX from EAX and ECX."""
         q = self.processor.q
         key = (q[RAX] & 0xFFFFFFFF, q[RCX] & 0xFFFFFFFF)
         values = self.known.get(key)

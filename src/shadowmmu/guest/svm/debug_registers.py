@@ -36,7 +36,7 @@ class DebugRegisters:
         }
 
     def arm(self) -> None:
-        """Ask for the exits; a write has left reserved bits of DR7 behind."""
+        """Ask for the exits; a write has left reserved bits of DR7 set."""
         self.processor.set_dr(7, self.processor.dr(7) & DR7_WRITABLE | DR7_FIXED)
         detects = self.processor.dr(7) & DR7_GD
         self.processor.intercept_debug_registers(ALL if detects else 0, ALL if detects else CHECKED)

@@ -30,13 +30,13 @@ class MmioDevices:
         self._devices: list[Device] = []
 
     def add(self, gpa: int, size: int, read: Read | None, write: Write | None) -> Device:
-        """Add addresses gpa.. with their callbacks; the device may be moved later."""
+        """Add ports first..last with their callbacks; the newest is asked first."""
         device = Device(gpa, gpa + size - 1, read, write)
         self._devices.insert(0, device)
         return device
 
     def access(self, access: MmioAccess) -> int:
-        """An access of KVM's emulator."""
+        """Carry out an access of KVM's emulator."""
         for device in self._devices:
             if device.first <= access.gpa <= device.last:
                 if access.write:
@@ -62,7 +62,7 @@ class Ports:
         self.processor.on_out = self._on_out
 
     def add(self, first: int, last: int, read: Read | None, write: Write | None) -> None:
-        """Ports first..last with their callbacks; the newest is asked first."""
+        """Add ports first..last with their callbacks; the newest is asked first."""
         self._ports.insert(0, Device(first, last, read, write))
         self._port_of.clear()
 

@@ -48,21 +48,22 @@ class CodeEmulator(Emulator):
     # -- fetching ----------------------------------------------------------------------------------------
 
     def linear_rip(self) -> int:
-        """RIP as a linear address."""
+        """Return RIP as a linear address."""
         processor = self.processor
         if processor.is_64bit:
             return processor.rip
         return (processor.rip + processor.segment_base(CS)) & 0xFFFFFFFF
 
     def bits(self) -> int:
-        """16, 32 or 64: the mode that code at RIP is decoded in."""
+        """Return 16, 32 or 64: the mode that code at RIP is decoded in."""
         processor = self.processor
         if processor.is_64bit:
             return 64
         return 32 if processor.d[processor.hflags_word] & HF_CS32 else 16
 
     def page_of_code(self, address: int) -> bytes:
-        """What is at a linear address up to the end of its page, 15 bytes at most; none if it is no memory.
+        """Return the bytes at a linear address up to the end of its page, 15 at most;
+        empty if it is not memory.
 
         Raises FetchFault.
         """
@@ -77,7 +78,7 @@ class CodeEmulator(Emulator):
         return bytes(self.memory[hpa : hpa + min(LONGEST, PAGE_SIZE - (gpa & 0xFFF))])
 
     def fetch(self) -> Code | None:
-        """The instruction at RIP; None if it is none. Raises FetchFault."""
+        """Return the instruction at RIP; None if the bytes are not an instruction. Raises FetchFault."""
         address = self.linear_rip()
         bits = self.bits()
         data = self.page_of_code(address)
@@ -111,11 +112,13 @@ class CodeEmulator(Emulator):
     # -- execution ---------------------------------------------------------------------------------------
 
     def insn(self, code: Code) -> CodeInsn:
-        """The record of an instruction to emulate()."""
+        """Return the record of an instruction to emulate()."""
         return CodeInsn(code.op, code.code, size=code.size, decoded=code)
 
     def retry_instead(self, address: int, emulation_type: int) -> bool:
-        """Whether an instruction that is not emulated can run by itself: its page is no table any more."""
+        """Return whether an instruction that is not emulated can run by itself: its page
+        is a table no longer.
+        """
         return self._retry_on_failure(address, emulation_type)
 
     def _execute(self, insn: Insn) -> bool:

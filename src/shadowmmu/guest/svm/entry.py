@@ -22,7 +22,7 @@ class Entry:
         self.callback: Callable[[], None] | None = None
 
     def resume(self) -> None:
-        """Everything from an exit's end to the guest's next instruction: requests, events, registers."""
+        """Do everything from an exit's end to the guest's next instruction: requests, events, registers."""
         vcpu, events = self.vcpu, self.events
         while True:
             vcpu_enter_guest(vcpu)

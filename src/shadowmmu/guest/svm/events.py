@@ -25,10 +25,10 @@ class InterruptSource(Protocol):
     """Who has external interrupts for the processor: an interrupt controller."""
 
     def pending(self) -> bool:
-        """Whether there is one."""
+        """Return whether there is one."""
 
     def take(self) -> int | None:
-        """The vector of the one that is delivered now."""
+        """Return the vector of the one that is delivered now."""
 
 
 class InterruptQueue:
@@ -47,7 +47,7 @@ class InterruptQueue:
 class Events:
     """The events of one vCPU.
 
-    An exception that is queued is vcpu.exception. `soft` is INT n with the RIP behind it, `pending` whether
+    An exception that is queued is vcpu.exception. `soft` is INT n with the RIP after it, `pending` whether
     there are external interrupts, `source` where they come from; `shutdown` handles that exit. `switch_task`
     and `iret` carry out what a task gate and an IRET ask for.
     """
@@ -77,7 +77,7 @@ class Events:
         self.iret: Callable[[], bool] = lambda: False
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
+        """Return exits by code."""
         handlers: dict[int, ExitHandler] = {
             SVM_EXIT_EXCP_BASE + vector: self._other_exception for vector in range(32)
         }
@@ -88,7 +88,7 @@ class Events:
         }
 
     def reset(self) -> None:
-        """Nothing waits but what an interrupt controller has."""
+        """Drop all that waits but what an interrupt controller has."""
         self.vcpu.exception = self.vcpu.soft_interrupt = None
         self.soft = None
         self.nmi = self.nmi_blocked = False
@@ -104,7 +104,7 @@ class Events:
             self.processor.set_window(wanted=True)
 
     def interruptible(self) -> bool:
-        """Whether an external interrupt can be delivered now."""
+        """Return whether an external interrupt can be delivered now."""
         processor = self.processor
         return (
             bool(processor.system_flags & FLAG_IF)
@@ -140,7 +140,7 @@ class Events:
         return None
 
     def _set_resume_flag(self, *, wanted: bool) -> None:
-        """RFLAGS.RF as the event pushes it; the processor forgets to clear it after an instruction."""
+        """Set RFLAGS.RF as the event pushes it; the processor forgets to clear it after an instruction."""
         processor = self.processor
         if not wanted:
             processor.q[processor.eflags_word] &= ~FLAG_RF
@@ -151,13 +151,13 @@ class Events:
             processor.intercept(SVM_EXIT_PUSHF, wanted=True)
 
     def _pushf(self, code: int) -> None:
-        """PUSHF pushes RF as 0: what an IRET has restored was for the instruction before."""
+        """Push RF as 0 (PUSHF): what an IRET has restored was for the instruction before."""
         self.processor.system_flags &= ~FLAG_RF
         self.processor.intercept(SVM_EXIT_PUSHF, wanted=False)
         self._sees_pushf = False
 
     def deliver_soft(self, vector: int, rip: int) -> None:
-        """INT n, with `rip` behind it."""
+        """Deliver INT n, with `rip` the address after it."""
         vcpu = self.vcpu
         self._set_resume_flag(wanted=False)
         vcpu.exception = self._deliver(vector, None, rip, software=True)
@@ -177,7 +177,7 @@ class Events:
         self.processor.intercept_iret()
 
     def nmi_ready(self) -> bool:
-        """Whether the NMI that waits is not blocked: the handler's IRET has run, or has been left."""
+        """Return whether the NMI that waits is not blocked: the handler's IRET has run, or has been left."""
         if self._iret_at is not None and self._iret_at != self.processor.rip:
             self.nmi_blocked, self._iret_at = False, None
         return not self.nmi_blocked and self.step.current is None
@@ -200,7 +200,7 @@ class Events:
         self.pending = self._taken is not None or self.source.pending()
 
     def delivery_faulted(self) -> None:
-        """An access of the delivery faulted: an exit to KVM, or another exception on the way."""
+        """Handle a fault of an access of the delivery: an exit to KVM, or another exception meanwhile."""
         vcpu, cpu = self.vcpu, self.vcpu.cpu
         if self.soft is not None:
             vcpu.soft_interrupt = QueuedInterrupt(self.soft[0], lambda: True)
@@ -221,7 +221,7 @@ class Events:
             raise EmulationError(f"an event cannot be delivered through {address:#x}")
 
     def raise_exception(self, exception: QueuedException) -> None:
-        """An exception of the processor's; one on the way to a handler becomes #DF or a shutdown."""
+        """Raise an exception of the processor's; during delivery of another it becomes #DF or a shutdown."""
         vcpu = self.vcpu
         try:
             vcpu.exception = (
@@ -231,7 +231,9 @@ class Events:
             self._shutdown(SVM_EXIT_SHUTDOWN)
 
     def _iret(self, code: int) -> None:
-        """IRET: of an NMI's handler, whose successor waits for it (iret_interception); or to another task."""
+        """Execute IRET: of an NMI's handler, whose successor waits for it
+        (iret_interception); or to another task.
+        """
         if self.nmi_blocked:
             self.execution.record(code)
             self._iret_at = self.processor.rip

@@ -28,12 +28,12 @@ class Execution:
         self.step = step
 
     def record(self, code: int, info1: int = 0, info2: int = 0) -> None:
-        """KVM's record of an exit, for its tracepoint."""
+        """Make KVM's record of an exit, for its tracepoint."""
         if self.kvm.tracing:
             record_exit(self.vcpu, code, info1, info2)
 
     def fetch(self) -> Code | None:
-        """The instruction at RIP; None, with an exception for the guest, if there is none."""
+        """Return the instruction at RIP; None, with an exception for the guest, if there is none."""
         try:
             code = self.emulator.fetch()
         except FetchFault as fault:
@@ -51,7 +51,7 @@ class Execution:
             return None
 
     def advance(self, length: int) -> None:
-        """RIP moves on behind an instruction that was completed for the guest."""
+        """Move RIP past an instruction that was completed for the guest."""
         processor = self.processor
         rip = processor.rip + length
         processor.rip = rip & (MASK64 if processor.is_64bit else 0xFFFFFFFF)

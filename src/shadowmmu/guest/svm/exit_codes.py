@@ -70,7 +70,7 @@ PASSED_MSRS = (0x174, 0x175, 0x176, *range(0xC0000081, 0xC0000085), *range(0xC00
 
 
 def msr_permission_map() -> bytes:
-    """Each access to an MSR is intercepted but reads of PASSED_MSRS: two bits each, read and write."""
+    """Return the MSR permission map: two bits each, read and write; only reads of PASSED_MSRS do not exit."""
     bitmap = bytearray(b"\xff" * 0x2000)
     for index in PASSED_MSRS:
         bit = 2 * (index if index < 0x2000 else 0x2000 + index - 0xC0000000)

@@ -36,13 +36,13 @@ class FarTransfers:
         events.iret = self.iret
 
     def _is_legacy(self) -> bool:
-        """Whether the guest is in protected mode, and not in long mode."""
+        """Return whether the guest is in protected mode, and not in long mode."""
         processor = self.processor
         protected = processor.d[processor.hflags_word] & HF_PE and not processor.system_flags & FLAG_VM
         return bool(protected) and not processor.long_mode
 
     def general_protection(self) -> bool:
-        """Carry out the instruction that was refused; False if it is none of these: a #GP of the guest."""
+        """Carry out the instruction that was refused; False for any other: a #GP of the guest."""
         if not self._is_legacy():
             return False
         insn = self.execution.peek()
@@ -89,7 +89,9 @@ class FarTransfers:
     # -- far JMP and CALL --------------------------------------------------------------------------------
 
     def _far(self, insn: Code, selector: int) -> bool:
-        """A far JMP or CALL through a gate or to a TSS; False if it is to a code segment, or nowhere."""
+        """Execute a far JMP or CALL through a gate or to a TSS; False if it is to a code
+        segment, or nowhere.
+        """
         if not selector & 0xFFFC:
             return False
         gate = self.segments.descriptor(selector, GP)
@@ -121,7 +123,7 @@ class FarTransfers:
     # -- what KVM's emulator executes --------------------------------------------------------------------
 
     def load_segment(self, register: int, selector: int) -> bool:
-        """MOV to a segment register, or LDS to LSS; False after an exception."""
+        """Execute MOV to a segment register, or LDS to LSS; False after an exception."""
         return self._guarded(lambda: self._load_segment(register, selector)) and self.vcpu.exception is None
 
     def _load_segment(self, register: int, selector: int) -> bool:
@@ -135,7 +137,7 @@ class FarTransfers:
         return True
 
     def from_memory(self, insn: Code) -> bool:
-        """A far JMP or CALL whose pointer is no plain memory; False after an exception."""
+        """Execute a far JMP or CALL whose pointer is not in plain memory; False after an exception."""
         selector, offset = self._pointer(insn)
         rip = self.processor.rip
         if self._is_legacy() and self._guarded(lambda: self._far(insn, selector)):

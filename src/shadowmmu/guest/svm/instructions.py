@@ -28,7 +28,7 @@ _OPS = {
     "invlpg": Op.INVLPG,
 }
 """What KVM knows as an instruction that writes page tables is STORE, XCHG or CMPXCHG; strings and what has
-two operands in memory are STOS, for which the address of a nested fault is no hint; the others are ADD."""
+two operands in memory are STOS, for which the address of a nested fault is not a hint; the others are ADD."""
 _TWO_OPERANDS = ("stos", "movs", "lods", "cmps", "scas", "ins", "outs", "push", "pop", "call", "ret", "leave")
 _IMPLICIT = ("stos", "movs", "lods", "cmps", "scas", "ins", "outs", "xlat")
 """Instructions whose memory operand is not among the decoded ones."""
@@ -60,7 +60,7 @@ class Decoder:
         }
 
     def decode(self, data: bytes, bits: int) -> Code | None:
-        """The instruction that `data` begins with; None if it is none, or is not complete."""
+        """Return the instruction that `data` begins with; None if it is none, or is not complete."""
         key = (bits, data)
         if key in self.known:
             return self.known[key]
@@ -104,7 +104,9 @@ class Decoder:
 
     @staticmethod
     def _is_executed(insn: Any, name: str, operands: list[Operand]) -> bool:
-        """Whether this form is executed: MOVQ of MMX, no POP of a segment register, no nested ENTER."""
+        """Return whether this form is executed: MOVQ of MMX, no POP of a segment
+        register, no nested ENTER.
+        """
         if name == "movq":
             return any(operand.kind == "y" for operand in operands)
         if name == "enter":

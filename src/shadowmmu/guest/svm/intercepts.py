@@ -55,7 +55,7 @@ class Intercepts:
         msrs.watchers[MSR_TSC_AUX] = self.intercept_rdtsc
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
+        """Return exits by code."""
         return {
             **dict.fromkeys(SVM, self._no_svm),
             SVM_EXIT_CPUID: self._cpuid,

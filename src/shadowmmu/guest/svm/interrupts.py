@@ -81,7 +81,7 @@ class SystemMemory:
         return hpa
 
     def _parts(self, gva: int, size: int, kind: int) -> list[tuple[int, int]]:
-        """(hpa, size) in each page."""
+        """Return (hpa, size) in each page."""
         first = min(size, 0x1000 - (gva & 0xFFF))
         parts = [(self._translate(gva, kind), first)]
         if first < size:
@@ -90,7 +90,7 @@ class SystemMemory:
         return parts
 
     def read(self, gva: int, size: int) -> int:
-        """A number of at most a page."""
+        """Return a number of at most a page."""
         if (gva & 0xFFF) + size <= 0x1000:
             hpa = self._translate(gva, READ)
             return int.from_bytes(self.bytes[hpa : hpa + size], "little")
@@ -156,7 +156,7 @@ class Delivery:
         return self.memory.read(base + (selector & ~7), 8)
 
     def _code_segment(self, selector: int, ext: int) -> tuple[Segment, int]:
-        """The handler's code segment, and the CPL it runs at."""
+        """Return the handler's code segment, and the CPL it runs at."""
         descriptor = self.descriptor(selector, GP, ext)
         flags = descriptor >> 32 & 0xF0FF00
         dpl, cpl = flags >> 13 & 3, self.processor.cpl
@@ -210,7 +210,7 @@ class Delivery:
         return self.memory.read(tss.base + offset, 8)
 
     def _begin(self, gate: int, cpl: int) -> None:
-        """Flags and CPL of the handler."""
+        """Set flags and CPL for the handler."""
         processor = self.processor
         clear = FLAG_TF | FLAG_NT | FLAG_RF | FLAG_VM
         if not gate >> 40 & 1:
@@ -300,7 +300,7 @@ class Delivery:
 
 
 def segment_of(selector: int, descriptor: int) -> Segment:
-    """A segment register loaded with the selector, whose descriptor that is."""
+    """Return a segment register loaded with the selector, whose descriptor that is."""
     base = descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
     limit = descriptor & 0xFFFF | descriptor >> 32 & 0xF0000
     flags = descriptor >> 32 & 0xF0FF00

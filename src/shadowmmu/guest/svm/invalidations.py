@@ -24,7 +24,7 @@ class Invalidations:
         self.npt = npt
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code; INVPCID comes as #UD."""
+        """Return exits by code; INVPCID comes as #UD."""
         return {SVM_EXIT_INVLPG: self._invlpg}
 
     def _invlpg(self, code: int) -> None:
@@ -37,7 +37,9 @@ class Invalidations:
         self.execution.complete(insn, Insn(Op.INVLPG, insn.code, address=address))
 
     def invpcid(self, insn: Code) -> None:
-        """INVPCID: the emulated processor has none; under nested paging the flush is all there is to it."""
+        """Execute INVPCID: the emulated processor has none; under nested paging the flush
+        is all there is to it.
+        """
         vcpu, context = self.vcpu, self.emulator.context
         self.execution.record(SVM_EXIT_INVPCID)
         self.progress.repeats = 0

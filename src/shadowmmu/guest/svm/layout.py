@@ -91,12 +91,12 @@ def _import(name: str) -> ModuleType:
 
 
 def unicorn_module() -> ModuleType:
-    """The package `unicorn`. Raises EmulatorError if it is not installed."""
+    """Return the package `unicorn`. Raises EmulatorError if it is not installed."""
     return _import("unicorn")
 
 
 def decoder_module() -> ModuleType:
-    """The package `iced_x86`. Raises EmulatorError if it is not installed."""
+    """Return the package `iced_x86`. Raises EmulatorError if it is not installed."""
     return _import("iced_x86")
 
 
@@ -143,7 +143,7 @@ class Library:
         self._no_check = self._no_check_offset(library)
 
     def _no_check_offset(self, library: ctypes.CDLL) -> int:
-        """Where uc_struct says that no check for requests is wanted behind each access to memory.
+        """Return where uc_struct says that no check for requests is wanted after each access to memory.
 
         It is in the code that would generate the check: mov uc, %rsi; cmpb $0, OFFSET(%rsi).
         """
@@ -156,7 +156,7 @@ class Library:
     def exit_between_blocks(self, uc: Any, *, only: bool) -> None:
         """Let requests end a block of code only at its begin, for code that is translated from now on.
 
-        Otherwise also behind each access to memory: in the middle of instructions, which are then executed
+        Otherwise also after each access to memory: in the middle of instructions, which are then executed
         anew, although they may have written.
         """
         ctypes.c_ubyte.from_address(uc._uch.value + self._no_check).value = only
@@ -173,12 +173,12 @@ class Library:
 
 @cache
 def library() -> Library:
-    """The library's functions. Raises EmulatorError if one is missing."""
+    """Return the library's functions. Raises EmulatorError if one is missing."""
     return Library()
 
 
 def new_emulator(library: Library) -> Any:
-    """An emulated processor with SVM, no memory yet, that runs until it is stopped."""
+    """Return an emulated processor with SVM, no memory yet, that runs until it is stopped."""
     unicorn = unicorn_module()
     uc: Any = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
     x86 = _import("unicorn.x86_const")
@@ -191,7 +191,7 @@ def new_emulator(library: Library) -> Any:
 
 
 def cpu_address(library: Library, uc: Any) -> int:
-    """Address of QEMU's CPUState."""
+    """Return the address of QEMU's CPUState."""
     for index in (-1, 0):
         address = library.get_cpu(uc._uch, index)
         if address:
@@ -245,7 +245,7 @@ def prepare_vmrun(
 def first_exit(uc: Any, start: int = STUB, then: Callable[[], None] = lambda: None, count: int = 0) -> int:
     """Run the VMRUN until the guest leaves; what the callback gets. Raises EmulatorError if it stays.
 
-    With `start` the guest is entered already, and goes on there. `then` is called at the exit. With `count`
+    With `start` the guest is entered already, and continues there. `then` is called at the exit. With `count`
     instructions are counted, and it ends after that many.
     """
     unicorn = unicorn_module()
@@ -285,7 +285,9 @@ class _Search:
             place = data.find(pattern, place + 1)
 
     def find(self, what: str, value: int, size: int = 8, *, after: int = 0) -> int:
-        """The only offset that holds the value. Raises EmulatorError if there is none or more than one."""
+        """Return the only offset that holds the value. Raises EmulatorError if there is
+        none or more than one.
+        """
         found = [
             place for place in self._places(value.to_bytes(size, "little"), min(size, 8)) if place >= after
         ]
@@ -298,14 +300,14 @@ class _Search:
         return int.from_bytes(bytes(self.memory[start : start + size]), "little")
 
     def expect(self, what: str, offset: int, value: int, size: int = 8) -> int:
-        """`offset`, if the value is there."""
+        """Return `offset`, if the value is there."""
         if self.value(offset, size) != value:
             raise _mismatch(f"{what} is not where it should be")
         return offset
 
 
 def _allocated(address: int) -> int:
-    """Bytes that may be read from an address of the C library's heap on."""
+    """Return the bytes that may be read from an address of the C library's heap on."""
     try:
         usable = ctypes.CDLL(None).malloc_usable_size
     except AttributeError:
@@ -316,7 +318,7 @@ def _allocated(address: int) -> int:
 
 @cache
 def calibrated() -> Layout:
-    """The layout of the installed Unicorn. Raises EmulatorError if it is not as expected."""
+    """Return the layout of the installed Unicorn. Raises EmulatorError if it is not as expected."""
     functions = library()
     uc = new_emulator(functions)
     uc.mem_map(HOST_BASE, HOST_SIZE)
@@ -445,7 +447,9 @@ def _calibrate_nested_paging() -> int:
 
 
 def _calibrate_requests() -> tuple[int, int]:
-    """Where a processor is asked for an interrupt, and to leave the code that it runs: cpu_exit does that."""
+    """Return where a processor is asked for an interrupt, and to leave the code that it
+    runs: cpu_exit does that.
+    """
     functions = library()
     uc = new_emulator(functions)
     uc.mem_map(HOST_BASE, HOST_SIZE)

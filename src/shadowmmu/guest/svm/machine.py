@@ -1,4 +1,4 @@
-"""A machine that runs real code: KVM's MMU behind the exits of an emulated SVM processor.
+"""A machine that runs real code: KVM's MMU at the exits of an emulated SVM processor.
 
 Everything a computer or a guest operating system is built from is here:
 
@@ -9,7 +9,7 @@ Everything a computer or a guest operating system is built from is here:
     get("rax"), set("rax", 1)                                      rax..r15, rip, rflags, cr0..cr4, efer
     get_segment("cs"), set_segment("cs", Segment(...))             es cs ss ds fs gs ldtr tr gdtr idtr
     on_port(first, last, read=, write=)                            IN and OUT
-    on_mmio(gpa, size, read=, write=)                              accesses to what is no memory
+    on_mmio(gpa, size, read=, write=)                              accesses that no memory backs
     on_syscall(callback), on_vmmcall(callback)                     SYSCALL, VMMCALL
     on_exception(callback)                                         an exception before the guest's IDT gets it
     on_msr(index, read=, write=), on_cr8(read, write)
@@ -22,7 +22,7 @@ Everything a computer or a guest operating system is built from is here:
 All callbacks run between two instructions of the guest (for IN and OUT: in the middle of one) and may use
 everything above but `run`. A value read from a port or device is an int, little-endian as the guest sees it.
 
-An exception goes the way it goes on hardware with KVM: a #PF exits to the MMU, which repairs it or queues it
+An exception is handled as on hardware with KVM: a #PF exits to the MMU, which repairs it or queues it
 for the guest; what is queued is delivered through the guest's IDT with accesses that walk the shadow tables
 and may fault themselves. Paging registers are KVM's copy, changed by its own functions; before the guest runs
 again KVM's requests are served, and its flushes become flushes of the emulated processor's TLB.
@@ -144,7 +144,7 @@ class SvmMachine(GuestState):
         self.loop.handlers = self._exit_handlers()
 
     def _exit_handlers(self) -> dict[int, ExitHandler]:
-        """Who handles an exit; the later of two for one code has it."""
+        """Return who handles an exit; the later of two for one code has it."""
         execution = self.execution
         transfers = FarTransfers(execution, self.events, TaskSwitch(execution, self.events))
         invalidations = Invalidations(execution, self.progress, npt=self.npt)
@@ -164,7 +164,7 @@ class SvmMachine(GuestState):
         }
 
     def _shutdown(self, code: int) -> None:
-        """KVM resets the vCPU."""
+        """Reset the vCPU, as KVM does."""
         self.at_shutdown = self.registers()
         shutdown_exit(self.vcpu)
 
@@ -188,7 +188,7 @@ class SvmMachine(GuestState):
         read: Read | None = None,
         write: Write | None = None,
     ) -> None:
-        """Ports first..last: read(port, size) answers IN, write(port, size, value) takes OUT."""
+        """Serve ports first..last: read(port, size) answers IN, write(port, size, value) takes OUT."""
         self.ports.add(first, first if last is None else last, read, write)
 
     def on_mmio(
@@ -206,22 +206,23 @@ class SvmMachine(GuestState):
         return self.devices.add(gpa, size, read, write)
 
     def on_syscall(self, callback: Callable[[], None]) -> None:
-        """Instead of what SYSCALL does: RIP is behind it, RCX and R11 are set; the guest stays at its CPL."""
+        """Call back instead of SYSCALL: RIP is past it, RCX and R11 are set; the guest stays at its CPL."""
         self.system_calls.syscall = callback
 
     def on_vmmcall(self, callback: Callable[[], None]) -> None:
-        """VMMCALL and VMCALL: RIP is behind it. Without a callback RAX becomes -KVM_ENOSYS."""
+        """Call back for VMMCALL and VMCALL: RIP is past it. Without a callback RAX becomes -KVM_ENOSYS."""
         self.system_calls.vmmcall = callback
 
     def on_exception(self, callback: ExceptionCallback) -> ExceptionCallback | None:
-        """callback(vector, error code or None, CR2) for each exception the guest is to get; True: it is dealt
-        with, else the guest's IDT gets it. The callback that there was before, for the new one to call.
+        """Call callback(vector, error code or None, CR2) for each exception the guest is
+        to get; True: it is dealt with, else the guest's IDT gets it. The callback that
+        there was before, for the new one to call.
         """
         before, self.events.callback = self.events.callback, callback
         return before
 
     def on_idle(self, callback: Callable[[], None], every: float = 0.01) -> None:
-        """Called every that many seconds while the guest runs, and when wake_at() says: for timers."""
+        """Call back every that many seconds while the guest runs, and when wake_at() says: for timers."""
         self.loop.on_idle(callback, every)
 
     def wake_at(self, when: float) -> None:
@@ -229,26 +230,28 @@ class SvmMachine(GuestState):
         self.loop.wake_at(when)
 
     def on_cr8(self, read: Callable[[], int], write: Callable[[int], None]) -> None:
-        """CR8 is part of an interrupt controller: reading and writing it."""
+        """Make CR8 a part of an interrupt controller: reading and writing it."""
         self.task_priority.read, self.task_priority.write = read, write
 
     def on_rdtsc(self, read: Callable[[], int]) -> None:
-        """RDTSC and RDTSCP give what `read` returns, not the host's counter."""
+        """Let RDTSC and RDTSCP give what `read` returns, not the host's counter."""
         self.intercepts.read_tsc = read
         self.intercepts.intercept_rdtsc()
 
     def has_apic(self) -> None:
-        """There is a local APIC with x2APIC mode and TSC deadlines: CPUID says so."""
+        """Let CPUID report a local APIC with x2APIC mode and TSC deadlines."""
         self.cpuid.has_apic = True
         self.cpuid.known.clear()
 
     def on_interrupts(self, source: InterruptSource) -> None:
-        """External interrupts come from there, instead of from interrupt()."""
+        """Take external interrupts from there, instead of from interrupt()."""
         self.events.source = source
         self.events.interrupts_changed()
 
     def on_entry(self, callback: Callable[[], None] | None) -> None:
-        """Called before the guest goes on after an exit, when KVM is done with it: to look at the MMU."""
+        """Call back before the guest continues after an exit, when KVM is done with it:
+        to look at the MMU.
+        """
         self.entry.callback = callback
 
     def on_msr(
@@ -258,7 +261,7 @@ class SvmMachine(GuestState):
         read: Callable[[], int | None] | None = None,
         write: Callable[[int], bool | None] | None = None,
     ) -> None:
-        """An MSR: without `read` it is what was written last, without `write` it can be written.
+        """Serve an MSR: without `read` it is what was written last, without `write` it can be written.
 
         Reading None, or a write that returns False, is #GP.
         """
@@ -279,18 +282,18 @@ class SvmMachine(GuestState):
         return self.loop.run(exits=exits, instructions=instructions, seconds=seconds)
 
     def stop(self, reason: str = "stopped", detail: object = None) -> None:
-        """From a callback: let run() return once this exit is dealt with; after IN or OUT a few instructions
+        """Let run() return once this exit is dealt with, from a callback; after IN or OUT a few instructions
         later.
         """
         self.loop.stop(reason, detail)
 
     def interrupt(self, vector: int) -> None:
-        """An external interrupt: delivered when the guest lets it."""
+        """Request an external interrupt: delivered when the guest lets it."""
         self.events.queue.vectors.append(vector)
         self.events.interrupts_changed()
 
     def nmi(self) -> None:
-        """A non-maskable interrupt."""
+        """Request a non-maskable interrupt."""
         self.events.nmi = True
         if self.processor.running:
             self.processor.request_tick()
@@ -305,7 +308,7 @@ class SvmMachine(GuestState):
         return self.events.pending
 
     def inject(self, vector: int, error_code: int | None = None, cr2: int | None = None) -> None:
-        """An exception, delivered before the next instruction."""
+        """Inject an exception, delivered before the next instruction."""
         self.vcpu.exception = QueuedException(vector, error_code, cr2)
 
     @property
@@ -314,7 +317,7 @@ class SvmMachine(GuestState):
         return self.loop.history
 
     def counters(self) -> dict[str, int]:
-        """Exits by name and in all, exceptions delivered."""
+        """Return the exits by name and in all, and the exceptions delivered."""
         named = {exit_reason(code): count for code, count in sorted(self.exits.items()) if count}
         events = {f"vector {vector}": count for vector, count in sorted(self.delivered.items())}
         return {"exits": self.exits.total(), **named, **events}

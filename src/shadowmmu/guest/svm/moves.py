@@ -25,7 +25,7 @@ def _xchg(c: Context, code: Code) -> bool:
 
 
 def _wide(c: Context, code: Code) -> bool:
-    """MOVs of SSE: 4, 8 or 16 bytes between memory and an XMM register, or a general one."""
+    """Execute MOVs of SSE: 4, 8 or 16 bytes between memory and an XMM register, or a general one."""
     target, source = code.operands
     size, address = code.size, c.linear(code)
     if code.name in ALIGNED and address & 0xF:
@@ -65,7 +65,7 @@ def _mov(c: Context, code: Code) -> bool:
 
 
 def _load_pointer(c: Context, code: Code) -> bool:
-    """LDS, LES, LFS, LGS and LSS."""
+    """Execute LDS, LES, LFS, LGS and LSS."""
     target, address = code.operands[0], c.linear(code)
     offset = c.memory.read(address, target.size)
     if not c.load_segment(POINTERS[code.name], c.memory.read(address + target.size & MASK64, 2)):
@@ -88,13 +88,13 @@ def _xlat(c: Context, code: Code) -> bool:
 
 
 def _store_selector(c: Context, code: Code) -> bool:
-    """SLDT and STR."""
+    """Execute SLDT and STR."""
     c.put(code, code.operands[0], c.processor.selector(LDTR if code.name == "sldt" else TR))
     return True
 
 
 def _store_table(c: Context, code: Code) -> bool:
-    """SGDT and SIDT."""
+    """Execute SGDT and SIDT."""
     table, address = c.processor.segment(GDTR if code.name == "sgdt" else IDTR), c.linear(code)
     size = 8 if c.processor.is_64bit else 4
     c.memory.write(address, 2, table.limit & 0xFFFF)

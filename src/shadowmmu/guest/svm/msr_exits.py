@@ -35,7 +35,7 @@ class MsrExits:
         self.msrs = msrs
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
+        """Return exits by code."""
         return {SVM_EXIT_MSR: self._msr}
 
     def _msr(self, code: int) -> None:
@@ -66,7 +66,7 @@ class MsrExits:
         self.execution.advance(insn.length)
 
     def _write_passed_msr(self, index: int, value: int) -> bool:
-        """WRMSR of one that the processor itself has; False is #GP."""
+        """Execute WRMSR of one that the processor itself has; False is #GP."""
         processor = self.processor
         if index in CANONICAL_MSRS and is_noncanonical(self.vcpu, value):
             return False

@@ -62,7 +62,7 @@ class Code:
 
 @dataclass(slots=True)
 class CodeInsn(Insn):
-    """What the emulator is given: an instruction with the machine code behind it."""
+    """What the emulator is given: an instruction with its machine code."""
 
     decoded: Code | None = None
 
@@ -78,7 +78,7 @@ class Memory(Protocol):
 
 
 def mask(size: int) -> int:
-    """All ones in that many bytes."""
+    """Return all ones in that many bytes."""
     return (1 << 8 * size) - 1
 
 
@@ -105,7 +105,7 @@ class Context:
             q[number] = q[number] & ~mask(size) | value & mask(size)
 
     def linear(self, code: Code) -> int:
-        """The linear address of the memory operand."""
+        """Return the linear address of the memory operand."""
         q = self.processor.q
         address = code.displacement
         if code.base >= 0:
@@ -117,7 +117,7 @@ class Context:
         return self.in_segment(code.segment, address & mask(code.address_size))
 
     def in_segment(self, segment: int, offset: int) -> int:
-        """The linear address of an offset: only FS and GS have a base in 64-bit mode."""
+        """Return the linear address of an offset: only FS and GS have a base in 64-bit mode."""
         processor = self.processor
         if processor.is_64bit:
             return (offset + processor.segment_base(segment)) & MASK64 if segment >= FS else offset

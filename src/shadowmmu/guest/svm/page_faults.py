@@ -40,7 +40,7 @@ class PageFaults:
         self.npt = npt
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
+        """Return exits by code."""
         return {
             SVM_EXIT_EXCP_BASE + GP: self._general_protection,
             SVM_EXIT_EXCP_BASE + PF: self._page_fault,
@@ -64,7 +64,9 @@ class PageFaults:
         self._handle_fault(address, error_code)
 
     def _is_return(self, address: int) -> bool:
-        """Whether a far return reads its frame there: with the user's rights, the emulator takes CPL 0's."""
+        """Return whether a far return reads its frame there: with the user's rights, the
+        emulator takes CPL 0's.
+        """
         code = self.execution.peek()
         if code is None or code.name not in FAR_RETURNS:
             return False
@@ -76,7 +78,7 @@ class PageFaults:
         return gva_to_gpa(self.vcpu, address, PFERR_U) != INVALID_PAGE
 
     def _general_protection(self, code: int) -> None:
-        """#GP: the guest's, or of a fetch ahead of RIP behind the last address of the lower half."""
+        """Handle #GP: the guest's, or of a fetch ahead of RIP beyond the last address of the lower half."""
         processor = self.processor
         end = 1 << processor.address_bits - 1
         if processor.is_64bit and end - 0x1000 <= processor.rip < end and not self.step.interrupted:
@@ -98,7 +100,7 @@ class PageFaults:
             self.progress.check(address)
 
     def _may_be_ahead(self, address: int, error_code: int) -> bool:
-        """Whether it is a fetch, as far as the error code says so: under nested paging it may not.
+        """Return whether it is a fetch, as far as the error code says so: under nested paging it may not.
 
         An access that is none faults again when its instruction runs alone.
         """
@@ -109,7 +111,7 @@ class PageFaults:
         return not self.step.interrupted
 
     def _is_ahead(self, address: int) -> bool:
-        """Whether a fetch faulted for an instruction behind the one at RIP.
+        """Return whether a fetch faulted for an instruction after the one at RIP.
 
         The emulator translates several at once and reports the first. One whose end is on the page that is
         missing faults for itself.
@@ -146,5 +148,7 @@ class PageFaults:
 
 
 def as_hardware(error_code: int) -> int:
-    """The error code of a #PF that the guest gets without an exit: with RSVD the emulator leaves P out."""
+    """Return the error code of a #PF that the guest gets without an exit: with RSVD the
+    emulator leaves P out.
+    """
     return error_code | PFERR_P if error_code & PFERR_RSVD else error_code

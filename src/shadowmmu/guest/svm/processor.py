@@ -148,7 +148,7 @@ class SvmProcessor:
         )
 
     def _enter(self) -> None:
-        """VMRUN, with an exit at once."""
+        """Execute VMRUN, with an exit at once."""
         self.uc.mem_write(MSRPM, msr_permission_map())
         reads = CR_ACCESSES & ~(1 << 3) if self.npt else CR_ACCESSES
         codes = INTERCEPTED if self.npt else (*INTERCEPTED, SVM_EXIT_INVLPG)
@@ -197,7 +197,7 @@ class SvmProcessor:
             return
         try:
             self.on_exit(number)
-        except BaseException as error:  # Ctrl-C too: it goes on where run() was called
+        except BaseException as error:  # Ctrl-C too: it is raised again where run() was called
             self.error = error
             self.stop()
 
@@ -246,7 +246,7 @@ class SvmProcessor:
             self._wake.clear()
 
     def set_tick(self, tick_at: float) -> None:
-        """The tick has come; the next one is to come at `tick_at`."""
+        """Handle the tick that has come; the next one is to come at `tick_at`."""
         self._acknowledge(REQUEST_TICK)
         self.tick_at = tick_at
         self._wake.set()
@@ -254,7 +254,7 @@ class SvmProcessor:
     def request_tick(self) -> None:
         """Let SVM_EXIT_SMI come between two blocks of code, soon: from any thread, at any time.
 
-        Unlike uc_emu_stop, which loses what hooked instructions that follow do, and may leave RIP behind.
+        Unlike uc_emu_stop, which loses what hooked instructions that follow do, and may leave RIP too low.
         """
         self._requests.value |= REQUEST_TICK
         self._leave.value = 0xFFFF
@@ -272,7 +272,7 @@ class SvmProcessor:
         self._requests.value &= ~request
 
     def stop(self) -> None:
-        """From the callback of an exit: let run() end."""
+        """Let run() end, from the callback of an exit."""
         self._acknowledge(REQUEST_TICK | REQUEST_INTERRUPT)
         self.library.stop(self.handle)
 
@@ -357,11 +357,11 @@ class SvmProcessor:
         self.q[self.eflags_word] = value
 
     def cr(self, number: int) -> int:
-        """A control register as the processor has it, not as the guest sees it."""
+        """Return a control register as the processor has it, not as the guest sees it."""
         return self.q[self.cr_word + number]
 
     def set_cr(self, number: int, value: int) -> None:
-        """The same, without any effect but the value."""
+        """Set a control register without any effect but the value."""
         self.q[self.cr_word + number] = value & MASK64
 
     @property
@@ -401,13 +401,13 @@ class SvmProcessor:
         self.q[(self.layout.dr >> 3) + number] = value
 
     def break_behind_io(self, port: int) -> None:
-        """From the callback of an OUT: let #DB come behind it, before the next instruction."""
+        """Let #DB come after an OUT, from its callback, before the next instruction."""
         self._debug_registers = self.dr(0), self.dr(6), self.dr(7)
         self.set_dr(0, port)
         self.set_dr(7, self.dr(7) & ~DR7_0 | DR7_G0 | DR7_IO0)
 
     def is_behind_io(self) -> bool:
-        """At a #DB: whether it is that; the debug registers are the guest's again then."""
+        """Return whether a #DB is that of break_behind_io; then the debug registers are the guest's again."""
         if self._debug_registers is None:
             return False
         for number, value in zip((0, 6, 7), self._debug_registers, strict=True):
@@ -416,7 +416,7 @@ class SvmProcessor:
         return True
 
     def field(self, name: str) -> int:
-        """A 64-bit field of the layout."""
+        """Return a 64-bit field of the layout."""
         offset: int = getattr(self.layout, name)
         return self.q[offset >> 3]
 
@@ -433,7 +433,7 @@ class SvmProcessor:
         self.q[word], self.q[word + 1] = value, 0xFFFF
 
     def xmm(self, number: int) -> int:
-        """The 128 bits of an XMM register."""
+        """Return the 128 bits of an XMM register."""
         start = self.layout.xmm + self.layout.xmm_size * number
         return int.from_bytes(self.bytes[start : start + 16], "little")
 

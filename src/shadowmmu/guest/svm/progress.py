@@ -1,4 +1,4 @@
-"""Faults that repeat for ever: how they are told from a guest that makes progress."""
+"""Faults that repeat for ever: how they differ from a guest that makes progress."""
 
 from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults
 from ...kvm.state.vcpu import Vcpu

@@ -29,9 +29,9 @@ class Outcome:
     """Why run() returned.
 
     reason      "stopped" by a callback without a reason, or what stop() was given
-                "hlt": HLT, RIP behind it; an interrupt() lets the guest go on
+                "hlt": HLT, RIP past it; an interrupt() lets the guest continue
                 "triple fault": the guest could not take an exception and was shut down
-                "exits", "instructions", "seconds": the limit was reached; run() goes on
+                "exits", "instructions", "seconds": the limit was reached; run() continues
                 "endless faults": one instruction faults for ever
                 "emulation": KVM cannot emulate an instruction (an internal error of KVM_RUN)
                 "host": KVM_RUN failed, `detail` is why
@@ -96,7 +96,7 @@ class RunLoop:
         return self.outcome
 
     def stop(self, reason: str = "stopped", detail: object = None) -> None:
-        """From a callback: let run() return once this exit is dealt with; after IN or OUT a few instructions
+        """Let run() return once this exit is dealt with, from a callback; after IN or OUT a few instructions
         later.
         """
         if self.outcome is None:
@@ -114,7 +114,7 @@ class RunLoop:
         return [ExitRecord(*record) for record in self._history]
 
     def on_idle(self, callback: Callable[[], None], every: float = 0.01) -> None:
-        """Called every that many seconds while the guest runs, and when wake_at() says: for timers."""
+        """Call back every that many seconds while the guest runs, and when wake_at() says: for timers."""
         self._idle, self._idle_every = callback, every
         self._schedule()
 
@@ -132,7 +132,9 @@ class RunLoop:
         return min(self._deadline, self._wake_at, now + min(self._idle_every, SLICE))
 
     def _tick(self) -> None:
-        """Between two instructions, at a time that was set: timers, limits, interrupts that waited."""
+        """Handle a tick, between two instructions at a time that was set: timers, limits,
+        waiting interrupts.
+        """
         now = time.monotonic()
         if self.outcome is None and now >= self._deadline:
             self.outcome = Outcome("seconds")
@@ -177,7 +179,7 @@ class RunLoop:
             self.processor.stop()
 
     def _is_own(self, code: int) -> bool:
-        """Whether KVM would not see it: IRET without an NMI, a debug register, the end of a step."""
+        """Return whether KVM would not see it: IRET without an NMI, a debug register, the end of a step."""
         if code == SVM_EXIT_IRET:
             return not self.entry.events.nmi_blocked
         if SVM_EXIT_READ_DR0 <= code < SVM_EXIT_EXCP_BASE:

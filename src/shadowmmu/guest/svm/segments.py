@@ -54,7 +54,7 @@ class Segments:
         self.processor.set_segment(register, segment)
 
     def _fits(self, register: int, selector: int, segment: Segment, cpl: int) -> bool:
-        """Whether the descriptor is one for that register."""
+        """Return whether the descriptor is one for that register."""
         flags, rpl = segment.flags, selector & 3
         kind = flags >> 8 & TYPE
         if register == LDTR:

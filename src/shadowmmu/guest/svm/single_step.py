@@ -71,7 +71,7 @@ class SingleStep:
     def begin_writing(self, code: Code, address: int) -> None:
         """Let an instruction that is not emulated write to a shadowed table: its SPTE lets it, once.
 
-        Raises EmulationError if it is no memory.
+        Raises EmulationError if it is not memory.
         """
         vcpu = self.vcpu
         gpa = address if vcpu.mmu.direct() else gva_to_gpa(vcpu, address, PFERR_W)
@@ -89,7 +89,7 @@ class SingleStep:
         self.processor.flush_page(address)
 
     def exited(self, code: int) -> None:
-        """The exit ends a step: the single instruction ran, or it did not."""
+        """End a step at the exit: the single instruction ran, or it did not."""
         step, self.current = self.current, None
         assert step is not None
         self.interrupted = code != SVM_EXIT_EXCP_BASE + DB
@@ -128,7 +128,7 @@ class SingleStep:
             self.arena.store(hpa, 2, self.arena.load(hpa, 2) & ~FLAG_TF)
 
     def debug(self, code: int) -> None:
-        """#DB: behind a step, or the guest's own."""
+        """Handle #DB: after a step, or the guest's own."""
         if self._stepped:
             self._stepped = False
             return

@@ -37,7 +37,7 @@ def _pop(c: Context, code: Code) -> bool:
     if target.kind == "m":
         address = c.linear(code)
         if code.base == RSP:
-            address += code.size  # the address is computed behind the increment
+            address += code.size  # the address is computed after the increment
         c.memory.write(address, code.size, value)
         _drop(c, code.size)
     else:
@@ -71,7 +71,7 @@ def _ret(c: Context, code: Code) -> bool:
 
 
 def _enter(c: Context, code: Code) -> bool:
-    """ENTER without nesting."""
+    """Execute ENTER without nesting."""
     size, width = code.operands[0].value, _width(c)
     _push_value(c, code.size, c.register(RBP, code.size))
     c.set_register(RBP, code.size, c.register(RSP, code.size))

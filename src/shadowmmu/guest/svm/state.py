@@ -116,7 +116,7 @@ class GuestState:
         self.switch.load_modes(cpl=3 if user else 0)
 
     def _reset(self) -> None:
-        """General registers, flags, descriptor tables as after a reset."""
+        """Set general registers, flags and descriptor tables as after a reset."""
         processor = self.processor
         for number in range(16):
             processor.q[number] = 0
@@ -134,7 +134,9 @@ class GuestState:
             self.processor.set_segment(number, data)
 
     def get(self, name: str) -> int:
-        """A register as the guest has it: rax..r15, rip, rflags, cr0..cr4, cr8, efer. Raises KeyError."""
+        """Return a register as the guest has it: rax..r15, rip, rflags, cr0..cr4, cr8,
+        efer. Raises KeyError.
+        """
         processor, vcpu = self.processor, self.vcpu
         if name in _GPR_NUMBERS:
             return processor.q[_GPR_NUMBERS[name]]
@@ -188,7 +190,7 @@ class GuestState:
             raise ValueError(f"{name} cannot be {value:#x}")
 
     def get_segment(self, name: str) -> Segment:
-        """A segment or table register: es cs ss ds fs gs ldtr tr gdtr idtr."""
+        """Return a segment or table register: es cs ss ds fs gs ldtr tr gdtr idtr."""
         return self.processor.segment(SEGMENTS.index(name))
 
     def set_segment(self, name: str, segment: Segment, *, cpl: int | None = None) -> None:
@@ -202,7 +204,7 @@ class GuestState:
         return self.processor.cpl
 
     def registers(self) -> dict[str, int]:
-        """Those of a report, by name."""
+        """Return the registers of a report, by name."""
         names = (*GPRS, "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer")
         return {name: self.get(name) for name in names} | {"cpl": self.cpl}
 

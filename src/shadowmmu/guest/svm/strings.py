@@ -9,7 +9,7 @@ REP_BATCH = 0x3FF
 
 
 def _string(c: Context, code: Code) -> bool:
-    """One or, with REP, many iterations; False if more are to follow."""
+    """Execute one or, with REP, many iterations; False if more are to follow."""
     name, size = code.name[:4], code.size
     wide = code.address_size
     step = -size if c.processor.rflags & FLAG_DF else size
@@ -34,7 +34,7 @@ def _string(c: Context, code: Code) -> bool:
 
 
 def _iterate(c: Context, code: Code, name: str, size: int) -> bool:
-    """One iteration; whether it went to a device."""
+    """Execute one iteration. Return whether it accessed a device."""
     source = c.in_segment(code.segment, c.register(RSI, code.address_size))
     target = c.in_segment(ES, c.register(RDI, code.address_size))
     memory = c.memory
@@ -52,7 +52,7 @@ def _iterate(c: Context, code: Code, name: str, size: int) -> bool:
 
 
 def _port_string(c: Context, code: Code) -> bool:
-    """INS and OUTS; False if more are to follow."""
+    """Execute INS and OUTS; False if more are to follow."""
     size, wide, processor = code.size, code.address_size, c.processor
     step = -size if processor.rflags & FLAG_DF else size
     port, inward = c.register(RDX, 2), code.name.startswith("ins")

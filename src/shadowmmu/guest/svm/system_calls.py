@@ -34,11 +34,11 @@ class SystemCalls:
         self.processor.on_sysenter = self._on_sysenter
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
+        """Return exits by code."""
         return {SVM_EXIT_VMMCALL: self.hypercall}
 
     def hypercall(self, code: int) -> None:
-        """VMMCALL, or VMCALL."""
+        """Handle VMMCALL, or VMCALL."""
         self.execution.record(code)
         self.execution.advance(3)
         if self.vmmcall is not None:
@@ -72,7 +72,7 @@ class SystemCalls:
         return 1
 
     def _on_syscall(self) -> None:
-        """RIP is at the instruction, whose two bytes are added when this returns."""
+        """Handle SYSCALL. RIP is at the instruction, whose two bytes are added when this returns."""
         processor = self.processor
         q = processor.q
         if self.syscall is None and not self.vcpu.efer & EFER_SCE:
@@ -117,7 +117,7 @@ class SystemCalls:
         processor.request_tick()
 
     def _on_sysenter(self) -> None:
-        """SYSENTER: an AMD processor has it outside of long mode only."""
+        """Handle SYSENTER, which an AMD processor has outside of long mode only."""
         processor = self.processor
         selector = processor.field("sysenter_cs") & 0xFFFC
         if processor.long_mode:

@@ -50,7 +50,7 @@ class TableRegisters:
     # -- stores ------------------------------------------------------------------------------------------
 
     def _store(self, code: int) -> None:
-        """SGDT, SIDT, SLDT or STR with CR4.UMIP."""
+        """Execute SGDT, SIDT, SLDT or STR with CR4.UMIP."""
         self.execution.record(code)
         insn = self.execution.fetch()
         if insn is None:
@@ -78,7 +78,7 @@ class TableRegisters:
     # -- loads -------------------------------------------------------------------------------------------
 
     def _load_table(self, code: int) -> None:
-        """LGDT or LIDT at CPL 0."""
+        """Execute LGDT or LIDT at CPL 0."""
         insn = self.execution.fetch()
         if insn is None:
             return
@@ -98,11 +98,11 @@ class TableRegisters:
         self.execution.advance(insn.length)
 
     def _has_16_bits(self, insn: Code) -> bool:
-        """Whether the operand size is 16 bits."""
+        """Return whether the operand size is 16 bits."""
         return (self.emulator.bits() == 16) is not (b"\x66" in insn.code.partition(b"\x0f")[0])
 
     def _load_selector(self, code: int) -> None:
-        """LLDT or LTR at CPL 0 in protected mode."""
+        """Execute LLDT or LTR at CPL 0 in protected mode."""
         insn = self.execution.fetch()
         if insn is None:
             return

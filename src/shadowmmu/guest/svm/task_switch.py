@@ -65,7 +65,7 @@ class TaskSwitch:
             self._push(error_code, 4 if wide else 2)
 
     def back(self, following: int) -> None:
-        """IRET with NT: the task that the TSS links to."""
+        """Return to the task that the TSS links to (IRET with NT)."""
         self.switch(self._read(self.processor.segment(TR).base, 2), Cause.IRET, following)
 
     def _new_task(self, selector: int, cause: Cause) -> tuple[int, int]:

@@ -28,7 +28,7 @@ class UndefinedOpcodes:
         self.exits = exits
 
     def handlers(self) -> dict[int, ExitHandler]:
-        """Exits by code."""
+        """Return exits by code."""
         return {SVM_EXIT_EXCP_BASE + UD: self._undefined, SVM_EXIT_EXCP_BASE + NM: self._not_available}
 
     def _not_available(self, code: int) -> None:
@@ -41,7 +41,7 @@ class UndefinedOpcodes:
             self.vcpu.exception = QueuedException(NM, None, None)
 
     def _undefined(self, code: int) -> None:
-        """VMCALL is the other vendor's VMMCALL."""
+        """Handle #UD: VMCALL is the other vendor's VMMCALL."""
         insn = self.execution.fetch()
         if insn is None:
             return

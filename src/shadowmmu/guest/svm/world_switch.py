@@ -71,7 +71,7 @@ class WorldSwitch:
         self._flushes, self._page_flushes = cpu.flushes, cpu.page_flushes
 
     def load_modes(self, cpl: int | None = None) -> None:
-        """The control registers that the guest runs with (svm_set_cr0, svm_set_cr4, svm_set_efer).
+        """Load the control registers that the guest runs with (svm_set_cr0, svm_set_cr4, svm_set_efer).
 
         Outside of long mode EFER.LMA makes the emulator refuse far transfers through gates and task switches
         (#GP), which it would do with the guest's CR3; IRET, which may be one, exits.

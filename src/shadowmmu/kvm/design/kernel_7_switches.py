@@ -160,7 +160,7 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "invalid_l1_pdptes_shut_down",
         NO_YES,
         "no",
-        "7.3: yes (nested_svm_vmexit); 6.12: traced, L1 goes on",
+        "7.3: yes (nested_svm_vmexit); 6.12: traced, L1 continues",
         "a #VMEXIT to an L1 whose PDPTEs cannot be loaded ends in a triple fault",
         kernels={"7.3": "yes"},
     ),

@@ -35,7 +35,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         {"0": 0, "1<<63": 1 << 63},
         "1<<63",
         "6.12: bit 63 (SHADOW_NONPRESENT_VALUE); 6.1: 0",
-        "what an SPTE holds that maps nothing",
+        "the value of a non-present SPTE",
         kernels={"6.1": "0"},
     ),
     Switch(
@@ -43,7 +43,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes (pte_list_add)",
-        "a full descriptor gets a new one behind the last instead of before the first; holes are filled from "
+        "a full descriptor gets a new one after the last instead of before the first; holes are filled from "
         "the same descriptor",
         kernels={"6.1": "yes"},
     ),
@@ -52,7 +52,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes (FNAME(sync_page)); 6.12: no (FNAME(sync_spte))",
-        "sync rebuilds an SPTE also if the guest's access is the same: Accessed goes, and a flush follows",
+        "sync rebuilds an SPTE also if the guest's access is the same: Accessed is cleared, a flush follows",
         kernels={"6.1": "yes"},
     ),
     Switch(
@@ -84,7 +84,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1.176: yes; 6.12.111: no (FNAME(page_fault), direct_page_fault)",
-        "a fault looks whether its root or page went away before it makes room for new pages, not after "
+        "a fault looks whether its root or page was zapped before it makes room for new pages, not after "
         "(CVE-2026-64561, harmful with child_inherits_invalid, see `shadowmmu museum zapscape`)",
         unsafe=("yes",),
         kernels={"6.1": "yes"},
@@ -207,7 +207,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes (kvm_mmu_notifier_change_pte); removed before 6.12",
-        "the host tells KVM of a page that it replaces in place (kvm_set_spte_hva)",
+        "the host reports to KVM a page that it replaces in place (kvm_set_spte_hva)",
         kernels={"6.1": "yes"},
     ),
     Switch(
@@ -215,7 +215,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes (__unmap_hugepage_range); 6.12: no",
-        "the host tells of hugetlbfs pages that it unmaps once for the call and once for each VMA",
+        "the host reports hugetlbfs pages that it unmaps once for the call and once for each VMA",
         kernels={"6.1": "yes"},
     ),
     Switch(
@@ -223,7 +223,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "6.1: yes (mmap_region); 6.12: no (vma_merge_new_range)",
-        "new host memory between two VMAs that do not go together is merged with the one after it",
+        "new host memory between two VMAs that cannot be merged is merged with the one after it",
         kernels={"6.1": "yes"},
     ),
     Switch(

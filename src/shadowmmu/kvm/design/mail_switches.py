@@ -58,7 +58,7 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
         {"fifo": 0, "lifo": 1},
         "fifo",
         "all kernels: fifo, new pages at the head of active_mmu_pages",
-        "the order in which pages are zapped for room or by generation; with lifo a zap-all that lets go of "
+        "the order in which pages are zapped for room or by generation; with lifo a zap-all that drops "
         "the lock stops at the first new page and leaves old ones, which the next zap-all revives",
         mail="000_5e315c3f49194dbe",
         unsafe=("lifo",),
@@ -169,14 +169,14 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
         "no",
         "yes: up to 5.11 (mmu_pte_write_new_pte, update_pte); no: 6.1, 6.12",
         "an emulated write to a leaf table maps the new gpte with the code of prefetching, and flushes TLBs "
-        "only if something is gone; with invlpg_zaps INVLPG does the same",
+        "only if an SPTE was removed; with invlpg_zaps INVLPG does the same",
         mail="003_03ed09b02ff8a576",
     ),
     Switch(
         "multimapped",
         NO_YES,
         "no",
-        "2.6 to 3.0: yes; since: no, bit 0 of parent_ptes tells (mail patch 1)",
+        "2.6 to 3.0: yes; since: no, bit 0 of parent_ptes says it (mail patch 1)",
         "a shadow page has one parent_pte, or with its flag multimapped set blocks of five, instead of the "
         "tagged word parent_ptes that every reverse map has",
         mail="002_61aa16377bf62e9f",

@@ -88,7 +88,7 @@ def check_entry(vcpu: Vcpu) -> None:
 
 
 def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
-    """OUT of one byte to an immediate port: user space takes over."""
+    """Handle OUT of one byte to an immediate port: user space takes over."""
     record_vmx_exit(vcpu, EXIT_REASON_IO_INSTRUCTION, port << 16 | 0x40)
 
 

@@ -1,4 +1,5 @@
-"""Writes of the guest to the registers that control paging (arch/x86/kvm/x86.c, svm.c, 6.12.111).
+"""Writes of the guest to the registers that control paging (kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer;
+6.12.111).
 
 The functions return whether the value is accepted; if not the guest gets #GP.
 """

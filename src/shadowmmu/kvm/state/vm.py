@@ -401,7 +401,7 @@ class Kvm:
         return self.owners[hpa >> 12] if hpa >> 12 < len(self.owners) else None
 
     def set_owner(self, spt: u64, sp: ShadowPage | None) -> None:
-        """Record that the SPTEs of `sp` are in the frame at `spt`; None: the frame is no shadow page's any
+        """Record that the SPTEs of `sp` are in the frame at `spt`; None: no shadow page has the frame any
         more.
         """
         frame: u64 = spt >> 12

@@ -80,15 +80,15 @@ def tdp_mmu_next_root(kvm: Kvm, previous: ShadowPage | None, only_valid: u32) ->
     So a walk over the roots may drop mmu_lock: the root it is at is not freed.
     """
     found: ShadowPage | None = None
-    behind: u32 = previous is None
+    after: u32 = previous is None
     root: ShadowPage
     for root in kvm.tdp_mmu_roots:
-        if behind and not (only_valid and root.role & ROLE_INVALID):
+        if after and not (only_valid and root.role & ROLE_INVALID):
             found = root
             root.root_count += 1
             break
         if root is previous:
-            behind = 1
+            after = 1
     if previous is not None:
         kvm_tdp_mmu_put_root(kvm, previous)
     return found

@@ -75,10 +75,10 @@ class Event(metaclass=EventType):
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Return the event with this text. Raises ValueError if it is no text of this tracepoint."""
+        """Return the event with this text. Raises ValueError if the tracepoint cannot print it."""
         shown = _template(cls).read(text)
         if shown is None:
-            raise ValueError(f"{text!r} is no text of {cls.name}")
+            raise ValueError(f"{text!r} is not a text of {cls.name}")
         return cls.assemble(shown)
 
     @classmethod

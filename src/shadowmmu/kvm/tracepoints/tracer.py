@@ -51,7 +51,7 @@ class Tracer(MmuTracepoints, ExitTracepoints, HostTracepoints):
 
         One that listens already hears these from now on. One that raises is removed, after the others have
         heard the event; then its exception leaves the mechanism that fired the event. Raises ValueError for a
-        name that is no tracepoint's.
+        name that no tracepoint has.
         """
         for name in names:
             if name not in TRACEPOINTS:

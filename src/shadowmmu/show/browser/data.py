@@ -57,7 +57,7 @@ def page_data(timeline: Timeline) -> Data:
 
 
 def _memory(guest: GuestMemory) -> Data:
-    """Table pages by gpa: bytes of an entry, and those entries that are not zero."""
+    """Return table pages by gpa: bytes of an entry, and those entries that are not zero."""
     return {
         f"{gpa:x}": {
             "size": guest.entry_sizes[gpa],
@@ -175,7 +175,8 @@ class _DecodedWords:
 
 
 def _gptes(timeline: Timeline, moment: Moment) -> Iterator[tuple[str, int, int, GpteFormat]]:
-    """Every present guest entry that a walk can meet: its key, a word without address, level and format.
+    """Yield every present guest entry that a walk can meet: its key, a word without
+    address, level and format.
 
     Those that are not present are all decoded alike, under the key 0.
     """
@@ -193,7 +194,7 @@ def _gptes(timeline: Timeline, moment: Moment) -> Iterator[tuple[str, int, int, 
 
 
 def _address_bits(form: GpteFormat, level: int, value: int) -> int:
-    """The bits of an entry that are an address and may have any value."""
+    """Return the bits of an entry that are an address and may have any value."""
     if form.levels == 2:
         return 0xFFC00000 if level == 2 and form.is_leaf(value, level) else 0xFFFFF000
     shift = 12 + 9 * (level - 1) if form.is_leaf(value, level) else 12
@@ -201,7 +202,7 @@ def _address_bits(form: GpteFormat, level: int, value: int) -> int:
 
 
 def _words(decoded: Decoded) -> Data:
-    """What a reader should see of a word besides the word itself."""
+    """Return what a reader should see of a word besides the word itself."""
     return {
         "title": decoded.title,
         "short": decoded.short,

@@ -64,7 +64,7 @@ def parse_exit(text: str, *, vmx: bool) -> int:
     if re.fullmatch("[0-9]{1,9}" if vmx else "[0-9a-fA-F]{1,8}", stripped):
         return int(stripped, 10 if vmx else 16)
     known = "npf, 0x400 or 400" if not vmx else "EPT_VIOLATION, 48 or 0x30"
-    raise WordError(f"{shown(repr(text))} is no exit code; write {known}")
+    raise WordError(f"{shown(repr(text))} must be an exit code: {known}")
 
 
 def decode_exit(word: int, *, vmx: bool) -> Decoded:

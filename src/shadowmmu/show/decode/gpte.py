@@ -136,7 +136,7 @@ def _address_fields(word: int, form: GpteFormat, level: int, *, leaf: bool) -> l
 
 
 def _mark_reserved(word: int, fields: list[Field], reserved: int) -> list[Field]:
-    """The fields, those in which reserved bits are set with a word on it."""
+    """Return the fields, those in which reserved bits are set with a word on it."""
     marked = []
     for held in fields:
         mask = ((1 << held.high - held.low + 1) - 1) << held.low

@@ -125,7 +125,7 @@ def _role_title(word: int) -> str:
 def _role_implies(word: int, *, smep: str) -> list[str]:
     level = word & ROLE_LEVEL
     if not level:
-        return ["It is no page's: level 0 stands for an MMU without tables."]
+        return ["No page has it: level 0 stands for an MMU without tables."]
     if _is_pae_root_of_32_bit(word):
         return [
             "No shadow page has it: the guest's directory of 1024 entries is shadowed by four pages of level "
@@ -136,7 +136,7 @@ def _role_implies(word: int, *, smep: str) -> list[str]:
         said.append("It stands above the root of the guest's tables and holds one link to it, in SPTE 0.")
     elif word & ROLE_DIRECT:
         said.append(
-            f"Its 512 SPTEs map {_size(level)} each, guest frames in order: no guest table is behind it, so "
+            f"Its 512 SPTEs map {_size(level)} each, guest frames in order: it shadows no guest table, so "
             "it is never unsync and no write to it is trapped."
         )
     else:
@@ -149,7 +149,7 @@ def _role_implies(word: int, *, smep: str) -> list[str]:
         parts = 2 if level == 1 else 4
         said.append(
             f"A 32-bit table has 1024 entries of {'4 KiB' if level == 1 else '4 MiB'} and a shadow page 512 "
-            f"SPTEs of {_size(level)}: {parts} shadow pages for one table, told apart by the quadrant."
+            f"SPTEs of {_size(level)}: {parts} shadow pages for one table, distinguished by the quadrant."
         )
     if not word & (ROLE_ACCESS & ACC_W << ROLE_ACCESS_SHIFT):
         said.append("Nothing below it is writable by the guest's own tables.")

@@ -111,7 +111,7 @@ def _decoded(spte: _Spte) -> Decoded:
 
 
 def _is_link(spte: _Spte) -> bool:
-    """Whether it points to a table: it has all rights, and the bits of leaf SPTEs are clear."""
+    """Return whether it points to a table: it has all rights, and the bits of leaf SPTEs are clear."""
     if spte.level == 1 or spte.word & PS:
         return False
     of_leaves = spte.masks.host_writable | spte.masks.mmu_writable | spte.masks.leaf_type

@@ -16,7 +16,7 @@ _MMIO = "mmio:"
 
 
 class WordError(ValueError):
-    """A text that is no word of this kind; the message says what may stand there."""
+    """A text that cannot be a word of this kind; the message says what it must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def parse_word(text: str, bits: int, what: str) -> int:
     """Return a hexadecimal word of at most so many bits. Raises WordError."""
     match = _HEX.fullmatch(text.strip().replace("_", ""))
     if match is None:
-        raise WordError(f"{shown(repr(text))} is no {what}; write it in hexadecimal, 0x3713 or 3713")
+        raise WordError(f"the {what} must be hexadecimal, 0x3713 or 3713, not {shown(repr(text))}")
     word = int(match[1], 16)
     if word >> bits:
         raise WordError(f"{shown(repr(text))} has more than {bits} bits; a {what} has {bits}")
@@ -46,7 +46,7 @@ def parse_spte(text: str) -> SpteText:
     """Return an SPTE from a word or from a text as recordings have it (trace.names). Raises WordError.
 
     `a65` and `|ee7` are an SPTE's bits without those of the frame, `S7|827` points to a shadow page,
-    `gpa:806000|e67` to the page behind a guest address, `mmio:...` is a whole word.
+    `gpa:806000|e67` to the page at a guest address, `mmio:...` is a whole word.
     """
     stripped = text.strip()
     if stripped == "frozen":

@@ -107,7 +107,7 @@ def _events(moment: Moment) -> list[Row]:
 
 
 def _lines(moment: Moment, known: set[str], *, stale: bool) -> Iterator[str]:
-    """What an op did, as lines; nothing for the machine before the first."""
+    """Yield what an op did, as lines; nothing for the machine before the first."""
     if not moment.result:
         return
     yield " ".join([moment.result["outcome"], *outcome_details(moment.result)])

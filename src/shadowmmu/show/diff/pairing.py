@@ -78,7 +78,7 @@ def _by_place(
 
 
 def _way(name: str, pages: Mapping[str, _Page]) -> tuple[str, ...]:
-    """The indexes on the way from a root to a page, by its first parents."""
+    """Return the indexes on the way from a root to a page, by its first parents."""
     way: list[str] = []
     seen = {name}
     while pages[name]["parents"]:

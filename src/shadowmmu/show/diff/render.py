@@ -59,7 +59,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _ops(ops: Sequence[OpPair], *, show_equal: bool) -> Iterator[Text | tuple[str, str]]:
-    """Headings, and rows of two lines."""
+    """Return headings, and rows of two lines."""
     for equal, group in groupby(ops, key=lambda pair: pair.equal and not show_equal):
         pairs = list(group)
         if equal:
@@ -77,7 +77,7 @@ def _folded(pairs: Sequence[OpPair]) -> Text:
 
 
 def _without_equal(rows: Sequence[tuple[str, str]]) -> Iterator[Text | tuple[str, str]]:
-    """The rows, runs of equal ones as their number."""
+    """Yield the rows, runs of equal ones as their number."""
     for equal, group in groupby(rows, key=lambda row: row[0] == row[1]):
         held = list(group)
         if equal and len(held) > _SHORTEST_FOLD:
@@ -88,7 +88,7 @@ def _without_equal(rows: Sequence[tuple[str, str]]) -> Iterator[Text | tuple[str
 
 
 def _counters(difference: Difference, *, show_equal: bool) -> Table:
-    """The totals that people read first, and all others that differ."""
+    """Return the totals that people read first, and all others that differ."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("counter", overflow="fold")
     table.add_column("left", justify="right", no_wrap=True)

@@ -45,7 +45,7 @@ def verdict(difference: Difference, unsafe: Iterable[str] = ()) -> str:
 
 
 def _of_counters(difference: Difference, unequal: Sequence[CounterPair]) -> str:
-    """The end of the sentence: what the counters say, those first that cost time."""
+    """Return the end of the sentence: what the counters say, those first that cost time."""
     pairs = [(difference.counter(name), one, several) for name, one, several in _READ_FIRST]
     changed = [
         _compared(pair, one, several)

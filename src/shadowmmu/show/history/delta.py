@@ -32,7 +32,7 @@ def changed(state: Mapping[str, Any], delta: Mapping[str, Any]) -> dict[str, Any
 
 
 def _own(fresh: dict[tuple[str, ...], dict[str, Any]], path: tuple[str, ...]) -> dict[str, Any]:
-    """The dictionary at `path`, copied unless this delta did so already."""
+    """Return the dictionary at `path`, copied unless this delta did so already."""
     if path not in fresh:
         parent = _own(fresh, path[:-1])
         fresh[path] = parent[path[-1]] = dict(parent[path[-1]])

@@ -37,7 +37,7 @@ class Registers:
     cr4: int
     efer: int
     ncr3: int | None = None
-    """None if the guest is no hypervisor."""
+    """None if the guest is not a hypervisor."""
 
     @property
     def levels(self) -> int:

@@ -100,7 +100,7 @@ class Timeline:
     def at(self, op: int) -> Moment:
         """Return the moment after an op. Raises IndexError if there is no such op."""
         if not -1 <= op < len(self.moments) - 1:
-            raise IndexError(f"there is no op {op}: they are numbered -1 to {len(self.moments) - 2}")
+            raise IndexError(f"the op must be -1 to {len(self.moments) - 2}, not {op}")
         return self.moments[op + 1]
 
 
@@ -190,7 +190,7 @@ def _registers_after(
     between: Mapping[str, kinds.Op],
     before: State,
 ) -> Mapping[int, Registers]:
-    """The registers of all vCPUs after an op, and after those played in its middle."""
+    """Return the registers of all vCPUs after an op, and after those played in its middle."""
     done = [(between[other["do"]], other) for other in result.get("meanwhile", ()) if other["do"] in between]
     found = dict(registers)
     for each, outcome in [*done, (op, result)]:

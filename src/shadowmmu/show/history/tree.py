@@ -66,7 +66,7 @@ class _Entry:
 
 
 def _nodes(entries: Sequence[_Entry]) -> Iterator[Node]:
-    """The entries as lines; those without anything below or new go together in runs."""
+    """Yield the entries as lines; those without anything below or new go together in runs."""
     start = 0
     for position in range(len(entries) + 1):
         alone = position == len(entries) or entries[position].child is not None
@@ -178,7 +178,7 @@ def shadow_tree(timeline: Timeline, moment: Moment, before: State) -> tuple[Node
 
 
 def _roots(state: State) -> Iterator[tuple[str, str]]:
-    """Names of the roots, and whose they are."""
+    """Return the names of the roots, and whose they are."""
     for vcpu, top in state["vcpus"].items():
         for mmu, whose in ((top, ""), (top.get("guest_mmu"), " for L2")):
             if mmu is None:

@@ -143,7 +143,7 @@ def shadow_walk(timeline: Timeline, moment: Moment, mmu: Mapping[str, Any], addr
             "invalid": "the vCPU has no root: it is made at the next entry",
             "dummy": "the root is a dummy page",
         }
-        return Walk((), None, ends.get(root, "the root is no shadow page"))
+        return Walk((), None, ends.get(root, "the root is not a shadow page"))
     if root in ("pae_root", "pml4_root"):
         level = 3
         index = address >> 30 & 3
@@ -155,7 +155,7 @@ def shadow_walk(timeline: Timeline, moment: Moment, mmu: Mapping[str, Any], addr
     while (link := _LINK.match(text)) is not None:
         page = moment.state["sps"].get(link[1])
         if page is None:
-            return Walk(tuple(steps), None, f"{link[1]} is no page of this state")
+            return Walk(tuple(steps), None, f"{link[1]} is not a page of this state")
         level = page["level"]
         index = address >> 12 + 9 * (level - 1) & 511
         text = page["sptes"].get(str(index), "")

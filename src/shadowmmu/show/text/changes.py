@@ -25,7 +25,7 @@ def change_lines(
         yield f"guest entry at {gpa}: {old} -> {new}"
     for path in delta.get("del", ()):
         if path.startswith("sps:") and path.count(":") == 1:
-            yield f"{path[4:]} gone"
+            yield f"{path[4:]} removed"
     entries: dict[str, dict[int, str]] = {}
     for path, value in delta.get("set", {}).items():
         parts = path.split(":")

@@ -13,13 +13,13 @@ _SAID_BY_FAULT = ("EXCEPTION_NMI", "EPT_VIOLATION")
 
 
 def event_line(event: Mapping[str, Any]) -> str:
-    """An event as recorded, on one line."""
+    """Return an event as recorded, on one line."""
     fields = (f"{key}={value}" for key, value in event.items() if key not in ("e", "t"))
     return " ".join([event["e"], *fields, *([event["t"]] if "t" in event else [])])
 
 
 def event_lines(events: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Events in short, each guest walk on one line; walks that fetch the trampoline's code are left out."""
+    """Return events in short, each guest walk on one line, without walks that fetch the trampoline's code."""
     walk: list[str] = []
     reason = ""
     for event in events:
@@ -58,7 +58,7 @@ def _short(event: Mapping[str, Any]) -> str:
         enter = NestedVmenter.from_text(event["t"])
         return f"L2 starts on {'nested' if enter.tdp_enabled else 'guest'}_cr3 {enter.guest_pgd:#x}"
     if name == "nested_vmexit_inject":
-        return "the exit goes to L1"
+        return "the exit is L1's"
     if name == "tdp_mmu_spte_changed":
         count = f" ({event['n']} in a row)" if "n" in event else ""
         return f"TDP gfn {event['gfn']} level {event['level']}: {event['old']} -> {event['new']}{count}"
@@ -81,7 +81,9 @@ def _short(event: Mapping[str, Any]) -> str:
 
 
 def _vmx_fault(text: str, reason: str) -> str:
-    """A page fault on an Intel processor, by the text of its event: its error code, or exit qualification."""
+    """Return a page fault on an Intel processor, by the text of its event: its error
+    code, or exit qualification.
+    """
     from shadowmmu.kvm.tracepoints.exits import PageFault
     from shadowmmu.kvm.tracepoints.reasons import ept_violation_text, pferr_flags
 

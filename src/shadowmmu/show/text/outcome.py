@@ -39,7 +39,7 @@ def outcome_details(result: Mapping[str, Any]) -> list[str]:
 
 
 def _vmexit(result: Mapping[str, Any]) -> str:
-    """Why L2's run ended, as its VMCB reports it to L1."""
+    """Return why L2's run ended, as its VMCB reports it to L1."""
     from shadowmmu.x86.svm import SVM_EXIT_NPF, exit_reason
 
     code, info1 = int(result["code"], 16), int(result["info1"], 16)

@@ -18,7 +18,7 @@ _UNITS = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
 
 
 def entry_runs(entries: Sequence[tuple[int, str]]) -> list[str]:
-    """Return entries of a table as words, `[3]=none`, those that go on in equal steps as one."""
+    """Return entries of a table as words, `[3]=none`, those that continue in equal steps as one."""
     words: list[str] = []
     for first, last, step in runs([(index, _place(value)) for index, value in entries], 1):
         index, value = entries[first]
@@ -53,7 +53,7 @@ def fitting(line: str, indent: int) -> str:
 
 
 def _place(value: str) -> tuple[str, int]:
-    """What is equal in the entries of a run, and what grows."""
+    """Return what is equal in the entries of a run, and what grows."""
     match = _MAPPED.fullmatch(value)
     return (value, 0) if match is None else (match[3], int(match[2], 16))
 

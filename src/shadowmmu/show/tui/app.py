@@ -190,7 +190,8 @@ class HistoryApp(App[None]):
         elif self._asked == "op":
             number = int(text) if text.lstrip("-").isdecimal() else None
             self.show_op(
-                self.op if number is None else number, "" if number is not None else f"{text!r} is no op"
+                self.op if number is None else number,
+                "" if number is not None else f"the op must be a number, not {text!r}",
             )
         else:
             self._walk(text.split())
@@ -200,7 +201,7 @@ class HistoryApp(App[None]):
             self.breakpoints.remove(text)
         else:
             self.breakpoints.append(text)
-        self.show_op(self.op, "c goes on to the next")
+        self.show_op(self.op, "c continues to the next")
 
     def _walk(self, words: Sequence[str]) -> None:
         """Show the walk of `ADDRESS [@VCPU] [l2]`."""

@@ -59,7 +59,7 @@ GUEST_TABLES: tuple[Exhibit, ...] = (
         "entering and leaving a nested guest syncs nothing",
         """While L2 runs KVM shadows L1's nested tables. L1 may change them while it runs itself, which
         makes their shadow unsync; VMRUN with a flush makes the changes count. A transition that keeps a
-        cached root and syncs nothing lets L2 go on with nested tables that L1 has changed: it reaches
+        cached root and syncs nothing lets L2 continue with nested tables that L1 has changed: it reaches
         memory that L1 took away from it.""",
         "about 2020: KVM syncs and flushes on every transition of nested SVM; for VMX: KVM: nVMX: Sync "
         "all PGDs on nested transition with shadow paging",
@@ -81,7 +81,7 @@ GUEST_TABLES: tuple[Exhibit, ...] = (
         "syncing drops SPTEs and flushes nobody",
         """When an unsync page is synced, SPTEs that no longer agree are dropped, with their rmap
         entries. KVM only noted that TLBs were dirty. Whoever write-protected that page later found no
-        SPTE and did not flush; with a stale TLB entry another vCPU could go on writing to what KVM took
+        SPTE and did not flush; with a stale TLB entry another vCPU could keep writing to what KVM took
         for a protected page table.""",
         "KVM: X86: Fix missed remote tlb flush in rmap_write_protect()",
         "2.6.38 to 5.14 (2021)",
@@ -107,7 +107,7 @@ GUEST_TABLES: tuple[Exhibit, ...] = (
     defect(
         "sync_writable",
         "syncing one table makes another one writable",
-        """Sync protects all unsync tables below a root first, then goes through them. If one maps
+        """Sync protects all unsync tables below a root first, then syncs each. If one maps
         another, and syncing it makes that mapping writable again, because its target still counts as
         unsync, then that table is synced while the guest can write it: KVM believes in a table that
         changes unseen.""",

@@ -40,8 +40,8 @@ MAPPINGS: tuple[Exhibit, ...] = (
     defect(
         "lockless_unflushed",
         "protecting an SPTE that only logging had protected does not flush",
-        """Dirty logging takes W from an SPTE, and flushes after it dropped mmu_lock. Meanwhile a
-        table may be shadowed at that page: it finds W gone and sees no need to flush, though a TLB
+        """Dirty logging clears W in an SPTE, and flushes after it dropped mmu_lock. Meanwhile a
+        table may be shadowed at that page: it finds W clear and sees no need to flush, though a TLB
         still has it writable. Hence the rule: flush if the SPTE was MMU-writable, whatever its W said.""",
         "KVM: MMU: flush tlb if the spte can be locklessly modified",
         "3.6 to 3.13 (2012, 2013)",
@@ -59,7 +59,7 @@ MAPPINGS: tuple[Exhibit, ...] = (
         "tdp_unmap_unflushed",
         "the TDP MMU unmaps for the host without a flush",
         """Before the host takes a page away the TDP MMU empties what maps it and tells its caller to
-        flush. Where that word is lost on the way a guest goes on to read and write a page of somebody
+        flush. Where that word is lost on the way a guest keeps reading and writing a page of somebody
         else.""",
         "KVM: x86/mmu: Ensure TLBs are flushed when yielding during GFN range zap",
         "5.10, 5.11 (2021)",
@@ -68,7 +68,7 @@ MAPPINGS: tuple[Exhibit, ...] = (
         "nx_recovery_unflushed",
         "huge page recovery frees tables of the TDP MMU without a flush",
         """The worker that gets huge pages back zaps tables of small executable pages. For those of the
-        TDP MMU it did not pass on that a flush is due, so that vCPUs went on to use pages of a table
+        TDP MMU it did not pass on that a flush is due, so that vCPUs kept using pages of a table
         that had been freed.""",
         "KVM: x86/mmu: Ensure TLBs are flushed for TDP MMU during NX zapping",
         "5.10, 5.11 (2021)",
@@ -205,16 +205,16 @@ MAPPINGS: tuple[Exhibit, ...] = (
     defect(
         "obsolete_prev_root",
         "of the previous roots none is looked at, but the current one each time",
-        """A vCPU that is asked to free obsolete roots goes through the current one and the previous ones. The
+        """A vCPU that is asked to free obsolete roots checks the current one and the previous ones. The
         loop over the previous ones tested the current one: zapped pages stayed as previous roots while the
-        current one was fine, and good ones went with a bad current one.""",
+        current one was fine, and good ones were freed with a bad current one.""",
         "KVM: x86/mmu: Check every prev_root in __kvm_mmu_free_obsolete_roots()",
         "5.18, 5.19-rc (2022)",
     ),
     defect(
         "mmu_seq_signed",
         "every fault is stale once the host has taken memory away often enough",
-        """A fault remembers how often the host has taken memory away, and starts again if that has moved on
+        """A fault remembers how often the host has taken memory away, and starts again if that has changed
         before its SPTE is written. The copy was a signed 32-bit number of an unsigned 64-bit one: after 2^31
         times the two never agreed again, and every fault was retried for ever. A host that balances its NUMA
         nodes gets there within weeks. Here bit 3 is the sign.""",

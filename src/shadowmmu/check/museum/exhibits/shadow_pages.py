@@ -11,7 +11,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
         "a linked table is kept whatever it shadows",
         """On a fault KVM walks down its own tables and makes those that are missing. An SPTE that
         pointed to a table was taken as it was. But the guest can change a directory entry without KVM
-        seeing it: by a write that straddles two entries, or by a device. Then the walk goes on in the
+        seeing it: by a write that straddles two entries, or by a device. Then the walk continues in the
         shadow of another guest table, and what is mapped there is entered into the rmap under a gfn
         that the shadow page will not find again when it is zapped: a use after free.""",
         "about 2026, stable 6.1 and 6.12: compare the gfn of a linked child (kvm_mmu_get_child_sp)",
@@ -22,7 +22,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
         "a linked table is kept if only its gfn is right",
         "The half of the fix that 6.1.176 has: of a table that is linked already only the gfn is "
         "compared, not the role. When the guest changes the rights of a directory entry, or turns a "
-        "table into a huge page of the same gfn, behind KVM's back, the walk goes on in a page of other "
+        "table into a huge page of the same gfn, unseen by KVM, the walk continues in a page of other "
         "rights, or in a direct page where an indirect one is due.",
         "KVM: x86: Fix shadow paging use-after-free due to unexpected role",
         "2.6.x to 7.1 (2026), CVE-2026-53359, called Januscape; 6.1.176",
@@ -30,7 +30,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
     ),
     defect(
         "rights_of_last_table",
-        "the rights of the last table go to all tables of a walk",
+        "all tables of a walk get the rights of the last table",
         """The role of a shadow page holds the rights that all entries above it leave. KVM computed them
         once, at the last table, and used them for every table of the walk. Two directories that share a
         table but differ in rights then shared a shadow page as well, and what the first had mapped was
@@ -63,7 +63,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
         "nonpae_pde",
         "of the two SPTEs for a 32-bit directory entry one is left",
         """A directory entry of a 32-bit guest without PAE maps 4 MiB, and two SPTEs of 2 MiB stand for
-        it. A write to the entry must drop both. KVM dropped one; the guest went on to use the old table
+        it. A write to the entry must drop both. KVM dropped one; the guest kept using the old table
         for half of what it had remapped.""",
         "KVM: MMU: Fix guest writes to nonpae pde",
         "2.6.20, 2.6.21 (2007)",
@@ -90,10 +90,10 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
     # -- SPTEs, rmaps, links --------------------------------------------------------------------------------
     defect(
         "replaced_unflushed",
-        "a huge SPTE gives way to a table without a flush",
+        "a table replaces a huge SPTE without a flush",
         """A fault below a huge page, or shadowing a table in it, puts a table where a huge SPTE was.
         The TLBs may still hold the huge page, for which there is no rmap entry any more. Whatever is
-        protected or unmapped in that range later is not flushed, and the guest goes on to use it.""",
+        protected or unmapped in that range later is not flushed, and the guest keeps using it.""",
         "about 2010, drop_large_spte; KVM flushes whatever a table replaces since 2026",
         "2.6.26 on, at single places",
     ),
@@ -112,7 +112,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
         "an SPTE gets another page and its old rmap entry stays",
         """When a gpte of an unsync table leads elsewhere, the next fault finds an SPTE for another
         page. It must be dropped, with its entry in the rmap of the old frame, before the new one is
-        entered. An entry that is left behind points at an SPTE which maps something else, and later
+        entered. An entry that is left points at an SPTE which maps something else, and later
         into a page that was freed.""",
         "about 2008: rmap entries of replaced SPTEs (mmu_set_spte, rmap_remove)",
         "2.6.2x",
@@ -128,7 +128,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
     ),
     defect(
         "unaccounted_twice",
-        "a root that is zapped twice is taken off the books twice",
+        "a root that is zapped twice is unaccounted twice",
         """A root that is zapped while it is in use is emptied, and freed when its last user drops
         it, which zaps it again. The counters of shadowed tables go down at the first time only. Taking
         them down twice ends write tracking of a table that another page still shadows.""",
@@ -149,7 +149,7 @@ SHADOW_PAGES: tuple[Exhibit, ...] = (
         """A fault looked whether its root is still valid, then made room for new shadow pages. To make room
         is to zap old ones, and with a page of nested tables its children, also one that serves as a root: on
         AMD a directory of a hypervisor's vCPU in long mode is one of the four roots of a vCPU in PAE mode
-        with the same nested tables. The fault went on under the root that it had just lost. Pages made there
+        with the same nested tables. The fault continued under the root it had just lost. Pages made there
         took over that they are invalid, but were on the list of active pages; zapped again they were on two
         lists, and freed. A guest could make that its way to the host.""",
         "KVM: x86: Check for invalid/obsolete root *after* making MMU pages available",

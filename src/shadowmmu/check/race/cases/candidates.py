@@ -26,7 +26,7 @@ class Rc1(Case):
         " kvm_arch_mmu_enable_log_dirty_pt_masked() drops that). It needs KVM_DIRTY_LOG_INITIALLY_SET, a "
         "huge page that eager splitting left (off, or out of memory), a writable 2 MiB translation in a "
         "TLB, and L1's nested tables shadowed inside that page between the unlock and the ioctl's flush. "
-        "Then a write to such a table goes unseen, and the shadow page is stale until it is zapped. Nothing"
+        "Then a write to such a table is not seen, and the shadow page is stale until it is zapped. Nothing"
         " outside the guest's own memory becomes reachable: what L1 does to its own tables is at stake. Not"
         " tried on a real machine."
     )
@@ -82,9 +82,9 @@ class Rc2(Case):
         "to the host by that SPTE. No data is lost: an SPTE that is MMU-writable without W lost W in "
         "mmu_spte_update(), which marked the page dirty, and the host cleans a page only after a notifier "
         "that zaps and flushes. The write before that is in the page when it is written back; the log has "
-        "it too. What is left is one more fault. The TDP MMU ages under mmu_lock held for writing, but fast"
-        " page faults take no lock there either; its books use the SPTE that the exchange returned for its "
-        "trace only, so that the same holds."
+        "it too. What is left is one more fault. The TDP MMU ages under mmu_lock held for writing, but fast "
+        "page faults take no lock there either; its accounting uses the SPTE that the exchange returned for "
+        "its trace only, so that the same holds."
     )
 
     def setup(self) -> None:
@@ -196,7 +196,9 @@ class Rc3(Case):
                 setattr(self.s, f"shadowed{number}", True)
 
     def _protect(self, number: str) -> None:
-        """kvm_vcpu_write_protect_gfn() for one page: its own SPTE, and the huge one while it is there."""
+        """Write-protect one page (kvm_vcpu_write_protect_gfn): its own SPTE, and the huge
+        one if there is one.
+        """
         s = self.s
         link, child = getattr(s, f"link{number}"), getattr(s, f"child{number}")
         if link != "table":

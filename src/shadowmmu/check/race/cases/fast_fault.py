@@ -89,11 +89,11 @@ class R2(Case):
 
 
 def void(_: object) -> None:
-    """Nothing: for threads whose result nobody wants."""
+    """Return nothing: for threads whose result is not used."""
 
 
 def processor_writes(values: dict[str, Any]) -> None:
-    """One write of the guest without a TLB: if W is set the processor sets Dirty."""
+    """Write once as the guest, without a TLB: if W is set the processor sets Dirty."""
     if has(values["spte"], "W"):
         values["spte"] = put(values["spte"], "D")
         values["written"] = True

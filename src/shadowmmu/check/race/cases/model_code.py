@@ -49,7 +49,7 @@ class _Tdp(ModelCase):
     def slot(self) -> Any:
         return self.kvm.memslot_of(GPA >> 12)
 
-    def books(self) -> str:
+    def accounting(self) -> str:
         """Return what is wrong with the accounting of the TDP MMU; "" if nothing is."""
         kvm = self.kvm
         tables = [sp for sp in kvm.owners if sp is not None and sp.tdp_mmu_page]
@@ -91,7 +91,7 @@ class R29Model(_Tdp):
         self.page_fault(vcpu, GPA, WRITE)
 
     def check(self) -> None:
-        wrong = self.books()
+        wrong = self.accounting()
         if wrong:
             self.bad(wrong)
 
@@ -188,7 +188,7 @@ class _Log:
         return old
 
     def __setitem__(self, index: int, value: int) -> None:
-        """Only what __getitem__ has done already."""
+        """Do nothing more than __getitem__ has done already."""
 
 
 class R5Model(_Tdp):

@@ -12,15 +12,15 @@ FROZEN = "FROZEN"
 
 
 def has(spte: str, word: str) -> bool:
-    """Whether the SPTE has a bit."""
+    """Return whether the SPTE has a bit."""
     return word in spte.split()
 
 
 def put(spte: str, *words: str) -> str:
-    """The SPTE with these bits."""
+    """Return the SPTE with these bits."""
     return " ".join([*spte.split(), *(word for word in words if not has(spte, word))])
 
 
 def take(spte: str, *words: str) -> str:
-    """The SPTE without these bits."""
+    """Return the SPTE without these bits."""
     return " ".join(word for word in spte.split() if word not in words)

@@ -287,7 +287,7 @@ class R46(Case):
             self.recycle()
 
     def recycle(self) -> None:
-        """kvm_mmu_zap_oldest_mmu_pages() for one page."""
+        """Zap one page as kvm_mmu_zap_oldest_mmu_pages() does."""
         s = self.s
         if not s.too_many:
             return

@@ -1,4 +1,4 @@
-/* The guest's tables and KVM's as trees of lists; runs of entries that go on in equal steps are one line. */
+/* The guest's tables and KVM's as trees of lists; runs of entries that continue in equal steps are one line. */
 
 const SHORTEST_RUN = 4;
 const OPEN_ROWS = 400; /* a tree of more rows begins closed, but for what changed and what the walk passes */

@@ -1,4 +1,4 @@
-/* The 64-bit half's entry, at IMAGE64: called through enter64, it goes back to leave64. */
+/* The 64-bit half's entry, at IMAGE64: called through enter64, it returns to leave64. */
 #include "tour.h"
 
     .section .start, "ax"
