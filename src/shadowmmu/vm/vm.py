@@ -23,6 +23,7 @@ from ..kvm.memory.capabilities import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
 from ..kvm.memory.dirty_log_ioctl import INITIALLY_SET, MANUAL_PROTECT, kvm_vm_ioctl_reset_dirty_pages
 from ..kvm.pages.zap import kvm_mmu_zap_all_fast
 from ..x86.implementation import MANUAL
+from .answer import answer
 from .config import (
     PAGE,
     ConfigurationError,
@@ -30,6 +31,7 @@ from .config import (
     Vendor,
     aligned,
     bytes_of,
+    check_word,
     setup_of,
     whole_pages,
 )
@@ -39,7 +41,6 @@ from .saving import scenario_text, slot_words
 from .slots import Backing, Slot, slot_setup
 from .sptes import ShadowPage, Spte, pages_of, sptes_of_rmap
 from .tables import GuestTables, TablePages
-from .vcpu import answer, check_word
 from .walk import Walk, walk
 
 __all__ = ["Vm"]

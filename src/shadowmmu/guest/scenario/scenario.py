@@ -153,8 +153,8 @@ class Scenario:
     def begin(cls, text: str) -> tuple[Scenario, Callable[[str], Op]]:
         """Parse the text of a scenario that is not complete; the function parses one more of its operations.
 
-        What it returns is as if the line stood at the end of the text and of the lines that it was given
-        before. Both raise ScenarioError for anything not understood.
+        It knows the slots that the text and the lines before left; errors name the line after the text. Both
+        raise ScenarioError for anything not understood.
         """
         parser = _Parser("<text>")
         return parser.scenario(text), parser.further_op
@@ -288,6 +288,8 @@ class _Parser:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.next_line = 1
+        """Number of the line after the text."""
         self.ops_parser = OpParser()
         self.mode: Mode | None = None
         self.own_modes: dict[int, Mode] = {}
@@ -328,6 +330,7 @@ class _Parser:
     def scenario(self, text: str) -> Scenario:
         ended = False
         lines = text.split("\n")
+        self.next_line = len(lines) if text.endswith("\n") else len(lines) + 1
         for number, raw in enumerate(lines, 1):
             if raw.startswith("title ") and not self.title:
                 self.title = raw[len("title ") :].strip()
@@ -388,7 +391,7 @@ class _Parser:
         )
 
     def further_op(self, raw: str) -> Op:
-        return self.ops_parser.op(*split_words(self.path, 0, raw))
+        return self.ops_parser.op(*split_words(self.path, self.next_line, raw))
 
     def _vendor(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
