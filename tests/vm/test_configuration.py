@@ -20,7 +20,7 @@ from shadowmmu import Access, Backing, ConfigurationError, Vm
         ({"vcpus": 0}, "vcpus=0 must be a number from 1 to 8"),
         ({"kernel": "5.4"}, "there are 6.12.111, 6.1.176"),
         ({"params": {"kvm_amd.ntp": 1}}, "no parameter 'kvm_amd.ntp'; there are kvm_amd.npt"),
-        ({"params": {"kvm_amd.npt": 7}}, "'7' is no value of kvm_amd.npt; use Y or N"),
+        ({"params": {"kvm_amd.npt": 7}}, "'7' is not a value of kvm_amd.npt; use Y or N"),
         ({"design": {"prefetch": "yes"}}, "prefetch"),
         ({"dirty_ring": 100}, "a dirty ring of 1600 bytes"),
         ({"hostbits": 31}, "hostbits=31 must be a number from 32 to 52"),

@@ -11,6 +11,7 @@ from ..guest.play.player import Player
 from ..guest.scenario import ops
 from ..guest.scenario.modes import MODES, Mode
 from ..guest.scenario.op_parser import OpParser, split_words
+from ..guest.scenario.parser import load_scenario, parse_scenario
 from ..guest.scenario.scenario import Scenario
 from ..guest.scenario.setup import ScenarioError, Setup, resolve
 from ..host.address_space import AddressSpace
@@ -438,8 +439,8 @@ class Vm(Operations):
 def _scenario(scenario: str | Path) -> Scenario:
     """Return a scenario from its file, or from text of more than one line."""
     if isinstance(scenario, str) and "\n" in scenario:
-        return Scenario.parse(scenario)
-    return Scenario.load(scenario)
+        return parse_scenario(scenario)
+    return load_scenario(scenario)
 
 
 def _parser(setup: Setup, *, nested: bool) -> OpParser:

@@ -5,7 +5,7 @@ from kvm.ept_world import PAGE, ept_world, exits
 from kvm.tdp_world import PHYSICAL
 from kvm.world import World, names
 
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError
 from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
 from shadowmmu.kvm.exits.run import TripleFault
@@ -214,11 +214,11 @@ TEXT = "mode long4\nslot 0 0x0 16M\nalloc 0x2000\ntramp 0x1000\nstart cr3=0x1000
 
 
 def test_the_vendor_is_a_parameter() -> None:
-    amd = Scenario.parse(TEXT)
+    amd = parse_scenario(TEXT)
     assert (amd.params["kvm_amd.npt"], "kvm_intel.ept" in amd.params) == ("N", False)
-    npt = Scenario.parse("param kvm_amd npt=1\n" + TEXT)
+    npt = parse_scenario("param kvm_amd npt=1\n" + TEXT)
     ept = npt.with_vendor("intel")
-    assert ept.params == Scenario.parse("vendor intel\nparam kvm_intel ept=1\n" + TEXT).params
+    assert ept.params == parse_scenario("vendor intel\nparam kvm_intel ept=1\n" + TEXT).params
     assert ept.params == {
         "kvm_intel.ept": "Y",
         "kvm_intel.eptad": "Y",
@@ -243,14 +243,14 @@ def test_what_does_not_go_together(text: str, complaint: str) -> None:
     head, _, tail = TEXT.partition("start")
     text, nested, _ = text.partition("nested\n")
     with pytest.raises(ScenarioError, match=complaint):
-        Scenario.parse(text + head + nested + "start" + tail)
+        parse_scenario(text + head + nested + "start" + tail)
 
 
 def test_a_hypervisor_as_guest_is_amds() -> None:
     text = "param kvm_amd npt=1\n" + TEXT.replace("start", "nested\nntramp 0x9000\nstart").replace(
         "cr3=0x1000", "cr3=0x1000 ncr3=0x9000"
     )
-    scenario = Scenario.parse(text)
+    scenario = parse_scenario(text)
     with pytest.raises(ScenarioError, match="AMD only"):
         scenario.with_vendor("intel")
 
