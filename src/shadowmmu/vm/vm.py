@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from ..guest.play.player import Player
 from ..guest.scenario import ops
+from ..guest.scenario.line import split_words
 from ..guest.scenario.modes import MODES, Mode
-from ..guest.scenario.op_parser import OpParser, split_words
+from ..guest.scenario.op_parser import OpParser
 from ..guest.scenario.parser import load_scenario, parse_scenario
 from ..guest.scenario.scenario import Scenario
 from ..guest.scenario.setup import ScenarioError, Setup, resolve

@@ -9,17 +9,12 @@ from typing import Any, NoReturn, Protocol
 
 from ...kvm.design.switches import DesignError, value_of
 from ...x86.bits import MASK64
+from .line import GPA_LIMIT, U32, Line, split_words
 from .modes import MODES, TRAMP_SIZE, Mode, trampolines_of
 from .module_params import (
     MORE_PARAMS,
 )
-from .op_parser import (
-    GPA_LIMIT,
-    U32,
-    Line,
-    OpParser,
-    split_words,
-)
+from .op_parser import OpParser
 from .ops import (
     UNRECORDED,
     Op,

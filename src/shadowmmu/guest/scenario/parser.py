@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...kvm.design.switches import DEFAULT_KERNEL, DesignError, kernel_text, value_of
 from ...x86.bits import MASK64
+from .line import GPA_LIMIT, U32, Line, split_words, suggestion
 from .modes import MODES, TRAMP_SIZE, Mode, Trampoline, trampolines_of
 from .module_params import (
     DEFAULT_PARAMS,
@@ -23,15 +24,7 @@ from .module_params import (
     param_value,
     params_of_vendor,
 )
-from .op_parser import (
-    GPA_LIMIT,
-    MAX_COUNT,
-    U32,
-    Line,
-    OpParser,
-    split_words,
-    suggestion,
-)
+from .op_parser import MAX_COUNT, OpParser
 from .ops import (
     Op,
     SetDump,
