@@ -48,7 +48,7 @@ def test_accesses_that_get_on_may_fault_as_often_as_they_like(monkeypatch: pytes
 def test_a_fault_of_a_stream_leaves_what_any_exit_leaves() -> None:
     machine, vcpu = unpaged()
     log = EventLog()
-    machine.kvm.tracer, machine.kvm.tracing = log, True
+    machine.kvm.tracer.add(log)
     run_accesses(vcpu, *stream(0x3000), 0)
     assert (vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2) == (PF_EXIT, 0, 0x3000)
     assert [event.reason for event in log.take() if isinstance(event, Exit)] == [PF_EXIT]
