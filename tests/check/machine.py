@@ -11,7 +11,7 @@ from shadowmmu.check.coherence.usable import hardware_walk
 from shadowmmu.check.random.fuzz import player_of
 from shadowmmu.guest.play.player import OpResult
 from shadowmmu.guest.scenario.ops import Op
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 
 GVA, OTHER, GPA = 0x400000, 0x401000, 0x800000
 PT_GPA = 0x4000
@@ -49,7 +49,7 @@ class Machine:
         self.words = self.player.machine.arena.view()
 
     def op(self, line: str) -> Op:
-        return Scenario.parse("\n".join([*self.lines, line]) + "\n").ops[-1]
+        return parse_scenario("\n".join([*self.lines, line]) + "\n").ops[-1]
 
     def do(self, *lines: str) -> list[Violation]:
         """Play lines; what is wrong after the last."""

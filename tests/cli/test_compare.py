@@ -141,10 +141,11 @@ def test_recordings_of_another_kernel_find_their_scenarios(invoke, fixtures, tex
 @pytest.fixture
 def texts_used(monkeypatch):
     """Paths of the scenarios that were looked up."""
+    from shadowmmu.guest.scenario.parser import load_scenario
     from shadowmmu.guest.scenario.scenario import Scenario
 
     used = []
-    original = Scenario.load
+    original = load_scenario
 
     def load(path):
         used.append(path)

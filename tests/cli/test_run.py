@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 
 import pytest
 
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import load_scenario, parse_scenario
 from shadowmmu.trace.recorder import json_line
 from shadowmmu.trace.recording import Recording
 
@@ -15,7 +15,7 @@ def test_tells_every_op_and_a_summary(invoke, fixtures):
     path = fixtures.scenarios / "e-nonpae.txt"
     result = invoke("run", path)
     assert result.exit_code == 0
-    scenario = Scenario.load(path)
+    scenario = load_scenario(path)
     lines = result.output.splitlines()
     assert lines[0] == f"e-nonpae: {scenario.title} (mode 32)"
     for number, op in enumerate(scenario.recorded_ops):
@@ -120,7 +120,7 @@ def test_a_parameter_is_shown_as_the_kernel_shows_it(invoke, tmp_path, given, se
     scenario.write_text(EPT)
     words = [word for setting in given for word in ("--param", setting)]
     header = json.loads(invoke("run", scenario, "--json", *words).output.splitlines()[0])
-    assert header["params"] == {**Scenario.parse(EPT).params, **set_to}
+    assert header["params"] == {**parse_scenario(EPT).params, **set_to}
 
 
 def test_they_are_set_after_vendor_and_nested_paging_brings_the_tdp_mmu(invoke, tmp_path):

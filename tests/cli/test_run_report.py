@@ -4,7 +4,7 @@ import click
 import pytest
 
 from shadowmmu.cli.run_report import Report, outcome_line
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.show.text.runs import address_runs, entry_runs, fitting
 
 FORGETS = """\
@@ -79,7 +79,7 @@ def test_ops_in_the_middle_of_another_are_shown(shown):
 
 
 def test_a_result_in_the_middle_is_shown():
-    scenario = Scenario.parse(MEANWHILE)
+    scenario = parse_scenario(MEANWHILE)
     report = Report(scenario)
     row = {"op": 1, "do": "delslot 1", "stats": {}, "gptes": [], "events": []}
     row["result"] = {"outcome": "ok", "meanwhile": [{"do": "read 0x401000", "outcome": "ok", "value": "0x7"}]}
@@ -87,7 +87,7 @@ def test_a_result_in_the_middle_is_shown():
 
 
 def test_a_frame_that_backed_a_page_only_for_a_moment_has_its_name():
-    report = Report(Scenario.parse(MEANWHILE))
+    report = Report(parse_scenario(MEANWHILE))
     event = {"e": "kvm_mmu_spte_requested", "gfn": "801", "pfn": "pfn?400801", "level": 1}
     report._state = {"sps": {}}
     row = {"op": 0, "do": "nop", "result": {"outcome": "ok"}, "stats": {}, "gptes": [], "events": [event]}

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from shadowmmu.guest.play.player import Player
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
+from shadowmmu.guest.scenario.parser import load_scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.design.design import design_of
 from shadowmmu.kvm.tracepoints.tracer import EventLog
@@ -21,7 +22,7 @@ PARTS = ("result", "stats", "gptes", "events", "state")
 
 
 def test_there_are_recordings_of_every_mode() -> None:
-    modes = {mode for path in (HERE / "scenarios").glob("*.txt") for mode in Scenario.load(path).modes}
+    modes = {mode for path in (HERE / "scenarios").glob("*.txt") for mode in load_scenario(path).modes}
     assert modes == {"long4", "long5", "pae", "32", "nopaging"}
 
 
@@ -39,8 +40,8 @@ def test_there_are_recordings_of_every_kernel() -> None:
 )
 def test_replays_equal(path: Path) -> None:
     recording = Recording.read(path)
-    text = Scenario.load(HERE / "scenarios" / f"{path.stem}.txt")
-    scenario = Scenario.from_recording(recording, text=text)
+    text = load_scenario(HERE / "scenarios" / f"{path.stem}.txt")
+    scenario = rebuild_scenario(recording, text=text)
     player = Player(resolve(scenario), EventLog(), snapshot)
     recorder = Recorder(scenario, player.areas)
     rows = [recorder.row(player.start()), *(recorder.row(played) for played in player.play(scenario.ops))]

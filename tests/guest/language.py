@@ -1,6 +1,7 @@
 """Short scenarios for tests."""
 
 from shadowmmu.guest.scenario.ops import Op
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
 
 SETUP = """\
@@ -15,7 +16,7 @@ alloc 0x2000
 
 def parse(*lines: str, mode: str = "long4", start: str = "start cr3=0x1000") -> Scenario:
     """A scenario whose line 8 is the first of `lines`."""
-    return Scenario.parse("\n".join([SETUP.format(mode=mode) + start, *lines]), path="x.txt")
+    return parse_scenario("\n".join([SETUP.format(mode=mode) + start, *lines]), path="x.txt")
 
 
 def op(line: str, mode: str = "long4") -> Op:
@@ -24,4 +25,4 @@ def op(line: str, mode: str = "long4") -> Op:
 
 def setup(*lines: str, mode: str = "long4") -> Scenario:
     """A scenario whose line 7 is the first of `lines`."""
-    return Scenario.parse(SETUP.format(mode=mode) + "\n".join([*lines, "start cr3=0x1000"]), path="x.txt")
+    return parse_scenario(SETUP.format(mode=mode) + "\n".join([*lines, "start cr3=0x1000"]), path="x.txt")

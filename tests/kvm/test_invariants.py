@@ -9,7 +9,7 @@ from kvm.world import World
 
 import shadowmmu
 from shadowmmu.guest.scenario.ops import Access, Exec
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
 from shadowmmu.kvm.design.switches import PROFILES
 
@@ -23,7 +23,7 @@ OPS = 100
 def test_recorded_scenarios(path: Path) -> None:
     text = path.read_text()
     world = World.of(text)
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         world.play(op)
 
 
@@ -32,14 +32,14 @@ def test_recorded_scenarios(path: Path) -> None:
 def test_random_scenarios(mode: str, seed: int, kernel: str) -> None:
     text = random_scenario(mode, seed, OPS)
     world = World.of(text, kernel=kernel)
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         world.play(op)
 
 
 @pytest.mark.parametrize(("mode", "seed"), CASES[::2])
 def test_random_scenarios_with_tlb(mode: str, seed: int) -> None:
     text = random_scenario(mode, 1000 + seed, OPS)
-    ops = Scenario.parse(text).ops
+    ops = parse_scenario(text).ops
     gvas = sorted({op.gva & ~0xFFF for op in ops if isinstance(op, Access | Exec)})
     world = World.of(text, tlb=True)
     compared = 0
@@ -54,7 +54,7 @@ def test_a_guest_that_flushes_does_not_see_the_tlb(mode: str) -> None:
     """If every vCPU flushes after every operation, results and guest tables are the same without a TLB."""
     text = random_scenario(mode, 5, OPS)
     with_tlb, without = World.of(text, tlb=True), World.of(text)
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         one, two = with_tlb.play(op), without.play(op)
         assert (one.result, one.gptes) == (two.result, two.gptes), op.text
         for vcpu in (*with_tlb.kvm.vcpus, *without.kvm.vcpus):

@@ -7,7 +7,7 @@ from kvm.world import World
 
 import shadowmmu
 from shadowmmu.guest.scenario.ops import Access
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 
 SEEDS = range(20 if shadowmmu.native else 5)
 CASES = [(mode, seed) for mode in MODES for seed in SEEDS]
@@ -19,7 +19,7 @@ def test_random_scenarios(mode: str, seed: int) -> None:
     text = random_nested(mode, seed, OPS)
     world = World.of(text)
     entered = 0
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         world.play(op)
         entered = max(entered, world.stats["nested_run"])
     assert entered
@@ -28,7 +28,7 @@ def test_random_scenarios(mode: str, seed: int) -> None:
 @pytest.mark.parametrize(("mode", "seed"), CASES[::2])
 def test_random_scenarios_with_tlb(mode: str, seed: int) -> None:
     text = random_nested(mode, 1000 + seed, OPS)
-    ops = Scenario.parse(text).ops
+    ops = parse_scenario(text).ops
     gvas = sorted({op.gva & ~0xFFF for op in ops if isinstance(op, Access)})
     world = World.of(text, tlb=True)
     compared = 0
@@ -43,7 +43,7 @@ def test_neither_guest_sees_the_tlb(mode: str) -> None:
     """L1's tables stay as they are, each VMRUN and #VMEXIT flushes: outcomes are the same without."""
     text = random_nested(mode, 5, OPS)
     with_tlb, without = World.of(text, tlb=True), World.of(text)
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         one, two = with_tlb.play(op), without.play(op)
         assert (one.result, one.gptes) == (two.result, two.gptes), op.text
 

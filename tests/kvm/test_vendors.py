@@ -15,7 +15,7 @@ from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 
 NPT = "param kvm_amd npt=1\n"
 SHADOW_PAGES = "param kvm tdp_mmu=0\n"
@@ -48,7 +48,7 @@ def seen(text: str, *, check: bool) -> list[Seen]:
     """Op by op; `check`: with the invariants."""
     world = World.of(text)
     found = []
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         if check:
             played = world.play(op)
         else:

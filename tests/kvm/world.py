@@ -8,7 +8,7 @@ from kvm.invariants import expect_nothing
 from shadowmmu.check.audit.audit import Audit
 from shadowmmu.guest.play.player import OpResult, Player
 from shadowmmu.guest.scenario.ops import Op
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import begin_scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_PRESENT
 from shadowmmu.kvm.design.switches import DEFAULT_KERNEL, value_of
@@ -81,7 +81,7 @@ class World:
         host_la57: bool = False,
     ) -> None:
         self.text = text
-        scenario, self._parse = Scenario.begin(text)
+        scenario, self._parse = begin_scenario(text)
         scenario = scenario.with_kernel(kernel).with_design(design or {})
         if host_la57:
             scenario = replace(scenario, host_la57=True)

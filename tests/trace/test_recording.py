@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
 from shadowmmu.kvm.tracepoints.exits import Entry
 from shadowmmu.trace.delta import apply_delta, difference
 from shadowmmu.trace.recorded_events import RECORDED
@@ -19,7 +19,7 @@ from shadowmmu.trace.recording import Recording, RecordingError, replay
 def test_recorded_again_byte_for_byte(recording_path, machine_of):
     recording = Recording.read(recording_path)
     machine = machine_of(recording)
-    recorder = Recorder(Scenario.from_recording(recording), machine.areas)
+    recorder = Recorder(rebuild_scenario(recording), machine.areas)
     lines = recording_path.read_text().splitlines(keepends=True)
     header = recorder.header()
     assert frozenset(header.pop("events")) == recording.events == RECORDED
@@ -34,7 +34,7 @@ def test_recorded_again_byte_for_byte(recording_path, machine_of):
 def test_without_dump_the_state_is_left_out(fixture_path, machine_of):
     recording = Recording.read(fixture_path)
     machine = machine_of(recording)
-    recorder = Recorder(Scenario.from_recording(recording), machine.areas)
+    recorder = Recorder(rebuild_scenario(recording), machine.areas)
     for number, played in enumerate(machine.played()):
         if number == 3:
             played.state = None
@@ -46,7 +46,7 @@ def test_without_dump_the_state_is_left_out(fixture_path, machine_of):
 def test_zeros_and_timing_are_no_statistics(fixture_path, machine_of):
     recording = Recording.read(fixture_path)
     machine = machine_of(recording)
-    recorder = Recorder(Scenario.from_recording(recording), machine.areas)
+    recorder = Recorder(rebuild_scenario(recording), machine.areas)
     played = list(machine.played())
     recorder.row(played[0])
     played[1].stats = {"vm": {"pages_4k": 0, "mmu_unsync": 1}, "vcpu0": {"exits": 7, "io_exits": 1}}
@@ -132,7 +132,7 @@ def test_the_header_says_which_events_the_recording_can_hold(fixture_path, tmp_p
 def test_what_the_lab_leaves_out_is_not_recorded(fixture_path, machine_of):
     recording = Recording.read(fixture_path)
     machine = machine_of(recording)
-    recorder = Recorder(Scenario.from_recording(recording), machine.areas)
+    recorder = Recorder(rebuild_scenario(recording), machine.areas)
     start, first, *_ = machine.played()
     recorder.row(start)
     names = [entry["e"] for entry in recorder.row(first)["events"]]

@@ -201,7 +201,8 @@ def _judge(task: _Task) -> _Verdict:
 
 
 def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) -> _Verdict:
-    from shadowmmu.guest.scenario.scenario import Scenario
+    from shadowmmu.guest.scenario.from_recording import rebuild_scenario
+    from shadowmmu.guest.scenario.parser import load_scenario
     from shadowmmu.kvm.design.design import design_of
     from shadowmmu.trace.compare import compare as compare_rows
     from shadowmmu.trace.recording import Recording
@@ -211,7 +212,7 @@ def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) ->
     if reason:
         return _Verdict(str(path), not_covered=reason)
     text = _scenario_file(path, scenarios, recording.header["scenario"])
-    scenario = Scenario.from_recording(recording, text=Scenario.load(text) if text else None)
+    scenario = rebuild_scenario(recording, text=load_scenario(text) if text else None)
     scenario = scenario.with_design(designs)
     got, failure = _replay(scenario)
     strings = design_of(scenario.kernel).event_strings != 0

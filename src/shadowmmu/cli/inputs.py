@@ -203,10 +203,10 @@ def load(paths: Sequence[Path], changes: Changes) -> list[Scenario]:
     """
     from importlib.resources import as_file, files
 
-    from shadowmmu.guest.scenario.scenario import Scenario
+    from shadowmmu.guest.scenario.parser import load_scenario
 
     with as_file(files("shadowmmu.guest.scenario") / "examples") as folder:
-        loaded = [Scenario.load(path) for path in paths or [folder / name for name in _EMBEDDED]]
+        loaded = [load_scenario(path) for path in paths or [folder / name for name in _EMBEDDED]]
     if changes.kernel is not None:
         loaded = [scenario.with_kernel(changes.kernel) for scenario in loaded]
     if changes.vendor is not None:

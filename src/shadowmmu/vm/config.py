@@ -36,6 +36,7 @@ __all__ = [
     "Vendor",
     "aligned",
     "bytes_of",
+    "check_word",
     "member",
     "setup_of",
 ]
@@ -218,3 +219,10 @@ def setup_of(
         actions=(*actions, *vmcbs),
     )
     return setup, Tables(cr3, ncr3, next_table)
+
+
+def check_word(name: str, value: int, size: int) -> None:
+    """Raise ConfigurationError unless a number fits in so many bytes."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 8 * size:
+        shown = f"{value:#x}" if isinstance(value, int) else repr(value)
+        raise ConfigurationError(f"{name}={shown} must be a number from 0 to {(1 << 8 * size) - 1:#x}")

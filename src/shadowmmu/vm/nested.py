@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..guest.scenario import ops
-from .config import PAGE, ConfigurationError
+from .answer import answer
+from .config import PAGE, ConfigurationError, check_word
+from .faults import VmExit
 from .tables import GuestTables
-from .vcpu import answer, check_word
 
 if TYPE_CHECKING:
     from .operations import Operations
@@ -90,8 +91,6 @@ class L2:
 
     def exit(self) -> None:
         """Execute VMMCALL in L2, which ends in L1."""
-        from .faults import VmExit
-
         try:
             self._play(ops.L2Exit(line=0, text="l2exit", vcpu=self._vcpu))
         except VmExit:

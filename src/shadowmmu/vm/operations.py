@@ -10,10 +10,11 @@ from ..guest.play.player import OpResult, Player
 from ..guest.scenario import ops
 from ..guest.scenario.ops import Op
 from ..kvm.state.vm import Kvm
+from .answer import answer
 from .slots import Slots
 from .stats import Stats
 from .trace import Trace
-from .vcpu import Vcpu, answer
+from .vcpu import Vcpu
 from .verdict import Checks, Verdict
 
 __all__ = ["Operations"]

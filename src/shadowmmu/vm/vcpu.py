@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from ..guest.play.accesses import run_accesses
 from ..guest.scenario import ops
-from ..kvm.exits.emulate import EmulationError
-from ..kvm.exits.page_fault_exit import EndlessFaults, complete_page_fault
-from ..kvm.exits.run import DirtyRingFull, TripleFault
-from ..kvm.exits.svm_exits import EntryFailed
-from ..kvm.pages.roots import NoShadowPages
-from ..kvm.state.oops import KernelOops
+from ..kvm.exits.page_fault_exit import complete_page_fault
+from ..kvm.exits.run import TripleFault
 from ..kvm.state.vcpu import Vcpu as KvmVcpu
 from ..x86.bits import MASK64, NESTED_FAULT, PF_VECTOR, WRITE
 from ..x86.insn import Insn, Op
-from .config import ConfigurationError
-from .faults import Access, GuestFault, VmExit
+from .answer import answer
+from .config import ConfigurationError, check_word
+from .faults import Access, GuestFault
+from .nested import L2
 from .stats import Stats
 
 if TYPE_CHECKING:
-    from .nested import L2
     from .operations import Operations
 
-__all__ = ["Vcpu", "answer"]
+__all__ = ["Vcpu"]
 
-_SHUTDOWN, _FAIL_ENTRY, _INTERNAL_ERROR, _RING_FULL = 8, 9, 17, 31
 _KINDS = frozenset(Access)
 _EFER = 0xC0000080
 
@@ -53,8 +49,6 @@ class Vcpu:
     @property
     def l2(self) -> L2:
         """The guest's guest on this vCPU. Raises ConfigurationError without Vm(nested=True)."""
-        from .nested import L2
-
         if not self._vm.player.vmcbs:
             raise ConfigurationError("L2 needs a guest hypervisor: make the Vm with nested=True")
         return L2(self._vm, self.id)
@@ -229,13 +223,6 @@ class Vcpu:
         )
 
 
-def check_word(name: str, value: int, size: int) -> None:
-    """Raise ConfigurationError unless a number fits in so many bytes."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 8 * size:
-        shown = f"{value:#x}" if isinstance(value, int) else repr(value)
-        raise ConfigurationError(f"{name}={shown} must be a number from 0 to {(1 << 8 * size) - 1:#x}")
-
-
 def _buffer(name: str, values: Sequence[int], code: Literal["Q", "B"]) -> memoryview:
     """Return values as a flat buffer. Raises ConfigurationError if one does not fit."""
     try:
@@ -251,36 +238,3 @@ def _buffer(name: str, values: Sequence[int], code: Literal["Q", "B"]) -> memory
         whole = bytearray(view.cast("B")) if view.readonly else view.cast("B")
         return memoryview(whole).cast(code)
     raise ConfigurationError(f"{name} must be a flat buffer of format {code!r}, not {view.format!r}")
-
-
-def answer(state: KvmVcpu, result: dict[str, Any], refused: OSError | None) -> int:
-    """Return the value that an operation of the guest had, 0 if it has none; or raise what it ended with."""
-    match result["outcome"]:
-        case "ok":
-            return int(result.get("value", "0"), 16)
-        case "exception":
-            vector = result["vector"]
-            code = result.get("error_code")
-            address = int(result["cr2"], 16) if vector == PF_VECTOR else state.cpu.fault_gva
-            raise GuestFault(vector, None if code is None else int(code, 16), address)
-        case "vmexit":
-            raise VmExit(*(int(result[name], 16) for name in ("code", "info1", "info2")))
-        case "timeout":
-            raise EndlessFaults(f"vCPU {state.id} faults forever at rip {state.rip:#x}")
-        case "oops":
-            raise KernelOops(result["reason"])
-        case "error" if refused is not None:
-            raise refused
-        case "error":
-            raise NoShadowPages("KVM_RUN fails with ENOSPC: no shadow page is left")
-    raise _ENDS[result["reason"]](state)
-
-
-_ENDS: dict[int, Callable[[KvmVcpu], Exception]] = {
-    _SHUTDOWN: lambda state: GuestFault(8, 0, state.cr2, shutdown=True),
-    _FAIL_ENTRY: lambda state: EntryFailed("the processor refuses the guest's registers (VM entry fails)"),
-    _RING_FULL: lambda state: DirtyRingFull(
-        f"the dirty ring of vCPU {state.id} is nearly full: harvest_dirty_rings(), then reset_dirty_rings()"
-    ),
-    _INTERNAL_ERROR: lambda state: EmulationError(f"KVM cannot emulate the instruction at {state.rip:#x}"),
-}

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 from ..guest.play.player import Player
 from ..guest.scenario import ops
+from ..guest.scenario.line import split_words
 from ..guest.scenario.modes import MODES, Mode
-from ..guest.scenario.op_parser import OpParser, split_words
+from ..guest.scenario.op_parser import OpParser
+from ..guest.scenario.parser import load_scenario, parse_scenario
 from ..guest.scenario.scenario import Scenario
 from ..guest.scenario.setup import ScenarioError, Setup, resolve
 from ..host.address_space import AddressSpace
@@ -23,6 +25,7 @@ from ..kvm.memory.capabilities import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
 from ..kvm.memory.dirty_log_ioctl import INITIALLY_SET, MANUAL_PROTECT, kvm_vm_ioctl_reset_dirty_pages
 from ..kvm.pages.zap import kvm_mmu_zap_all_fast
 from ..x86.implementation import MANUAL
+from .answer import answer
 from .config import (
     PAGE,
     ConfigurationError,
@@ -30,6 +33,7 @@ from .config import (
     Vendor,
     aligned,
     bytes_of,
+    check_word,
     setup_of,
     whole_pages,
 )
@@ -39,7 +43,6 @@ from .saving import scenario_text, slot_words
 from .slots import Backing, Slot, slot_setup
 from .sptes import ShadowPage, Spte, pages_of, sptes_of_rmap
 from .tables import GuestTables, TablePages
-from .vcpu import answer, check_word
 from .walk import Walk, walk
 
 __all__ = ["Vm"]
@@ -441,8 +444,8 @@ class Vm(Operations):
 def _scenario(scenario: str | Path) -> Scenario:
     """Return a scenario from its file, or from text of more than one line."""
     if isinstance(scenario, str) and "\n" in scenario:
-        return Scenario.parse(scenario)
-    return Scenario.load(scenario)
+        return parse_scenario(scenario)
+    return load_scenario(scenario)
 
 
 def _parser(setup: Setup, *, nested: bool) -> OpParser:

@@ -16,6 +16,7 @@ from shadowmmu.check.checker import Violation, play_checked
 from shadowmmu.check.checks import checks_of
 from shadowmmu.check.random.fuzz import check_lines
 from shadowmmu.guest.play.player import Player
+from shadowmmu.guest.scenario.parser import load_scenario, parse_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.bits import SPTE_MMU_WRITABLE
@@ -75,7 +76,7 @@ def texts(found: list[Violation]) -> list[str]:
 
 @pytest.mark.parametrize("path", SCENARIOS[:: 1 if shadowmmu.native else 3], ids=lambda path: path.stem)
 def test_recorded_scenarios(path: Path) -> None:
-    for _, _, found in audited(Scenario.load(path), Level.STEP):
+    for _, _, found in audited(load_scenario(path), Level.STEP):
         assert not found, texts(found)
 
 
@@ -84,7 +85,7 @@ def test_recorded_scenarios(path: Path) -> None:
 @pytest.mark.parametrize("kind", GUESTS)
 def test_random_guests(kind: str, seed: int, kernel: str) -> None:
     """At every step; and what the audit has found out by looking for changes is what there is."""
-    scenario = Scenario.parse(random_guest(kind, seed)).with_kernel(kernel)
+    scenario = parse_scenario(random_guest(kind, seed)).with_kernel(kernel)
     scenario = scenario.with_design({"lpage_info_below_slot": "checked"})
     for number, (player, audit, found) in enumerate(audited(scenario, Level.STEP)):
         assert not found, texts(found)
@@ -111,7 +112,7 @@ def assert_same(known: Tables, player: Player) -> None:
 
 
 def test_without_it_nothing_is_installed() -> None:
-    player = player_of(Scenario.load(SCENARIOS[0]))
+    player = player_of(load_scenario(SCENARIOS[0]))
     tracer = player.kvm.tracer
     assert not any(isinstance(check, Audit) for check in checks_of(player, Level.OFF))
     assert tracer.listeners == (player.log,)
@@ -143,7 +144,7 @@ def break_writable_chain(player: Player) -> None:
 
 def test_it_names_the_op_and_shows_the_way_to_the_entry() -> None:
     found: list[Violation] = []
-    for player, audit, now in audited(Scenario.parse(TEXT), Level.OP):
+    for player, audit, now in audited(parse_scenario(TEXT), Level.OP):
         found += now
         if player.op_number == 1 and audit.checks == 1:
             break_writable_chain(player)
@@ -160,7 +161,7 @@ def test_it_names_the_op_and_shows_the_way_to_the_entry() -> None:
 @pytest.mark.parametrize(("level", "step"), [(Level.OP, ""), (Level.STEP, "before exit 2")])
 def test_within_an_op_the_step_is_told(level: Level, step: str) -> None:
     """The break happens while KVM handles the op's first exit, a page fault."""
-    scenario = Scenario.parse(TEXT + "read 0x409000\n")
+    scenario = parse_scenario(TEXT + "read 0x409000\n")
     player = player_of(scenario)
     audit = Audit(player, level=level)
 
@@ -179,7 +180,7 @@ def test_within_an_op_the_step_is_told(level: Level, step: str) -> None:
 def test_sweeps_come_now_and_then() -> None:
     """What changes no SPTE is found by the next sweep."""
     lines = "nop\n" * 20
-    scenario = Scenario.parse(TEXT + lines)
+    scenario = parse_scenario(TEXT + lines)
     player = player_of(scenario)
     audit = Audit(player, sweep_every=10)
     found = []
@@ -193,7 +194,7 @@ def test_sweeps_come_now_and_then() -> None:
 
 def test_the_end_is_a_sweep() -> None:
     found: list[Violation] = []
-    for player, _, now in audited(Scenario.parse(TEXT), Level.OP):
+    for player, _, now in audited(parse_scenario(TEXT), Level.OP):
         found += now
         player.kvm.page_hash[:] = [None] * len(player.kvm.page_hash)
     assert {violation.predicate for violation in found} == {"page-hashed"}
@@ -201,7 +202,7 @@ def test_the_end_is_a_sweep() -> None:
 
 
 def test_what_the_mmu_stumbles_over_ends_the_machine() -> None:
-    scenario = Scenario.parse(TEXT + "madvise_dontneed 0x800000 0x1000\nnop\n")
+    scenario = parse_scenario(TEXT + "madvise_dontneed 0x800000 0x1000\nnop\n")
     player = player_of(scenario)
     rows = []
     for row in play_checked(player, scenario.ops, [Audit(player, sweep_every=100)]):
@@ -243,7 +244,7 @@ def test_what_the_processor_logged_is_not_lost() -> None:
         "slot 0", "slot 1 0x10000000 1M dirty\nslot 0"
     )
     text = text.replace("start", "map 0x1000 0x600000 0x10000000 0x67 n=4\nstart")
-    scenario = Scenario.parse(text + "write 0x600000 1\ngetdirty 1\nwrite 0x600000 2\nwrite 0x601000 1\n")
+    scenario = parse_scenario(text + "write 0x600000 1\ngetdirty 1\nwrite 0x600000 2\nwrite 0x601000 1\n")
     player = player_of(scenario)
     for op, _, found in play_checked(player, scenario.ops, [Audit(player, level=Level.STEP)]):
         assert not found, (op.text, texts(found))
@@ -257,7 +258,7 @@ def test_a_page_that_users_read_becomes_the_supervisor_s_without_a_flush() -> No
     text = TEXT.replace("mode long4", "mode long4\nvcpus 2").replace(
         "start cr3=0x1000", "map 0x1000 0x600000 0x900000 0x65\nstart cr3=0x1000 cr0=0x80000033"
     )
-    scenario = Scenario.parse(text + "uread 0x600000\n@1 write 0x600000 1\n")
+    scenario = parse_scenario(text + "uread 0x600000\n@1 write 0x600000 1\n")
     player = player_of(scenario)
     for op, _, found in play_checked(player, scenario.ops, [Audit(player, level=Level.STEP)]):
         assert not found, (op.text, texts(found))
@@ -295,7 +296,7 @@ def test_rights_that_ageing_took_may_stay_in_a_tlb(tdp_mmu: int, access: str, va
 
 @pytest.mark.parametrize("kind", ["shadow long4", "TDP MMU pae", "direct 32", "nested long4"])
 def test_pages_are_named_as_in_recordings(kind: str) -> None:
-    scenario = Scenario.parse(random_guest(kind, 3))
+    scenario = parse_scenario(random_guest(kind, 3))
     player = Player(resolve(scenario), EventLog(), snapshot)
     names = Names(player.areas, player.kvm.design)
     names.state(player.start().state or {}, ())
@@ -317,7 +318,7 @@ def test_a_predicate_needs_its_own_name() -> None:
 
 def test_a_large_guest_is_swept_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SPTES_PER_OP", 1)
-    scenario = Scenario.parse(TEXT + "nop\n" * 10)
+    scenario = parse_scenario(TEXT + "nop\n" * 10)
     player = player_of(scenario)
     audit = Audit(player, sweep_every=2)
     list(play_checked(player, scenario.ops, [audit]))

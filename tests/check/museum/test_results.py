@@ -7,7 +7,7 @@ import pytest
 from shadowmmu.check.museum.results import EXHIBITS, Exhibit, UnknownExhibit, exhibit_named, results
 from shadowmmu.check.museum.search import check_scenario, search
 from shadowmmu.check.random.visitors import visitors
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.design.switches import switch_named
 
@@ -45,7 +45,7 @@ def test_an_exhibit_has_a_story_a_fix_and_a_switch_that_is_unsafe(exhibit: Exhib
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
 def test_its_scenario_shows_it_and_nothing_without_it(exhibit: Exhibit) -> None:
     lines = lines_of(exhibit)
-    assert dict(Scenario.parse("\n".join(lines) + "\n").design) == dict(exhibit.switches)
+    assert dict(parse_scenario("\n".join(lines) + "\n").design) == dict(exhibit.switches)
     _, violation = check_scenario(lines)
     assert violation is not None
     result = results()[exhibit.name]

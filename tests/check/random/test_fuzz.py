@@ -27,7 +27,7 @@ from shadowmmu.check.random.fuzz import (
 from shadowmmu.check.random.ground import MMUS, MODES, PROFILES, Ground, GroundError
 from shadowmmu.check.random.shrink import shrink, simpler_lines
 from shadowmmu.check.random.storm import Storm
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError
 from shadowmmu.kvm.guest_access.dirty_ring import dirty_ring_of
 from shadowmmu.kvm.memory import memory_region
@@ -54,7 +54,7 @@ class Guest(RuleBasedStateMachine):
         """Play lines with all checks on."""
         for line in lines:
             try:
-                op = Scenario.parse("\n".join([*self.lines, line]) + "\n").ops[-1]
+                op = parse_scenario("\n".join([*self.lines, line]) + "\n").ops[-1]
             except ScenarioError:
                 continue
             if line.split()[0] in ("slot", "delslot", "movslot"):
@@ -299,7 +299,7 @@ def test_operands_become_simpler() -> None:
 def test_a_failure_becomes_a_small_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(lines: Sequence[str], **options: object) -> Violation | None:
         try:
-            Scenario.parse("\n".join(lines) + "\n")
+            parse_scenario("\n".join(lines) + "\n")
         except ScenarioError:
             return None
         wanted = [number for number, line in enumerate(lines) if line.startswith("cr3")]

@@ -4,7 +4,7 @@ import pytest
 
 from shadowmmu.guest.scenario.language import GROUPS, WORDS, language_text
 from shadowmmu.guest.scenario.op_parser import OpParser
-from shadowmmu.guest.scenario.scenario import Scenario, _Parser
+from shadowmmu.guest.scenario.parser import ScenarioParser, parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError
 
 ANY_LINE = {"title", "param", "vendor", "design"}
@@ -49,22 +49,22 @@ def written(word, *, op):
 def test_the_example_of_a_word_is_understood_where_the_table_says(word):
     for op in (False, True):
         if (word.op if op else word.setup) or word.name in ANY_LINE:
-            Scenario.parse("\n".join(written(word, op=op)))
+            parse_scenario("\n".join(written(word, op=op)))
         elif not op and word.op:
             with pytest.raises(ScenarioError):
-                Scenario.parse("\n".join(written(word, op=False)))
+                parse_scenario("\n".join(written(word, op=False)))
 
 
 def test_every_word_of_the_parsers_is_in_the_table():
     setup = {name for name, word in WORDS.items() if word.setup} - ANY_LINE
     ops = {form + name for name, word in WORDS.items() if word.op for form in ("", *word.forms)}
-    assert setup == set(_Parser("x")._setup_words)
+    assert setup == set(ScenarioParser("x")._setup_words)
     assert ops - ANY_LINE - {END} == op_words()
 
 
 def test_a_refused_line_shows_the_usage_of_the_table():
     with pytest.raises(ScenarioError) as refused:
-        Scenario.parse("\n".join((*PLAIN, "start cr3=0x1000", "cmpxchg 0x400000")))
+        parse_scenario("\n".join((*PLAIN, "start cr3=0x1000", "cmpxchg 0x400000")))
     assert f"write `{WORDS['cmpxchg'].usage}`" in str(refused.value)
 
 

@@ -5,8 +5,9 @@ from guest.language import parse
 from kvm.world import World
 
 from shadowmmu.guest.play.player import Player
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
 from shadowmmu.guest.scenario.modes import MODES, TRAMP_GPA, trampolines_of
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import Pt, ScenarioError, resolve
 from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.trace.recorder import Recorder, json_line
@@ -46,7 +47,7 @@ def test_each_vcpu_walks_its_own_kind_of_tables(first, second):
 
 
 def test_setup_words_with_a_vcpu_are_about_its_mode():
-    scenario = Scenario.parse(TWO_MODES.format(first="long4", second="32"))
+    scenario = parse_scenario(TWO_MODES.format(first="long4", second="32"))
     sizes = {
         action.gpa & -4096: action.size for action in resolve(scenario).actions if isinstance(action, Pt)
     }
@@ -57,10 +58,10 @@ def test_setup_words_with_a_vcpu_are_about_its_mode():
 
 def test_operations_have_the_sizes_of_their_vcpu_s_mode():
     text = TWO_MODES.format(first="long4", second="32")
-    ops = Scenario.parse(text + "read 0x400000\n@1 read 0x400000\n@1 pt 0x2000 1023 0\npt 0x1000 511 0\n").ops
+    ops = parse_scenario(text + "read 0x400000\n@1 read 0x400000\n@1 pt 0x2000 1023 0\npt 0x1000 511 0\n").ops
     assert [op.size for op in ops] == [8, 4, 4, 8]
     with pytest.raises(ScenarioError, match="`read` has no 8-byte form in mode 32"):
-        Scenario.parse(text + "@1 read 0x400000 size=8\n")
+        parse_scenario(text + "@1 read 0x400000 size=8\n")
 
 
 def test_registers_can_be_given_per_vcpu():
@@ -69,7 +70,7 @@ def test_registers_can_be_given_per_vcpu():
     text = TWO_MODES.format(first="long4", second="pae").replace(
         "start", "start cr4=0x100020 cr0@1=0x80000011"
     )
-    vcpus = Scenario.parse(text).vcpus
+    vcpus = parse_scenario(text).vcpus
     assert [(vcpu.cr0, vcpu.cr4) for vcpu in vcpus] == [(0x80010033, 0x100020), (0x80000011, 0x20)]
 
 
@@ -86,7 +87,7 @@ def test_every_mode_has_its_own_code_slot():
         ("slot 1 0xf0010000 4K", "slot 1 overlaps the guest code at 0xf0010000"),
     ):
         with pytest.raises(ScenarioError, match=message):
-            Scenario.parse(text.replace("alloc", f"{line}\nalloc"))
+            parse_scenario(text.replace("alloc", f"{line}\nalloc"))
 
 
 def test_mode_for_a_vcpu_comes_once_and_after_the_number_of_vcpus():
@@ -102,7 +103,7 @@ def test_mode_for_a_vcpu_comes_once_and_after_the_number_of_vcpus():
     ):
         text = TWO_MODES.format(first="long4", second="pae")
         with pytest.raises(ScenarioError, match=message):
-            Scenario.parse(text.replace(old, new))
+            parse_scenario(text.replace(old, new))
 
 
 @pytest.mark.parametrize("second", ["long4", "pae", "32"])
@@ -131,7 +132,7 @@ start cr3=0x1000 cr3@1=0x2000 ncr3=0x10000 ncr3@1=0x11000
 
 
 def test_a_recording_keeps_the_modes(tmp_path):
-    scenario = Scenario.parse(
+    scenario = parse_scenario(
         TWO_MODES.format(first="long4", second="32") + "nop\n@1 nop\n@1 write 0x400000 1\n"
     )
     player = Player(resolve(scenario), EventLog(), snapshot)
@@ -139,7 +140,7 @@ def test_a_recording_keeps_the_modes(tmp_path):
     rows = [recorder.header(), recorder.row(player.start()), *map(recorder.row, player.play(scenario.ops))]
     path = tmp_path / "two.jsonl"
     path.write_text("".join(map(json_line, rows)))
-    rebuilt = Scenario.from_recording(Recording.read(path))
+    rebuilt = rebuild_scenario(Recording.read(path))
     assert rebuilt.modes == ("long4", "32")
     assert resolve(rebuilt).actions == resolve(scenario).actions
     again = Player(resolve(rebuilt), EventLog(), snapshot)

@@ -5,7 +5,7 @@ from guest.language import parse
 from kvm.world import World
 
 from shadowmmu.guest.scenario.module_params import param_value, parameters_of
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError
 
 
@@ -53,4 +53,4 @@ def test_without_mmio_caching_every_access_is_a_fault(setup):
 def test_a_header_has_these_only_if_they_were_given():
     assert not [name for name in parse("nop").params if "recovery" in name or "mmio" in name]
     text = "param kvm mmio_caching=Y\nmode long4\nslot 0 0x0 1M\nstart\n"
-    assert Scenario.parse(text).params["kvm.mmio_caching"] == "Y"
+    assert parse_scenario(text).params["kvm.mmio_caching"] == "Y"

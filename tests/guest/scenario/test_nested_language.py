@@ -6,6 +6,7 @@ from kvm.world import World
 from shadowmmu.guest.play.stubs import L2Stubs
 from shadowmmu.guest.scenario import ops
 from shadowmmu.guest.scenario.op_parser import OpParser
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import (
     L2_CODE,
@@ -29,7 +30,7 @@ START = "start cr3=0x1000 ncr3=0x8000"
 
 def parse(*lines: str, mode: str = "long4", setup: tuple[str, ...] = (), start: str = START) -> Scenario:
     """A scenario whose line 7 is the first of `setup`; without any, line 8 is the first of `lines`."""
-    return Scenario.parse(HEAD.format(mode=mode) + "\n".join([*setup, start, *lines]), path="x.txt")
+    return parse_scenario(HEAD.format(mode=mode) + "\n".join([*setup, start, *lines]), path="x.txt")
 
 
 def entries(*setup: str, mode: str = "long4") -> list[tuple[int, int]]:
@@ -51,7 +52,7 @@ def test_nested_brings_slot_svm_and_a_vmcb_for_each_vcpu() -> None:
         Vmcb(0, NESTED_GPA, 0x8000, 1),
         Vmcb(1, NESTED_GPA + 0x1000, 0x9000, 2),
     ]
-    assert not resolve(Scenario.parse("mode long4\nslot 0 0x0 1M\nstart")).nested
+    assert not resolve(parse_scenario("mode long4\nslot 0 0x0 1M\nstart")).nested
 
 
 def test_npt_map_and_pt_are_map_and_pt() -> None:
@@ -105,14 +106,14 @@ def test_l2code() -> None:
 )
 def test_refused_scenarios(text: str, message: str) -> None:
     with pytest.raises(ScenarioError) as caught:
-        Scenario.parse(text, path="x.txt")
+        parse_scenario(text, path="x.txt")
     assert str(caught.value).startswith(f"x.txt:{message}")
     assert "; " in str(caught.value)
 
 
 def test_the_parameter_may_come_later() -> None:
     text = "mode long4\nnested\nslot 0 0x0 1M\nstart\nparam kvm_amd npt=1"
-    assert resolve(Scenario.parse(text)).nested
+    assert resolve(parse_scenario(text)).nested
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_refused_setup(line: str, message: str) -> None:
 def test_ntramp_without_a_page_for_its_tables() -> None:
     text = "param kvm_amd npt=1\nmode long4\nnested\nslot 0 0x0 1M\nntramp 0x8000\nstart"
     with pytest.raises(ScenarioError, match=r"x.txt:5: `map` needs a page for a page table; put `alloc GPA`"):
-        resolve(Scenario.parse(text, path="x.txt"))
+        resolve(parse_scenario(text, path="x.txt"))
 
 
 # -- operations ------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def test_ops_of_a_hypervisor_need_one(word: str) -> None:
     with pytest.raises(
         ScenarioError, match="needs a guest that is a hypervisor; put `nested` before `start`"
     ):
-        Scenario.parse(f"mode long4\nslot 0 0x0 1M\nstart\n{word}")
+        parse_scenario(f"mode long4\nslot 0 0x0 1M\nstart\n{word}")
     assert not OpParser().knows(word.split()[0])
 
 

@@ -10,9 +10,10 @@ from hypothesis import given, strategies as st
 
 from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario import scenario as module
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
 from shadowmmu.guest.scenario.module_params import MORE_PARAMS
 from shadowmmu.guest.scenario.ops import SetAc, SetDump, WatchPage
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import load_scenario, parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError, resolve
 from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.trace.recorder import Recorder, json_line
@@ -32,26 +33,26 @@ def pairs() -> list[tuple[Path, Path]]:
 
 @pytest.mark.parametrize(("recording_path", "text_path"), pairs(), ids=lambda path: path.stem)
 def test_resolves_to_what_was_recorded(recording_path, text_path):
-    recording, text = Recording.read(recording_path), Scenario.load(text_path)
+    recording, text = Recording.read(recording_path), load_scenario(text_path)
     header = Recorder(text, {}).header()
     header["params"] = {name: value for name, value in header["params"].items() if name not in MORE_PARAMS}
     for key in ("scenario", "title", "params", "tramp_gva", "setup"):
         assert header[key] == recording.header[key]
     assert [op.text for op in text.recorded_ops] == [row["do"] for row in recording.rows[1:]]
     assert [op.vcpu for op in text.recorded_ops] == [row["vcpu"] for row in recording.rows[1:]]
-    alone = Scenario.from_recording(recording)
+    alone = rebuild_scenario(recording)
     assert resolve(alone).actions == resolve(text).actions
     fields = [[(type(op), op.text) for op in source.recorded_ops] for source in (alone, text)]
     assert fields[0] == fields[1]
-    together = Scenario.from_recording(recording, text=text)
+    together = rebuild_scenario(recording, text=text)
     assert together.ops == text.ops
     assert together.kernel == recording.header["kernel"]
 
 
 @pytest.mark.parametrize("path", sorted(EMBEDDED.glob("*.txt")), ids=lambda path: path.stem)
 def test_embedded_scenarios(path):
-    assert resolve(Scenario.load(path)).nvcpus
-    assert Scenario.load(path).title
+    assert resolve(load_scenario(path)).nvcpus
+    assert load_scenario(path).title
 
 
 # -- from recordings -------------------------------------------------------------------------------------
@@ -72,10 +73,10 @@ def recorded(tmp_path):
 
 
 def test_ac_comes_from_the_text(recorded):
-    text = Scenario.load(CONFORMANCE / "scenarios" / "m-access.txt")
-    kinds = {type(op) for op in Scenario.from_recording(recorded()).ops}
+    text = load_scenario(CONFORMANCE / "scenarios" / "m-access.txt")
+    kinds = {type(op) for op in rebuild_scenario(recorded()).ops}
     assert SetAc not in kinds
-    with_text = Scenario.from_recording(recorded(), text=text)
+    with_text = rebuild_scenario(recorded(), text=text)
     assert [op.on for op in with_text.ops if isinstance(op, SetAc)] == [True, False]
 
 
@@ -85,7 +86,7 @@ def test_dump_off_is_seen_in_the_rows(recorded):
             del row["delta"]
         return rows
 
-    scenario = Scenario.from_recording(recorded(without_states))
+    scenario = rebuild_scenario(recorded(without_states))
     dumps = [
         (scenario.ops[n + 1].text, op.on) for n, op in enumerate(scenario.ops) if isinstance(op, SetDump)
     ]
@@ -98,15 +99,15 @@ def test_a_page_is_watched_from_the_op_that_reports_it(recorded):
         rows[7]["gptes"] = [["0x900010", "0x0", "0x1"]]
         return rows
 
-    ops = Scenario.from_recording(recorded(report)).ops
+    ops = rebuild_scenario(recorded(report)).ops
     watches = [(n, op.gpa) for n, op in enumerate(ops) if isinstance(op, WatchPage)]
     assert watches == [(3, 0x900000)]
 
 
 def test_a_shorter_recording_takes_a_part_of_the_text(recorded):
-    text = Scenario.load(CONFORMANCE / "scenarios" / "m-access.txt")
+    text = load_scenario(CONFORMANCE / "scenarios" / "m-access.txt")
     recording = recorded(lambda rows: rows[:10])
-    assert len(Scenario.from_recording(recording, text=text).recorded_ops) == 8
+    assert len(rebuild_scenario(recording, text=text).recorded_ops) == 8
 
 
 @pytest.mark.parametrize(
@@ -122,12 +123,12 @@ def test_a_shorter_recording_takes_a_part_of_the_text(recorded):
 )
 def test_the_text_must_be_the_recorded_scenario(recorded, old, new, message):
     source = (CONFORMANCE / "scenarios" / "m-access.txt").read_text()
-    text = Scenario.parse(source.replace(old, new), path="x.txt")
+    text = parse_scenario(source.replace(old, new), path="x.txt")
     if message is None:
-        assert Scenario.from_recording(recorded(), text=text)
+        assert rebuild_scenario(recorded(), text=text)
         return
     with pytest.raises(ScenarioError) as caught:
-        Scenario.from_recording(recorded(), text=text)
+        rebuild_scenario(recorded(), text=text)
     assert str(caught.value).startswith(message)
     assert "--scenarios" in str(caught.value)
 
@@ -152,7 +153,7 @@ def test_broken_recordings(recorded, change, message):
 
     recording = recorded(changed)
     with pytest.raises(ScenarioError) as caught:
-        Scenario.from_recording(recording)
+        rebuild_scenario(recording)
     assert str(caught.value).startswith(f"{recording.path}:{message}")
 
 
@@ -237,7 +238,7 @@ def test_refused_setup(line, message):
 )
 def test_refused_scenarios(text, message):
     with pytest.raises(ScenarioError) as caught:
-        Scenario.parse(text, path="t")
+        parse_scenario(text, path="t")
     assert str(caught.value).startswith(message)
 
 
@@ -245,7 +246,7 @@ def test_not_text(tmp_path):
     path = tmp_path / "x.txt"
     path.write_bytes(b"mode long4\n\xff\n")
     with pytest.raises(ScenarioError, match=r"x\.txt:2: this is not UTF-8 text; "):
-        Scenario.load(path)
+        load_scenario(path)
 
 
 WORDS = "mode|long4|slot|0|0x0|1M|start|map|tramp|alloc|read|write|@1|#|title|param|=|size=|K|\n"
@@ -254,7 +255,7 @@ WORDS = "mode|long4|slot|0|0x0|1M|start|map|tramp|alloc|read|write|@1|#|title|pa
 @given(st.text(max_size=200) | st.lists(st.sampled_from(WORDS.split("|")), max_size=40).map(" ".join))
 def test_nothing_but_scenario_errors(text):
     try:
-        resolve(Scenario.parse(text))
+        resolve(parse_scenario(text))
     except ScenarioError as error:
         assert str(error).startswith("<text>:")
 
@@ -262,7 +263,7 @@ def test_nothing_but_scenario_errors(text):
 def test_what_kvm_refused_in_a_recorded_setup_it_may_refuse_again(tmp_path):
     """The machine of a recording answers as it did: user space went on without the slot."""
     text = "param kvm_amd npt=1\nmode long4\nslot 0 0x0 16M\nslot 1 1024G 1M\nstart cr3=0x1000\n"
-    scenario = Scenario.parse(text.replace("mode", "hostbits 46\nmode"))
+    scenario = parse_scenario(text.replace("mode", "hostbits 46\nmode"))
     recorder = Recorder(scenario, {})
     header = recorder.header()
     for entry in header["setup"]:
@@ -271,9 +272,9 @@ def test_what_kvm_refused_in_a_recorded_setup_it_may_refuse_again(tmp_path):
         entry.pop("host", None)
     path = tmp_path / "refused.jsonl"
     path.write_text(json_line(header) + json_line({"op": -1, "do": "start"}))
-    for written in (None, Scenario.parse(text)):
-        rebuilt = Scenario.from_recording(Recording.read(path), text=written)
+    for written in (None, parse_scenario(text)):
+        rebuilt = rebuild_scenario(Recording.read(path), text=written)
         player = Player(resolve(rebuilt), EventLog(), lambda machine: {})
         assert [slot.id for slot in player.kvm.memslots] == [0, 63]
     with pytest.raises(ScenarioError, match="<text>:4: KVM refuses slot 1: EINVAL"):
-        Player(resolve(Scenario.parse(text)), EventLog(), lambda machine: {})
+        Player(resolve(parse_scenario(text)), EventLog(), lambda machine: {})

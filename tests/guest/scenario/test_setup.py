@@ -4,6 +4,7 @@ import pytest
 from guest.language import parse, setup
 
 from shadowmmu.guest.scenario.modes import TRAMP_GPA
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import Pt, ScenarioError, resolve
 
@@ -61,7 +62,7 @@ def test_map_without_alloc():
     with pytest.raises(
         ScenarioError, match=r"<text>:3: `map` needs a page for a page table; put `alloc GPA`"
     ):
-        resolve(Scenario.parse(text))
+        resolve(parse_scenario(text))
 
 
 def test_an_entry_too_wide_for_the_mode():

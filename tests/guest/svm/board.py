@@ -10,6 +10,7 @@ The first 2 MiB are mapped one to one, in 4 KiB pages.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 from guest.svm.assembler import asm
 
 from shadowmmu.guest.svm.machine import Outcome, SvmMachine
@@ -29,6 +30,12 @@ from shadowmmu.x86.bits import (
     W,
 )
 
+MMUS = [
+    pytest.param({}, id="shadow"),
+    pytest.param({"npt": True}, id="tdp"),
+    pytest.param({"npt": True, "tdp_mmu": False}, id="direct"),
+]
+"""Keyword arguments of a Board: shadow paging, the TDP MMU, two-dimensional paging without it."""
 CODE, USER_CODE, DATA, MORE_DATA = 0x1000, 0x2000, 0x3000, 0x4000
 HANDLERS, IDT, GDT, TSS, STACK, USER_STACK, IST = 0x5000, 0x6000, 0x7000, 0x7800, 0x9000, 0xA000, 0xB000
 TABLES, MAPPED = 0x100000, 2 << 20

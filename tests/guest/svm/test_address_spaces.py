@@ -1,15 +1,10 @@
 """No translation of an address space that the guest has left, or flushed, is used."""
 
 import pytest
-from guest.svm.board import DATA, MORE_DATA, Board
+from guest.svm.board import DATA, MMUS, MORE_DATA, Board
 
 from shadowmmu.x86.bits import CR4_PCIDE, CR4_PGE, G, P, W
 
-MMUS = [
-    pytest.param({}, id="shadow"),
-    pytest.param({"npt": True}, id="tdp"),
-    pytest.param({"npt": True, "tdp_mmu": False}, id="direct"),
-]
 PLACE = 0x10000000
 KEEP = 1 << 63
 

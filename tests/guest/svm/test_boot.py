@@ -2,14 +2,10 @@
 
 import pytest
 from guest.svm.assembler import asm
+from guest.svm.board import MMUS
 
 from shadowmmu.guest.svm.machine import SvmMachine
 
-MMUS = [
-    pytest.param({}, id="shadow"),
-    pytest.param({"npt": True}, id="tdp"),
-    pytest.param({"npt": True, "tdp_mmu": False}, id="direct"),
-]
 BOOT = """
 .code32
     lgdt [gdt_pointer]

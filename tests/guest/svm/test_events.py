@@ -9,6 +9,7 @@ from guest.svm.board import (
     IST,
     KERNEL_CS,
     KERNEL_DS,
+    MMUS,
     MORE_DATA,
     STACK,
     TSS,
@@ -23,11 +24,6 @@ from guest.svm.invariants import check
 
 from shadowmmu.x86.bits import P, U, W
 
-MMUS = [
-    pytest.param({}, id="shadow"),
-    pytest.param({"npt": True}, id="tdp"),
-    pytest.param({"npt": True, "tdp_mmu": False}, id="direct"),
-]
 ALL = ["none", "32", "pae", "4", "5"]
 PAGING = ["32", "pae", "4", "5"]
 NOWHERE = 0x30000000

@@ -6,6 +6,7 @@ from guest.svm.board import (
     DATA,
     GDT,
     HANDLERS,
+    MMUS,
     STACK,
     TASK,
     TSS,
@@ -19,11 +20,6 @@ from guest.svm.board import (
 
 from shadowmmu.x86.bits import CR0_TS, CR4_PGE, CR4_SMAP, P, U, W
 
-MMUS = [
-    pytest.param({}, id="shadow"),
-    pytest.param({"npt": True}, id="tdp"),
-    pytest.param({"npt": True, "tdp_mmu": False}, id="direct"),
-]
 RF = 1 << 16
 NEVER = 1 << 63
 """Not canonical with any number of levels."""

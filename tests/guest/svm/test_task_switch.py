@@ -11,6 +11,7 @@ from guest.svm.board import (
     IST,
     KERNEL_CS,
     KERNEL_DS,
+    MMUS,
     STACK,
     TASK,
     TSS,
@@ -26,11 +27,6 @@ from guest.svm.invariants import check
 from shadowmmu.guest.svm.processor import Segment
 from shadowmmu.x86.bits import CR0_TS, P, U, W
 
-MMUS = [
-    pytest.param({}, id="shadow"),
-    pytest.param({"npt": True}, id="tdp"),
-    pytest.param({"npt": True, "tdp_mmu": False}, id="direct"),
-]
 OTHER, OTHER_TSS, GATE, PLACE = 0x30, 0x7900, 0x38, 0x1800
 NT = 1 << 14
 WIDE_TSS, NARROW_TSS, TASK_GATE, CALL_GATE = 0x89, 0x81, 0x85, 0x8C

@@ -11,7 +11,7 @@ from kvm.world import World
 
 import shadowmmu
 from shadowmmu.guest.scenario.ops import Access, Exec
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 
 Seen = list[Any]
 OPS = 100 if shadowmmu.native else 40
@@ -25,7 +25,7 @@ def play(text: str, design: Mapping[str, str], *, checked: bool) -> Seen:
     """
     world = World.of(text, design=design)
     seen: Seen = []
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         played = world.play(op) if checked else next(world.player.play([op]), None)
         if played is not None:
             result = {name: value for name, value in played.result.items() if name != "dirty"}
@@ -42,7 +42,7 @@ def by_default(text: str) -> Seen:
 
 def check_tlb_after_each(text: str, design: Mapping[str, str]) -> None:
     """With a TLB: whatever is not about to be flushed is what the tables say."""
-    ops = Scenario.parse(text).ops
+    ops = parse_scenario(text).ops
     gvas = sorted({op.gva & ~0xFFF for op in ops if isinstance(op, Access | Exec)})
     world = World.of(text, tlb=True, design=design)
     compared = 0

@@ -8,7 +8,7 @@ from kvm.random_scenarios import DATA, HUGE, LAZY, LOGGED, READ_ONLY
 from kvm.world import World
 
 from shadowmmu.guest.scenario.ops import Op
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
 from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
 
@@ -53,14 +53,14 @@ def seen_by_default(text: str, kernel: str) -> tuple[list[Any], list[bytes | Non
     Many designs are compared with the same of them, one after the other.
     """
     guest = Guest(text, {}, kernel=kernel, checked=False)
-    return [guest.play(op) for op in Scenario.parse(text).ops], guest.memory()
+    return [guest.play(op) for op in parse_scenario(text).ops], guest.memory()
 
 
 def assert_as_by_default(text: str, design: Mapping[str, str], *, kernel: str = DEFAULT_KERNEL) -> World:
     """Play a scenario, with the invariants; its guest sees what it sees under the default design."""
     expected, memory = seen_by_default(text, kernel)
     guest = Guest(text, design, kernel=kernel, checked=True)
-    for n, (op, seen) in enumerate(zip(Scenario.parse(text).ops, expected, strict=True)):
+    for n, (op, seen) in enumerate(zip(parse_scenario(text).ops, expected, strict=True)):
         assert guest.play(op) == seen, f"op {n}, {op.text}"
     assert guest.memory() == memory
     return guest.world
@@ -72,7 +72,7 @@ def assert_alike(
     """Play a scenario on two designs; guests see the same. With the invariants on the second."""
     first = Guest(text, one, kernel=kernel, checked=False)
     second = Guest(text, two, kernel=kernel, checked=True)
-    for n, op in enumerate(Scenario.parse(text).ops):
+    for n, op in enumerate(parse_scenario(text).ops):
         seen, other = first.play(op), second.play(op)
         assert seen == other, f"op {n}, {op.text}"
     assert first.memory() == second.memory()

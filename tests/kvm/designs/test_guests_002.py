@@ -8,7 +8,7 @@ from kvm.world import World
 
 import shadowmmu
 from shadowmmu.guest.scenario.ops import Access, Exec
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.design.switches import PROFILES, SWITCHES
 
 OTHERS = {
@@ -58,7 +58,7 @@ def test_a_tlb_holds_nothing_stale(mode: str) -> None:
     """What a processor may have cached is still what the tables say, with all switches at the other value."""
     for seed in range(4 if shadowmmu.native else 1):
         text = random_scenario(mode, 500 + seed, COUNT)
-        ops = Scenario.parse(text).ops
+        ops = parse_scenario(text).ops
         gvas = sorted({op.gva & ~0xFFF for op in ops if isinstance(op, Access | Exec)})
         world = World.of(text, tlb=True, design=ALL)
         compared = 0

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from shadowmmu.guest.play.player import Player
+from shadowmmu.guest.scenario.parser import load_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.design.switches import SWITCHES
@@ -29,7 +30,7 @@ def test_no_scenario_is_without_a_row() -> None:
 
 @pytest.mark.parametrize("switch", ROWS, ids=lambda switch: switch.name)
 def test_its_two_runs_differ(switch) -> None:
-    scenario = Scenario.load(SCENARIOS / f"{switch.name}.txt")
+    scenario = load_scenario(SCENARIOS / f"{switch.name}.txt")
     old = scenario.with_kernel("6.12.111")
     assert rows(old) != rows(scenario.with_kernel("7.3.4"))
     assert rows(old) != rows(old.with_design({switch.name: switch.kernels["7.3"]})), "by this switch alone"

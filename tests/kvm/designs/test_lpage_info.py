@@ -7,7 +7,7 @@ from shadowmmu.check.audit.audit import Audit
 from shadowmmu.check.checker import play_checked
 from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.ops import Op
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.tracepoints.tracer import EventLog
 
@@ -29,7 +29,7 @@ write 0x7fc01000 3
 
 
 def play(kernel: str, start: int = 0x7FA00000, **design: str) -> list[dict[str, object]]:
-    scenario = Scenario.parse(GUEST.format(start=start)).with_kernel(kernel).with_design(design)
+    scenario = parse_scenario(GUEST.format(start=start)).with_kernel(kernel).with_design(design)
     player = Player(resolve(scenario), EventLog(), lambda machine: {})
     return [dict(played.result) for played in player.play(scenario.ops)]
 
@@ -67,12 +67,12 @@ dirtylog off 1
 write 0x40101000 3
 """
     world = World.of(text, kernel="6.1.176")
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         assert world.play(op).result["outcome"] == "ok"
 
 
 def test_checks_find_it() -> None:
-    scenario = Scenario.parse(GUEST.format(start=0x7FA00000)).with_kernel("6.1.176")
+    scenario = parse_scenario(GUEST.format(start=0x7FA00000)).with_kernel("6.1.176")
     player = Player(resolve(scenario), EventLog(), lambda machine: {})
     found: list[tuple[Op, str]] = []
     for op, _, violations in play_checked(player, scenario.ops, [Audit(player)]):

@@ -9,7 +9,7 @@ from kvm.random_nested import random_nested
 from kvm.random_scenarios import random_scenario
 from kvm.world import World
 
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH_GUEST
 from shadowmmu.kvm.design.switches import SWITCHES, Switch
 
@@ -56,7 +56,7 @@ def outcomes(text: str, design: dict[str, str]) -> list[tuple[str, object, objec
     """What the guest sees of each operation, if every vCPU flushes after it."""
     world = World.of(text, design=design)
     seen: list[tuple[str, object, object]] = []
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         played = world.play(op)
         result = {key: value for key, value in played.result.items() if key not in NOT_OUTCOMES}
         seen.append((op.text, result, played.gptes))

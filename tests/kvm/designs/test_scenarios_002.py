@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from kvm.world import World, names
 
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.spte.rmap import pte_list
 
 FOLDER = Path(__file__).parents[3] / "scenarios" / "mails"
@@ -61,7 +61,7 @@ def played(text: str, design: dict[str, str]) -> dict[str, int]:
     """Statistics, numbers of events, and which entry is the first parent of a page that has several."""
     world = World.of(text, design=design)
     seen: dict[str, int] = {}
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         result = world.play(op)
         assert result.result["outcome"] == "ok", op.text
         for name in names(result.events):

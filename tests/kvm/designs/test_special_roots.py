@@ -8,7 +8,7 @@ from kvm.world import World, names
 
 import shadowmmu
 from shadowmmu.guest.scenario.ops import Access, Exec, Invlpg
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.bits import (
     INVALID_PAGE,
     REQ_MMU_FREE_OBSOLETE_ROOTS,
@@ -265,7 +265,7 @@ def test_upper_levels_are_special_too(mode: str) -> None:
 def test_a_pdpte_that_changed_during_the_fault_makes_it_try_again() -> None:
     """The processor does not load nested PDPTEs: they are read in each walk, and checked like gptes."""
     world = World.of(nested("pae", la57=False), design=ONE_OFF)
-    for op in Scenario.parse(world.text).ops[:2]:
+    for op in parse_scenario(world.text).ops[:2]:
         world.play(op)
     vcpu = world.vcpu
     fault, w = vcpu.fault, vcpu.walker
@@ -326,7 +326,7 @@ def compare_leaves(one: World, two: World, gvas: set[int], tables: set[int]) -> 
 @pytest.mark.parametrize(("mode", "seed"), [(mode, seed) for mode in MODES for seed in SEEDS])
 def test_random_guests_get_the_same_translations(mode: str, seed: int, kernel: str) -> None:
     text = random_scenario(mode, 4000 + seed, 120)
-    ops = Scenario.parse(text).ops
+    ops = parse_scenario(text).ops
     gvas = {op.gva & ~0xFFF for op in ops if isinstance(op, Access | Exec | Invlpg)}
     gvas |= {(gva + 0x1000 * n) % (1 << 32) for gva in gvas for n in range(8)}
     one = Guest(text, {}, kernel=kernel, checked=False)

@@ -8,7 +8,7 @@ from kvm.tdp_world import PHYSICAL
 from kvm.world import World, names
 
 from shadowmmu.guest.play.player import Player
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError, resolve
 from shadowmmu.kvm.bits import ROLE_CR0_WP
 from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
@@ -221,11 +221,11 @@ TEXT = "mode long4\nslot 0 0x0 16M\nalloc 0x2000\ntramp 0x1000\nstart cr3=0x1000
 
 
 def test_the_vendor_is_a_parameter() -> None:
-    amd = Scenario.parse(TEXT)
+    amd = parse_scenario(TEXT)
     assert (amd.params["kvm_amd.npt"], "kvm_intel.ept" in amd.params) == ("N", False)
-    npt = Scenario.parse("param kvm_amd npt=1\n" + TEXT)
+    npt = parse_scenario("param kvm_amd npt=1\n" + TEXT)
     ept = npt.with_vendor("intel")
-    assert ept.params == Scenario.parse("vendor intel\nparam kvm_intel ept=1\n" + TEXT).params
+    assert ept.params == parse_scenario("vendor intel\nparam kvm_intel ept=1\n" + TEXT).params
     assert ept.params == {
         "kvm_intel.ept": "Y",
         "kvm_intel.eptad": "Y",
@@ -250,14 +250,14 @@ def test_what_does_not_go_together(text: str, complaint: str) -> None:
     head, _, tail = TEXT.partition("start")
     text, nested, _ = text.partition("nested\n")
     with pytest.raises(ScenarioError, match=complaint):
-        Scenario.parse(text + head + nested + "start" + tail)
+        parse_scenario(text + head + nested + "start" + tail)
 
 
 def test_a_hypervisor_as_guest_is_amds() -> None:
     text = "param kvm_amd npt=1\n" + TEXT.replace("start", "nested\nntramp 0x9000\nstart").replace(
         "cr3=0x1000", "cr3=0x1000 ncr3=0x9000"
     )
-    scenario = Scenario.parse(text)
+    scenario = parse_scenario(text)
     with pytest.raises(ScenarioError, match="AMD only"):
         scenario.with_vendor("intel")
 
@@ -305,7 +305,7 @@ def test_a_violation_says_what_the_guest_s_tables_allow(flags: int, qualificatio
 def test_a_processor_without_advanced_information_does_not() -> None:
     text = "vendor intel\nparam kvm_intel ept=1\nmode long4\nslot 0 0x0 16M\nalloc 0x2000\ntramp 0x1000\n"
     text += "map 0x1000 0x400000 0x800000 0x67\nstart cr3=0x1000\nread 0x400000\n"
-    scenario = Scenario.parse(text)
+    scenario = parse_scenario(text)
     processor = replace(INTEL, ept_advanced_info=False)
     player = Player(resolve(scenario), EventLog(), lambda machine: {}, implementation=processor)
     (played,) = player.play(scenario.ops)

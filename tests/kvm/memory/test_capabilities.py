@@ -4,7 +4,7 @@ import pytest
 from kvm.world import World
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError, resolve
 from shadowmmu.kvm.memory.capabilities import kvm_vm_ioctl_enable_cap
 from shadowmmu.kvm.memory.memory_region import RegionError
@@ -68,7 +68,7 @@ def test_so_is_a_slot_that_kvm_refuses() -> None:
     text = "param kvm_amd npt=1\nmode long4\nslot 0 0x0 16M\nslot 1 1024G 1M\nstart cr3=0x1000\n"
     with pytest.raises(ScenarioError, match=r"<text>:4: KVM refuses slot 1: EINVAL, slot 1 ends beyond"):
         World.of(text)
-    assert resolve(Scenario.parse(text)), "it is KVM that refuses"
+    assert resolve(parse_scenario(text)), "it is KVM that refuses"
 
 
 # -- KVM_CAP_VM_DISABLE_NX_HUGE_PAGES --------------------------------------------------------------------

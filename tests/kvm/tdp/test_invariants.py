@@ -9,7 +9,7 @@ from kvm.tdp_world import BIG, PHYSICAL, TDP, huge_world
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.pages.zap import ZapAllFast, kvm_mmu_start_zap_all_fast
 from shadowmmu.kvm.state.vm import Kvm
 from shadowmmu.kvm.tdp.collapse import ZapCollapsible
@@ -26,7 +26,7 @@ GFN = BIG >> 12
 def test_random_scenarios(mode: str, seed: int) -> None:
     text = "\n".join((*TDP, random_scenario(mode, 50 + seed, 100)))
     world = World.of(text)
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         world.play(op)
 
 

@@ -10,7 +10,7 @@ from kvm.random_scenarios import MODES, random_scenario
 from kvm.world import World
 
 from shadowmmu import Vm
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.state.vm import Kvm
 from shadowmmu.kvm.tracepoints.event import Event
@@ -197,7 +197,7 @@ def test_nothing_is_heard_after_the_log_was_removed(mode: str) -> None:
     assert world.player.log is not None
     world.kvm.tracer.remove(world.player.log)
     assert not world.kvm.tracing
-    for op in Scenario.parse(text).ops:
+    for op in parse_scenario(text).ops:
         list(world.player.play([op]))
     assert world.player.log.take() == []
 

@@ -6,7 +6,7 @@ import re
 
 from show.recorded import RECORDINGS, recording
 
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
 from shadowmmu.show.browser.assemble import page
 from shadowmmu.show.browser.data import page_data
 from shadowmmu.show.history.timeline import recorded_timeline, timeline_of
@@ -39,7 +39,7 @@ def test_the_largest_recordings_are_small_pages():
 
 
 def test_played_and_recorded_the_page_has_the_same_ops():
-    played = page_data(timeline_of(Scenario.from_recording(recording("b-unsync"))))
+    played = page_data(timeline_of(rebuild_scenario(recording("b-unsync"))))
     recorded = page_data(recorded_timeline(recording("b-unsync")))
     assert played["recorded"] != recorded["recorded"]
     assert played["decoded"] == recorded["decoded"]

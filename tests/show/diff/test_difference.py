@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 from show.recorded import recording
 
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.show.diff.difference import CounterPair, Difference, OpPair, as_json, compare_timelines
 from shadowmmu.show.diff.render import print_difference
 from shadowmmu.show.diff.verdict import verdict
@@ -29,7 +30,7 @@ NAMES = ("as it is", "prefetch_window=off")
 
 @pytest.fixture(scope="module")
 def without_prefetch() -> Difference:
-    scenario = Scenario.parse(SCENARIO)
+    scenario = parse_scenario(SCENARIO)
     other = scenario.with_design({"prefetch_window": "off"})
     return compare_timelines(timeline_of(scenario), timeline_of(other), NAMES)
 
@@ -51,7 +52,7 @@ def test_a_history_does_not_differ_from_itself():
 
 @pytest.mark.parametrize("name", ["b-unsync", "e-nonpae", "n7-ncr3", "c-flood"])
 def test_a_recording_is_what_the_model_does(name):
-    played = timeline_of(Scenario.from_recording(recording(name)))
+    played = timeline_of(rebuild_scenario(recording(name)))
     found = compare_timelines(played, recorded_timeline(recording(name)), ("model", "KVM"))
     for pair in found.differing:
         for left, right in pair.rows:
@@ -114,7 +115,7 @@ def test_as_data_it_has_all_rows_and_counters(without_prefetch):
 
 
 def test_every_kernel_and_vendor_can_be_compared():
-    scenario = Scenario.from_recording(recording("fuzz-long4-5"))
+    scenario = rebuild_scenario(recording("fuzz-long4-5"))
     left = timeline_of(scenario)
     for other in (scenario.with_kernel("6.1.176"), scenario.with_vendor("intel")):
         found = compare_timelines(left, timeline_of(other), ("one", "other"))

@@ -7,6 +7,7 @@ import pytest
 from show.recorded import RECORDINGS, SCENARIOS, recording
 
 from shadowmmu.guest.play.player import Player
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.guest_access.guest_walk import gva_to_gpa
@@ -24,7 +25,7 @@ RECORDED = sorted(RECORDINGS.rglob("*.jsonl"))[::7]
 
 
 def scenario_of(name: str) -> Scenario:
-    return Scenario.from_recording(recording(name))
+    return rebuild_scenario(recording(name))
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)

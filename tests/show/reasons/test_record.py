@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import shadowmmu
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import load_scenario
 from shadowmmu.show.history.timeline import timeline_of
 from shadowmmu.show.reasons.history import Reasons, reasons_of
 from shadowmmu.show.reasons.record import NotPlayed
@@ -20,7 +20,7 @@ PLAYED = ("b-unsync", "c-flood", "g-mmio", "h-huge-thp", "i-dirty-tdp1-eagerN", 
 
 @cache
 def reasons(name: str) -> Reasons:
-    return reasons_of(Scenario.load(SCENARIOS / f"{name}.txt"))
+    return reasons_of(load_scenario(SCENARIOS / f"{name}.txt"))
 
 
 def test_every_function_with_words_is_one_of_the_model():
@@ -41,7 +41,7 @@ def test_every_change_but_the_processors_has_words(name):
 
 @pytest.mark.parametrize("name", PLAYED)
 def test_the_play_with_reasons_is_the_play_without(name):
-    plain = timeline_of(Scenario.load(SCENARIOS / f"{name}.txt"))
+    plain = timeline_of(load_scenario(SCENARIOS / f"{name}.txt"))
     assert [m.state for m in reasons(name).timeline.moments] == [m.state for m in plain.moments]
 
 
@@ -71,6 +71,6 @@ def test_a_table_that_gets_shadowed_makes_what_maps_it_read_only():
 
 
 def test_what_cannot_be_played_is_said():
-    scenario = replace(Scenario.load(SCENARIOS / "b-unsync.txt"), design={"unsync": "perhaps"})
+    scenario = replace(load_scenario(SCENARIOS / "b-unsync.txt"), design={"unsync": "perhaps"})
     with pytest.raises(NotPlayed, match="perhaps"):
         reasons_of(scenario)

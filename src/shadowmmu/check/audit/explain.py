@@ -10,7 +10,8 @@ from ...kvm.state.vcpu import Vcpu
 from ...kvm.tracepoints.role_layout import layout_of
 from .predicate import Finding
 from .predicates.rmaps import rmap_of
-from .tables import FrameKey, Page, Tables
+from .shadow_copy import FrameKey, Page
+from .tables import Tables
 
 __all__ = ["explain"]
 

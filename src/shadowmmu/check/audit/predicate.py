@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from ...kvm.state.vcpu import Vcpu
-from .tables import FrameKey, Page, Spte, Tables
+from .shadow_copy import FrameKey, Page, Spte
+from .tables import Tables
 
 __all__ = ["PREDICATES", "Finding", "Predicate", "Scope", "of_page", "of_spte", "predicate"]
 

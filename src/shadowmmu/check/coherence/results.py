@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...guest.play.player import MMIO_ANSWER, OpResult
+from ...guest.play.player import OpResult
+from ...guest.play.user_space import MMIO_ANSWER
 from ...guest.scenario import ops as kinds
 from ...guest.scenario.ops import Op
 from ...kvm.state.vcpu import Vcpu

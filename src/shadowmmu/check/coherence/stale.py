@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...guest.play.player import MMIO_ANSWER, Player
+from ...guest.play.player import Player
+from ...guest.play.user_space import MMIO_ANSWER
 from ...guest.scenario import ops as kinds
 from ...guest.scenario.ops import Op
 from ...kvm.state.vcpu import Vcpu

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...guest.play.player import Player
-from ...guest.scenario.scenario import Scenario
+from ...guest.scenario.parser import parse_scenario
 from ...guest.scenario.setup import ScenarioError, resolve
 from ..audit.audit import Level
 from ..checker import Violation, play_checked
@@ -82,7 +82,7 @@ def check_scenario(
     `every`: after so many ops coherence looks at everything, after others at what they touched. Raises
     ScenarioError for a text that is not a scenario, TimeoutError at the deadline (time.monotonic).
     """
-    scenario = Scenario.parse("\n".join(lines) + "\n").with_design(design or {})
+    scenario = parse_scenario("\n".join(lines) + "\n").with_design(design or {})
     player = Player(resolve(scenario), None, lambda machine: {}, tlb=True)
     player.dump = False
     checks = checks_of(player, Level.OP)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import shadowmmu
 from shadowmmu.guest.play.player import Player
-from shadowmmu.guest.scenario.scenario import Scenario
+from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import resolve
 from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
 from shadowmmu.kvm.fault import page_fault
@@ -201,7 +201,7 @@ class ModelCase(Case):
     design: ClassVar[dict[str, str]] = {}
 
     def setup(self) -> None:
-        scenario = Scenario.parse(self.scenario).with_design(dict(self.design_of()))
+        scenario = parse_scenario(self.scenario).with_design(dict(self.design_of()))
         player = Player(resolve(scenario), None, lambda machine: {}, tlb=False)
         for played in player.play(scenario.ops):
             outcome = played.result.get("outcome", "ok")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from ...guest.play.player import Player
+from ...guest.scenario.parser import begin_scenario, parse_scenario
 from ...guest.scenario.scenario import Scenario
 from ...guest.scenario.setup import ScenarioError, resolve
 from ...kvm.state.oops import KernelOops
@@ -93,7 +94,7 @@ def default_checkers(player: Player) -> list[Checker]:
 
 def player_of(lines: Sequence[str], *, kernel: str | None = None) -> tuple[Player, Scenario]:
     """Return a machine with a TLB for the lines of a scenario, which are parsed. Raises ScenarioError."""
-    scenario = Scenario.parse("\n".join(lines) + "\n")
+    scenario = parse_scenario("\n".join(lines) + "\n")
     if kernel is not None:
         scenario = scenario.with_kernel(kernel)
     player = Player(resolve(scenario), None, lambda machine: {}, tlb=True)
@@ -132,7 +133,7 @@ class _Episode:
         self.player.watched.clear()
         self.lines: list[list[str]] = []
         needed = [line for line in ground.setup if line.split()[0] not in ("map", "pt", "npt")]
-        _, self._op = Scenario.begin("\n".join(needed) + "\n")
+        _, self._op = begin_scenario("\n".join(needed) + "\n")
         self.coherence = Coherence(self.player, every=1 << 60) if checked else None
         self.audit = Audit(self.player) if checked else None
         vcpus = [cpu.vcpu for cpu in self.player.cpus]
@@ -293,7 +294,7 @@ def explain(
 
 def _known(lines: Sequence[str], *, kernel: str | None, make: MakeCheckers) -> tuple[str, str, str] | None:
     """Return the unsafe value that a kernel is known to have which makes a scenario fail."""
-    scenario = Scenario.parse("\n".join(lines) + "\n")
+    scenario = parse_scenario("\n".join(lines) + "\n")
     for switch, value, safe in unsafe_values(kernel or scenario.kernel, scenario.design):
         if check_lines([f"design {switch}={safe}", *lines], kernel=kernel, make=make) is None:
             return switch, value, safe

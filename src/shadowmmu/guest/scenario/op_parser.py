@@ -1,21 +1,15 @@
-"""The lines of the scenario language, and those after `start`: operations.
-
-Numbers are written as in C (`0x1f`, `017`, `31`), positional ones may end in K, M or G. Everything that is
-not understood raises `ScenarioError` with file, line, what is wrong and how to fix it.
-"""
+"""The operations of the scenario language: the lines after `start`."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from ...x86.bits import MASK64
-from ...x86.sizes import UNITS
 from .language import WORDS
+from .line import GPA_LIMIT, U32, Line, suggestion
 from .modes import MODES, TRAMP_SLOT, Mode, trampolines_of
 from .ops import (
     GUEST_OPS,
@@ -67,114 +61,20 @@ from .setup import (
     PAGE,
     PDPT_MASK,
     Pt,
-    ScenarioError,
     SlotSetup,
 )
-from .text import first_invisible
+from .slot import NSLOTS, slot_setup
 
-__all__ = ["GPA_LIMIT", "MASK64", "MAX_COUNT", "U32", "Line", "OpParser", "split_words", "suggestion"]
+__all__ = ["MAX_COUNT", "OpParser"]
 
-U32 = (1 << 32) - 1
-GPA_LIMIT = 1 << 52
 MAX_COUNT = 1 << 20
 _MSR_EFER = 0xC0000080
 _MADV_DONTNEED = 4
-_NSLOTS = 64
 
 _Common = dict[str, Any]
 _ON_OFF = ("on", "off")
-_SLOT_FLAGS = {
-    "dirty": KVM_MEM_LOG_DIRTY_PAGES, "ro": KVM_MEM_READONLY, "lazy": 0, "thp": 0, "huge2m": 0, "huge1g": 0,
-    "memfd": 0,
-}  # fmt: skip
-_BACKINGS = ("thp", "huge2m", "huge1g", "memfd")
-
-_NUMBER = re.compile(r"(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)([KMG]?)", re.ASCII)
-_LONGEST_WORD = 40
-"""Longer words resemble no other."""
-_LONGEST_NUMBER = 80
-"""Digits beyond these make no difference: the number is out of range."""
-
 _SIZES64 = {"read": (1, 2, 4, 8), "write": (1, 2, 4, 8), "xchg": (4, 8), "add": (4, 8), "cmpxchg": (4, 8)}
 _SIZES32 = {"read": (1, 2, 4), "write": (1, 2, 4), "xchg": (4,), "add": (4,), "cmpxchg": (4, 8)}
-
-
-@dataclass(slots=True)
-class Line:
-    """One line's words, taken apart; every failure names file and line."""
-
-    path: str
-    number: int
-    text: str
-    word: str = ""
-    args: list[str] = field(default_factory=list)
-    keys: dict[str, str] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)
-
-    def fail(self, what: str, mend: str) -> NoReturn:
-        raise ScenarioError.at(self.path, self.number, what, mend)
-
-    def usage(self) -> str:
-        return f"write `{WORDS[self.word].usage}`"
-
-    def split(
-        self, rest: Sequence[str], *, least: int, most: int | None = None, keys: Iterable[str] = (),
-        flags: Iterable[str] = (),
-    ) -> None:  # fmt: skip
-        """Sort the words after the first into positional arguments, `key=value` pairs and bare options."""
-        known_keys, known_flags = set(keys), set(flags)
-        self.args, self.keys, self.flags = [], {}, []
-        for token in rest:
-            key, equals, value = token.partition("=")
-            if equals:
-                if key not in known_keys:
-                    self.fail(f"`{self.word}` has no option `{key}=`", self.usage())
-                if key in self.keys:
-                    self.fail(f"`{key}=` is given twice", "keep one of them")
-                self.keys[key] = value
-            elif token in known_flags:
-                if token in self.flags:
-                    self.fail(f"`{token}` is given twice", "keep one of them")
-                self.flags.append(token)
-            elif self.keys or self.flags or len(self.args) == (least if most is None else most):
-                self.fail(f"`{token}` is not understood after `{self.word}`", self.usage())
-            else:
-                self.args.append(token)
-        if len(self.args) < least:
-            self.fail(f"`{self.word}` lacks an argument", self.usage())
-
-    def parse_number(self, text: str, what: str, top: int, least: int = 0, *, suffix: bool = True) -> int:
-        match = _NUMBER.fullmatch(text)
-        if match is None or (match[2] and not suffix):
-            how = "write it as 0x1f, 31 or 64K" if suffix else "write it as 0x1f or 31, without K, M or G"
-            self.fail(f"{what} `{text}` is not a number", how)
-        digits = match[1]
-        octal = digits[0] == "0" and digits.isdigit()
-        value = int(digits[:_LONGEST_NUMBER], 8 if octal else 0) * UNITS[match[2]]
-        if not least <= value <= top:
-            self.fail(f"{what} {text} is out of range", f"use {_show(least)} to {_show(top)}")
-        return value
-
-    def num(self, index: int, what: str, top: int = MASK64, least: int = 0) -> int:
-        return self.parse_number(self.args[index], what, top, least)
-
-    def key(self, name: str, default: int, top: int = MASK64, least: int = 0) -> int:
-        given = self.keys.get(name)
-        return default if given is None else self.parse_number(given, f"{name}=", top, least, suffix=False)
-
-    def choice(self, index: int, words: Sequence[str]) -> str:
-        if self.args[index] not in words:
-            self.fail(f"`{self.args[index]}` is not one of {', '.join(words)}", self.usage())
-        return self.args[index]
-
-    def page_number(self, index: int, what: str, top: int = GPA_LIMIT - 1, least: int = 0) -> int:
-        if self.num(index, what) % PAGE:
-            self.fail(f"{what} {self.args[index]} is not a multiple of 4K", "round it to whole pages")
-        return self.num(index, what, top, least)
-
-
-def _show(value: int) -> str:
-    return str(value) if value < 1000 else f"{value:#x}"
 
 
 class OpParser:
@@ -299,7 +199,7 @@ class OpParser:
         return line.num(index, "address", MASK64 if self.mode.is64 and not l2 else U32)
 
     def _slot_id(self, line: Line, index: int) -> int:
-        slot = line.num(index, "slot", _NSLOTS - 1)
+        slot = line.num(index, "slot", NSLOTS - 1)
         if slot not in self.slots:
             have = ", ".join(map(str, sorted(self.slots))) or "none"
             line.fail(f"there is no slot {slot} at this point", f"use one of: {have}")
@@ -329,35 +229,7 @@ class OpParser:
 
     def slot_spec(self, line: Line, rest: list[str], *, extra: Sequence[str] = ()) -> SlotSetup:
         """`slot`'s arguments, in the setup and as an op; `line.flags` has its bare options afterwards."""
-        line.split(rest, least=3, keys=["skew"], flags=[*_SLOT_FLAGS, *extra])
-        slot = self._own_slot(line, line.num(0, "slot", _NSLOTS - 1))
-        gpa = line.page_number(1, "address")
-        size = line.page_number(2, "size", GPA_LIMIT, PAGE)
-        skew = line.key("skew", 0, (1 << 30) - 1)
-        given = line.flags
-        if skew % PAGE:
-            line.fail(f"skew={line.keys['skew']} is not a multiple of 4K", "round it to whole pages")
-        if gpa + size > GPA_LIMIT:
-            line.fail(f"the slot ends at {gpa + size:#x}", f"guest addresses end at {GPA_LIMIT:#x}")
-        backing = [word for word in _BACKINGS if word in given]
-        if len(backing) > 1:
-            line.fail(f"`{backing[0]}` and `{backing[1]}` exclude each other", "keep one of them")
-        page = {"huge2m": 1 << 21, "huge1g": 1 << 30}.get(backing[0] if backing else "", PAGE)
-        if size % page or (gpa + skew) % page:
-            line.fail(f"address, size or skew do not fit {backing[0]} pages", f"use multiples of {page:#x}")
-        return SlotSetup(
-            slot,
-            gpa,
-            size,
-            flags=sum(flag for word, flag in _SLOT_FLAGS.items() if word in given),
-            options=" ".join(rest[3:]),
-            lazy="lazy" in given,
-            thp="thp" in given,
-            huge2m="huge2m" in given,
-            huge1g="huge1g" in given,
-            memfd="memfd" in given,
-            skew=skew,
-        )
+        return slot_setup(line, rest, lambda slot: self._own_slot(line, slot), extra)
 
     def gpte(self, line: Line, rest: list[str]) -> Pt:
         """`pt`'s arguments, in the setup and as an op."""
@@ -469,7 +341,7 @@ class OpParser:
 
     def _delslot(self, line: Line, rest: list[str], common: _Common) -> Op:
         line.split(rest, least=1)
-        slot = self._own_slot(line, line.num(0, "slot", _NSLOTS - 1))
+        slot = self._own_slot(line, line.num(0, "slot", NSLOTS - 1))
         self.slots.pop(slot, None)
         return DeleteSlot(**common, slot=slot)
 
@@ -606,22 +478,3 @@ class OpParser:
         line.split(rest, least=2)
         gpa = line.page_number(0, "address")
         return Prefault(**common, gpa=gpa, length=line.page_number(1, "length", GPA_LIMIT, PAGE))
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return how to fix an unknown word."""
-    close = difflib.get_close_matches(word, known, 1) if len(word) <= _LONGEST_WORD else []
-    return f"did you mean `{close[0]}`?" if close else "see `shadowmmu run --help-language`"
-
-
-def split_words(path: str, number: int, raw: str) -> tuple[Line, list[str]]:
-    """The line as the recorder shows it, and its words.
-
-    Raises ScenarioError for quotes, backslashes and control characters.
-    """
-    text = raw.partition("#")[0].rstrip()
-    if '"' in text or "\\" in text:
-        raise ScenarioError.at(path, number, "a quote or backslash", "remove it, no op has one")
-    if invisible := first_invisible(text):
-        raise ScenarioError.at(path, number, f"an invisible character ({invisible})", "remove it")
-    return Line(path, number, text), text.split()

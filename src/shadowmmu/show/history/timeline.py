@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shadowmmu.guest.scenario import ops as kinds
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
 from shadowmmu.guest.scenario.modes import MODES
 from shadowmmu.guest.scenario.module_params import nested_paging_of
 from shadowmmu.guest.scenario.scenario import Scenario
@@ -123,7 +124,7 @@ def timeline_of_rows(scenario: Scenario, rows: Iterable[tuple[Row, str | None]])
 
 def recorded_timeline(recording: Recording) -> Timeline:
     """Return the history of a recording. Raises ScenarioError, RecordingError."""
-    scenario = Scenario.from_recording(recording)
+    scenario = rebuild_scenario(recording)
     rows = ((row, None) for row in (recording.header, *recording.rows))
     try:
         return _timeline(scenario, moments_of_rows(scenario, rows), recorded=True)

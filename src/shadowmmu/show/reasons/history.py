@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from shadowmmu.guest.scenario.from_recording import rebuild_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.show.history.timeline import Moment, Timeline, recorded_timeline, timeline_of_rows
 from shadowmmu.show.reasons.change import Cause, Change
@@ -111,7 +112,7 @@ def reasons_of_recording(recording: Recording) -> Reasons:
     Raises NotPlayed, ScenarioError, RecordingError, DesignError.
     """
     timeline = recorded_timeline(recording)
-    played = recorded_reasons(Scenario.from_recording(recording))
+    played = recorded_reasons(rebuild_scenario(recording))
     rows = [row for row, _ in played.rows[1:]]
     differing = [
         row["op"]

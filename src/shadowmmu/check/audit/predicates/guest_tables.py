@@ -9,7 +9,8 @@ from ....kvm.state.memslots import MemSlot
 from ....kvm.state.vm import Kvm
 from ....x86.bits import ACC_W, ADDR, PS, A, D, P, U, W
 from ..predicate import Finding, Scope, of_page, of_spte, predicate
-from ..tables import Page, Spte, Tables, pages_at
+from ..shadow_copy import Page, Spte, pages_at
+from ..tables import Tables
 
 
 def _shadowed_entry(t: Tables, spte: Spte) -> int | None:

@@ -18,7 +18,8 @@ from ....kvm.bits import (
 from ....kvm.spte.rmap import pte_list
 from ....x86.bits import ACC_W, ACC_X, ADDR, A, P, U, W
 from ..predicate import Finding, Scope, of_spte, predicate
-from ..tables import Page, Spte, Tables
+from ..shadow_copy import Page, Spte
+from ..tables import Tables
 
 INHERITED = ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVALID | ROLE_PASSTHROUGH)
 

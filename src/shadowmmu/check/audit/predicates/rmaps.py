@@ -8,7 +8,8 @@ from ....kvm.state.memslots import MemSlot
 from ....kvm.state.vm import Kvm
 from ....x86.bits import ADDR, PML_ENTRIES, W
 from ..predicate import Finding, Scope, of_page, of_spte, predicate
-from ..tables import TDP, FrameKey, Page, Spte, Tables, pages_at
+from ..shadow_copy import FrameKey, Page, Spte, pages_at
+from ..tables import TDP, Tables
 
 HOST_PAGE_WRITABLE = 4
 

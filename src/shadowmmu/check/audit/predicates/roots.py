@@ -8,7 +8,8 @@ from ....kvm.state.mmu import KvmMmu
 from ....kvm.state.vcpu import Vcpu
 from ....x86.bits import A, P, U, W
 from ..predicate import Finding, Scope, of_page, predicate
-from ..tables import Page, Tables
+from ..shadow_copy import Page
+from ..tables import Tables
 
 
 @predicate(

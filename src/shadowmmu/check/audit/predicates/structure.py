@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from ....kvm.bits import MEMSLOT_INVALID, ROLE_DIRECT, ROLE_INVALID, SPTE_MMU_PRESENT
 from ....kvm.state.vm import Kvm
 from ..predicate import Finding, Scope, of_page, predicate
-from ..tables import Page, Tables
+from ..shadow_copy import Page
+from ..tables import Tables
 
 PAGES_OF_ONE_FAULT = 16
 

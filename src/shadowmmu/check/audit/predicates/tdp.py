@@ -7,7 +7,8 @@ from ....kvm.state.vm import Kvm
 from ....kvm.tracepoints.role_layout import layout_of
 from ....x86.bits import ACC_U, PS
 from ..predicate import Finding, Scope, of_page, of_spte, predicate
-from ..tables import Page, Spte, Tables
+from ..shadow_copy import Page, Spte
+from ..tables import Tables
 
 
 @predicate(

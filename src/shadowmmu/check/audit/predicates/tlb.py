@@ -36,7 +36,8 @@ from ....x86.bits import (
     W,
 )
 from ..predicate import Finding, Scope, predicate
-from ..tables import Tables, rights_of
+from ..shadow_copy import rights_of
+from ..tables import Tables
 
 FLUSHES = (
     REQ_TLB_FLUSH
