@@ -51,4 +51,4 @@ def test_a_fault_of_a_stream_leaves_what_any_exit_leaves() -> None:
     machine.kvm.tracer.add(log)
     run_accesses(vcpu, *stream(0x3000), 0)
     assert (vcpu.exit_code, vcpu.exit_info1, vcpu.exit_info2) == (PF_EXIT, 0, 0x3000)
-    assert [event.reason for event in log.take() if isinstance(event, Exit)] == [PF_EXIT]
+    assert [event.exit_reason for event in log.take() if isinstance(event, Exit)] == [PF_EXIT]
