@@ -141,17 +141,16 @@ def test_recordings_of_another_kernel_find_their_scenarios(invoke, fixtures, tex
 @pytest.fixture
 def texts_used(monkeypatch):
     """Paths of the scenarios that were looked up."""
-    from shadowmmu.guest.scenario.parser import load_scenario
-    from shadowmmu.guest.scenario.scenario import Scenario
+    from shadowmmu.guest.scenario import parser
 
     used = []
-    original = load_scenario
+    original = parser.load_scenario
 
     def load(path):
         used.append(path)
         return original(path)
 
-    monkeypatch.setattr(Scenario, "load", load)
+    monkeypatch.setattr(parser, "load_scenario", load)
     return used
 
 

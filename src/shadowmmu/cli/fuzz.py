@@ -112,7 +112,7 @@ def fuzz(
     shrunk to a scenario that `shadowmmu check` shows.
     """
     from shadowmmu.check.random.fuzz import Report, fuzz as run, grounds
-    from shadowmmu.check.random.ground import GroundError
+    from shadowmmu.check.random.ground_setup import GroundError
 
     if unchecked:
         refuse_ignored({"out": "--out", "failures": "--failures"}, "nothing is found with --unchecked")

@@ -5,7 +5,8 @@ from check.machine import GPA, GPTE, GVA, OTHER, SETUP, WINDOW, Machine
 from kvm.nested_world import DATA, NPT, WINDOW as L1_TABLES, nested_text
 
 from shadowmmu.check.random.fuzz import check_lines, default_checkers
-from shadowmmu.check.random.ground import MMUS, MODES, PROFILES, Ground
+from shadowmmu.check.random.ground import Ground
+from shadowmmu.check.random.ground_setup import MMUS, MODES, PROFILES
 from shadowmmu.x86.bits import ADDR, NESTED_W, NESTED_X, NX, D, G, P, U, W
 
 SWITCH = "cr3 0x1000"

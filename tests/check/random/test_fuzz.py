@@ -24,7 +24,8 @@ from shadowmmu.check.random.fuzz import (
     grounds,
     player_of,
 )
-from shadowmmu.check.random.ground import MMUS, MODES, PROFILES, Ground, GroundError
+from shadowmmu.check.random.ground import Ground
+from shadowmmu.check.random.ground_setup import MMUS, MODES, PROFILES, GroundError
 from shadowmmu.check.random.shrink import shrink, simpler_lines
 from shadowmmu.check.random.storm import Storm
 from shadowmmu.guest.scenario.parser import parse_scenario

@@ -24,7 +24,8 @@ from ..checker import CORRUPT, Checker, Violation, play_checked
 from ..checks import checks_of
 from ..coherence import Coherence
 from ..known import unsafe_values
-from .ground import MMUS, MODES, PROFILES, Ground, GroundError
+from .ground import Ground
+from .ground_setup import MMUS, MODES, PROFILES, GroundError
 from .shrink import lines_up_to, shrink, simpler_lines
 from .storm import ACCESS, CR3, INVLPG, LINES, VMEXIT, VMRUN, Storm, StormOp
 

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from ...x86.bits import MASK64
-from .ground import MMUS, MODES, NOTHING, PROFILES, Ground
+from .ground import Ground
+from .ground_setup import MMUS, MODES, NOTHING, PROFILES
 
 __all__ = ["Visitor", "visitors"]
 
