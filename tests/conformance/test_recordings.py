@@ -18,6 +18,7 @@ from shadowmmu.trace.snapshot import snapshot
 HERE = Path(__file__).parent
 RECORDINGS = sorted((HERE / "recordings").glob("*.jsonl"))
 OTHER_KERNELS = sorted((HERE / "recordings").glob("*/*.jsonl"))
+INTEL = sorted((HERE / "recordings/intel").glob("*/*.jsonl"))
 PARTS = ("result", "stats", "gptes", "events", "state")
 
 
@@ -35,12 +36,19 @@ def test_there_are_recordings_of_every_kernel() -> None:
     assert {path.parent.name for path in OTHER_KERNELS} == {"k6.1", "k7.3"}
 
 
+def test_there_are_recordings_of_an_intel_processor_with_shadow_paging_and_with_ept() -> None:
+    headers = [Recording.read(path).header for path in INTEL]
+    assert {header["params"]["kvm_intel.ept"] for header in headers} == {"Y", "N"}
+    assert {header["params"]["kvm_intel.eptad"] for header in headers} == {"Y", "N"}
+
+
 @pytest.mark.parametrize(
-    "path", [*RECORDINGS, *OTHER_KERNELS], ids=lambda path: f"{path.parent.name}/{path.stem}"
+    "path", [*RECORDINGS, *OTHER_KERNELS, *INTEL], ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
 def test_replays_equal(path: Path) -> None:
     recording = Recording.read(path)
-    text = load_scenario(HERE / "scenarios" / f"{path.stem}.txt")
+    written = HERE / "scenarios" / f"{path.stem}.txt"
+    text = load_scenario(written) if written.exists() else None
     scenario = rebuild_scenario(recording, text=text)
     player = Player(resolve(scenario), EventLog(), snapshot)
     recorder = Recorder(scenario, player.areas)

@@ -376,8 +376,9 @@ class Walker:
         """Return bits 9 to 11 of the exit qualification of an EPT violation at the page of a linear address:
         what the guest's tables allow there (Intel SDM vol. 3C, table 28-7).
         """
-        ept: EptWalker = self.nested.ept
-        if not self.ept_advanced_info or not ept.levels or ept.exit != EXIT_REASON_EPT_VIOLATION:
+        if not self.ept_advanced_info or not self.nested.ept.levels:
+            return 0
+        if self.nested.ept.exit != EXIT_REASON_EPT_VIOLATION:
             return 0
         info: u64 = EPT_VIOLATION_GVA_USER if translation & U else 0
         if translation & W:
