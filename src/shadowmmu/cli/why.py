@@ -57,6 +57,12 @@ class _Number(_IntegerType):
 @click.option("--sp", "page", metavar="S7", help="What became of this shadow page and its entries.")
 @click.option("--pages", is_flag=True, help="The shadow pages that exist after --at, and why they were made.")
 @click.option("--flushes", is_flag=True, help="The requests for TLB flushes, by cause.")
+@click.option(
+    "--needed",
+    is_flag=True,
+    help="With --flushes, of a scenario: play it again without each request to all vCPUs in turn, with a TLB "
+    "that keeps translations; a request is needed if coherence then finds a stale one usable.",
+)
 @click.option("--zaps", is_flag=True, help="The shadow pages zapped, by cause.")
 @click.option("--at", metavar="OP", help="Only what happened up to this op; default: the last.")
 @click.option("--vcpu", metavar="N", type=click.IntRange(0), default=0, help="Whose walk (default: 0).")
@@ -71,6 +77,7 @@ def why(
     page: str | None,
     pages: bool,
     flushes: bool,
+    needed: bool,
     zaps: bool,
     at: str | None,
     vcpu: int,
@@ -88,7 +95,11 @@ def why(
     asked = [gva is not None, gfn is not None, page is not None, pages, flushes, zaps]
     if sum(asked) != 1:
         raise click.UsageError("give one of --gva X, --gfn G, --sp S7, --pages, --flushes, --zaps")
-    reasons = _reasons(file, changes)
+    if needed and not flushes:
+        raise click.UsageError("--needed: give it with --flushes")
+    if needed and at is not None:
+        raise click.UsageError("--needed judges the whole scenario; leave --at out")
+    reasons = _reasons(file, changes, judged=needed)
     timeline = reasons.timeline
     last = timeline.moments[-1].op
     op = last if at is None else _op(at, last)
@@ -118,7 +129,7 @@ def _op(text: str, last: int) -> int:
     return int(text)
 
 
-def _reasons(file: Path, changes: Changes) -> Reasons:
+def _reasons(file: Path, changes: Changes, *, judged: bool) -> Reasons:
     """The reasons of a file. Raises ClickException, OSError."""
     from shadowmmu.cli.inputs import load
     from shadowmmu.cli.program import is_program
@@ -134,10 +145,12 @@ def _reasons(file: Path, changes: Changes) -> Reasons:
     try:
         if not is_recording(file):
             (scenario,) = load([file], changes)
-            return reasons_of(scenario)
+            return reasons_of(scenario, tlb=judged, judged=judged)
         if changes.kernel or changes.vendor or changes.params or changes.designs:
             remedy = "a recording shows what happened; give its scenario to change the machine"
             raise click.UsageError(f"{file}: {remedy}")
+        if judged:
+            raise click.UsageError(f"{file}: --needed plays a scenario; give the one that was recorded")
         return reasons_of_recording(Recording.read(file))
     except (ScenarioError, DesignError, RecordingError, NotPlayed) as error:
         raise click.ClickException(str(error)) from None
@@ -198,5 +211,6 @@ def _selected(
 def _data(reasons: Reasons, changes: list[Change]) -> object:
     return {
         "changes": [{**asdict(change), "mechanism": asdict(change.mechanism)} for change in changes],
+        "needed": list(reasons.needed),
         "unexplained": list(reasons.unexplained),
     }

@@ -74,3 +74,13 @@ def test_what_cannot_be_played_is_said():
     scenario = replace(load_scenario(SCENARIOS / "b-unsync.txt"), design={"unsync": "perhaps"})
     with pytest.raises(NotPlayed, match="perhaps"):
         reasons_of(scenario)
+
+
+def test_the_flush_of_a_read_dirty_log_is_needed_and_others_may_not_be():
+    example = Path(shadowmmu.__file__).parent / "guest" / "scenario" / "examples" / "default.txt"
+    found = reasons_of(Scenario.load(example), tlb=True, judged=True)
+    remote = [change for change in found.changes if change.subject == "all vCPUs"]
+    assert len(remote) == len(found.needed)
+    needed = {c.mechanism.function for c, is_needed in zip(remote, found.needed, strict=True) if is_needed}
+    assert "kvm_vm_ioctl_get_dirty_log" in needed
+    assert not all(found.needed)

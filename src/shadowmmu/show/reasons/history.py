@@ -28,6 +28,8 @@ class Reasons:
 
     timeline: Timeline
     changes: Sequence[Change]
+    needed: Sequence[bool] = ()
+    """Of each flush request to all vCPUs, oldest first, whether it was needed; empty if not asked for."""
     unexplained: Sequence[int] = ()
     """Ops of a recording whose state the model does not have after them: their changes have no causes."""
 
@@ -100,10 +102,10 @@ class Reasons:
         return [change for change in reversed(self.changes) if wanted(change)]
 
 
-def reasons_of(scenario: Scenario, *, tlb: bool = False) -> Reasons:
+def reasons_of(scenario: Scenario, *, tlb: bool = False, judged: bool = False) -> Reasons:
     """Play a scenario and return its reasons. Raises NotPlayed, ScenarioError, DesignError."""
-    played = recorded_reasons(scenario, tlb=tlb)
-    return Reasons(timeline_of_rows(scenario, played.rows), played.changes)
+    played = recorded_reasons(scenario, tlb=tlb, judged=judged)
+    return Reasons(timeline_of_rows(scenario, played.rows), played.changes, played.needed)
 
 
 def reasons_of_recording(recording: Recording) -> Reasons:
@@ -121,7 +123,7 @@ def reasons_of_recording(recording: Recording) -> Reasons:
     ]
     explained = [change for change in played.changes if change.op not in differing]
     unknown = [change for moment in timeline.moments if moment.op in differing for change in _bare(moment)]
-    return Reasons(timeline, sorted([*explained, *unknown], key=lambda change: change.op), differing)
+    return Reasons(timeline, sorted([*explained, *unknown], key=lambda change: change.op), (), differing)
 
 
 def _same(recorded: Row, played: Row) -> bool:

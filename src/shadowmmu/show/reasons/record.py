@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
     from shadowmmu.trace.recording import Row
 
-__all__ = ["NotPlayed", "PlayedReasons", "main", "play_with_reasons", "recorded_reasons"]
+__all__ = ["NotPlayed", "PlayedReasons", "flushes_needed", "main", "play_with_reasons", "recorded_reasons"]
 
 
 class NotPlayed(ValueError):
@@ -36,17 +36,22 @@ class PlayedReasons:
     rows: Sequence[tuple[Row, str | None]]
     """Lines of a recording, header first, each with why a read is stale."""
     changes: Sequence[Change]
+    needed: Sequence[bool] = ()
+    """Of each flush request to all vCPUs, in order, whether it was needed; empty if that was not asked."""
 
 
-def recorded_reasons(scenario: Scenario, *, tlb: bool = False) -> PlayedReasons:
-    """Play a scenario, interpreted, in another process. Raises NotPlayed."""
+def recorded_reasons(scenario: Scenario, *, tlb: bool = False, judged: bool = False) -> PlayedReasons:
+    """Play a scenario, interpreted, in another process; `judged`: say which flushes were needed.
+
+    Raises NotPlayed.
+    """
     environment = {**os.environ, "SHADOWMMU_INTERPRETED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     environment.pop("SHADOWMMU_REQUIRE_NATIVE", None)
     code = "from shadowmmu.show.reasons.record import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        input=pickle.dumps((scenario, tlb)),
+        input=pickle.dumps((scenario, tlb, judged)),
         stdout=subprocess.PIPE,
         env=environment,
         check=True,
@@ -57,15 +62,40 @@ def recorded_reasons(scenario: Scenario, *, tlb: bool = False) -> PlayedReasons:
     return PlayedReasons(*answer)
 
 
+def flushes_needed(scenario: Scenario, requests: int) -> list[bool]:
+    """Return of each flush request to all vCPUs whether it is needed.
+
+    The scenario is played again without that request, with a TLB that keeps translations: it is needed if
+    coherence (check.coherence) then finds a translation usable that may not be. In this process, which must
+    be interpreted.
+    """
+    from shadowmmu.check.checker import play_checked
+    from shadowmmu.check.coherence.whole import Coherence
+    from shadowmmu.guest.play.player import Player
+    from shadowmmu.guest.scenario.setup import resolve
+    from shadowmmu.show.reasons.watch import Watch
+    from shadowmmu.trace.names import Names
+
+    found = []
+    for number in range(requests):
+        player = Player(resolve(scenario), None, lambda machine: {}, tlb=True)
+        Watch(player.kvm, Names(player.areas)).drop = number
+        played = play_checked(player, scenario.ops, [Coherence(player)])
+        found.append(any(violations for _, _, violations in played))
+    return found
+
+
 def main() -> None:
     """Play the scenario on standard input and write what came out to standard output, both pickled."""
     from shadowmmu.guest.scenario.setup import ScenarioError
     from shadowmmu.kvm.design.switches import DesignError
 
-    scenario, tlb = pickle.load(sys.stdin.buffer)
+    scenario, tlb, judged = pickle.load(sys.stdin.buffer)
     try:
         played = play_with_reasons(scenario, tlb=tlb)
-        answer: object = (played.rows, played.changes)
+        requests = sum(change.subject == "all vCPUs" for change in played.changes)
+        needed = flushes_needed(scenario, requests) if judged else []
+        answer: object = (played.rows, played.changes, needed)
     except (ScenarioError, DesignError) as error:
         answer = str(error)
     sys.stdout.buffer.write(pickle.dumps(answer))

@@ -158,6 +158,16 @@ def zap_lines(reasons: Reasons) -> Iterator[str]:
 
 def flush_lines(reasons: Reasons) -> Iterator[str]:
     """Yield the flush requests by cause, then each, newest first."""
+    if reasons.needed:
+        remote = [change for change in reasons.changes if change.subject == "all vCPUs"]
+        judged = Counter(
+            change.mechanism.function
+            for change, needed in zip(remote, reasons.needed, strict=False)
+            if needed
+        )
+        total = sum(judged.values())
+        yield f"{total} of {len(remote)} requests to all vCPUs were needed: without, stale entries serve"
+        yield from (f"  {number:5}  {function}" for function, number in judged.most_common())
     yield from _counted(Counter(change.mechanism.function for change in reasons.flushes()), "flush requests")
     yield from _lines(reasons.flushes(), reasons, "  ")
 
