@@ -24,6 +24,11 @@ GUESTS = {
     "nested": lambda seed: random_nested("long4", seed, OPS),
     "nested pae": lambda seed: random_nested("pae", seed, OPS),
 }
+LEFT_AT_THE_DEFAULT = {"nested pae": ("gva_walk_shared", "invalid_l1_pdptes_shut_down")}
+"""Switches that decide what L1 sees if KVM refuses its PDPTEs at an exit. The processor of these guests sets
+Accessed in PDPTEs, so that KVM refuses them at all exits to an L1 of mode pae that were in use; each value
+has a test in registers/test_nested.py.
+"""
 NOT_OUTCOMES = {"dirty", "harvested"}
 """What the log holds is the host's affair: pages that KVM writes to count too."""
 
@@ -69,5 +74,7 @@ def outcomes(text: str, design: dict[str, str]) -> list[tuple[str, object, objec
 @pytest.mark.parametrize("number", range(len(DESIGNS)))
 def test_outcomes_are_those_of_the_default(kind: str, number: int) -> None:
     text = GUESTS[kind](100 + number % SEEDS)
-    for seen, expected in zip(outcomes(text, DESIGNS[number]), default_outcomes(text), strict=True):
-        assert seen == expected, f"{text}\n{DESIGNS[number]}"
+    left = LEFT_AT_THE_DEFAULT.get(kind, ())
+    design = {name: value for name, value in DESIGNS[number].items() if name not in left}
+    for seen, expected in zip(outcomes(text, design), default_outcomes(text), strict=True):
+        assert seen == expected, f"{text}\n{design}"
