@@ -78,7 +78,7 @@ def test_what_cannot_be_played_is_said():
 
 def test_the_flush_of_a_read_dirty_log_is_needed_and_others_may_not_be():
     example = Path(shadowmmu.__file__).parent / "guest" / "scenario" / "examples" / "default.txt"
-    found = reasons_of(Scenario.load(example), tlb=True, judged=True)
+    found = reasons_of(load_scenario(example), tlb=True, judged=True)
     remote = [change for change in found.changes if change.subject == "all vCPUs"]
     assert len(remote) == len(found.needed)
     needed = {c.mechanism.function for c, is_needed in zip(remote, found.needed, strict=True) if is_needed}
