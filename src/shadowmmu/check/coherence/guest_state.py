@@ -68,6 +68,7 @@ class GuestState(Checker):
         self.memory = GuestMemory(self.kvm)
         self.clock = 0
         self.tdp = bool(self.kvm.parameters.tdp_enabled)
+        self.pdpte_registers = not self.tdp or bool(self.kvm.parameters.vmx)
         self.flushes = [Flushes() for _ in self.kvm.vcpus]
         self.pdptrs = [[0] * 4 for _ in self.kvm.vcpus]
         for vcpu in self.kvm.vcpus:
@@ -98,7 +99,7 @@ class GuestState(Checker):
         regs = Registers()
         regs.set_levels(self._levels(vcpu.cr0, vcpu.cr4, vcpu.efer))
         regs.root = vcpu.cpu.root if self.tdp else vcpu.cr3
-        if regs.levels == 3 and not self.tdp:
+        if regs.levels == 3 and self.pdpte_registers:
             regs.pdptrs = self.pdptrs[vcpu.id]
         regs.wp = bool(vcpu.cr0 & CR0_WP)
         regs.nx = bool(vcpu.efer & EFER_NX) and regs.levels > 2
