@@ -274,6 +274,32 @@ def test_global_translations_outlive_cr3() -> None:
     assert machine.predicates() == {"wrong-frame"}
 
 
+def test_global_translations_outlive_the_pdpte_registers_that_they_came_through() -> None:
+    other, address = 0x801000, 0x40000000
+    setup = [
+        "vendor intel",
+        "param kvm_intel ept=1",
+        "mode pae",
+        "slot 0 0x0 16M",
+        "alloc 0x2000",
+        "tramp 0x1000",
+        f"map 0x1000 {WINDOW:#x} 0x0 0x67 n=16",
+        "pt 0x1000 1 0x10001",
+        "pt 0x10000 0 0x11027",
+        f"pt 0x11000 0 {GPA | 0x167:#x}",
+        "pt 0x12000 0 0x13027",
+        f"pt 0x13000 0 {other | 0x167:#x}",
+        "start cr3=0x1000",
+    ]
+    machine = Machine(setup=setup)
+    machine.fine("cr4 0xa0", f"write {address:#x} 1", f"write {WINDOW + 0x1008:#x} 0x12001", SWITCH)
+    assert not machine.look()
+    machine.fine(f"invlpg {address:#x}")
+    old = machine.coherence.memory.page(GPA >> 12, 0)
+    machine.vcpu.cpu.tlb.insert(address, 0, old | TLB_BITS | G, 1)
+    assert machine.predicates() == {"wrong-frame"}
+
+
 PCIDS = [
     "vendor intel",
     *SETUP[:-1],

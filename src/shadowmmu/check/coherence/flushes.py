@@ -14,6 +14,8 @@ class Flushes:
     pcid    the current PCID, which flushes of single pages and what is asked here are of; 0 without PCIDs
     roots   the CR3s that it had since it flushed all: global translations found there stay usable
     kept    the CR3s that a PCID had since it was flushed: all translations found there stay usable
+    pdptrs  the PDPTE registers that it had since it flushed all, with the time when each set was replaced:
+            global translations found through them stay usable
     """
 
     everything: int = -1
@@ -23,6 +25,7 @@ class Flushes:
     global_pages: dict[int, int] = field(default_factory=dict)
     roots: set[int] = field(default_factory=set)
     kept: dict[int, set[int]] = field(default_factory=dict)
+    pdptrs: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def context(self) -> int:
         """Return when all of the current PCID but global translations was flushed last."""
@@ -50,6 +53,7 @@ class Flushes:
         self.global_pages.clear()
         self.roots.clear()
         self.kept.clear()
+        self.pdptrs.clear()
 
     def flush_page(self, address: int, time: int) -> None:
         """Record an INVLPG: it flushes an address of the current PCID, and global translations of it."""

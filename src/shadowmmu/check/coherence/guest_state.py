@@ -146,7 +146,9 @@ class GuestState(Checker):
         base = vcpu.cr3 & 0xFFFFFFE0
         reserved = 0x1E6 | MASK64 >> vcpu.maxphyaddr << vcpu.maxphyaddr
         pdptrs = [self.memory.word(base + 8 * i) for i in range(4)]
-        if not any(pdpte & P and pdpte & reserved for pdpte in pdptrs):
+        held = self.pdptrs[vcpu.id]
+        if pdptrs != held and not any(pdpte & P and pdpte & reserved for pdpte in pdptrs):
+            self.flushes[vcpu.id].pdptrs.append((self.clock, held))
             self.pdptrs[vcpu.id] = pdptrs
 
     def _note_flushes(self, op: Op, outcome: str) -> None:

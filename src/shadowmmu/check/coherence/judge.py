@@ -94,11 +94,22 @@ class Judge(GuestState):
             ways += self.memory.walk(regs, address, flushes.since(address), [])
         regs.root = current
         if regs.pge:
+            since = flushes.since_global(address)
             for regs.root in {current, *flushes.roots}:
-                older = self.memory.walk(regs, address, flushes.since_global(address), [])
-                ways += [way for way in older if way[1] & GLOBAL and way not in ways]
+                self._add_global(ways, self.memory.walk(regs, address, since, []))
             regs.root = current
+            if regs.pdptrs is not None:
+                held = regs.pdptrs
+                for replaced, regs.pdptrs in flushes.pdptrs:
+                    if replaced > since:
+                        self._add_global(ways, self.memory.walk(regs, address, since, []))
+                regs.pdptrs = held
         return ways
+
+    @staticmethod
+    def _add_global(ways: list[tuple[int, int]], older: Iterable[tuple[int, int]]) -> None:
+        """Add the global ones of older translations."""
+        ways += [way for way in older if way[1] & GLOBAL and way not in ways]
 
     def _denier(self, regs: Registers, here: list[tuple[int, int]], user: int, kind: int) -> str:
         """Return who forbids an access to a page that is mapped."""
