@@ -123,14 +123,14 @@ def why(
 
 
 def _op(text: str, last: int) -> int:
-    """The number of an op. Raises BadParameter."""
+    """Return the number of an op. Raises BadParameter."""
     if not text.lstrip("-").isdigit() or not -1 <= int(text) <= last:
         raise click.BadParameter(f"--at {text!r} must be the number of an op, -1 to {last}")
     return int(text)
 
 
 def _reasons(file: Path, changes: Changes, *, judged: bool) -> Reasons:
-    """The reasons of a file. Raises ClickException, OSError."""
+    """Return the reasons of a file. Raises ClickException, OSError."""
     from shadowmmu.cli.inputs import load
     from shadowmmu.cli.program import is_program
     from shadowmmu.guest.scenario.setup import ScenarioError

@@ -120,7 +120,7 @@ def guest_walk(timeline: Timeline, moment: Moment, vcpu: int, address: int, *, n
 
 
 def _is_mmio(moment: Moment, gpa: int) -> bool:
-    """Whether no memory slot has a guest-physical address."""
+    """Return whether no memory slot has a guest-physical address."""
     slots = (slot for slot in moment.state["slots"].values())
     return not any(0 <= (gpa >> 12) - int(gfn, 16) < pages for gfn, pages, _ in slots)
 

@@ -127,12 +127,12 @@ def reasons_of_recording(recording: Recording) -> Reasons:
 
 
 def _same(recorded: Row, played: Row) -> bool:
-    """Whether the model's op has the same effect on the MMU as the recorded one."""
+    """Return whether the model's op has the same effect on the MMU as the recorded one."""
     return all(comparable(recorded, part) == comparable(played, part) for part in ("state", "stats"))
 
 
 def _bare(moment: Moment) -> Iterator[Change]:
-    """The changes of SPTEs and pages that a recording shows of an op, without their causes."""
+    """Yield the changes of SPTEs and pages that a recording shows of an op, without their causes."""
     for path in moment.delta.get("del", ()):
         kind, name, *rest = path.split(":")
         if kind == "sps" and not rest:
