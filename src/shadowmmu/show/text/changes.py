@@ -11,7 +11,7 @@ __all__ = ["change_lines"]
 
 
 def _root(name: str) -> str:
-    """Return a root in words if it is no shadow page; recordings call the dummy, the host's zero page, `?...`."""
+    """Return a root, in words if it is no shadow page; recordings call the dummy `?...`."""
     if name == "dummy" or name.startswith("?"):
         return "dummy: the guest's own root table is in no memory slot"
     return "none: one is made at the next entry" if name == "invalid" else name
