@@ -1,5 +1,6 @@
 """What all tests share: the mode they run in, and hypothesis settings that hold in both modes."""
 
+import gc
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +21,12 @@ hypothesis.settings.load_profile("shadowmmu")
 
 def pytest_report_header() -> str:
     return f"shadowmmu: {'compiled' if shadowmmu.native else 'interpreted'}"
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and the tests themselves out of every search for garbage: they stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionstart() -> None:
