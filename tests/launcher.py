@@ -59,13 +59,23 @@ class Launcher:
         self._server.wait()
 
     def run(
-        self, words: Sequence[str], *, cwd: Path | None, env: Mapping[str, str], timeout: float
+        self,
+        words: Sequence[str],
+        *,
+        cwd: Path | None,
+        env: Mapping[str, str],
+        timeout: float,
+        merged: bool = False,
     ) -> CompletedProcess[bytes]:
-        """Run `shadowmmu WORDS`: its status and what it wrote. Raises TimeoutExpired, after it was killed."""
+        """Run `shadowmmu WORDS`: its status and what it wrote. Raises TimeoutExpired, after it was killed.
+
+        `merged`: what it writes to stderr is among what it writes to stdout.
+        """
         request = json.dumps([words, str(cwd or os.getcwd()), dict(env)]).encode()
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
         with open(os.devnull, "rb") as nothing:
-            socket.send_fds(self._socket, [request], [nothing.fileno(), out_end, err_end])
+            streams = [nothing.fileno(), out_end, out_end if merged else err_end]
+            socket.send_fds(self._socket, [request], streams)
         os.close(out_end)
         os.close(err_end)
         pid = int(self._socket.recv(LARGEST))
@@ -76,6 +86,11 @@ class Launcher:
         if written is None:
             raise subprocess.TimeoutExpired(["shadowmmu", *words], timeout)
         return CompletedProcess(["shadowmmu", *words], status, *written)
+
+
+def decoded(done: CompletedProcess[bytes]) -> CompletedProcess[str]:
+    """The same as text."""
+    return CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def _read_all(fds: list[int], deadline: float) -> list[bytes] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from launcher import launcher
+from launcher import decoded, launcher
 
 from shadowmmu.cli.commands import cli
 from shadowmmu.guest.play import player as module
@@ -51,10 +51,7 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
 
     def run(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        done = launcher().run([*map(str, args)], cwd=cwd, env=environment, timeout=120)
-        return subprocess.CompletedProcess(
-            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
-        )
+        return decoded(launcher().run([*map(str, args)], cwd=cwd, env=environment, timeout=120))
 
     return run
 

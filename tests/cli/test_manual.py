@@ -1,13 +1,13 @@
 """`--help` of every command is a manual page, and its examples work."""
 
+import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from launcher import decoded, launcher
 
 from shadowmmu.cli.commands import cli
 from shadowmmu.cli.manual import Manual
@@ -37,13 +37,7 @@ def run(line, folder):
             (folder / name).symlink_to(ROOT / name)
     words = shlex.split(line)
     assert words[0] == "shadowmmu"
-    return subprocess.run(
-        [sys.executable, "-m", "shadowmmu", *words[1:]],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return decoded(launcher().run(words[1:], cwd=folder, env=os.environ, timeout=300))
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))

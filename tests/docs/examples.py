@@ -8,11 +8,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launcher import decoded, launcher
 
 ROOT = Path(__file__).parents[2]
 FIGURE = re.compile(r"\d[\d,.]*(?= s\b| exits\b|/s\b)")
@@ -58,14 +57,7 @@ def run_command(words: list[str], folder: Path = ROOT) -> tuple[str, int]:
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "80", "NO_COLOR": "1",
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "shadowmmu", *words],
-        env=environment,
-        cwd=folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    done = decoded(launcher().run(words, cwd=folder, env=environment, timeout=300, merged=True))
     lines = [line for line in done.stdout.split("\n") if not line.startswith("shadowmmu: not compiled")]
     return "\n".join(lines), done.returncode
 
