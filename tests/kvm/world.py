@@ -19,6 +19,7 @@ from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.kvm.tracepoints.exits import Exit
 from shadowmmu.kvm.tracepoints.tracer import EventLog
 from shadowmmu.x86.bits import ADDR
+from shadowmmu.x86.implementation import Implementation
 from shadowmmu.x86.svm import SVM_EXIT_IOIO
 
 SWEEP_EVERY = 10
@@ -64,10 +65,22 @@ class World:
         kernel: str = DEFAULT_KERNEL,
         design: Mapping[str, str] | None = None,
         host_la57: bool = False,
+        implementation: Implementation | None = None,
     ) -> "World":
-        """The world of a whole scenario, before its first operation; host_la57: the host has five levels."""
+        """The world of a whole scenario, before its first operation; host_la57: the host has five levels.
+
+        `implementation` is the processor's, by default that of the vendor's recordings.
+        """
         world = cls.__new__(cls)
-        world._build(text, SWEEP_EVERY, tlb=tlb, kernel=kernel, design=design, host_la57=host_la57)
+        world._build(
+            text,
+            SWEEP_EVERY,
+            tlb=tlb,
+            kernel=kernel,
+            design=design,
+            host_la57=host_la57,
+            implementation=implementation,
+        )
         return world
 
     def _build(
@@ -79,13 +92,16 @@ class World:
         kernel: str,
         design: Mapping[str, str] | None,
         host_la57: bool = False,
+        implementation: Implementation | None = None,
     ) -> None:
         self.text = text
         scenario, self._parse = begin_scenario(text)
         scenario = scenario.with_kernel(kernel).with_design(design or {})
         if host_la57:
             scenario = replace(scenario, host_la57=True)
-        self.player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
+        self.player = Player(
+            resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb, implementation=implementation
+        )
         self.machine = self.player.machine
         self.kvm = self.machine.kvm
         self.audit = Audit(self.player, sweep_every=sweep_every)

@@ -21,7 +21,7 @@ cdef class Walker:
     cdef readonly u64 reserved[2 * (MAX_LEVELS + 1)]
     cdef readonly u64 need[ACCESSES]
     cdef readonly u64 deny[ACCESSES]
-    cdef readonly u64 pdptes[4]
+    cdef readonly u64 pdptes[PAE_PDPTES]
     cdef readonly bint shortened, nonleaf_bit8, ept_advanced_info
     cdef readonly EptWalker ept
     cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil

@@ -37,6 +37,7 @@ from .bits import (
     NESTED_W,
     NESTED_X,
     NX,
+    PAE_PDPTES,
     PFERR_F,
     PFERR_GUEST_FINAL,
     PFERR_GUEST_PAGE,
@@ -120,7 +121,7 @@ class Walker:
         self.nested: Walker = nested or self
         self.nested_root = 0
         self.two_dimensional = False
-        self.pdptes = filled(4)
+        self.pdptes = filled(PAE_PDPTES)
         self.nested_fault_gpa = FAULT
         self.limit = len(words) << 3
         self.caches_enabled = True
