@@ -178,8 +178,8 @@ class _RecordingParser:
         self.maxphyaddr = HOST_MAXPHYADDR
         self.host_maxphyaddr = HOST_MAXPHYADDR
 
-    def fail(self, line: int, what: str, mend: str) -> NoReturn:
-        raise ScenarioError.at(self.path, line, what, mend)
+    def fail(self, line: int, what: str, fix: str) -> NoReturn:
+        raise ScenarioError.at(self.path, line, what, fix)
 
     def scenario(self, recording: RecordedRun) -> Scenario:
         header = recording.header

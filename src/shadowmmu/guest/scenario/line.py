@@ -45,8 +45,8 @@ class Line:
     keys: dict[str, str] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
 
-    def fail(self, what: str, mend: str) -> NoReturn:
-        raise ScenarioError.at(self.path, self.number, what, mend)
+    def fail(self, what: str, fix: str) -> NoReturn:
+        raise ScenarioError.at(self.path, self.number, what, fix)
 
     def usage(self) -> str:
         return f"write `{WORDS[self.word].usage}`"
