@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,27 @@ class _Number(_IntegerType):
         if not 0 <= number < 1 << 64:
             self.fail(f"{value} must be a number from 0 to 2^64 - 1", param, ctx)
         return number
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked of a history: one of gva, gfn, page, pages and flushes, or else the zaps.
+
+    op      the op after which it is asked
+    vcpu    whose walk of gva
+    gva     an address to walk; l2: of the vCPU's L2
+    gfn     a guest frame
+    page    name of a shadow page, S7
+    """
+
+    op: int
+    vcpu: int
+    gva: int | None
+    gfn: int | None
+    page: str | None
+    pages: bool
+    flushes: bool
+    l2: bool
 
 
 @click.command(
@@ -112,14 +133,11 @@ def why(
         raise click.UsageError(
             f"--sp {page}: {file} has no such shadow page up to op {op}; write S1, S2, ..."
         )
+    question = _Question(op, vcpu, gva, gfn, page, pages=pages, flushes=flushes, l2=l2)
     if as_json:
-        click.echo(
-            json.dumps(
-                _data(past, _selected(past, gva, gfn, page, vcpu, pages=pages, flushes=flushes, l2=l2))
-            )
-        )
+        click.echo(json.dumps(_data(past, _selected(past, question))))
         return
-    click.echo("\n".join(_lines(past, gva, gfn, page, vcpu, pages=pages, flushes=flushes, l2=l2, op=op)))
+    click.echo("\n".join(_lines(past, question)))
 
 
 def _op(text: str, last: int) -> int:
@@ -156,56 +174,35 @@ def _reasons(file: Path, changes: Changes, *, judged: bool) -> Reasons:
         raise click.ClickException(str(error)) from None
 
 
-def _lines(
-    reasons: Reasons,
-    gva: int | None,
-    gfn: int | None,
-    page: str | None,
-    vcpu: int,
-    *,
-    pages: bool,
-    flushes: bool,
-    l2: bool,
-    op: int,
-) -> Iterable[str]:
+def _lines(reasons: Reasons, asked: _Question) -> Iterable[str]:
     from shadowmmu.show.reasons import report
 
-    if gva is not None:
-        return report.walk_lines(reasons, reasons.timeline.at(op), vcpu, gva, l2=l2)
-    if gfn is not None:
-        return report.gfn_lines(reasons, gfn)
-    if page is not None:
-        return report.page_lines(reasons, page)
-    if pages:
-        return report.page_list(reasons, reasons.timeline.at(op))
-    return report.flush_lines(reasons) if flushes else report.zap_lines(reasons)
+    if asked.gva is not None:
+        return report.walk_lines(reasons, reasons.timeline.at(asked.op), asked.vcpu, asked.gva, l2=asked.l2)
+    if asked.gfn is not None:
+        return report.gfn_lines(reasons, asked.gfn)
+    if asked.page is not None:
+        return report.page_lines(reasons, asked.page)
+    if asked.pages:
+        return report.page_list(reasons, reasons.timeline.at(asked.op))
+    return report.flush_lines(reasons) if asked.flushes else report.zap_lines(reasons)
 
 
-def _selected(
-    reasons: Reasons,
-    gva: int | None,
-    gfn: int | None,
-    page: str | None,
-    vcpu: int,
-    *,
-    pages: bool,
-    flushes: bool,
-    l2: bool,
-) -> list[Change]:
+def _selected(reasons: Reasons, asked: _Question) -> list[Change]:
     from shadowmmu.show.history.walk import translate
 
-    if gva is not None:
-        last = max((change.op for change in reasons.changes), default=-1)
-        steps = translate(reasons.timeline, reasons.timeline.at(last), vcpu, gva, l2=l2).shadow.steps
+    if asked.gva is not None:
+        moment = reasons.timeline.at(asked.op)
+        steps = translate(reasons.timeline, moment, asked.vcpu, asked.gva, l2=asked.l2).shadow.steps
         found = [change for step in steps for change in reasons.of_entry(step.table, step.index)]
-        return [*reasons.of_root(vcpu, l2=l2), *found]
-    if gfn is not None:
-        return reasons.of_gfn(gfn)
-    if page is not None:
-        return reasons.of_page(page)
-    if pages:
+        return [*reasons.of_root(asked.vcpu, l2=asked.l2), *found]
+    if asked.gfn is not None:
+        return reasons.of_gfn(asked.gfn)
+    if asked.page is not None:
+        return reasons.of_page(asked.page)
+    if asked.pages:
         return [change for change in reasons.changes if change.kind in ("page", "zap")]
-    return reasons.flushes() if flushes else reasons.zaps()
+    return reasons.flushes() if asked.flushes else reasons.zaps()
 
 
 def _data(reasons: Reasons, changes: list[Change]) -> object:
