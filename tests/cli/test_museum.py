@@ -1,6 +1,9 @@
 import json
+from pathlib import Path
 
 from shadowmmu.check.museum.results import EXHIBITS
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_all_are_listed(invoke):
@@ -47,3 +50,29 @@ def test_unknown_names_are_refused(invoke):
     refused = invoke("museum", "pcid_root")
     assert refused.exit_code != 0
     assert refused.output.endswith("no defect 'pcid_root'; did you mean 'pcid_roots_kept'?\n")
+
+
+def test_its_scenario_on_every_kernel(invoke, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    output = invoke("museum", "--kernels", "child_by_gfn").output
+    heads, row = (line.split() for line in output.splitlines()[:2])
+    assert dict(zip(heads, row[1:], strict=True)) == {
+        "6.12.111": "returns",
+        "6.1.176": "stands",
+        "7.3.4": "returns",
+    }
+    assert "stands    the kernel has the defect: its own design shows it" in output
+    found = json.loads(invoke("museum", "--kernels", "--json", "child_by_gfn").output)
+    assert found["child_by_gfn"]["6.1.176"] == {
+        "verdict": "stands",
+        "predicate": "tlb-as-tables",
+        "refused": None,
+    }
+
+
+def test_the_kernels_need_the_scenarios(invoke, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = invoke("museum", "--kernels", "child_by_gfn")
+    assert result.exit_code != 0
+    assert "scenarios/museum/child_by_gfn.txt: No such file or directory; run this in" in result.output
+    assert "choose one" in invoke("museum", "--kernels", "--run").output

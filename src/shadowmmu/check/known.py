@@ -18,7 +18,7 @@ def unsafe_values(kernel: str, design: Mapping[str, str]) -> Iterator[tuple[str,
     for switch in SWITCHES:
         value = held.get(switch.name, switch.default)
         if switch.name not in design and value in switch.unsafe:
-            yield switch.name, value, switch.default
+            yield switch.name, value, switch.safe
 
 
 def explanation(switch: str, value: str, safe: str) -> str:

@@ -17,6 +17,7 @@ from shadowmmu.cli.outputs import make_folder, output
 from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
+    from shadowmmu.check.museum.on_kernels import OnKernel
     from shadowmmu.check.museum.results import Exhibit
     from shadowmmu.check.museum.search import Progress, Sighting
 
@@ -33,6 +34,7 @@ _WIDEST = 100
     examples={
         "shadowmmu museum": "List the defects",
         "shadowmmu museum rmap_left": "The story of one, and what found it",
+        "shadowmmu museum --kernels child_by_gfn": "On which kernels its scenario shows it",
         "shadowmmu museum --run rmap_left --seconds 60 --out found": "Search for it anew by random guests",
     },
     files={"scenarios/museum/NAME.txt": "The scenarios that searches ended with; see --out."},
@@ -40,6 +42,12 @@ _WIDEST = 100
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(
     "--run", "search_them", is_flag=True, help="Search for them by random guests; without NAMEs for all."
+)
+@click.option(
+    "--kernels",
+    "on_kernels",
+    is_flag=True,
+    help="Play their scenarios on every kernel: as it is, and with the defect brought back.",
 )
 @seconds_option(600.0, "How long to search for each.")
 @click.option(
@@ -60,7 +68,14 @@ _WIDEST = 100
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; of a search, a list.")
 def museum(
-    *, names: tuple[str, ...], search_them: bool, seconds: float, seed: int, out: Path, as_json: bool
+    *,
+    names: tuple[str, ...],
+    search_them: bool,
+    on_kernels: bool,
+    seconds: float,
+    seed: int,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """List the defects that --design defect=NAME brings back; with NAMEs print the story of each.
 
@@ -76,8 +91,12 @@ def museum(
     if not search_them:
         searching = {"seconds": "--seconds", "seed": "--seed", "out": "--out"}
         refuse_ignored(searching, "only a search (--run) has this")
+    if search_them and on_kernels:
+        raise click.UsageError("--run searches and --kernels compares; choose one")
     if search_them:
         _search(chosen, seconds, seed, out, as_json=as_json)
+    elif on_kernels:
+        _compare(chosen, as_json=as_json)
     elif as_json:
         click.echo(json.dumps({exhibit.name: _described(exhibit) for exhibit in chosen}, indent=1))
     else:
@@ -140,6 +159,38 @@ def _described(exhibit: Exhibit) -> dict[str, object]:
         "scenario": exhibit.scenario,
         "result": results().get(exhibit.name),
     }
+
+
+def _compare(chosen: Sequence[Exhibit], *, as_json: bool) -> None:
+    """Print what the scenarios show on every kernel."""
+    from shadowmmu.check.museum.on_kernels import MEANS, on_kernels
+    from shadowmmu.kvm.design.switches import PROFILES
+
+    rows: dict[str, list[OnKernel]] = {}
+    for exhibit in chosen:
+        progress(f"{exhibit.name}: {len(rows)} of {len(chosen)} defects")
+        try:
+            lines = Path(exhibit.scenario).read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            progress("")
+            raise click.ClickException(
+                f"{exhibit.scenario}: {error.strerror}; run this in the project's folder"
+            ) from None
+        rows[exhibit.name] = on_kernels(exhibit, lines)
+    progress("")
+    if as_json:
+        table = {name: {found.kernel: found.as_dict() for found in row} for name, row in rows.items()}
+        click.echo(json.dumps(table, indent=1))
+        return
+    widest = max(len(name) for name in rows)
+    heads = "  ".join(profile.kernel.ljust(8) for profile in PROFILES)
+    click.echo(f"{'':{widest}}  {heads.rstrip()}")
+    for name, row in rows.items():
+        cells = "  ".join(found.verdict.ljust(8) for found in row)
+        click.echo(f"{click.style(name.ljust(widest), fg='cyan')}  {cells.rstrip()}")
+    click.echo()
+    for verdict, meaning in MEANS.items():
+        click.echo(f"{verdict:8}  {meaning}")
 
 
 def _search(chosen: Sequence[Exhibit], seconds: float, seed: int, out: Path, *, as_json: bool) -> None:

@@ -74,15 +74,18 @@ def check_scenario(
     lines: Sequence[str],
     design: Mapping[str, str] | None = None,
     *,
+    kernel: str | None = None,
     every: int = 1,
     deadline: float = math.inf,
 ) -> tuple[int, Violation | None]:
     """Play the lines of a scenario, with these switches too: how many ops, and the first thing wrong.
 
+    `kernel`: on that release instead of the scenario's.
     `every`: after so many ops coherence looks at everything, after others at what they touched. Raises
     ScenarioError for a text that is not a scenario, TimeoutError at the deadline (time.monotonic).
     """
     scenario = parse_scenario("\n".join(lines) + "\n").with_design(design or {})
+    scenario = scenario if kernel is None else scenario.with_kernel(kernel)
     player = Player(resolve(scenario), None, lambda machine: {}, tlb=True)
     player.dump = False
     checks = checks_of(player, Level.OP)

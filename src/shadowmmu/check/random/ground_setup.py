@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import count
 
 __all__ = ["MMUS", "MODES", "PROFILES", "GroundError", "Machine"]
 
@@ -18,7 +19,13 @@ LAZY = [0x28000000 + 0x1000 * i for i in range(4)]
 NOTHING = [0xD0000000, 0xD0001000, 0xFEE00000]
 HUGE = 0x10000000
 TABLES = 0x40000
-ODD_TABLES = {"plain": TABLES, "logged": 0x2C000000, "read-only": 0x2C000000, "lazy": 0x2C000000}
+ODD_TABLES = {
+    "plain": TABLES,
+    "logged": 0x2C000000,
+    "read-only": 0x2C000000,
+    "lazy": 0x2C000000,
+    "huge": 0x40000000,
+}
 WINDOWS = {"long4": 0x7F0000000000, "long5": 0xFF000000000000, "pae": 0x80000000, "32": 0xE0000000}
 NESTED_WINDOW, HUGE_WINDOW = 0x50000000, 0x60000000
 LEVELS = {"long4": 4, "long5": 5, "pae": 3, "32": 2, "nopaging": 0}
@@ -42,6 +49,9 @@ class GroundError(ValueError):
 
 class Machine:
     """The machine of one guest; `setup` are its lines up to `start`. See Ground for the arguments."""
+
+    MANUAL: tuple[int, ...] = (0, 0, 0, 1, 3)
+    """Values of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 to choose from."""
 
     def __init__(
         self,
@@ -74,8 +84,9 @@ class Machine:
         self.kind = self.choose_kind()
         if self.kind == "read-only" and mmu != "shadow":
             self.kind = "plain"
-        base = ODD_TABLES[self.kind]
-        frames = iter(range(base, base + 0x60000, 0x1000))
+        self.crowded = self.crowded and self.kind != "huge"
+        self.stride = 0x200000 if self.kind == "huge" else 0x1000
+        frames = count(ODD_TABLES[self.kind], self.stride)
         self.tables = {
             level: [next(frames) for _ in range(self._table_count(level))]
             for level in range(1, self.levels + 1)
@@ -86,7 +97,7 @@ class Machine:
         self.filled = 60 if self.crowded else 12
         self.window: dict[int, int] = {}
         self.logging = {1: False, 2: False}
-        self.manual = rng.choice((0, 0, 0, 1, 3))
+        self.manual = rng.choice(self.MANUAL)
         self.eager = rng.random() < 0.8
         self.slot_4, self.has_slot_5 = 0x28000000, False
         self.cr0 = [0x80010033] * 2
@@ -194,7 +205,9 @@ class Machine:
         lines += [f"slot 1 {HUGE:#x} 8M {rng.choice(('huge2m', 'huge2m', 'thp', 'memfd'))}"]
         lines += ["slot 2 0x20000000 256K", "slot 3 0x24000000 64K ro"]
         lines += [f"slot 4 0x28000000 4M lazy{rng.choice((' thp', ''))}"]
-        if self.kind != "plain":
+        if self.kind == "huge":
+            lines.append(f"slot 6 {ODD_TABLES['huge']:#x} {2 * len(self.everything)}M huge2m")
+        elif self.kind != "plain":
             option = {"logged": "dirty", "lazy": "lazy", "read-only": "ro"}[self.kind]
             lines.append(f"slot 6 0x2c000000 2M {option}")
         if self.rings:
@@ -213,8 +226,9 @@ class Machine:
         lines = [f"tramp {root:#x}" for root in (first, *others)]
         window = WINDOWS[self.mode]
         for n, (_, table) in enumerate(self.everything):
-            self.window[table] = window + 0x1000 * n
-            lines.append(f"map {first:#x} {self.window[table]:#x} {table:#x} 0x67")
+            self.window[table] = window + self.stride * n
+            large = " level=2" if self.kind == "huge" else ""
+            lines.append(f"map {first:#x} {self.window[table]:#x} {table:#x} 0x67{large}")
         shift = 12 + self.bits * (self.levels - 1)
         top = window >> shift & (3 if self.mode == "pae" else (1 << self.bits) - 1)
         present = 1 if self.mode == "pae" else 0x27
@@ -226,8 +240,9 @@ class Machine:
 
     def _nested_setup(self) -> list[str]:
         base = ODD_TABLES[self.kind]
-        count = len(self.everything)
-        lines = ["tramp 0x1000", f"map 0x1000 {NESTED_WINDOW:#x} {base:#x} 0x67 n={count}"]
+        tables = len(self.everything)
+        huge = " level=2" if self.kind == "huge" else ""
+        lines = ["tramp 0x1000", f"map 0x1000 {NESTED_WINDOW:#x} {base:#x} 0x67 n={tables}{huge}"]
         self.window = {table: NESTED_WINDOW + table - base for _, table in self.everything}
         large = f"level=2 n={0x800000 // self.large}"
         lines += [f"map 0x1000 {HUGE_WINDOW:#x} {HUGE:#x} 0x67 {large}", "alloc 0xa0000"]

@@ -69,6 +69,7 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         "yes",
         "6.1.176: no, the gfn only; 6.12.111: yes (kvm_mmu_get_child_sp)",
         "a page already linked is kept only if its role is the one that is due",
+        unsafe=("no",),
         kernels={"6.1": "no"},
     ),
     Switch(
@@ -193,6 +194,17 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         "it finds there is undefined, a fault of the kernel included",
         unsafe=("unchecked",),
         kernels={"6.1": "unchecked"},
+    ),
+    Switch(
+        "clear_log_flushes_under_lock",
+        NO_YES,
+        "no",
+        "6.1.176, 6.12.111, 7.3.4: no (kvm_arch_mmu_enable_log_dirty_pt_masked drops the result of "
+        "kvm_mmu_slot_gfn_write_protect)",
+        "with initially-all-set KVM_CLEAR_DIRTY_LOG takes W and MMU-writable from huge SPTEs: flush before "
+        "mmu_lock is released, or only when the ioctl ends. Until then who shadows a table in the huge page "
+        "finds nothing to protect and does not flush, so that the table is written through a TLB, unseen",
+        unsafe=("no",),
     ),
     Switch(
         "nx_recovery_skips_logged_slots",

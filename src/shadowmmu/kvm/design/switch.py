@@ -50,6 +50,11 @@ class Switch:
     unsafe: tuple[str, ...] = ()
     numbers: range = range(0)
 
+    @property
+    def safe(self) -> str:
+        """Return the name of a value that is not unsafe: the default, if it is none of these."""
+        return next(name for name in (self.default, *self.values) if name not in self.unsafe)
+
     def number_of(self, value: str) -> int:
         """Return what a `Design` holds for the value of that name. Raises DesignError."""
         if value in self.values:

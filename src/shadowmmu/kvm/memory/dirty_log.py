@@ -171,7 +171,9 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
     seen.
 
     With initially-all-set, huge SPTEs over them are split first if eager splitting is on, and those over the
-    first and the last page are write-protected. Other huge SPTEs stay as they are.
+    first and the last page are write-protected. Other huge SPTEs stay as they are. These lose MMU-writable
+    too, so that a flush would be due before mmu_lock is released; KVM leaves it to the ioctl's end
+    (clear_log_flushes_under_lock).
     """
     if mask == 0:
         return
@@ -186,9 +188,11 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
     if kvm.parameters.dirty_log_initially_set:
         if kvm.parameters.eager_page_split:
             kvm_mmu_try_split_huge_pages(kvm, slot, gfn + low, gfn + high + 1, 1, 0)
-        kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + low, 2)
+        protected: u32 = kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + low, 2)
         if (gfn + low + 511) >> 9 != (gfn + high + 511) >> 9:
-            kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + high, 2)
+            protected |= kvm_mmu_slot_gfn_write_protect(kvm, slot, gfn + high, 2)
+        if protected and kvm.design.clear_log_flushes_under_lock:
+            kvm_flush_remote_tlbs_memslot(kvm, slot)
     wrprot: u32 = kvm.parameters.cpu_dirty_log_size == 0
     if kvm.tdp_mmu_enabled():
         kvm_tdp_mmu_clear_dirty_pt_masked(kvm, gfn, mask, wrprot)

@@ -9,9 +9,6 @@ from ....kvm.design.switches import switch_named
 
 __all__ = ["Exhibit", "defect", "exhibit"]
 
-_SURROUNDINGS = ("child_inherits_invalid", "mmio_generation_bits", "ranged_flush", "split_flush")
-"""Switches that make a defect visible and are harmless by themselves."""
-
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
@@ -20,7 +17,7 @@ class Exhibit:
     story     what was wrong, and what a guest or its host could see
     fix       title of the public commit that fixed it, or "about" and what is known
     kernels   which kernels had it, as far as known
-    switches  the design that brings it back
+    switches  the design that brings it back; values that are not unsafe only make the defect visible
     """
 
     name: str
@@ -39,7 +36,7 @@ class Exhibit:
     def fixed(self) -> Mapping[str, str]:
         """The same design without the defect."""
         return {
-            name: value if name in _SURROUNDINGS else switch_named(name).default
+            name: switch_named(name).safe if value in switch_named(name).unsafe else value
             for name, value in self.switches.items()
         }
 

@@ -111,6 +111,18 @@ MAPPINGS: tuple[Exhibit, ...] = (
         "4.10 to 6.0 (2022)",
     ),
     exhibit(
+        "clear_log_flushes_late",
+        "KVM_CLEAR_DIRTY_LOG protects huge pages and flushes after mmu_lock is released",
+        """With initially-all-set logging begins without any protection; clearing bits protects. A huge SPTE
+        is protected as if a page table were in it: it loses W and MMU-writable. Who clears MMU-writable must
+        flush before mmu_lock is released, for the next one finds nothing to protect and does not flush. Here
+        the flush comes after it. A table that is shadowed in between is written through a TLB, unseen: its
+        shadow stays wrong until that entry is written again.""",
+        "about 2026: not fixed yet, it stands in 7.3.4",
+        "5.8 (2020) to 7.3.4: shadow paging, and where huge pages are not split eagerly",
+        {"clear_log_flushes_under_lock": "no"},
+    ),
+    exhibit(
         "lpage_info_below_slot",
         "what may be a huge page is asked in front of the slot",
         """When logging ends KVM looks for small pages that could be huge, by the gfn of the shadow page

@@ -1,0 +1,82 @@
+"""Guests whose page tables each lie in a huge page of their own, in a slot whose logging comes and goes.
+
+What maps a table is then a huge SPTE as long as nothing in that huge page is shadowed, and all huge pages are
+split or write-protected when their slot logs. Entries of large pages lead to the tables too.
+"""
+
+from __future__ import annotations
+
+from .visitor_ground import FRAME, VisitorGround
+
+__all__ = ["HugeTables"]
+
+SLOT = 6
+
+
+class HugeTables(VisitorGround):
+    """A guest with its tables in huge pages, and a host that logs them for rounds of their own."""
+
+    MANUAL = (0, 1, 3, 3)
+
+    def choose_kind(self) -> str:
+        return "huge"
+
+    def entry(self, level: int) -> int:
+        if level == 2 and self.random.random() < 0.3:
+            return self.random.choice(self.everything)[1] | self.flags(leaf=True) | 0x80
+        return super().entry(level)
+
+    def lines(self) -> list[str]:
+        return super().lines() if self.rings or self.random.random() < 0.8 else self._round()
+
+    def _round(self) -> list[str]:
+        """Return a round of logging: off, a write to a table, on, and the log is read.
+
+        While KVM works at the log, one vCPU uses its tables and the other one writes that table again. Before
+        it, sometimes, a slot comes and goes, with which KVM forgets all tables.
+        """
+        rng, length = self.random, 512 * len(self.everything)
+        one, other = rng.choice((("", "@1 "), ("@1 ", "")))
+        table, drop = rng.choice(self.tables[1]), rng.choice((1, 1, 2))
+        on = f"dirtylog on {SLOT}"
+        read = f"cleardirty {SLOT} 0 {length}" if self.manual else f"getdirty {SLOT}"
+        midst = [f"meanwhile {drop} {line}" for line in (one + self._use(table), *self._write(table, other))]
+        return [
+            *([*self._slot_5(), *self._slot_5()] if rng.random() < 0.5 else []),
+            f"dirtylog off {SLOT}",
+            *([f"{other}l2exit"] if self.nested else []),
+            *self._write(table, other),
+            *([one + self.access()] if rng.random() < 0.3 else []),
+            *([on, *midst, read] if rng.random() < 0.7 else [*midst, on]),
+        ]
+
+    def _use(self, table: int) -> str:
+        """Return an access through a leaf table, if the guest knows a way to it."""
+        kind = "l2read" if self.nested else "read"
+        ways = [
+            way | index << 12
+            for root in self.tables[self.levels]
+            for way in self._ways(root, self.levels, table)
+            for index in self._present(table)
+        ]
+        return f"{kind} {self.random.choice(ways):#x}" if ways else self.access()
+
+    def _ways(self, table: int, level: int, goal: int) -> list[int]:
+        """Return the addresses whose entries lead from a table of a level to a leaf table."""
+        if level == 1:
+            return [0] if table == goal else []
+        return [
+            index << 12 + self.bits * (level - 1) | way
+            for index in self._present(table)
+            if (below := self.entries[table, index] & FRAME) in self.tables[level - 1]
+            for way in self._ways(below, level - 1, goal)
+        ]
+
+    def _present(self, table: int) -> list[int]:
+        """Return which entries of a table lead on, of lower halves, as far as the guest knows."""
+        present = [index for (there, index), entry in self.entries.items() if there == table and entry & 1]
+        return [index for index in present if not self.entries[table, index] & 0x80 and index < 256]
+
+    def _write(self, table: int, at: str) -> list[str]:
+        """Return the lines of a write to any entry of a leaf table."""
+        return [edit.line(at) for edit in self.writes(table, *self._any_entry(table))]
