@@ -64,6 +64,7 @@ static inline void pin(int cpu)
 /* -- the machine ----------------------------------------------------------------------------------------------- */
 
 static int kvm, vm;
+static int small_pages;	/* no huge pages for the slots to come */
 static struct { u64 gpa, size; u32 flags; u8 *at; } slots[8];
 
 static void create_vm(void)
@@ -105,7 +106,7 @@ static int add_slot(int id, u64 gpa, u64 size)
 	if (p == MAP_FAILED)
 		die("mmap");
 	p = (u8 *)(((u64)p + 2 * M - 1) & ~(2 * M - 1));
-	madvise(p, size, MADV_HUGEPAGE);
+	madvise(p, size, small_pages ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
 	memset(p, 0, size);
 	slots[id].gpa = gpa;
 	slots[id].size = size;
@@ -279,7 +280,7 @@ static u64 finish_op(int id)
 		if (run->exit_reason == KVM_EXIT_IO)
 			break;
 		if (run->exit_reason != KVM_EXIT_MMIO)
-			die("vCPU %d leaves with reason %u", id, run->exit_reason);
+			die("vCPU %d leaves with reason %u, %#x", id, run->exit_reason, run->internal.suberror);
 		mmio_gpa = run->mmio.phys_addr;
 		if (!run->mmio.is_write)
 			memset(run->mmio.data, 0xdd, 8);

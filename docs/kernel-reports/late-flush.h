@@ -194,7 +194,7 @@ static int rounds_of(const char *name, int rounds, void (*prepare)(void), void (
 
 	sigaction(SIGUSR1, &action, NULL);
 	pin(0);
-	hold_us = 5000;
+	hold_us = 20000;
 	for (int i = 0; i < rounds; i++) {
 		prepare();
 		delay_us = length / 20 + random() % (length / 2 + 1);

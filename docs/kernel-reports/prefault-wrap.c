@@ -22,6 +22,7 @@ int main(void)
 
 	setvbuf(stdout, NULL, _IONBF, 0);
 	create_vm();
+	small_pages = 1;
 	add_slot(0, 0, 16 * M);
 	result = add_slot(1, HIGH, 1 * M);
 	printf("slot at 2^48: %s\n", result ? strerror(errno) : "accepted");

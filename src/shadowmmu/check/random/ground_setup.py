@@ -84,7 +84,8 @@ class Machine:
         self.kind = self.choose_kind()
         if self.kind == "read-only" and mmu != "shadow":
             self.kind = "plain"
-        self.crowded = self.crowded and self.kind != "huge"
+        if self.kind == "huge":
+            self.crowded = self.mixed = False
         self.stride = 0x200000 if self.kind == "huge" else 0x1000
         frames = count(ODD_TABLES[self.kind], self.stride)
         self.tables = {
