@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import groupby
 
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import PF_VECTOR, PS, A, D, P, PFERR_P, PFERR_W, U, W
@@ -246,23 +247,45 @@ class GuestKernel:
         stream = Stream()
         child = self._new_process(stream)
         child.areas = list(parent.areas)
-        changed = False
         for area in parent.areas:
-            if area.kind is Kind.FILE:
-                continue
-            for page in _pages_of(parent, area):
-                pte = parent.pages[page]
-                level = HUGE_LEVEL if pte & PS else 1
-                if area.kind is Kind.PRIVATE and pte & W:
-                    pte &= ~W
-                    self._map(stream, parent, page, pte, level)
-                    changed = True
-                self._map(stream, child, page, pte & ~D if area.kind is Kind.PRIVATE else pte, level)
-                self.frames.share(pte & ~0xFFF)
-        if changed:
-            self._flush(stream, parent, range(FLUSH_CEILING + 1), cpu)
+            if area.kind is not Kind.FILE:
+                for run in self._runs(parent, _pages_of(parent, area)):
+                    self._copy_run(stream, parent, child, run, private=area.kind is Kind.PRIVATE)
+        self._flush(stream, parent, range(FLUSH_CEILING + 1), cpu)
         self._run(cpu, stream)
         return child
+
+    def _copy_run(
+        self, stream: Stream, parent: Process, child: Process, pages: list[int], *, private: bool
+    ) -> None:
+        """Copy gptes of one table, each after its parent's was write-protected (copy_pte_range)."""
+        level = HUGE_LEVEL if parent.pages[pages[0]] & PS else 1
+        entry = self.mode.entry_size
+        above = self._direct + self._table(stream, parent, pages[0], level)
+        below = self._direct + self._table(stream, child, pages[0], level)
+        keep = ~(W | D) if private else ~0
+        for page in pages:
+            pte = parent.pages[page]
+            at = self._index(page, level) * entry
+            if private and pte & W:
+                parent.pages[page] = pte & ~W
+                stream.add(self._store, above + at, pte & ~W)
+            child.pages[page] = pte & keep
+            stream.add(self._store, below + at, pte & keep)
+            self.frames.share(pte & ~0xFFF)
+        if below != self._direct + child.root:
+            child.filled[below - self._direct] += len(pages)
+
+    def _runs(self, process: Process, pages: Iterable[int]) -> Iterator[list[int]]:
+        """Return pages in lists of those whose gptes are in one table."""
+        bits = self.mode.index_bits
+
+        def table(page: int) -> tuple[int, int]:
+            level = HUGE_LEVEL if process.pages[page] & PS else 1
+            return level, page >> bits * level
+
+        for _, run in groupby(pages, key=table):
+            yield list(run)
 
     def exec(self, process: Process, areas: Iterable[Area], cpu: int = 0) -> None:
         """Replace all that the process that runs on `cpu` has mapped."""
@@ -299,6 +322,25 @@ class GuestKernel:
         """Add an area; its pages come with their first access."""
         process.areas.append(area)
         process.areas.sort(key=lambda area: area.first)
+
+    def populate(self, process: Process, area: Area, cpu: int = 0) -> None:
+        """Map all pages of an area that was not touched yet, writable, in one go (MAP_POPULATE)."""
+        bits, entry = self.mode.index_bits, self.mode.entry_size
+        first = area.first
+        while first < area.end:
+            end = min(area.end, (first >> bits) + 1 << bits)
+            stream = Stream()
+            frames = [self.frames.take() for _ in range(first, end)]
+            table = self._table(stream, process, first, 1)
+            stream.accesses(WRITE, array("Q", [self._direct + frame for frame in frames]))
+            at = self._direct + table + self._index(first, 1) * entry
+            for offset, frame in enumerate(frames):
+                stream.add(self._store, at + offset * entry, frame | P | W | U | A | D)
+            process.pages.update((first + n, frame | P | W | U | A | D) for n, frame in enumerate(frames))
+            if table != process.root:
+                process.filled[table] += end - first
+            self._run(cpu, stream)
+            first = end
 
     def munmap(self, process: Process, area: Area, cpu: int = 0) -> None:
         """Remove an area of the process that runs on `cpu`: clear its gptes, flush, free tables."""
