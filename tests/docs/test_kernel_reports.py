@@ -15,6 +15,7 @@ SECTIONS = ["Symptom", "Scenario", "Mechanism", "What would fix it", "Severity",
 def test_the_index_has_them_all() -> None:
     listed = re.findall(r"^([a-z][\w-]+)$", (FOLDER / "index.md").read_text(), re.MULTILINE)
     assert sorted(listed) == [path.stem for path in REPORTS]
+    assert sorted(listed) == sorted(path.stem for path in FOLDER.glob("*.c"))
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)

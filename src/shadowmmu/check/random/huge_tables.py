@@ -24,8 +24,10 @@ class HugeTables(VisitorGround):
     def entry(self, level: int) -> int:
         if level != 2 or self.random.random() > (0.5 if self.nested else 0.3):
             return super().entry(level)
-        tables = self.tables[1][:2] if self.nested else [table for _, table in self.everything]
-        return self.random.choice(tables) | self.flags(leaf=True) | 0x80
+        if not self.nested:
+            return self.random.choice(self.everything)[1] | self.flags(leaf=True) | 0x80
+        flags = 0x67 if self.random.random() < 0.8 else self.flags(leaf=True)
+        return self.random.choice(self.tables[1][:2]) | flags | 0x80
 
     def lines(self) -> list[str]:
         chance = self.random.random()
