@@ -7,7 +7,7 @@ from kvm.tdp_world import BIG, PHYSICAL, huge_world, tables
 from kvm.world import World, names
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.mapping import Backing
+from shadowmmu.host.backing import Backing
 from shadowmmu.kvm.bits import (
     EMULTYPE_ALLOW_RETRY_PF,
     EMULTYPE_WRITE_PF_TO_SP,
@@ -20,9 +20,7 @@ from shadowmmu.kvm.bits import (
     SPTE_MMU_WRITABLE,
 )
 from shadowmmu.kvm.design.design import Design
-from shadowmmu.kvm.design.switches import (
-    PROFILES,
-)
+from shadowmmu.kvm.design.switches import PROFILES
 from shadowmmu.kvm.fault.page_fault import kvm_mmu_page_fault
 from shadowmmu.kvm.memory.notifier import MmuNotifier
 from shadowmmu.kvm.memory.nx_recovery import kvm_recover_nx_huge_pages

@@ -10,7 +10,8 @@ from ...x86.insn import Insn
 from .emulator import CodeEmulator, FetchFault
 from .interrupts import DB, UD
 from .operands import Code
-from .processor import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ, SvmProcessor
+from .processor import SvmProcessor
+from .registers import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ
 from .single_step import SingleStep
 
 ExitHandler = Callable[[int], None]

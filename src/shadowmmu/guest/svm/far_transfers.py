@@ -12,7 +12,7 @@ from .events import Events
 from .execution import Execution
 from .interrupts import CODE, CONFORMING, GP, NP, PRESENT, EventFault, segment_of
 from .operands import Code, mask
-from .processor import CS, FLAG_NT, FLAG_VM, HF_PE, RSP, SS, Segment
+from .registers import CS, FLAG_NT, FLAG_VM, HF_PE, RSP, SS, Segment
 from .segments import NOT_SYSTEM
 from .task_switch import Cause, TaskSwitch
 

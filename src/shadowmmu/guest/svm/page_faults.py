@@ -13,8 +13,8 @@ from .emulator import FetchFault
 from .execution import Execution, ExitHandler
 from .interrupts import GP, PF, UD
 from .operands import Code
-from .processor import RSP, SS
 from .progress import Progress
+from .registers import RSP, SS
 
 FAR_RETURNS = frozenset(("iret", "iretd", "iretq", "retf"))
 LONGEST_FRAME = 0x10000 + 40

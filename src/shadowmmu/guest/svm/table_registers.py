@@ -22,7 +22,7 @@ from .events import Events
 from .execution import Execution, ExitHandler
 from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
 from .operands import Code
-from .processor import GDTR, IDTR, LDTR, TR, Segment
+from .registers import GDTR, IDTR, LDTR, TR, Segment
 from .world_switch import TABLE_REGISTER_READS
 
 LDT, AVAILABLE_TSS16, AVAILABLE_TSS, BUSY = 2, 1, 9, 2

@@ -14,7 +14,7 @@ from .control_registers import clear_accessed_in_pdptes
 from .events import Events
 from .execution import Execution
 from .interrupts import GP, NP, PRESENT, TS, EventFault, segment_of
-from .processor import CS, DS, ES, FLAG_NT, FLAG_VM, FS, GS, LDTR, RSP, SS, TR, Segment
+from .registers import CS, DS, ES, FLAG_NT, FLAG_VM, FS, GS, LDTR, RSP, SS, TR, Segment
 from .segments import Segments
 
 AVAILABLE, WIDE, BUSY = 1, 8, 2
