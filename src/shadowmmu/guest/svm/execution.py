@@ -66,3 +66,20 @@ class Execution:
         """Let KVM emulate it."""
         if self.emulator.emulate(insn):
             self.advance(code.length)
+
+
+class ExecutionPart:
+    """What carries out some instructions or exits, with what they work on at hand.
+
+    Attributes:
+        execution: What all parts share.
+        vcpu: The vCPU, the processor and the emulator of `execution`.
+        processor: See `vcpu`.
+        emulator: See `vcpu`.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.vcpu = execution.vcpu
+        self.processor = execution.processor
+        self.emulator = execution.emulator
