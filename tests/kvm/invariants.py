@@ -14,10 +14,14 @@ def expect_nothing(found: Iterable[Violation]) -> None:
 
 
 def check_tlb(audit: Audit, gvas: Iterable[int]) -> int:
-    """Fill the TLBs with translations of the addresses, and audit all that is in them; how many there are."""
+    """Fill the TLBs with translations of the addresses, and audit them and what else changed since the last
+    look; how many translations there are.
+
+    Whoever calls this after each operation sweeps in the end (`World.check`); `World.of` does now and then.
+    """
     translations = 0
     for vcpu in audit.tables.kvm.vcpus:
         for gva in gvas:
             translations += sum(vcpu.cpu.access(gva, kind) != FAULT for kind in (READ, WRITE, FETCH))
-    expect_nothing(audit.sweep())
+    expect_nothing(audit.look())
     return translations

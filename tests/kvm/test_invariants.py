@@ -46,6 +46,7 @@ def test_random_scenarios_with_tlb(mode: str, seed: int) -> None:
     for op in ops:
         world.play(op)
         compared += check_tlb(world.audit, gvas)
+    world.check()
     assert compared
 
 

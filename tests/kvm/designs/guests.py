@@ -49,6 +49,7 @@ def check_tlb_after_each(text: str, design: Mapping[str, str]) -> None:
     for op in ops:
         world.play(op)
         compared += check_tlb(world.audit, gvas)
+    world.check()
     assert compared
 
 

@@ -65,4 +65,5 @@ def test_a_tlb_holds_nothing_stale(mode: str) -> None:
         for op in ops:
             world.play(op)
             compared += check_tlb(world.audit, gvas)
+        world.check()
         assert compared
