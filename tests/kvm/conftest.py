@@ -1,15 +1,9 @@
-"""Guests that nobody waits for."""
+"""Guests of these tests do not keep everybody waiting."""
 
 import pytest
+from kvm.random_scenarios import ENDLESS
 
 from shadowmmu.guest.play import cpu
-
-ENDLESS = 500
-"""Attempts at one instruction after which a guest of these tests counts as busy with itself for ever.
-
-Some random guests execute a page of zeros that is a page table, or fault on the way to each handler: the
-thousands of exits to `cpu.ENDLESS` are all alike, and took longer than everything else that they do.
-"""
 
 
 @pytest.fixture(autouse=True)
