@@ -68,6 +68,7 @@ def attack(world: World, addresses: list[int]) -> None:
         ):
             assert world.do(line).result["outcome"] in OUTCOMES, line
     check_tlb(world.audit, addresses)
+    world.check()
     world.do("l2exit")
     for line in ("nop", f"read {WINDOW:#x}", f"write {WINDOW + 0x2000:#x} 0x67"):
         assert world.do(line).result["outcome"] in OUTCOMES, line

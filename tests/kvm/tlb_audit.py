@@ -18,7 +18,7 @@ def check_tlb(audit: Audit, gvas: Iterable[int]) -> int:
     for vcpu in audit.tables.kvm.vcpus:
         for gva in gvas:
             translations += sum(vcpu.cpu.access(gva, kind) != FAULT for kind in (READ, WRITE, FETCH))
-    expect_nothing(audit.sweep())
+    expect_nothing(audit.look())
     return translations
 
 
@@ -33,5 +33,6 @@ def play_with_tlb(text: str, **options: Any) -> World:
     for op in ops:
         world.play(op)
         compared += check_tlb(world.audit, gvas)
+    world.check()
     assert compared
     return world

@@ -157,7 +157,10 @@ class Tables:
         return (page.gfn << 12) + page.gpte_offset(index)[0]
 
     def slot(self, id: int) -> MemSlot | None:
-        return next((slot for slot in self.kvm.memslots if slot.id == id), None)
+        for slot in self.kvm.memslots:
+            if slot.id == id:
+                return slot
+        return None
 
     def valid_at(self, gfn: int) -> Iterator[Page]:
         """Yield the valid pages that shadow the guest table at gfn."""

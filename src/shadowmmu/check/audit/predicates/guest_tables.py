@@ -172,15 +172,15 @@ def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     "kvm_mmu_find_shadow_page",
 )
 def _unsync_is_leaf_table(t: Tables, page: Page) -> Iterator[Finding]:
-    name = t.page_name(page.hpa)
     if page.unsync and (page.level != 1 or not page.has_gptes):
-        yield of_page(page, f"{name} is unsync but does not shadow a leaf table")
+        yield of_page(page, f"{t.page_name(page.hpa)} is unsync but does not shadow a leaf table")
     if not page.valid or not page.has_gptes:
         return
     others = [other for other in t.valid_at(page.gfn) if page.unsync and other.level > 1]
     others += [other for other in t.valid_at(page.gfn) if page.level > 1 and other.unsync]
     if others:
-        says = f"{name} and {t.page_name(others[0].hpa)} shadow one gfn: one is unsync, one upper"
+        names = f"{t.page_name(page.hpa)} and {t.page_name(others[0].hpa)}"
+        says = f"{names} shadow one gfn: one is unsync, one upper"
         yield Finding(says, pages=(page.hpa, others[0].hpa))
 
 
