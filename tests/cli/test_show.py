@@ -1,3 +1,6 @@
+import json
+import re
+
 import pytest
 
 SCENARIO = """\
@@ -68,3 +71,16 @@ def test_without_textual_the_extra_is_named(invoke, scenario, monkeypatch):
     monkeypatch.setitem(sys.modules, "textual.app", None)
     monkeypatch.delitem(sys.modules, "shadowmmu.show.tui.app", raising=False)
     assert "pip install 'shadowmmu[tui]'" in invoke("show", "--tui", scenario).output
+
+
+@pytest.mark.parametrize("name", ["recordings/b-unsync.jsonl", "scenarios/b-unsync.txt"])
+def test_the_page_has_reasons_unless_they_are_left_out(invoke, fixtures, tmp_path, name):
+    file = fixtures.recordings.parent / name
+    pages = {}
+    for option in ([], ["--no-reasons"]):
+        target = tmp_path / f"page{len(option)}.html"
+        assert invoke("show", file, "-o", target, *option).exit_code == 0
+        pages[len(option)] = json.loads(re.search(r'id="data">(.*?)</script>', target.read_text(), re.S)[1])
+    assert any("fetch" in sentence for sentence in pages[0]["reasons"])
+    assert pages[1]["reasons"] == []
+    assert not any("why" in op for op in pages[1]["ops"])

@@ -1,7 +1,8 @@
 """Headless Chromium, operated by Playwright."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from show.recorded import recording
 
 from shadowmmu.show.browser.assemble import page
 from shadowmmu.show.history.timeline import recorded_timeline
+from shadowmmu.show.reasons.change import Change
+from shadowmmu.show.reasons.history import reasons_of_recording
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -31,14 +34,22 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def page_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def reasons_of_page() -> Callable[[str], Sequence[Change]]:
+    """The changes of a recording with their reasons."""
+    return cache(lambda name: reasons_of_recording(recording(name)).changes)
+
+
+@pytest.fixture(scope="session")
+def page_of(
+    tmp_path_factory: pytest.TempPathFactory, reasons_of_page: Callable[[str], Sequence[Change]]
+) -> Callable[[str], Path]:
     """The page of a recording, as a file."""
     folder = tmp_path_factory.mktemp("pages")
 
     def write(name: str) -> Path:
         path = folder / f"{name}.html"
         if not path.exists():
-            path.write_text(page(recorded_timeline(recording(name))))
+            path.write_text(page(recorded_timeline(recording(name)), reasons_of_page(name)))
         return path
 
     return write

@@ -6,6 +6,7 @@ from show.recorded import recording
 
 from shadowmmu.show.history.timeline import recorded_timeline
 from shadowmmu.show.history.walk import translate
+from shadowmmu.show.reasons.report import led_there, reason_text
 
 SLOWEST_STEP = 0.05
 """Seconds of the browser's own time for a step."""
@@ -242,3 +243,45 @@ def test_everything_that_can_be_clicked_can_be_reached_by_tab_and_has_a_name(ope
     assert nameless == 0
     key(page, "Tab", "Tab", "Tab")
     assert page.page.evaluate("document.activeElement.id") in ("slider", "next", "previous")
+
+
+def test_an_op_says_why_each_thing_changed(opened, reasons_of_page):
+    page = opened("b-unsync", "#op=1")
+    shown = page.page.locator("#op .why").inner_text()
+    of_op = [change for change in reasons_of_page("b-unsync") if change.op == 1]
+    assert {"spte", "page"} <= {change.kind for change in of_op}
+    for change in of_op:
+        assert change.effect in shown
+        assert f"because {reason_text(change)}" in shown
+        assert led_there(change) in shown
+
+
+@pytest.mark.parametrize("name", ["b-unsync", "n7-ncr3", "l-smp"])
+def test_flushes_and_zaps_have_their_reasons_too(opened, reasons_of_page, name):
+    page = opened(name)
+    for kind in ("flush", "zap"):
+        for change in [change for change in reasons_of_page(name) if change.kind == kind][:3]:
+            page.page.evaluate("op => go(op)", change.op)
+            shown = page.page.locator("#op .why").inner_text()
+            assert change.effect in shown
+            assert f"because {reason_text(change)}" in shown
+
+
+def test_an_op_that_changed_nothing_has_no_reasons(opened, reasons_of_page):
+    timeline = recorded_timeline(recording("b-unsync"))
+    changed = {change.op for change in reasons_of_page("b-unsync")}
+    quiet = next(moment.op for moment in timeline.moments if moment.op >= 0 and moment.op not in changed)
+    assert opened("b-unsync", f"#op={quiet}").page.locator("#op .why").count() == 0
+
+
+def test_many_changes_with_one_reason_are_folded(opened):
+    page = opened("fuzz-long4-9")
+    ops = page.page.evaluate(
+        "data.ops.filter((op) => (op.why || []).some(([all]) => all.length > 8)).map(({op}) => op)"
+    )
+    assert ops
+    page.page.evaluate("op => go(op)", ops[0])
+    more = page.page.locator("#op .why summary").first
+    assert more.inner_text().startswith("and ")
+    more.click()
+    assert page.page.locator("#op .why details[open] li").count() > 0
