@@ -27,7 +27,7 @@ INNER = {
         "exits",
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
-    "show": ("decode", "text", "html", "history", "reasons", "perfetto", "browser", "diff", "tui"),
+    "show": ("decode", "text", "html", "history", "reasons", "perfetto", "browser", "lanes", "diff", "tui"),
     "check": ("known", "checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }
 """The rooms (folders and single files) inside a room, lowest first."""

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from shadowmmu.cli.inputs import Changes, load, machine_options
+from shadowmmu.cli.inputs import Changes, load, machine_options, refuse_ignored
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
+from shadowmmu.cli.show_lanes import has_lanes, lanes_of
 
 if TYPE_CHECKING:
     from shadowmmu.show.history.timeline import Timeline
 
 __all__ = ["history_of", "show"]
+
+_MACHINE = {"kernel": "--kernel", "vendor": "--vendor", "params": "--param", "designs": "--design"}
 
 
 @click.command(
@@ -29,6 +32,8 @@ __all__ = ["history_of", "show"]
         "a guest wrote to its page tables",
         "shadowmmu show scenarios/mails/002-write-flooding.txt --design write_flooding=off": "A scenario "
         "under another design",
+        "shadowmmu show museum:cr3_unsynced": "A historic defect, with a lane for each vCPU",
+        "shadowmmu show race:R37b": "A race, with a lane for each CPU and a run without each protection",
         "shadowmmu show --tui tests/conformance/recordings/b-unsync.jsonl": "The same in the terminal",
     },
 )
@@ -52,22 +57,34 @@ __all__ = ["history_of", "show"]
 def show(*, file: Path, target: Path | None, tui: bool, plain: bool, changes: Changes) -> None:
     """Write one HTML file in which a browser steps through FILE, a scenario or a recording of real KVM.
 
+    museum:DEFECT, race:CASE and a schedule that `race --save` kept become a page with a lane for each CPU.
+
     It shows the guest's tables and KVM's side by side, what each op changed and why, and the walk of an
     address through both. It needs no network and opens from the disk. --tui shows the same in the terminal.
     """
     from shadowmmu.show.browser.assemble import page
+    from shadowmmu.show.lanes.assemble import lanes_page
 
     if tui:
         if target is not None:
             raise click.UsageError("--tui writes no file; leave -o out")
         if plain:
             raise click.UsageError("--tui shows no reasons; leave --no-reasons out")
+        if has_lanes(file):
+            raise click.UsageError(
+                f"--tui shows histories; {file} becomes a page with lanes: leave --tui out"
+            )
         _show_in_terminal(file, changes)
         return
 
-    target = target or Path(f"{file.stem}.html")
+    target = target or Path(f"{file.stem.replace(':', '-')}.html")
     refuse_overwriting({"--output": target}, [file])
-    text = page(history_of(file, changes)) if plain else _page_with_reasons(file, changes)
+    lanes = lanes_of(file)
+    if lanes is not None:
+        refuse_ignored({**_MACHINE, "plain": "--no-reasons"}, f"{file} has a machine of its own")
+        text = lanes_page(lanes)
+    else:
+        text = page(history_of(file, changes)) if plain else _page_with_reasons(file, changes)
     with output(target) as written:
         written.write(text)
     if not is_stdout(target):
