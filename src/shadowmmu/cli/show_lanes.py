@@ -19,7 +19,12 @@ _RACE, _MUSEUM = "race:", "museum:"
 
 def has_lanes(file: Path) -> bool:
     """Return whether what is named is shown in lanes. Raises OSError."""
-    return str(file).startswith((_RACE, _MUSEUM)) or _is_schedule(file)
+    return _named(file, _RACE) or _named(file, _MUSEUM) or _is_schedule(file)
+
+
+def _named(file: Path, kind: str) -> bool:
+    """Return whether something of that kind is named, and not a file that happens to be called so."""
+    return str(file).startswith(kind) and not file.exists()
 
 
 def lanes_of(file: Path) -> Lanes | None:
@@ -28,9 +33,9 @@ def lanes_of(file: Path) -> Lanes | None:
     Raises ClickException. Races may begin the process anew, interpreted.
     """
     name = str(file)
-    if name.startswith(_RACE):
+    if _named(file, _RACE):
         return _race(name.removeprefix(_RACE))
-    if name.startswith(_MUSEUM):
+    if _named(file, _MUSEUM):
         return _exhibit(name.removeprefix(_MUSEUM))
     return _schedule(file) if _is_schedule(file) else None
 

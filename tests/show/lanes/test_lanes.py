@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from show.browser.conftest import Opened
+from show.browser.conftest import WORST_CONTRAST, Opened
 from show.recorded import SCENARIOS
 
 from shadowmmu.check.museum.results import EXHIBITS, exhibit_named
@@ -170,3 +170,19 @@ def test_a_run_without_a_schedule_says_so(opened):
 def test_nothing_is_wider_than_the_window(opened, width):
     page = opened(of_exhibit("cr3_unsynced"), viewport={"width": width, "height": 900})
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_text_has_the_contrast_of_aa(opened, scheme):
+    page = opened(of_exhibit("cr3_unsynced"), "#step=7", color_scheme=scheme)
+    assert page.page.evaluate(WORST_CONTRAST) >= 4.5
+
+
+def test_everything_that_can_be_clicked_can_be_reached_by_tab(opened):
+    page = opened(of_exhibit("cr3_unsynced"))
+    assert page.page.evaluate(
+        """[...document.querySelectorAll("button")].every((node) => node.tabIndex >= 0)"""
+    )
+    page.page.focus("#step-3")
+    page.page.keyboard.press("Enter")
+    assert page.text("where") == "step 3 of 0 to 7"
