@@ -13,7 +13,7 @@ from shadowmmu.x86.bits import FAULT, FETCH, READ, WRITE
 
 
 def check_tlb(audit: Audit, gvas: Iterable[int]) -> int:
-    """Fill the TLBs with translations of the addresses, and audit all that is in them; how many there are."""
+    """Fill the TLBs with translations of the addresses; audit them and what changed; how many there are."""
     translations = 0
     for vcpu in audit.tables.kvm.vcpus:
         for gva in gvas:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes, refuse_ignored
-from shadowmmu.cli.outputs import output, refuse_overwriting
+from shadowmmu.cli.outputs import refuse_overwriting
 from shadowmmu.cli.program_options import ProgramOptions
 from shadowmmu.cli.program_report import ended, failure, finish, progress_text
 from shadowmmu.cli.progress import progress
+from shadowmmu.cli.traces import NO_TRACES, Traces, traced_program
 
 if TYPE_CHECKING:
     from shadowmmu.guest.linux.guest import LinuxGuest
@@ -81,17 +82,17 @@ def run_program(
     options: ProgramOptions,
     *,
     name: str | None = None,
-    events: Path | None = None,
+    traces: Traces = NO_TRACES,
     as_json: bool = False,
 ) -> int:
     """Run a program to its end and report on stderr; its exit status. `name` is its argv[0].
 
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
-    refuse_overwriting({"--events": events}, [path] if options.initrd is None else [path, options.initrd])
+    refuse_overwriting(traces.by_option, [path] if options.initrd is None else [path, options.initrd])
     with _told(path):
         pc, screen = _start(path, arguments, changes, options, name)
-        ending = _run_to_end(pc, screen, options, events)
+        ending = _run_to_end(pc, screen, options, traces)
     return finish(path, ending, pc, as_json=as_json)
 
 
@@ -208,11 +209,10 @@ def _start_linux(
 
 
 def _run_to_end(
-    pc: Pc | LinuxGuest, screen: Screen, options: ProgramOptions, events: Path | None = None
+    pc: Pc | LinuxGuest, screen: Screen, options: ProgramOptions, traces: Traces = NO_TRACES
 ) -> Ending:
     with ExitStack() as stack:
-        if events is not None:
-            stack.enter_context(_traced(pc.machine, events))
+        stack.enter_context(traced_program(pc.machine.kvm, traces))
         stack.enter_context(_interruptible(pc.interrupt))
         ending = pc.run(_limits_of(options), lambda: screen.progress(progress_text(pc)))
     screen.finish()
@@ -295,15 +295,6 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _traced(machine: SvmMachine, path: Path) -> Iterator[None]:
-    """Write KVM's events while the program runs."""
-    from shadowmmu.trace.ftrace import FtraceWriter
-
-    with output(path) as file, machine.kvm.tracer.listening(FtraceWriter(file).event):
-        yield
 
 
 class Screen:

@@ -22,6 +22,7 @@ from shadowmmu.cli.program import (
 )
 from shadowmmu.cli.program_options import ProgramOptions, program_options
 from shadowmmu.cli.run_report import Report, Shown, summary
+from shadowmmu.cli.traces import Traces, scenario_timelines
 from shadowmmu.show.history.played import played_rows
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def _show_language(context: click.Context, option: click.Parameter, wanted: bool
         "switch set otherwise",
         "shadowmmu run --record a.jsonl --events a.trace scenarios/mails/002-unsync.txt": "Keep a recording, "
         "and the tracepoints as trace-cmd would show them",
+        "shadowmmu run --perfetto a.json scenarios/mails/001-split-flush.txt": "Keep a timeline, "
+        "which ui.perfetto.dev and chrome://tracing show",
         "shadowmmu run --npt ./busybox -- sh -c 'ls | sort'": "Run a static Linux program with nested paging",
     },
 )
@@ -72,6 +75,13 @@ def _show_language(context: click.Context, option: click.Parameter, wanted: bool
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the tracepoints as the kernel's ftrace prints them.",
+)
+@click.option(
+    "--perfetto",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a timeline for ui.perfetto.dev or chrome://tracing: vCPUs, KVM's workers, mmu_lock, "
+    "counters, flush requests. Its clock is simulated.",
 )
 @click.option(
     "--json",
@@ -113,6 +123,7 @@ def run(
     inputs: tuple[str, ...],
     record: Path | None,
     events: Path | None,
+    perfetto: Path | None,
     as_json: bool,
     changes: Changes,
     program: ProgramOptions,
@@ -142,19 +153,20 @@ def run(
         raise click.UsageError(f"{', '.join(selected)}: --json prints everything; leave one of them out")
     if first is not None and last is not None and first > last:
         raise click.UsageError(f"--from {first} --to {last}: no op is in between; give the smaller one first")
+    traces = Traces(events, perfetto)
     if inputs and is_program(Path(inputs[0])):
         if selected:
             raise click.UsageError(f"{', '.join(selected)}: only scenarios are shown op by op")
         if record or tlb:
             raise click.UsageError("--record and --tlb are for scenarios; --events works for programs, too")
-        _run(Path(inputs[0]), inputs[1:], changes, program, events, name=inputs[0], as_json=as_json)
+        _run(Path(inputs[0]), inputs[1:], changes, program, traces, name=inputs[0], as_json=as_json)
     elif not inputs and has_extra() and not (record or tlb or selected):
         with embedded(EMBEDDED) as path:
-            _run(path, (), changes, program, events, as_json=as_json)
+            _run(path, (), changes, program, traces, as_json=as_json)
     elif program.given:
         raise click.UsageError(f"{', '.join(program.given)}: only programs have such a machine")
     else:
-        _play_all([Path(name) for name in inputs], record, events, changes, shown, as_json=as_json, tlb=tlb)
+        _play_all([Path(name) for name in inputs], record, traces, changes, shown, as_json=as_json, tlb=tlb)
 
 
 def _run(
@@ -162,19 +174,19 @@ def _run(
     arguments: Sequence[str],
     changes: Changes,
     program: ProgramOptions,
-    events: Path | None,
+    traces: Traces,
     *,
     name: str | None = None,
     as_json: bool,
 ) -> None:
-    status = run_program(path, arguments, changes, program, name=name, events=events, as_json=as_json)
+    status = run_program(path, arguments, changes, program, name=name, traces=traces, as_json=as_json)
     click.get_current_context().exit(status)
 
 
 def _play_all(
     scenarios: Sequence[Path],
     record: Path | None,
-    events: Path | None,
+    traces: Traces,
     changes: Changes,
     shown: Shown,
     *,
@@ -186,20 +198,22 @@ def _play_all(
     from shadowmmu.trace.ftrace import FtraceWriter
     from shadowmmu.trace.recorder import json_line
 
-    quiet = is_stdout(record) or is_stdout(events)
+    quiet = is_stdout(record) or any(map(is_stdout, traces.by_option.values()))
     if quiet and as_json:
         raise click.UsageError("--json prints on standard output, too; write the other output to a file")
     try:
         loaded = load(scenarios, changes)
-        targets = _targets(record, events, loaded, scenarios)
+        targets = _targets(record, traces, loaded, scenarios)
         totals: Counter[str] = Counter()
         with ExitStack() as trace:
-            ftrace = FtraceWriter(trace.enter_context(output(events))) if events else None
+            ftrace = FtraceWriter(trace.enter_context(output(traces.events))) if traces.events else None
+            timelines = trace.enter_context(scenario_timelines(traces.perfetto)) if traces.perfetto else None
+            play = timelines.play if timelines else None
             for scenario, target in zip(loaded, targets, strict=True):
                 with ExitStack() as recording:
                     file = recording.enter_context(output(target)) if target else None
                     report = Report(scenario)
-                    for played, row, stale in played_rows(scenario, tlb=tlb):
+                    for played, row, stale in played_rows(scenario, tlb=tlb, play=play):
                         line = json_line(row)
                         if file:
                             file.write(line)
@@ -222,13 +236,13 @@ def _play_all(
 
 
 def _targets(
-    record: Path | None, events: Path | None, scenarios: Sequence[Scenario], inputs: Sequence[Path]
+    record: Path | None, traces: Traces, scenarios: Sequence[Scenario], inputs: Sequence[Path]
 ) -> list[Path | None]:
     """Return where the recording of each scenario is written. Raises UsageError if a file
     were written twice.
     """
     if record is None or (len(scenarios) == 1 and not record.is_dir()):
-        refuse_overwriting({"--record": record, "--events": events}, inputs)
+        refuse_overwriting({"--record": record, **traces.by_option}, inputs)
         return [record] * len(scenarios)
     names = [scenario.name for scenario in scenarios]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -238,5 +252,5 @@ def _targets(
         )
     make_folder(record)
     targets = [record / f"{name}.jsonl" for name in names]
-    refuse_overwriting({**{f"--record of {t.stem}": t for t in targets}, "--events": events}, inputs)
+    refuse_overwriting({**{f"--record of {t.stem}": t for t in targets}, **traces.by_option}, inputs)
     return [*targets]

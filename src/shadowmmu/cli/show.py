@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shadowmmu.cli.inputs import Changes, machine_options
+from shadowmmu.cli.inputs import Changes, load, machine_options, refuse_ignored
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
+from shadowmmu.cli.show_lanes import has_lanes, lanes_of
 
 if TYPE_CHECKING:
     from shadowmmu.show.history.timeline import Timeline
 
 __all__ = ["history_of", "show"]
+
+_MACHINE = {"kernel": "--kernel", "vendor": "--vendor", "params": "--param", "designs": "--design"}
 
 
 @click.command(
@@ -27,6 +32,8 @@ __all__ = ["history_of", "show"]
         "a guest wrote to its page tables",
         "shadowmmu show scenarios/mails/002-write-flooding.txt --design write_flooding=off": "A scenario "
         "under another design",
+        "shadowmmu show museum:cr3_unsynced": "A historic defect, with a lane for each vCPU",
+        "shadowmmu show race:R37b": "A race, with a lane for each CPU and a run without each protection",
         "shadowmmu show --tui tests/conformance/recordings/b-unsync.jsonl": "The same in the terminal",
     },
 )
@@ -40,28 +47,83 @@ __all__ = ["history_of", "show"]
     help="Where the page is written; default: the name of FILE with .html, in this folder.",
 )
 @click.option("--tui", is_flag=True, help="Show it in the terminal instead (pip install 'shadowmmu[tui]').")
+@click.option(
+    "--no-reasons",
+    "plain",
+    is_flag=True,
+    help="Leave out why things changed: for it the model plays FILE interpreted, about 5 ms an op.",
+)
 @machine_options
-def show(*, file: Path, target: Path | None, tui: bool, changes: Changes) -> None:
+def show(*, file: Path, target: Path | None, tui: bool, plain: bool, changes: Changes) -> None:
     """Write one HTML file in which a browser steps through FILE, a scenario or a recording of real KVM.
 
-    It shows the guest's tables and KVM's side by side, what each op changed, and the walk of an address
-    through both. It needs no network and opens from the disk. --tui shows the same in the terminal.
+    museum:DEFECT, race:CASE and a schedule that `race --save` kept become a page with a lane for each CPU.
+
+    It shows the guest's tables and KVM's side by side, what each op changed and why, and the walk of an
+    address through both. It needs no network and opens from the disk. --tui shows the same in the terminal.
     """
     from shadowmmu.show.browser.assemble import page
+    from shadowmmu.show.lanes.assemble import lanes_page
 
     if tui:
         if target is not None:
             raise click.UsageError("--tui writes no file; leave -o out")
+        if plain:
+            raise click.UsageError("--tui shows no reasons; leave --no-reasons out")
+        if has_lanes(file):
+            raise click.UsageError(
+                f"--tui shows histories; {file} becomes a page with lanes: leave --tui out"
+            )
         _show_in_terminal(file, changes)
         return
 
-    target = target or Path(f"{file.stem}.html")
+    target = target or Path(f"{file.stem.replace(':', '-')}.html")
     refuse_overwriting({"--output": target}, [file])
-    text = page(history_of(file, changes))
+    lanes = lanes_of(file)
+    if lanes is not None:
+        refuse_ignored({**_MACHINE, "plain": "--no-reasons"}, f"{file} has a machine of its own")
+        text = lanes_page(lanes)
+    else:
+        text = page(history_of(file, changes)) if plain else _page_with_reasons(file, changes)
     with output(target) as written:
         written.write(text)
     if not is_stdout(target):
         click.echo(f"{target}: {len(text) / 1e6:.1f} MB; open it in a browser")
+
+
+def _page_with_reasons(file: Path, changes: Changes) -> str:
+    """Return the page of a file with why everything changed. Raises ClickException, OSError."""
+    from shadowmmu.show.browser.assemble import page
+    from shadowmmu.show.history.timeline import is_recording
+    from shadowmmu.show.reasons.history import reasons_of, reasons_of_recording
+    from shadowmmu.show.reasons.record import NotPlayed
+    from shadowmmu.trace.recording import Recording
+
+    with _one_line():
+        if not is_recording(file):
+            (scenario,) = load([file], changes)
+            reasons = reasons_of(scenario)
+            return page(reasons.timeline, reasons.changes)
+        timeline = history_of(file, changes)
+        try:
+            return page(timeline, reasons_of_recording(Recording.read(file)).changes)
+        except NotPlayed as error:
+            click.echo(f"shadowmmu: {file}: no reasons, the model cannot play it: {error}", err=True)
+            return page(timeline)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn what is wrong with an input into one line."""
+    from shadowmmu.guest.scenario.setup import ScenarioError
+    from shadowmmu.kvm.design.switches import DesignError
+    from shadowmmu.show.reasons.record import NotPlayed
+    from shadowmmu.trace.recording import RecordingError
+
+    try:
+        yield
+    except (ScenarioError, DesignError, RecordingError, NotPlayed) as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _show_in_terminal(file: Path, changes: Changes) -> None:
@@ -77,13 +139,10 @@ def _show_in_terminal(file: Path, changes: Changes) -> None:
 
 def history_of(file: Path, changes: Changes, *, tlb: bool = False) -> Timeline:
     """Return the history of a scenario or a recording. Raises ClickException, OSError."""
-    from shadowmmu.cli.inputs import load
-    from shadowmmu.guest.scenario.setup import ScenarioError
-    from shadowmmu.kvm.design.switches import DesignError
     from shadowmmu.show.history.timeline import is_recording, recorded_timeline, timeline_of
-    from shadowmmu.trace.recording import Recording, RecordingError
+    from shadowmmu.trace.recording import Recording
 
-    try:
+    with _one_line():
         if not is_recording(file):
             (scenario,) = load([file], changes)
             return timeline_of(scenario, tlb=tlb)
@@ -91,5 +150,3 @@ def history_of(file: Path, changes: Changes, *, tlb: bool = False) -> Timeline:
             why = "a recording shows what happened; give its scenario to change the machine"
             raise click.UsageError(f"{file}: {why}")
         return recorded_timeline(Recording.read(file))
-    except (ScenarioError, DesignError, RecordingError) as error:
-        raise click.ClickException(str(error)) from None

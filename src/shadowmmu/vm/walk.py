@@ -9,6 +9,7 @@ from ..host.backing import HostError
 from ..kvm.bits import INVALID_PAGE
 from ..kvm.pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..kvm.state.vcpu import Vcpu
+from ..show.html.table import table
 from ..x86.bits import ADDR, CR0_PG, CR4_LA57, CR4_PAE, EFER_LMA, NX, PS, A, D, P, U, W
 from .sptes import Spte, spte_at
 
@@ -69,6 +70,20 @@ class Walk:
 
     def __repr__(self) -> str:
         return f"<Walk {self}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the guest's entries and KVM's side by side."""
+        guest = {entry.level: (f"{entry.address:#x}", str(entry)) for entry in self.guest}
+        shadow = {spte.level: (f"{spte.address & -4096:#x}", str(spte)) for spte in self.shadow}
+        rows = [
+            (str(level), *guest.get(level, ("", "")), *shadow.get(level, ("", "")))
+            for level in sorted({*guest, *shadow}, reverse=True)
+        ]
+        ends = ("not mapped" if self.gpa is None else f"gpa {self.gpa:#x}",
+                "not mapped" if self.hpa is None else f"hpa {self.hpa:#x}")  # fmt: skip
+        rows.append(("", "leads to", ends[0], "leads to", ends[1]))
+        head = ("level", "guest: at", "entry", "KVM: table", "SPTE")
+        return table(f"Walk of {self.gva:#x}", head, rows)
 
 
 def walk(machine: Machine, vcpu: Vcpu, gva: int) -> Walk:

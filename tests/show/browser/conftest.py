@@ -1,7 +1,8 @@
 """Headless Chromium, operated by Playwright."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,32 @@ from show.recorded import recording
 
 from shadowmmu.show.browser.assemble import page
 from shadowmmu.show.history.timeline import recorded_timeline
+from shadowmmu.show.reasons.change import Change
+from shadowmmu.show.reasons.history import reasons_of_recording
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WORST_CONTRAST = """() => {
+    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+    const ground = (node) => {
+        for (; node; node = node.parentElement) {
+            const colour = numbers(getComputedStyle(node).backgroundColor);
+            if (colour.length < 4 || colour[3] > 0) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const found = [...document.querySelectorAll("body *")].filter((node) =>
+        [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
+        && node.checkVisibility() && !node.matches("script, noscript, .skip, [disabled], option"));
+    return Math.min(...found.map((node) => {
+        const one = luminance(numbers(getComputedStyle(node).color));
+        const two = luminance(ground(node));
+        return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+    }));
+}"""
+"""A script: the lowest contrast of a text of the page with its ground, as WCAG has it."""
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +56,22 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def page_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def reasons_of_page() -> Callable[[str], Sequence[Change]]:
+    """The changes of a recording with their reasons."""
+    return cache(lambda name: reasons_of_recording(recording(name)).changes)
+
+
+@pytest.fixture(scope="session")
+def page_of(
+    tmp_path_factory: pytest.TempPathFactory, reasons_of_page: Callable[[str], Sequence[Change]]
+) -> Callable[[str], Path]:
     """The page of a recording, as a file."""
     folder = tmp_path_factory.mktemp("pages")
 
     def write(name: str) -> Path:
         path = folder / f"{name}.html"
         if not path.exists():
-            path.write_text(page(recorded_timeline(recording(name))))
+            path.write_text(page(recorded_timeline(recording(name)), reasons_of_page(name)))
         return path
 
     return write
