@@ -28,7 +28,18 @@ INNER = {
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
     "show": ("decode", "text", "history", "reasons", "browser", "diff", "tui"),
-    "check": ("known", "checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
+    "check": (
+        "known",
+        "checker",
+        "audit",
+        "coherence",
+        "checks",
+        "scenario",
+        "program",
+        "random",
+        "museum",
+        "race",
+    ),
 }
 """The rooms (folders and single files) inside a room, lowest first."""
 MOST_MODULES = 20
