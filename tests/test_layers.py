@@ -27,7 +27,7 @@ INNER = {
         "exits",
     ),
     "guest": ("scenario", "play", "svm", "pc", "linux"),
-    "show": ("decode", "text", "history", "reasons", "browser", "diff", "tui"),
+    "show": ("decode", "text", "history", "reasons", "browser", "playground", "diff", "tui"),
     "check": (
         "known",
         "checker",

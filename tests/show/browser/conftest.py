@@ -1,6 +1,5 @@
-"""Headless Chromium, operated by Playwright."""
+"""Pages of recordings, opened in the browser."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,6 @@ from show.recorded import recording
 
 from shadowmmu.show.browser.assemble import page
 from shadowmmu.show.history.timeline import recorded_timeline
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """The browser; tests are skipped where there is none.
-
-    Closed with its module: while it is open, Playwright has an event loop that no other test could have.
-    """
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

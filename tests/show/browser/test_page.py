@@ -2,6 +2,7 @@
 "says."""
 
 import pytest
+from show.accessibility import AA, NAMELESS, WORST_CONTRAST
 from show.recorded import recording
 
 from shadowmmu.show.history.timeline import recorded_timeline
@@ -200,30 +201,7 @@ def test_a_step_takes_less_than_50_ms_of_the_processor(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_has_the_contrast_of_aa(opened, scheme):
     page = opened("n7-ncr3", "#op=7&gva=0x20000&vcpu=0.l2", color_scheme=scheme)
-    worst = page.page.evaluate(
-        """() => {
-            const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-            const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-                .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-                .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-            const ground = (node) => {
-                for (; node; node = node.parentElement) {
-                    const colour = numbers(getComputedStyle(node).backgroundColor);
-                    if (colour.length < 4 || colour[3] > 0) return colour;
-                }
-                return [255, 255, 255];
-            };
-            const found = [...document.querySelectorAll("body *")].filter((node) =>
-                [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
-                && node.checkVisibility() && !node.matches("script, noscript, .skip, [disabled], option"));
-            return Math.min(...found.map((node) => {
-                const one = luminance(numbers(getComputedStyle(node).color));
-                const two = luminance(ground(node));
-                return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
-            }));
-        }"""
-    )
-    assert worst >= 4.5
+    assert page.page.evaluate(WORST_CONTRAST) >= AA
 
 
 @pytest.mark.parametrize("width", [800, 1280])
@@ -234,11 +212,6 @@ def test_nothing_is_wider_than_the_window(opened, width):
 
 def test_everything_that_can_be_clicked_can_be_reached_by_tab_and_has_a_name(opened):
     page = opened("b-unsync", "#op=2")
-    nameless = page.page.evaluate(
-        """[...document.querySelectorAll("button, input, select, summary")].filter((node) =>
-            node.tabIndex < 0 || !(node.textContent.trim() || node.ariaLabel || node.labels?.length
-                || node.getAttribute("aria-labelledby"))).length"""
-    )
-    assert nameless == 0
+    assert page.page.evaluate(NAMELESS) == []
     key(page, "Tab", "Tab", "Tab")
     assert page.page.evaluate("document.activeElement.id") in ("slider", "next", "previous")
