@@ -27,6 +27,7 @@ function wordNamed(text) {
   return words.find((word) => word.name === name || word.forms.some((form) => form + word.name === name));
 }
 
+/* Short words first: `read` before `resetrings`. */
 function firstWords(started) {
   const found = [];
   for (const word of words) {
@@ -34,7 +35,7 @@ function firstWords(started) {
     found.push({ text: word.name, means: word.means });
     if (started) for (const form of word.forms) found.push({ text: form + word.name, means: word.means });
   }
-  return found;
+  return found.sort((one, two) => one.text.length - two.text.length);
 }
 
 /* What a usage offers after its word: alternatives a|b, options [a] and keys [a=N]; capitals stand for numbers. */

@@ -16,10 +16,11 @@ function element(tag, attributes, ...children) {
 }
 
 function drawLines() {
-  const count = editor.value.split("\n").length;
-  const numbers = Array.from({ length: count }, (_, n) =>
-    n + 1 === wrongLine ? element("span", { class: "wrong" }, `\u25b8${n + 1}`) : `${n + 1}`);
-  document.getElementById("gutter").replaceChildren(...numbers.flatMap((each) => [each, "\n"]));
+  const numbers = (first, last) => Array.from({ length: Math.max(0, last - first + 1) }, (_, n) => `${first + n}\n`).join("");
+  const last = editor.value.split("\n").length;
+  const shown = wrongLine === undefined ? [numbers(1, last)]
+    : [numbers(1, wrongLine - 1), element("span", { class: "wrong" }, `\u25b8${wrongLine}\n`), numbers(wrongLine + 1, last)];
+  document.getElementById("gutter").replaceChildren(...shown);
   const mark = document.getElementById("wrong-line");
   mark.hidden = wrongLine === undefined;
   if (wrongLine !== undefined) mark.style.top = `${EDGE.top + (wrongLine - 1) * LINE - editor.scrollTop}px`;
