@@ -88,6 +88,7 @@ def test_escape_closes_the_completion_and_control_space_opens_it(playground):
         ("start\n@1 l2wr", ["l2write"]),
         ("start\nmeanwhile 1 @1 invl", ["invlpg"]),
         ("start\nmo", ["movslot", "modparam"]),
+        ("start\nw", ["write", "wrmsr", "watch"]),
         ("start\nread 0x1 s", ["size="]),
         ("slot # hu", []),
         ("nowhere x", []),
@@ -200,6 +201,22 @@ def test_an_address_shares_scenario_and_machine(playground):
     page.evaluate("(hash) => { location.hash = hash; }", address.partition("#")[2])
     page.locator("#machine-summary", has_text="intel unsync=never").wait_for()
     assert page.input_value("#editor") == text
+
+
+def test_what_was_written_is_not_lost_when_a_lesson_is_opened(playground):
+    page = playground.page
+    page.select_option("#lesson", lessons()[2].name)
+    page.focus("#editor")
+    page.keyboard.press("Control+End")
+    page.keyboard.type("read 0x409000\n")
+    page.evaluate("change({kernel: '7.3.4'})")
+    written = page.input_value("#editor")
+    page.select_option("#lesson", lessons()[3].name)
+    assert page.input_value("#editor") == lessons()[3].scenario
+    assert page.inner_text("#machine-summary") == "Machine: as the scenario says"
+    page.select_option("#lesson", "own")
+    assert page.input_value("#editor") == written
+    assert page.inner_text("#machine-summary") == "Machine: 7.3.4"
 
 
 @pytest.mark.parametrize("place", ["s=%%%", "s=", "lesson=nowhere", "x", "s=eyJ0ZXh0Ijoi"])

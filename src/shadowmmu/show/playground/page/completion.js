@@ -27,15 +27,17 @@ function wordNamed(text) {
   return words.find((word) => word.name === name || word.forms.some((form) => form + word.name === name));
 }
 
-/* Short words first: `read` before `resetrings`. */
+/* Short words first, `read` before `resetrings`; of equal ones those that may stand only here. */
 function firstWords(started) {
   const found = [];
   for (const word of words) {
     if (!(started ? word.op : word.setup)) continue;
-    found.push({ text: word.name, means: word.means });
-    if (started) for (const form of word.forms) found.push({ text: form + word.name, means: word.means });
+    const rank = word.setup && word.op ? 0.5 : 0;
+    for (const form of started ? ["", ...word.forms] : [""]) {
+      found.push({ text: form + word.name, means: word.means, rank: rank + form.length + word.name.length });
+    }
   }
-  return found.sort((one, two) => one.text.length - two.text.length);
+  return found.sort((one, two) => one.rank - two.rank);
 }
 
 /* What a usage offers after its word: alternatives a|b, options [a] and keys [a=N]; capitals stand for numbers. */

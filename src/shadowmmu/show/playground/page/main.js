@@ -3,6 +3,8 @@
 const button = (name) => document.getElementById(name);
 let lesson;
 let parsing;
+let loaded = "";
+let own;
 
 /* -- asking the model -------------------------------------------------------------------------------------- */
 
@@ -124,21 +126,35 @@ function onTabKey(event) {
 
 /* -- lessons and sharing ------------------------------------------------------------------------------------ */
 
+const OWN = "own";
 const AS_WRITTEN = { kernel: "", vendor: "", params: {}, designs: {}, tlb: false };
 
+/* Put a text into the editor. What was written there instead of the last one is kept: the last of the lessons is it. */
+function loadText(text, machine) {
+  if (editor.value.trim() && editor.value !== loaded) {
+    own = { text: editor.value, settings: { ...settings } };
+    document.getElementById("own").disabled = false;
+  }
+  loaded = text;
+  change({ ...AS_WRITTEN, ...machine });
+  setText(text);
+}
+
 function openLesson(name) {
+  if (name === OWN) {
+    loadText(own.text, own.settings);
+    return;
+  }
   lesson = given.lessons.find((each) => each.name === name) ?? given.lessons[0];
   document.getElementById("lesson").value = lesson.name;
   const shown = document.getElementById("lesson-text");
   shown.innerHTML = lesson.html;  // of the lessons' files, not of anything that people write
   shown.scrollTop = 0;
-  change(AS_WRITTEN);
-  setText(lesson.scenario);
+  loadText(lesson.scenario, AS_WRITTEN);
 }
 
 function doTask() {
-  change({ ...AS_WRITTEN, ...lesson.settings });
-  setText(lesson.changed);
+  loadText(lesson.changed, lesson.settings);
   if (lesson.asks === "check") check();
   else run();
 }
@@ -160,7 +176,7 @@ async function readAddress() {
   if (name === "s") {
     const shared = await unpacked(value ?? "");
     openLesson("");
-    if (shared) { change(shared.settings); setText(shared.text); }
+    if (shared) loadText(shared.text, shared.settings);
     else say("This address shares nothing that can be read; here is the first lesson");
   } else {
     openLesson(name === "lesson" ? value : "");
@@ -179,9 +195,10 @@ function onKey(event) {
 function start() {
   startEditor();
   startMenus();
-  document.getElementById("lesson").append(...given.lessons.map((each) => option(each.name, each.title)));
+  document.getElementById("lesson").append(...given.lessons.map((each) => option(each.name, each.title)),
+    element("option", { value: OWN, id: "own", disabled: "" }, "What you wrote last"));
   document.getElementById("lesson").addEventListener("change", (event) => {
-    history.replaceState(null, "", `#lesson=${event.target.value}`);
+    if (event.target.value !== OWN) history.replaceState(null, "", `#lesson=${event.target.value}`);
     openLesson(event.target.value);
   });
   button("do-task").addEventListener("click", doTask);
