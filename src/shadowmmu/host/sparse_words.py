@@ -19,6 +19,8 @@ class SparseWords:
     WebAssembly has no mmap() that reserves without committing, and 32 bits of addresses.
 
     Attributes:
+        _count: Number of words.
+        _pages: Pages of PAGE_WORDS words that were written, by index of their first word / PAGE_WORDS.
         nbytes: Bytes of all words; len() could not say it where an index of C has 32 bits.
     """
 

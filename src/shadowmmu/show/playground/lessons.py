@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -28,7 +27,7 @@ _COMMENT = re.compile(r"<!-- (\w+): (.*?) -->")
 _TRY = "## Try"
 
 
-@dataclass(frozen=True, slots=False)
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """A lesson.
 
@@ -45,7 +44,7 @@ class Lesson:
         """The heading."""
         return self.text.partition("\n")[0].removeprefix("# ")
 
-    @cached_property
+    @property
     def scenario(self) -> str:
         """The text of its scenario."""
         return self._blocks(self.text)[0]
