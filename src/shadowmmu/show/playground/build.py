@@ -26,8 +26,22 @@ __all__ = ["folder_files"]
 _PAGE = ("index.html", "playground.css")
 _SCRIPTS = ("completion.js", "editor.js", "menus.js", "sharing.js", "model.js", "main.js")
 """In the order in which they build on one another."""
-_ELSEWHERE = ("cli", "vm", "guest/svm", "guest/pc", "guest/linux", "check/race", "check/random",
-              "check/museum", "check/program.py", "show/tui", "show/diff", "show/reasons")  # fmt: skip
+_ELSEWHERE = (
+    "cli",
+    "vm",
+    "study",
+    "guest/svm",
+    "guest/pc",
+    "guest/linux",
+    "guest/workload",
+    "check/race",
+    "check/random",
+    "check/museum",
+    "check/program.py",
+    "show/tui",
+    "show/diff",
+    "show/reasons",
+)
 """What the page does not use, or what needs more than WebAssembly has."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
