@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from .counters import COUNTERS
+
 __all__ = ["Cost", "Costs", "CostsError", "Estimate", "default_costs", "load_costs"]
 
 
@@ -80,7 +82,9 @@ def load_costs(path: Path) -> Costs:
     try:
         text = path.read_text()
     except UnicodeDecodeError:
-        raise CostsError(f"{path}: not a text file; it must be TOML, as `shadowmmu study --costs-default` prints") from None
+        raise CostsError(
+            f"{path}: not a text file; it must be TOML, as `shadowmmu study --costs-default` prints"
+        ) from None
     return _parsed(text, str(path))
 
 
@@ -98,8 +102,6 @@ def _parsed(text: str, path: str) -> Costs:
 def _cost(path: str, name: str, table: object) -> Cost:
     if not isinstance(table, dict) or "cycles" not in table:
         raise CostsError(f"{path}: [{name}] needs cycles = NUMBER")
-    from .counters import COUNTERS
-
     if name not in COUNTERS:
         raise CostsError(f"{path}: [{name}] is no counter; there are: {', '.join(COUNTERS)}")
     numbers = {}

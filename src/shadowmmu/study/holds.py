@@ -12,8 +12,8 @@ class LockHolds:
     """Follows mmu_lock while the host's work on a guest is done (`with`), each such work from its start.
 
     A hold ends wherever the work lets others in (cond_resched_rwlock_write), and at its end. What was done in
-    it is counted in SPTEs and shadow pages zapped, and comes to seconds by the costs. `contended`: others wait
-    for the lock all the time, so that walks of the TDP MMU drop it whenever they can.
+    it is counted in SPTEs and shadow pages zapped, and comes to seconds by the costs. `contended`: others
+    wait for the lock all the time, so that walks of the TDP MMU drop it whenever they can.
 
     Attributes:
         seconds: Length of each hold.

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .catalogue import named
 from .configuration import Configuration, build
 from .costs import Costs, Estimate
-from .counters import counters_of, difference
-from .workload import WorkloadError, named
+from .counters import difference
+from .counting import counters_of
+from .workload import WorkloadError
 
 __all__ = ["Measurement", "measure"]
 

@@ -1,4 +1,4 @@
-"""What a study is: a question, alternatives that are measured on the same inputs, and the sentence it ends with."""
+"""What a study is: a question, alternatives measured on the same inputs, and the sentence it ends with."""
 
 from __future__ import annotations
 
@@ -129,8 +129,12 @@ def run_study(
 def verdict_of(results: Results) -> str:
     """Return the answer of a study, with what the audit and the known defects have to say of it."""
     sentences = [results.study.verdict(results)]
-    sentences += [f"{one.label} must not be used: {one.unsafe}." for one in results.study.alternatives if one.unsafe]
+    sentences += [
+        f"{one.label} must not be used: {one.unsafe}." for one in results.study.alternatives if one.unsafe
+    ]
     if not results.clean:
         wrong = {alternative.label for _, alternative, measured in results if not measured.clean}
-        sentences.append(f"The audit found violations with {', '.join(sorted(wrong))}: `shadowmmu check` says which.")
+        sentences.append(
+            f"The audit found violations with {', '.join(sorted(wrong))}: `shadowmmu check` says which."
+        )
     return " ".join(sentences)

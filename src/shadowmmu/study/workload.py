@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..x86.sizes import size_of
 from .configuration import Guest
 
-__all__ = ["WORKLOADS", "Parameter", "Workload", "WorkloadError", "named", "workload"]
+__all__ = ["WORKLOADS", "Parameter", "Workload", "WorkloadError", "workload"]
 
 Body = Callable[..., Iterator[None]]
 
@@ -57,7 +57,9 @@ class Workload:
             if name not in self.parameters:
                 known = ", ".join(self.parameters) or "none"
                 raise WorkloadError(f"workload {self.name} has no parameter {name!r}; there are: {known}")
-        return {name: _number(name, given.get(name, known.default)) for name, known in self.parameters.items()}
+        return {
+            name: _number(name, given.get(name, known.default)) for name, known in self.parameters.items()
+        }
 
     def prepare(self, guest: Guest, values: Mapping[str, int]) -> Callable[[], None]:
         """Do what is not measured; return what is."""
@@ -96,12 +98,3 @@ def workload(name: str, *, nested: bool = False, **meanings: str) -> Callable[[B
         return body
 
     return register
-
-
-def named(name: str) -> Workload:
-    """Return the workload of that name. Raises WorkloadError."""
-    from .workloads import migration, patterns, processes  # noqa: F401  # they register themselves
-
-    if name not in WORKLOADS:
-        raise WorkloadError(f"no workload {name!r}; there are: {', '.join(sorted(WORKLOADS))}")
-    return WORKLOADS[name]

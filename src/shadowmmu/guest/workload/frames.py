@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = ["Frames", "OutOfFrames"]
 
 PAGE = 4096
@@ -53,20 +55,24 @@ class Frames:
         self._users[first] = 1
         return first
 
-    def share(self, frame: int) -> None:
-        """Add a user to a frame."""
-        self._users[frame] += 1
+    def share(self, frames: Iterable[int]) -> None:
+        """Add a user to each of these frames."""
+        users = self._users
+        for frame in frames:
+            users[frame] += 1
 
     def users(self, frame: int) -> int:
         """Return how many users a frame has."""
         return self._users[frame]
 
-    def drop(self, frame: int) -> None:
-        """Take a user from a frame; without users it is free. A huge block is not used again."""
-        self._users[frame] -= 1
-        if not self._users[frame]:
-            del self._users[frame]
-            self._free.append(frame)
+    def drop(self, frames: Iterable[int]) -> None:
+        """Take a user from each of these frames; one without users is free."""
+        users, free = self._users, self._free
+        for frame in frames:
+            users[frame] -= 1
+            if not users[frame]:
+                del users[frame]
+                free.append(frame)
 
     @property
     def used(self) -> int:

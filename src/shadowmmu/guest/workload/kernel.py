@@ -16,10 +16,10 @@ from enum import Enum
 from itertools import groupby
 
 from ...kvm.state.vcpu import QueuedException
-from ...x86.bits import PF_VECTOR, PS, A, D, P, PFERR_P, PFERR_W, U, W
+from ...x86.bits import PF_VECTOR, PFERR_P, PFERR_W, PS, A, D, P, U, W
 from ..scenario.modes import Mode
 from .frames import Frames
-from .stream import INVLPG, MOV_CR3, STORE4, STORE8
+from .stream import CLEAR, INVLPG, MOV_CR3, STORE4, STORE8
 from .stream_cpu import Stream, StreamCpu
 
 __all__ = ["Area", "GuestKernel", "KernelPanic", "Kind", "Process"]
@@ -127,11 +127,8 @@ class GuestKernel:
     def _new_frame(self, stream: Stream) -> int:
         """Take a frame and clear it."""
         frame = self.frames.take()
-        stream.add(WRITE, self._direct + frame)
+        stream.add(CLEAR, self._direct + frame)
         return frame
-
-    def _new_table(self, stream: Stream) -> int:
-        return self._new_frame(stream)
 
     def _index(self, page: int, level: int) -> int:
         return self.mode.index(page << PAGE_SHIFT, level)
@@ -145,7 +142,7 @@ class GuestKernel:
         table = process.tables.get(key)
         if table is None:
             above = self._table(stream, process, page, level + 1)
-            table = self._new_table(stream)
+            table = self._new_frame(stream)
             process.tables[key] = table
             process.filled[table] = 0
             entry = self.mode.nonleaf(table, level + 1, TABLE_FLAGS)
@@ -163,15 +160,17 @@ class GuestKernel:
             process.filled[table] += 1
         process.pages[page] = pte
 
-    def _unmap(self, stream: Stream, process: Process, page: int) -> None:
-        """Clear a leaf and give its frame back."""
-        pte = process.pages.pop(page)
-        level = HUGE_LEVEL if pte & PS else 1
-        table = self._table(stream, process, page, level)
-        self._set(stream, table, self._index(page, level), 0)
-        if table != process.root:
-            process.filled[table] -= 1
-        self.frames.drop(pte & ~0xFFF)
+    def _unmap(self, stream: Stream, process: Process, pages: Iterable[int]) -> None:
+        """Clear leaves and give their frames back (zap_pte_range)."""
+        for run in self._runs(process, pages):
+            level = HUGE_LEVEL if process.pages[run[0]] & PS else 1
+            table = self._table(stream, process, run[0], level)
+            at = self._direct + table
+            self.frames.drop(process.pages.pop(page) & ~0xFFF for page in run)
+            gvas = [at + offset for offset in self._offsets(run, level)]
+            stream.stores(self._store, gvas, [0] * len(run))
+            if table != process.root:
+                process.filled[table] -= len(run)
 
     def _free_tables(self, stream: Stream, process: Process) -> None:
         """Free the tables that map nothing (free_pgtables), lowest first."""
@@ -182,15 +181,19 @@ class GuestKernel:
             if process.filled[table]:
                 continue
             page = region << bits * level
-            above = process.root if level + 1 == self._top else process.tables[level + 1, page >> bits * (level + 1)]
+            above = (
+                process.root
+                if level + 1 == self._top
+                else process.tables[level + 1, page >> bits * (level + 1)]
+            )
             self._set(stream, above, self._index(page, level + 1), 0)
             if above != process.root:
                 process.filled[above] -= 1
             del process.tables[key], process.filled[table]
-            self.frames.drop(table)
+            self.frames.drop([table])
 
     def _flush(self, stream: Stream, process: Process, pages: Sequence[int], cpu: int) -> None:
-        """Flush pages of a process on the vCPU that changed them; other vCPUs that run it get an interrupt."""
+        """Flush pages of a process on the vCPU that changed them; others that run it get an interrupt."""
         for number, running in enumerate(self.current):
             if running is not process:
                 continue
@@ -208,14 +211,15 @@ class GuestKernel:
         at, exception = self.cpus[cpu].run(stream)
         if exception is not None:
             raise KernelPanic(
-                f"exception {exception.vector} in the kernel at {stream.gvas[at]:#x} (kind {stream.kinds[at]})"
+                f"exception {exception.vector} in the kernel at {stream.gvas[at]:#x} (kind "
+                f"{stream.kinds[at]})"
             )
 
     # -- processes -----------------------------------------------------------------------------------------
 
     def _new_process(self, stream: Stream) -> Process:
         root = self.frames.take_low() if self.mode.name == "pae" else self.frames.take()
-        stream.add(WRITE, self._direct + root)
+        stream.add(CLEAR, self._direct + root)
         process = Process(self._next_pid, root)
         self._next_pid += 1
         self.processes[process.pid] = process
@@ -241,7 +245,8 @@ class GuestKernel:
         self.current[cpu] = process
 
     def fork(self, parent: Process, cpu: int = 0) -> Process:
-        """Copy the address space of the process that runs on `cpu` (dup_mm): private pages become read-only in
+        """Copy the address space of the process that runs on `cpu` (dup_mm): private pages become "
+        "read-only in
         both, pages of files are left to the child's faults.
         """
         stream = Stream()
@@ -260,21 +265,32 @@ class GuestKernel:
     ) -> None:
         """Copy gptes of one table, each after its parent's was write-protected (copy_pte_range)."""
         level = HUGE_LEVEL if parent.pages[pages[0]] & PS else 1
-        entry = self.mode.entry_size
         above = self._direct + self._table(stream, parent, pages[0], level)
-        below = self._direct + self._table(stream, child, pages[0], level)
+        table = self._table(stream, child, pages[0], level)
+        below = self._direct + table
         keep = ~(W | D) if private else ~0
-        for page in pages:
-            pte = parent.pages[page]
-            at = self._index(page, level) * entry
+        old, new = parent.pages, child.pages
+        gvas: list[int] = []
+        values: list[int] = []
+        for page, at in zip(pages, self._offsets(pages, level), strict=True):
+            pte = old[page]
             if private and pte & W:
-                parent.pages[page] = pte & ~W
-                stream.add(self._store, above + at, pte & ~W)
-            child.pages[page] = pte & keep
-            stream.add(self._store, below + at, pte & keep)
-            self.frames.share(pte & ~0xFFF)
-        if below != self._direct + child.root:
-            child.filled[below - self._direct] += len(pages)
+                old[page] = pte & ~W
+                gvas.append(above + at)
+                values.append(pte & ~W)
+            new[page] = pte & keep
+            gvas.append(below + at)
+            values.append(pte & keep)
+        self.frames.share(new[page] & ~0xFFF for page in pages)
+        stream.stores(self._store, gvas, values)
+        if table != child.root:
+            child.filled[table] += len(pages)
+
+    def _offsets(self, pages: list[int], level: int) -> list[int]:
+        """Return where the gptes of pages are in their table of `level`, in bytes."""
+        shift, entry = self.mode.index_bits * (level - 1), self.mode.entry_size
+        mask = (1 << self.mode.index_bits) - 1
+        return [(page >> shift & mask) * entry for page in pages]
 
     def _runs(self, process: Process, pages: Iterable[int]) -> Iterator[list[int]]:
         """Return pages in lists of those whose gptes are in one table."""
@@ -305,13 +321,12 @@ class GuestKernel:
                     self._run(number, there)
                 self.current[number] = None
         self._drop_all(stream, process, cpu)
-        self.frames.drop(process.root)
+        self.frames.drop([process.root])
         del self.processes[process.pid]
         self._run(cpu, stream)
 
     def _drop_all(self, stream: Stream, process: Process, cpu: int) -> None:
-        for page in sorted(process.pages):
-            self._unmap(stream, process, page)
+        self._unmap(stream, process, sorted(process.pages))
         process.areas = []
         self._flush(stream, process, range(FLUSH_CEILING + 1), cpu)
         self._free_tables(stream, process)
@@ -325,18 +340,19 @@ class GuestKernel:
 
     def populate(self, process: Process, area: Area, cpu: int = 0) -> None:
         """Map all pages of an area that was not touched yet, writable, in one go (MAP_POPULATE)."""
-        bits, entry = self.mode.index_bits, self.mode.entry_size
+        bits = self.mode.index_bits
         first = area.first
         while first < area.end:
             end = min(area.end, (first >> bits) + 1 << bits)
             stream = Stream()
             frames = [self.frames.take() for _ in range(first, end)]
             table = self._table(stream, process, first, 1)
-            stream.accesses(WRITE, array("Q", [self._direct + frame for frame in frames]))
-            at = self._direct + table + self._index(first, 1) * entry
-            for offset, frame in enumerate(frames):
-                stream.add(self._store, at + offset * entry, frame | P | W | U | A | D)
-            process.pages.update((first + n, frame | P | W | U | A | D) for n, frame in enumerate(frames))
+            stream.accesses(CLEAR, array("Q", [self._direct + frame for frame in frames]))
+            at = self._direct + table
+            ptes = [frame | P | W | U | A | D for frame in frames]
+            pages = list(range(first, end))
+            stream.stores(self._store, [at + offset for offset in self._offsets(pages, 1)], ptes)
+            process.pages.update(zip(pages, ptes, strict=True))
             if table != process.root:
                 process.filled[table] += end - first
             self._run(cpu, stream)
@@ -347,8 +363,7 @@ class GuestKernel:
         process.areas.remove(area)
         stream = Stream()
         pages = list(_pages_of(process, area))
-        for page in pages:
-            self._unmap(stream, process, page)
+        self._unmap(stream, process, pages)
         if pages:
             self._flush(stream, process, pages, cpu)
             self._free_tables(stream, process)
@@ -357,7 +372,7 @@ class GuestKernel:
     # -- user level ----------------------------------------------------------------------------------------
 
     def run_user(self, process: Process, kinds: array[int] | int, gvas: array[int], cpu: int = 0) -> None:
-        """Make accesses of the process at user level (kinds 4 read, 5 write, 6 fetch), with their page faults."""
+        """Make accesses at user level (kinds 4 read, 5 write, 6 fetch), with their page faults."""
         self.switch(process, cpu)
         stream = Stream()
         stream.accesses(kinds, gvas)
@@ -392,7 +407,7 @@ class GuestKernel:
             frame = self.page_cache.get(key)
             if frame is None:
                 frame = self.page_cache[key] = self._new_frame(stream)
-            self.frames.share(frame)
+            self.frames.share([frame])
             self._map(stream, process, page, frame | P | U | A, 1)
             return
         writable = write or area.kind is Kind.SHARED
@@ -413,7 +428,7 @@ class GuestKernel:
             copy = self.frames.take() if level == 1 else self.frames.take_huge(size)
             stream.add(READ, self._direct + frame)
             stream.add(WRITE, self._direct + copy)
-            self.frames.drop(frame)
+            self.frames.drop([frame])
             frame = copy
         self._map(stream, process, page, frame | P | W | U | A | D | (old & PS), level)
         self._flush(stream, process, [page], cpu)

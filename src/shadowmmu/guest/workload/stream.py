@@ -2,7 +2,7 @@
 
 An instruction is a byte of `kinds`, an address and a value: accesses as in guest/play/accesses.py (0 read,
 1 write, 2 fetch, plus 4 for CPL 3), which move no data, then the stores of the guest's kernel to its page
-tables, which do, and two that only KVM or the processor can carry out.
+tables and its clearing of pages, which do, and two that only KVM or the processor can carry out.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import FAULT, NESTED_FAULT, PF_VECTOR, WRITE
 from ...x86.processor import Processor
 
-__all__ = ["INVLPG", "MOV_CR3", "STORE4", "STORE8", "run_stream"]
+__all__ = ["CLEAR", "INVLPG", "MOV_CR3", "STORE4", "STORE8", "run_stream"]
 
 STORE4, STORE8 = 8, 9
 """Kinds: store 4 or 8 bytes at CPL 0, within a page."""
-INVLPG, MOV_CR3 = 10, 11
+CLEAR = 10
+"""Kind: fill the page at the address with zeros, by REP STOS of 8 bytes at CPL 0."""
+INVLPG, MOV_CR3 = 11, 12
 """Kinds: INVLPG of the address; MOV of the value to CR3."""
+WORDS = 512
 
 
 def _run_guest(
@@ -35,9 +38,10 @@ def _run_guest(
     i: u64 = start
     kind: u32
     hpa: u64
+    word: u64
     while i < n:
         kind = kinds[i]
-        if kind > STORE8:
+        if kind > CLEAR:
             return i
         if kind < STORE4:
             if cpu.translate(gvas[i], kind | cpu.eflags_ac << 3) == FAULT:
@@ -46,7 +50,11 @@ def _run_guest(
             hpa = cpu.translate(gvas[i], WRITE)
             if hpa == FAULT:
                 return i
-            arena.store(hpa, 8 if kind == STORE8 else 4, values[i])
+            if kind != CLEAR:
+                arena.store(hpa, 8 if kind == STORE8 else 4, values[i])
+            elif not arena.is_zeros(hpa):
+                for word in range(hpa >> 3, (hpa >> 3) + WORDS):
+                    arena.words[word] = 0
         i += 1
     return n
 
@@ -72,13 +80,13 @@ def run_stream(
         if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
             vcpu_enter_guest(vcpu)
         reached: u64 = _run_guest(vcpu.cpu, vcpu.kvm.arena, kinds, gvas, values, i)
-        if reached == n or kinds[reached] > STORE8 or vcpu.cpu.fault_vector != exiting:
+        if reached == n or kinds[reached] > CLEAR or vcpu.cpu.fault_vector != exiting:
             return reached
         faults = faults + 1 if reached == i else 1
         if faults > endless:
             raise EndlessFaults(f"the access to {gvas[i]:#x} faults forever")
         i = reached
-        address: u64 = vcpu.cpu.fault_gpa if nested else vcpu.cpu.fault_gva
+        address: u64 = vcpu.cpu.walker.nested_fault_gpa if nested else vcpu.cpu.fault_gva
         result: u32 = handle_page_fault(vcpu, address, vcpu.cpu.fault_error_code, nested)
         if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None:
             return i

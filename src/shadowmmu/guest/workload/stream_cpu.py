@@ -11,7 +11,7 @@ from ...x86.bits import MASK64, NESTED_FAULT, PF_VECTOR, WRITE
 from ...x86.insn import Insn, Op
 from ..play.cpu import GuestCpu
 from ..play.stubs import Step
-from .stream import INVLPG, MOV_CR3, STORE4, STORE8, run_stream
+from .stream import CLEAR, INVLPG, MOV_CR3, STORE4, STORE8, run_stream
 
 __all__ = ["Stream", "StreamCpu"]
 
@@ -46,6 +46,12 @@ class Stream:
         self.kinds.extend(array("B", bytes([kinds]) * count) if isinstance(kinds, int) else kinds)
         self.gvas.extend(gvas)
         self.values.frombytes(bytes(_WORD * count))
+
+    def stores(self, kind: int, gvas: list[int], values: list[int]) -> None:
+        """Append stores of one kind."""
+        self.kinds.frombytes(bytes([kind]) * len(gvas))
+        self.gvas.extend(gvas)
+        self.values.extend(values)
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -93,7 +99,7 @@ class StreamCpu:
             at = run_stream(vcpu, kinds, gvas, values, at)
             if at == end:
                 break
-            if kinds[at] > STORE8:
+            if kinds[at] > CLEAR:
                 self._paging_instruction(kinds[at], gvas[at], values[at])
                 at += 1
                 continue
@@ -124,13 +130,15 @@ class StreamCpu:
         if cpu.fault_vector != (NESTED_FAULT if nested else PF_VECTOR):
             vcpu.exception = QueuedException(cpu.fault_vector, cpu.fault_error_code, gva)
             return False
-        stores = kind in (STORE4, STORE8)
+        stores = kind in (STORE4, STORE8, CLEAR)
         vcpu.rip = kind
         vcpu.cpl = 3 if kind & 4 and not stores else 0
         insn = Insn(Op.STORE if stores or kind & 3 == WRITE else Op.LOAD, address=gva, size=4, value=value)
         if kind != STORE4:
             insn.address, insn.size = gva & ~7, 8
-        if insn.op is Op.STORE and not stores:
+        if kind == CLEAR:
+            insn = Insn(Op.STOS, address=gva, size=8, count=512)
+        elif insn.op is Op.STORE and not stores:
             insn.value = self.cpu.emulator.peek(insn.address, insn.size)
         address = cpu.fault_gpa if nested else gva
         return complete_page_fault(vcpu, self.cpu.emulator, insn, address)

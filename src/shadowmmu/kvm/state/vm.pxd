@@ -57,8 +57,8 @@ cdef class Kvm:
     cpdef MemSlot memslot_of(self, u64 gfn)
     cpdef MemSlot visible_memslot(self, u64 gfn)
     cpdef u64 mapped_page(self, u64 gfn) except? 1
-    cpdef u64 hash_bucket(self, u64 gfn)
-    cpdef bint is_obsolete(self, ShadowPage sp)
+    cpdef u64 hash_bucket(self, u64 gfn) noexcept
+    cpdef bint is_obsolete(self, ShadowPage sp) noexcept
     cpdef ShadowPage next_sp_with_gptes(self, ShadowPage sp, u64 gfn)
     cpdef ShadowPage first_sp_with_gptes(self, u64 gfn)
     cpdef u64 read_spte(self, u64 sptep) except? 0xdead
@@ -66,9 +66,9 @@ cdef class Kvm:
     cpdef ShadowPage sptep_to_sp(self, u64 sptep)
     cpdef ShadowPage page_at(self, u64 hpa)
     cpdef void set_owner(self, u64 spt, ShadowPage sp) except *
-    cpdef bint tdp_mmu_enabled(self)
-    cpdef bint have_rmaps(self)
+    cpdef bint tdp_mmu_enabled(self) noexcept
+    cpdef bint have_rmaps(self) noexcept
     cpdef bint write_tracked(self, MemSlot slot, u64 gfn) except -1
-    cpdef u64 max_gfn(self)
-    cpdef bint is_nx_huge_page_enabled(self)
-    cpdef u32 max_level(self)
+    cpdef u64 max_gfn(self) noexcept
+    cpdef bint is_nx_huge_page_enabled(self) noexcept
+    cpdef u32 max_level(self) noexcept

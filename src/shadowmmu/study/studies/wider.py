@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..configuration import Configuration
 from ..study import Alternative, Case, Results, Study
-from .words import ratio
+from ..words import ratio
 
 _BASE = Configuration()
 
@@ -13,13 +13,14 @@ def _paging_verdict(results: Results) -> str:
     parts = []
     for case in ("fork storm", "kernel build", "mmap loop", "pointer chase"):
         shadow, nested = (results.value(case, one, "seconds") for one in ("shadow paging", "nested paging"))
-        better, worse = ("nested", shadow / nested) if shadow > nested else ("shadow", nested / shadow)
-        parts.append(f"{case}: {better} paging, {worse:.1f} times")
+        better = "nested" if shadow > nested else "shadow"
+        parts.append(f"{case}: {better} paging, {ratio(max(shadow, nested), min(shadow, nested))}")
+    sides = ("shadow paging", "nested paging")
+    exits = [results.value("fork storm", one, "exits") for one in sides]
     return (
-        f"Where page tables change nested paging wins, where they stand still shadow paging does, because a TLB miss walks one "
-        f"dimension ({'; '.join(parts)}). A fork storm takes "
-        f"{ratio(results.value('fork storm', 'shadow paging', 'exits'), results.value('fork storm', 'nested paging', 'exits'))} "
-        f"as many exits with shadow paging."
+        "Where page tables change nested paging wins, where they stand still shadow paging does, because a "
+        f"TLB miss walks one dimension ({'; '.join(parts)}). A fork storm takes {ratio(*exits)} as many "
+        "exits with shadow paging."
     )
 
 
@@ -27,7 +28,8 @@ PAGING = Study(
     name="shadow-or-nested",
     question="Shadow paging or nested paging?",
     about=(
-        "The same guest on shadow pages (npt=0), on nested page tables by the TDP MMU, and on nested page tables by shadow "
+        "The same guest on shadow pages (npt=0), on nested page tables by the TDP MMU, and on nested page "
+        "tables by shadow "
         "pages (tdp_mmu=0). Times are those of exits, faults and walks, not of the guest's own work."
     ),
     cases=(

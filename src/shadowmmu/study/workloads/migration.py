@@ -25,7 +25,7 @@ def _beyond_memory(guest: Guest) -> int:
     written="percent of the pages that are written in each round",
 )
 def migration(guest: Guest, pages: int = 8_192, rounds: int = 5, written: int = 50) -> Iterator[None]:
-    """Live migration: logging is switched on, and each round reads and clears the log of a guest that runs."""
+    """Live migration: logging is switched on, then each round reads and clears the log of a running guest."""
     process = mapped_process(guest, pages)
     user_writes(guest, process, range(pages))
     guest.vm.manual_dirty_log()

@@ -77,7 +77,9 @@ def random_reads(guest: Guest, pages: int = 16_384, reads: int = 4_000) -> Itera
     user_reads(guest, process, [guest.rng.randrange(pages) for _ in range(reads)])
 
 
-@workload("zipf", pages="pages of the heap", reads="accesses", skew="100 times the exponent of the distribution")
+@workload(
+    "zipf", pages="pages of the heap", reads="accesses", skew="100 times the exponent of the distribution"
+)
 def zipf(guest: Guest, pages: int = 16_384, reads: int = 20_000, skew: int = 99) -> Iterator[None]:
     """Read pages whose popularity follows Zipf's law, popular ones scattered over the heap."""
     process = mapped_process(guest, pages)
