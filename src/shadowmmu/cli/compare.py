@@ -20,8 +20,9 @@ import click
 from shadowmmu.cli.inputs import design_option
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.progress import progress
-from shadowmmu.cli.run_report import outcome_line
 from shadowmmu.show.text.event_text import event_line
+from shadowmmu.show.text.report import outcome_spans
+from shadowmmu.show.text.spans import plain
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
@@ -298,7 +299,7 @@ def _first(
 
 
 def _plain_outcome(row: Row) -> str:
-    return click.unstyle(outcome_line(row["result"])) if "result" in row else ""
+    return plain(outcome_spans(row["result"])) if "result" in row else ""
 
 
 def _lines(part: str, expected: Any, got: Any) -> Iterator[tuple[str, str, str]]:

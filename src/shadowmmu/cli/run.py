@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,36 @@ from shadowmmu.cli.program import (
     run_program,
 )
 from shadowmmu.cli.program_options import ProgramOptions, program_options
-from shadowmmu.cli.run_report import Report, Shown, summary
+from shadowmmu.cli.styles import styled
 from shadowmmu.cli.traces import Traces, scenario_timelines
 from shadowmmu.show.history.played import played_rows
+from shadowmmu.show.text.report import EVERYTHING, Report, summary_lines
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
+    from shadowmmu.trace.recording import Row
 
 __all__ = ["run"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What of a scenario is shown."""
+
+    only: frozenset[str]
+    """What of an op besides its result: events, changes."""
+    first: int | None
+    last: int | None
+    quiet: bool
+
+    def has(self, row: Row) -> bool:
+        """Return whether a row is shown; the head of a scenario is, unless only totals are."""
+        if self.quiet:
+            return False
+        number = row.get("op", -1)
+        if number < 0:
+            return True
+        return (self.first is None or number >= self.first) and (self.last is None or number <= self.last)
 
 
 def _show_language(context: click.Context, option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
@@ -147,7 +170,7 @@ def run(
     paging mode. Where the packages for programs are missing (pip install 'shadowmmu[guest]'), three
     scenarios are played instead.
     """
-    shown = Shown(frozenset(only or ("events", "changes")), first, last, quiet=quiet)
+    shown = _Shown(frozenset(only) or EVERYTHING, first, last, quiet)
     selected = given({"only": "--only", "first": "--from", "last": "--to", "quiet": "--quiet"})
     if selected and as_json:
         raise click.UsageError(f"{', '.join(selected)}: --json prints everything; leave one of them out")
@@ -188,7 +211,7 @@ def _play_all(
     record: Path | None,
     traces: Traces,
     changes: Changes,
-    shown: Shown,
+    shown: _Shown,
     *,
     as_json: bool,
     tlb: bool,
@@ -221,16 +244,15 @@ def _play_all(
                             ftrace.write(played)
                         report.count(row)
                         if not quiet and (as_json or shown.has(row)):
-                            click.echo(
-                                line if as_json else report.text(row, stale, shown.only), nl=not as_json
-                            )
+                            text = line if as_json else styled(report.lines(row, stale, shown.only))
+                            click.echo(text, nl=not as_json)
                 totals += report.totals
                 if not as_json and not quiet:
-                    click.echo(summary(scenario.name, report.totals))
+                    click.echo(styled(summary_lines(scenario.name, report.totals)))
         if as_json:
             click.echo(json.dumps({"totals": totals}))
         elif len(loaded) > 1 and not quiet:
-            click.echo(summary(f"all {len(loaded)} scenarios", totals))
+            click.echo(styled(summary_lines(f"all {len(loaded)} scenarios", totals)))
     except (ScenarioError, DesignError) as error:
         raise click.ClickException(str(error)) from None
 

@@ -69,7 +69,7 @@ class EptWalker:
 
     def __init__(self, words: memoryview) -> None:
         self.words = words
-        self.limit = len(words) << 3
+        self.limit = words.nbytes
         self.caches_enabled = True
         self.levels = 0
         self.ad = True

@@ -64,7 +64,7 @@ class Processor:
         geometry: TlbGeometry = ZEN,
         implementation: Implementation = MANUAL,
     ) -> None:
-        self.limit = len(words) << 3
+        self.limit = words.nbytes
         self.tlb = Tlb(geometry)
         self.tlb.enabled = tlb
         self.ept = EptWalker(words)

@@ -123,7 +123,7 @@ class Walker:
         self.two_dimensional = False
         self.pdptes = filled(PAE_PDPTES)
         self.nested_fault_gpa = FAULT
-        self.limit = len(words) << 3
+        self.limit = words.nbytes
         self.caches_enabled = True
         self.walks = 0
         self.loads = 0

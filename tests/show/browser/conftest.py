@@ -1,6 +1,5 @@
-"""Headless Chromium, operated by Playwright."""
+"""Pages of recordings, opened in the browser."""
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,46 +12,6 @@ from shadowmmu.show.browser.assemble import page
 from shadowmmu.show.history.timeline import recorded_timeline
 from shadowmmu.show.reasons.change import Change
 from shadowmmu.show.reasons.history import reasons_of_recording
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WORST_CONTRAST = """() => {
-    const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-        .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-    const ground = (node) => {
-        for (; node; node = node.parentElement) {
-            const colour = numbers(getComputedStyle(node).backgroundColor);
-            if (colour.length < 4 || colour[3] > 0) return colour;
-        }
-        return [255, 255, 255];
-    };
-    const found = [...document.querySelectorAll("body *")].filter((node) =>
-        [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
-        && node.checkVisibility() && !node.matches("script, noscript, .skip, [disabled], option"));
-    return Math.min(...found.map((node) => {
-        const one = luminance(numbers(getComputedStyle(node).color));
-        const two = luminance(ground(node));
-        return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
-    }));
-}"""
-"""A script: the lowest contrast of a text of the page with its ground, as WCAG has it."""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """The browser; tests are skipped where there is none.
-
-    Closed with its module: while it is open, Playwright has an event loop that no other test could have.
-    """
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from show.browser.conftest import WORST_CONTRAST, Opened
+from show.accessibility import AA, WORST_CONTRAST
+from show.browser.conftest import Opened
 from show.recorded import SCENARIOS
 
 from shadowmmu.check.museum.results import EXHIBITS, exhibit_named
@@ -175,7 +176,7 @@ def test_nothing_is_wider_than_the_window(opened, width):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_has_the_contrast_of_aa(opened, scheme):
     page = opened(of_exhibit("cr3_unsynced"), "#step=7", color_scheme=scheme)
-    assert page.page.evaluate(WORST_CONTRAST) >= 4.5
+    assert page.page.evaluate(WORST_CONTRAST) >= AA
 
 
 def test_everything_that_can_be_clicked_can_be_reached_by_tab(opened):

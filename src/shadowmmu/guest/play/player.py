@@ -223,8 +223,8 @@ class Player(UserSpace):
 
     def _in_l1(self, op: kinds.Op) -> None:
         if self.cpus[op.vcpu].vcpu.guest_mode:
-            where = f"{self.setup.path}:{op.line}"
-            raise ScenarioError(f"{where}: vCPU {op.vcpu} is in L2; put `l2exit` before `{op.text.strip()}`")
+            fix = f"put `l2exit` before `{op.text.strip()}`"
+            raise ScenarioError.at(self.setup.path, op.line, f"vCPU {op.vcpu} is in L2", fix)
 
     def _steps(self, op: kinds.Op) -> list[Step]:
         l2 = self._l2_steps(op)

@@ -148,11 +148,9 @@ class UserSpace:
             ioctl()
         except RegionError as error:
             if not action.result:
-                where = f"{self.setup.path}:{action.line}"
                 name = errno.errorcode[error.errno or 0]
-                raise ScenarioError(
-                    f"{where}: KVM refuses {what}: {name}, {error.strerror}; change or remove this line"
-                ) from None
+                refused = f"KVM refuses {what}: {name}, {error.strerror}", "change or remove this line"
+                raise ScenarioError.at(self.setup.path, action.line, *refused) from None
 
     def _write_bytes(self, gpa: int, data: bytes) -> None:
         for i, byte in enumerate(data):
@@ -263,7 +261,7 @@ class UserSpace:
         try:
             self._carry_out_host_op(op)
         except NotModelled as error:
-            raise ScenarioError(f"{self.setup.path}:{op.line}: {error}; leave this op out") from None
+            raise ScenarioError.at(self.setup.path, op.line, str(error), "leave this op out") from None
 
     def _carry_out_host_op(self, op: kinds.Op) -> None:
         machine, host = self.machine, self.machine.host

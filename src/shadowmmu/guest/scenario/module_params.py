@@ -10,6 +10,7 @@ from ...kvm.state.vm import Parameters
 
 __all__ = [
     "DEFAULT_PARAMS",
+    "MORE_PARAMS",
     "VENDORS",
     "choices",
     "is_param",
@@ -19,6 +20,7 @@ __all__ = [
     "param_value",
     "parameters_of",
     "params_of_vendor",
+    "values_of_param",
     "yes_no",
 ]
 
@@ -97,6 +99,13 @@ def known_params(params: Mapping[str, str]) -> list[str]:
 def choices(name: str) -> str:
     """Return what a parameter can be, for a message."""
     return "a number of 32 bits" if name in (_RATIO, _PERIOD) else "Y or N"
+
+
+def values_of_param(name: str) -> list[str]:
+    """Return all values that a parameter can have, as headers show them; none if they are numbers."""
+    if name in (_RATIO, _PERIOD):
+        return []
+    return ["Y", "N", *(["never"] if name == "kvm.nx_huge_pages" else [])]
 
 
 def not_modelled(name: str) -> bool:

@@ -75,12 +75,20 @@ PDPT_MASK = 0x000F_FFFF_FFFF_FFE0
 
 
 class ScenarioError(ValueError):
-    """A scenario that cannot be played; the text is `file:line: what is wrong; how to fix it`."""
+    """A scenario that cannot be played; the text is `file:line: what is wrong; how to fix it`.
+
+    Attributes:
+        line: Number of the line, or None where it is about no line.
+    """
+
+    line: int | None = None
 
     @classmethod
     def at(cls, path: str, line: int, what: str, fix: str) -> Self:
         """Return the error for a line of a file; what it quotes is shortened and printable."""
-        return cls(f"{path}:{line}: {shown(what)}; {shown(fix)}")
+        error = cls(f"{path}:{line}: {shown(what)}; {shown(fix)}")
+        error.line = line
+        return error
 
 
 # -- statements ----------------------------------------------------------------------------------------
