@@ -232,6 +232,7 @@ def new_machine(
     Raises ClickException, DesignError, EmulatorError.
     """
     from shadowmmu.guest.pc.pc import memory_slots
+    from shadowmmu.guest.svm.clock import HOST_CLOCK, VirtualClock
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.host.mapping import Backing
     from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
@@ -245,6 +246,7 @@ def new_machine(
         la57=options.la57,
         backing=Backing.THP,
         parameters=_parameters(changes.params, options.npt),
+        clock=VirtualClock() if options.deterministic else HOST_CLOCK,
     )
 
 

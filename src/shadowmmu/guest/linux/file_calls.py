@@ -6,7 +6,6 @@ import os
 import select
 import stat
 import struct
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
@@ -102,7 +101,7 @@ class FileCalls(LockCalls):
     def _wait_for_reader(task: Task) -> NoReturn:
         if task.deliverable() is not None:
             raise OSError(errno.EINTR, "interrupted")
-        raise Blocked(deadline=time.monotonic() + FIFO_LOOKS, outside=True)
+        raise Blocked(deadline=self.kernel.clock.now() + FIFO_LOOKS, outside=True)
 
     def _with_writer(self, task: Task, file: OpenFile, fifo: tuple[int, int]) -> OpenFile:
         """Return a FIFO for reading, once somebody has opened it for writing. Raises OSError or Blocked."""
