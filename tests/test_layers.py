@@ -26,8 +26,8 @@ INNER = {
         "fault",
         "exits",
     ),
-    "guest": ("scenario", "play", "svm", "pc", "linux"),
-    "show": ("decode", "text", "history", "reasons", "browser", "diff", "tui"),
+    "guest": ("scenario", "play", "svm", "pc", "linux", "observe"),
+    "show": ("decode", "text", "history", "reasons", "program", "browser", "diff", "tui"),
     "check": ("known", "checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }
 """The rooms (folders and single files) inside a room, lowest first."""

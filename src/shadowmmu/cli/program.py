@@ -15,11 +15,12 @@ import click
 from shadowmmu.cli.inputs import Changes, refuse_ignored
 from shadowmmu.cli.outputs import output, refuse_overwriting
 from shadowmmu.cli.program_options import ProgramOptions
-from shadowmmu.cli.program_report import ended, failure, finish, progress_text
+from shadowmmu.cli.program_report import Asked, ended, failure, finish, progress_text
 from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
     from shadowmmu.guest.linux.guest import LinuxGuest
+    from shadowmmu.guest.observe.running import Running
     from shadowmmu.guest.pc.pc import Ending, Limits, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.kvm.state.vm import Parameters
@@ -29,6 +30,7 @@ __all__ = [
     "check_program",
     "has_extra",
     "is_program",
+    "run_asked",
     "run_program",
 ]
 
@@ -82,17 +84,45 @@ def run_program(
     *,
     name: str | None = None,
     events: Path | None = None,
+    top: int | None = None,
     as_json: bool = False,
 ) -> int:
     """Run a program to its end and report on stderr; its exit status. `name` is its argv[0].
 
+    `top`: count exits and page faults by cause, and report so many of each.
+
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
+    from shadowmmu.guest.observe.counts import Counts
+    from shadowmmu.guest.observe.running import Running
+    from shadowmmu.guest.scenario.text import read_file
+
     refuse_overwriting({"--events": events}, [path] if options.initrd is None else [path, options.initrd])
     with _told(path):
         pc, screen = _start(path, arguments, changes, options, name)
+        running = Running(pc, read_file(path))
+        counts = None if top is None else Counts(running)
         ending = _run_to_end(pc, screen, options, events)
-    return finish(path, ending, pc, as_json=as_json)
+    return finish(path, ending, pc, Asked(running, counts, top or 0), as_json=as_json)
+
+
+def run_asked(
+    path: Path,
+    arguments: Sequence[str],
+    changes: Changes,
+    options: ProgramOptions,
+    prepare: Callable[[Running], None],
+    *,
+    name: str | None = None,
+) -> Ending:
+    """Run a program that `prepare` has got before it starts; how it ended. Raises ClickException."""
+    from shadowmmu.guest.observe.running import Running
+    from shadowmmu.guest.scenario.text import read_file
+
+    with _told(path):
+        pc, screen = _start(path, arguments, changes, options, name)
+        prepare(Running(pc, read_file(path)))
+        return _run_to_end(pc, screen, options)
 
 
 def check_program(

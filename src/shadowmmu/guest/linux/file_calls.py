@@ -97,8 +97,7 @@ class FileCalls(LockCalls):
             return file
         return self._with_writer(task, file, file.fifo)
 
-    @staticmethod
-    def _wait_for_reader(task: Task) -> NoReturn:
+    def _wait_for_reader(self, task: Task) -> NoReturn:
         if task.deliverable() is not None:
             raise OSError(errno.EINTR, "interrupted")
         raise Blocked(deadline=self.kernel.clock.now() + FIFO_LOOKS, outside=True)

@@ -44,7 +44,9 @@ class LinuxGuest:
     def _must_end(self) -> bool:
         """Return whether the run must end; called while all processes wait."""
         seconds = self._limits.seconds
-        return self._interrupted or (seconds is not None and self.machine.clock.now() - self._started >= seconds)
+        return self._interrupted or (
+            seconds is not None and self.machine.clock.now() - self._started >= seconds
+        )
 
     def run(self, limits: Limits = NO_LIMITS, progress: Callable[[], None] = lambda: None) -> Ending:
         """Run until all processes have ended, or a limit is reached; `progress` is called twice a second."""

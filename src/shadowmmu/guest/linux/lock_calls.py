@@ -61,8 +61,7 @@ class LockCalls(PathCalls):
         self.kernel.locks.stop_waiting()
         raise Blocked(test=self.kernel.locks.wait(file, wanted, task))
 
-    @staticmethod
-    def _look_again() -> NoReturn:
+    def _look_again(self) -> NoReturn:
         raise Blocked(deadline=self.kernel.clock.now() + LOOKS, outside=True)
 
     def _lock_description(self, task: Task, file: OpenFile, command: int, address: int, data: bytes) -> int:

@@ -27,6 +27,8 @@ class Registers:
         """Whose registers are in the processor."""
         self.fpu_owner: Task | None = None
         self.active_mm: AddressSpace | None = None
+        self.loads: dict[tuple[str, int, int], int] = {}
+        """(name, pid, CR3) of each process that ran -> how often its tables were loaded."""
         self._fpu_areas: list[int] = []
 
     def new_fpu(self) -> int:
@@ -110,6 +112,8 @@ class Registers:
             self.active_mm = mm
             mm.active = True
             work.cr3 = mm.pgd
+            who = (task.process.name, task.process.pid, mm.pgd)
+            self.loads[who] = self.loads.get(who, 0) + 1
             work.addresses.clear()
             work.flush_all = False
         if self.fpu_owner is not task:

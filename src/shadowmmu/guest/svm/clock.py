@@ -9,7 +9,7 @@ __all__ = ["HOST_CLOCK", "Clock", "HostClock", "VirtualClock"]
 EPOCH_NS = 1_767_225_600 * 10**9
 """Nanoseconds since 1970 at which a virtual clock begins: 2026-01-01, 00:00 UTC."""
 START_NS = 1000 * 10**9
-"""What a virtual monotonic clock shows at the beginning, in nanoseconds; 0 would be a machine just switched on."""
+"""Nanoseconds that a virtual monotonic clock begins with; 0 would be a machine just switched on."""
 EXIT_NS = 1000
 """Nanoseconds that an exit takes on a virtual clock."""
 
@@ -85,7 +85,7 @@ class VirtualClock:
         return EPOCH_NS + self._elapsed()
 
     def clock_ns(self, clock: int) -> int:
-        """Return the nanoseconds of a clock of clock_gettime(). Raises OSError for one that does not exist."""
+        """Return the nanoseconds of a clock of clock_gettime(). Raises OSError if there is no such clock."""
         time.clock_getres(clock)
         wall = clock in (time.CLOCK_REALTIME, 5, time.CLOCK_TAI)  # 5: CLOCK_REALTIME_COARSE
         return (EPOCH_NS if wall else START_NS) + self._elapsed()

@@ -210,6 +210,19 @@ class SvmProcessor:
         callback, data = self.code.callback, self.code.data
         self.library.hook_add(self.handle, hook, unicorn.UC_HOOK_BLOCK, callback, data, 1, 0)
 
+    def break_at(self, address: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the instruction at a linear address is about to be executed; before run()."""
+        import unicorn
+
+        def reached(uc: object, at: int, size: int, data: object) -> None:
+            try:
+                callback()
+            except BaseException as error:
+                self.error = error
+                self.stop()
+
+        self.uc.hook_add(unicorn.UC_HOOK_CODE, reached, None, address, address)
+
     def _exited(self, uc: object, number: int, data: object) -> None:
         if self.error is not None:
             self.stop()

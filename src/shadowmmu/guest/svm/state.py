@@ -38,7 +38,14 @@ class GuestState:
     """
 
     def __init__(
-        self, machine: Machine, slots: Sequence[tuple[int, int]], backing: Backing, clock: Clock, *, npt: bool, la57: bool
+        self,
+        machine: Machine,
+        slots: Sequence[tuple[int, int]],
+        backing: Backing,
+        clock: Clock,
+        *,
+        npt: bool,
+        la57: bool,
     ) -> None:
         self.npt = npt
         self.clock = clock

@@ -1,0 +1,228 @@
+"""What became of the entries on the way of one address, from the start of a program on.
+
+After each exit the words of those entries are compared with what they were. Only where one differs is the
+exit looked at: what the guest did, and which tracepoints fired in it. So the record is small, whatever the
+guest has mapped, and costs the comparison of a few words for each exit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+from ...host.mapping import HostError
+from ...kvm.bits import INVALID_PAGE, SPTE_MMU_PRESENT
+from ...kvm.map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ...kvm.state.shadow_page import ShadowPage
+from ...kvm.tracepoints.event import Event
+from ...x86.bits import ADDR, PS
+from ...x86.svm import exit_reason
+from ..play.guest_walk import guest_walk
+from .entries import after_exits
+from .running import Running, Who
+
+__all__ = ["HEARD", "EntryChange", "EntryHistory", "ShadowEntry", "shadow_walk"]
+
+HEARD = (
+    "kvm_page_fault",
+    "kvm_emulate_insn",
+    "kvm_mmu_get_page",
+    "kvm_mmu_sync_page",
+    "kvm_mmu_unsync_page",
+    "kvm_mmu_prepare_zap_page",
+    "kvm_mmu_zap_all_fast",
+    "kvm_mmu_set_spte",
+    "mark_mmio_spte",
+    "fast_page_fault",
+    "kvm_tdp_mmu_spte_changed",
+    "kvm_mmu_split_huge_page",
+    "kvm_unmap_hva_range",
+    "kvm_age_hva",
+)
+"""Tracepoints that say why an entry changes."""
+MOST_WATCHED = 64
+"""Entries that are compared; of a guest with many processes those of the last ones."""
+MOST_CHANGES = 4096
+MOST_EVENTS = 256
+"""Of one exit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowEntry:
+    """An SPTE: the address of its table, its index, value and level."""
+
+    table: int
+    index: int
+    value: int
+    level: int
+
+    @property
+    def sptep(self) -> int:
+        """Where the SPTE is."""
+        return self.table + 8 * self.index
+
+
+@dataclass(frozen=True, slots=True)
+class EntryChange:
+    """A change of an entry, and the exit in which it was noticed.
+
+    place    hpa of the entry
+    guest    whether it is one of the guest's tables
+    gpa      of a guest entry, where it is
+    old      the value before; None: the entry was not on the way before, or its table was another one
+    new      the value afterwards; None: its shadow page was freed
+    exit     number of the exit, counted from 1
+    reason   what made the exit; rip: where; symbol: its name
+    who      who ran
+    call     the system call that was being made, or an empty string
+    events   what fired in the exit
+    """
+
+    place: int
+    guest: bool
+    gpa: int
+    old: int | None
+    new: int | None
+    exit: int
+    reason: str
+    rip: int
+    symbol: str
+    who: Who
+    call: str
+    events: tuple[Event, ...]
+
+
+@dataclass(slots=True)
+class _Watched:
+    """An entry that is compared; `owner` is the shadow page that it belonged to, None for a guest's table."""
+
+    owner: ShadowPage | None
+    guest: bool
+    gpa: int
+    value: int
+
+
+def shadow_walk(running: Running, gva: int) -> list[ShadowEntry]:
+    """Return the SPTEs on the way of an address through KVM's tables, topmost first."""
+    vcpu = running.machine.vcpu
+    address: int | None = gva
+    if vcpu.mmu.direct():
+        address = guest_walk(running.machine.machine, vcpu, gva)[1]
+    found: list[ShadowEntry] = []
+    if address is None or vcpu.mmu.root_hpa in (0, INVALID_PAGE):
+        return found
+    table, level = shadow_walk_root(vcpu, address), shadow_walk_level(vcpu)
+    while table and level:
+        sptep = shadow_walk_sptep(table, address, level)
+        spte = running.machine.kvm.read_spte(sptep)
+        found.append(ShadowEntry(table, (sptep & 0xFFF) >> 3, spte, level))
+        if not spte & SPTE_MMU_PRESENT or level == 1 or spte & PS:
+            break
+        table, level = spte & ADDR, level - 1
+    return found
+
+
+class EntryHistory:
+    """The history of the entries on the way of `gva`; made before the program starts.
+
+    Attributes:
+        changes: The changes so far, oldest first.
+        running: What runs.
+        lost: Number of changes that were too many to be kept: the oldest ones.
+    """
+
+    def __init__(self, running: Running, gva: int) -> None:
+        self.gva = gva
+        self.changes: list[EntryChange] = []
+        self.lost = 0
+        self.running = running
+        self._machine = running.machine
+        self._kvm = running.machine.kvm
+        self._words: Any = running.machine.machine.arena.buffer
+        self._events: list[Event] = []
+        self._watched: dict[int, _Watched] = {}
+        self._known: set[tuple[int, int]] = set()
+        self._get: Any = lambda words: ()
+        self._values: Any = ()
+        self._kvm.tracer.add(self._heard, *HEARD)
+        after_exits(running.machine, self._after_exit)
+
+    def of(self, place: int) -> list[EntryChange]:
+        """Return the changes of the entry at a host-physical address, newest first."""
+        return [change for change in reversed(self.changes) if change.place == place]
+
+    def of_guest(self, gpa: int) -> list[EntryChange]:
+        """Return the changes of the guest's entry at a guest-physical address, newest first."""
+        return [change for change in reversed(self.changes) if change.guest and change.gpa == gpa]
+
+    def _heard(self, event: Event) -> None:
+        self._events.append(event)
+        if len(self._events) > MOST_EVENTS:
+            del self._events[: MOST_EVENTS // 2]
+
+    def _after_exit(self) -> None:
+        vcpu = self._machine.vcpu
+        if self._get(self._words) != self._values or (vcpu.mmu.root_hpa, vcpu.cr3) not in self._known:
+            self._look()
+        self._events.clear()
+
+    def _look(self) -> None:
+        """Note what has changed, and look for the entries that are on the way now."""
+        for index, watched in list(self._watched.items()):
+            value = self._words[index]
+            if watched.owner is not None and self._kvm.page_at(index << 3 & -4096) is not watched.owner:
+                self._note(index, watched, watched.value, None)
+                del self._watched[index]
+            elif value != watched.value:
+                self._note(index, watched, watched.value, value)
+                watched.value = value
+        for index, found in self._on_the_way().items():
+            if index not in self._watched:
+                self._watched[index] = found
+                if found.value not in (0, self._kvm.design.empty_spte):
+                    self._note(index, found, None, found.value)
+        while len(self._watched) > MOST_WATCHED:
+            del self._watched[next(iter(self._watched))]
+        self._known.add((self._machine.vcpu.mmu.root_hpa, self._machine.vcpu.cr3))
+        indices = list(self._watched)
+        self._get = itemgetter(*indices) if indices else lambda words: ()
+        self._values = self._get(self._words)
+
+    def _on_the_way(self) -> dict[int, _Watched]:
+        machine = self._machine.machine
+        found: dict[int, _Watched] = {}
+        for entry in guest_walk(machine, self._machine.vcpu, self.gva)[0]:
+            try:
+                hpa = machine.host.touch(machine.hva(entry.gpa), write=False) | entry.gpa & 0xFFF
+            except HostError:
+                break
+            found[hpa >> 3] = _Watched(None, True, entry.gpa, self._words[hpa >> 3])
+        for spte in shadow_walk(self.running, self.gva):
+            found[spte.sptep >> 3] = _Watched(self._kvm.page_at(spte.table), False, 0, spte.value)
+        return found
+
+    def _note(self, index: int, watched: _Watched, old: int | None, new: int | None) -> None:
+        running, machine = self.running, self._machine
+        history = machine.history
+        record = history[-1] if history else None
+        rip = machine.processor.rip if record is None else record.rip
+        self.changes.append(
+            EntryChange(
+                index << 3,
+                watched.guest,
+                watched.gpa,
+                old,
+                new,
+                machine.exits.total(),
+                "start" if record is None else exit_reason(record.code),
+                rip,
+                running.symbol(rip),
+                running.who,
+                running.call,
+                tuple(self._events),
+            )
+        )
+        if len(self.changes) > MOST_CHANGES:
+            self.lost += MOST_CHANGES // 2
+            del self.changes[: MOST_CHANGES // 2]
