@@ -40,6 +40,7 @@ class Counts:
     """Counts of one run; made before the program starts.
 
     Attributes:
+        running: What runs.
         exits: Number of exits by (process, reason).
         faults: Number of page faults by (process, access, outcome).
         by_rip: Number of page faults by (process, symbol or address of the instruction).
@@ -53,7 +54,7 @@ class Counts:
         self.by_rip: Counter[tuple[Who, str]] = Counter()
         self.by_region: Counter[tuple[Who, str]] = Counter()
         self.pages: dict[str, Counter[tuple[Who, str]]] = {what: Counter() for what in PAGES.values()}
-        self._running = running
+        self.running = running
         self._machine = running.machine
         self._npt = running.machine.npt
         self._exit = 0
@@ -72,11 +73,11 @@ class Counts:
     def _exited(self, event: Event) -> None:
         assert isinstance(event, Exit)
         self._exit = event.exit_reason
-        self.exits[self._running.who, exit_reason(event.exit_reason)] += 1
+        self.exits[self.running.who, exit_reason(event.exit_reason)] += 1
 
     def _faulted(self, event: Event) -> None:
         assert isinstance(event, PageFault)
-        running, who = self._running, self._running.who
+        running, who = self.running, self.running.who
         self._fault = who, pferr_flags(event.error_code & 0x1F) or "read"
         self.by_rip[who, running.symbol(event.guest_rip)] += 1
         address = event.fault_address
@@ -85,9 +86,9 @@ class Counts:
         ] += 1
 
     def _page(self, event: Event) -> None:
-        call = self._running.call
+        call = self.running.call
         what = exit_reason(self._exit) + (f" for {call}" if call else "")
-        self.pages[PAGES[event.name]][self._running.who, what] += 1
+        self.pages[PAGES[event.name]][self.running.who, what] += 1
 
     def _handled(self) -> None:
         """Count the fault of an exit that KVM is done with."""

@@ -2,13 +2,15 @@
 
 After each exit the words of those entries are compared with what they were. Only where one differs is the
 exit looked at: what the guest did, and which tracepoints fired in it. So the record is small, whatever the
-guest has mapped, and costs the comparison of a few words for each exit.
+guest has mapped, and costs the comparison of a few words for each exit. Tracepoints are heard in exits that
+may change an entry on the way, as long as nobody else listens; a change in another exit, as when the limit of
+shadow pages is reached, has no events.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 from ...host.mapping import HostError
@@ -16,11 +18,26 @@ from ...kvm.bits import INVALID_PAGE, SPTE_MMU_PRESENT
 from ...kvm.map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ...kvm.state.shadow_page import ShadowPage
 from ...kvm.tracepoints.event import Event
-from ...x86.bits import ADDR, PS
-from ...x86.svm import exit_reason
+from ...x86.bits import ADDR, PFERR_P, PS
+from ...x86.svm import (
+    SVM_EXIT_CPUID,
+    SVM_EXIT_EXCP_BASE,
+    SVM_EXIT_HLT,
+    SVM_EXIT_INVLPG,
+    SVM_EXIT_MSR,
+    SVM_EXIT_NPF,
+    SVM_EXIT_RDTSC,
+    SVM_EXIT_RDTSCP,
+    SVM_EXIT_VMMCALL,
+    SVM_EXIT_WRITE_CR0,
+    exit_reason,
+)
 from ..play.guest_walk import guest_walk
+from ..svm.execution import ExitHandler
+from ..svm.interrupts import PF
 from .entries import after_exits
 from .running import Running, Who
+from .word_watch import MOST_WATCHED, WordWatch
 
 __all__ = ["HEARD", "EntryChange", "EntryHistory", "ShadowEntry", "shadow_walk"]
 
@@ -41,8 +58,11 @@ HEARD = (
     "kvm_age_hva",
 )
 """Tracepoints that say why an entry changes."""
-MOST_WATCHED = 64
-"""Entries that are compared; of a guest with many processes those of the last ones."""
+_FAULTS = (SVM_EXIT_EXCP_BASE + PF, SVM_EXIT_NPF)
+_SYNCS = (SVM_EXIT_INVLPG, SVM_EXIT_WRITE_CR0 + 3)
+"""Exits that change entries only if there are unsync pages."""
+_QUIET = (SVM_EXIT_CPUID, SVM_EXIT_MSR, SVM_EXIT_HLT, SVM_EXIT_RDTSC, SVM_EXIT_RDTSCP, SVM_EXIT_VMMCALL)
+"""Exits that change no entries."""
 MOST_CHANGES = 4096
 MOST_EVENTS = 256
 """Of one exit."""
@@ -142,11 +162,20 @@ class EntryHistory:
         self._words: Any = running.machine.machine.arena.buffer
         self._events: list[Event] = []
         self._watched: dict[int, _Watched] = {}
-        self._known: set[tuple[int, int]] = set()
-        self._get: Any = lambda words: ()
-        self._values: Any = ()
-        self._kvm.tracer.add(self._heard, *HEARD)
-        after_exits(running.machine, self._after_exit)
+        self._reach: dict[int, int] = {}
+        """Root that was used -> bits of addresses below the lowest table on the way: only a fault that shares
+        the others makes entries on it."""
+        self._shift = 64
+        """That of the root in use."""
+        self._address = gva
+        """What KVM's tables map for it: with nested paging the guest-physical address."""
+        self._compared = WordWatch(self._words)
+        tracer = self._kvm.tracer
+        alone = not tracer.listeners
+        tracer.add(self._heard, *HEARD)
+        if alone:
+            self._hear_what_matters()
+        after_exits(running.machine, self._comparison())
 
     def of(self, place: int) -> list[EntryChange]:
         """Return the changes of the entry at a host-physical address, newest first."""
@@ -161,11 +190,68 @@ class EntryHistory:
         if len(self._events) > MOST_EVENTS:
             del self._events[: MOST_EVENTS // 2]
 
-    def _after_exit(self) -> None:
-        vcpu = self._machine.vcpu
-        if self._get(self._words) != self._values or (vcpu.mmu.root_hpa, vcpu.cr3) not in self._known:
-            self._look()
-        self._events.clear()
+    def _comparison(self) -> Callable[[], None]:
+        """Return what is called after each exit."""
+        changed, reach, cpu, events = (
+            self._compared.changed,
+            self._reach,
+            self._machine.vcpu.cpu,
+            self._events,
+        )
+        last = -1
+
+        def after_exit() -> None:
+            nonlocal last
+            root = cpu.root
+            if changed() or root not in reach:
+                self._look()
+                last = -1
+            if root != last:
+                last, self._shift = root, reach[root]
+            if events:
+                events.clear()
+
+        return after_exit
+
+    def _hear_what_matters(self) -> None:
+        """Let tracepoints fire only in exits that may change an entry on the way."""
+        kvm, processor, handlers = self._kvm, self._machine.processor, self._machine.loop.handlers
+        stat = kvm.stat
+
+        def quiet(handler: ExitHandler) -> ExitHandler:
+            def handle(code: int) -> None:
+                kvm.tracing = False
+                handler(code)
+
+            return handle
+
+        def heard_if_unsync(handler: ExitHandler) -> ExitHandler:
+            def handle(code: int) -> None:
+                kvm.tracing = stat.mmu_unsync > 0
+                handler(code)
+
+            return handle
+
+        def heard_if_near(handler: ExitHandler) -> ExitHandler:
+            def handle(code: int) -> None:
+                kvm.tracing = (
+                    processor.exit_info1 & PFERR_P != 0
+                    or (processor.exit_info2 ^ self._address) >> self._shift == 0
+                )
+                handler(code)
+
+            return handle
+
+        def heard(handler: ExitHandler) -> ExitHandler:
+            def handle(code: int) -> None:
+                kvm.tracing = True
+                handler(code)
+
+            return handle
+
+        for code, handler in handlers.items():
+            wrap = quiet if code in _QUIET else heard_if_near if code in _FAULTS else heard
+            handlers[code] = (heard_if_unsync if code in _SYNCS else wrap)(handler)
 
     def _look(self) -> None:
         """Note what has changed, and look for the entries that are on the way now."""
@@ -184,10 +270,7 @@ class EntryHistory:
                     self._note(index, found, None, found.value)
         while len(self._watched) > MOST_WATCHED:
             del self._watched[next(iter(self._watched))]
-        self._known.add((self._machine.vcpu.mmu.root_hpa, self._machine.vcpu.cr3))
-        indices = list(self._watched)
-        self._get = itemgetter(*indices) if indices else lambda words: ()
-        self._values = self._get(self._words)
+        self._compared.watch(list(self._watched))
 
     def _on_the_way(self) -> dict[int, _Watched]:
         machine = self._machine.machine
@@ -198,7 +281,12 @@ class EntryHistory:
             except HostError:
                 break
             found[hpa >> 3] = _Watched(None, True, entry.gpa, self._words[hpa >> 3])
-        for spte in shadow_walk(self.running, self.gva):
+        walk = shadow_walk(self.running, self.gva)
+        self._reach[self._machine.vcpu.cpu.root] = 12 + 9 * walk[-1].level if walk else 64
+        self._address = self.gva
+        if self._machine.npt:
+            self._address = guest_walk(machine, self._machine.vcpu, self.gva)[1] or 0
+        for spte in walk:
             found[spte.sptep >> 3] = _Watched(self._kvm.page_at(spte.table), False, 0, spte.value)
         return found
 

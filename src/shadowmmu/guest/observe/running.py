@@ -64,10 +64,13 @@ class Running:
 
     @property
     def processes(self) -> list[tuple[Who, int]]:
-        """The processes that ran so far, by their first turn, each with how often its tables were loaded."""
+        """The processes that ran so far, by their last names in the order of their first turns, each with how
+        often its tables were loaded.
+        """
         if self.kernel is None:
             return []
-        return [(Who(*key), count) for key, count in self.kernel.registers.loads.items()]
+        loads = self.kernel.registers.loads.items()
+        return [(Who(process.name, process.pid, cr3), count) for (process, cr3), count in loads]
 
     @property
     def symbols(self) -> Symbols:

@@ -94,7 +94,7 @@ def _symbols(data: bytes, base: int) -> Iterator[Symbol]:
     size, count = struct.unpack_from("<HH", data, 58 if wide else 46)
     section = struct.Struct("<IIQQQQII" if wide else "<8I")
     entry = struct.Struct("<IBBHQQ" if wide else "<IIIBBH")
-    if size < section.size:
+    if size < section.size or offset + size * count > len(data):
         return
     sections = [section.unpack_from(data, offset + size * number) for number in range(count)]
     for _, kind, _, _, start, length, link, _ in sections:

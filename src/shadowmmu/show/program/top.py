@@ -34,12 +34,14 @@ def _times(number: int) -> str:
 
 
 def _by_process(counts: Counts) -> dict[Who, dict[str, int]]:
-    """Return each process's counts, most syncs first, then most faults."""
+    """Return each process's counts under its last name, most syncs first, then most faults."""
+    names = {(who.pid, who.cr3): who for who, _ in counts.running.processes}
     found: dict[Who, dict[str, int]] = {}
     counters: dict[str, Counter[Any]] = {"exits": counts.exits, "faults": counts.faults, **counts.pages}
     for column, counter in counters.items():
         for key, number in counter.items():
-            row = found.setdefault(key[0], dict.fromkeys(_COLUMNS, 0))
+            who = names.get((key[0].pid, key[0].cr3), key[0])
+            row = found.setdefault(who, dict.fromkeys(_COLUMNS, 0))
             row[column] += number
     return dict(sorted(found.items(), key=lambda item: (-item[1]["syncs"], -item[1]["faults"])))
 

@@ -1,0 +1,47 @@
+"""A few words of memory that are compared after each exit: compiled, for it is done very often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cython
+
+from ...x86.arrays import filled
+
+__all__ = ["MOST_WATCHED", "WordWatch"]
+
+MOST_WATCHED = 64
+"""Words that are compared at most."""
+
+
+class WordWatch:
+    """Words of memory, by their index, and what they were.
+
+    Attributes:
+        count: How many there are.
+    """
+
+    def __init__(self, words: Any) -> None:
+        """`words` is all of memory as u64 words."""
+        self.words = words
+        self.indices = filled(64)
+        self.values = filled(64)
+        self.count = 0
+
+    def watch(self, indices: Sequence[int]) -> None:
+        """Watch these words instead, from what they are now; at most MOST_WATCHED."""
+        self.count = 0
+        for index in indices[:MOST_WATCHED]:
+            self.indices[self.count] = index
+            self.values[self.count] = self.words[index]
+            self.count += 1
+
+    def changed(self) -> bool:
+        """Return whether a word is not what it was."""
+        number: cython.ulonglong = 0
+        while number < self.count:
+            if self.words[self.indices[number]] != self.values[number]:
+                return True
+            number += 1
+        return False
