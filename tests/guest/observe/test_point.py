@@ -14,6 +14,7 @@ from shadowmmu.guest.observe.point import Point, PointError, parse_point
         ("_ZN3foo3barEv", Point("symbol", 0, "_ZN3foo3barEv")),
         ("exit:12", Point("exit", 12)),
         ("gva:0x400000", Point("gva", 0x400000)),
+        ("gva:0x400000#2", Point("gva", 0x400000, count=2)),
         ("syscall:mmap", Point("syscall", 0, "mmap")),
         ("syscall:mmap#3", Point("syscall", 0, "mmap", 3)),
         ("event:kvm_mmu_sync_page#2", Point("event", 0, "kvm_mmu_sync_page", 2)),

@@ -35,7 +35,7 @@ def test_time_passes_by_the_bytes_of_code_and_the_exits():
 
 def test_a_timer_comes_at_the_same_instruction_in_each_run():
     def counted() -> list[int]:
-        machine, clock = spinning(b"\x48\xff\xc0\xeb\xfb")  # inc rax; jmp
+        machine, _ = spinning(b"\x48\xff\xc0\xeb\xfb")  # inc rax; jmp
         found: list[int] = []
 
         def idle() -> None:
@@ -65,6 +65,16 @@ def test_sleeping_takes_no_time_but_moves_the_clock():
     clock.sleep(3600)
     assert clock.now() - before == pytest.approx(3600)
     assert time.monotonic() - host < 60
+
+
+def test_who_sleeps_until_a_time_is_past_it():
+    clock = VirtualClock()
+    for number in range(1, 2000):
+        due = clock.now() + 1 / number
+        clock.sleep(due - clock.now())
+        if clock.now() < due:
+            clock.sleep(due - clock.now())
+        assert clock.now() >= due
 
 
 def test_clocks_that_do_not_exist_are_refused_as_the_host_does():

@@ -106,7 +106,8 @@ class Scheduler:
             raise NoProgress(f"all processes {what} ({names})")
         pause = 0.25
         if deadlines:
-            pause = min(pause, max(min(deadlines) - self.kernel.clock.now(), 0))
+            left = max(min(deadlines) - self.kernel.clock.now(), 0)
+            pause = left if self.kernel.clock.virtual else min(pause, left)
         if waiting and not (self.kernel.clock.virtual and deadlines):
             self._ready_files(waiting, int(pause * 1000 + 0.999))
         else:

@@ -13,6 +13,7 @@ from ...kvm.tracepoints.tracer import TRACEPOINTS
 from ...x86.bits import MASK64
 from ..linux.numbers import NAMES
 from ..play.guest_walk import guest_walk
+from ..svm.interrupts import PF
 from ..svm.machine import SvmMachine
 from ..svm.processor import RAX
 from .entries import after_exits
@@ -22,7 +23,7 @@ __all__ = ["Point", "PointError", "arm", "parse_point"]
 
 REASON = "point"
 """Why the machine stops there."""
-_NUMBERED = re.compile(r"(exit|gva):(0[xX][0-9a-fA-F]+|\d+)")
+_NUMBERED = re.compile(r"(exit|gva):(0[xX][0-9a-fA-F]+|\d+)(?:#(\d+))?")
 _NAMED = re.compile(r"(syscall|event):(\w+)(?:#(\d+))?")
 _SYMBOL = re.compile(r"([^\s:+]+)(?:\+(0[xX][0-9a-fA-F]+|\d+))?")
 FORMS = (
@@ -59,7 +60,7 @@ class Point:
             case "exit":
                 return f"exit:{self.value}"
             case "gva":
-                return f"gva:{self.value:#x}"
+                return f"gva:{self.value:#x}{number}"
         return f"{self.kind}:{self.name}{number}"
 
 
@@ -67,22 +68,26 @@ def parse_point(text: str) -> Point:
     """Return the point that a text names. Raises PointError."""
     if match := _NUMBERED.fullmatch(text):
         value = int(match[2], 0)
-        if not value <= MASK64 or (match[1] == "exit" and not value):
+        if not value <= MASK64 or (match[1] == "exit" and (not value or match[3])):
             raise PointError(f"{text!r}: exits are numbered from 1, addresses have 64 bits")
-        return Point(match[1], value)
+        return Point(match[1], value, count=_count(text, match[3]))
     if match := _NAMED.fullmatch(text):
-        kind, name, count = match[1], match[2], int(match[3] or 1)
+        kind, name, count = match[1], match[2], _count(text, match[3])
         known = TRACEPOINTS if kind == "event" else NAMES.values()
         if name not in known:
             raise PointError(f"{text!r}: {kind} {name} does not exist{_like(name, known)}")
-        if not count:
-            raise PointError(f"{text!r}: the first time is #1")
         return Point(kind, 0, name, count)
     if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", text):
         return Point("rip", int(text, 16))
     if (match := _SYMBOL.fullmatch(text)) and not match[1][0].isdigit():
         return Point("symbol", int(match[2] or "0", 0), match[1])
     raise PointError(f"{text!r} must be a point: {FORMS}")
+
+
+def _count(text: str, number: str | None) -> int:
+    if number is not None and not int(number):
+        raise PointError(f"{text!r}: the first time is #1")
+    return int(number or 1)
 
 
 def _like(name: str, known: object) -> str:
@@ -95,8 +100,9 @@ def _like(name: str, known: object) -> str:
 def arm(point: Point, running: Running, reached: Callable[[], None]) -> None:
     """Call `reached` when a program that has not started yet is at a point, then stop the machine.
 
-    At an instruction and at a system call the guest is about to execute it; of exits, events and page faults
-    KVM is done with the exit, and the guest is about to continue. Raises PointError.
+    At an instruction and at a system call the guest is about to execute it, at a page fault KVM is about to
+    handle it; of exits and events KVM is done with the exit, and the guest is about to continue. Raises
+    PointError.
     """
     machine = running.machine
     done = False
@@ -116,10 +122,10 @@ def arm(point: Point, running: Running, reached: Callable[[], None]) -> None:
         case "exit":
             after_exits(machine, lambda: here() if machine.exits.total() >= point.value else None)
         case "event":
-            _after(machine, point.count, here, point.name)
+            left = _counted(machine, point.name, point.count)
+            after_exits(machine, lambda: here() if left() <= 0 else None)
         case _:
-            wanted = partial(_touches, machine, point.value)
-            _after(machine, point.count, here, "kvm_page_fault", wanted)
+            _at_touch(machine, point, here)
 
 
 def _address(point: Point, running: Running) -> int:
@@ -163,23 +169,39 @@ def _at_call(point: Point, running: Running, here: Callable[[], None]) -> None:
     calls.syscall = called
 
 
-def _after(
-    machine: SvmMachine,
-    count: int,
-    here: Callable[[], None],
-    name: str,
-    wanted: Callable[[Event], bool] = lambda event: True,
-) -> None:
-    """Call `here` after the exit in which an event fires for the given time."""
+def _counted(machine: SvmMachine, name: str, count: int) -> Callable[[], int]:
+    """Return what says how often an event has still to fire."""
     left = count
 
     def heard(event: Event) -> None:
         nonlocal left
-        if wanted(event):
-            left -= 1
+        left -= 1
 
     machine.kvm.tracer.add(heard, name)
-    after_exits(machine, lambda: here() if left <= 0 else None)
+    return lambda: left
+
+
+def _at_touch(machine: SvmMachine, point: Point, here: Callable[[], None]) -> None:
+    """Watch the page faults of an address; with nested paging those that the guest gets, too."""
+    left = point.count
+
+    def touched() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            here()
+
+    def heard(event: Event) -> None:
+        if _touches(machine, point.value, event):
+            touched()
+
+    def raised(vector: int, error_code: int | None, cr2: int) -> bool:
+        if vector == PF and cr2 >> 12 == point.value >> 12:
+            touched()
+        return left <= 0 or (before is not None and before(vector, error_code, cr2))
+
+    machine.kvm.tracer.add(heard, "kvm_page_fault")
+    before = machine.on_exception(raised) if machine.npt else None
 
 
 def _touches(machine: SvmMachine, gva: int, event: Event) -> bool:

@@ -91,5 +91,5 @@ class VirtualClock:
         return (EPOCH_NS if wall else START_NS) + self._elapsed()
 
     def sleep(self, seconds: float) -> None:
-        """Let that much time pass, at once."""
-        self._slept += max(int(seconds * 1e9 + 0.999), 0)
+        """Let that much time pass, at once, and a little more: who sleeps until a time is past it then."""
+        self._slept += max(int(seconds * 1e9), 0) + 1

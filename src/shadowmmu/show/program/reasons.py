@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from shadowmmu.guest.observe.entry_history import EntryChange, EntryHistory, ShadowEntry, shadow_walk
@@ -36,6 +36,7 @@ __all__ = ["Reasons", "reasons_at", "reasons_data", "reasons_lines"]
 
 _EVENTS_SHOWN = 4
 _CHANGES_SHOWN = 4
+_PLAIN = ("old", "new", "exit", "reason", "rip", "symbol", "call")
 _OF_GUEST = ("kvm_page_fault", "kvm_emulate_insn")
 
 
@@ -232,7 +233,7 @@ def reasons_data(reasons: Reasons) -> dict[str, Any]:
                 "value": entry.text,
                 "changes": [
                     {
-                        **{name: value for name, value in asdict(change).items() if name != "events"},
+                        **{name: getattr(change, name) for name in _PLAIN},
                         "who": change.who._asdict(),
                         "effect": reasons.effects[id(change)],
                         "events": [f"{event.name}: {event.text()}" for event in change.events],
