@@ -18,7 +18,7 @@ from ...kvm.bits import INVALID_PAGE, SPTE_MMU_PRESENT
 from ...kvm.map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ...kvm.state.shadow_page import ShadowPage
 from ...kvm.tracepoints.event import Event
-from ...x86.bits import ADDR, PFERR_P, PS
+from ...x86.bits import ADDR, PFERR_P, PFERR_U, PS
 from ...x86.svm import (
     SVM_EXIT_CPUID,
     SVM_EXIT_EXCP_BASE,
@@ -163,8 +163,8 @@ class EntryHistory:
         self._events: list[Event] = []
         self._watched: dict[int, _Watched] = {}
         self._reach: dict[int, int] = {}
-        """Root that was used -> bits of addresses below the lowest table on the way: only a fault that shares
-        the others makes entries on it."""
+        """Root that was used -> low bits of an address in which a fault may differ that makes entries on the
+        way: those that the lowest entry maps, or the lowest table, whose entries are prefetched."""
         self._shift = 64
         """That of the root in use."""
         self._address = gva
@@ -175,7 +175,7 @@ class EntryHistory:
         tracer.add(self._heard, *HEARD)
         if alone:
             self._hear_what_matters()
-        after_exits(running.machine, self._comparison())
+        after_exits(running.machine, self._comparison(alone=alone))
 
     def of(self, place: int) -> list[EntryChange]:
         """Return the changes of the entry at a host-physical address, newest first."""
@@ -190,8 +190,9 @@ class EntryHistory:
         if len(self._events) > MOST_EVENTS:
             del self._events[: MOST_EVENTS // 2]
 
-    def _comparison(self) -> Callable[[], None]:
-        """Return what is called after each exit."""
+    def _comparison(self, *, alone: bool) -> Callable[[], None]:
+        """Return what is called after each exit; `alone`: nobody else listens to tracepoints."""
+        kvm = self._kvm
         changed, reach, cpu, events = (
             self._compared.changed,
             self._reach,
@@ -210,6 +211,8 @@ class EntryHistory:
                 last, self._shift = root, reach[root]
             if events:
                 events.clear()
+            if alone:
+                kvm.tracing = False
 
         return after_exit
 
@@ -235,7 +238,7 @@ class EntryHistory:
         def heard_if_near(handler: ExitHandler) -> ExitHandler:
             def handle(code: int) -> None:
                 kvm.tracing = (
-                    processor.exit_info1 & PFERR_P != 0
+                    processor.exit_info1 & (PFERR_P | PFERR_U) == PFERR_P  # a write to a table, it may be
                     or (processor.exit_info2 ^ self._address) >> self._shift == 0
                 )
                 handler(code)
@@ -282,7 +285,7 @@ class EntryHistory:
                 break
             found[hpa >> 3] = _Watched(None, True, entry.gpa, self._words[hpa >> 3])
         walk = shadow_walk(self.running, self.gva)
-        self._reach[self._machine.vcpu.cpu.root] = 12 + 9 * walk[-1].level if walk else 64
+        self._reach[self._machine.vcpu.cpu.root] = 12 + 9 * max(walk[-1].level - 1, 1) if walk else 64
         self._address = self.gva
         if self._machine.npt:
             self._address = guest_walk(machine, self._machine.vcpu, self.gva)[1] or 0
