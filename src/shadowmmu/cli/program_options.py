@@ -99,7 +99,8 @@ _OPTIONS = (
     click.option(
         "--deterministic",
         is_flag=True,
-        help="Programs: a clock that advances with the code executed, not the host's: two runs are equal.",
+        help="Programs: a clock that advances with the code executed, not the host's, and for Linux programs "
+        "an environment of PATH alone: two runs are equal.",
     ),
     click.option(
         "--limit",

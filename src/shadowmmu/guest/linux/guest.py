@@ -8,7 +8,9 @@ from ..svm.machine import SvmMachine
 from .kernel import Kernel
 from .syscalls import SystemCalls
 
-__all__ = ["LinuxGuest"]
+__all__ = ["PLAIN_ENVIRONMENT", "LinuxGuest"]
+
+PLAIN_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
 class LinuxGuest:
@@ -28,8 +30,12 @@ class LinuxGuest:
         self._limits = NO_LIMITS
 
     def load(self, path: Path, arguments: Sequence[str]) -> None:
-        """Load the program; arguments[0] is its name. Raises NotExecutable, OSError or OutOfMemory."""
-        self.kernel.start(path, arguments)
+        """Load the program; arguments[0] is its name. Raises NotExecutable, OSError or OutOfMemory.
+
+        Its environment is that of this process; with a virtual clock PLAIN_ENVIRONMENT, which is the same in
+        every run.
+        """
+        self.kernel.start(path, arguments, PLAIN_ENVIRONMENT if self.machine.clock.virtual else None)
 
     @property
     def instructions(self) -> int:

@@ -37,7 +37,7 @@ from ..svm.execution import ExitHandler
 from ..svm.interrupts import PF
 from .entries import after_exits
 from .running import Running, Who
-from .word_watch import MOST_WATCHED, WordWatch
+from .word_watch import WordWatch
 
 __all__ = ["HEARD", "EntryChange", "EntryHistory", "ShadowEntry", "shadow_walk"]
 
@@ -63,6 +63,8 @@ _SYNCS = (SVM_EXIT_INVLPG, SVM_EXIT_WRITE_CR0 + 3)
 """Exits that change entries only if there are unsync pages."""
 _QUIET = (SVM_EXIT_CPUID, SVM_EXIT_MSR, SVM_EXIT_HLT, SVM_EXIT_RDTSC, SVM_EXIT_RDTSCP, SVM_EXIT_VMMCALL)
 """Exits that change no entries."""
+_MOST_ENTRIES = 24
+"""Entries that are compared: those of the last three address spaces or so."""
 MOST_CHANGES = 4096
 MOST_EVENTS = 256
 """Of one exit."""
@@ -271,7 +273,7 @@ class EntryHistory:
                 self._watched[index] = found
                 if found.value not in (0, self._kvm.design.empty_spte):
                     self._note(index, found, None, found.value)
-        while len(self._watched) > MOST_WATCHED:
+        while len(self._watched) > _MOST_ENTRIES:
             del self._watched[next(iter(self._watched))]
         self._compared.watch(list(self._watched))
 
