@@ -8,8 +8,9 @@ import errno
 from dataclasses import dataclass, replace
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
+from .backing import Backing, HostError, HugePages, Notifier
 from .bits import PAGES_1G, PAGES_2M, PROT_MASK, PROT_RW, VM_ACCOUNT, VM_HUGETLB
-from .mapping import Backing, HostError, HugePages, Mapping, Notifier
+from .mapping import Mapping
 from .memory import Arena
 from .vma import Vma, protected_flags
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..x86.bits import PAGE_SHIFT
 from .address_space import AddressSpace
+from .backing import HostError
 from .bits import (
     PAGES_2M,
     PROT_READ,
@@ -23,7 +24,8 @@ from .bits import (
     VM_SHARED,
     VM_WIPEONFORK,
 )
-from .mapping import HostError, Mapping
+from .huge_memory import collapse_region, split_folio
+from .mapping import Mapping
 from .vma import Vma
 
 MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED = range(5)
@@ -125,7 +127,7 @@ def _split_compound(space: AddressSpace, mapping: Mapping, first: int, last: int
     """Split the compound pages that small pages [first, last) of one region are parts of."""
     for index in range(first, last):
         if mapping.has_folio(index):
-            mapping.split_folio(mapping.region_of(index), vma.anon_vma, space.switches.split_maps_zero_page)
+            split_folio(mapping, mapping.region_of(index), vma.anon_vma, space.switches.split_maps_zero_page)
 
 
 def _covers_folio(mapping: Mapping, first: int, last: int) -> bool:
@@ -142,7 +144,7 @@ def _free(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
         if region in mapping.zero_regions:
             continue
         if mapping.is_huge(region) and end - start < PAGES_2M:
-            mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
+            split_folio(mapping, region, vma.anon_vma, space.switches.split_maps_zero_page)
         elif not mapping.is_huge(region) and not _covers_folio(mapping, start, end):
             _split_compound(space, mapping, start, end, vma)
         mapping.free_lazily(start, end)
@@ -158,7 +160,7 @@ def _cold(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
             continue
         if mapping.is_huge(region):
             if end - start < PAGES_2M:
-                mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
+                split_folio(mapping, region, vma.anon_vma, space.switches.split_maps_zero_page)
         elif not _covers_folio(mapping, start, end):
             _split_compound(space, mapping, start, end, vma)
 
@@ -171,7 +173,7 @@ def _pageout(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: 
         if region in mapping.zero_regions:
             continue
         if mapping.is_huge(region):
-            mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
+            split_folio(mapping, region, vma.anon_vma, space.switches.split_maps_zero_page)
         else:
             _split_compound(space, mapping, start, end, vma)
         for index in range(start, end):
@@ -224,7 +226,7 @@ def _collapse(space: AddressSpace, mapping: Mapping, first: int, last: int, vma:
     low, high = -(-(at + first) // PAGES_2M), (at + last) // PAGES_2M
     failed = low > high
     for number in range(low, high):
-        failed |= not mapping.collapse_region(number - mapping.first_2m)
+        failed |= not collapse_region(mapping, number - mapping.first_2m)
     if failed:
         raise HostError(errno.EINVAL, "a region cannot be collapsed")
 

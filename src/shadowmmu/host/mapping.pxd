@@ -60,6 +60,4 @@ cdef class Mapping:
     cdef object _map_huge_zero(self, u64 region)
     cpdef object split_region(self, u64 region)
     cpdef bint has_folio(self, u64 index) except? 1
-    cpdef object split_folio(self, u64 region, object anon_vma, bint zero_page)
-    cpdef bint collapse_region(self, u64 region) except? 1
     cpdef object change_protection(self, u64 first, u64 last, u32 prot)

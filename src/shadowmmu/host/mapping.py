@@ -13,12 +13,11 @@ Linux 6.12's order (mm/memory.c, mm/huge_memory.c).
 """
 
 from collections.abc import Callable
-from enum import Enum
-from typing import Protocol
 
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import MASK64, PAGE_SHIFT
+from .backing import Backing, HugePages, Notifier
 from .bits import (
     FAULT_AROUND_PAGES,
     KNOWN,
@@ -40,48 +39,6 @@ from .bits import (
 )
 from .memory import Arena, sparse_words
 from .vma import Vmas
-
-
-class Backing(Enum):
-    """What the memory is made of. HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory in small pages."""
-
-    ANON = "anon"
-    THP = "thp"
-    HUGE2M = "huge2m"
-    HUGE1G = "huge1g"
-    MEMFD = "memfd"
-
-
-class Notifier(Protocol):
-    """An mmu_notifier: called for [start, end) before and after the host takes pages of that range away.
-
-    Between the two, change_pte reports the page that is at an address now, if it replaced another at once.
-    clear_young and clear_flush_young ask whether a range was accessed, and mark it as not accessed; the
-    latter flushes. Addresses are host virtual.
-    """
-
-    def invalidate_range_start(self, start: int, end: int) -> None: ...
-    def invalidate_range_end(self, start: int, end: int) -> None: ...
-    def change_pte(self, address: int, pfn: int, *, writable: bool) -> None: ...
-    def clear_young(self, start: int, end: int) -> bool: ...
-    def clear_flush_young(self, start: int, end: int) -> bool: ...
-
-
-class HostError(OSError):
-    """A host call that failed; `errno` says how."""
-
-
-class HugePages:
-    """The administrator's settings of transparent huge pages (/sys/kernel/mm/transparent_hugepage).
-
-    Attributes:
-        enabled: Which VMAs get huge pages: THP_NEVER, THP_MADVISE or THP_ALWAYS.
-        use_zero_page: A read maps the one huge page of zeros, else a huge page of its own.
-    """
-
-    def __init__(self) -> None:
-        self.enabled = THP_MADVISE
-        self.use_zero_page = True
 
 
 class Mapping:
@@ -523,59 +480,6 @@ class Mapping:
         frame: u64 = self.folios.get(self.region_of(index), MASK64)
         page: u64 = self.page(index) >> PAGE_SHIFT
         return frame <= page and page < frame + PAGES_2M
-
-    def split_folio(self, region: u64, anon_vma: object, zero_page: bool) -> None:  # noqa: FBT001
-        """Make small pages of a huge one: each VMA unmaps its part, announced twice (unmap_folio).
-
-        The walk over the VMAs that can map a part of it ends as soon as none is mapped. zero_page: pages that
-        hold zeros become the shared zero page.
-        """
-        first: u64 = self.first_page(region)
-        index: u64
-        for start, end, vma in self.vmas.pieces(first, first + PAGES_2M):
-            if vma.anon_vma is anon_vma:
-                self.split_region(region)
-                self.invalidate_end(self.invalidate_start(start, end))
-                index = end
-                while index < first + PAGES_2M and not self.has_folio(index):
-                    index += 1
-                if index == first + PAGES_2M:
-                    break
-        if zero_page:
-            for index in range(first, first + PAGES_2M):
-                if self.has_folio(index) and self.arena.is_zeros(
-                    self.page(index) >> PAGE_SHIFT << PAGE_SHIFT
-                ):
-                    self.install(index, 0, ZERO)
-                    self.lazyfree.pop(index, None)
-        self.folios.pop(region, None)
-
-    def collapse_region(self, region: u64) -> bool:
-        """Copy a region's small pages into a huge one. Return whether it is mapped huge now
-        (collapse_huge_page).
-        """
-        if self.huge[region]:
-            return True
-        first: u64 = self.first_page(region)
-        i: u64
-        writable: bool = False
-        for i in range(first, first + PAGES_2M):
-            writable = writable or self.page(i) & WRITABLE != 0
-        if not writable:
-            return False
-        span = self.invalidate_start(first, first + PAGES_2M)
-        base: u64 = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
-        for i in range(PAGES_2M):
-            word: u64 = self.page(first + i)
-            if word & PRESENT and not word & ZERO:
-                self.arena.copy_page(word >> PAGE_SHIFT << PAGE_SHIFT, (base + i) << PAGE_SHIFT)
-            self.lazyfree.pop(first + i, None)
-        self.install_run(first, PAGES_2M, base, WRITABLE)
-        self.huge[region] = 1
-        self.has_table[region] = 0
-        self.folios.pop(region, None)
-        self.invalidate_end(span)
-        return True
 
     def change_protection(self, first: u64, last: u64, prot: u32) -> None:
         """Give the mapped pages of [first, last) the rights of `prot`; some regain W by a fault only."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..guest.play.guest_walk import guest_walk
 from ..guest.play.machine import Machine
 from ..kvm.bits import INVALID_PAGE
-from ..kvm.map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..kvm.pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..kvm.state.vcpu import Vcpu
 from ..x86.bits import NX, PS, A, D, P, U, W
 from .sptes import Spte, spte_at

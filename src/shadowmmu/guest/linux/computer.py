@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..svm.clock import Clock
-from ..svm.processor import Segment
+from ..svm.registers import Segment
 from .entry import Memory
 
 

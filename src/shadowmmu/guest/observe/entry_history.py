@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ...host.mapping import HostError
+from ...host.backing import HostError
 from ...kvm.bits import INVALID_PAGE, SPTE_MMU_PRESENT
-from ...kvm.map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ...kvm.pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ...kvm.state.shadow_page import ShadowPage
 from ...kvm.tracepoints.event import Event
 from ...x86.bits import ADDR, PFERR_P, PFERR_U, PS

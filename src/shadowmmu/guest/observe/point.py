@@ -15,7 +15,7 @@ from ..linux.numbers import NAMES
 from ..play.guest_walk import guest_walk
 from ..svm.interrupts import PF
 from ..svm.machine import SvmMachine
-from ..svm.processor import RAX
+from ..svm.registers import RAX
 from .entries import after_exits
 from .running import Running
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...host.mapping import HostError
+from ...host.backing import HostError
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import ADDR, CR0_PG, CR4_LA57, CR4_PAE, EFER_LMA, PS, P
 from ...x86.paging import paging_format

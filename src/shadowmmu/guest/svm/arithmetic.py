@@ -5,7 +5,7 @@ RCL and RCR are missing: when their write faults, the processor has lost the car
 
 from ...x86.bits import MASK64
 from .operands import AF, CF, OF, PF, SF, ZF, Code, Context, Executor, mask
-from .processor import RAX, RBX, RCX, RDX
+from .registers import RAX, RBX, RCX, RDX
 
 # -- flags -----------------------------------------------------------------------------------------------
 

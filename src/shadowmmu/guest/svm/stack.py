@@ -2,7 +2,7 @@
 
 from ...x86.bits import MASK64
 from .operands import Code, Context, Executor, mask
-from .processor import RBP, RSP, SS
+from .registers import RBP, RSP, SS
 
 
 def _width(c: Context) -> int:

@@ -8,7 +8,7 @@ from shadowmmu.guest.observe.running import Running
 from shadowmmu.guest.play.guest_walk import levels_of
 from shadowmmu.guest.scenario.module_params import yes_no
 from shadowmmu.guest.svm.layout import PHYSICAL_BITS
-from shadowmmu.host.mapping import HostError
+from shadowmmu.host.backing import HostError
 from shadowmmu.show.decode import GpteFormat
 from shadowmmu.show.history.guest_memory import GuestMemory
 from shadowmmu.show.history.registers import Registers
