@@ -3,9 +3,9 @@ from ...x86.bits cimport *
 
 @cython.final
 cdef class WordWatch:
-    cdef const u64[::1] words
-    cdef u64 indices[64]
-    cdef u64 values[64]
+    cdef const u64[::1] _words
+    cdef u64 _indices[64]
+    cdef u64 _values[64]
     cdef readonly u64 count
     cpdef void watch(self, object indices) except *
     cpdef bint changed(self) except? 1

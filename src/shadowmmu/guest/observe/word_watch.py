@@ -24,24 +24,24 @@ class WordWatch:
 
     def __init__(self, words: Any) -> None:
         """`words` is all of memory as u64 words."""
-        self.words = words
-        self.indices = filled(64)
-        self.values = filled(64)
+        self._words = words
+        self._indices = filled(64)
+        self._values = filled(64)
         self.count = 0
 
     def watch(self, indices: Sequence[int]) -> None:
         """Watch these words instead, from what they are now; at most MOST_WATCHED."""
         self.count = 0
         for index in indices[:MOST_WATCHED]:
-            self.indices[self.count] = index
-            self.values[self.count] = self.words[index]
+            self._indices[self.count] = index
+            self._values[self.count] = self._words[index]
             self.count += 1
 
     def changed(self) -> bool:
         """Return whether a word is not what it was."""
         number: cython.ulonglong = 0
         while number < self.count:
-            if self.words[self.indices[number]] != self.values[number]:
+            if self._words[self._indices[number]] != self._values[number]:
                 return True
             number += 1
         return False
