@@ -7,11 +7,12 @@ from typing import Any
 
 import cython
 
+from ...kvm.bits import PT64_ROOT_MAX_LEVEL
 from ...x86.arrays import filled
 
 __all__ = ["MOST_WATCHED", "WordWatch"]
 
-MOST_WATCHED = 64
+MOST_WATCHED = 8 * PT64_ROOT_MAX_LEVEL
 """Words that are compared at most."""
 
 
@@ -25,8 +26,8 @@ class WordWatch:
     def __init__(self, words: Any) -> None:
         """`words` is all of memory as u64 words."""
         self._words = words
-        self._indices = filled(64)
-        self._values = filled(64)
+        self._indices = filled(8 * PT64_ROOT_MAX_LEVEL)
+        self._values = filled(8 * PT64_ROOT_MAX_LEVEL)
         self.count = 0
 
     def watch(self, indices: Sequence[int]) -> None:
