@@ -1,4 +1,5 @@
 cimport cython
+from ...x86.bits cimport *
 from ...kvm.bits cimport *
 
 @cython.final
