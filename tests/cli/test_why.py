@@ -56,7 +56,7 @@ def test_what_cannot_be_answered_is_said_in_one_line(invoke, scenario, arguments
     assert "Traceback" not in done.output
 
 
-def test_a_program_is_refused(invoke):
+def test_of_a_program_only_an_address_is_explained(invoke):
     done = invoke("why", "/bin/ls", "--zaps")
     assert done.exit_code == 2
-    assert "is a program: reasons are kept of scenarios and recordings only" in done.output
+    assert "of a program give --gva X" in done.output

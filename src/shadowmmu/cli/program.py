@@ -15,12 +15,13 @@ import click
 from shadowmmu.cli.inputs import Changes, refuse_ignored
 from shadowmmu.cli.outputs import refuse_overwriting
 from shadowmmu.cli.program_options import ProgramOptions
-from shadowmmu.cli.program_report import ended, failure, finish, progress_text
+from shadowmmu.cli.program_report import Asked, ended, failure, finish, progress_text
 from shadowmmu.cli.progress import progress
 from shadowmmu.cli.traces import NO_TRACES, Traces, traced_program
 
 if TYPE_CHECKING:
     from shadowmmu.guest.linux.guest import LinuxGuest
+    from shadowmmu.guest.observe.running import Running
     from shadowmmu.guest.pc.pc import Ending, Limits, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.kvm.state.vm import Parameters
@@ -30,6 +31,7 @@ __all__ = [
     "check_program",
     "has_extra",
     "is_program",
+    "run_asked",
     "run_program",
 ]
 
@@ -83,17 +85,45 @@ def run_program(
     *,
     name: str | None = None,
     traces: Traces = NO_TRACES,
+    top: int | None = None,
     as_json: bool = False,
 ) -> int:
     """Run a program to its end and report on stderr; its exit status. `name` is its argv[0].
 
+    `top`: count exits and page faults by cause, and report so many of each.
+
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
+    from shadowmmu.guest.observe.counts import Counts
+    from shadowmmu.guest.observe.running import Running
+    from shadowmmu.guest.scenario.text import read_file
+
     refuse_overwriting(traces.by_option, [path] if options.initrd is None else [path, options.initrd])
     with _told(path):
         pc, screen = _start(path, arguments, changes, options, name)
+        running = Running(pc, read_file(path))
+        counts = None if top is None else Counts(running)
         ending = _run_to_end(pc, screen, options, traces)
-    return finish(path, ending, pc, as_json=as_json)
+    return finish(path, ending, pc, Asked(running, counts, top or 0), as_json=as_json)
+
+
+def run_asked(
+    path: Path,
+    arguments: Sequence[str],
+    changes: Changes,
+    options: ProgramOptions,
+    prepare: Callable[[Running], None],
+    *,
+    name: str | None = None,
+) -> Ending:
+    """Run a program that `prepare` has got before it starts; how it ended. Raises ClickException."""
+    from shadowmmu.guest.observe.running import Running
+    from shadowmmu.guest.scenario.text import read_file
+
+    with _told(path):
+        pc, screen = _start(path, arguments, changes, options, name)
+        prepare(Running(pc, read_file(path)))
+        return _run_to_end(pc, screen, options, NO_TRACES)
 
 
 def check_program(
@@ -232,6 +262,7 @@ def new_machine(
     Raises ClickException, DesignError, EmulatorError.
     """
     from shadowmmu.guest.pc.pc import memory_slots
+    from shadowmmu.guest.svm.clock import HOST_CLOCK, VirtualClock
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.host.backing import Backing
     from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
@@ -245,6 +276,7 @@ def new_machine(
         la57=options.la57,
         backing=Backing.THP,
         parameters=_parameters(changes.params, options.npt),
+        clock=VirtualClock() if options.deterministic else HOST_CLOCK,
     )
 
 

@@ -22,12 +22,14 @@ from shadowmmu.cli.program import (
     run_program,
 )
 from shadowmmu.cli.program_options import ProgramOptions, program_options
+from shadowmmu.cli.program_questions import ask_program, checked_point
 from shadowmmu.cli.styles import styled
 from shadowmmu.cli.traces import Traces, scenario_timelines
 from shadowmmu.show.history.played import played_rows
 from shadowmmu.show.text.report import EVERYTHING, Report, summary_lines
 
 if TYPE_CHECKING:
+    from shadowmmu.guest.observe.point import Point
     from shadowmmu.guest.scenario.scenario import Scenario
     from shadowmmu.trace.recording import Row
 
@@ -133,6 +135,20 @@ def _show_language(context: click.Context, option: click.Parameter, wanted: bool
 @click.option(
     "--to", "last", metavar="OP", type=click.IntRange(0), help="Scenarios: show ops up to this one."
 )
+@click.option(
+    "--stop-at",
+    "stop_at",
+    metavar="POINT",
+    help="Programs: stop at an instruction (0x401000, main, main+0x10), exit:N, syscall:mmap, "
+    "event:kvm_mmu_zap_all_fast or the first fault of gva:0x400000; NAME#N is the Nth time. Registers, last "
+    "exits and counters are printed.",
+)
+@click.option(
+    "--top",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    help="Programs: count exits, page faults, syncs and zaps by cause and process, and report N of each.",
+)
 @click.option("--quiet", is_flag=True, help="Scenarios: show the totals only.")
 @machine_options
 @program_options
@@ -154,6 +170,8 @@ def run(
     only: tuple[str, ...],
     first: int | None,
     last: int | None,
+    stop_at: str | None,
+    top: int | None,
     quiet: bool,
 ) -> None:
     """Play SCENARIOs op by op, or run PROGRAM, x86 machine code, on a PC whose MMU is the model.
@@ -182,7 +200,17 @@ def run(
             raise click.UsageError(f"{', '.join(selected)}: only scenarios are shown op by op")
         if record or tlb:
             raise click.UsageError("--record and --tlb are for scenarios; --events works for programs, too")
-        _run(Path(inputs[0]), inputs[1:], changes, program, traces, name=inputs[0], as_json=as_json)
+        point = checked_point(stop_at, "--stop-at")
+        if point is not None:
+            if any(traces.by_option.values()) or top:
+                raise click.UsageError(
+                    "--stop-at reports one moment; leave --events, --perfetto and --top out"
+                )
+            _stop(Path(inputs[0]), inputs[1:], changes, program, point, as_json=as_json)
+            return
+        _run(Path(inputs[0]), inputs[1:], changes, program, traces, name=inputs[0], top=top, as_json=as_json)
+    elif stop_at or top:
+        raise click.UsageError("--stop-at and --top are for programs; give one")
     elif not inputs and has_extra() and not (record or tlb or selected):
         with embedded(EMBEDDED) as path:
             _run(path, (), changes, program, traces, as_json=as_json)
@@ -200,10 +228,37 @@ def _run(
     traces: Traces,
     *,
     name: str | None = None,
+    top: int | None = None,
     as_json: bool,
 ) -> None:
-    status = run_program(path, arguments, changes, program, name=name, traces=traces, as_json=as_json)
+    status = run_program(
+        path, arguments, changes, program, name=name, traces=traces, top=top, as_json=as_json
+    )
     click.get_current_context().exit(status)
+
+
+def _stop(
+    path: Path,
+    arguments: Sequence[str],
+    changes: Changes,
+    program: ProgramOptions,
+    point: Point,
+    *,
+    as_json: bool,
+) -> None:
+    """Run a program to a point and print the screen there, as the report on stderr."""
+    from shadowmmu.show.program.stopped import stop_data, stop_lines
+
+    data = ask_program(
+        path,
+        arguments,
+        changes,
+        program,
+        point,
+        lambda running: lambda: stop_data(point, running),
+        name=str(path),
+    )
+    click.echo(json.dumps(data) if as_json else "\n".join(stop_lines(data)), err=True)
 
 
 def _play_all(

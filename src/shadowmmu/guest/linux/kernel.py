@@ -110,6 +110,7 @@ class Kernel:
             raise ValueError(f"a Linux program needs {LEAST_MEMORY >> 20} MiB of memory")
         self.machine = machine
         self.processor = machine.processor
+        self.clock = machine.clock
         self.warn = warn
         self.work = Work(machine)
         self.frames = Frames(machine, self.work, build_kernel_half(machine))

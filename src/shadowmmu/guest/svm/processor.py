@@ -8,12 +8,13 @@ of the model's arena, mapped in place: what its page walker reads and writes are
 import ctypes
 import mmap
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from ...host.memory import Arena
 from ...x86.svm import SVM_EXIT_INVLPG, SVM_EXIT_IRET
+from .clock import Clock
+from .code_counter import CodeCounter
 from .exit_codes import CR_ACCESSES, FIRST_INTERCEPT, INTERCEPTED, msr_permission_map
 from .layout import (
     HOST_BASE,
@@ -30,6 +31,8 @@ from .layout import (
 )
 from .registers import SvmRegisters
 
+LONGEST_TICK = 1e6
+"""Seconds of a virtual clock, at most, to the next tick."""
 LOOK = 0.005
 """Seconds after which a request to exit is made again: the guest may just have dropped it."""
 REQUEST_INTERRUPT, REQUEST_TICK = 0x02, 0x40
@@ -45,14 +48,16 @@ class SvmProcessor(SvmRegisters):
     `on_exit(number)` is called for exits (EXIT + exit code); `on_in(port, size)`,
     `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit.
     `nmi_handled` is whether an NMI's handler runs, as far as its IRET matters.
+    `clock` is who says when ticks are due; a virtual one follows the code executed.
     Raises EmulatorError.
     """
 
-    def __init__(self, arena: Arena, *, npt: bool) -> None:
+    def __init__(self, arena: Arena, clock: Clock, *, npt: bool) -> None:
         layout, functions = calibrated(), library()
         unicorn = unicorn_module()
         self.error_type: type[Exception] = unicorn.UcError
         self.npt = npt
+        self.clock = clock
         self.uc: Any = new_emulator(functions)
         self._map(arena)
         self.handle = self.uc._uch
@@ -62,6 +67,7 @@ class SvmProcessor(SvmRegisters):
         self._counter = ctypes.c_uint64.from_address(self.handle.value + layout.counter)
         self._counting, self._counted = False, 0
         self._leave = ctypes.c_uint16.from_address(self.cpu + layout.leave)
+        self.code: CodeCounter | None = None
         self.window = False
         self.nmi_handled = False
         self._debug_registers: tuple[int, int, int] | None = None
@@ -75,6 +81,8 @@ class SvmProcessor(SvmRegisters):
         self.on_sysenter: Callable[[], None] = lambda: None
         self._enter()
         self._hook()
+        if clock.virtual:
+            self._count_code()
 
     def _map(self, arena: Arena) -> None:
         """Let it see the arena and the hypervisor's own pages, which no guest address leads to."""
@@ -132,6 +140,30 @@ class SvmProcessor(SvmRegisters):
         )
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
 
+    def _count_code(self) -> None:
+        """Let ticks come after so much code, not at a time of the host."""
+        import unicorn
+
+        requests, leave = (self.cpu + offset for offset in (self.layout.requests, self.layout.leave))
+        self.code = CodeCounter(requests, leave)
+        self._block_hook = ctypes.c_size_t()
+        hook = ctypes.byref(self._block_hook)
+        callback, data = self.code.callback, self.code.data
+        self.library.hook_add(self.handle, hook, unicorn.UC_HOOK_BLOCK, callback, data, 1, 0)
+
+    def break_at(self, address: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the instruction at a linear address is about to be executed; before run()."""
+        import unicorn
+
+        def reached(uc: object, at: int, size: int, data: object) -> None:
+            try:
+                callback()
+            except BaseException as error:
+                self.error = error
+                self.stop()
+
+        self.uc.hook_add(unicorn.UC_HOOK_CODE, reached, None, address, address)
+
     def _exited(self, uc: object, number: int, data: object) -> None:
         if self.error is not None:
             self.stop()
@@ -147,23 +179,25 @@ class SvmProcessor(SvmRegisters):
     def run(self, tick_at: float, instructions: int = 0) -> None:
         """Go on at RIP until stop(), or until so many instructions were counted (slower) and a block ended.
 
-        SVM_EXIT_SMI comes at `tick_at` (time.monotonic()), and again until set_tick() says when the next is.
+        SVM_EXIT_SMI comes at `tick_at` (of the clock), and again until set_tick() says when the next is.
         """
         if bool(instructions) is not self._counting:
             self._counting = bool(instructions)
             self.uc.ctl_flush_tb()
         self._requests.value = REQUEST_INTERRUPT if self.window else 0
         self._wake.clear()
-        self.tick_at = tick_at
+        self._set_tick(tick_at)
         self.running = True
-        ticker = threading.Thread(target=self._tick, daemon=True)
-        ticker.start()
+        ticker = None if self.code else threading.Thread(target=self._tick, daemon=True)
+        if ticker is not None:
+            ticker.start()
         try:
             self.uc.emu_start(self.q[self.rip_word], 0, count=instructions)
         finally:
             self.running = False
             self._wake.set()
-            ticker.join()
+            if ticker is not None:
+                ticker.join()
             if instructions:
                 self._counted += self._counter.value
                 self._counter.value = 0
@@ -179,7 +213,7 @@ class SvmProcessor(SvmRegisters):
     def _tick(self) -> None:
         """Ask for an exit whenever it is time."""
         while self.running:
-            delay = self.tick_at - time.monotonic()
+            delay = self.tick_at - self.clock.now()
             if delay <= 0:
                 self.request_tick()
                 delay = LOOK
@@ -189,8 +223,13 @@ class SvmProcessor(SvmRegisters):
     def set_tick(self, tick_at: float) -> None:
         """Handle the tick that has come; the next one is to come at `tick_at`."""
         self._acknowledge(REQUEST_TICK)
-        self.tick_at = tick_at
+        self._set_tick(tick_at)
         self._wake.set()
+
+    def _set_tick(self, tick_at: float) -> None:
+        self.tick_at = tick_at
+        if self.code is not None:
+            self.code.tick_after(int(min(tick_at - self.clock.now(), LONGEST_TICK) * 1e9))
 
     def request_tick(self) -> None:
         """Let SVM_EXIT_SMI come between two blocks of code, soon: from any thread, at any time.

@@ -1,6 +1,5 @@
 """KVM_RUN again and again: exits to their handlers, limits, timers, and why it ended."""
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,6 +59,7 @@ class RunLoop:
     def __init__(self, entry: Entry) -> None:
         self.vcpu = entry.vcpu
         self.processor = entry.processor
+        self.clock = entry.processor.clock
         self.switch = entry.switch
         self.step = entry.step
         self.entry = entry
@@ -84,7 +84,7 @@ class RunLoop:
         self.outcome = None
         self._exit_limit = None if exits is None else self.exits.total() + exits
         last = self.processor.instructions + instructions if instructions else 0
-        self._deadline = NEVER if seconds is None else time.monotonic() + seconds
+        self._deadline = NEVER if seconds is None else self.clock.now() + seconds
         self.guarded(self.entry.resume)
         while self.outcome is None:
             try:
@@ -119,7 +119,7 @@ class RunLoop:
         self._schedule()
 
     def wake_at(self, when: float) -> None:
-        """Call the callback of on_idle() at that time (time.monotonic()); instead of at an earlier one."""
+        """Call the callback of on_idle() at that time of the clock; instead of at an earlier one."""
         self._wake_at = when
         self._schedule()
 
@@ -128,14 +128,14 @@ class RunLoop:
             self.processor.set_tick(self._next_tick())
 
     def _next_tick(self) -> float:
-        now = time.monotonic()
+        now = self.clock.now()
         return min(self._deadline, self._wake_at, now + min(self._idle_every, SLICE))
 
     def _tick(self) -> None:
         """Handle a tick, between two instructions at a time that was set: timers, limits,
         waiting interrupts.
         """
-        now = time.monotonic()
+        now = self.clock.now()
         if self.outcome is None and now >= self._deadline:
             self.outcome = Outcome("seconds")
         if self.outcome is None:
