@@ -25,6 +25,7 @@ from ...kvm.memory.dirty_log_ioctl import (
 from ...kvm.memory.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ...kvm.memory.nx_recovery import NxRecoveryWorker
 from ...kvm.registers.regs import set_sregs
+from ...kvm.state.running_vcpu import loaded
 from ...x86.implementation import INTEL, TCG, Implementation
 from ..scenario import ops as kinds, setup as statements
 from ..scenario.modes import MODES, Mode, trampolines_of
@@ -355,7 +356,9 @@ class UserSpace:
 
     def translate(self, op: kinds.Translate) -> dict[str, Any]:
         """Return the result of KVM_TRANSLATE."""
-        gpa = gva_to_gpa(self.cpus[op.vcpu].vcpu, op.gva, 0)
+        vcpu = self.cpus[op.vcpu].vcpu
+        with loaded(vcpu):
+            gpa = gva_to_gpa(vcpu, op.gva, 0)
         return {"outcome": "ok", "gpa": f"{gpa:#x}", "valid": int(gpa != INVALID_GPA)}
 
     # -- what changed ----------------------------------------------------------------------------------------

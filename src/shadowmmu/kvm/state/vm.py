@@ -149,8 +149,8 @@ class Kvm:
             (shadow_nonpresent_or_rsvd_lower_gfn_mask).
         stat: The VM's statistics (struct kvm_vm_stat).
         vcpus: All vCPUs, by id.
-        running_vcpu: The vCPU whose ioctl runs or ran last; None before the first (kvm_get_running_vcpu). Its
-            ring takes the pages that get dirty.
+        running_vcpu: The vCPU whose ioctl runs, or None (kvm_get_running_vcpu); set by `loaded`
+            (kvm/state/running_vcpu.py). Its ring takes the pages that get dirty.
         tracing: Somebody listens: the MMU calls `tracer`. False costs one load at each tracepoint.
         tracer: The tracepoints, and those who listen to them.
         memslots: The slots, sorted by base_gfn, disjoint; replaced as a whole (__kvm_memslots).
