@@ -50,6 +50,7 @@ EXIT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.
 
 FLAG_TF, FLAG_IF, FLAG_DF = 1 << 8, 1 << 9, 1 << 10
 FLAG_NT, FLAG_RF, FLAG_VM, FLAG_AC = 1 << 14, 1 << 16, 1 << 17, 1 << 18
+FLAG_ID, FLAGS_IOPL = 1 << 21, 3 << 12
 FLAGS_ARITHMETIC = 0x8D5
 CC_OP_EFLAGS = 1
 HF_CPL, HF_INHIBIT_IRQ, HF_CS32, HF_SS32, HF_ADDSEG, HF_PE = 3, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7
@@ -347,6 +348,12 @@ class SvmProcessor:
         self.d[self.layout.df >> 2] = 0xFFFFFFFF if value & FLAG_DF else 1
         self.q[self.eflags_word] = value & ~(FLAGS_ARITHMETIC | FLAG_DF if self.running else 0) | 2
 
+    def take_interim_flags(self) -> None:
+        """Take the flags that RCL and RCR have computed before the load that faulted: the processor forgets
+        that it keeps them in another form from there on.
+        """
+        self.rflags = self.rflags & ~FLAGS_ARITHMETIC | self.q[self.layout.cc_src >> 3] & FLAGS_ARITHMETIC
+
     @property
     def system_flags(self) -> int:
         """RFLAGS without what arithmetic sets: cheaper."""
@@ -422,6 +429,13 @@ class SvmProcessor:
 
     def set_field(self, name: str, value: int) -> None:
         self.q[getattr(self.layout, name) >> 3] = value & MASK64
+
+    def x87(self, register: str) -> int:
+        """Return "FPCW" or "FPSW", the control or status word of the x87 unit."""
+        from unicorn import x86_const
+
+        value: int = self.uc.reg_read(getattr(x86_const, f"UC_X86_REG_{register}"))
+        return value
 
     def mmx(self, number: int) -> int:
         """Return an MMX register."""
