@@ -39,6 +39,7 @@ from .bits import (
     ZERO,
 )
 from .memory import Arena, sparse_words
+from .switches import HostSwitches
 from .vma import Vmas
 
 
@@ -109,6 +110,7 @@ class Mapping:
         huge_zero_pfn: Returns the first frame of the host's huge page of zeros, which it allocates when first
             asked.
         huge_pages: The administrator's settings.
+        switches: How the memory management of its kernel differs from others'.
         zero_regions: Regions that the huge page of zeros maps; they are `huge` too.
         folios: Region -> first frame of the huge page that small pages map now and that the kernel still
             treats as one page (a compound page).
@@ -134,6 +136,7 @@ class Mapping:
         notifiers: list[Notifier],
         huge_zero_pfn: Callable[[], int],
         huge_pages: HugePages,
+        switches: HostSwitches,
     ) -> None:
         self.arena = arena
         self.hva = hva
@@ -157,6 +160,7 @@ class Mapping:
         self.notifiers = notifiers
         self.huge_zero_pfn = huge_zero_pfn
         self.huge_pages = huge_pages
+        self.switches = switches
         self.zero_regions: set[int] = set()
         self.folios: dict[int, int] = {}
         self.lazyfree: dict[int, bool] = {}
@@ -164,7 +168,9 @@ class Mapping:
         self.moved: dict[int, int] = {}
         flags = VM_HUGEPAGE if kind is Backing.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
         flags |= VM_SHARED if kind is Backing.MEMFD else VM_NORESERVE
-        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD)
+        self.vmas = Vmas(
+            npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD, switches=switches
+        )
         self.protected = False
         self.replaced = False
         self.near_first = self.near_last = 0
@@ -370,6 +376,8 @@ class Mapping:
             return word
         if word & PRESENT and self.zero_regions:
             region: u64 = self.region_of(index)
+            if region in self.zero_regions and self.switches.huge_zeros_become_huge:
+                return self._replace_huge_zero(region, index)
             if region in self.zero_regions:
                 self.split_region(region)
                 word = self.page(index)
@@ -498,6 +506,18 @@ class Mapping:
         self.huge[region] = 1
         self.zero_regions.add(region)
 
+    def _replace_huge_zero(self, region: u64, index: u64) -> u64:
+        """Map a huge page in place of the huge page of zeros. Return the page word of page `index`
+        (do_huge_zero_wp_pmd).
+        """
+        first: u64 = self.first_page(region)
+        self.vmas.prepare_anon(index)
+        span = self.invalidate_start(first, first + PAGES_2M)
+        self.zero_regions.remove(region)
+        self._map_huge(region)
+        self.invalidate_end(span)
+        return self.page(index)
+
     def split_region(self, region: u64) -> None:
         """Map the huge page of a region by small ones, zeros by the zero page, and announce it to the
         notifiers.
@@ -515,67 +535,6 @@ class Mapping:
             else:
                 self.folios[region] = self.page(first) >> PAGE_SHIFT
         self.invalidate_end(span)
-
-    def has_folio(self, index: u64) -> bool:
-        """Return whether page `index` is a part of a compound page that small pages map."""
-        if not self.folios:
-            return False
-        frame: u64 = self.folios.get(self.region_of(index), MASK64)
-        page: u64 = self.page(index) >> PAGE_SHIFT
-        return frame <= page and page < frame + PAGES_2M
-
-    def split_folio(self, region: u64, anon_vma: object, zero_page: bool) -> None:  # noqa: FBT001
-        """Make small pages of a huge one: each VMA unmaps its part, announced twice (unmap_folio).
-
-        The walk over the VMAs that can map a part of it ends as soon as none is mapped. zero_page: pages that
-        hold zeros become the shared zero page.
-        """
-        first: u64 = self.first_page(region)
-        index: u64
-        for start, end, vma in self.vmas.pieces(first, first + PAGES_2M):
-            if vma.anon_vma is anon_vma:
-                self.split_region(region)
-                self.invalidate_end(self.invalidate_start(start, end))
-                index = end
-                while index < first + PAGES_2M and not self.has_folio(index):
-                    index += 1
-                if index == first + PAGES_2M:
-                    break
-        if zero_page:
-            for index in range(first, first + PAGES_2M):
-                if self.has_folio(index) and self.arena.is_zeros(
-                    self.page(index) >> PAGE_SHIFT << PAGE_SHIFT
-                ):
-                    self.install(index, 0, ZERO)
-                    self.lazyfree.pop(index, None)
-        self.folios.pop(region, None)
-
-    def collapse_region(self, region: u64) -> bool:
-        """Copy a region's small pages into a huge one. Return whether it is mapped huge now
-        (collapse_huge_page).
-        """
-        if self.huge[region]:
-            return True
-        first: u64 = self.first_page(region)
-        i: u64
-        writable: bool = False
-        for i in range(first, first + PAGES_2M):
-            writable = writable or self.page(i) & WRITABLE != 0
-        if not writable:
-            return False
-        span = self.invalidate_start(first, first + PAGES_2M)
-        base: u64 = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
-        for i in range(PAGES_2M):
-            word: u64 = self.page(first + i)
-            if word & PRESENT and not word & ZERO:
-                self.arena.copy_page(word >> PAGE_SHIFT << PAGE_SHIFT, (base + i) << PAGE_SHIFT)
-            self.lazyfree.pop(first + i, None)
-        self.install_run(first, PAGES_2M, base, WRITABLE)
-        self.huge[region] = 1
-        self.has_table[region] = 0
-        self.folios.pop(region, None)
-        self.invalidate_end(span)
-        return True
 
     def change_protection(self, first: u64, last: u64, prot: u32) -> None:
         """Give the mapped pages of [first, last) the rights of `prot`; some regain W by a fault only."""

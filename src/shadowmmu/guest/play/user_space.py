@@ -196,6 +196,12 @@ class UserSpace:
         self.areas[slot.id] = (hva, slot.size, slot.gpa)
 
     def _add_vcpu(self, registers: statements.Vcpu) -> None:
+        limit = self.kvm.parameters.max_vcpu_ids
+        if limit and len(self.kvm.vcpus) >= limit:
+            raise ScenarioError(
+                f"{self.setup.path}: KVM refuses vCPU {limit}: EINVAL, capability 128 allows {limit}; change "
+                "`cap 128` or `vcpus`"
+            )
         la57 = any(mode.name == "long5" for mode in self.modes)
         vcpu = self.machine.add_vcpu(self.setup.maxphyaddr, la57=la57)
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)

@@ -78,6 +78,8 @@ class Parameters:
             (kvm_x86_ops.cpu_dirty_log_size).
         dirty_ring_size: Bytes of each vCPU's dirty ring, 16 an entry; 0 while slots have bitmaps instead
             (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, kvm.dirty_ring_size).
+        max_vcpu_ids: Numbers of vCPUs are below this; 0: nobody has said yet (KVM_CAP_MAX_VCPU_ID,
+            kvm_arch.max_vcpu_ids).
     """
 
     def __init__(self) -> None:
@@ -104,6 +106,7 @@ class Parameters:
         self.max_huge_page_level = 3
         self.cpu_dirty_log_size = 0
         self.dirty_ring_size = 0
+        self.max_vcpu_ids = 0
 
 
 class Kvm:
