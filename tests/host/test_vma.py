@@ -88,11 +88,19 @@ def test_what_is_between_makes_one_of_neighbours_of_which_one_was_never_touched(
     assert vmas.at(10).anon_vma is not None
 
 
-def test_touched_memory_does_not_join_memory_that_was_not(vmas: Vmas) -> None:
+@pytest.mark.parametrize("hands_on", [False, True])
+def test_touched_memory_joins_memory_that_was_not_if_that_takes_its_anon_vma(
+    vmas: Vmas, hands_on: bool
+) -> None:
+    vmas.switches.vma_hands_anon_vma_on = hands_on
     remap(vmas, 10, 20)
     protect(vmas, 10, 11, NEW & ~PROT_RW)
     vmas.prepare_anon(15)
     protect(vmas, 11, 20, NEW & ~PROT_RW)
+    if hands_on:
+        assert ranges(vmas)[1:-1] == [(10, 20)]
+        assert vmas.at(10).anon_vma is not None
+        return
     assert ranges(vmas)[1:-1] == [(10, 11), (11, 20)]
     protect(vmas, 10, 11, NEW)
     protect(vmas, 11, 20, NEW)
