@@ -7,22 +7,11 @@ from ...kvm.exits.emulate import EmulationError
 from ...kvm.exits.page_fault_exit import must_emulate, page_fault_exit
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.state.vcpu import QueuedException
-from ...x86.bits import (
-    FAULT,
-    FETCH,
-    PAGE_SIZE,
-    PFERR_F,
-    PFERR_GUEST_FINAL,
-    PFERR_P,
-    PFERR_RSVD,
-    PFERR_U,
-    PFERR_W,
-)
+from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
 from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_NPF
 from .arithmetic import ROTATES_CARRY
 from .emulator import FetchFault
 from .execution import Execution, ExitHandler
-from .instructions import LONGEST
 from .interrupts import GP, PF, UD
 from .operands import Code
 from .processor import RSP, SS
@@ -107,15 +96,14 @@ class PageFaults:
         """
         if error_code & (PFERR_W | PFERR_F):
             return
-        cpu, emulator = self.vcpu.cpu, self.emulator
-        rip = emulator.linear_rip()
-        cpu.user = self.vcpu.cpl == 3
-        hpa = cpu.access(rip, FETCH)
-        if hpa != FAULT:
-            data = bytes(emulator.memory[hpa : hpa + min(LONGEST, PAGE_SIZE - (hpa & 0xFFF))])
-            code = emulator.decoder.decode(data, emulator.bits())
-            if code is not None and code.name in ROTATES_CARRY:
-                self.processor.take_interim_flags()
+        kvm = self.vcpu.kvm
+        tracing, kvm.tracing = kvm.tracing, False
+        try:
+            code = self.execution.peek()
+        finally:
+            kvm.tracing = tracing
+        if code is not None and code.name in ROTATES_CARRY:
+            self.processor.take_interim_flags()
 
     def _nested_page_fault(self, code: int) -> None:
         processor = self.processor
