@@ -367,3 +367,31 @@ def test_a_write_to_the_huge_page_of_zeros(space: AddressSpace, listener: Listen
     assert (mapping.level(5), mapping.level(6)) == ((2, 2) if huge else (1, 1))
     assert [get(space, mapping, page) for page in (4, 5, 6)] == [0, 7, 0]
     assert not space.is_zeros(mapping.page(5) >> 12)
+
+
+@pytest.mark.parametrize("frees", [False, True])
+def test_two_megabytes_that_were_dropped_may_be_huge_again(
+    space: AddressSpace, listener: Listener, frees: bool
+) -> None:
+    space.switches.dontneed_frees_tables = frees
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
+    advise(space, mapping, 5, 1, DONTNEED)
+    advise(space, mapping, 0, 511, DONTNEED)
+    put(space, mapping, 0, 1)
+    assert mapping.level(0) == 1, "not all of the page table was covered"
+    advise(space, mapping, 0, 512, DONTNEED)
+    put(space, mapping, 0, 1)
+    assert mapping.level(0) == (2 if frees else 1)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_huge_page_that_several_vmas_map_is_announced_by_each(
+    space: AddressSpace, listener: Listener, twice: bool
+) -> None:
+    space.switches.split_announces_twice = twice
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
+    space.mprotect(at(mapping, 100), 0x1000, PROT_READ)
+    listener.take()
+    advise(space, mapping, 3, 1, COLD)
+    parts = [(0, 100), (100, 101), (101, 512)]
+    assert listener.take() == [span for part in parts for span in ([REGION] * twice + [part])]

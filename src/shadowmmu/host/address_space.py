@@ -111,6 +111,8 @@ class AddressSpace:
         for edge in (first, last):
             self._split_huge(mapping, edge)
         mapping.drop(first, last)
+        if self.switches.dontneed_frees_tables:
+            mapping.free_tables(first, last)
         mapping.invalidate_end(span)
 
     def _split_huge(self, mapping: Mapping, edge: int) -> None:

@@ -22,9 +22,11 @@ def split_folio(mapping: Mapping, region: int, anon_vma: object) -> None:
     last = first + PAGES_2M
     for start, end, vma in mapping.vmas.pieces(first, last):
         if vma.anon_vma is anon_vma:
-            mapping.split_region(region)
             if mapping.switches.split_announces_twice:
-                mapping.invalidate_end(mapping.invalidate_start(start, end))
+                mapping.split_region(region)
+            span = mapping.invalidate_start(start, end)
+            mapping.map_by_small_pages(region)
+            mapping.invalidate_end(span)
             if not any(has_folio(mapping, index) for index in range(end, last)):
                 break
     if mapping.switches.split_maps_zero_page:

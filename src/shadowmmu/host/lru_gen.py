@@ -7,6 +7,7 @@ too (lru_gen, walk_mm, mmu_notifier_clear_young; 6.12.111 and 7.3.4); in 6.1 nob
 from ..x86.bits import PAGE_SHIFT
 from .address_space import AddressSpace
 from .bits import PAGES_2M, PRESENT, VM_HUGETLB, VM_RAND_READ, VM_SEQ_READ, ZERO
+from .folio import has_folio
 from .mapping import Mapping
 
 _SKIPPED = VM_HUGETLB | VM_SEQ_READ | VM_RAND_READ
@@ -30,10 +31,29 @@ def _walk(space: AddressSpace, mapping: Mapping, first: int, last: int) -> None:
         region = mapping.region_of(index)
         huge = mapping.is_huge(region)
         pages = PAGES_2M if huge else 1
+        if space.switches.lru_asks_by_folio and not huge:
+            pages = _batch(mapping, index, last)
         word = mapping.page(index)
         if word & PRESENT and not word & ZERO and region not in mapping.zero_regions:
             _ask(space, mapping, index, pages)
         index += pages
+
+
+def _batch(mapping: Mapping, index: int, last: int) -> int:
+    """Return the number of pages from `index` on, before `last`, that map one compound page in order; 1 if
+    page `index` is no part of one (folio_pte_batch).
+    """
+    region, frame = mapping.region_of(index), mapping.page(index) >> PAGE_SHIFT
+    count = 1
+    while (
+        has_folio(mapping, index)
+        and index + count < last
+        and mapping.region_of(index + count) == region
+        and mapping.page(index + count) & PRESENT
+        and mapping.page(index + count) >> PAGE_SHIFT == frame + count
+    ):
+        count += 1
+    return count
 
 
 def _ask(space: AddressSpace, mapping: Mapping, index: int, pages: int) -> None:

@@ -59,5 +59,6 @@ cdef class Mapping:
     cdef object _map_huge(self, u64 region)
     cdef object _map_huge_zero(self, u64 region)
     cpdef object split_region(self, u64 region)
+    cpdef object map_by_small_pages(self, u64 region)
     cdef u64 _replace_huge_zero(self, u64 region, u64 index) except? 1
     cpdef object change_protection(self, u64 first, u64 last, u32 prot)

@@ -524,17 +524,23 @@ class Mapping:
         """
         first: u64 = self.first_page(region)
         span = self.invalidate_start(first, first + PAGES_2M)
-        if self.huge[region]:
-            self.huge[region] = 0
-            self.has_table[region] = 1
-            if region in self.zero_regions:
-                self.zero_regions.remove(region)
-                i: u64
-                for i in range(first, first + PAGES_2M):
-                    self.install(i, 0, ZERO)
-            else:
-                self.folios[region] = self.page(first) >> PAGE_SHIFT
+        self.map_by_small_pages(region)
         self.invalidate_end(span)
+
+    def map_by_small_pages(self, region: u64) -> None:
+        """Map the huge page of a region, if there is one, by small ones, without an announcement."""
+        if not self.huge[region]:
+            return
+        self.huge[region] = 0
+        self.has_table[region] = 1
+        first: u64 = self.first_page(region)
+        if region in self.zero_regions:
+            self.zero_regions.remove(region)
+            i: u64
+            for i in range(first, first + PAGES_2M):
+                self.install(i, 0, ZERO)
+        else:
+            self.folios[region] = self.page(first) >> PAGE_SHIFT
 
     def change_protection(self, first: u64, last: u64, prot: u32) -> None:
         """Give the mapped pages of [first, last) the rights of `prot`; some regain W by a fault only."""

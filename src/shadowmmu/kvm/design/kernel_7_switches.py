@@ -197,7 +197,8 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "yes",
         "7.3: no (unmap_folio); 6.12: yes",
-        "where the host splits a huge page it announces the range for the page table and again for its pages",
+        "where the host splits a huge page, each VMA announces all of it for the page table and then its own "
+        "part; or only its part",
         kernels={"7.3": "no"},
     ),
     Switch(
@@ -234,6 +235,22 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         kernels={"7.3": "yes"},
     ),
     Switch(
+        "dontneed_frees_tables",
+        NO_YES,
+        "no",
+        "7.3: yes (CONFIG_PT_RECLAIM, try_get_and_clear_pmd); 6.12: no",
+        "MADV_DONTNEED of whole 2 MiB frees the host's page table: the next fault can map a huge page",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "lru_asks_by_folio",
+        NO_YES,
+        "no",
+        "7.3: yes (walk_pte_range, folio_pte_batch); 6.12: no",
+        "the host's LRU asks once about neighbouring small pages of one huge page; or about each",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
         "huge_zeros_become_huge",
         NO_YES,
         "no",
@@ -257,14 +274,6 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "7.3: 0xb, KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST; 6.12: 0x3 (KVM_X2APIC_API_VALID_FLAGS)",
         "the argument of KVM_CAP_X2APIC_API (129), without an interrupt controller in the kernel",
         kernels={"7.3": "0xb"},
-    ),
-    Switch(
-        "disable_exits_flags",
-        {"0xf": 0xF, "0x1f": 0x1F},
-        "0xf",
-        "7.3: 0x1f, KVM_X86_DISABLE_EXITS_APERFMPERF; 6.12: 0xf (KVM_X86_DISABLE_VALID_EXITS)",
-        "the argument of KVM_CAP_X86_DISABLE_EXITS (143)",
-        kernels={"7.3": "0x1f"},
     ),
     Switch(
         "disable_exits_any_time",
