@@ -1,23 +1,10 @@
 import pytest
 
-SCENARIO = """\
-mode long4
-slot 0 0x0 16M
-alloc 0x2000
-tramp 0x1000
-map 0x1000 0x400000 0x800000 0x67 n=4
-start cr3=0x1000
-read 0x400000
-write 0x401000 7
-"""
-
 
 @pytest.fixture
-def scenario(tmp_path, monkeypatch):
+def scenario(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "small.txt"
-    path.write_text(SCENARIO)
-    return path
+    return small("read 0x400000", "write 0x401000 7")
 
 
 def test_a_scenario_becomes_a_page_named_like_it(invoke, scenario, tmp_path):
@@ -52,9 +39,10 @@ def test_a_broken_recording_is_one_line(invoke, tmp_path):
 
 
 def test_a_page_is_not_written_over_its_input(invoke, scenario):
+    before = scenario.read_text()
     result = invoke("show", scenario, "-o", scenario)
     assert "would overwrite the input" in result.output
-    assert scenario.read_text() == SCENARIO
+    assert scenario.read_text() == before
 
 
 def test_the_terminal_is_said_to_be_missing(invoke, scenario):

@@ -3,13 +3,13 @@
 import errno
 
 import pytest
-from host.test_mapping import MIB, Listener, at, mapped
+from host.listener import MIB, Listener, at, mapped
 
 from shadowmmu.host.address_space import AddressSpace
+from shadowmmu.host.backing import Backing, HostError
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
 from shadowmmu.host.madvise import NotModelled, madvise
-from shadowmmu.host.mapping import Backing, HostError, Mapping
-from shadowmmu.host.memory import Arena
+from shadowmmu.host.mapping import Mapping
 
 NORMAL, RANDOM, WILLNEED, DONTNEED, FREE, REMOVE, DONTFORK, MERGEABLE = 0, 1, 3, 4, 8, 9, 10, 12
 DOFORK = 11
@@ -17,18 +17,6 @@ HUGEPAGE, NOHUGEPAGE, WIPEONFORK, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE =
 DONTNEED_LOCKED, COLLAPSE, HWPOISON = 24, 25, 100
 ZERO_PAGE = 2 | 8
 REGION = (0, 512)
-
-
-@pytest.fixture
-def space() -> AddressSpace:
-    return AddressSpace(Arena(1 << 36))
-
-
-@pytest.fixture
-def listener(space: AddressSpace) -> Listener:
-    listener = Listener()
-    space.notifiers.append(listener)
-    return listener
 
 
 def advise(space: AddressSpace, mapping: Mapping, first: int, npages: int, advice: int) -> None:

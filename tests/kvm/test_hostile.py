@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from kvm.invariants import check_tlb
+from kvm.tlb_audit import check_tlb
 from kvm.world import World
 
 import shadowmmu

@@ -7,9 +7,9 @@ import random
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from kvm.invariants import check_tlb
 from kvm.nested_world import DATA, HUGE, L2_HUGE, NPT, WINDOW, nested_world
 from kvm.test_hostile import ENDLESS, no_hang
+from kvm.tlb_audit import check_tlb
 from kvm.world import World
 
 import shadowmmu

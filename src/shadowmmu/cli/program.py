@@ -233,7 +233,7 @@ def new_machine(
     """
     from shadowmmu.guest.pc.pc import memory_slots
     from shadowmmu.guest.svm.machine import SvmMachine
-    from shadowmmu.host.mapping import Backing
+    from shadowmmu.host.backing import Backing
     from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
 
     if changes.vendor == "intel":

@@ -8,8 +8,10 @@ import errno
 from dataclasses import replace
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
+from .backing import Backing, HostError, HugePages, Notifier
 from .bits import PAGES_1G, PAGES_2M, PROT_MASK, PROT_RW, VM_ACCOUNT, VM_HUGETLB
-from .mapping import Backing, HostError, HugePages, Mapping, Notifier
+from .huge_memory import free_tables
+from .mapping import Mapping
 from .memory import Arena
 from .switches import HostSwitches
 from .vma import Vma, protected_flags
@@ -112,7 +114,7 @@ class AddressSpace:
             self._split_huge(mapping, edge)
         mapping.drop(first, last)
         if self.switches.dontneed_frees_tables:
-            mapping.free_tables(first, last)
+            free_tables(mapping, first, last)
         mapping.invalidate_end(span)
 
     def _split_huge(self, mapping: Mapping, edge: int) -> None:
@@ -225,7 +227,7 @@ class AddressSpace:
         self._notify_again(mapping, first, last)
         mapping.drop(first, last)
         mapping.invalidate_end(span)
-        mapping.free_tables(first, last)
+        free_tables(mapping, first, last)
         mapping.vmas.replace(first, last, PROT_RW | VM_ACCOUNT)
         mapping.vmas_changed()
 

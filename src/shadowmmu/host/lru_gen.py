@@ -7,7 +7,6 @@ too (lru_gen, walk_mm, mmu_notifier_clear_young; 6.12.111 and 7.3.4); in 6.1 nob
 from ..x86.bits import PAGE_SHIFT
 from .address_space import AddressSpace
 from .bits import PAGES_2M, PRESENT, VM_HUGETLB, VM_RAND_READ, VM_SEQ_READ, ZERO
-from .folio import has_folio
 from .mapping import Mapping
 
 _SKIPPED = VM_HUGETLB | VM_SEQ_READ | VM_RAND_READ
@@ -46,7 +45,7 @@ def _batch(mapping: Mapping, index: int, last: int) -> int:
     region, frame = mapping.region_of(index), mapping.page(index) >> PAGE_SHIFT
     count = 1
     while (
-        has_folio(mapping, index)
+        mapping.has_folio(index)
         and index + count < last
         and mapping.region_of(index + count) == region
         and mapping.page(index + count) & PRESENT

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from ..x86.bits import PAGE_SHIFT
 from .address_space import AddressSpace
+from .backing import HostError
 from .bits import (
+    KNOWN,
     PAGES_2M,
     PROT_READ,
     PROT_RW,
@@ -23,8 +25,8 @@ from .bits import (
     VM_SHARED,
     VM_WIPEONFORK,
 )
-from .folio import collapse_region, has_folio, split_folio
-from .mapping import HostError, Mapping
+from .huge_memory import collapse_region, split_folio
+from .mapping import Mapping
 from .vma import Vma
 
 MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED = range(5)
@@ -127,13 +129,13 @@ def _regions(mapping: Mapping, first: int, last: int) -> list[tuple[int, int, in
 def _split_compound(mapping: Mapping, first: int, last: int, vma: Vma) -> None:
     """Split the compound pages that small pages [first, last) of one region are parts of."""
     for index in range(first, last):
-        if has_folio(mapping, index):
+        if mapping.has_folio(index):
             split_folio(mapping, mapping.region_of(index), vma.anon_vma)
 
 
 def _covers_folio(mapping: Mapping, first: int, last: int) -> bool:
     """Return whether [first, last), a region, is a whole compound page mapped by small pages."""
-    return last - first == PAGES_2M and all(has_folio(mapping, index) for index in range(first, last))
+    return last - first == PAGES_2M and all(mapping.has_folio(index) for index in range(first, last))
 
 
 def _free(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
@@ -199,7 +201,8 @@ def _remove(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: V
     span = mapping.invalidate_start(first, last)
     mapping.drop(first, last)
     mapping.invalidate_end(span)
-    mapping.drop_cached(first, last)
+    for index in range(first, last):
+        mapping.pages[index] = KNOWN
 
 
 def _populate(write: int) -> Callable[[AddressSpace, Mapping, int, int, Vma], None]:

@@ -13,12 +13,11 @@ Linux 6.12's order (mm/memory.c, mm/huge_memory.c).
 """
 
 from collections.abc import Callable
-from enum import Enum
-from typing import Protocol
 
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import MASK64, PAGE_SHIFT
+from .backing import Backing, HugePages, Notifier
 from .bits import (
     FAULT_AROUND_PAGES,
     KNOWN,
@@ -41,48 +40,6 @@ from .bits import (
 from .memory import Arena, sparse_words
 from .switches import HostSwitches
 from .vma import Vmas
-
-
-class Backing(Enum):
-    """What the memory is made of. HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory in small pages."""
-
-    ANON = "anon"
-    THP = "thp"
-    HUGE2M = "huge2m"
-    HUGE1G = "huge1g"
-    MEMFD = "memfd"
-
-
-class Notifier(Protocol):
-    """An mmu_notifier: called for [start, end) before and after the host takes pages of that range away.
-
-    Between the two, change_pte reports the page that is at an address now, if it replaced another at once.
-    clear_young and clear_flush_young ask whether a range was accessed, and mark it as not accessed; the
-    latter flushes. Addresses are host virtual.
-    """
-
-    def invalidate_range_start(self, start: int, end: int) -> None: ...
-    def invalidate_range_end(self, start: int, end: int) -> None: ...
-    def change_pte(self, address: int, pfn: int, *, writable: bool) -> None: ...
-    def clear_young(self, start: int, end: int) -> bool: ...
-    def clear_flush_young(self, start: int, end: int) -> bool: ...
-
-
-class HostError(OSError):
-    """A host call that failed; `errno` says how."""
-
-
-class HugePages:
-    """The administrator's settings of transparent huge pages (/sys/kernel/mm/transparent_hugepage).
-
-    Attributes:
-        enabled: Which VMAs get huge pages: THP_NEVER, THP_MADVISE or THP_ALWAYS.
-        use_zero_page: A read maps the one huge page of zeros, else a huge page of its own.
-    """
-
-    def __init__(self) -> None:
-        self.enabled = THP_MADVISE
-        self.use_zero_page = True
 
 
 class Mapping:
@@ -292,12 +249,6 @@ class Mapping:
             if self.frees_lazily:
                 self.lazyfree.pop(index, None)
 
-    def drop_cached(self, first: u64, last: u64) -> None:
-        """Remove pages [first, last) of shared memory, which are not mapped, from the page cache."""
-        index: u64
-        for index in range(first, last):
-            self.pages[index] = KNOWN
-
     def free_lazily(self, first: u64, last: u64) -> None:
         """Give pages [first, last) up (MADV_FREE): they may be lost until they are written again."""
         self.frees_lazily = True
@@ -307,16 +258,6 @@ class Mapping:
             if word & PRESENT and not word & ZERO:
                 self.install(index, word >> PAGE_SHIFT, word & WRITABLE)
                 self.lazyfree[index] = False
-
-    def free_tables(self, first: u64, last: u64) -> None:
-        """Free the page tables of the whole regions in [first, last) (free_pgtables)."""
-        region: u64
-        for region in range(self.region_of(first), self.region_of(last - 1) + 1):
-            if self.region_fits(region):
-                page: u64 = self.first_page(region)
-                if first <= page and page + PAGES_2M <= last:
-                    self.has_table[region] = 0
-                    self.folios.pop(region, None)
 
     def is_cached(self, index: u64) -> bool:
         """Return whether shared memory has a frame for page `index`, mapped or not."""
@@ -507,9 +448,7 @@ class Mapping:
         self.zero_regions.add(region)
 
     def _replace_huge_zero(self, region: u64, index: u64) -> u64:
-        """Map a huge page in place of the huge page of zeros. Return the page word of page `index`
-        (do_huge_zero_wp_pmd).
-        """
+        """Map a huge page instead of that of zeros; return page `index`'s word (do_huge_zero_wp_pmd)."""
         first: u64 = self.first_page(region)
         self.vmas.prepare_anon(index)
         span = self.invalidate_start(first, first + PAGES_2M)
@@ -541,6 +480,14 @@ class Mapping:
                 self.install(i, 0, ZERO)
         else:
             self.folios[region] = self.page(first) >> PAGE_SHIFT
+
+    def has_folio(self, index: u64) -> bool:
+        """Return whether page `index` is a part of a compound page that small pages map."""
+        if not self.folios:
+            return False
+        frame: u64 = self.folios.get(self.region_of(index), MASK64)
+        page: u64 = self.page(index) >> PAGE_SHIFT
+        return frame <= page and page < frame + PAGES_2M
 
     def change_protection(self, first: u64, last: u64, prot: u32) -> None:
         """Give the mapped pages of [first, last) the rights of `prot`; some regain W by a fault only."""

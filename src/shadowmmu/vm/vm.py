@@ -21,8 +21,8 @@ from ..kvm.design.design import Design
 from ..kvm.design.switches import DEFAULT_KERNEL
 from ..kvm.exits.emulate import MmioAccess
 from ..kvm.guest_access.dirty_ring import dirty_ring_of
-from ..kvm.memory.capabilities import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
-from ..kvm.memory.dirty_log_ioctl import INITIALLY_SET, MANUAL_PROTECT, kvm_vm_ioctl_reset_dirty_pages
+from ..kvm.memory.capabilities import INITIALLY_SET, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, MANUAL_PROTECT
+from ..kvm.memory.reset_dirty_rings import kvm_vm_ioctl_reset_dirty_pages
 from ..kvm.pages.zap import kvm_mmu_zap_all_fast
 from ..x86.implementation import MANUAL
 from .answer import answer

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..guest.play.machine import Machine
-from ..host.mapping import HostError
+from ..host.backing import HostError
 from ..kvm.bits import INVALID_PAGE
-from ..kvm.map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..kvm.pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..kvm.state.vcpu import Vcpu
 from ..x86.bits import ADDR, CR0_PG, CR4_LA57, CR4_PAE, EFER_LMA, NX, PS, A, D, P, U, W
 from .sptes import Spte, spte_at

@@ -24,7 +24,7 @@ from guest.svm.board import (
 )
 from guest.svm.invariants import check
 
-from shadowmmu.guest.svm.processor import Segment
+from shadowmmu.guest.svm.registers import Segment
 from shadowmmu.x86.bits import CR0_TS, P, U, W
 
 OTHER, OTHER_TSS, GATE, PLACE = 0x30, 0x7900, 0x38, 0x1800

@@ -95,14 +95,14 @@ class Machine:
         self.setup = self._setup()
 
     def choose_kind(self) -> str:
-        """The kind of memory that the tables are in."""
+        """Choose the kind of memory that the tables are in."""
         kinds = ("plain", "logged", "lazy", "read-only")
         return self.random.choice(kinds) if self.hostile else "plain"
 
     # -- pieces of tables ----------------------------------------------------------------------------------
 
     def index(self, level: int) -> int:
-        """One of the few entries of a table that are in use."""
+        """Choose one of the few entries of a table that are in use."""
         if self.mode == "pae" and level == 3:
             return self.random.choice((0, 1))
         if self.nested and level > 3:
@@ -114,13 +114,13 @@ class Machine:
         return self.random.choice(range(32) if self.crowded and level == 2 else (0, 1, 2))
 
     def _table_count(self, level: int) -> int:
-        """How many tables there are of a level."""
+        """Return how many tables there are of a level."""
         if self.crowded and level < min(self.levels, 3):
             return 80 if level == 1 else 8
         return 4 if level == 1 else 2
 
     def address(self) -> int:
-        """A linear address, or one of L2, that the tables may translate."""
+        """Choose a linear address, or one of L2, that the tables may translate."""
         rng = self.random
         if self.mode == "nopaging":
             return self.data() + 4 * rng.randrange(4)
@@ -146,7 +146,7 @@ class Machine:
         return flags | (maybe(1 << 63, 0.06) if self.entry_size == 8 else 0)
 
     def entry(self, level: int) -> int:
-        """An entry for a table of a level."""
+        """Make an entry for a table of a level."""
         rng, chance = self.random, self.random.random()
         if chance < 0.08:
             return rng.choice((0, 0, 0x20))
@@ -248,7 +248,9 @@ class Machine:
         )
 
     def _pae_tables(self) -> list[str]:
-        """The own tables of a second vCPU that is in PAE mode, with the same windows."""
+        """Return the setup lines of the own tables of a second vCPU that is in PAE mode, with the same
+        windows.
+        """
         windows = [
             f"map@1 {PAE_ROOT:#x} {gva:#x} {table:#x} 0x67"
             for gva, table in ((window, table) for table, window in self.window.items())
@@ -258,5 +260,7 @@ class Machine:
         return [f"tramp@1 {PAE_ROOT:#x}", *windows, huge]
 
     def roots(self, cpu: int) -> list[int]:
-        """The nested roots of a vCPU: where the second one is in PAE mode, its PDPTEs are in these tables."""
+        """Return the nested roots of a vCPU: where the second one is in PAE mode, its PDPTEs are in these
+        tables.
+        """
         return self.tables[3 if self.mixed and cpu else self.levels]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from ..svm.processor import Segment
+from ..svm.registers import Segment
 from .entry import Memory
 
 

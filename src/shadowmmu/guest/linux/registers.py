@@ -1,6 +1,6 @@
 """The processor's registers: whose they are, and how a task gets them."""
 
-from ..svm.processor import CS, DS, ES, FS, GS, SS, Segment
+from ..svm.registers import CS, DS, ES, FS, GS, SS, Segment
 from .computer import Computer
 from .entry import ENTRY, FRAME_GPA, Work
 from .frames import Frames

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from ...host.mapping import HostError
+from ...host.backing import HostError
 from ...kvm.registers.msr import MSR_APIC_BASE, MSR_TSC
 from ...x86.bits import MASK64
 from ..svm.emulator import FetchFault

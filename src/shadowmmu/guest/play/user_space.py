@@ -7,10 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ...host.backing import Backing, HostError
 from ...host.bits import PROT_NONE, PROT_READ, PROT_RW
 from ...host.lru_gen import lru_gen_age
 from ...host.madvise import NotModelled, madvise
-from ...host.mapping import Backing, HostError
 from ...host.memory import differing_words
 from ...kvm.design.design import design_of
 from ...kvm.exits.emulate import MmioAccess
@@ -18,10 +18,7 @@ from ...kvm.fault.pre_fault import kvm_vcpu_pre_fault_memory
 from ...kvm.guest_access.dirty_ring import dirty_ring_of
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.memory.capabilities import kvm_vm_ioctl_enable_cap
-from ...kvm.memory.dirty_log_ioctl import (
-    kvm_vm_ioctl_clear_dirty_log,
-    kvm_vm_ioctl_get_dirty_log,
-)
+from ...kvm.memory.dirty_bitmap import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
 from ...kvm.memory.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ...kvm.memory.nx_recovery import NxRecoveryWorker
 from ...kvm.registers.regs import set_sregs
@@ -147,7 +144,7 @@ class UserSpace:
     def _ask_kvm(
         self, action: statements.SlotSetup | statements.Cap, what: str, ioctl: Callable[[], None]
     ) -> None:
-        """An ioctl of the setup. Raises ScenarioError if KVM refuses it and did not when it was recorded."""
+        """Call an ioctl of the setup. Raises ScenarioError if KVM refuses what it accepted when recorded."""
         try:
             ioctl()
         except RegionError as error:
@@ -240,7 +237,7 @@ class UserSpace:
         return {"outcome": "ok"}
 
     def refuse(self, error: OSError) -> dict[str, Any]:
-        """Keep why an operation failed; return its result."""
+        """Keep why an operation failed. Return its result."""
         self.refused = error
         return errno_result(error.errno or 0)
 
@@ -256,7 +253,9 @@ class UserSpace:
         return self.machine.host.age(self.machine.hva(op.gpa), op.length, flush=op.flush)
 
     def harvest_ring(self, op: kinds.HarvestRing) -> dict[str, Any]:
-        """Take the dirty pages of a ring, as gpas. Without rings there is nothing to map: ENXIO."""
+        """Return the dirty pages of a ring, as gpas, and mark them as harvested. Without rings there is
+        nothing to map: ENXIO.
+        """
         if not self.kvm.parameters.dirty_ring_size:
             return errno_result(errno.ENXIO)
         found = dirty_ring_of(self.cpus[op.vcpu].vcpu).harvest()

@@ -81,7 +81,7 @@ def rebuild_scenario(recording: RecordedRun, *, text: Scenario | None = None) ->
 
 
 def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
-    """`text` on the machine of the recording, after a check that it is what was recorded."""
+    """Return the scenario `text` on the machine of the recording. Raises if it is not what was recorded."""
 
     def differs(line: int, what: str) -> NoReturn:
         another = f"{what}: {rebuilt.path} was recorded from another scenario"
@@ -118,12 +118,12 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
 
 
 def _not_recorded(params: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that the headers of real recordings do not have."""
+    """Return the parameters that the headers of real recordings do not have."""
     return {name: value for name, value in params.items() if name in MORE_PARAMS}
 
 
 def _with_results(written: Sequence[SetupLine], recorded: Sequence[SetupLine]) -> tuple[SetupLine, ...]:
-    """The setup as written, with what KVM answered to its slots and capabilities when it was recorded."""
+    """Return the setup as written, with the recorded answers of KVM to its slots and capabilities."""
     answers = iter([
         item.action.result
         for item in recorded
@@ -139,7 +139,7 @@ def _with_results(written: Sequence[SetupLine], recorded: Sequence[SetupLine]) -
 
 
 def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the first state has a root role of five levels: the host's own tables have as many."""
+    """Return whether the first state has a root role of five levels: the host's own tables have as many."""
     try:
         vcpus = rows[0]["delta"]["set"]["vcpus"].values()
         return any(int(vcpu["root_role"], 16) & 15 == 5 for vcpu in vcpus)
@@ -148,7 +148,7 @@ def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _within(value: Any, top: int, least: int = 0) -> int:
-    """An integer of a recording. Raises TypeError, ValueError."""
+    """Return an integer of a recording. Raises TypeError, ValueError."""
     if type(value) is not int:
         raise TypeError(f"{value!r} is not an integer")
     if not least <= value <= top:
@@ -162,7 +162,7 @@ def _result(entry: Mapping[str, Any]) -> int:
 
 
 def _hex(text: Any, top: int = MASK64) -> int:
-    """A number that a recording has as text. Raises TypeError, ValueError."""
+    """Return a number that a recording has as text. Raises TypeError, ValueError."""
     return _within(int(text, 16), top)
 
 
@@ -260,7 +260,7 @@ class _RecordingParser:
         self.setup.append(SetupLine(1, "", statement))
 
     def _mode(self, mode: Mode, vcpu: int) -> None:
-        """The mode of the VM, or (later entries) of one of its vCPUs, which then follow one by one."""
+        """Return the mode of the VM, or (later entries) of one of its vCPUs, which then follow one by one."""
         before = self.ops_parser.modes if vcpu else []
         if vcpu != len(before):
             raise ValueError(f"mode of vCPU {vcpu}")

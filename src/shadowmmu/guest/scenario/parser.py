@@ -260,7 +260,7 @@ class ScenarioParser:
             self.setup.append(SetupLine(line.number, line.text, statement, vcpu))
 
     def _word(self, line: Line, word: str) -> tuple[str, int]:
-        """A setup word and the vCPU whose mode it is about: `map@1`, or `map` for that of vCPU 0."""
+        """Return a setup word and the vCPU whose mode it is about: `map@1`, or `map` for that of vCPU 0."""
         name, at, digits = word.partition("@")
         if not at or not name:
             return word, 0
@@ -280,7 +280,7 @@ class ScenarioParser:
         self.ops_parser.set_modes([self.mode])
 
     def _own_mode(self, line: Line, rest: list[str], vcpu: int) -> None:
-        """A vCPU in another mode than vCPU 0, over the same memory."""
+        """Parse `mode@N`: a vCPU in another mode than vCPU 0, over the same memory."""
         line.split(rest, least=1)
         if self.mode is None:
             line.fail("`mode@N` comes before `mode`", "say the mode of vCPU 0 first")
@@ -442,7 +442,7 @@ class ScenarioParser:
         self.ops_parser.about(0)
 
     def _vcpu(self, line: Line, number: int) -> Vcpu:
-        """A vCPU's registers; `cr0=`, `cr4=` and `efer=` are for the vCPUs that have the mode of vCPU 0."""
+        """Return a vCPU's registers; `cr0=`, `cr4=` and `efer=` are for vCPUs with the mode of vCPU 0."""
         first = self.ops_parser.modes[0]
         self.ops_parser.about(number)
         mode = self.ops_parser.mode

@@ -65,11 +65,15 @@ class Scenario:
     ops: tuple[Op, ...]
 
     def with_kernel(self, release: str) -> Scenario:
-        """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
+        """Return the same scenario on another kernel, `6.1.176` for example. Raises DesignError if that is
+        not known.
+        """
         return replace(self, kernel=kernel_text(release))
 
     def with_vendor(self, vendor: str) -> Scenario:
-        """The same on a processor of a vendor, `intel` or `amd`. Raises ScenarioError if it cannot be."""
+        """Return the same scenario on a processor of a vendor, `intel` or `amd`. Raises ScenarioError if it
+        cannot be.
+        """
         if vendor not in VENDORS:
             raise ScenarioError(f"there is no vendor {vendor!r}; there are {', '.join(VENDORS)}")
         if vendor == "intel" and self.vmcbs:
@@ -77,7 +81,7 @@ class Scenario:
         return replace(self, params=params_of_vendor(self.params, vendor))
 
     def with_params(self, values: Mapping[str, str]) -> Scenario:
-        """The same with other module parameters, `kvm_intel.eptad` -> `0`.
+        """Return the same scenario with other module parameters, `kvm_intel.eptad` -> `0`.
 
         Nested paging that they turn on brings the TDP MMU, unless they say otherwise. Raises ScenarioError.
         """
@@ -104,7 +108,9 @@ class Scenario:
         return replace(self, params=params)
 
     def with_design(self, values: Mapping[str, str]) -> Scenario:
-        """The same with other values of switches, names both. Raises DesignError for what there is not."""
+        """Return the same scenario with other values of switches, names both. Raises DesignError for what
+        there is not.
+        """
         for name, value in values.items():
             value_of(name, value)
         return replace(self, design={**self.design, **values})
@@ -116,7 +122,7 @@ class Scenario:
 
 
 def mode_names(modes: Sequence[Mode], nvcpus: int) -> tuple[str, ...]:
-    """The name of each vCPU's mode; one may stand for all."""
+    """Return the name of each vCPU's mode; one may stand for all."""
     return tuple(mode.name for mode in (modes if len(modes) > 1 else [modes[0]] * nvcpus))
 
 

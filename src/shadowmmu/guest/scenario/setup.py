@@ -351,7 +351,9 @@ class _Builder:
         self.pt(leaves + mode.entry_size, base + PAGE | 0x67)
 
     def ntramp(self, ncr3: int) -> None:
-        """The last two tables are in slot 62, those above level 3 where they are missing from `alloc`."""
+        """Map L2's code page in L1's nested tables: the last two are in slot 62, those above level 3 come
+        from `alloc` where they are missing.
+        """
         mode, table = self.mode, ncr3
         own = NESTED_GPA + _MORE_L2_TABLES * self.trampolines[mode.name].number
         for level in range(mode.levels, 3, -1):

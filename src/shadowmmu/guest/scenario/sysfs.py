@@ -4,9 +4,9 @@ import errno
 import re
 from collections.abc import Callable
 
+from ...host.backing import HugePages
 from ...host.bits import THP_ALWAYS, THP_MADVISE, THP_NEVER
 from ...host.madvise import NotModelled
-from ...host.mapping import HugePages
 from ...kvm.memory.kstrtox import kstrtobool, kstrtouint
 from ...kvm.memory.memory_region import RegionError
 from ...kvm.memory.nx_recovery import set_nx_huge_pages
@@ -124,7 +124,7 @@ class SysFs:
             self._write_other_parameter(full, value)
 
     def _write_other_parameter(self, full: str, value: str) -> None:
-        """Those that are read-only, or not the same in all kernels."""
+        """Write a parameter that is read-only, or not the same in all kernels."""
         new = self.kvm.design.new_module_parameters
         missing = _ONLY_OLD if new else _ONLY_NEW
         if not self.kvm.design.old_module_parameters:

@@ -2,7 +2,7 @@
 
 from ...x86.bits import MASK64
 from .operands import AF, ARITHMETIC, CF, OF, PF, SF, ZF, Code, Context, Executor, mask
-from .processor import RAX, RBX, RCX, RDX
+from .registers import RAX, RBX, RCX, RDX
 
 # -- flags -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from ...x86.bits import ADDR, GP_VECTOR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U, PF
 from ...x86.insn import Insn
 from .instructions import LONGEST, Decoder
 from .operands import Code, CodeInsn, Context
-from .processor import CS, HF_CS32, SvmProcessor
+from .processor import SvmProcessor
+from .registers import CS, HF_CS32
 
 
 class FetchFault(Exception):

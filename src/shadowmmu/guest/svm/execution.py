@@ -10,7 +10,8 @@ from ...x86.insn import Insn
 from .emulator import CodeEmulator, FetchFault
 from .interrupts import DB, UD
 from .operands import Code
-from .processor import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ, SvmProcessor
+from .processor import SvmProcessor
+from .registers import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ
 from .single_step import SingleStep
 
 ExitHandler = Callable[[int], None]
@@ -79,3 +80,20 @@ class Execution:
         """Let KVM emulate it."""
         if self.emulator.emulate(insn):
             self.advance(code.length)
+
+
+class ExecutionPart:
+    """What carries out some instructions or exits, with what they work on at hand.
+
+    Attributes:
+        execution: What all parts share.
+        vcpu: The vCPU, the processor and the emulator of `execution`.
+        processor: See `vcpu`.
+        emulator: See `vcpu`.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.vcpu = execution.vcpu
+        self.processor = execution.processor
+        self.emulator = execution.emulator

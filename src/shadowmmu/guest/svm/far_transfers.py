@@ -10,10 +10,10 @@ from ...kvm.exits.emulate import OperandFault, UnhandleableError
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .events import Events
-from .execution import Execution
+from .execution import Execution, ExecutionPart
 from .interrupts import CODE, CONFORMING, GP, NP, PRESENT, EventFault, segment_of
 from .operands import Code, mask
-from .processor import CS, FLAG_NT, FLAG_VM, HF_PE, RSP, SS, Segment
+from .registers import CS, FLAG_NT, FLAG_VM, HF_PE, RSP, SS, Segment
 from .segments import NOT_SYSTEM
 from .stack import drop, push_all, word_on_stack
 from .task_switch import Cause, TaskSwitch
@@ -21,14 +21,11 @@ from .task_switch import Cause, TaskSwitch
 TSS16, TSS32, CALL_GATE16, TASK_GATE, CALL_GATE32 = 1, 9, 4, 5, 12
 
 
-class FarTransfers:
+class FarTransfers(ExecutionPart):
     """Carries them out."""
 
     def __init__(self, execution: Execution, events: Events, tasks: TaskSwitch) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.events = events
         self.tasks = tasks
         self.segments = tasks.segments

@@ -11,7 +11,7 @@ from ...x86.insn import Op
 from . import arithmetic, moves, stack, strings
 from .layout import decoder_module
 from .operands import Code, Executor, Operand
-from .processor import CS, DS, ES, FS, GS, SS
+from .registers import CS, DS, ES, FS, GS, SS
 
 LONGEST = 15
 CACHED = 8192

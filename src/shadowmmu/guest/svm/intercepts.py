@@ -26,7 +26,7 @@ from .events import Events
 from .execution import Execution, ExitHandler
 from .interrupts import GP, UD
 from .msrs import MSR_TSC_AUX, Msrs
-from .processor import FLAG_IF
+from .registers import FLAG_IF
 from .run_loop import Outcome, RunLoop
 
 SVM = (

@@ -30,7 +30,7 @@ again KVM's requests are served, and its flushes become flushes of the emulated 
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ...host.mapping import Backing
+from ...host.backing import Backing
 from ...kvm.design.design import design_of
 from ...kvm.design.switches import DEFAULT_KERNEL
 from ...kvm.exits.svm_exits import shutdown_exit

@@ -2,7 +2,7 @@
 
 from ...x86.bits import GP_VECTOR, MASK64
 from .operands import CF, OF, PF, SF, ZF, Code, Context, Executor, Operand, mask
-from .processor import DS, ES, FS, GDTR, GS, IDTR, LDTR, RAX, RBX, SS, TR
+from .registers import DS, ES, FS, GDTR, GS, IDTR, LDTR, RAX, RBX, SS, TR
 
 
 def _movsx(c: Context, code: Code) -> bool:

@@ -8,7 +8,8 @@ from ...kvm.registers.invlpg import is_noncanonical
 from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...x86.bits import GP_VECTOR, MASK64
 from ...x86.insn import Insn, Op
-from .processor import DS, FS, SvmProcessor
+from .processor import SvmProcessor
+from .registers import DS, FS
 
 CF, PF, AF, ZF, SF, OF = 1, 4, 0x10, 0x40, 0x80, 0x800
 ARITHMETIC = CF | PF | AF | ZF | SF | OF

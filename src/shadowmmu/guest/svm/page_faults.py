@@ -11,11 +11,11 @@ from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U
 from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_NPF
 from .arithmetic import ROTATES_CARRY
 from .emulator import FetchFault
-from .execution import Execution, ExitHandler
+from .execution import Execution, ExecutionPart, ExitHandler
 from .interrupts import GP, PF, UD
 from .operands import Code
-from .processor import RSP, SS
 from .progress import Progress
+from .registers import RSP, SS
 
 FAR_RETURNS = frozenset(("iret", "iretd", "iretq", "retf"))
 OF_MEMORY_ONLY = frozenset(("fxsave", "fxsave64", "fxrstor", "fxrstor64"))
@@ -24,7 +24,7 @@ LONGEST_FRAME = 0x10000 + 40
 """Bytes of stack that a far return reads, with what it drops."""
 
 
-class PageFaults:
+class PageFaults(ExecutionPart):
     """Handles them, and #GP; a fetch ahead of RIP is none until its turn comes.
 
     `transfer` carries out far transfers that the emulator refuses with #GP, and says whether it was one.
@@ -33,10 +33,7 @@ class PageFaults:
     def __init__(
         self, execution: Execution, progress: Progress, transfer: Callable[[], bool], *, npt: bool
     ) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.step = execution.step
         self.progress = progress
         self.transfer = transfer

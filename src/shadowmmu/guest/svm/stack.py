@@ -2,7 +2,7 @@
 
 from ...x86.bits import MASK64
 from .operands import ARITHMETIC, Code, Context, Executor, mask
-from .processor import (
+from .registers import (
     FLAG_AC,
     FLAG_DF,
     FLAG_ID,

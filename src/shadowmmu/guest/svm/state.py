@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...host.mapping import Backing
+from ...host.backing import Backing
 from ...kvm.registers.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
 from ...x86.bits import (
     CR0_ET,
@@ -21,7 +21,8 @@ from ...x86.bits import (
 from ..play.machine import Machine
 from .control_registers import TaskPriority
 from .layout import PHYSICAL_BITS
-from .processor import CS, DS, ES, FS, GDTR, GPRS, GS, IDTR, LDTR, SEGMENTS, SS, TR, Segment, SvmProcessor
+from .processor import SvmProcessor
+from .registers import CS, DS, ES, FS, GDTR, GPRS, GS, IDTR, LDTR, SEGMENTS, SS, TR, Segment
 from .world_switch import WorldSwitch
 
 FLAT_CODE32 = Segment(0x08, 0, 0xFFFFFFFF, 0xCF9B00 & 0xF0FF00)

@@ -2,7 +2,7 @@
 
 from .arithmetic import compute
 from .operands import ARITHMETIC, ZF, Code, Context, Executor
-from .processor import ES, FLAG_DF, RAX, RCX, RDI, RDX, RSI
+from .registers import ES, FLAG_DF, RAX, RCX, RDI, RDX, RSI
 
 REP_BATCH = 0x3FF
 """Iterations of a string instruction between two looks at the guest's events."""

@@ -19,24 +19,21 @@ from ...x86.svm import (
     SVM_EXIT_TR_WRITE,
 )
 from .events import Events
-from .execution import Execution, ExitHandler
+from .execution import Execution, ExecutionPart, ExitHandler
 from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
 from .operands import Code
-from .processor import GDTR, IDTR, LDTR, TR, Segment
+from .registers import GDTR, IDTR, LDTR, TR, Segment
 from .world_switch import TABLE_REGISTER_READS
 
 LDT, AVAILABLE_TSS16, AVAILABLE_TSS, BUSY = 2, 1, 9, 2
 NULL_LDT = Segment(0, 0, 0, 0)
 
 
-class TableRegisters:
+class TableRegisters(ExecutionPart):
     """Handles them as KVM's emulator does."""
 
     def __init__(self, execution: Execution, events: Events) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.events = events
 
     def handlers(self) -> dict[int, ExitHandler]:

@@ -6,9 +6,9 @@ Capabilities that concern the MMU have their effect. Of the others it is modelle
 import errno
 from collections.abc import Callable
 
-from ...x86.bits import MASK64
+from ...x86.bits import MASK64, PAGE_SIZE
+from ..guest_access.dirty_ring import ENTRY_BYTES, MAX_ENTRIES, RESERVED_ENTRIES
 from ..state.vm import Kvm
-from .dirty_log_ioctl import enable_dirty_log_ring, enable_manual_dirty_log_protect
 from .memory_region import RegionError
 
 KVM_CAP_DISABLE_QUIRKS = 116
@@ -32,6 +32,8 @@ DISABLE_VALID_EXITS = 0xF
 """MWAIT, HLT, PAUSE and C-states; APERF and MPERF of 7.3 only where the processor has them."""
 MAX_TIMER_COUNT = 0xFFFFFFFF * 128
 """Bus cycles that the APIC's timer can be set to, by its largest divider."""
+MANUAL_PROTECT, INITIALLY_SET = 1, 2
+"""Bits of the argument of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, ...)."""
 
 _WITHOUT_EFFECT = {
     159: MASK64,  # MSR_PLATFORM_INFO
@@ -139,20 +141,44 @@ def _take_encryption_context(kvm: Kvm, argument: int) -> None:
     raise RegionError(errno.EBADF, f"file {argument} must be a VM")
 
 
+def _enable_manual_dirty_log_protect(kvm: Kvm, flags: int) -> None:
+    """Enable KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2. Raises RegionError."""
+    if flags & ~(MANUAL_PROTECT | INITIALLY_SET) or flags == INITIALLY_SET:
+        raise RegionError(errno.EINVAL, "flags must be 0, 1 (manual protection) or 3 (and initially set)")
+    kvm.parameters.manual_dirty_log_protect = bool(flags & MANUAL_PROTECT)
+    kvm.parameters.dirty_log_initially_set = bool(flags & INITIALLY_SET)
+
+
+def _enable_dirty_log_ring(kvm: Kvm, size: int) -> None:
+    """Enable KVM_CAP_DIRTY_LOG_RING: rings of `size` bytes for the vCPUs to come. Raises RegionError."""
+    reserved = (RESERVED_ENTRIES + kvm.parameters.cpu_dirty_log_size) * ENTRY_BYTES
+    if not size or size & (size - 1) or size < PAGE_SIZE or size < reserved:
+        least = max(PAGE_SIZE, reserved)
+        raise RegionError(
+            errno.EINVAL, f"a dirty ring of {size} bytes: must be a power of two, at least {least}"
+        )
+    if size > MAX_ENTRIES * ENTRY_BYTES:
+        most = MAX_ENTRIES * ENTRY_BYTES
+        raise RegionError(errno.E2BIG, f"a dirty ring of {size} bytes: must be at most {most}")
+    if kvm.parameters.dirty_ring_size or kvm.vcpus:
+        raise RegionError(errno.EINVAL, "dirty rings must be chosen once, before the first vCPU")
+    kvm.parameters.dirty_ring_size = size
+
+
 _EFFECTS: dict[int, Callable[[Kvm, int], None]] = {
     KVM_CAP_DISABLE_QUIRKS: _disable_quirks,
     KVM_CAP_SPLIT_IRQCHIP: _set_irqchip,
     KVM_CAP_MAX_VCPU_ID: _set_max_vcpu_id,
     KVM_CAP_X2APIC_API: _set_x2apic_api,
     KVM_CAP_X86_DISABLE_EXITS: _disable_exits,
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: enable_manual_dirty_log_protect,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: _enable_manual_dirty_log_protect,
     KVM_CAP_X86_BUS_LOCK_EXIT: _set_bus_lock_exit,
     KVM_CAP_VM_COPY_ENC_CONTEXT_FROM: _take_encryption_context,
     KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: _take_encryption_context,
-    KVM_CAP_DIRTY_LOG_RING: enable_dirty_log_ring,
+    KVM_CAP_DIRTY_LOG_RING: _enable_dirty_log_ring,
     KVM_CAP_EXIT_ON_EMULATION_FAILURE: _exit_on_emulation_error,
     KVM_CAP_DISABLE_QUIRKS2: _disable_quirks2,
     KVM_CAP_VM_DISABLE_NX_HUGE_PAGES: _disable_nx_huge_pages,
     KVM_CAP_X86_APIC_BUS_CYCLES_NS: _set_apic_bus_cycles,
-    KVM_CAP_DIRTY_LOG_RING_ACQ_REL: enable_dirty_log_ring,
+    KVM_CAP_DIRTY_LOG_RING_ACQ_REL: _enable_dirty_log_ring,
 }

@@ -5,7 +5,7 @@ from ..bits cimport *
 from ..design.design cimport Design
 from .memslots cimport MemSlot
 from .shadow_page cimport PageList, ShadowPage
-from .stats cimport VmStat
+from .stats cimport Tally, VmStat
 
 @cython.final
 cdef class Parameters:
@@ -26,6 +26,7 @@ cdef class Kvm:
     cdef readonly Parameters parameters
     cdef readonly Design design
     cdef readonly VmStat stat
+    cdef readonly Tally tally
     cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages, tdp_mmu_roots, rcu_waiting
     cdef public u64 tdp_mmu_pages, rcu_readers, nx_miscounted
     cdef public bint need_resched
@@ -56,8 +57,8 @@ cdef class Kvm:
     cpdef MemSlot memslot_of(self, u64 gfn)
     cpdef MemSlot visible_memslot(self, u64 gfn)
     cpdef u64 mapped_page(self, u64 gfn) except? 1
-    cpdef u64 hash_bucket(self, u64 gfn)
-    cpdef bint is_obsolete(self, ShadowPage sp)
+    cpdef u64 hash_bucket(self, u64 gfn) noexcept
+    cpdef bint is_obsolete(self, ShadowPage sp) noexcept
     cpdef ShadowPage next_sp_with_gptes(self, ShadowPage sp, u64 gfn)
     cpdef ShadowPage first_sp_with_gptes(self, u64 gfn)
     cpdef u64 read_spte(self, u64 sptep) except? 0xdead
@@ -65,9 +66,9 @@ cdef class Kvm:
     cpdef ShadowPage sptep_to_sp(self, u64 sptep)
     cpdef ShadowPage page_at(self, u64 hpa)
     cpdef void set_owner(self, u64 spt, ShadowPage sp) except *
-    cpdef bint tdp_mmu_enabled(self)
-    cpdef bint have_rmaps(self)
+    cpdef bint tdp_mmu_enabled(self) noexcept
+    cpdef bint have_rmaps(self) noexcept
     cpdef bint write_tracked(self, MemSlot slot, u64 gfn) except -1
-    cpdef u64 max_gfn(self)
-    cpdef bint is_nx_huge_page_enabled(self)
-    cpdef u32 max_level(self)
+    cpdef u64 max_gfn(self) noexcept
+    cpdef bint is_nx_huge_page_enabled(self) noexcept
+    cpdef u32 max_level(self) noexcept

@@ -30,7 +30,7 @@ from .spte_masks import (
     mmio_gfn_mask,
     mmio_value_is_reserved,
 )
-from .stats import VmStat
+from .stats import Tally, VmStat
 
 if TYPE_CHECKING:
     from .vcpu import Vcpu
@@ -151,6 +151,7 @@ class Kvm:
         shadow_mmio_gfn_mask: Bits of an MMIO SPTE that hold its frame
             (shadow_nonpresent_or_rsvd_lower_gfn_mask).
         stat: The VM's statistics (struct kvm_vm_stat).
+        tally: What studies count besides; no kernel has it.
         vcpus: All vCPUs, by id.
         running_vcpu: The vCPU whose ioctl runs, or None (kvm_get_running_vcpu); set by `loaded`
             (kvm/state/running_vcpu.py). Its ring takes the pages that get dirty.
@@ -219,6 +220,7 @@ class Kvm:
         self.enable_mmio_caching = self.design.mmio_caching and parameters.mmio_caching and reserved
         self.shadow_mmio_gfn_mask = mmio_gfn_mask(parameters.host_maxphyaddr)
         self.stat = VmStat()
+        self.tally = Tally()
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
         self.tracing = False
