@@ -7,11 +7,12 @@ import pytest
 from host.listener import MIB, Listener, at, mapped
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.address_space import AddressSpace, HostSwitches
+from shadowmmu.host.address_space import AddressSpace
 from shadowmmu.host.backing import Backing, HostError
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
 from shadowmmu.host.madvise import madvise
 from shadowmmu.host.memory import Arena
+from shadowmmu.host.switches import HostSwitches
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.design.switches import switch_named
 

@@ -11,24 +11,26 @@ from .bits import PAGES_2M, PRESENT, WRITABLE, ZERO
 from .mapping import Mapping
 
 
-def split_folio(mapping: Mapping, region: u64, anon_vma: object, zero_page: bool) -> None:  # noqa: FBT001
-    """Make small pages of a huge one: each VMA unmaps its part, announced twice (unmap_folio).
+def split_folio(mapping: Mapping, region: u64, anon_vma: object) -> None:
+    """Make small pages of a huge one: each VMA unmaps its part and announces that (unmap_folio).
 
-    The walk over the VMAs that can map a part of it ends as soon as none is mapped. zero_page: pages that
-    hold zeros become the shared zero page.
+    The walk over the VMAs that can map a part of it ends as soon as none is mapped.
     """
     first: u64 = mapping.first_page(region)
     index: u64
     for start, end, vma in mapping.vmas.pieces(first, first + PAGES_2M):
         if vma.anon_vma is anon_vma:
-            mapping.split_region(region)
-            mapping.invalidate_end(mapping.invalidate_start(start, end))
+            if mapping.switches.split_announces_twice:
+                mapping.split_region(region)
+            span = mapping.invalidate_start(start, end)
+            mapping.map_by_small_pages(region)
+            mapping.invalidate_end(span)
             index = end
             while index < first + PAGES_2M and not mapping.has_folio(index):
                 index += 1
             if index == first + PAGES_2M:
                 break
-    if zero_page:
+    if mapping.switches.split_maps_zero_page:
         for index in range(first, first + PAGES_2M):
             if mapping.has_folio(index) and mapping.arena.is_zeros(
                 mapping.page(index) >> PAGE_SHIFT << PAGE_SHIFT
@@ -46,10 +48,11 @@ def collapse_region(mapping: Mapping, region: u64) -> bool:
         return True
     first: u64 = mapping.first_page(region)
     i: u64
-    writable: bool = False
+    needed: u64 = WRITABLE if mapping.switches.collapse_needs_writable else PRESENT
+    found: bool = False
     for i in range(first, first + PAGES_2M):
-        writable = writable or mapping.page(i) & WRITABLE != 0
-    if not writable:
+        found = found or mapping.page(i) & needed != 0
+    if not found:
         return False
     span = mapping.invalidate_start(first, first + PAGES_2M)
     base: u64 = mapping.arena.reserve(PAGES_2M, PAGES_2M, 0)
@@ -64,3 +67,14 @@ def collapse_region(mapping: Mapping, region: u64) -> bool:
     mapping.folios.pop(region, None)
     mapping.invalidate_end(span)
     return True
+
+
+def free_tables(mapping: Mapping, first: u64, last: u64) -> None:
+    """Free the page tables of the whole regions in [first, last) (free_pgtables)."""
+    region: u64
+    for region in range(mapping.region_of(first), mapping.region_of(last - 1) + 1):
+        if mapping.region_fits(region):
+            page: u64 = mapping.first_page(region)
+            if first <= page and page + PAGES_2M <= last:
+                mapping.has_table[region] = 0
+                mapping.folios.pop(region, None)

@@ -38,6 +38,7 @@ from .bits import (
     ZERO,
 )
 from .memory import Arena, sparse_words
+from .switches import HostSwitches
 from .vma import Vmas
 
 
@@ -66,6 +67,7 @@ class Mapping:
         huge_zero_pfn: Returns the first frame of the host's huge page of zeros, which it allocates when first
             asked.
         huge_pages: The administrator's settings.
+        switches: How the memory management of its kernel differs from others'.
         zero_regions: Regions that the huge page of zeros maps; they are `huge` too.
         folios: Region -> first frame of the huge page that small pages map now and that the kernel still
             treats as one page (a compound page).
@@ -91,6 +93,7 @@ class Mapping:
         notifiers: list[Notifier],
         huge_zero_pfn: Callable[[], int],
         huge_pages: HugePages,
+        switches: HostSwitches,
     ) -> None:
         self.arena = arena
         self.hva = hva
@@ -114,6 +117,7 @@ class Mapping:
         self.notifiers = notifiers
         self.huge_zero_pfn = huge_zero_pfn
         self.huge_pages = huge_pages
+        self.switches = switches
         self.zero_regions: set[int] = set()
         self.folios: dict[int, int] = {}
         self.lazyfree: dict[int, bool] = {}
@@ -121,7 +125,9 @@ class Mapping:
         self.moved: dict[int, int] = {}
         flags = VM_HUGEPAGE if kind is Backing.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
         flags |= VM_SHARED if kind is Backing.MEMFD else VM_NORESERVE
-        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD)
+        self.vmas = Vmas(
+            npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD, switches=switches
+        )
         self.protected = False
         self.replaced = False
         self.near_first = self.near_last = 0
@@ -243,12 +249,6 @@ class Mapping:
             if self.frees_lazily:
                 self.lazyfree.pop(index, None)
 
-    def drop_cached(self, first: u64, last: u64) -> None:
-        """Remove pages [first, last) of shared memory, which are not mapped, from the page cache."""
-        index: u64
-        for index in range(first, last):
-            self.pages[index] = KNOWN
-
     def free_lazily(self, first: u64, last: u64) -> None:
         """Give pages [first, last) up (MADV_FREE): they may be lost until they are written again."""
         self.frees_lazily = True
@@ -258,16 +258,6 @@ class Mapping:
             if word & PRESENT and not word & ZERO:
                 self.install(index, word >> PAGE_SHIFT, word & WRITABLE)
                 self.lazyfree[index] = False
-
-    def free_tables(self, first: u64, last: u64) -> None:
-        """Free the page tables of the whole regions in [first, last) (free_pgtables)."""
-        region: u64
-        for region in range(self.region_of(first), self.region_of(last - 1) + 1):
-            if self.region_fits(region):
-                page: u64 = self.first_page(region)
-                if first <= page and page + PAGES_2M <= last:
-                    self.has_table[region] = 0
-                    self.folios.pop(region, None)
 
     def is_cached(self, index: u64) -> bool:
         """Return whether shared memory has a frame for page `index`, mapped or not."""
@@ -327,6 +317,8 @@ class Mapping:
             return word
         if word & PRESENT and self.zero_regions:
             region: u64 = self.region_of(index)
+            if region in self.zero_regions and self.switches.huge_zeros_become_huge:
+                return self._replace_huge_zero(region, index)
             if region in self.zero_regions:
                 self.split_region(region)
                 word = self.page(index)
@@ -455,23 +447,39 @@ class Mapping:
         self.huge[region] = 1
         self.zero_regions.add(region)
 
+    def _replace_huge_zero(self, region: u64, index: u64) -> u64:
+        """Map a huge page instead of that of zeros; return page `index`'s word (do_huge_zero_wp_pmd)."""
+        first: u64 = self.first_page(region)
+        self.vmas.prepare_anon(index)
+        span = self.invalidate_start(first, first + PAGES_2M)
+        self.zero_regions.remove(region)
+        self._map_huge(region)
+        self.invalidate_end(span)
+        return self.page(index)
+
     def split_region(self, region: u64) -> None:
         """Map the huge page of a region by small ones, zeros by the zero page, and announce it to the
         notifiers.
         """
         first: u64 = self.first_page(region)
         span = self.invalidate_start(first, first + PAGES_2M)
-        if self.huge[region]:
-            self.huge[region] = 0
-            self.has_table[region] = 1
-            if region in self.zero_regions:
-                self.zero_regions.remove(region)
-                i: u64
-                for i in range(first, first + PAGES_2M):
-                    self.install(i, 0, ZERO)
-            else:
-                self.folios[region] = self.page(first) >> PAGE_SHIFT
+        self.map_by_small_pages(region)
         self.invalidate_end(span)
+
+    def map_by_small_pages(self, region: u64) -> None:
+        """Map the huge page of a region, if there is one, by small ones, without an announcement."""
+        if not self.huge[region]:
+            return
+        self.huge[region] = 0
+        self.has_table[region] = 1
+        first: u64 = self.first_page(region)
+        if region in self.zero_regions:
+            self.zero_regions.remove(region)
+            i: u64
+            for i in range(first, first + PAGES_2M):
+                self.install(i, 0, ZERO)
+        else:
+            self.folios[region] = self.page(first) >> PAGE_SHIFT
 
     def has_folio(self, index: u64) -> bool:
         """Return whether page `index` is a part of a compound page that small pages map."""

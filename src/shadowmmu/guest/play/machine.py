@@ -3,10 +3,11 @@
 import errno
 from dataclasses import fields
 
-from ...host.address_space import AddressSpace, HostSwitches
+from ...host.address_space import AddressSpace
 from ...host.backing import Backing, HostError
 from ...host.mapping import Mapping
 from ...host.memory import Arena
+from ...host.switches import HostSwitches
 from ...kvm.design.design import Design
 from ...kvm.guest_access.dirty_ring import kvm_dirty_ring_alloc
 from ...kvm.memory.memory_region import RegionError, kvm_set_memory_region

@@ -20,6 +20,7 @@ from ...kvm.exits.svm_exits import EntryFailed
 from ...kvm.memory.reset_dirty_rings import kvm_vm_ioctl_reset_dirty_pages
 from ...kvm.pages.roots import NoShadowPages
 from ...kvm.state.oops import KernelOops
+from ...kvm.state.running_vcpu import loaded, none_loaded
 from ...kvm.tracepoints.event import Event
 from ...kvm.tracepoints.tracer import EventLog
 from ...x86.bits import PF_VECTOR
@@ -151,7 +152,8 @@ class Player(UserSpace):
                 if other.drop == drop:
                     for tell in self.on_meanwhile:
                         tell(other.op, None)
-                    result = self._carry_out(other.op)
+                    with none_loaded(self.kvm):
+                        result = self._carry_out(other.op)
                     done.append({"do": other.op.text, **result})
                     for tell in self.on_meanwhile:
                         tell(other.op, result)
@@ -274,6 +276,14 @@ class Player(UserSpace):
         cpu.vcpu.soft_interrupt = None
         if self.code and cpu.vcpu.cpl == 3:
             self._stay_in_user_mode(steps)
+        with loaded(cpu.vcpu):
+            outcome = self._run_vcpu(cpu, op, steps)
+        if self.mmio:
+            outcome = {"mmio": list(self.mmio), **outcome}
+        return outcome
+
+    def _run_vcpu(self, cpu: GuestCpu, op: kinds.Op, steps: list[Step]) -> dict[str, Any]:
+        """Run it until the op is done; how KVM_RUN ended."""
         try:
             outcome = self._run_to_exit(cpu, op, steps)
         except DirtyRingFull:
@@ -292,8 +302,6 @@ class Player(UserSpace):
             outcome = {"outcome": "exit", "reason": KVM_EXIT_INTERNAL_ERROR, "suberror": 1}
         finally:
             cpu.leave()
-        if self.mmio:
-            outcome = {"mmio": list(self.mmio), **outcome}
         return outcome
 
     def _stay_in_user_mode(self, steps: list[Step]) -> None:

@@ -22,6 +22,7 @@ from ...kvm.memory.dirty_bitmap import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioct
 from ...kvm.memory.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ...kvm.memory.nx_recovery import NxRecoveryWorker
 from ...kvm.registers.regs import set_sregs
+from ...kvm.state.running_vcpu import loaded
 from ...x86.implementation import INTEL, TCG, Implementation
 from ..scenario import ops as kinds, setup as statements
 from ..scenario.modes import MODES, Mode, trampolines_of
@@ -190,6 +191,12 @@ class UserSpace:
         self.areas[slot.id] = (hva, slot.size, slot.gpa)
 
     def _add_vcpu(self, registers: statements.Vcpu) -> None:
+        limit = self.kvm.parameters.max_vcpu_ids
+        if limit and len(self.kvm.vcpus) >= limit:
+            raise ScenarioError(
+                f"{self.setup.path}: KVM refuses vCPU {limit}: EINVAL, capability 128 allows {limit}; change "
+                "`cap 128` or `vcpus`"
+            )
         la57 = any(mode.name == "long5" for mode in self.modes)
         vcpu = self.machine.add_vcpu(self.setup.maxphyaddr, la57=la57)
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
@@ -352,7 +359,9 @@ class UserSpace:
 
     def translate(self, op: kinds.Translate) -> dict[str, Any]:
         """Return the result of KVM_TRANSLATE."""
-        gpa = gva_to_gpa(self.cpus[op.vcpu].vcpu, op.gva, 0)
+        vcpu = self.cpus[op.vcpu].vcpu
+        with loaded(vcpu):
+            gpa = gva_to_gpa(vcpu, op.gva, 0)
         return {"outcome": "ok", "gpa": f"{gpa:#x}", "valid": int(gpa != INVALID_GPA)}
 
     # -- what changed ----------------------------------------------------------------------------------------

@@ -54,6 +54,8 @@ _ONLY_NEW = frozenset(
     )
 )  # fmt: skip
 """Parameters that exist with the switch `new_module_parameters`."""
+_REMOVED = frozenset({"kvm.kvmclock_periodic_sync", "kvm_amd.debug_swap"})
+"""Those that exist with the switch `old_module_parameters`."""
 _ONLY_OLD = frozenset({"kvm.lapic_timer_advance_ns"})
 """Those that exist without it."""
 
@@ -125,6 +127,8 @@ class SysFs:
         """Write a parameter that is read-only, or not the same in all kernels."""
         new = self.kvm.design.new_module_parameters
         missing = _ONLY_OLD if new else _ONLY_NEW
+        if not self.kvm.design.old_module_parameters:
+            missing |= _REMOVED
         other_vendor = "kvm_amd." if self.kvm.parameters.vmx else "kvm_intel."
         if not is_param(full) or full in missing or full.startswith(other_vendor):
             raise RegionError(errno.ENOENT, f"the parameter {full} does not exist")

@@ -310,3 +310,10 @@ class SvmProcessor(SvmRegisters):
             self.set_dr(number, value)
         self._debug_registers = None
         return True
+
+    def x87(self, register: str) -> int:
+        """Return "FPCW" or "FPSW", the control or status word of the x87 unit."""
+        from unicorn import x86_const
+
+        value: int = self.uc.reg_read(getattr(x86_const, f"UC_X86_REG_{register}"))
+        return value

@@ -13,6 +13,7 @@ SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 
 FLAG_TF, FLAG_IF, FLAG_DF = 1 << 8, 1 << 9, 1 << 10
 FLAG_NT, FLAG_RF, FLAG_VM, FLAG_AC = 1 << 14, 1 << 16, 1 << 17, 1 << 18
+FLAG_ID, FLAGS_IOPL = 1 << 21, 3 << 12
 FLAGS_ARITHMETIC = 0x8D5
 CC_OP_EFLAGS = 1
 HF_CPL, HF_INHIBIT_IRQ, HF_CS32, HF_SS32, HF_ADDSEG, HF_PE = 3, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7
@@ -121,6 +122,12 @@ class SvmRegisters:
         self.d[self.layout.cc_op >> 2] = CC_OP_EFLAGS
         self.d[self.layout.df >> 2] = 0xFFFFFFFF if value & FLAG_DF else 1
         self.q[self.eflags_word] = value & ~(FLAGS_ARITHMETIC | FLAG_DF if self.running else 0) | 2
+
+    def take_interim_flags(self) -> None:
+        """Take the flags that RCL and RCR have computed before the load that faulted: the processor forgets
+        that it keeps them in another form from there on.
+        """
+        self.rflags = self.rflags & ~FLAGS_ARITHMETIC | self.q[self.layout.cc_src >> 3] & FLAGS_ARITHMETIC
 
     @property
     def system_flags(self) -> int:

@@ -9,6 +9,7 @@ from ...kvm.exits.emulate import EmulationError
 from ...kvm.exits.page_fault_exit import EndlessFaults, KvmRunError
 from ...kvm.exits.run import DirtyRingFull, TripleFault
 from ...kvm.pages.roots import NoShadowPages
+from ...kvm.state.running_vcpu import loaded
 from ...x86.machine_check import MachineCheck
 from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_INTR, SVM_EXIT_IRET, SVM_EXIT_READ_DR0, SVM_EXIT_SMI
 from .entry import Entry
@@ -85,15 +86,16 @@ class RunLoop:
         self._exit_limit = None if exits is None else self.exits.total() + exits
         last = self.processor.instructions + instructions if instructions else 0
         self._deadline = NEVER if seconds is None else self.clock.now() + seconds
-        self.guarded(self.entry.resume)
-        while self.outcome is None:
-            try:
-                self.processor.run(self._next_tick(), max(last - self.processor.instructions, 0))
-            except self.processor.error_type as error:
-                self.outcome = Outcome("processor", str(error))
-            if self.outcome is None and instructions:
-                self.outcome = Outcome("instructions")
-        return self.outcome
+        with loaded(self.vcpu):
+            self.guarded(self.entry.resume)
+            while self.outcome is None:
+                try:
+                    self.processor.run(self._next_tick(), max(last - self.processor.instructions, 0))
+                except self.processor.error_type as error:
+                    self.outcome = Outcome("processor", str(error))
+                if self.outcome is None and instructions:
+                    self.outcome = Outcome("instructions")
+            return self.outcome
 
     def stop(self, reason: str = "stopped", detail: object = None) -> None:
         """Let run() return once this exit is dealt with, from a callback; after IN or OUT a few instructions

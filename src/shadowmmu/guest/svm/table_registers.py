@@ -65,8 +65,8 @@ class TableRegisters(ExecutionPart):
                 table = processor.segment(GDTR if code == SVM_EXIT_GDTR_READ else IDTR)
                 size = 8 if processor.is_64bit else 4
                 address = context.linear(insn)
-                self.emulator.write(address, 2, table.limit & 0xFFFF)
-                self.emulator.write(address + 2 & MASK64, size, table.base & (1 << 8 * size) - 1)
+                base = table.base & (1 << 8 * size) - 1
+                self.emulator.write_memory(address, 2 + size, table.limit & 0xFFFF | base << 16)
         except OperandFault as fault:
             self.emulator.inject(fault)
             return
@@ -81,8 +81,8 @@ class TableRegisters(ExecutionPart):
             return
         processor, address = self.processor, self.emulator.context.linear(insn)
         try:
-            limit = self.emulator.read(address, 2)
-            base = self.emulator.read(address + 2 & MASK64, 8 if processor.is_64bit else 4)
+            limit = self.emulator.read_memory(address, 2)
+            base = self.emulator.read_memory(address + 2 & MASK64, 8 if processor.is_64bit else 4)
         except OperandFault as fault:
             self.emulator.inject(fault)
             return

@@ -143,7 +143,6 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
 
     Raises NoShadowPages, DirtyRingFull or TripleFault.
     """
-    vcpu.kvm.running_vcpu = vcpu
     while True:
         _prepare_entry(vcpu)
         if not vcpu.requests:

@@ -6,6 +6,7 @@ from ..state.fault cimport GuestWalker, PageFault
 from ..map.fetch cimport fetch
 from ..guest_access.guest_memory cimport fault_in_page
 from ..guest_access.guest_walk cimport walk_addr
+from ..guest_access.mark_dirty cimport kvm_release_page_dirty
 from ..spte.huge_page cimport pages_per_hpage
 from ..state.memslots cimport MemSlot
 from ..spte.mmio cimport (check_mmio_spte, get_mmio_spte_access, get_mmio_spte_gfn, is_mmio_spte, mmio_info_in_cache,

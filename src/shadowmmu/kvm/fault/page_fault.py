@@ -42,6 +42,7 @@ from ..bits import (
 )
 from ..guest_access.guest_memory import fault_in_page
 from ..guest_access.guest_walk import walk_addr
+from ..guest_access.mark_dirty import kvm_release_page_dirty
 from ..map.direct_map import direct_map
 from ..map.fetch import fetch
 from ..pages.unprotect import kvm_mmu_unprotect_gfn, kvm_mmu_unprotect_gfn_and_retry
@@ -292,6 +293,7 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32)
 
     `prefetch`: KVM maps the page ahead of an access (KVM_PRE_FAULT_MEMORY).
     """
+    result: u32
     fault: PageFault = vcpu.fault
     fault.addr = addr
     fault.error_code = error_code
@@ -314,9 +316,14 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32)
         fault.gfn = addr >> 12
         fault.slot = vcpu.kvm.gfn_to_memslot(fault.gfn)
         if vcpu.kvm.tdp_mmu_enabled():
-            return kvm_tdp_mmu_page_fault(vcpu, fault)
-        return direct_page_fault(vcpu, fault)
-    return paging_page_fault(vcpu, fault)
+            result = kvm_tdp_mmu_page_fault(vcpu, fault)
+        else:
+            result = direct_page_fault(vcpu, fault)
+    else:
+        result = paging_page_fault(vcpu, fault)
+    if fault.map_writable and result != RET_PF_RETRY and fault.slot is not None:
+        kvm_release_page_dirty(vcpu.kvm, fault.slot, fault.gfn)
+    return result
 
 
 def _was_retried(vcpu: Vcpu, addr: u64) -> bool:

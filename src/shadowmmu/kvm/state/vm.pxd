@@ -14,7 +14,7 @@ cdef class Parameters:
     cdef public u32 tdp_level
     cdef public bint nx_huge_pages, flush_on_reuse, ignore_msrs, manual_dirty_log_protect, dirty_log_initially_set
     cdef public u32 nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms, max_huge_page_level
-    cdef public u32 cpu_dirty_log_size, dirty_ring_size, host_maxphyaddr
+    cdef public u32 cpu_dirty_log_size, dirty_ring_size, host_maxphyaddr, max_vcpu_ids
     cdef public bint mmio_caching, disable_nx_huge_pages, exit_on_emulation_error
     cdef public u64 disabled_quirks
 

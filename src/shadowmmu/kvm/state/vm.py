@@ -78,6 +78,8 @@ class Parameters:
             (kvm_x86_ops.cpu_dirty_log_size).
         dirty_ring_size: Bytes of each vCPU's dirty ring, 16 an entry; 0 while slots have bitmaps instead
             (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, kvm.dirty_ring_size).
+        max_vcpu_ids: Numbers of vCPUs are below this; 0: nobody has said yet (KVM_CAP_MAX_VCPU_ID,
+            kvm_arch.max_vcpu_ids).
     """
 
     def __init__(self) -> None:
@@ -104,6 +106,7 @@ class Parameters:
         self.max_huge_page_level = 3
         self.cpu_dirty_log_size = 0
         self.dirty_ring_size = 0
+        self.max_vcpu_ids = 0
 
 
 class Kvm:
@@ -150,8 +153,8 @@ class Kvm:
         stat: The VM's statistics (struct kvm_vm_stat).
         tally: What studies count besides; no kernel has it.
         vcpus: All vCPUs, by id.
-        running_vcpu: The vCPU whose ioctl runs or ran last; None before the first (kvm_get_running_vcpu). Its
-            ring takes the pages that get dirty.
+        running_vcpu: The vCPU whose ioctl runs, or None (kvm_get_running_vcpu); set by `loaded`
+            (kvm/state/running_vcpu.py). Its ring takes the pages that get dirty.
         tracing: Somebody listens: the MMU calls `tracer`. False costs one load at each tracepoint.
         tracer: The tracepoints, and those who listen to them.
         memslots: The slots, sorted by base_gfn, disjoint; replaced as a whole (__kvm_memslots).
