@@ -14,6 +14,7 @@ FROZEN_BITS = 0x5A0
 SPTE_XU = 1 << 10
 SPTE_MMIO_VALUE = 1 << 51 | 1
 MMIO_GEN_HIGH_BITS = 11
+L1TF_BITS_MOVED = 5
 
 # kvm_mmu_page_role, 32 bits (arch/x86/include/asm/kvm_host.h)
 ROLE_LEVEL = 0xF

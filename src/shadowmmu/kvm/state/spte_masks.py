@@ -29,6 +29,7 @@ from ..bits import (
     EPT_SPTE_HOST_WRITABLE,
     EPT_SPTE_MMU_WRITABLE,
     FROZEN_BITS,
+    L1TF_BITS_MOVED,
     SPTE_HOST_WRITABLE,
     SPTE_MMIO_VALUE,
     SPTE_MMU_PRESENT,
@@ -42,6 +43,8 @@ SHADOW_MMIO_BIT = 51
 """The bit of an MMIO SPTE that the processor reserves, so that it faults: only with less than 52 physical
 bits.
 """
+MOST_L1TF_BITS = 52 - L1TF_BITS_MOVED - 1
+"""Most bits of a physical address that the cache of a processor uses that is vulnerable to L1TF."""
 EPT_MISCONFIG_WX_VALUE = W | EPT_X
 """Writable and executable, not readable: the processor reports such an entry as misconfigured."""
 
@@ -156,13 +159,37 @@ def mmio_value_is_reserved(host_maxphyaddr: int, *, ept: bool) -> bool:
     return ept or host_maxphyaddr <= SHADOW_MMIO_BIT
 
 
-def mmio_gfn_mask(host_maxphyaddr: int) -> int:
-    """Return the bits of an MMIO SPTE that hold its frame (shadow_nonpresent_or_rsvd_lower_gfn_mask).
+@dataclass(frozen=True, slots=True)
+class MmioFrame:
+    """Where an MMIO SPTE has its frame.
 
-    If the guest's MAXPHYADDR is larger than the host's, the bits above are lost. Processors without L1TF
-    only.
+    On a processor vulnerable to L1TF the upper bits of what its cache looks up are all ones, so that an SPTE
+    that is not present names no line of the cache; the bits that were there are moved up.
+
+    Attributes:
+        lower: Bits in their own place (shadow_nonpresent_or_rsvd_lower_gfn_mask).
+        moved: Bits that stand L1TF_BITS_MOVED higher and are ones in their own place; 0 without L1TF
+            (shadow_nonpresent_or_rsvd_mask).
     """
-    return ADDR & ((1 << host_maxphyaddr) - 1)
+
+    lower: int
+    moved: int = 0
+
+    def gfn(self, spte: int) -> int:
+        """Return the frame that an MMIO SPTE says (get_mmio_spte_gfn)."""
+        return (spte & self.lower | spte >> L1TF_BITS_MOVED & self.moved) >> 12
+
+
+def mmio_frame(host_maxphyaddr: int, l1tf: int) -> MmioFrame:
+    """Return where MMIO SPTEs have their frame (kvm_mmu_reset_all_pte_masks).
+
+    `l1tf` is the bits of a physical address that the processor's L1 cache uses if it is vulnerable to L1TF
+    (x86_cache_bits), else 0. If the guest's MAXPHYADDR is larger than the host's, bits above are lost.
+    """
+    if not l1tf:
+        return MmioFrame(ADDR & ((1 << host_maxphyaddr) - 1))
+    low = l1tf - L1TF_BITS_MOVED
+    return MmioFrame(ADDR & ((1 << low) - 1), (1 << l1tf) - (1 << low))
 
 
 def ept_masks(*, has_ad_bits: bool, has_exec_only: bool, suppress_ve: int, ignore_pat: bool) -> SpteMasks:

@@ -45,6 +45,7 @@ cdef class Kvm:
     cdef readonly u64 shadow_user_mask, shadow_x_mask, shadow_nx_mask, shadow_accessed_mask, shadow_dirty_mask
     cdef readonly u64 shadow_acc_track_mask, shadow_host_writable_mask, shadow_mmu_writable_mask
     cdef readonly u64 shadow_mmio_value, shadow_mmio_mask, shadow_mmio_access_mask, shadow_mmio_gfn_mask
+    cdef readonly u64 shadow_nonpresent_or_rsvd_mask
     cdef readonly bint enable_mmio_caching
     cdef readonly u32 mmio_gen_low_bits
     cdef readonly u64 mmio_generation_mask

@@ -26,8 +26,8 @@ from .spte_masks import (
     SpteMasks,
     ept_masks,
     frozen_bits,
+    mmio_frame,
     mmio_gen_low_bits,
-    mmio_gfn_mask,
     mmio_value_is_reserved,
 )
 from .stats import VmStat
@@ -50,6 +50,8 @@ class Parameters:
         tdp_level: Levels of the nested tables, 4 or 5: with NPT those of the host's own tables, with EPT the
             maximum (the kernel's max_tdp_level).
         host_maxphyaddr: Bits of a physical address on the host, 32 to 52 (kvm_host.maxphyaddr).
+        l1tf_cache_bits: Bits of a physical address that the processor's L1 cache uses if it is vulnerable to
+            L1TF, host_maxphyaddr to 46 (boot_cpu_data.x86_cache_bits); 0: it is not vulnerable.
         mmio_caching: Addresses that no memslot backs get MMIO SPTEs (kvm.mmio_caching).
         disable_nx_huge_pages: The NX huge page mitigation is off for this VM
             (KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, kvm_arch.disable_nx_huge_pages).
@@ -89,6 +91,7 @@ class Parameters:
         self.tdp_mmu = False
         self.tdp_level = 4
         self.host_maxphyaddr = 46
+        self.l1tf_cache_bits = 0
         self.mmio_caching = True
         self.disable_nx_huge_pages = False
         self.disabled_quirks = 0
@@ -145,8 +148,10 @@ class Kvm:
         mmio_generation_mask: The bits of memslots_generation that an MMIO SPTE holds.
         enable_mmio_caching: MMIO SPTEs are used: parameters.mmio_caching, and the format has a value for
             them.
-        shadow_mmio_gfn_mask: Bits of an MMIO SPTE that hold its frame
+        shadow_mmio_gfn_mask: Bits of an MMIO SPTE that hold its frame in their own place
             (shadow_nonpresent_or_rsvd_lower_gfn_mask).
+        shadow_nonpresent_or_rsvd_mask: Bits of the frame that an MMIO SPTE has L1TF_BITS_MOVED higher, with
+            ones in their own place; 0 without L1TF.
         stat: The VM's statistics (struct kvm_vm_stat).
         vcpus: All vCPUs, by id.
         running_vcpu: The vCPU whose ioctl runs or ran last; None before the first (kvm_get_running_vcpu). Its
@@ -214,7 +219,9 @@ class Kvm:
         self._set_masks(self._masks())
         reserved: bool = mmio_value_is_reserved(parameters.host_maxphyaddr, ept=self.ept)
         self.enable_mmio_caching = self.design.mmio_caching and parameters.mmio_caching and reserved
-        self.shadow_mmio_gfn_mask = mmio_gfn_mask(parameters.host_maxphyaddr)
+        frame = mmio_frame(parameters.host_maxphyaddr, parameters.l1tf_cache_bits)
+        self.shadow_mmio_gfn_mask = frame.lower
+        self.shadow_nonpresent_or_rsvd_mask = frame.moved
         self.stat = VmStat()
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
