@@ -81,6 +81,7 @@ class UserSpace:
         parameters.tdp_level = 5 if setup.host.la57 else 4
         parameters.host_maxphyaddr = setup.host.maxphyaddr
         parameters.l1tf_cache_bits = setup.host.l1tf
+        parameters.mbec = parameters.mbec and setup.host.exit_info
         recorded_on = replace(INTEL, ept_advanced_info=setup.host.exit_info) if parameters.vmx else TCG
         self.machine = Machine(
             parameters,

@@ -37,7 +37,7 @@ class HostProcessor:
     """
     exit_info: bool = True
     """With VMX, exit qualifications of EPT violations have the rights of the linear address (advanced VM-exit
-    information).
+    information); processors that have them have mode-based execute control, too.
     """
 
     def with_settings(self, values: Mapping[str, str]) -> HostProcessor:

@@ -43,6 +43,8 @@ class Parameters:
     Attributes:
         vmx: The processor is Intel's with VMX, not AMD's with SVM.
         ept_ad_bits: The processor sets Accessed and Dirty in EPT entries (kvm_intel.eptad).
+        mbec: With EPT the right to execute is one of user addresses and one of others, in kernels that know
+            it (kvm_intel.mbec, since 7.3).
         ept_exec_only: The processor knows EPT entries that allow execution only.
         ignore_guest_pat: Memory is write-back whatever the guest's PAT says (KVM_X86_QUIRK_IGNORE_GUEST_PAT).
         tdp_enabled: Two-dimensional paging is used (kvm_amd.npt or kvm_intel.ept; the kernel's tdp_enabled).
@@ -85,6 +87,7 @@ class Parameters:
     def __init__(self) -> None:
         self.vmx = False
         self.ept_ad_bits = True
+        self.mbec = True
         self.ept_exec_only = True
         self.ignore_guest_pat = True
         self.tdp_enabled = False
@@ -124,12 +127,17 @@ class Kvm:
             REMOVED_SPTE. Constant.
         ept: SPTEs have the format of EPT entries, else that of page-table entries (shadow paging, NPT).
             Constant.
+        mbec: With EPT bit 10 allows to execute user addresses, and bit 2 others (enable_mbec). Constant.
         shadow_user_mask: The SPTE's U bit; with EPT R, as all that the guest can read.
-        shadow_x_mask: Bits that allow execution: EPT's X, else 0.
+        shadow_x_mask: Bits that allow execution: EPT's X, since 7.3 also X for user addresses, else 0.
         shadow_nx_mask: Bits that forbid execution: NX, with EPT 0.
-        shadow_accessed_mask: The Accessed bit; 0 if EPT does not use it, then SPTEs are access-tracked.
-        shadow_dirty_mask: The Dirty bit; 0 if EPT does not use it, then W stands for it.
-        shadow_acc_track_mask: Bits that are cleared to make the next access fault: EPT's R, W and X, else 0.
+        ad_enabled: The processor sets Accessed and Dirty in SPTEs; else they are access-tracked, and W stands
+            for Dirty (kvm_ad_enabled).
+        shadow_accessed_mask: The Accessed bit; without ad_enabled 0, since 7.3 a bit that only KVM sets.
+        shadow_dirty_mask: The Dirty bit; without ad_enabled 0, since 7.3 a bit that only KVM sets.
+        shadow_acc_track_mask: Bits that are cleared to make the next access fault: EPT's rights, else 0.
+        acc_track_saved_bits: Rights that an access-tracked SPTE keeps for the next access.
+        acc_track_saved_shift: How many bits higher it has them.
         shadow_host_writable_mask: The HOST_WRITABLE bit, see kvm/spte/spte.py.
         shadow_mmu_writable_mask: The MMU_WRITABLE bit, see kvm/spte/spte.py.
         shadow_mmio_value: Bits of every MMIO SPTE; they make the processor fault or exit at each access
@@ -216,6 +224,7 @@ class Kvm:
         bits: int = min(self.design.mmio_generation_bits, self.mmio_gen_low_bits + MMIO_GEN_HIGH_BITS)
         self.mmio_generation_mask = (1 << bits) - 1
         self.ept = parameters.vmx and parameters.tdp_enabled
+        self.mbec = self.ept and parameters.mbec and bool(self.design.ept_mbec)
         self._set_masks(self._masks())
         reserved: bool = mmio_value_is_reserved(parameters.host_maxphyaddr, ept=self.ept)
         self.enable_mmio_caching = self.design.mmio_caching and parameters.mmio_caching and reserved
@@ -263,9 +272,9 @@ class Kvm:
         if not self.ept:
             return LEGACY_MASKS
         return ept_masks(
+            self.design,
             has_ad_bits=parameters.ept_ad_bits,
             has_exec_only=parameters.ept_exec_only,
-            suppress_ve=self.design.empty_spte,
             ignore_pat=parameters.ignore_guest_pat,
         )
 
@@ -276,7 +285,10 @@ class Kvm:
         self.shadow_nx_mask = masks.nx
         self.shadow_accessed_mask = masks.accessed
         self.shadow_dirty_mask = masks.dirty
+        self.ad_enabled = masks.ad_enabled
         self.shadow_acc_track_mask = masks.acc_track
+        self.acc_track_saved_bits = masks.saved
+        self.acc_track_saved_shift = masks.saved_shift
         self.shadow_host_writable_mask = masks.host_writable
         self.shadow_mmu_writable_mask = masks.mmu_writable
         self.shadow_mmio_value = masks.mmio_value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shadowmmu.guest.scenario.host_processor import HostProcessor
-from shadowmmu.kvm.bits import SPTE_MMU_PRESENT, SPTE_TDP_AD_DISABLED
+from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.state.spte_masks import (
     LEGACY_MASKS,
@@ -13,6 +13,7 @@ from shadowmmu.kvm.state.spte_masks import (
     MmioFrame,
     SpteMasks,
     ept_masks,
+    ept_software_bits,
     frozen_bits,
     mmio_frame,
     mmio_gen_low_bits,
@@ -56,7 +57,14 @@ class _Spte:
 
     def fields(self, *, leaf: bool) -> list[Field]:
         if self.ept:
-            return ept_fields(self.word, leaf=leaf, target=self.target, suppress_ve=self.design.empty_spte)
+            return ept_fields(
+                self.word,
+                self.masks,
+                ept_software_bits(self.design),
+                leaf=leaf,
+                target=self.target,
+                suppress_ve=self.design.empty_spte,
+            )
         return legacy_fields(self.word, leaf=leaf, target=self.target)
 
     def decoded(
@@ -85,9 +93,9 @@ def decode_ept(
     design = design or Design()
     word = _word(text, design)
     masks = ept_masks(
-        has_ad_bits=not word & SPTE_TDP_AD_DISABLED,
+        design,
+        has_ad_bits=not word & ept_software_bits(design).ad_disabled,
         has_exec_only=True,
-        suppress_ve=design.empty_spte,
         ignore_pat=True,
     )
     return _decoded(_Spte("ept", word, text.target, masks, design, level, host))
@@ -173,7 +181,7 @@ def _pae_pdpte(spte: _Spte) -> Decoded:
 def _link(spte: _Spte) -> Decoded:
     where = spte.target or "a shadow page"
     said = ["It grants everything; what is allowed is decided by the SPTEs below."]
-    if spte.masks.accessed and not spte.word & spte.masks.accessed:
+    if spte.masks.ad_enabled and not spte.word & spte.masks.accessed:
         said.append("The processor has not walked through it since it was made.")
     title = f"non-leaf SPTE{_of_level(spte.level)}: points to {where}, a table"
     return spte.decoded(title, spte.fields(leaf=False), "", said)
@@ -182,7 +190,7 @@ def _link(spte: _Spte) -> Decoded:
 def _leaf(spte: _Spte) -> Decoded:
     word = spte.word
     level = spte.level or (2 if word & PS else 1)
-    printed = SetSpte(0, word, 0, level, int(spte.ept)).permissions
+    printed = SetSpte(0, word, 0, level, spte.masks.x).permissions
     if not word & PS:
         size = (
             "4 KiB"
@@ -193,7 +201,7 @@ def _leaf(spte: _Spte) -> Decoded:
         size = "a huge page (2 MiB at level 2, 1 GiB at level 3)"
     else:
         size = _SIZES.get(spte.level, f"a page of level {spte.level}, which is wrong,")
-    tracked = not spte.masks.accessed and not word & spte.masks.acc_track
+    tracked = not spte.masks.ad_enabled and not word & spte.masks.acc_track
     what = "access-tracked leaf SPTE" if tracked else "leaf SPTE"
     title = f"{what}{_of_level(spte.level)}: maps {size}" + (f" of {spte.target}" if spte.target else "")
     readable = bool(word & EPT_R) if spte.ept else bool(word & P)
