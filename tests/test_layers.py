@@ -9,7 +9,7 @@ import pytest
 import shadowmmu
 
 PACKAGE = Path(shadowmmu.__file__).parent
-ROOMS = ("x86", "host", "kvm", "guest", "trace", "check", "show", "vm", "cli")
+ROOMS = ("x86", "host", "kvm", "guest", "trace", "check", "show", "vm", "study", "cli")
 INNER = {
     "kvm": (
         "bits",
@@ -26,7 +26,7 @@ INNER = {
         "fault",
         "exits",
     ),
-    "guest": ("scenario", "play", "svm", "pc", "linux"),
+    "guest": ("scenario", "play", "workload", "svm", "pc", "linux"),
     "show": ("decode", "text", "history", "reasons", "browser", "diff", "tui"),
     "check": ("known", "checker", "audit", "coherence", "checks", "program", "random", "museum", "race"),
 }

@@ -146,6 +146,10 @@ def mmu_spte_clear_no_track(kvm: Kvm, sptep: u64) -> None:
 
 def count_pages(kvm: Kvm, level: u32, delta: i64) -> None:
     """Add `delta` to the number of mapped pages of `level` (kvm_update_page_stats)."""
+    if delta > 0:
+        kvm.tally.leaves_made += delta
+    else:
+        kvm.tally.leaves_zapped -= delta
     if level == 1:
         kvm.stat.pages_4k += delta
     elif level == 2:
@@ -159,6 +163,8 @@ def mmu_spte_clear_track_bits(kvm: Kvm, sptep: u64) -> bool:
     old: u64 = mmu_spte_set(kvm, sptep, kvm.design.empty_spte)
     if not old & SPTE_MMU_PRESENT:
         return False
+    if not old & kvm.spte_young_mask:
+        kvm.tally.leaves_unused += 1
     count_pages(kvm, kvm.sptep_to_sp(sptep).level(), -1)
     return True
 

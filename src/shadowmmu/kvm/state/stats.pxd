@@ -10,6 +10,10 @@ cdef class VmStat:
     cdef public i64 mmu_pte_updated, prefetch_gptes, prefetch_lookups
 
 @cython.final
+cdef class Tally:
+    cdef public i64 leaves_made, leaves_zapped, leaves_unused
+
+@cython.final
 cdef class VcpuStat:
     cdef public i64 pf_taken, pf_fixed, pf_emulate, pf_spurious, pf_fast, pf_mmio_spte_created, pf_guest
     cdef public i64 tlb_flush, invlpg, mmio_exits, insn_emulation, insn_emulation_fail, irq_injections

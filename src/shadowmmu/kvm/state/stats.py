@@ -97,5 +97,20 @@ class VcpuStat:
         return {name: getattr(self, name) for name in VCPU_STATS}
 
 
+@dataclass(eq=False)
+class Tally:
+    """What studies of the MMU count and no kernel does.
+
+    Attributes:
+        leaves_made: Leaf SPTEs made.
+        leaves_zapped: Leaf SPTEs emptied or replaced by a table.
+        leaves_unused: Of these, those that nobody had used: Accessed was clear, or they were access-tracked.
+    """
+
+    leaves_made: int = 0
+    leaves_zapped: int = 0
+    leaves_unused: int = 0
+
+
 VM_STATS = tuple(field.name for field in fields(VmStat))
 VCPU_STATS = tuple(field.name for field in fields(VcpuStat))

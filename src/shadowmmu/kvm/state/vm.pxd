@@ -5,7 +5,7 @@ from ..bits cimport *
 from ..design.design cimport Design
 from .memslots cimport MemSlot
 from .shadow_page cimport PageList, ShadowPage
-from .stats cimport VmStat
+from .stats cimport Tally, VmStat
 
 @cython.final
 cdef class Parameters:
@@ -26,6 +26,7 @@ cdef class Kvm:
     cdef readonly Parameters parameters
     cdef readonly Design design
     cdef readonly VmStat stat
+    cdef readonly Tally tally
     cdef readonly list vcpus, owners, page_hash, possible_nx_huge_pages, tdp_mmu_roots, rcu_waiting
     cdef public u64 tdp_mmu_pages, rcu_readers, nx_miscounted
     cdef public bint need_resched

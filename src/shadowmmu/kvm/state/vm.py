@@ -30,7 +30,7 @@ from .spte_masks import (
     mmio_gen_low_bits,
     mmio_value_is_reserved,
 )
-from .stats import VmStat
+from .stats import Tally, VmStat
 
 if TYPE_CHECKING:
     from .vcpu import Vcpu
@@ -161,6 +161,7 @@ class Kvm:
         shadow_nonpresent_or_rsvd_mask: Bits of the frame that an MMIO SPTE has L1TF_BITS_MOVED higher, with
             ones in their own place; 0 without L1TF.
         stat: The VM's statistics (struct kvm_vm_stat).
+        tally: What studies count besides; no kernel has it.
         vcpus: All vCPUs, by id.
         running_vcpu: The vCPU whose ioctl runs or ran last; None before the first (kvm_get_running_vcpu). Its
             ring takes the pages that get dirty.
@@ -232,6 +233,7 @@ class Kvm:
         self.shadow_mmio_gfn_mask = frame.lower
         self.shadow_nonpresent_or_rsvd_mask = frame.moved
         self.stat = VmStat()
+        self.tally = Tally()
         self.vcpus: list[Vcpu] = []
         self.running_vcpu: Vcpu | None = None
         self.tracing = False

@@ -114,6 +114,8 @@ def handle_changed_spte(kvm: Kvm, gfn: u64, old: u64, new: u64, level: u32, shar
         kvm.tracer.kvm_tdp_mmu_spte_changed(0, gfn, level, old, new)
     if is_leaf != was_leaf:
         count_pages(kvm, level, 1 if is_leaf else -1)
+        if was_leaf and not old & kvm.spte_young_mask:
+            kvm.tally.leaves_unused += 1
     if old & SPTE_MMU_PRESENT and not was_leaf and (is_leaf or not new & SPTE_MMU_PRESENT):
         handle_removed_pt(kvm, kvm.sptep_to_sp(old & ADDR), shared)
     if kvm.tracing and kvm.design.tdp_zap_traces_after:

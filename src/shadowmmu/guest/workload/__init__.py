@@ -1,0 +1,1 @@
+"""Workloads: a small guest kernel with processes, and what they do to memory."""

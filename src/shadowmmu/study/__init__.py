@@ -1,0 +1,1 @@
+"""Alternatives of the MMU's design side by side: workloads, costs, measurements and verdicts."""

@@ -1,0 +1,71 @@
+"""The numbers of a study as text, and as rows for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from .counters import COUNTERS
+from .study import Results
+from .words import span
+
+__all__ = ["as_csv", "as_rows", "heading", "shown"]
+
+_TIMES = {"seconds": "MMU time", "longest_hold": "longest hold", "hold_p99": "hold, p99"}
+_HEADINGS = {
+    "sptes_made": "SPTEs made",
+    "sptes_zapped": "SPTEs zapped",
+    "unused": "never used",
+    "walk_loads": "entries walked",
+    "remote_flushes": "flushes of all",
+    "local_flushes": "flushes of one",
+    "emulated_stores": "emulated stores",
+    "shadow_pages_made": "pages made",
+    "shadow_pages_zapped": "pages zapped",
+    "shadow_pages": "shadow pages",
+    "guest_exceptions": "guest faults",
+}
+
+
+def heading(counter: str) -> str:
+    """Return the heading of a counter's column."""
+    return _TIMES.get(counter) or _HEADINGS.get(counter, counter.replace("_", " "))
+
+
+def shown(counter: str, value: float) -> str:
+    """Return a counter's value for people."""
+    return span(value) if counter in _TIMES else f"{value:,.0f}"
+
+
+def meaning(counter: str) -> str:
+    """Return what a column's numbers are, in a line."""
+    times = {
+        "seconds": "Estimated time of the MMU's work, by the costs; the guest's own work is not in it",
+        "longest_hold": "Longest hold of mmu_lock, by the costs of what is zapped in it",
+        "hold_p99": "99 percent of the holds of mmu_lock are no longer",
+    }
+    return times.get(counter) or COUNTERS[counter]
+
+
+def as_rows(results: Results) -> Iterator[dict[str, Any]]:
+    """Return a flat row for each measurement, with the study's labels first."""
+    for case, alternative, measured in results:
+        yield {
+            "study": results.study.name,
+            "case": case.label,
+            "alternative": alternative.label,
+            **measured.as_row(),
+        }
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as CSV with a header; a row's missing columns are empty."""
+    listed = list(rows)
+    names = list(dict.fromkeys(name for row in listed for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return text.getvalue()

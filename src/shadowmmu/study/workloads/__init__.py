@@ -1,0 +1,1 @@
+"""The named workloads, by what they stress."""

@@ -1,0 +1,100 @@
+"""Measurements: exact counters, the same in each run and in both modes."""
+
+import pytest
+
+from shadowmmu.study.catalogue import WORKLOADS
+from shadowmmu.study.configuration import Configuration
+from shadowmmu.study.costs import default_costs
+from shadowmmu.study.counters import COUNTERS
+from shadowmmu.study.measure import Measurement, measure
+from shadowmmu.study.workload import WorkloadError
+from shadowmmu.vm.config import ConfigurationError
+
+SMALL = {
+    "pages": 256, "reads": 300, "forks": 2, "touched": 8, "rounds": 2, "jobs": 2, "text": 16, "heap": 24,
+    "processes": 3, "tables": 4, "taken": 16,
+}  # fmt: skip
+
+
+def small(name: str, configuration: Configuration, seed: int = 0) -> Measurement:
+    parameters = {one: SMALL[one] for one in WORKLOADS[name].parameters if one in SMALL}
+    return measure(name, configuration, default_costs(), parameters=parameters, seed=seed)
+
+
+@pytest.mark.parametrize("npt", [0, 1])
+@pytest.mark.parametrize("name", sorted(WORKLOADS))
+def test_every_workload_runs_cleanly(name: str, npt: int) -> None:
+    measured = small(name, Configuration(memory="64M", params={"kvm_amd.npt": npt}))
+    assert measured.clean
+    assert set(measured.counters) == set(COUNTERS)
+    assert measured["instructions"] > 0
+    assert measured.estimate.low <= measured.estimate.seconds <= measured.estimate.high
+
+
+@pytest.mark.parametrize("paging", ["long5", "pae", "32"])
+def test_guests_of_every_paging_mode(paging: str) -> None:
+    assert small("build", Configuration(paging=paging, memory="64M")).clean
+
+
+def test_the_same_seed_gives_the_same_counters() -> None:
+    first, second = (small("build", Configuration(memory="64M"), seed=7) for _ in range(2))
+    assert first.counters == second.counters
+    assert small("build", Configuration(memory="64M"), seed=8).counters != first.counters
+
+
+def test_random_reads_map_four_times_what_they_use() -> None:
+    measured = measure("random", Configuration(memory="256M"), default_costs())
+    assert measured["sptes_made"] == 14_064
+    assert measured["sptes_made"] - measured["unused"] == 3_556
+    assert measured["faults"] == measured["fixed"] == 1_758
+
+
+@pytest.mark.parametrize(
+    ("window", "faults"), [("off", 512), ("8_aligned", 64), ("16_aligned", 32), ("16_from_fault", 512)]
+)
+def test_a_window_that_starts_at_the_fault_gains_nothing_backwards(window: str, faults: int) -> None:
+    configuration = Configuration(memory="64M").with_design(prefetch_window=window)
+    assert measure("backward", configuration, default_costs(), parameters={"pages": 512})["faults"] == faults
+
+
+def test_nothing_is_used_that_only_prefetching_made() -> None:
+    measured = measure(
+        "strided", Configuration(memory="64M"), default_costs(), parameters={"pages": 256, "stride": 256}
+    )
+    assert measured["unused"] == 0
+    assert measured["sptes_made"] == 256
+
+
+def test_by_walk_the_lock_is_held_for_all_pages() -> None:
+    def hold(kind: str, pages: int) -> float:
+        configuration = Configuration(memory="128M").with_design(zap_all=kind)
+        return measure("zap-all", configuration, default_costs(), parameters={"pages": pages})["longest_hold"]
+
+    assert hold("generation", 16384) == hold("generation", 24576)
+    assert hold("walk", 24576) > 1.4 * hold("walk", 16384)
+
+
+def test_a_nested_page_fault_reads_more_entries() -> None:
+    loads = [
+        measure(
+            "pointer-chase",
+            Configuration(memory="64M", params={"kvm_amd.npt": npt}),
+            default_costs(),
+            parameters={"pages": 4096, "rounds": 1},
+        )["walk_loads"]
+        for npt in (0, 1)
+    ]
+    assert loads[1] > 2 * loads[0]
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(WorkloadError, match="no workload 'nonsense'; there are: backward, balloon"):
+        measure("nonsense", Configuration(), default_costs())
+    with pytest.raises(WorkloadError, match="random has no parameter 'size'; there are: pages, reads"):
+        measure("random", Configuration(), default_costs(), parameters={"size": 1})
+    with pytest.raises(WorkloadError, match="pages=many must be a number"):
+        measure("random", Configuration(), default_costs(), parameters={"pages": "many"})
+    with pytest.raises(ConfigurationError, match="a workload needs a guest with page tables"):
+        measure("random", Configuration(paging="nopaging"), default_costs())
+    with pytest.raises(MemoryError, match="the guest has used all of its"):
+        measure("random", Configuration(memory="64M"), default_costs(), parameters={"pages": 100_000})
