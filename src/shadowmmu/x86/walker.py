@@ -294,7 +294,7 @@ class Walker:
                     elif not self.update(hpa, word | A << lane, table, gva, level):
                         return 0
             table = entry & ADDR
-            if use_caches:
+            if use_caches and not unmarked:
                 self.remember(level, gva, pcid, table | rights & (W | U) | nx | P)
             level -= 1
         translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D | NESTED_W | NESTED_X
