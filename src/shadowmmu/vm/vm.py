@@ -77,6 +77,8 @@ class Vm(Operations):
     hostbits, physbits
               bits of a physical address, 32 to 52: the host's (MAXPHYADDR), and those that the guest is
               shown; by default the host's
+    l1tf      bits of a physical address that the host's L1 cache uses if its processor is vulnerable to L1TF,
+              hostbits to 46, "intel" only; 0: it is not
     tlb       False: every access walks the tables
     mmio      answers accesses to addresses without memory; by default reads give all ones
     checked   every operation is checked, see `check`
@@ -100,6 +102,7 @@ class Vm(Operations):
         dirty_ring: int = 0,
         hostbits: int = 46,
         physbits: int | None = None,
+        l1tf: int = 0,
         tlb: bool = True,
         mmio: Callable[[MmioAccess], int] | None = None,
         checked: bool = False,
@@ -117,6 +120,7 @@ class Vm(Operations):
             dirty_ring=dirty_ring,
             hostbits=hostbits,
             physbits=physbits,
+            l1tf=l1tf,
         )
         try:
             self._take(

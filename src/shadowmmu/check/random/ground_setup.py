@@ -26,6 +26,8 @@ PAE_ROOT = 0x3F000
 """The page tables of a second vCPU in PAE mode."""
 PHYSBITS = (36, 39, 46, 52)
 HOSTBITS = (36, 43, 52)
+L1TF_BITS = (44, 46)
+USUAL_HOSTBITS = 40
 FOUR_LEVELS = 48
 """Bits that four levels of nested tables translate: KVM has no answer to an address beyond (to prefault 2^48
 maps 0), so that guests with nested tables use none.
@@ -69,6 +71,7 @@ class Machine:
         widest = 52 if mmu == "shadow" else FOUR_LEVELS
         self.physbits = min(rng.choice(PHYSBITS), widest) if rng.random() < 0.3 else 0
         self.hostbits = min(rng.choice(HOSTBITS), widest) if rng.random() < 0.2 else 0
+        self.l1tf = self._l1tf()
         self.rings = rng.random() < 0.15
         self.crowded = rng.random() < (0.4 if self.nested else 0.2)
         self.kind = self.choose_kind()
@@ -93,6 +96,17 @@ class Machine:
         self.cr4 = [0x10 if mode == "32" else 0x1020 if mode == "long5" else 0x20] * 2
         self.in_l2 = [False, False]
         self.setup = self._setup()
+
+    def _l1tf(self) -> int:
+        """Bits that the L1 cache uses of a processor vulnerable to L1TF, as some of Intel's are; else 0.
+
+        It has dice of its own, so that a seed means the same guest on either vendor's processor.
+        """
+        dice = random.Random(f"l1tf {self.seed}")
+        least = self.hostbits or USUAL_HOSTBITS
+        if self.vendor != "intel" or least > L1TF_BITS[-1] or dice.random() < 0.7:
+            return 0
+        return dice.choice([least, *(bits for bits in L1TF_BITS if bits > least)])
 
     def choose_kind(self) -> str:
         """Choose the kind of memory that the tables are in."""
@@ -189,6 +203,7 @@ class Machine:
         lines += [f"param kvm nx_huge_pages={int(rng.random() < 0.2)}"]
         lines += [f"physbits {self.physbits}"] if self.physbits else []
         lines += [f"hostbits {self.hostbits}"] if self.hostbits else []
+        lines += [f"host l1tf={self.l1tf}"] if self.l1tf else []
         lines += [f"mode {self.mode}", "vcpus 2", *(["mode@1 pae"] if self.mixed else [])]
         lines += [*(["nested"] if self.nested else []), "slot 0 0x0 16M"]
         lines += [f"slot 1 {HUGE:#x} 8M {rng.choice(('huge2m', 'huge2m', 'thp', 'memfd'))}"]

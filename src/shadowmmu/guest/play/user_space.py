@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -75,13 +76,16 @@ class UserSpace:
         self.modes = [MODES[name] for name in setup.modes]
         self.trampolines = trampolines_of(setup.modes)
         parameters = parameters_of(setup.params)
-        parameters.tdp_level = 5 if setup.host_la57 else 4
-        parameters.host_maxphyaddr = setup.host_maxphyaddr
+        parameters.tdp_level = 5 if setup.host.la57 else 4
+        parameters.host_maxphyaddr = setup.host.maxphyaddr
+        parameters.l1tf_cache_bits = setup.host.l1tf
+        parameters.mbec = parameters.mbec and setup.host.exit_info
+        recorded_on = replace(INTEL, ept_advanced_info=setup.host.exit_info) if parameters.vmx else TCG
         self.machine = Machine(
             parameters,
             design=design_of(setup.params["kernel"], setup.design),
             tlb=tlb,
-            implementation=implementation or (INTEL if parameters.vmx else TCG),
+            implementation=implementation or recorded_on,
         )
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ...kvm.design.switches import DesignError, value_of
+from ...kvm.state.spte_masks import MOST_L1TF_BITS
 from ...x86.bits import MASK64
+from .host_processor import HostError, HostProcessor
 from .line import GPA_LIMIT, U32, Line, split_words
 from .modes import MODES, TRAMP_SIZE, Mode, trampolines_of
 from .module_params import (
@@ -22,7 +24,7 @@ from .ops import (
     SetGpte,
     WatchPage,
 )
-from .scenario import HOST_MAXPHYADDR, Scenario, any_long5, mode_names
+from .scenario import Scenario, any_long5, mode_names
 from .setup import (
     NESTED_GPA,
     NESTED_SIZE,
@@ -112,8 +114,7 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
         text, setup=_with_results(text.setup, rebuilt.setup), name=rebuilt.name, title=rebuilt.title,
         kernel=rebuilt.kernel, params={**_not_recorded(text.params), **rebuilt.params},
         design=rebuilt.design,
-        maxphyaddr=rebuilt.maxphyaddr, host_maxphyaddr=rebuilt.host_maxphyaddr,
-        host_la57=rebuilt.host_la57, ops=tuple(ops),
+        maxphyaddr=rebuilt.maxphyaddr, host=rebuilt.host, ops=tuple(ops),
     )  # fmt: skip
 
 
@@ -175,8 +176,8 @@ class _RecordingParser:
         self.setup: list[SetupLine] = []
         self.vcpus: list[Vcpu] = []
         self.vmcbs: list[Vmcb] = []
-        self.maxphyaddr = HOST_MAXPHYADDR
-        self.host_maxphyaddr = HOST_MAXPHYADDR
+        self.host = HostProcessor()
+        self.maxphyaddr = self.host.maxphyaddr
 
     def fail(self, line: int, what: str, fix: str) -> NoReturn:
         raise ScenarioError.at(self.path, line, what, fix)
@@ -202,13 +203,21 @@ class _RecordingParser:
             design=self._design(header.get("design", {})),
             modes=mode_names(self.ops_parser.modes, len(self.vcpus)),
             maxphyaddr=self.maxphyaddr,
-            host_maxphyaddr=self.host_maxphyaddr,
-            host_la57=any_long5(self.ops_parser.modes) or _has_five_levels(recording.rows),
+            host=self._host(recording),
             vcpus=tuple(self.vcpus),
             vmcbs=tuple(self.vmcbs),
             setup=tuple(self.setup),
             ops=tuple(self._ops(recording.rows)),
         )
+
+    def _host(self, recording: RecordedRun) -> HostProcessor:
+        la57 = any_long5(self.ops_parser.modes) or _has_five_levels(recording.rows)
+        host = replace(self.host, la57=la57)
+        try:
+            host.check(vmx="kvm_intel.ept" in recording.header["params"])
+        except HostError as error:
+            self.fail(1, error.what, "make the recording anew")
+        return host
 
     def _design(self, values: Mapping[str, str]) -> Mapping[str, str]:
         try:
@@ -227,7 +236,11 @@ class _RecordingParser:
                 return
             case "cpuid":
                 self.maxphyaddr = _within(entry["maxphyaddr"], 52, 32)
-                self.host_maxphyaddr = _within(entry.get("host", HOST_MAXPHYADDR), 52, 32)
+                self.host = HostProcessor(
+                    maxphyaddr=_within(entry.get("host", self.host.maxphyaddr), 52, 32),
+                    l1tf=_within(entry.get("l1tf", 0), MOST_L1TF_BITS),
+                    exit_info=bool(_within(entry.get("exit_info", 1), 1)),
+                )
                 return
             case "vcpu":
                 registers = (_hex(entry[name]) for name in ("cr0", "cr3", "cr4", "efer"))

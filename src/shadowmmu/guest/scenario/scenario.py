@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...kvm.design.switches import kernel_text, value_of
+from .host_processor import HostError, HostProcessor
 from .modes import Mode
 from .module_params import (
     VENDORS,
@@ -31,11 +32,9 @@ from .setup import (
 )
 from .text import shown
 
-__all__ = ["HOST_MAXPHYADDR", "Scenario"]
+__all__ = ["Scenario"]
 
 EFER_SVME = 0x1000
-HOST_MAXPHYADDR = 40
-"""What the recorded kernels ran on, unless a scenario says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,8 @@ class Scenario:
     """The paging mode of each vCPU."""
     maxphyaddr: int
     """Bits of a physical address as the guest's CPUID has them."""
-    host_maxphyaddr: int
-    """The same of the host's processor."""
-    host_la57: bool
-    """The host has five-level page tables; a scenario's host has if its guest may."""
+    host: HostProcessor
+    """What it runs on; a scenario's host has five-level page tables if its guest may."""
     vcpus: tuple[Vcpu, ...]
     vmcbs: tuple[Vmcb, ...]
     """What each vCPU says about its L2; empty if the guest is no hypervisor."""
@@ -78,7 +75,16 @@ class Scenario:
             raise ScenarioError(f"there is no vendor {vendor!r}; there are {', '.join(VENDORS)}")
         if vendor == "intel" and self.vmcbs:
             raise ScenarioError(f"{self.path}: a guest that is a hypervisor is modelled on AMD only")
-        return replace(self, params=params_of_vendor(self.params, vendor))
+        return replace(self, params=params_of_vendor(self.params, vendor)).with_host({})
+
+    def with_host(self, values: Mapping[str, str]) -> Scenario:
+        """The same on another host's processor, `l1tf` -> `44`. Raises ScenarioError if it cannot be."""
+        try:
+            host = self.host.with_settings(values)
+            host.check(vmx="kvm_intel.ept" in self.params)
+        except HostError as error:
+            raise ScenarioError(f"{self.path}: {error}") from None
+        return replace(self, host=host)
 
     def with_params(self, values: Mapping[str, str]) -> Scenario:
         """Return the same scenario with other module parameters, `kvm_intel.eptad` -> `0`.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from ...x86.bits import MASK64
+from .host_processor import HostProcessor
 from .modes import MODES, TRAMP_SIZE, trampolines_of
 from .text import shown
 
@@ -256,13 +257,12 @@ class Setup:
     modes: tuple[str, ...]
     """The paging mode of each vCPU."""
     maxphyaddr: int
-    host_maxphyaddr: int
+    """Bits of a physical address as the guest's CPUID has them."""
+    host: HostProcessor
     params: Mapping[str, str]
     """Module parameters, and `kernel`."""
     design: Mapping[str, str]
     """Switches that are not as the kernel has them."""
-    host_la57: bool
-    """The host has five-level page tables."""
     actions: tuple[SetupAction, ...]
     """Slots, entries and capabilities as written; the vCPUs last."""
 
@@ -470,9 +470,8 @@ def resolve(scenario: Scenario) -> Setup:
         path=scenario.path,
         modes=scenario.modes,
         maxphyaddr=scenario.maxphyaddr,
-        host_maxphyaddr=scenario.host_maxphyaddr,
+        host=scenario.host,
         params={**scenario.params, "kernel": scenario.kernel},
         design=scenario.design,
-        host_la57=scenario.host_la57,
         actions=(*builder.actions, *_vcpus_with_vmcbs(scenario)),
     )

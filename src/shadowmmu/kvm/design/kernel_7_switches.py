@@ -41,9 +41,46 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "7.3: yes (shadow_xu_mask, FROZEN_SPTE, MMIO_SPTE_GEN_LOW_END); 6.12: no",
-        "bit 10 of an SPTE is EPT's right to execute for user addresses: frozen SPTEs have it clear, and "
-        "MMIO SPTEs keep seven bits of the generation at 9:3, not eight, so that it wraps at 18 bits",
+        "bit 10 of an SPTE is EPT's right to execute for user addresses, which executable ones have too: "
+        "frozen SPTEs have it clear, and MMIO SPTEs keep seven bits of the generation at 9:3, not eight, so "
+        "that it wraps at 18 bits",
         kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "ept_mbec",
+        NO_YES,
+        "no",
+        "7.3: yes (cr4_smep, kvm_calc_tdp_mmu_root_page_role); 6.12: it is not used",
+        "the processor's mode-based execute control is used (kvm_intel.mbec), and part of the roles of EPT",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "ept_software_bits",
+        {"6": 0, "7": 1},
+        "6",
+        "7.3: 7 (EPT_SPTE_HOST_WRITABLE, EPT_SPTE_MMU_WRITABLE, SPTE_TDP_AD_SHIFT); 6.12: 6",
+        "where SPTEs of EPT have what only KVM reads: 6: A/D type 53:52, saved R and X 54 and 56, "
+        "host-writable 57, MMU-writable 58; 7: saved R, X and XU 52, 54 and 62, host-writable 53, "
+        "MMU-writable 55, A/D type 61:60",
+        kernels={"7.3": "7"},
+    ),
+    Switch(
+        "ept_software_ad",
+        NO_YES,
+        "no",
+        "7.3: yes (kvm_mmu_set_ept_masks, kvm_ad_enabled); 6.12: no, both masks are 0",
+        "where the processor sets no Accessed and Dirty in EPT entries, KVM sets both itself, as software "
+        "bits",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "ept_read_is_user",
+        NO_YES,
+        "yes",
+        "7.3: no (__vmx_handle_ept_violation); 6.12: yes",
+        "the error code that stands for an EPT violation has U for a read; or for an access of user code, "
+        "if the processor says whose it is",
+        kernels={"7.3": "no"},
     ),
     Switch(
         "stat_mmu_shadow_pages",

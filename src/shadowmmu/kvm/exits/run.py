@@ -97,6 +97,7 @@ def _configure_nested_paging(vcpu: Vcpu) -> None:
             maxphyaddr=vcpu.host_maxphyaddr,
             ad=parameters.ept_ad_bits,
             execute_only=parameters.ept_exec_only,
+            mbec=vcpu.kvm.mbec,
         )
     else:
         vcpu.cpu.set_nested(levels=parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)

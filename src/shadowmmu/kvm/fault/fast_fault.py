@@ -46,7 +46,7 @@ def page_fault_can_be_fast(kvm: Kvm, fault: PageFault) -> bool:
     """Return whether a fault may be due to a cleared W or, where Accessed is not used, to access tracking."""
     if fault.rsvd:
         return False
-    return fault.write if fault.present else not kvm.shadow_accessed_mask
+    return fault.write if fault.present else not kvm.ad_enabled
 
 
 def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:

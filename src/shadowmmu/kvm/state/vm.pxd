@@ -9,12 +9,12 @@ from .stats cimport Tally, VmStat
 
 @cython.final
 cdef class Parameters:
-    cdef public bint vmx, ept_ad_bits, ept_exec_only, ignore_guest_pat
+    cdef public bint vmx, ept_ad_bits, ept_exec_only, ignore_guest_pat, mbec
     cdef public bint tdp_enabled, tdp_mmu, eager_page_split
     cdef public u32 tdp_level
     cdef public bint nx_huge_pages, flush_on_reuse, ignore_msrs, manual_dirty_log_protect, dirty_log_initially_set
     cdef public u32 nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms, max_huge_page_level
-    cdef public u32 cpu_dirty_log_size, dirty_ring_size, host_maxphyaddr, max_vcpu_ids
+    cdef public u32 cpu_dirty_log_size, dirty_ring_size, host_maxphyaddr, max_vcpu_ids, l1tf_cache_bits
     cdef public bint mmio_caching, disable_nx_huge_pages, exit_on_emulation_error
     cdef public u64 disabled_quirks
 
@@ -46,6 +46,9 @@ cdef class Kvm:
     cdef readonly u64 shadow_user_mask, shadow_x_mask, shadow_nx_mask, shadow_accessed_mask, shadow_dirty_mask
     cdef readonly u64 shadow_acc_track_mask, shadow_host_writable_mask, shadow_mmu_writable_mask
     cdef readonly u64 shadow_mmio_value, shadow_mmio_mask, shadow_mmio_access_mask, shadow_mmio_gfn_mask
+    cdef readonly u64 shadow_nonpresent_or_rsvd_mask, acc_track_saved_bits
+    cdef readonly u32 acc_track_saved_shift
+    cdef readonly bint ad_enabled, mbec
     cdef readonly bint enable_mmio_caching
     cdef readonly u32 mmio_gen_low_bits
     cdef readonly u64 mmio_generation_mask

@@ -176,7 +176,7 @@ class _DecodedWords:
         key = f"{level}:|{bits}" if bits else f"{level}:{text}"
         if key not in self.found["spte"]:
             spte = parse_spte(f"|{bits}" if bits else text)
-            decoded = self._decode_spte(spte, level=level, host_bits=self._timeline.host_maxphyaddr)
+            decoded = self._decode_spte(spte, level=level, host=self._timeline.host)
             self.found["spte"][key] = _words(decoded)
 
 

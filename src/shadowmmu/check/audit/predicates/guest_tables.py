@@ -79,7 +79,7 @@ def _shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
         return
     gfn, page = (gpte & ADDR) >> 12, spte.page
     if not spte.present:
-        kept = gfn & t.kvm.shadow_mmio_gfn_mask >> 12
+        kept = gfn & (t.kvm.shadow_mmio_gfn_mask | t.kvm.shadow_nonpresent_or_rsvd_mask) >> 12
         mmio = get_mmio_spte_gfn(t.kvm, spte.value) if is_mmio_spte(t.kvm, spte.value) else kept
         if page.level == 1 and mmio != kept:
             yield of_spte(spte, f"{_shadows(t, spte, gpte)} but is an MMIO SPTE for gfn {mmio:x}")

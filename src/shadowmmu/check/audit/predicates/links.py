@@ -12,10 +12,10 @@ from ....kvm.bits import (
     ROLE_LEVEL,
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
-    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
 )
 from ....kvm.spte.rmap import pte_list
+from ....kvm.spte.spte import saved_rights
 from ....x86.bits import ACC_W, ACC_X, ADDR, A, P, U, W
 from ..predicate import Finding, Scope, of_spte, predicate
 from ..shadow_copy import Page, Spte
@@ -162,7 +162,7 @@ def _writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
 )
 def _leaf_bits(t: Tables, spte: Spte) -> Iterator[Finding]:
     kept = t.kvm.spte_leaf_bits & ~t.kvm.shadow_acc_track_mask
-    readable = spte.value >> SHADOW_ACC_TRACK_SAVED_SHIFT if spte.is_tracked else spte.value
+    readable = saved_rights(t.kvm, spte.value) if spte.is_tracked else spte.value
     if spte.value & kept != kept or not readable & P:
         yield of_spte(spte, f"{t.spte_name(spte.address)} is not a leaf SPTE that the processor can use")
 
