@@ -45,6 +45,7 @@ wheel: $(VENV)/.dev
 programs:
 	$(MAKE) -C src/shadowmmu/guest/pc/programs/tour
 	$(MAKE) -C tests/guest/pc/guests
+	$(MAKE) -C tests/guest/linux/guests
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

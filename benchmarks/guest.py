@@ -85,7 +85,7 @@ def prepare(name: str, *, npt: bool) -> SvmMachine:
 
 def handle_exceptions(machine: SvmMachine) -> None:
     """A handler that steps over two bytes and returns."""
-    from shadowmmu.guest.svm.processor import Segment
+    from shadowmmu.guest.svm.registers import Segment
 
     handler, idt, gdt = 0x5000, 0x6000, 0x7000
     machine.write(handler, b"\x48\x83\x04\x24\x02\x48\xcf")  # add qword ptr [rsp], 2; iretq

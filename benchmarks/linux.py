@@ -20,8 +20,9 @@ from pathlib import Path
 from shadowmmu.guest.linux.computer import Computer
 from shadowmmu.guest.linux.kernel import Kernel
 from shadowmmu.guest.svm.machine import Outcome, SvmMachine
-from shadowmmu.guest.svm.processor import HF_GUEST, HF_SVME, SvmProcessor
-from shadowmmu.host.mapping import Backing
+from shadowmmu.guest.svm.processor import SvmProcessor
+from shadowmmu.guest.svm.registers import HF_GUEST, HF_SVME
+from shadowmmu.host.backing import Backing
 from shadowmmu.host.memory import Arena
 
 MEMORY = 512 << 20

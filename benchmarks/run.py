@@ -21,9 +21,9 @@ from pathlib import Path
 import shadowmmu
 from shadowmmu.guest.play.accesses import run_accesses
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.mapping import Backing
+from shadowmmu.host.backing import Backing
 from shadowmmu.kvm.bits import MEM_LOG_DIRTY_PAGES
-from shadowmmu.kvm.memory.dirty_log_ioctl import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
+from shadowmmu.kvm.memory.dirty_bitmap import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
 from shadowmmu.kvm.memory.memory_region import kvm_set_nr_mmu_pages
 from shadowmmu.kvm.pages.zap import kvm_mmu_zap_all_fast
 from shadowmmu.kvm.registers.regs import set_sregs

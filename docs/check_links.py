@@ -5,6 +5,7 @@ check_links.py FOLDER: exit status 1, with a line for each broken link, if one i
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -22,6 +23,8 @@ class _Page(HTMLParser):
         self.links: list[str] = []
         self.places: set[str] = set()
         self.feed(text)
+        if "slider" in self.places:  # a page of `shadowmmu show`: its ops are places, its script shows them
+            self.places |= {f"op={op}" for op in re.findall(r'"op":(-?\d+),"text":', text)}
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value for name, value in attrs if value is not None}
@@ -41,7 +44,7 @@ def broken_links(folder: Path) -> Iterator[str]:
             if parts.scheme or parts.netloc:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            place = unquote(parts.fragment)
+            place = unquote(parts.fragment).partition("&")[0]
             if not target.is_file() or (place and target in pages and place not in pages[target].places):
                 yield f"{path.relative_to(folder.resolve())}: {link}"
 

@@ -14,7 +14,14 @@ author = "the shadowmmu project"
 copyright = "the shadowmmu project. GPL-2.0-or-later"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "generated"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "docstrings",
+    "generated",
+    "histories",
+]
 exclude_patterns = ["_ext"]
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 nitpicky = False  # types in signatures are not all pages of their own

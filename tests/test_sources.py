@@ -211,3 +211,21 @@ def test_arrays_are_as_long_as_constants_say() -> None:
     }
     assert len(sizes) > 8
     assert {size for size in sizes if not re.search(r"[A-Z]", size.partition(": ")[2])} == set()
+
+
+# -- exceptions ------------------------------------------------------------------------------------------
+
+
+def test_functions_that_return_c_values_say_how_they_raise() -> None:
+    """Without a sentinel or `noexcept` every caller asks Python for an exception, at each call."""
+    unsaid, said = [], 0
+    for pxd in PACKAGE.rglob("*.pxd"):
+        text = re.sub(r"\([^)]*\)", "()", pxd.read_text())
+        for name, rest in re.findall(
+            r"^ *cp?def (?:u?int|[ui]\d+|void|bint) (\w+)\(\)(.*)", text, re.MULTILINE
+        ):
+            said += 1
+            if "except" not in rest:
+                unsaid.append(f"{pxd.relative_to(PACKAGE)}: {name}")
+    assert said > 300
+    assert unsaid == []

@@ -76,3 +76,17 @@ def fixtures() -> SimpleNamespace:
         recordings=recordings,
         scenarios=CONFORMANCE / "scenarios",
     )
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Callable[..., Path]:
+    """Write a scenario with these ops; its guest has `pages` pages from 0x400000 on."""
+
+    def write(*ops: str, pages: int = 4) -> Path:
+        path = tmp_path / "small.txt"
+        mapping = f"map 0x1000 0x400000 0x800000 0x67 n={pages}"
+        setup = ("mode long4", "slot 0 0x0 16M", "alloc 0x2000", "tramp 0x1000", mapping, "start cr3=0x1000")
+        path.write_text("\n".join((*setup, *ops)) + "\n")
+        return path
+
+    return write

@@ -128,6 +128,23 @@ def test_a_recording_is_replayed_on_its_kernel(invoke, fixtures, tmp_path):
         assert invoke("compare", tmp_path / "b-unsync.jsonl").exit_code == 1
 
 
+def test_where_a_header_does_not_say_the_host_s_processor_an_option_does(invoke, fixtures, tmp_path):
+    source = fixtures.recordings / "intel/broadwell/g-mmio.jsonl"
+    assert invoke("compare", source).exit_code == 0
+    header, _, rows = source.read_text().partition("\n")
+    entries = json.loads(header)
+    (cpuid,) = (entry for entry in entries["setup"] if entry["setup"] == "cpuid")
+    assert (cpuid.pop("l1tf"), cpuid.pop("exit_info")) == (44, 0)
+    silent = tmp_path / "g-mmio.jsonl"
+    silent.write_text(f"{json.dumps(entries)}\n{rows}")
+    assert invoke("compare", silent).exit_code == 1
+    assert invoke("compare", silent, "--host", "exitinfo=no").exit_code == 1
+    assert invoke("compare", silent, "--host", "l1tf=44").exit_code == 0
+    refused = invoke("compare", silent, "--host", "l1tf=50")
+    assert refused.exit_code == 2
+    assert "l1tf=50 does not fit a host with 40 physical address bits" in refused.output
+
+
 def test_recordings_of_another_kernel_find_their_scenarios(invoke, fixtures, texts_used, tmp_path):
     source = fixtures.recordings / "k6.1" / "m-access.jsonl"
     assert invoke("compare", source).exit_code == 0

@@ -22,12 +22,24 @@ def test_the_kernel_decides_what_an_empty_spte_is(invoke):
     assert "This kernel's empty SPTE is 0x0" in invoke("decode", "--kernel", "6.1", "spte", "none63").output
 
 
+def test_the_host_decides_where_an_mmio_spte_has_its_frame(invoke):
+    lines = invoke("decode", "ept", "f80d0000026", "--l1tf", "44").output.splitlines()
+    assert lines[0] == "ept 0xf80d0000026: MMIO SPTE of gfn 0xd0000, memslot generation 0x4"
+    (ones,) = (line for line in lines if line.startswith("  43:39  L1TF "))
+    assert "0x1f     ones: no line of the L1 cache" in ones
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("role", "zz"), "the role must be hexadecimal, 0x3713 or 3713, not 'zz'"),
         (("gpte", "2027", "--mode", "32", "--level", "3"), "mode 32 has no level 3; it has 2 levels"),
         (("role", "1", "--level", "2"), "--level: makes no difference to role; leave it out"),
+        (
+            ("spte", "a65", "--host-bits", "46", "--l1tf", "44"),
+            "l1tf=44 does not fit a host with 46 physical",
+        ),
+        (("gpte", "2027", "--l1tf", "44"), "--l1tf: makes no difference to gpte; leave it out"),
         (("exit", "x"), "'x' must be an exit code: "),
     ],
 )

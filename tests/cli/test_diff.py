@@ -2,23 +2,10 @@ import json
 
 import pytest
 
-SCENARIO = """\
-mode long4
-slot 0 0x0 16M
-alloc 0x2000
-tramp 0x1000
-map 0x1000 0x400000 0x800000 0x67 n=16
-start cr3=0x1000
-read 0x400000
-read 0x408000
-"""
-
 
 @pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.txt"
-    path.write_text(SCENARIO)
-    return path
+def scenario(small):
+    return small("read 0x400000", "read 0x408000", pages=16)
 
 
 def test_a_setting_given_once_is_of_the_right_side(invoke, scenario):

@@ -21,6 +21,8 @@ NOT_RUN = {
     "shadowmmu run --npt ./busybox -- sh -c 'ls | sort'": "tests/test_readme.py runs busybox",
     "shadowmmu museum --run rmap_left --seconds 60 --out found": "tests/cli/test_museum.py searches",
     "shadowmmu show --tui tests/conformance/recordings/b-unsync.jsonl": "tests/show/tui operates it",
+    "shadowmmu playground -o playground": "tests/show/playground builds it, where npm is",
+    "shadowmmu playground -o playground --pyodide package": "tests/show/playground, too",
     "shadowmmu race --replay s.txt": "run below, with the example that writes the file",
 }
 BECAUSE_OF = {

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 from guest.pc.programs import COMMAND_LINE, EXIT_3, HELLO, elf32, program
@@ -58,6 +60,19 @@ def test_json_report(command, file):
     assert report["exits"]["npf"] >= 1
     assert report["statistics"]["pf_taken"] >= 1
     assert report["tdp_pages"] > 0
+
+
+@needs_extra
+def test_perfetto(command, file, tmp_path):
+    target = tmp_path / "timeline.json"
+    ran = command("run", file(HELLO), "--perfetto", target)
+    assert ran.returncode == 7
+    rows = json.loads(target.read_text())["traceEvents"]
+    exits = [row for row in rows if row["ph"] == "X" and row["name"].startswith("exit ")]
+    assert exits
+    assert all(one["ts"] + one["dur"] <= two["ts"] for one, two in pairwise(exits))
+    arrows = Counter(row["ph"] for row in rows if row["ph"] in "sf")
+    assert arrows["s"] == arrows["f"]
 
 
 @needs_extra

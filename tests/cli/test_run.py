@@ -290,3 +290,21 @@ def test_failing_half_way_leaves_the_old_recording(invoke, fixtures, player, tmp
     assert invoke("run", fixtures.scenarios / "f-pae.txt", "--record", target).exit_code != 0
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_perfetto_writes_a_timeline_of_all_scenarios(invoke, fixtures, tmp_path):
+    target = tmp_path / "timeline.json"
+    scenarios = [fixtures.scenarios / f"{name}.txt" for name in ("f-pae", "e-nonpae")]
+    result = invoke("run", "--quiet", "--perfetto", target, *scenarios)
+    assert result.exit_code == 0
+    trace = json.loads(target.read_text())
+    assert "simulated" in trace["otherData"]["clock"]
+    processes = [row["args"]["name"] for row in trace["traceEvents"] if row["name"] == "process_name"]
+    assert processes == [f"{name}: {what}" for name in ("f-pae", "e-nonpae") for what in ("vCPUs", "KVM")]
+
+
+def test_perfetto_leaves_the_recording_as_it_is(invoke, fixtures, tmp_path):
+    with_it, without = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    invoke("run", "--record", with_it, "--perfetto", tmp_path / "c.json", fixtures.scenarios / "f-pae.txt")
+    invoke("run", "--record", without, fixtures.scenarios / "f-pae.txt")
+    assert with_it.read_text() == without.read_text()

@@ -1,11 +1,11 @@
 """What `shadowmmu run` shows people: stale values, ops in the middle of others, runs of entries, names."""
 
-import click
 import pytest
 
-from shadowmmu.cli.run_report import Report, outcome_line
 from shadowmmu.guest.scenario.parser import parse_scenario
-from shadowmmu.show.text.runs import address_runs, entry_runs, fitting
+from shadowmmu.show.text.report import Report, outcome_spans
+from shadowmmu.show.text.runs import address_runs, entry_runs
+from shadowmmu.show.text.spans import Span, fitting, plain
 
 FORGETS = """\
 mode long4
@@ -83,7 +83,7 @@ def test_a_result_in_the_middle_is_shown():
     report = Report(scenario)
     row = {"op": 1, "do": "delslot 1", "stats": {}, "gptes": [], "events": []}
     row["result"] = {"outcome": "ok", "meanwhile": [{"do": "read 0x401000", "outcome": "ok", "value": "0x7"}]}
-    assert "meanwhile read 0x401000  ok 0x7" in click.unstyle(report.text(row))
+    assert "meanwhile read 0x401000  ok 0x7" in [plain(each).strip() for each in report.lines(row)]
 
 
 def test_a_frame_that_backed_a_page_only_for_a_moment_has_its_name():
@@ -92,7 +92,7 @@ def test_a_frame_that_backed_a_page_only_for_a_moment_has_its_name():
     report._state = {"sps": {}}
     row = {"op": 0, "do": "nop", "result": {"outcome": "ok"}, "stats": {}, "gptes": [], "events": [event]}
     report.count(row)
-    assert "wants gpa:801000 at gfn 801" in report.text(row)
+    assert "wants gpa:801000 at gfn 801" in plain(report.lines(row)[1])
 
 
 def test_runs_of_entries():
@@ -106,12 +106,12 @@ def test_runs_of_entries():
 
 def test_runs_of_addresses():
     assert address_runs([hex(n << 12) for n in (1, 2, 3, 4, 9)]) == ["0x1000..0x4000", "0x9000"]
-    assert click.unstyle(outcome_line({"outcome": "ok", "dirty": []})) == "ok dirty nothing"
+    assert plain(outcome_spans({"outcome": "ok", "dirty": []})) == "ok dirty nothing"
 
 
 def test_no_line_is_wider_than_200():
     line = "      S1 " + " ".join(f"[{2 * n}]=gpa:{n:x}000|ee7" for n in range(200))
-    parts = fitting(line, 6).split("\n")
+    parts = list(map(plain, fitting((Span(line),), 6)))
     assert all(len(part) <= 200 for part in parts)
     assert " ".join(part.strip() for part in parts) == line.strip()
 

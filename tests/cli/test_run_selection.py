@@ -2,24 +2,10 @@
 
 import pytest
 
-SCENARIO = """\
-mode long4
-slot 0 0x0 16M
-alloc 0x2000
-tramp 0x1000
-map 0x1000 0x400000 0x800000 0x67 n=4
-start cr3=0x1000
-read 0x400000
-write 0x401000 7
-nop
-"""
-
 
 @pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.txt"
-    path.write_text(SCENARIO)
-    return path
+def scenario(small):
+    return small("read 0x400000", "write 0x401000 7", "nop")
 
 
 def ops(output):
@@ -62,9 +48,8 @@ def test_what_does_not_fit_together_is_refused(invoke, scenario, arguments, said
     assert said in done.output
 
 
-def test_a_guest_without_a_root_table_has_a_dummy_root_in_words(invoke, tmp_path):
-    path = tmp_path / "dummy.txt"
-    path.write_text(SCENARIO.replace("nop", "cr3 0xd0000000"))
+def test_a_guest_without_a_root_table_has_a_dummy_root_in_words(invoke, small):
+    path = small("read 0x400000", "write 0x401000 7", "cr3 0xd0000000")
     output = invoke("run", path).output
     assert "root dummy: the guest's own root table is in no memory slot" in output
     assert "exit 8 (shutdown: a triple fault, the vCPU cannot continue)" in output

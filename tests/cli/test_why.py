@@ -2,23 +2,10 @@ import json
 
 import pytest
 
-SCENARIO = """\
-mode long4
-slot 0 0x0 16M
-alloc 0x2000
-tramp 0x1000
-map 0x1000 0x400000 0x800000 0x67 n=4
-start cr3=0x1000
-read 0x400000
-cr3 0x1000
-"""
-
 
 @pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "small.txt"
-    path.write_text(SCENARIO)
-    return path
+def scenario(small):
+    return small("read 0x400000", "cr3 0x1000")
 
 
 def test_a_walk_shows_the_history_of_each_entry(invoke, scenario):
@@ -69,7 +56,7 @@ def test_what_cannot_be_answered_is_said_in_one_line(invoke, scenario, arguments
     assert "Traceback" not in done.output
 
 
-def test_a_program_is_refused(invoke):
+def test_of_a_program_only_an_address_is_explained(invoke):
     done = invoke("why", "/bin/ls", "--zaps")
     assert done.exit_code == 2
-    assert "is a program: reasons are kept of scenarios and recordings only" in done.output
+    assert "of a program give --gva X" in done.output

@@ -40,6 +40,9 @@ def test_there_are_recordings_of_an_intel_processor_with_shadow_paging_and_with_
     headers = [Recording.read(path).header for path in INTEL]
     assert {header["params"]["kvm_intel.ept"] for header in headers} == {"Y", "N"}
     assert {header["params"]["kvm_intel.eptad"] for header in headers} == {"Y", "N"}
+    assert {header["kernel"].partition("+")[0] for header in headers} == {"6.12.111", "7.3.4"}
+    cpuid = [entry for header in headers for entry in header["setup"] if entry["setup"] == "cpuid"]
+    assert {entry.get("l1tf", 0) for entry in cpuid} == {0, 44}
 
 
 @pytest.mark.parametrize(

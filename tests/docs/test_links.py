@@ -34,6 +34,14 @@ def test_good_links_are_good(check_links, folder):
     assert list(check_links.foreign_files(folder)) == []
 
 
+def test_the_ops_of_a_page_of_show_can_be_linked_to(check_links, folder):
+    (folder / "show.html").write_text('<input id="slider"><script>{"ops":[{"op":3,"text":"nop"}]}</script>')
+    (folder / "a.html").write_text('<a href="show.html#op=3&amp;gva=0x400000">x</a>')
+    assert list(check_links.broken_links(folder)) == []
+    (folder / "a.html").write_text('<a href="show.html#op=4&amp;gva=0x400000">x</a>')
+    assert list(check_links.broken_links(folder)) == ["a.html: show.html#op=4&gva=0x400000"]
+
+
 @pytest.mark.parametrize("link", ["c.html", "sub/b.html#nowhere", "#nowhere", "sub/"])
 def test_a_link_to_nothing_is_found(check_links, folder, link):
     (folder / "a.html").write_text(f'<a href="{link}">x</a>')

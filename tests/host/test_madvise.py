@@ -3,31 +3,20 @@
 import errno
 
 import pytest
-from host.test_mapping import MIB, Listener, at, mapped
+from host.listener import MIB, Listener, at, mapped
 
 from shadowmmu.host.address_space import AddressSpace
+from shadowmmu.host.backing import Backing, HostError
 from shadowmmu.host.bits import PROT_NONE, PROT_READ, PROT_RW
 from shadowmmu.host.madvise import NotModelled, madvise
-from shadowmmu.host.mapping import Backing, HostError, Mapping
-from shadowmmu.host.memory import Arena
+from shadowmmu.host.mapping import Mapping
 
 NORMAL, RANDOM, WILLNEED, DONTNEED, FREE, REMOVE, DONTFORK, MERGEABLE = 0, 1, 3, 4, 8, 9, 10, 12
+DOFORK = 11
 HUGEPAGE, NOHUGEPAGE, WIPEONFORK, COLD, PAGEOUT, POPULATE_READ, POPULATE_WRITE = 14, 15, 18, 20, 21, 22, 23
 DONTNEED_LOCKED, COLLAPSE, HWPOISON = 24, 25, 100
 ZERO_PAGE = 2 | 8
 REGION = (0, 512)
-
-
-@pytest.fixture
-def space() -> AddressSpace:
-    return AddressSpace(Arena(1 << 36))
-
-
-@pytest.fixture
-def listener(space: AddressSpace) -> Listener:
-    listener = Listener()
-    space.notifiers.append(listener)
-    return listener
 
 
 def advise(space: AddressSpace, mapping: Mapping, first: int, npages: int, advice: int) -> None:
@@ -305,3 +294,92 @@ def test_shared_memory_is_not_collapsed_here(space: AddressSpace, listener: List
     advise(space, mapping, 0, 1024, HUGEPAGE)
     with pytest.raises(NotModelled):
         advise(space, mapping, 0, 512, COLLAPSE)
+
+
+# -- what kernels differ in --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("advice", [FREE, COLD, PAGEOUT])
+def test_a_huge_page_that_is_split_is_announced_once_or_twice(
+    space: AddressSpace, listener: Listener, advice: int, twice: bool
+) -> None:
+    space.switches.split_announces_twice = twice
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
+    advise(space, mapping, 3, 1, advice)
+    assert listener.take() == [(3, 4)] * (advice == FREE) + [REGION] * (1 + twice)
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_pages_that_cannot_be_written_are_collapsed_or_not(
+    space: AddressSpace, listener: Listener, needed: bool
+) -> None:
+    space.switches.collapse_needs_writable = needed
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP, populated=False)
+    put(space, mapping, 600, 1)
+    mapping.fault(0, 0)
+    advise(space, mapping, 1, 1, DONTNEED)
+    assert errno_of(space, mapping, 0, 512, COLLAPSE) == (errno.EINVAL if needed else 0)
+    assert mapping.level(0) == (1 if needed else 2)
+    assert get(space, mapping, 0) == 0
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_part_of_a_huge_page_is_collapsed_to_no_effect_or_not(
+    space: AddressSpace, listener: Listener, refused: bool
+) -> None:
+    space.switches.collapse_refuses_parts = refused
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
+    assert errno_of(space, mapping, 0, 1, COLLAPSE) == 0
+    assert errno_of(space, mapping, 1, 1, COLLAPSE) == (errno.EINVAL if refused else 0)
+    assert listener.take() == []
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_hugetlb_memory_can_be_forked_again_or_not(
+    space: AddressSpace, listener: Listener, refused: bool
+) -> None:
+    space.switches.dofork_refuses_hugetlb = refused
+    mapping = mapped(space, listener, 4 * MIB, Backing.HUGE2M)
+    advise(space, mapping, 0, 512, DONTFORK)
+    assert errno_of(space, mapping, 0, 512, DOFORK) == (errno.EINVAL if refused else 0)
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_a_write_to_the_huge_page_of_zeros(space: AddressSpace, listener: Listener, huge: bool) -> None:
+    space.switches.huge_zeros_become_huge = huge
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP, populated=False)
+    mapping.fault(0, 0)
+    put(space, mapping, 5, 7)
+    assert listener.take() == [REGION] + ([] if huge else [(5, 6)])
+    assert (mapping.level(5), mapping.level(6)) == ((2, 2) if huge else (1, 1))
+    assert [get(space, mapping, page) for page in (4, 5, 6)] == [0, 7, 0]
+    assert not space.is_zeros(mapping.page(5) >> 12)
+
+
+@pytest.mark.parametrize("frees", [False, True])
+def test_two_megabytes_that_were_dropped_may_be_huge_again(
+    space: AddressSpace, listener: Listener, frees: bool
+) -> None:
+    space.switches.dontneed_frees_tables = frees
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
+    advise(space, mapping, 5, 1, DONTNEED)
+    advise(space, mapping, 0, 511, DONTNEED)
+    put(space, mapping, 0, 1)
+    assert mapping.level(0) == 1, "not all of the page table was covered"
+    advise(space, mapping, 0, 512, DONTNEED)
+    put(space, mapping, 0, 1)
+    assert mapping.level(0) == (2 if frees else 1)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_huge_page_that_several_vmas_map_is_announced_by_each(
+    space: AddressSpace, listener: Listener, twice: bool
+) -> None:
+    space.switches.split_announces_twice = twice
+    mapping = mapped(space, listener, 4 * MIB, Backing.THP)
+    space.mprotect(at(mapping, 100), 0x1000, PROT_READ)
+    listener.take()
+    advise(space, mapping, 3, 1, COLD)
+    parts = [(0, 100), (100, 101), (101, 512)]
+    assert listener.take() == [span for part in parts for span in ([REGION] * twice + [part])]

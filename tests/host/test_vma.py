@@ -12,6 +12,7 @@ from shadowmmu.host.bits import (
     VM_NORESERVE,
     VM_SHARED,
 )
+from shadowmmu.host.switches import HostSwitches
 from shadowmmu.host.vma import Vma, Vmas, protected_flags
 
 OLD, NEW = PROT_RW | VM_NOHUGEPAGE, PROT_RW | VM_ACCOUNT
@@ -26,7 +27,8 @@ def remap(vmas: Vmas, first: int, last: int, *, next_first: bool = False) -> Non
     for edge in (first, last):
         if edge < 100 and vmas.at(edge).first != edge:
             vmas.split(edge)
-    vmas.replace(first, last, NEW, next_first=next_first)
+    vmas.switches.remap_joins_next_first = next_first
+    vmas.replace(first, last, NEW)
 
 
 def protect(vmas: Vmas, first: int, last: int, flags: int) -> None:
@@ -38,7 +40,7 @@ def protect(vmas: Vmas, first: int, last: int, flags: int) -> None:
 
 @pytest.fixture
 def vmas() -> Vmas:
-    return Vmas(100, OLD, touched=True)
+    return Vmas(100, OLD, touched=True, switches=HostSwitches())
 
 
 def test_parts_that_become_alike_are_one_again(vmas: Vmas) -> None:
@@ -86,11 +88,19 @@ def test_what_is_between_makes_one_of_neighbours_of_which_one_was_never_touched(
     assert vmas.at(10).anon_vma is not None
 
 
-def test_touched_memory_does_not_join_memory_that_was_not(vmas: Vmas) -> None:
+@pytest.mark.parametrize("hands_on", [False, True])
+def test_touched_memory_joins_memory_that_was_not_if_that_takes_its_anon_vma(
+    vmas: Vmas, hands_on: bool
+) -> None:
+    vmas.switches.vma_hands_anon_vma_on = hands_on
     remap(vmas, 10, 20)
     protect(vmas, 10, 11, NEW & ~PROT_RW)
     vmas.prepare_anon(15)
     protect(vmas, 11, 20, NEW & ~PROT_RW)
+    if hands_on:
+        assert ranges(vmas)[1:-1] == [(10, 20)]
+        assert vmas.at(10).anon_vma is not None
+        return
     assert ranges(vmas)[1:-1] == [(10, 11), (11, 20)]
     protect(vmas, 10, 11, NEW)
     protect(vmas, 11, 20, NEW)
@@ -110,7 +120,7 @@ def test_the_first_page_shares_the_anon_vma_of_a_neighbour_but_for_access(vmas: 
 
 
 def test_hugetlbfs_never_merges() -> None:
-    vmas = Vmas(100, PROT_RW | VM_HUGETLB, touched=True)
+    vmas = Vmas(100, PROT_RW | VM_HUGETLB, touched=True, switches=HostSwitches())
     protect(vmas, 10, 20, VM_HUGETLB)
     protect(vmas, 10, 20, PROT_RW | VM_HUGETLB)
     assert len(vmas) == 3

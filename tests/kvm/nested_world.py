@@ -9,12 +9,21 @@ from kvm.world import World
 
 from shadowmmu.guest.play.player import OpResult
 from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
-from shadowmmu.kvm.map.fetch import shadow_walk_sptep
+from shadowmmu.kvm.pages.shadow_walk import shadow_walk_sptep
 from shadowmmu.kvm.state.vcpu import Vcpu
 from shadowmmu.x86.bits import ADDR, PS, P
 
 NPT, DATA, HUGE = 0x1F000, 0x800000, 0x10000000
 WINDOW, L1_HUGE, L2_HUGE = 0x40000000, 0x60000000, 0x50000000
+PT = NPT + 0x3000
+"""L1's leaf table for DATA in mode long4."""
+MODES = ("long4", "long5", "pae", "32")
+"""Paging modes of L1."""
+
+
+def pt(page: int, value: int) -> str:
+    """L1 writes the entry of a page of DATA in its nested tables."""
+    return f"write {WINDOW + 0x3000 + 8 * page:#x} {value:#x}"
 
 
 def nested_text(

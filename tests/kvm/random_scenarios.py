@@ -15,6 +15,12 @@ LAZY = [0x28000000 + 0x1000 * i for i in range(4)]
 NOTHING = [0xD0000000, 0xD0001000, 0xFEE00000]
 WINDOW = {"long4": 0x7F0000000000, "long5": 0xFF000000000000, "pae": 0x80000000, "32": 0xE0000000}
 WRITE_PROTECT = 0x10000
+ENDLESS = 500
+"""Attempts at one instruction after which such a guest counts as busy with itself for ever.
+
+Some execute a page of zeros that is a page table, or fault on the way to each handler: the thousands of exits
+up to the model's own limit are all alike, and took longer than everything else that these guests do.
+"""
 
 
 class Generator:

@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from kvm.invariants import check_tlb
+from kvm.tlb_audit import check_tlb
 from kvm.world import World
 
 import shadowmmu
@@ -112,6 +112,7 @@ def attack(world: World, gvas: list[int], outcomes: set[str] = OUTCOMES) -> None
         world.do(f"stos {gva & ~0xFFF:#x} 0x67 n=3")
         world.do(f"read {gva:#x}")
     check_tlb(world.audit, gvas)
+    world.check()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -194,6 +195,7 @@ def test_a_guest_without_paging_at_the_edge_of_memory(gva: int) -> None:
         )
     world.do(f"stos {gva & ~0xFFF:#x} 0 n=2048")
     check_tlb(world.audit, [gva])
+    world.check()
 
 
 # -- tables that go away ---------------------------------------------------------------------------------

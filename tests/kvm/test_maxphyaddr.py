@@ -5,7 +5,7 @@ from kvm.world import World, names
 
 from shadowmmu import Vm
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.host.mapping import Backing
+from shadowmmu.host.backing import Backing
 from shadowmmu.kvm.bits import MEMSLOT_INVALID
 from shadowmmu.kvm.memory.memory_region import RegionError, kvm_set_memory_region
 

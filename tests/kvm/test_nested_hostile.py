@@ -7,9 +7,9 @@ import random
 
 import pytest
 from hypothesis import given, settings, strategies as st
-from kvm.invariants import check_tlb
 from kvm.nested_world import DATA, HUGE, L2_HUGE, NPT, WINDOW, nested_world
 from kvm.test_hostile import ENDLESS, no_hang
+from kvm.tlb_audit import check_tlb
 from kvm.world import World
 
 import shadowmmu
@@ -68,6 +68,7 @@ def attack(world: World, addresses: list[int]) -> None:
         ):
             assert world.do(line).result["outcome"] in OUTCOMES, line
     check_tlb(world.audit, addresses)
+    world.check()
     world.do("l2exit")
     for line in ("nop", f"read {WINDOW:#x}", f"write {WINDOW + 0x2000:#x} 0x67"):
         assert world.do(line).result["outcome"] in OUTCOMES, line

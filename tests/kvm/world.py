@@ -43,7 +43,9 @@ class World:
     ) -> None:
         parameters = [line for line in setup if line.startswith(("param ", "vendor "))]
         first = [
-            line for line in setup if line.split()[0] in ("vcpus", "physbits", "hostbits", "cap", "slot")
+            line
+            for line in setup
+            if line.split()[0] in ("vcpus", "physbits", "hostbits", "host", "cap", "slot")
         ]
         if not any(line.startswith("slot 0 ") for line in first):
             first.append("slot 0 0x0 16M")
@@ -98,7 +100,7 @@ class World:
         scenario, self._parse = begin_scenario(text)
         scenario = scenario.with_kernel(kernel).with_design(design or {})
         if host_la57:
-            scenario = replace(scenario, host_la57=True)
+            scenario = replace(scenario, host=replace(scenario.host, la57=True))
         self.player = Player(
             resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb, implementation=implementation
         )

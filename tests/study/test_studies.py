@@ -45,7 +45,7 @@ def smaller(study: Study, factor: int) -> Study:
 
 @pytest.fixture(scope="module")
 def small_window() -> Results:
-    return run_study(smaller(STUDIES["003-prefetch-window"], 16), default_costs(), seeds=(0, 1))
+    return run_study(smaller(STUDIES["003-prefetch-window"], 64), default_costs(), seeds=(0, 1))
 
 
 def test_the_verdict_has_the_numbers_of_the_table(small_window: Results) -> None:
@@ -72,7 +72,7 @@ def test_a_mean_is_over_the_seeds(small_window: Results) -> None:
 
 @pytest.mark.parametrize("name", [name for name in STUDIES if name != "003-prefetch-window"])
 def test_a_small_study_ends_with_a_verdict(name: str) -> None:
-    results = run_study(smaller(STUDIES[name], 32), default_costs())
+    results = run_study(smaller(STUDIES[name], 128), default_costs())
     assert verdict_of(results).endswith(".")
     assert results.clean
 

@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shadowmmu.guest.play.player import OpResult
 from shadowmmu.kvm.bits import TRANSLATION_VALID
-from shadowmmu.kvm.tracepoints.event import Event
 from shadowmmu.trace.recorded_events import events_of
 from shadowmmu.trace.recording import Recording, replay
 
@@ -19,18 +18,6 @@ CONFORMANCE = Path(__file__).parents[1] / "conformance"
 def _translation(word: str) -> int:
     """A shadowed translation as the model has it; a recording does not tell those of gfn 0 from none."""
     return int(word, 16) | TRANSLATION_VALID
-
-
-@dataclass
-class Played:
-    op: int
-    text: str
-    vcpu: int
-    result: dict[str, Any]
-    stats: dict[str, dict[str, int]]
-    gptes: list[list[str]]
-    events: list[Event]
-    state: dict[str, Any] | None
 
 
 FIXTURES = [
@@ -63,7 +50,7 @@ class Machine:
     def area(self, slot: int, gpa: int, size: int) -> None:
         self.areas[slot] = (0x7000_0000_0000 + (slot << 38) + gpa, size, gpa)
 
-    def played(self) -> Iterator[Played]:
+    def played(self) -> Iterator[OpResult]:
         dying: list[str] = []
         for row, state in replay(self.recording):
             for name in dying:
@@ -76,7 +63,7 @@ class Machine:
                     self.pages[name] = self.free.pop(0) if self.free else self.top
                     self.top += 0x1000 * (self.pages[name] == self.top)
             dying = [name for name in self.pages if name not in state["sps"]]
-            yield Played(
+            yield OpResult(
                 row["op"],
                 row["do"],
                 row.get("vcpu", 0),

@@ -13,10 +13,12 @@ from shadowmmu.x86.bits import (
     EPT_RWX,
     EPT_VIOLATION_GVA_TRANSLATED,
     EPT_VIOLATION_GVA_VALID,
+    EPT_VIOLATION_PROT_XU,
     EPT_VIOLATION_RWX_SHIFT,
     EPT_W,
     EPT_WB,
     EPT_X,
+    EPT_XU,
     FAULT,
     FETCH,
     NESTED_FAULT,
@@ -380,3 +382,18 @@ def test_random_tables(data: st.DataObject, levels: int, tlb: bool, ad: bool) ->
                 assert got == expected
         if world.entry(GPA, level) & EPT_RWX != EPT_RWX or world.entry(GPA, level) & ADDR >= 256 << 12:
             break
+
+
+@pytest.mark.parametrize("mbec", [True, False])
+def test_with_mode_based_execute_control_a_violation_reports_x_of_user_addresses(mbec: bool) -> None:
+    world = World()
+    world.cpu.set_ept(levels=4, maxphyaddr=MAXPHYADDR, mbec=mbec)
+    for level in (4, 3, 2):
+        world.set_rights(EPT_RWX | EPT_XU, level)
+    world.set_rights(EPT_R | EPT_X | EPT_XU)
+    xu = EPT_VIOLATION_PROT_XU if mbec else 0
+    rx = (EPT_R | EPT_X) << EPT_VIOLATION_RWX_SHIFT
+    assert world.fails(WRITE) == (EXIT_REASON_EPT_VIOLATION, EPT_W | rx | xu | PAGE)
+    world.words[world.address(GPA, 3) >> 3] &= ~EPT_XU
+    world.cpu.flush_all()
+    assert world.fails(WRITE) == (EXIT_REASON_EPT_VIOLATION, EPT_W | rx | PAGE)

@@ -1,6 +1,8 @@
 """Walks of the processor without a TLB, rule by rule, then against a second walker on random tables."""
 
 import random
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -336,3 +338,28 @@ def test_bit_8_of_upper_entries(implementation: Implementation, reserved: bool) 
     cpu.set_paging(levels=4, cr0_wp=True, efer_nx=True, cr4_smep=False, cr4_smap=False, maxphyaddr=40)
     cpu.root = 0x1000
     assert (cpu.access(0x5000, READ) == FAULT) == reserved
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+@pytest.mark.parametrize("caches", [True, False])
+def test_when_accessed_is_set_on_the_way_is_the_processor_s(at_end: bool, levels: int, caches: bool) -> None:
+    """Of a walk that ends in a page fault it is set as the walk goes, or not at all; afterwards always.
+
+    What has it clear is not cached either.
+    """
+    words = memoryview(bytearray(1 << 16)).cast("B").cast("Q")
+    tables = [0x1000 * (1 + n) for n in range(levels)]
+    for table, target in pairwise(tables):
+        words[table >> 3] = target | (P if levels == 3 and table == 0x1000 else P | W | U)
+    words[tables[-1] >> 3] = 0x8000 | P
+    cpu = Processor(words, tlb=caches, implementation=replace(MANUAL, accessed_at_end=at_end))
+    cpu.set_paging(levels=levels, cr0_wp=True, efer_nx=True, cr4_smep=False, cr4_smap=False, maxphyaddr=40)
+    cpu.root = 0x1000
+    marked = [table for table in tables[:-1] if levels != 3 or table != 0x1000]
+    for _ in range(2):
+        assert cpu.access(0, WRITE) == FAULT
+    assert [bool(words[table >> 3] & A) for table in marked] == [not at_end] * len(marked)
+    assert cpu.access(0, READ) == 0x8000
+    assert all(words[table >> 3] & A for table in [*marked, tables[-1]])
+    assert levels != 3 or not words[0x1000 >> 3] & A, "a PDPTE has no such bit"

@@ -22,10 +22,10 @@ _KVM = (
 _ABOVE = (
     ("cli", "the command"),
     ("vm", "the public class Vm"),
-    ("show", "decoded words, histories, differences, pages for a browser"),
+    ("show", "decoded words, histories, differences, programs, pages for a browser"),
     ("check", "audit, coherence, random guests, museum, races"),
     ("trace", "events, recordings, ftrace"),
-    ("guest", "scenarios, player, SVM, PC, Linux"),
+    ("guest", "scenarios, player, SVM, PC, Linux, what is asked of them"),
 )
 _BELOW = (("host", "the hypervisor's memory, VMAs, huge pages"), ("x86", "paging, TLB, hardware walker"))
 _ROW = 26

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,7 +18,8 @@ from shadowmmu.cli.program_options import ProgramOptions, program_options
 from shadowmmu.cli.progress import progress
 
 if TYPE_CHECKING:
-    from shadowmmu.check.checker import Violation
+    from shadowmmu.check.audit.audit import Level
+    from shadowmmu.check.scenario import Outcome
     from shadowmmu.guest.scenario.scenario import Scenario
 
 __all__ = ["check"]
@@ -27,50 +27,10 @@ __all__ = ["check"]
 _UNUSABLE = 2
 _LONGEST = 480
 _OF_SCENARIOS = {"level": "--audit", "no_tlb": "--no-tlb"}
-_SHOWN = 10
-"""So many violations of a scenario are printed; of more the number."""
 
 _LEVELS = ("off", "op", "step")
 _EVERY = 100
 """Ops between two updates of the progress line."""
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What came out of one scenario."""
-
-    scenario: str
-    ops: int = 0
-    checks: int = 0
-    violations: list[Violation] = field(default_factory=list)
-    interrupted: bool = False
-    known: tuple[str, str, str] | None = None
-    """(switch, value, safe value): the kernel's unsafe value without which all holds."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "scenario": self.scenario,
-            "ops": self.ops,
-            "checks": self.checks,
-            "violations": [violation.as_dict() for violation in self.violations],
-            "interrupted": self.interrupted,
-            "known": None if self.known is None else "=".join(self.known[:2]),
-        }
-
-    def text(self) -> str:
-        found = len(self.violations)
-        verdict = click.style(f"{found} found", fg="red") if found else "nothing found"
-        head = f"{self.scenario}: {self.ops} ops, {self.checks} checks, {verdict}"
-        lines = [head + (" before the interruption" if self.interrupted else "")]
-        for violation in self.violations[:_SHOWN]:
-            lines += [f"  {line}" for line in violation.text().splitlines()]
-        if found > _SHOWN:
-            lines.append(f"  and {found - _SHOWN} more")
-        if self.known is not None:
-            from shadowmmu.check.known import explanation
-
-            lines.append(f"  {explanation(*self.known)}")
-        return "\n".join(lines)
 
 
 @click.command(
@@ -181,6 +141,7 @@ def _check_file(files: list[Path], changes: Changes, level: str, *, tlb: bool, a
 
     Raises Abort if the user interrupted it.
     """
+    from shadowmmu.check.audit.audit import Level
     from shadowmmu.guest.scenario.setup import ScenarioError
     from shadowmmu.guest.scenario.text import shown
     from shadowmmu.kvm.design.switches import DesignError
@@ -190,10 +151,8 @@ def _check_file(files: list[Path], changes: Changes, level: str, *, tlb: bool, a
         if files and files[0].is_dir():
             raise ScenarioError(f"{files[0]}: no scenario (*.txt) is in this folder")
         for scenario in load(files, changes):
-            outcome = _check(scenario, level, tlb=tlb)
-            if outcome.violations and not outcome.interrupted:
-                outcome.known = _known(scenario, level, tlb=tlb)
-            click.echo(json.dumps(outcome.as_dict()) if as_json else outcome.text())
+            outcome = _check(scenario, Level(level), tlb=tlb)
+            click.echo(json.dumps(outcome.as_dict()) if as_json else _text(outcome))
             status |= bool(outcome.violations)
             if outcome.interrupted:
                 raise click.Abort
@@ -206,41 +165,25 @@ def _check_file(files: list[Path], changes: Changes, level: str, *, tlb: bool, a
     return status
 
 
-def _check(scenario: Scenario, level: str, *, tlb: bool) -> _Outcome:
-    from shadowmmu.check.audit.audit import Level
-    from shadowmmu.check.checker import play_checked
-    from shadowmmu.check.checks import checks_of
-    from shadowmmu.guest.play.player import Player
-    from shadowmmu.guest.scenario.setup import resolve
-    from shadowmmu.kvm.tracepoints.tracer import EventLog
+def _check(scenario: Scenario, level: Level, *, tlb: bool) -> Outcome:
+    """Check a scenario; a line on stderr says how far it is."""
+    from shadowmmu.check.scenario import check_scenario, known_value
 
-    player = Player(resolve(scenario), EventLog(), lambda machine: {}, tlb=tlb)
-    player.start()
-    checks = checks_of(player, Level(level))
-    outcome = _Outcome(scenario.name)
-    try:
-        for _, played, found in play_checked(player, scenario.ops, checks):
-            outcome.ops += played is not None
-            outcome.violations += found
-            if outcome.ops % _EVERY == 0:
-                progress(f"{scenario.name}: {outcome.ops} of {len(scenario.ops)} ops")
-        for checker in checks:
-            outcome.violations += checker.finish()
-    except KeyboardInterrupt:
-        outcome.interrupted = True
+    def tell(outcome: Outcome) -> None:
+        if outcome.ops % _EVERY == 0:
+            progress(f"{scenario.name}: {outcome.ops} of {len(scenario.ops)} ops")
+
+    outcome = check_scenario(scenario, level, tlb=tlb, on_op=tell)
     progress("")
-    outcome.checks = sum(checker.checks for checker in checks)
+    if outcome.violations and not outcome.interrupted:
+        outcome.known = known_value(scenario, level, tlb=tlb)
     return outcome
 
 
-def _known(scenario: Scenario, level: str, *, tlb: bool) -> tuple[str, str, str] | None:
-    """Return the unsafe value that the scenario's kernel is known to have which breaks what does not hold."""
-    from shadowmmu.check.known import unsafe_values
-
-    for switch, value, safe in unsafe_values(scenario.kernel, scenario.design):
-        if not _check(scenario.with_design({switch: safe}), level, tlb=tlb).violations:
-            return switch, value, safe
-    return None
+def _text(outcome: Outcome) -> str:
+    verdict = click.style(outcome.verdict, fg="red") if outcome.violations else outcome.verdict
+    head = outcome.head + verdict + (" before the interruption" if outcome.interrupted else "")
+    return "\n".join([head, *outcome.lines()])
 
 
 def _list(*, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from shadowmmu.cli.diff import diff
 from shadowmmu.cli.fuzz import fuzz
 from shadowmmu.cli.kernels import kernels
 from shadowmmu.cli.museum import museum
+from shadowmmu.cli.playground import playground
 from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
 from shadowmmu.cli.show import show
@@ -40,6 +41,7 @@ cli.add_command(run)
 cli.add_command(check)
 cli.add_command(compare)
 cli.add_command(show)
+cli.add_command(playground)
 cli.add_command(diff)
 cli.add_command(why)
 cli.add_command(designs)

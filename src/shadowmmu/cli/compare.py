@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shadowmmu.cli.inputs import design_option
+from shadowmmu.cli.inputs import design_option, settings
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.progress import progress
-from shadowmmu.cli.run_report import outcome_line
 from shadowmmu.show.text.event_text import event_line
+from shadowmmu.show.text.report import outcome_spans
+from shadowmmu.show.text.spans import plain
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
@@ -36,8 +37,8 @@ _LONGEST = 480
 _NOTHING = "-"
 
 
-_Task = tuple[Path, Path | None, Mapping[str, str]]
-"""A recording, the folder of its scenario, and switches."""
+_Task = tuple[Path, Path | None, Mapping[str, str], Mapping[str, str]]
+"""A recording, the folder of its scenario, switches, and settings of the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,14 @@ class _Verdict:
 )
 @design_option
 @click.option(
+    "--host",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=settings,
+    help="What processor the recordings were made on, where their headers do not say so: l1tf=44 (vulnerable "
+    "to L1TF, bits that its L1 cache uses), exitinfo=no (no advanced VM-exit information). Repeatable.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object: a verdict for each recording, and totals."
 )
 @click.option(
@@ -94,6 +103,7 @@ def compare(
     recordings: tuple[Path, ...],
     scenarios: Path | None,
     designs: dict[str, str],
+    host: dict[str, str],
     as_json: bool,
     jobs: int | None,
 ) -> None:
@@ -105,7 +115,7 @@ def compare(
 
     With --design the model is another than the recorded kernel: what differs is what the switch does.
     """
-    tasks = [(path, scenarios, designs) for path in _files(recordings)]
+    tasks = [(path, scenarios, designs, host) for path in _files(recordings)]
     verdicts = []
     for verdict in _verdicts(tasks, jobs):
         verdicts.append(verdict)
@@ -200,7 +210,9 @@ def _judge(task: _Task) -> _Verdict:
     return _Verdict(str(task[0]), error=shown(said, _LONGEST))
 
 
-def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) -> _Verdict:
+def _replayed(
+    path: Path, scenarios: Path | None, designs: Mapping[str, str], host: Mapping[str, str]
+) -> _Verdict:
     from shadowmmu.guest.scenario.from_recording import rebuild_scenario
     from shadowmmu.guest.scenario.parser import load_scenario
     from shadowmmu.kvm.design.design import design_of
@@ -213,7 +225,7 @@ def _replayed(path: Path, scenarios: Path | None, designs: Mapping[str, str]) ->
         return _Verdict(str(path), not_covered=reason)
     text = _scenario_file(path, scenarios, recording.header["scenario"])
     scenario = rebuild_scenario(recording, text=load_scenario(text) if text else None)
-    scenario = scenario.with_design(designs)
+    scenario = scenario.with_design(designs).with_host(host)
     got, failure = _replay(scenario)
     strings = design_of(scenario.kernel).event_strings != 0
     comparison = compare_rows(recording.rows, got, strings=strings, events=recording.events)
@@ -298,7 +310,7 @@ def _first(
 
 
 def _plain_outcome(row: Row) -> str:
-    return click.unstyle(outcome_line(row["result"])) if "result" in row else ""
+    return plain(outcome_spans(row["result"])) if "result" in row else ""
 
 
 def _lines(part: str, expected: Any, got: Any) -> Iterator[tuple[str, str, str]]:

@@ -50,6 +50,12 @@ _WIDEST = 110
     type=click.IntRange(32, 52),
     help="Bits of a physical address: of the host for spte and ept, of the guest for gpte.",
 )
+@click.option(
+    "--l1tf",
+    metavar="N",
+    type=click.IntRange(32, 46),
+    help="The host is vulnerable to L1TF, its L1 cache uses N bits of a physical address: for spte and ept.",
+)
 @click.option("--level", metavar="L", type=click.IntRange(1, 5), help="The level of the entry's table.")
 @click.option(
     "--mode",
@@ -66,6 +72,7 @@ def decode(
     kernel: str | None,
     vendor: str | None,
     host_bits: int | None,
+    l1tf: int | None,
     level: int | None,
     mode: str | None,
     as_json: bool,
@@ -83,7 +90,7 @@ def decode(
     _refuse_unused(kind)
     try:
         for number, word in enumerate(words):
-            found = _decoded(kind, word, kernel, vendor, host_bits, level, mode)
+            found = _decoded(kind, word, kernel, vendor, host_bits, l1tf, level, mode)
             if as_json:
                 click.echo(json.dumps(found.as_json()))
                 continue
@@ -98,13 +105,13 @@ def decode(
 def _refuse_unused(kind: str) -> None:
     """Raise UsageError for options that this kind of word does not depend on."""
     used = {
-        "spte": {"kernel", "host_bits", "level"},
-        "ept": {"kernel", "host_bits", "level"},
+        "spte": {"kernel", "host_bits", "l1tf", "level"},
+        "ept": {"kernel", "host_bits", "l1tf", "level"},
         "gpte": {"vendor", "host_bits", "level", "mode"},
         "exit": {"vendor"},
     }.get(kind, {"kernel"})
-    options = {"kernel": "--kernel", "vendor": "--vendor", "host_bits": "--host-bits", "level": "--level",
-               "mode": "--mode"}  # fmt: skip
+    options = {"kernel": "--kernel", "vendor": "--vendor", "host_bits": "--host-bits", "l1tf": "--l1tf",
+               "level": "--level", "mode": "--mode"}  # fmt: skip
     refuse_ignored(
         {name: option for name, option in options.items() if name not in used},
         f"makes no difference to {kind}; leave it out",
@@ -117,9 +124,11 @@ def _decoded(
     kernel: str | None,
     vendor: str | None,
     host_bits: int | None,
+    l1tf: int | None,
     level: int | None,
     mode: str | None,
 ) -> Decoded:
+    from shadowmmu.guest.scenario.host_processor import HostError, HostProcessor
     from shadowmmu.kvm.design.design import design_of
     from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
     from shadowmmu.kvm.tracepoints.role_layout import layout_of
@@ -145,7 +154,12 @@ def _decoded(
             return words.decode_gpte(words.parse_word(word, form.bits, "guest entry"), level=level, form=form)
     spte = words.parse_spte(word)
     make = words.decode_spte if kind == "spte" else words.decode_ept
-    return make(spte, level=level, design=design, host_bits=host_bits or 52)
+    try:
+        host = HostProcessor(maxphyaddr=host_bits or l1tf or 52, l1tf=l1tf or 0)
+        host.check(vmx=True)
+    except HostError as error:
+        raise words.WordError(str(error)) from None
+    return make(spte, level=level, design=design, host=host)
 
 
 def _lines(found: Decoded, width: int) -> Iterator[str]:

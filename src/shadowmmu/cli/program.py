@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmmu.cli.inputs import Changes, refuse_ignored
-from shadowmmu.cli.outputs import output, refuse_overwriting
+from shadowmmu.cli.outputs import refuse_overwriting
 from shadowmmu.cli.program_options import ProgramOptions
-from shadowmmu.cli.program_report import ended, failure, finish, progress_text
+from shadowmmu.cli.program_report import Asked, ended, failure, finish, progress_text
 from shadowmmu.cli.progress import progress
+from shadowmmu.cli.traces import NO_TRACES, Traces, traced_program
 
 if TYPE_CHECKING:
     from shadowmmu.guest.linux.guest import LinuxGuest
+    from shadowmmu.guest.observe.running import Running
     from shadowmmu.guest.pc.pc import Ending, Limits, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
     from shadowmmu.kvm.state.vm import Parameters
@@ -29,6 +31,7 @@ __all__ = [
     "check_program",
     "has_extra",
     "is_program",
+    "run_asked",
     "run_program",
 ]
 
@@ -81,18 +84,46 @@ def run_program(
     options: ProgramOptions,
     *,
     name: str | None = None,
-    events: Path | None = None,
+    traces: Traces = NO_TRACES,
+    top: int | None = None,
     as_json: bool = False,
 ) -> int:
     """Run a program to its end and report on stderr; its exit status. `name` is its argv[0].
 
+    `top`: count exits and page faults by cause, and report so many of each.
+
     Raises ClickException for a program that cannot be run, Abort if the user interrupted it.
     """
-    refuse_overwriting({"--events": events}, [path] if options.initrd is None else [path, options.initrd])
+    from shadowmmu.guest.observe.counts import Counts
+    from shadowmmu.guest.observe.running import Running
+    from shadowmmu.guest.scenario.text import read_file
+
+    refuse_overwriting(traces.by_option, [path] if options.initrd is None else [path, options.initrd])
     with _told(path):
         pc, screen = _start(path, arguments, changes, options, name)
-        ending = _run_to_end(pc, screen, options, events)
-    return finish(path, ending, pc, as_json=as_json)
+        running = Running(pc, read_file(path))
+        counts = None if top is None else Counts(running)
+        ending = _run_to_end(pc, screen, options, traces)
+    return finish(path, ending, pc, Asked(running, counts, top or 0), as_json=as_json)
+
+
+def run_asked(
+    path: Path,
+    arguments: Sequence[str],
+    changes: Changes,
+    options: ProgramOptions,
+    prepare: Callable[[Running], None],
+    *,
+    name: str | None = None,
+) -> Ending:
+    """Run a program that `prepare` has got before it starts; how it ended. Raises ClickException."""
+    from shadowmmu.guest.observe.running import Running
+    from shadowmmu.guest.scenario.text import read_file
+
+    with _told(path):
+        pc, screen = _start(path, arguments, changes, options, name)
+        prepare(Running(pc, read_file(path)))
+        return _run_to_end(pc, screen, options, NO_TRACES)
 
 
 def check_program(
@@ -208,11 +239,10 @@ def _start_linux(
 
 
 def _run_to_end(
-    pc: Pc | LinuxGuest, screen: Screen, options: ProgramOptions, events: Path | None = None
+    pc: Pc | LinuxGuest, screen: Screen, options: ProgramOptions, traces: Traces = NO_TRACES
 ) -> Ending:
     with ExitStack() as stack:
-        if events is not None:
-            stack.enter_context(_traced(pc.machine, events))
+        stack.enter_context(traced_program(pc.machine.kvm, traces))
         stack.enter_context(_interruptible(pc.interrupt))
         ending = pc.run(_limits_of(options), lambda: screen.progress(progress_text(pc)))
     screen.finish()
@@ -232,8 +262,9 @@ def new_machine(
     Raises ClickException, DesignError, EmulatorError.
     """
     from shadowmmu.guest.pc.pc import memory_slots
+    from shadowmmu.guest.svm.clock import HOST_CLOCK, VirtualClock
     from shadowmmu.guest.svm.machine import SvmMachine
-    from shadowmmu.host.mapping import Backing
+    from shadowmmu.host.backing import Backing
     from shadowmmu.kvm.design.switches import DEFAULT_KERNEL
 
     if changes.vendor == "intel":
@@ -245,6 +276,7 @@ def new_machine(
         la57=options.la57,
         backing=Backing.THP,
         parameters=_parameters(changes.params, options.npt),
+        clock=VirtualClock() if options.deterministic else HOST_CLOCK,
     )
 
 
@@ -295,15 +327,6 @@ def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _traced(machine: SvmMachine, path: Path) -> Iterator[None]:
-    """Write KVM's events while the program runs."""
-    from shadowmmu.trace.ftrace import FtraceWriter
-
-    with output(path) as file, machine.kvm.tracer.listening(FtraceWriter(file).event):
-        yield
 
 
 class Screen:

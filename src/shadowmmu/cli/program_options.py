@@ -27,6 +27,7 @@ class ProgramOptions:
     limits: Mapping[str, float] = field(default_factory=dict)
     root: Path | None = None
     initrd: Path | None = None
+    deterministic: bool = False
     given: tuple[str, ...] = ()
     """The options that were given: they are of no use for scenarios."""
 
@@ -96,6 +97,12 @@ _OPTIONS = (
         help="Multiboot programs: a file that the program gets as its module.",
     ),
     click.option(
+        "--deterministic",
+        is_flag=True,
+        help="Programs: a clock that advances with the code executed, not the host's, and for Linux programs "
+        "an environment of PATH alone: two runs are equal.",
+    ),
+    click.option(
         "--limit",
         "limits",
         metavar="N",
@@ -117,16 +124,17 @@ def program_options(command: Callable[..., None]) -> Callable[..., None]:
         cpu: str,
         root: Path | None,
         initrd: Path | None,
+        deterministic: bool,
         limits: dict[str, float],
         **rest: object,
     ) -> None:
         source = click.get_current_context().get_parameter_source
         given = tuple(
             f"--{name.replace('limits', 'limit')}"
-            for name in ("npt", "memory", "cpu", "root", "initrd", "limits")
+            for name in ("npt", "memory", "cpu", "root", "initrd", "deterministic", "limits")
             if source(name) is not click.core.ParameterSource.DEFAULT
         )
-        options = ProgramOptions(memory, npt, cpu == "la57", limits, root, initrd, given)
+        options = ProgramOptions(memory, npt, cpu == "la57", limits, root, initrd, deterministic, given)
         command(program=options, **rest)
 
     for option in reversed(_OPTIONS):

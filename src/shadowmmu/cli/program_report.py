@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ import click
 
 if TYPE_CHECKING:
     from shadowmmu.guest.linux.guest import LinuxGuest
+    from shadowmmu.guest.observe.counts import Counts
+    from shadowmmu.guest.observe.running import Running
     from shadowmmu.guest.pc.pc import Ending, Pc
     from shadowmmu.guest.svm.machine import SvmMachine
 
-__all__ = ["ended", "failure", "finish", "progress_text", "report"]
+__all__ = ["Asked", "ended", "failure", "finish", "progress_text", "report"]
 
 _REGISTERS = (
     ("rax", "rbx", "rcx", "rdx"),
@@ -73,8 +76,9 @@ def _report_text(pc: Pc | LinuxGuest, ending: Ending) -> str:
     machine, seconds = pc.machine, pc.seconds
     counters = machine.counters()
     exits = counters.pop("exits")
-    line = f"{seconds:.2f} s, {exits:,} exits"
-    if rate := _rate(exits, seconds):
+    virtual = " of virtual time" if machine.clock.virtual else ""
+    line = f"{seconds:.2f} s{virtual}, {exits:,} exits"
+    if (rate := _rate(exits, seconds)) and not virtual:
         line += f" ({rate})"
     if pc.instructions:
         line += f", {pc.instructions:,} instructions ({pc.instructions / seconds / 1e6:.0f} MIPS)"
@@ -116,12 +120,30 @@ def _state(machine: SvmMachine) -> str:
     return "\n".join(lines)
 
 
-def finish(path: Path, ending: Ending, pc: Pc | LinuxGuest, *, as_json: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a report says besides: the processes that ran; if `counts` are there, the first `top` by cause."""
+
+    running: Running
+    counts: Counts | None = None
+    top: int = 0
+
+
+def finish(path: Path, ending: Ending, pc: Pc | LinuxGuest, asked: Asked, *, as_json: bool) -> int:
     """Tell how it ended; the status for the caller. Raises Abort if the user interrupted it."""
+    from shadowmmu.show.program.top import process_lines, top_data, top_lines
+
     if as_json:
-        click.echo(json.dumps(report(pc, ending)), err=True)
+        said = report(pc, ending)
+        said["processes"] = [{**who._asdict(), "loads": loads} for who, loads in asked.running.processes]
+        if asked.counts is not None:
+            said["top"] = top_data(asked.counts, asked.top)
+        click.echo(json.dumps(said), err=True)
     else:
-        click.echo(_report_text(pc, ending), err=True)
+        lines = [_report_text(pc, ending), *process_lines(asked.running)]
+        if asked.counts is not None:
+            lines += ["", *top_lines(asked.counts, asked.top)]
+        click.echo("\n".join(lines), err=True)
     if ending.reason == "interrupted":
         raise click.Abort
     if ending.status is None:

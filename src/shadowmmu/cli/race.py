@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shadowmmu.check.race.case import Case
     from shadowmmu.check.race.explore import Plan, Result, Schedule
 
-__all__ = ["race"]
+__all__ = ["interpreted_with_greenlet", "race"]
 
 _WIDEST = 110
 _FOUND = 1
@@ -102,7 +102,7 @@ def race(
     if played is None and not names and not everything:
         _list(as_json=as_json)
         return
-    _prepare()
+    interpreted_with_greenlet()
     from shadowmmu.check.race.case import CaseError
     from shadowmmu.check.race.catalogue import cases, find
     from shadowmmu.check.race.explore import Plan
@@ -159,7 +159,7 @@ def _check_options(
         refuse_ignored({"bound": "--bound"}, "--random and --pct have no bound")
 
 
-def _prepare() -> None:
+def interpreted_with_greenlet() -> None:
     """Make sure that greenlet is there, and that the model's code is interpreted: it must be able to stop."""
     import shadowmmu
 
@@ -189,7 +189,7 @@ def _list(*, as_json: bool) -> None:
     try:
         from shadowmmu.check.race.catalogue import cases
     except ImportError:
-        _prepare()
+        interpreted_with_greenlet()
         raise
     if as_json:
         described = {

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from shadowmmu.cli.inputs import Changes, machine_options
+from shadowmmu.cli.inputs import Changes, machine_options, refuse_ignored
 from shadowmmu.cli.manual import Manual
+from shadowmmu.cli.program import is_program
+from shadowmmu.cli.program_options import ProgramOptions, program_options
+from shadowmmu.cli.program_questions import ask_program, checked_point, output_on_stderr
 
 if TYPE_CHECKING:
     _IntegerType = click.ParamType[int]
+    from shadowmmu.guest.observe.running import Running
+    from shadowmmu.show.program.reasons import Reasons as ProgramReasons
     from shadowmmu.show.reasons.change import Change
     from shadowmmu.show.reasons.history import Reasons
 
@@ -70,9 +75,12 @@ class _Question:
         "shadowmmu why tests/conformance/recordings/b-unsync.jsonl --sp S7": "What became of a shadow page, "
         "in a recording of real KVM",
         "shadowmmu why scenarios/mails/002-unsync.txt --flushes": "Who asked for TLB flushes",
+        "shadowmmu why --at exit:300 --gva 0x400000 tests/guest/pc/guests/features.flat": "Run a program to "
+        "its 300th exit, and walk an address there",
     },
 )
 @click.argument("file", type=click.Path(path_type=Path))
+@click.argument("arguments", metavar="[-- ARGUMENT...]", nargs=-1)
 @click.option("--gva", metavar="X", type=_Number(), help="Walk this address, at --at, on --vcpu.")
 @click.option("--gfn", metavar="G", type=_Number(), help="What maps or shadows this guest frame.")
 @click.option("--sp", "page", metavar="S7", help="What became of this shadow page and its entries.")
@@ -85,14 +93,21 @@ class _Question:
     "that keeps translations; a request is needed if coherence then finds a stale one usable.",
 )
 @click.option("--zaps", is_flag=True, help="The shadow pages zapped, by cause.")
-@click.option("--at", metavar="OP", help="Only what happened up to this op; default: the last.")
+@click.option(
+    "--at",
+    metavar="OP",
+    help="Only what happened up to this op; default: the last. Of a program the point to run it to, as "
+    "those of run --stop-at; default: its end.",
+)
 @click.option("--vcpu", metavar="N", type=click.IntRange(0), default=0, help="Whose walk (default: 0).")
 @click.option("--l2", is_flag=True, help="The address is one of the vCPU's L2: walk its nested tables.")
 @click.option("--json", "as_json", is_flag=True, help="Print the changes as one JSON object.")
 @machine_options
+@program_options
 def why(
     *,
     file: Path,
+    arguments: tuple[str, ...],
     gva: int | None,
     gfn: int | None,
     page: str | None,
@@ -105,14 +120,26 @@ def why(
     l2: bool,
     as_json: bool,
     changes: Changes,
+    program: ProgramOptions,
 ) -> None:
-    """Say why the MMU of FILE, a scenario or a recording of real KVM, is as it is.
+    """Say why the MMU of FILE, a scenario, a recording of real KVM or a program, is as it is.
 
     Each change of an SPTE, a shadow page or a root, each flush request and each zap is shown with the kernel
     function that made it and with what led there, newest first. The model plays FILE for that, interpreted.
     Changes of a recording have the model's reasons where both have the same state and statistics after the
     op; where they differ that is said.
+
+    A program runs, compiled, to --at; --gva is walked there, for who runs then. The history of the entries on
+    its way is recorded from the start of the program: each change with the exit in which it was made, who
+    ran, and KVM's events in that exit. What the program prints is on stderr.
     """
+    if is_program(file):
+        _ask(file, arguments, changes, program, at, gva, as_json=as_json)
+        return
+    if arguments:
+        raise click.UsageError("arguments are for programs; leave them out")
+    if program.given:
+        raise click.UsageError(f"{', '.join(program.given)}: only programs have such a machine")
     asked = [gva is not None, gfn is not None, page is not None, pages, flushes, zaps]
     if sum(asked) != 1:
         raise click.UsageError("give one of --gva X, --gfn G, --sp S7, --pages, --flushes, --zaps")
@@ -140,6 +167,37 @@ def why(
     click.echo("\n".join(_lines(past, question)))
 
 
+def _ask(
+    file: Path,
+    arguments: tuple[str, ...],
+    changes: Changes,
+    program: ProgramOptions,
+    at: str | None,
+    gva: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Run a program to a point and print why the entries of an address are as they are."""
+    from shadowmmu.guest.observe.entry_history import EntryHistory
+    from shadowmmu.show.program.reasons import reasons_at, reasons_data, reasons_lines
+
+    names = {"gfn": "--gfn", "page": "--sp", "pages": "--pages", "flushes": "--flushes", "zaps": "--zaps"}
+    refuse_ignored(
+        {**names, "needed": "--needed", "vcpu": "--vcpu", "l2": "--l2"}, "of a program give --gva X"
+    )
+    if gva is None:
+        raise click.UsageError("give --gva X: of a program the way of an address is explained")
+    point = checked_point(at, "--at")
+
+    def prepare(running: Running) -> Callable[[], ProgramReasons]:
+        history = EntryHistory(running, gva)
+        return lambda: reasons_at(history, point or "its end")
+
+    with output_on_stderr():
+        reasons = ask_program(file, arguments, changes, program, point, prepare, name=str(file))
+    click.echo(json.dumps(reasons_data(reasons)) if as_json else "\n".join(reasons_lines(reasons)))
+
+
 def _op(text: str, last: int) -> int:
     """Return the number of an op. Raises BadParameter."""
     if not text.lstrip("-").isdigit() or not -1 <= int(text) <= last:
@@ -150,7 +208,6 @@ def _op(text: str, last: int) -> int:
 def _reasons(file: Path, changes: Changes, *, judged: bool) -> Reasons:
     """Return the reasons of a file. Raises ClickException, OSError."""
     from shadowmmu.cli.inputs import load
-    from shadowmmu.cli.program import is_program
     from shadowmmu.guest.scenario.setup import ScenarioError
     from shadowmmu.kvm.design.switches import DesignError
     from shadowmmu.show.history.timeline import is_recording
@@ -158,8 +215,6 @@ def _reasons(file: Path, changes: Changes, *, judged: bool) -> Reasons:
     from shadowmmu.show.reasons.record import NotPlayed
     from shadowmmu.trace.recording import Recording, RecordingError
 
-    if is_program(file):
-        raise click.UsageError(f"{file} is a program: reasons are kept of scenarios and recordings only")
     try:
         if not is_recording(file):
             (scenario,) = load([file], changes)

@@ -5,39 +5,16 @@ mm/madvise.c, mm/mprotect.c, mm/khugepaged.c).
 """
 
 import errno
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..x86.bits import PAGE_SHIFT, PAGE_SIZE
+from .backing import Backing, HostError, HugePages, Notifier
 from .bits import PAGES_1G, PAGES_2M, PROT_MASK, PROT_RW, VM_ACCOUNT, VM_HUGETLB
-from .mapping import Backing, HostError, HugePages, Mapping, Notifier
+from .huge_memory import free_tables
+from .mapping import Mapping
 from .memory import Arena
+from .switches import HostSwitches
 from .vma import Vma, protected_flags
-
-
-@dataclass(slots=True)
-class HostSwitches:
-    """How the memory management of kernels differs, by default as in Linux 6.12.
-
-    Attributes:
-        hugetlb_unmap_notifies_again: hugetlbfs pages are announced once for a call and once for each VMA.
-        remap_joins_next_first: A new VMA whose neighbours are not compatible with each other joins the next
-            one.
-        remap_hides_error: remap fails with ENOMEM where the old memory cannot be unmapped.
-        mprotect_announces_tables: mprotect is announced from the first region on that has a page table.
-        mprotect_unaccounts: Memory that was never touched is not accounted once it is read-only.
-        split_maps_zero_page: Zeros of a huge page that is split become the shared zero page.
-        reclaim_asks_age: MADV_PAGEOUT keeps what was accessed.
-        lru_asks_notifiers: The multi-generational LRU asks the notifiers whether a mapped page was accessed.
-    """
-
-    hugetlb_unmap_notifies_again: bool = False
-    remap_joins_next_first: bool = False
-    remap_hides_error: bool = False
-    mprotect_announces_tables: bool = False
-    mprotect_unaccounts: bool = True
-    split_maps_zero_page: bool = True
-    reclaim_asks_age: bool = False
-    lru_asks_notifiers: bool = True
 
 
 class AddressSpace:
@@ -79,6 +56,7 @@ class AddressSpace:
             notifiers=self.notifiers,
             huge_zero_pfn=self._huge_zero_pfn,
             huge_pages=self.huge_pages,
+            switches=self.switches,
         )
         self.mappings.append(mapping)
         return mapping
@@ -135,6 +113,8 @@ class AddressSpace:
         for edge in (first, last):
             self._split_huge(mapping, edge)
         mapping.drop(first, last)
+        if self.switches.dontneed_frees_tables:
+            free_tables(mapping, first, last)
         mapping.invalidate_end(span)
 
     def _split_huge(self, mapping: Mapping, edge: int) -> None:
@@ -247,10 +227,8 @@ class AddressSpace:
         self._notify_again(mapping, first, last)
         mapping.drop(first, last)
         mapping.invalidate_end(span)
-        mapping.free_tables(first, last)
-        mapping.vmas.replace(
-            first, last, PROT_RW | VM_ACCOUNT, next_first=self.switches.remap_joins_next_first
-        )
+        free_tables(mapping, first, last)
+        mapping.vmas.replace(first, last, PROT_RW | VM_ACCOUNT)
         mapping.vmas_changed()
 
     def age(self, hva: int, size: int, *, flush: bool) -> bool:

@@ -30,10 +30,29 @@ def _walk(space: AddressSpace, mapping: Mapping, first: int, last: int) -> None:
         region = mapping.region_of(index)
         huge = mapping.is_huge(region)
         pages = PAGES_2M if huge else 1
+        if space.switches.lru_asks_by_folio and not huge:
+            pages = _batch(mapping, index, last)
         word = mapping.page(index)
         if word & PRESENT and not word & ZERO and region not in mapping.zero_regions:
             _ask(space, mapping, index, pages)
         index += pages
+
+
+def _batch(mapping: Mapping, index: int, last: int) -> int:
+    """Return the number of pages from `index` on, before `last`, that map one compound page in order; 1 if
+    page `index` is no part of one (folio_pte_batch).
+    """
+    region, frame = mapping.region_of(index), mapping.page(index) >> PAGE_SHIFT
+    count = 1
+    while (
+        mapping.has_folio(index)
+        and index + count < last
+        and mapping.region_of(index + count) == region
+        and mapping.page(index + count) & PRESENT
+        and mapping.page(index + count) >> PAGE_SHIFT == frame + count
+    ):
+        count += 1
+    return count
 
 
 def _ask(space: AddressSpace, mapping: Mapping, index: int, pages: int) -> None:

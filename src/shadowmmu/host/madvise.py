@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from ..x86.bits import PAGE_SHIFT
 from .address_space import AddressSpace
+from .backing import HostError
 from .bits import (
+    KNOWN,
     PAGES_2M,
     PROT_READ,
     PROT_RW,
@@ -23,7 +25,8 @@ from .bits import (
     VM_SHARED,
     VM_WIPEONFORK,
 )
-from .mapping import HostError, Mapping
+from .huge_memory import collapse_region, split_folio
+from .mapping import Mapping
 from .vma import Vma
 
 MADV_NORMAL, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_DONTNEED = range(5)
@@ -102,6 +105,8 @@ def _change_flags(space: AddressSpace, mapping: Mapping, piece: tuple[int, int, 
     start, end, vma = piece
     if advice == MADV_WIPEONFORK and vma.flags & (VM_SHARED | VM_HUGETLB):
         raise HostError(errno.EINVAL, "only anonymous memory can be wiped")
+    if advice == MADV_DOFORK and vma.flags & VM_HUGETLB and space.switches.dofork_refuses_hugetlb:
+        raise HostError(errno.EINVAL, "memory of hugetlbfs stays as it is after MADV_DONTFORK")
     if advice == MADV_MERGEABLE and vma.flags & (VM_SHARED | VM_HUGETLB):
         return
     cleared, added = _FLAGS[advice]
@@ -121,11 +126,11 @@ def _regions(mapping: Mapping, first: int, last: int) -> list[tuple[int, int, in
     return found
 
 
-def _split_compound(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
+def _split_compound(mapping: Mapping, first: int, last: int, vma: Vma) -> None:
     """Split the compound pages that small pages [first, last) of one region are parts of."""
     for index in range(first, last):
         if mapping.has_folio(index):
-            mapping.split_folio(mapping.region_of(index), vma.anon_vma, space.switches.split_maps_zero_page)
+            split_folio(mapping, mapping.region_of(index), vma.anon_vma)
 
 
 def _covers_folio(mapping: Mapping, first: int, last: int) -> bool:
@@ -142,9 +147,9 @@ def _free(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
         if region in mapping.zero_regions:
             continue
         if mapping.is_huge(region) and end - start < PAGES_2M:
-            mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
+            split_folio(mapping, region, vma.anon_vma)
         elif not mapping.is_huge(region) and not _covers_folio(mapping, start, end):
-            _split_compound(space, mapping, start, end, vma)
+            _split_compound(mapping, start, end, vma)
         mapping.free_lazily(start, end)
     mapping.invalidate_end(span)
 
@@ -158,9 +163,9 @@ def _cold(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma
             continue
         if mapping.is_huge(region):
             if end - start < PAGES_2M:
-                mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
+                split_folio(mapping, region, vma.anon_vma)
         elif not _covers_folio(mapping, start, end):
-            _split_compound(space, mapping, start, end, vma)
+            _split_compound(mapping, start, end, vma)
 
 
 def _pageout(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: Vma) -> None:
@@ -171,9 +176,9 @@ def _pageout(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: 
         if region in mapping.zero_regions:
             continue
         if mapping.is_huge(region):
-            mapping.split_folio(region, vma.anon_vma, space.switches.split_maps_zero_page)
+            split_folio(mapping, region, vma.anon_vma)
         else:
-            _split_compound(space, mapping, start, end, vma)
+            _split_compound(mapping, start, end, vma)
         for index in range(start, end):
             if mapping.page(index) and (vma.flags & VM_SHARED or index in mapping.lazyfree):
                 _unmap(mapping, index)
@@ -196,7 +201,8 @@ def _remove(space: AddressSpace, mapping: Mapping, first: int, last: int, vma: V
     span = mapping.invalidate_start(first, last)
     mapping.drop(first, last)
     mapping.invalidate_end(span)
-    mapping.drop_cached(first, last)
+    for index in range(first, last):
+        mapping.pages[index] = KNOWN
 
 
 def _populate(write: int) -> Callable[[AddressSpace, Mapping, int, int, Vma], None]:
@@ -222,9 +228,9 @@ def _collapse(space: AddressSpace, mapping: Mapping, first: int, last: int, vma:
     if vma.flags & (VM_NOHUGEPAGE | VM_HUGETLB) or vma.anon_vma is None or not fits:
         raise HostError(errno.EINVAL, "the VMA must allow huge pages, be touched and hold an aligned 2 MiB")
     low, high = -(-(at + first) // PAGES_2M), (at + last) // PAGES_2M
-    failed = low > high
+    failed = low > high and space.switches.collapse_refuses_parts
     for number in range(low, high):
-        failed |= not mapping.collapse_region(number - mapping.first_2m)
+        failed |= not collapse_region(mapping, number - mapping.first_2m)
     if failed:
         raise HostError(errno.EINVAL, "a region cannot be collapsed")
 

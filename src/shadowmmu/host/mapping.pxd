@@ -8,7 +8,7 @@ cdef class Mapping:
     cdef readonly Arena arena
     cdef readonly u64 hva, npages, base_pfn, first_2m, regions, hugetlb_pages
     cdef readonly u64 near_first, near_last
-    cdef readonly object kind, vmas, huge_pages
+    cdef readonly object kind, vmas, huge_pages, switches
     cdef readonly bint populated
     cdef public bint protected, replaced
     cdef readonly bint frees_lazily
@@ -39,9 +39,7 @@ cdef class Mapping:
     cpdef bint has_entry(self, u64 region) except? 1
     cpdef bint has_directory(self, u64 index) except? 1
     cpdef object drop(self, u64 first, u64 last)
-    cpdef object drop_cached(self, u64 first, u64 last)
     cpdef object free_lazily(self, u64 first, u64 last)
-    cpdef object free_tables(self, u64 first, u64 last)
     cdef bint is_cached(self, u64 index) except? 1
     cpdef object index_of(self, u64 pfn)
     cdef u64 new_frame(self, u64 index) except? 0xdead
@@ -59,7 +57,7 @@ cdef class Mapping:
     cdef object _map_huge(self, u64 region)
     cdef object _map_huge_zero(self, u64 region)
     cpdef object split_region(self, u64 region)
+    cpdef object map_by_small_pages(self, u64 region)
+    cdef u64 _replace_huge_zero(self, u64 region, u64 index) except? 1
     cpdef bint has_folio(self, u64 index) except? 1
-    cpdef object split_folio(self, u64 region, object anon_vma, bint zero_page)
-    cpdef bint collapse_region(self, u64 region) except? 1
     cpdef object change_protection(self, u64 first, u64 last, u32 prot)

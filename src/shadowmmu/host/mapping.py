@@ -13,12 +13,11 @@ Linux 6.12's order (mm/memory.c, mm/huge_memory.c).
 """
 
 from collections.abc import Callable
-from enum import Enum
-from typing import Protocol
 
 from cython import uint as u32, ulonglong as u64
 
 from ..x86.bits import MASK64, PAGE_SHIFT
+from .backing import Backing, HugePages, Notifier
 from .bits import (
     FAULT_AROUND_PAGES,
     KNOWN,
@@ -39,49 +38,8 @@ from .bits import (
     ZERO,
 )
 from .memory import Arena, sparse_words
+from .switches import HostSwitches
 from .vma import Vmas
-
-
-class Backing(Enum):
-    """What the memory is made of. HUGE2M and HUGE1G are hugetlb, MEMFD is shared memory in small pages."""
-
-    ANON = "anon"
-    THP = "thp"
-    HUGE2M = "huge2m"
-    HUGE1G = "huge1g"
-    MEMFD = "memfd"
-
-
-class Notifier(Protocol):
-    """An mmu_notifier: called for [start, end) before and after the host takes pages of that range away.
-
-    Between the two, change_pte reports the page that is at an address now, if it replaced another at once.
-    clear_young and clear_flush_young ask whether a range was accessed, and mark it as not accessed; the
-    latter flushes. Addresses are host virtual.
-    """
-
-    def invalidate_range_start(self, start: int, end: int) -> None: ...
-    def invalidate_range_end(self, start: int, end: int) -> None: ...
-    def change_pte(self, address: int, pfn: int, *, writable: bool) -> None: ...
-    def clear_young(self, start: int, end: int) -> bool: ...
-    def clear_flush_young(self, start: int, end: int) -> bool: ...
-
-
-class HostError(OSError):
-    """A host call that failed; `errno` says how."""
-
-
-class HugePages:
-    """The administrator's settings of transparent huge pages (/sys/kernel/mm/transparent_hugepage).
-
-    Attributes:
-        enabled: Which VMAs get huge pages: THP_NEVER, THP_MADVISE or THP_ALWAYS.
-        use_zero_page: A read maps the one huge page of zeros, else a huge page of its own.
-    """
-
-    def __init__(self) -> None:
-        self.enabled = THP_MADVISE
-        self.use_zero_page = True
 
 
 class Mapping:
@@ -109,6 +67,7 @@ class Mapping:
         huge_zero_pfn: Returns the first frame of the host's huge page of zeros, which it allocates when first
             asked.
         huge_pages: The administrator's settings.
+        switches: How the memory management of its kernel differs from others'.
         zero_regions: Regions that the huge page of zeros maps; they are `huge` too.
         folios: Region -> first frame of the huge page that small pages map now and that the kernel still
             treats as one page (a compound page).
@@ -134,6 +93,7 @@ class Mapping:
         notifiers: list[Notifier],
         huge_zero_pfn: Callable[[], int],
         huge_pages: HugePages,
+        switches: HostSwitches,
     ) -> None:
         self.arena = arena
         self.hva = hva
@@ -157,6 +117,7 @@ class Mapping:
         self.notifiers = notifiers
         self.huge_zero_pfn = huge_zero_pfn
         self.huge_pages = huge_pages
+        self.switches = switches
         self.zero_regions: set[int] = set()
         self.folios: dict[int, int] = {}
         self.lazyfree: dict[int, bool] = {}
@@ -164,7 +125,9 @@ class Mapping:
         self.moved: dict[int, int] = {}
         flags = VM_HUGEPAGE if kind is Backing.THP else VM_HUGETLB if self.uniform_level else VM_NOHUGEPAGE
         flags |= VM_SHARED if kind is Backing.MEMFD else VM_NORESERVE
-        self.vmas = Vmas(npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD)
+        self.vmas = Vmas(
+            npages, PROT_RW | flags, touched=populated and kind is not Backing.MEMFD, switches=switches
+        )
         self.protected = False
         self.replaced = False
         self.near_first = self.near_last = 0
@@ -286,12 +249,6 @@ class Mapping:
             if self.frees_lazily:
                 self.lazyfree.pop(index, None)
 
-    def drop_cached(self, first: u64, last: u64) -> None:
-        """Remove pages [first, last) of shared memory, which are not mapped, from the page cache."""
-        index: u64
-        for index in range(first, last):
-            self.pages[index] = KNOWN
-
     def free_lazily(self, first: u64, last: u64) -> None:
         """Give pages [first, last) up (MADV_FREE): they may be lost until they are written again."""
         self.frees_lazily = True
@@ -301,16 +258,6 @@ class Mapping:
             if word & PRESENT and not word & ZERO:
                 self.install(index, word >> PAGE_SHIFT, word & WRITABLE)
                 self.lazyfree[index] = False
-
-    def free_tables(self, first: u64, last: u64) -> None:
-        """Free the page tables of the whole regions in [first, last) (free_pgtables)."""
-        region: u64
-        for region in range(self.region_of(first), self.region_of(last - 1) + 1):
-            if self.region_fits(region):
-                page: u64 = self.first_page(region)
-                if first <= page and page + PAGES_2M <= last:
-                    self.has_table[region] = 0
-                    self.folios.pop(region, None)
 
     def is_cached(self, index: u64) -> bool:
         """Return whether shared memory has a frame for page `index`, mapped or not."""
@@ -370,6 +317,8 @@ class Mapping:
             return word
         if word & PRESENT and self.zero_regions:
             region: u64 = self.region_of(index)
+            if region in self.zero_regions and self.switches.huge_zeros_become_huge:
+                return self._replace_huge_zero(region, index)
             if region in self.zero_regions:
                 self.split_region(region)
                 word = self.page(index)
@@ -498,23 +447,39 @@ class Mapping:
         self.huge[region] = 1
         self.zero_regions.add(region)
 
+    def _replace_huge_zero(self, region: u64, index: u64) -> u64:
+        """Map a huge page instead of that of zeros; return page `index`'s word (do_huge_zero_wp_pmd)."""
+        first: u64 = self.first_page(region)
+        self.vmas.prepare_anon(index)
+        span = self.invalidate_start(first, first + PAGES_2M)
+        self.zero_regions.remove(region)
+        self._map_huge(region)
+        self.invalidate_end(span)
+        return self.page(index)
+
     def split_region(self, region: u64) -> None:
         """Map the huge page of a region by small ones, zeros by the zero page, and announce it to the
         notifiers.
         """
         first: u64 = self.first_page(region)
         span = self.invalidate_start(first, first + PAGES_2M)
-        if self.huge[region]:
-            self.huge[region] = 0
-            self.has_table[region] = 1
-            if region in self.zero_regions:
-                self.zero_regions.remove(region)
-                i: u64
-                for i in range(first, first + PAGES_2M):
-                    self.install(i, 0, ZERO)
-            else:
-                self.folios[region] = self.page(first) >> PAGE_SHIFT
+        self.map_by_small_pages(region)
         self.invalidate_end(span)
+
+    def map_by_small_pages(self, region: u64) -> None:
+        """Map the huge page of a region, if there is one, by small ones, without an announcement."""
+        if not self.huge[region]:
+            return
+        self.huge[region] = 0
+        self.has_table[region] = 1
+        first: u64 = self.first_page(region)
+        if region in self.zero_regions:
+            self.zero_regions.remove(region)
+            i: u64
+            for i in range(first, first + PAGES_2M):
+                self.install(i, 0, ZERO)
+        else:
+            self.folios[region] = self.page(first) >> PAGE_SHIFT
 
     def has_folio(self, index: u64) -> bool:
         """Return whether page `index` is a part of a compound page that small pages map."""
@@ -523,59 +488,6 @@ class Mapping:
         frame: u64 = self.folios.get(self.region_of(index), MASK64)
         page: u64 = self.page(index) >> PAGE_SHIFT
         return frame <= page and page < frame + PAGES_2M
-
-    def split_folio(self, region: u64, anon_vma: object, zero_page: bool) -> None:  # noqa: FBT001
-        """Make small pages of a huge one: each VMA unmaps its part, announced twice (unmap_folio).
-
-        The walk over the VMAs that can map a part of it ends as soon as none is mapped. zero_page: pages that
-        hold zeros become the shared zero page.
-        """
-        first: u64 = self.first_page(region)
-        index: u64
-        for start, end, vma in self.vmas.pieces(first, first + PAGES_2M):
-            if vma.anon_vma is anon_vma:
-                self.split_region(region)
-                self.invalidate_end(self.invalidate_start(start, end))
-                index = end
-                while index < first + PAGES_2M and not self.has_folio(index):
-                    index += 1
-                if index == first + PAGES_2M:
-                    break
-        if zero_page:
-            for index in range(first, first + PAGES_2M):
-                if self.has_folio(index) and self.arena.is_zeros(
-                    self.page(index) >> PAGE_SHIFT << PAGE_SHIFT
-                ):
-                    self.install(index, 0, ZERO)
-                    self.lazyfree.pop(index, None)
-        self.folios.pop(region, None)
-
-    def collapse_region(self, region: u64) -> bool:
-        """Copy a region's small pages into a huge one. Return whether it is mapped huge now
-        (collapse_huge_page).
-        """
-        if self.huge[region]:
-            return True
-        first: u64 = self.first_page(region)
-        i: u64
-        writable: bool = False
-        for i in range(first, first + PAGES_2M):
-            writable = writable or self.page(i) & WRITABLE != 0
-        if not writable:
-            return False
-        span = self.invalidate_start(first, first + PAGES_2M)
-        base: u64 = self.arena.reserve(PAGES_2M, PAGES_2M, 0)
-        for i in range(PAGES_2M):
-            word: u64 = self.page(first + i)
-            if word & PRESENT and not word & ZERO:
-                self.arena.copy_page(word >> PAGE_SHIFT << PAGE_SHIFT, (base + i) << PAGE_SHIFT)
-            self.lazyfree.pop(first + i, None)
-        self.install_run(first, PAGES_2M, base, WRITABLE)
-        self.huge[region] = 1
-        self.has_table[region] = 0
-        self.folios.pop(region, None)
-        self.invalidate_end(span)
-        return True
 
     def change_protection(self, first: u64, last: u64, prot: u32) -> None:
         """Give the mapped pages of [first, last) the rights of `prot`; some regain W by a fault only."""

@@ -9,16 +9,23 @@ places in the same bytes. The arena is reserved, not touched: a frame costs memo
 """
 
 import mmap
+import sys
 from collections import deque
+from typing import cast
 
 from cython import ulonglong as u64
 
 from ..x86.bits import MASK64, PAGE_SHIFT, PAGE_SIZE
+from .sparse_words import SparseWords
 
 SMALLEST_ARENA = 1 << 34
 BLOCK = 256
 """Bytes that are compared as one before their words are."""
 MAP_NORESERVE = 0x4000  # Linux; the mmap module has no name for it before Python 3.13
+RESERVES = sys.platform != "emscripten"
+"""Whether address space can be reserved without memory: not in WebAssembly, which runs interpreted."""
+LARGEST_WHOLE = 1 << 18
+"""Words of an array that has all its memory where none can be reserved: a slot of 1 GiB needs so many."""
 
 
 class OutOfFrames(MemoryError):
@@ -28,6 +35,10 @@ class OutOfFrames(MemoryError):
 def sparse_words(count: int) -> memoryview:
     """Return an array of `count` zero words (u64) that costs memory only where it is written."""
     size = max(count * 8, PAGE_SIZE)
+    if not RESERVES and count > LARGEST_WHOLE:
+        return cast(memoryview, SparseWords(count))
+    if not RESERVES:
+        return memoryview(bytearray(size)).cast("Q")[:count]
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
     return memoryview(mmap.mmap(-1, size, flags=flags)).cast("B").cast("Q")[:count]
 
@@ -81,7 +92,7 @@ class Arena:
     def __init__(self, size: int = 1 << 42) -> None:
         self.buffer = _reserve_most(size)
         self.words = self.buffer
-        self.size = len(self.buffer) << 3
+        self.size = self.buffer.nbytes
         self.next_table = PAGE_SIZE
         self.table_end = self.size >> 6
         self.next_user = self.size >> 6

@@ -18,6 +18,7 @@ from .bits import (
     VM_NORESERVE,
     VM_SHARED,
 )
+from .switches import HostSwitches
 
 _FIRST = attrgetter("first")
 
@@ -39,13 +40,16 @@ class Vma:
     anon_vma: object | None = None
 
 
-def _joins(new: Vma, neighbour: Vma) -> bool:
+def _joins(new: Vma, neighbour: Vma, *, hands_on: bool) -> bool:
     """Return whether a VMA that becomes `new` is merged into its neighbour (can_vma_merge_before, _after).
 
-    A neighbour that keeps its place hands its anon_vma on only to a VMA that has none.
+    A neighbour that keeps its place hands its anon_vma on only to a VMA that has none; with `hands_on` one
+    that has none takes that of `new`.
     """
     if new.flags != neighbour.flags or new.flags & VM_HUGETLB:
         return False
+    if hands_on and neighbour.anon_vma is None:
+        return True
     return new.anon_vma is neighbour.anon_vma or new.anon_vma is None
 
 
@@ -60,11 +64,13 @@ class Vmas:
     Attributes:
         _all: The VMAs, sorted by first page.
         restricted: Number of VMAs that do not allow reading and writing.
+        switches: How the memory management of its kernel differs from others'.
     """
 
-    def __init__(self, npages: int, flags: int, *, touched: bool) -> None:
+    def __init__(self, npages: int, flags: int, *, touched: bool, switches: HostSwitches) -> None:
         self._all = [Vma(0, npages, flags, object() if touched else None)]
         self.restricted = 0
+        self.switches = switches
 
     def __iter__(self) -> Iterator[Vma]:
         return iter(self._all)
@@ -110,23 +116,24 @@ class Vmas:
         self._replace(position, position + 1, [])
         self._insert(position, Vma(first, last, flags, anon_vma), next_first=False)
 
-    def replace(self, first: int, last: int, flags: int, *, next_first: bool) -> None:
-        """Put a new VMA in place of all in [first, last), merged if it may (mmap_region).
+    def replace(self, first: int, last: int, flags: int) -> None:
+        """Put a new VMA in place of all in [first, last), merged if it may (mmap_region)."""
+        low = self._position(first)
+        self._replace(low, low + len(self.pieces(first, last)), [])
+        self._insert(low, Vma(first, last, flags), next_first=self.switches.remap_joins_next_first)
+
+    def _insert(self, position: int, new: Vma, *, next_first: bool) -> None:
+        """Insert a VMA at a position, merged with its neighbours if it may.
 
         next_first: if the neighbours are not compatible with each other, it joins the next one, not the
         previous one.
         """
-        low = self._position(first)
-        self._replace(low, low + len(self.pieces(first, last)), [])
-        self._insert(low, Vma(first, last, flags), next_first=next_first)
-
-    def _insert(self, position: int, new: Vma, *, next_first: bool) -> None:
-        """Insert a VMA at a position, merged with its neighbours if it may."""
+        hands_on = self.switches.vma_hands_anon_vma_on
         before = self._all[position - 1] if position else None
         after = self._all[position] if position < len(self._all) else None
         low = high = position
-        joins_before = before is not None and _joins(new, before)
-        joins_after = after is not None and _joins(new, after)
+        joins_before = before is not None and _joins(new, before, hands_on=hands_on)
+        joins_after = after is not None and _joins(new, after, hands_on=hands_on)
         if before is not None and after is not None and joins_before and joins_after:
             both = _go_together(before, after)
             joins_before, joins_after = both or not next_first, both or next_first

@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from shadowmmu.guest.scenario.host_processor import HostProcessor
 from shadowmmu.guest.scenario.modes import trampolines_of
-from shadowmmu.guest.scenario.scenario import HOST_MAXPHYADDR, Scenario
+from shadowmmu.guest.scenario.scenario import Scenario
 from shadowmmu.guest.scenario.setup import (
     L2_CODE,
     PAGE,
@@ -151,8 +152,13 @@ def _header_setup(setup: Setup) -> list[Row]:
     machine = [action for action in setup.actions if not isinstance(action, Vcpu | Vmcb | Watch)]
     vcpus = [action for action in setup.actions if isinstance(action, Vcpu | Vmcb)]
     cpuid: Row = {"setup": "cpuid", "maxphyaddr": setup.maxphyaddr}
-    if setup.host_maxphyaddr != HOST_MAXPHYADDR:
-        cpuid["host"] = setup.host_maxphyaddr
+    usual, host = HostProcessor(), setup.host
+    if host.maxphyaddr != usual.maxphyaddr:
+        cpuid["host"] = host.maxphyaddr
+    if host.l1tf != usual.l1tf:
+        cpuid["l1tf"] = host.l1tf
+    if host.exit_info != usual.exit_info:
+        cpuid["exit_info"] = int(host.exit_info)
     entries = [*map(_header_entry, machine), cpuid, *map(_header_entry, vcpus)]
     return [*_header_modes(setup.modes), *entries]
 

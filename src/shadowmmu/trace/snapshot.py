@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..host.memory import differing_words
 from ..kvm.bits import INVALID_PAGE, PT32E_ROOT_LEVEL, ROLE_LEVEL, SPTE_EMPTY, SPTE_MMU_PRESENT
 from ..kvm.memory.nx_recovery import possible_nx_huge_page_counts
 from ..kvm.spte.rmap import pte_list
@@ -90,9 +91,17 @@ def _tdp_pages(kvm: Kvm) -> list[ShadowPage]:
         sp = waiting.pop()
         found.append(sp)
         if sp.level() > 1:
-            links = [s for s in kvm.read_table(sp.hpa) if s & SPTE_MMU_PRESENT and not s & PS]
+            image = kvm.arena.page_bytes(sp.hpa)
+            words = memoryview(image).cast("Q")
+            sptes = [words[i] for i in _filled(kvm, image)]
+            links = [s for s in sptes if s & SPTE_MMU_PRESENT and not s & PS]
             waiting += [kvm.sptep_to_sp(s & ADDR) for s in reversed(links)]
     return found
+
+
+def _filled(kvm: Kvm, image: bytes) -> list[int]:
+    """Return the indices of the SPTEs of a table, given as its 4 KiB, that are not empty in this design."""
+    return differing_words(kvm.design.empty_spte.to_bytes(8, "little") * 512, image)
 
 
 def _roots(kvm: Kvm) -> list[ShadowPage]:
@@ -154,11 +163,12 @@ def _mmu(kvm: Kvm, mmu: KvmMmu) -> RawState:
 
 
 def _page(kvm: Kvm, sp: ShadowPage, *, off_list: bool) -> RawState:
-    values = kvm.read_table(sp.hpa)
-    sptes = {i: value for i, value in enumerate(values) if value not in (0, SPTE_EMPTY)}
+    image = kvm.arena.page_bytes(sp.hpa)
+    values = memoryview(image).cast("Q").tolist()
+    sptes = {i: values[i] for i in _filled(kvm, image) if values[i] not in (0, SPTE_EMPTY)}
     translations: dict[int, int] | None = None
     if sp.translations:
-        words = kvm.read_table(sp.translations)
+        words = memoryview(kvm.arena.page_bytes(sp.translations)).cast("Q")
         translations = {i: words[i] for i in sptes}
     return {
         "hpa": sp.hpa,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal, TypeVar
 
+from ..guest.scenario.host_processor import HostProcessor
 from ..guest.scenario.modes import MODES, Mode
 from ..guest.scenario.module_params import DEFAULT_PARAMS, VENDORS
 from ..guest.scenario.scenario import EFER_SVME, Scenario
@@ -26,6 +27,7 @@ from ..guest.scenario.setup import (
 from ..kvm.design.switches import DesignError, kernel_text
 from ..kvm.guest_access.dirty_ring import ENTRY_BYTES
 from ..kvm.memory.capabilities import KVM_CAP_DIRTY_LOG_RING
+from ..kvm.state.spte_masks import MOST_L1TF_BITS
 from ..x86.bits import CR4_LA57
 from ..x86.sizes import size_of
 
@@ -119,7 +121,7 @@ def _scenario(
     params: Mapping[str, object],
     design: Mapping[str, str],
     *,
-    hostbits: int,
+    host: HostProcessor,
     physbits: int,
     vmcbs: tuple[Vmcb, ...],
 ) -> Scenario:
@@ -133,8 +135,7 @@ def _scenario(
         design={},
         modes=(mode.name,),
         maxphyaddr=physbits,
-        host_maxphyaddr=hostbits,
-        host_la57=mode.name == "long5",
+        host=host,
         vcpus=(),
         vmcbs=vmcbs,
         setup=(),
@@ -167,6 +168,7 @@ def setup_of(
     dirty_ring: int,
     hostbits: int,
     physbits: int | None,
+    l1tf: int,
 ) -> tuple[Setup, Tables]:
     """Return the setup of a machine without guest code, and where its tables are.
 
@@ -176,7 +178,9 @@ def setup_of(
     one_of("vendor", vendor, VENDORS)
     within("vcpus", vcpus, 1, MOST_VCPUS)
     within("hostbits", hostbits, 32, 52)
+    within("l1tf", l1tf, 0, MOST_L1TF_BITS)
     physbits = within("physbits", hostbits if physbits is None else physbits, 32, 52)
+    host = HostProcessor(maxphyaddr=hostbits, la57=mode.name == "long5", l1tf=l1tf)
     if memory.size < 16 * PAGE:
         raise ConfigurationError(f"memory={memory.size:#x} must be at least {16 * PAGE:#x}: tables are in it")
     if nested and (vendor == "intel" or paging == "nopaging"):
@@ -189,9 +193,7 @@ def setup_of(
     vmcbs = tuple(Vmcb(n, NESTED_GPA + PAGE * n, ncr3, 1 + n) for n in range(vcpus)) if nested else ()
     params = dict(params) if not nested else {"kvm_amd.npt": 1, **params}
     try:
-        scenario = _scenario(
-            mode, vendor, kernel, params, design, hostbits=hostbits, physbits=physbits, vmcbs=vmcbs
-        )
+        scenario = _scenario(mode, vendor, kernel, params, design, host=host, physbits=physbits, vmcbs=vmcbs)
     except (ScenarioError, DesignError) as error:
         raise ConfigurationError(str(error).removeprefix("Vm: ")) from None
     actions: list[SetupAction] = []
@@ -212,10 +214,9 @@ def setup_of(
         path="Vm",
         modes=(mode.name,) * vcpus,
         maxphyaddr=physbits,
-        host_maxphyaddr=hostbits,
+        host=host,
         params={**scenario.params, "kernel": scenario.kernel},
         design=scenario.design,
-        host_la57=scenario.host_la57,
         actions=(*actions, *vmcbs),
     )
     return setup, Tables(cr3, ncr3, next_table)

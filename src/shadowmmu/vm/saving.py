@@ -46,7 +46,9 @@ def _setup(setup: Setup, mode: Mode, cr3: int) -> Iterator[str]:
         yield "vendor intel"
     yield f"mode {mode.name}"
     yield f"vcpus {setup.nvcpus}"
-    yield f"hostbits {setup.host_maxphyaddr}"
+    yield f"hostbits {setup.host.maxphyaddr}"
+    if setup.host.l1tf:
+        yield f"host l1tf={setup.host.l1tf}"
     yield f"physbits {setup.maxphyaddr}"
     usual = {**DEFAULT_PARAMS, **VENDORS["intel"]}
     for name, value in setup.params.items():

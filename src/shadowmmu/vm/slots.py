@@ -9,8 +9,8 @@ from ..guest.play.machine import UserSlot
 from ..guest.play.player import Player
 from ..guest.scenario import ops
 from ..guest.scenario.setup import KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, SlotSetup
-from ..host.mapping import Backing
-from ..kvm.memory.dirty_log_ioctl import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
+from ..host.backing import Backing
+from ..kvm.memory.dirty_bitmap import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
 from .config import PAGE, ConfigurationError, aligned, member, whole_pages, within
 
 __all__ = ["Backing", "Host", "Slot", "Slots", "slot_setup"]

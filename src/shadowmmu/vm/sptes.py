@@ -25,6 +25,7 @@ from ..kvm.spte.spte import is_access_track_spte, is_executable, is_last_spte, i
 from ..kvm.state.shadow_page import ShadowPage as KvmShadowPage
 from ..kvm.state.vm import Kvm
 from ..kvm.tracepoints.role_layout import RoleLayout, layout_of
+from ..show.html.table import table
 from ..trace.snapshot import shadow_pages
 from ..x86.bits import ADDR, EPT_R, W
 
@@ -215,6 +216,20 @@ class ShadowPage:
 
     def __str__(self) -> str:
         return "\n".join([repr(self), *(f"  {spte}" for spte in self.sptes)])
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: a row for each SPTE that is not empty."""
+        rows = [
+            (
+                f"[{spte.address >> 3 & 511}]",
+                f"{spte.value:#x}",
+                f"{spte.kind} {spte.target:#x}" if spte.target else spte.kind,
+                spte.rights,
+                " ".join(spte.notes),
+            )
+            for spte in self.sptes
+        ]
+        return table(repr(self).strip("<>"), ("index", "SPTE", "leads to", "rights", "notes"), rows)
 
 
 def page_of(kvm: Kvm, sp: KvmShadowPage) -> ShadowPage:

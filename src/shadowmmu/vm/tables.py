@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..guest.play.machine import Machine
 from ..guest.scenario.modes import Mode
-from ..host.mapping import HostError
+from ..host.backing import HostError
 from ..x86.bits import ADDR, NX, PS, A, D, P, U, W
 from .config import PAGE, ConfigurationError, aligned, bytes_of
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from ..kvm.tracepoints.event import Event
+from ..show.html.table import table
 
 if TYPE_CHECKING:
     import pandas
@@ -119,3 +120,9 @@ class Trace(Sequence[Event]):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {count}" for name, count in self.counts().items())
         return f"<Trace of {len(self)} events{': ' if shown else ''}{shown}>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: a row for each event."""
+        rows = [(str(n), event.name, event.text(), event.task) for n, event in enumerate(self._events)]
+        caption = f"{len(self):,} event{'' if len(self) == 1 else 's'}"
+        return table(caption, ("n", "event", "as the kernel prints it", "kernel thread"), rows)

@@ -21,9 +21,10 @@ from ..kvm.design.design import Design
 from ..kvm.design.switches import DEFAULT_KERNEL
 from ..kvm.exits.emulate import MmioAccess
 from ..kvm.guest_access.dirty_ring import dirty_ring_of
-from ..kvm.memory.capabilities import KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
-from ..kvm.memory.dirty_log_ioctl import INITIALLY_SET, MANUAL_PROTECT, kvm_vm_ioctl_reset_dirty_pages
+from ..kvm.memory.capabilities import INITIALLY_SET, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, MANUAL_PROTECT
+from ..kvm.memory.reset_dirty_rings import kvm_vm_ioctl_reset_dirty_pages
 from ..kvm.pages.zap import kvm_mmu_zap_all_fast
+from ..show.html.table import table
 from ..x86.implementation import MANUAL
 from .answer import answer
 from .config import (
@@ -76,6 +77,8 @@ class Vm(Operations):
     hostbits, physbits
               bits of a physical address, 32 to 52: the host's (MAXPHYADDR), and those that the guest is
               shown; by default the host's
+    l1tf      bits of a physical address that the host's L1 cache uses if its processor is vulnerable to L1TF,
+              hostbits to 46, "intel" only; 0: it is not
     tlb       False: every access walks the tables
     mmio      answers accesses to addresses without memory; by default reads give all ones
     checked   every operation is checked, see `check`
@@ -99,6 +102,7 @@ class Vm(Operations):
         dirty_ring: int = 0,
         hostbits: int = 46,
         physbits: int | None = None,
+        l1tf: int = 0,
         tlb: bool = True,
         mmio: Callable[[MmioAccess], int] | None = None,
         checked: bool = False,
@@ -116,6 +120,7 @@ class Vm(Operations):
             dirty_ring=dirty_ring,
             hostbits=hostbits,
             physbits=physbits,
+            l1tf=l1tf,
         )
         try:
             self._take(
@@ -426,19 +431,43 @@ class Vm(Operations):
         aligned("gpa", gpa, size)
         self._slot_at(gpa)
 
-    def __repr__(self) -> str:
+    @property
+    def _vendor(self) -> str:
+        return "intel" if self.kvm.parameters.vmx else "amd"
+
+    @property
+    def _kind(self) -> str:
         parameters = self.kvm.parameters
-        kind = "shadow paging"
-        if parameters.tdp_enabled:
-            name = "EPT" if parameters.vmx else "NPT"
-            kind = f"{name} by the TDP MMU" if self.kvm.tdp_mmu_enabled() else f"{name} by shadow pages"
+        if not parameters.tdp_enabled:
+            return "shadow paging"
+        name = "EPT" if parameters.vmx else "NPT"
+        return f"{name} by the TDP MMU" if self.kvm.tdp_mmu_enabled() else f"{name} by shadow pages"
+
+    def __repr__(self) -> str:
         memory = sum(slot.size for slot in self.slots.values())
         rooted = sum(vcpu.state.mmu.root_hpa not in (0, INVALID_PAGE) for vcpu in self.vcpus)
         return (
-            f"<Vm {self.player.setup.params['kernel'].split()[0]} {'intel' if parameters.vmx else 'amd'}, "
-            f"{kind}, {self.mode.name} guest, {memory:#x} bytes in {len(self.slots)} slots, "
+            f"<Vm {self.player.setup.params['kernel'].split()[0]} {self._vendor}, "
+            f"{self._kind}, {self.mode.name} guest, {memory:#x} bytes in {len(self.slots)} slots, "
             f"{len(self.vcpus)} vCPUs ({rooted} with a root), {self.kvm.n_used_mmu_pages} shadow pages>"
         )
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the machine, and what its MMU holds."""
+        pages = self.shadow_pages
+        levels = [page.level for page in pages]
+        of_levels = ", ".join(f"{levels.count(n)} of level {n}" for n in sorted({*levels}, reverse=True))
+        stat = self.kvm.stat
+        rows = [
+            ("kernel", f"{self.player.setup.params['kernel'].split()[0]}, {self._vendor}, {self._kind}"),
+            ("guest", f"{self.mode.name}, {len(self.vcpus)} vCPUs"),
+            *((f"slot {number}", repr(slot).strip("<>")) for number, slot in self.slots.items()),
+            ("shadow pages", f"{len(pages)}{': ' if pages else ''}{of_levels}"),
+            ("out of sync", str(stat.mmu_unsync)),
+            ("mapped pages", f"{stat.pages_4k} of 4 KiB, {stat.pages_2m} of 2 MiB, {stat.pages_1g} of 1 GiB"),
+            ("flush requests", str(stat.remote_tlb_flush_requests)),
+        ]
+        return table("Vm", (), rows)
 
 
 def _scenario(scenario: str | Path) -> Scenario:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..guest.play.guest_walk import guest_walk
 from ..guest.play.machine import Machine
-from ..host.mapping import HostError
 from ..kvm.bits import INVALID_PAGE
-from ..kvm.map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..kvm.pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..kvm.state.vcpu import Vcpu
-from ..x86.bits import ADDR, CR0_PG, CR4_LA57, CR4_PAE, EFER_LMA, NX, PS, A, D, P, U, W
+from ..show.html.table import table
+from ..x86.bits import NX, PS, A, D, P, U, W
 from .sptes import Spte, spte_at
 
 __all__ = ["Entry", "Walk", "walk"]
@@ -70,40 +71,28 @@ class Walk:
     def __repr__(self) -> str:
         return f"<Walk {self}>"
 
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the guest's entries and KVM's side by side."""
+        guest = {entry.level: (f"{entry.address:#x}", str(entry)) for entry in self.guest}
+        shadow = {spte.level: (f"{spte.address & -4096:#x}", str(spte)) for spte in self.shadow}
+        rows = [
+            (str(level), *guest.get(level, ("", "")), *shadow.get(level, ("", "")))
+            for level in sorted({*guest, *shadow}, reverse=True)
+        ]
+        ends = ("not mapped" if self.gpa is None else f"gpa {self.gpa:#x}",
+                "not mapped" if self.hpa is None else f"hpa {self.hpa:#x}")  # fmt: skip
+        rows.append(("", "leads to", ends[0], "leads to", ends[1]))
+        head = ("level", "guest: at", "entry", "KVM: table", "SPTE")
+        return table(f"Walk of {self.gva:#x}", head, rows)
+
 
 def walk(machine: Machine, vcpu: Vcpu, gva: int) -> Walk:
     """Return the walk of a linear address on a vCPU. Nothing is changed by it, not even Accessed bits."""
-    guest, gpa = _guest_walk(machine, vcpu, gva)
+    entries, gpa = guest_walk(machine, vcpu, gva)
+    guest = [Entry(entry.gpa, entry.value, entry.level, entry.size) for entry in entries]
     address = gpa if vcpu.mmu.direct() else gva
     shadow, hpa = ([], None) if address is None else _shadow_walk(vcpu, address)
     return Walk(gva, tuple(guest), tuple(shadow), gpa, hpa)
-
-
-def _guest_walk(machine: Machine, vcpu: Vcpu, gva: int) -> tuple[list[Entry], int | None]:
-    if not vcpu.cr0 & CR0_PG:
-        return [], gva
-    long_mode, pae = vcpu.efer & EFER_LMA, vcpu.cr4 & CR4_PAE
-    levels = (5 if vcpu.cr4 & CR4_LA57 else 4) if long_mode else 3 if pae else 2
-    size, bits = (8, 9) if levels > 2 else (4, 10)
-    table = vcpu.cr3 & (0xFFFFFFE0 if levels == 3 else ADDR)
-    found: list[Entry] = []
-    for level in range(levels, 0, -1):
-        shift = 12 + bits * (level - 1)
-        index = gva >> shift & (3 if levels == 3 and level == 3 else (1 << bits) - 1)
-        try:
-            value = machine.host_read(table + size * index, size)
-        except HostError:
-            return found, None
-        found.append(Entry(table + size * index, value, level, size))
-        if not value & P:
-            return found, None
-        if level == 1 or (value & PS and not (levels == 3 and level == 3)):
-            frame = value & ADDR
-            if levels == 2 and level == 2:
-                frame = value & 0xFFC00000 | (value >> 13 & 0xFF) << 32
-            return found, frame >> shift << shift | gva & (1 << shift) - 1
-        table = value & ADDR
-    return found, None
 
 
 def _shadow_walk(vcpu: Vcpu, address: int) -> tuple[list[Spte], int | None]:

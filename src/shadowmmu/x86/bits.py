@@ -19,6 +19,7 @@ NX = 1 << 63
 EPT_R = 1 << 0
 EPT_W = 1 << 1
 EPT_X = 1 << 2
+EPT_XU = 1 << 10
 EPT_RWX = EPT_R | EPT_W | EPT_X
 EPT_TYPE = 7 << 3
 EPT_WB = 6 << 3
@@ -28,6 +29,7 @@ EPT_D = 1 << 9
 # exit qualification of an EPT violation (28.2.1): the access, R, W and X of the translation from bit 3 on,
 # whether there is a linear address, and whether the access was to its page, not to a table of the guest
 EPT_VIOLATION_RWX_SHIFT = 3
+EPT_VIOLATION_PROT_XU = 1 << 6
 EPT_VIOLATION_GVA_VALID = 1 << 7
 EPT_VIOLATION_GVA_TRANSLATED = 1 << 8
 EPT_VIOLATION_GVA_USER = 1 << 9

@@ -11,6 +11,7 @@ cdef class EptWalker:
     cdef public bint caches_enabled, pml_enabled
     cdef readonly u64 levels, level, exit, qualification, loads, ad_sets
     cdef readonly bint ad, execute_only
+    cdef readonly u64 rights
     cdef public u64 pml_address, pml_index
     cdef readonly bint shortened
     cdef readonly u64 reserved[2 * (MAX_LEVELS + 1)]

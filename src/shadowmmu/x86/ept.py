@@ -19,9 +19,11 @@ from .bits import (
     EPT_TYPE,
     EPT_VIOLATION_GVA_TRANSLATED,
     EPT_VIOLATION_GVA_VALID,
+    EPT_VIOLATION_PROT_XU,
     EPT_VIOLATION_RWX_SHIFT,
     EPT_W,
     EPT_X,
+    EPT_XU,
     FETCH,
     MAX_LEVELS,
     NX,
@@ -51,6 +53,8 @@ class EptWalker:
         levels: Levels of the tables: 4 or 5; 0: not in use.
         ad: Accessed and Dirty are used (EPTP bit 6).
         execute_only: Entries that grant X alone are valid.
+        rights: Bits of an entry that grant something: R, W, X, with mode-based execute control also X of user
+            addresses, which is only reported: KVM gives it together with X.
         reserved: Masks of bits that must be 0, indexed by level, + 6 for entries that map a page.
         level: Level of the page that the last walk found: 1 (4 KiB), 2 (2 MiB), 3 (1 GiB).
         exit: Basic exit reason of the last access that failed, EXIT_*.
@@ -69,11 +73,12 @@ class EptWalker:
 
     def __init__(self, words: memoryview) -> None:
         self.words = words
-        self.limit = len(words) << 3
+        self.limit = words.nbytes
         self.caches_enabled = True
         self.levels = 0
         self.ad = True
         self.execute_only = True
+        self.rights = EPT_RWX
         self.reserved = filled(2 * (MAX_LEVELS + 1))
         self.level = 0
         self.exit = 0
@@ -89,8 +94,11 @@ class EptWalker:
         self.pml4e = TranslationCache(39, 1, 4)
         self.pml5e = TranslationCache(48, 1, 4)
 
-    def set_mode(self, *, levels: int, maxphyaddr: int, ad: bool, execute_only: bool) -> None:
+    def set_mode(
+        self, *, levels: int, maxphyaddr: int, ad: bool, execute_only: bool, mbec: bool = False
+    ) -> None:
         """Walk tables of 4 or 5 levels, or none (0); the caches keep what they hold."""
+        self.rights = EPT_RWX | (EPT_XU if mbec else 0)
         self.levels = levels
         self.ad = ad
         self.execute_only = execute_only
@@ -133,7 +141,7 @@ class EptWalker:
         """
         level: u64 = self.levels
         table: u64 = root & ADDR
-        rights: u64 = EPT_RWX
+        rights: u64 = self.rights
         if gpa >> 12 + 9 * self.levels:
             return self.violation(access, 0, is_table)
         if use_caches:
@@ -143,7 +151,7 @@ class EptWalker:
                 if upper:
                     level = skip - 1
                     table = upper & ADDR
-                    rights = upper >> 1 & EPT_RWX
+                    rights = upper >> 1 & self.rights
                     self.shortened = True
                     break
         while True:
@@ -160,7 +168,7 @@ class EptWalker:
                 self.exit = EXIT_REASON_EPT_MISCONFIG
                 self.qualification = 0
                 return 0
-            rights &= entry & EPT_RWX
+            rights &= entry
             if leaf:
                 break
             if self.ad and not entry & EPT_A:
@@ -205,7 +213,10 @@ class EptWalker:
     def violation(self, access: u64, rights: u64, is_table: u64) -> u64:
         """Record an EPT violation of an access where the tables grant `rights`. Return 0."""
         self.exit = EXIT_REASON_EPT_VIOLATION
-        self.qualification = access | rights << EPT_VIOLATION_RWX_SHIFT | EPT_VIOLATION_GVA_VALID
+        granted: u64 = (rights & EPT_RWX) << EPT_VIOLATION_RWX_SHIFT
+        if rights & EPT_XU:
+            granted |= EPT_VIOLATION_PROT_XU
+        self.qualification = access | granted | EPT_VIOLATION_GVA_VALID
         if not is_table:
             self.qualification |= EPT_VIOLATION_GVA_TRANSLATED
         return 0

@@ -21,6 +21,10 @@ class Implementation:
             does for the accesses of instructions only.
         rmw_reads_first: An instruction that reads and writes memory makes a read access and then a write
             access, where by the manual it makes one write access.
+        accessed_at_end: Accessed is set in the tables on the way only once the walk allows the access; else
+            as the walk reaches each, also of one that ends in a page fault. The manuals leave that open.
+        mov_cr0_loads_pdptes: Every MOV to CR0 loads the PDPTE registers with PAE paging, where by the manual
+            one does that changes CD, NW or PG.
         ept_advanced_info: The qualification of an EPT violation has the rights of the linear address
             (advanced VM-exit information, bits 9 to 11).
     """
@@ -34,6 +38,8 @@ class Implementation:
     bad_cr3_fails_entry: bool = False
     implicit_obeys_ac: bool = False
     rmw_reads_first: bool = False
+    accessed_at_end: bool = False
+    mov_cr0_loads_pdptes: bool = False
     ept_advanced_info: bool = False
 
 
@@ -46,5 +52,8 @@ TCG: Final = Implementation(
     bad_cr3_fails_entry=True, implicit_obeys_ac=True, rmw_reads_first=True,
 )  # fmt: skip
 """QEMU 7.2's emulated processor, on which real KVM was recorded."""
-INTEL: Final = replace(MANUAL, nonleaf_bit8=True, efer=0xD01, ept_advanced_info=True)
+INTEL: Final = replace(
+    MANUAL, nonleaf_bit8=True, efer=0xD01, accessed_at_end=True, mov_cr0_loads_pdptes=True,
+    ept_advanced_info=True,
+)  # fmt: skip
 """A processor with VMX, on which real kvm_intel was recorded (Bochs 3.0, tigerlake)."""

@@ -64,7 +64,7 @@ class Processor:
         geometry: TlbGeometry = ZEN,
         implementation: Implementation = MANUAL,
     ) -> None:
-        self.limit = len(words) << 3
+        self.limit = words.nbytes
         self.tlb = Tlb(geometry)
         self.tlb.enabled = tlb
         self.ept = EptWalker(words)
@@ -130,15 +130,22 @@ class Processor:
         self.amd = amd
 
     def set_ept(
-        self, *, levels: int, maxphyaddr: int = 48, ad: bool = True, execute_only: bool = True
+        self,
+        *,
+        levels: int,
+        maxphyaddr: int = 48,
+        ad: bool = True,
+        execute_only: bool = True,
+        mbec: bool = False,
     ) -> None:
         """Switch nested paging on with EPT tables of 4 or 5 levels.
 
-        ad: their Accessed and Dirty are used (EPTP bit 6); execute_only: entries with X alone are valid.
+        ad: their Accessed and Dirty are used (EPTP bit 6); execute_only: entries with X alone are valid;
+        mbec: bit 10 of an entry is X of user addresses, which always stands with X here.
         """
         self.walker.two_dimensional = True
         self._set_nested_mode(0, maxphyaddr)
-        self.ept.set_mode(levels=levels, maxphyaddr=maxphyaddr, ad=ad, execute_only=execute_only)
+        self.ept.set_mode(levels=levels, maxphyaddr=maxphyaddr, ad=ad, execute_only=execute_only, mbec=mbec)
 
     def set_nested(self, *, levels: int, maxphyaddr: int = 48) -> None:
         """Switch nested paging on, with nested tables of 4 or 5 levels in AMD's format, or off (0)."""

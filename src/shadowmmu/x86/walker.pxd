@@ -22,10 +22,11 @@ cdef class Walker:
     cdef readonly u64 need[ACCESSES]
     cdef readonly u64 deny[ACCESSES]
     cdef readonly u64 pdptes[PAE_PDPTES]
-    cdef readonly bint shortened, nonleaf_bit8, ept_advanced_info
+    cdef readonly bint shortened, nonleaf_bit8, ept_advanced_info, accessed_at_end
     cdef readonly EptWalker ept
     cdef u64 translate(self, u64 root, u64 gva, u64 pcid, u32 mode) except? 2 nogil
     cdef u64 walk(self, u64 root, u64 gva, u64 pcid, u32 mode, u32 use_caches) except? 2 nogil
+    cdef bint mark_tables(self, u64 table, u64 level, u64 gva, u64 last) except -1 nogil
     cpdef u64 load_pdptes(self, u64 root, u64 maxphyaddr) except? 2
     cdef u64 nested_entry(self, u64 gpa) except? 2 nogil
     cdef u64 nested_page(self, u64 gpa, u64 translation, u32 mode) except? 2 nogil

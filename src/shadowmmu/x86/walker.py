@@ -86,6 +86,7 @@ class Walker:
         implementation: The kind of processor.
         pdpte_accessed: A if the processor sets Accessed in PAE PDPTEs, else 0.
         nonleaf_bit8: Bit 8 may be set in entries of levels 4 and 5.
+        accessed_at_end: Accessed is set in upper tables only once the walk allows the access.
         ept_advanced_info: EPT violations report the rights of the linear address.
         reserved_error: PFERR_* of a fault for reserved bits.
         shortened: The last walk began in a paging-structure cache.
@@ -123,7 +124,7 @@ class Walker:
         self.two_dimensional = False
         self.pdptes = filled(PAE_PDPTES)
         self.nested_fault_gpa = FAULT
-        self.limit = len(words) << 3
+        self.limit = words.nbytes
         self.caches_enabled = True
         self.walks = 0
         self.loads = 0
@@ -131,6 +132,7 @@ class Walker:
         self.implementation = implementation
         self.pdpte_accessed = A if implementation.pdpte_accessed else 0
         self.nonleaf_bit8 = implementation.nonleaf_bit8
+        self.accessed_at_end = implementation.accessed_at_end
         self.ept_advanced_info = implementation.ept_advanced_info
         self.reserved_error = PFERR_RSVD if implementation.rsvd_without_p else PFERR_P | PFERR_RSVD
         self.shortened = False
@@ -253,6 +255,9 @@ class Walker:
                 return self.fault(0, mode)
             table = pdpte & ADDR
             level = 2
+        first_table: u64 = table
+        first_level: u64 = level
+        unmarked: u64 = 0
         while True:
             shift: u64 = 12 + self.index_bits * (level - 1)
             hpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
@@ -283,15 +288,20 @@ class Walker:
                 nx |= entry & NX
                 if level == 1 or entry & self.leaf_bit:
                     break
-                if not entry & A and not self.update(hpa, word | A << lane, table, gva, level):
-                    return 0
+                if not entry & A:
+                    if self.accessed_at_end:
+                        unmarked = 1
+                    elif not self.update(hpa, word | A << lane, table, gva, level):
+                        return 0
             table = entry & ADDR
-            if use_caches:
+            if use_caches and not unmarked:
                 self.remember(level, gva, pcid, table | rights & (W | U) | nx | P)
             level -= 1
         translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D | NESTED_W | NESTED_X
         if translation & self.need[mode] != self.need[mode] or translation & self.deny[mode]:
             return self.fault(PFERR_P, mode)
+        if unmarked and not self.mark_tables(first_table, first_level, gva, level):
+            return 0
         new: u64 = entry | A
         if mode & 3 == WRITE:
             new |= D
@@ -307,6 +317,27 @@ class Walker:
             offset: u64 = gva & (1 << 3 + 9 * level) - 1
             return self.nested_page(frame | offset, translation, mode)
         return translation | frame
+
+    def mark_tables(self, table: u64, level: u64, gva: u64, last: u64) -> bool:
+        """Set Accessed in the entries on the way from `table` of `level` to the page that level `last` maps.
+        Return False for a nested page fault.
+        """
+        while level > last:
+            shift: u64 = 12 + self.index_bits * (level - 1)
+            hpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
+            if self.two_dimensional:
+                hpa = self.nested_entry(hpa)
+                if hpa == FAULT:
+                    return False
+            lane: u64 = (hpa & 4) << 3
+            word: u64 = self.words[hpa >> 3]
+            entry: u64 = word >> lane & self.entry_mask
+            marked: u64 = entry | (0 if level == 3 and self.levels == 3 else A)
+            if marked != entry and not self.update(hpa, word | marked << lane, table, gva, level):
+                return False
+            table = entry & ADDR
+            level -= 1
+        return True
 
     def set_pdptes(self, values: list[int]) -> None:
         """Load the PDPTE registers, as VM entry does from the VMCS."""

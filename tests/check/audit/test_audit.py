@@ -15,6 +15,7 @@ from shadowmmu.check.audit.tables import Tables
 from shadowmmu.check.checker import Violation, play_checked
 from shadowmmu.check.checks import checks_of
 from shadowmmu.check.random.fuzz import check_lines
+from shadowmmu.guest.play import cpu
 from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.parser import load_scenario, parse_scenario
 from shadowmmu.guest.scenario.scenario import Scenario
@@ -83,8 +84,9 @@ def test_recorded_scenarios(path: Path) -> None:
 @pytest.mark.parametrize("kernel", [profile.kernel for profile in PROFILES])
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", GUESTS)
-def test_random_guests(kind: str, seed: int, kernel: str) -> None:
+def test_random_guests(kind: str, seed: int, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every step; and what the audit has found out by looking for changes is what there is."""
+    monkeypatch.setattr(cpu, "ENDLESS", random_scenarios.ENDLESS)
     scenario = parse_scenario(random_guest(kind, seed)).with_kernel(kernel)
     scenario = scenario.with_design({"lpage_info_below_slot": "checked"})
     for number, (player, audit, found) in enumerate(audited(scenario, Level.STEP)):

@@ -147,6 +147,11 @@ def test_guests_use_all_that_the_language_has_for_the_mmu() -> None:
     assert {"age", "flush", "prefault", "harvestring", "resetrings", "nrmmu", "cap"} <= ops
 
 
+def test_some_hosts_with_intel_s_processors_are_vulnerable_to_l1tf() -> None:
+    grounds = [Ground("long4", "shadow", "ordinary", seed, vendor="intel") for seed in range(20)]
+    assert 0 < sum(any(line.startswith("host l1tf=") for line in ground.setup) for ground in grounds) < 20
+
+
 @pytest.mark.parametrize("vendor", ["amd", "intel"])
 def test_kvm_accepts_every_machine(vendor: str) -> None:
     for seed in range(20):

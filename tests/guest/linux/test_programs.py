@@ -97,3 +97,31 @@ def test_checks_find_nothing(compiled: Compiled, name: str, mode: str, tmp_path:
     done = shadowmmu("check", mode, str(compiled(name)), "--", "first", folder=tmp_path)
     verdict = f"nothing found (exit, status {PROGRAMS[name]})"
     assert (done.status, verdict in done.output.decode()) == (0, True), done
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("pi", "futex operation LOCK_PI is not supported (ENOSYS)"),
+        ("splice", "system call splice is not supported (ENOSYS)"),
+        ("inotify", "system call inotify_init1 is not supported (ENOSYS)"),
+        ("shm", "system call shmget is not supported (ENOSYS)"),
+        ("timer", "system call timer_create is not supported (ENOSYS)"),
+    ],
+)
+def test_a_call_that_is_not_supported_is_one_line_and_the_program_continues(
+    compiled: Compiled, way: str, said: str, tmp_path: Path
+) -> None:
+    found = model(compiled("missing"), way, folder=tmp_path)
+    assert (found.output, found.status) == (b"-1 Function not implemented\n", 3)
+    assert found.told.splitlines()[0] == f"shadowmmu: missing: {said}"
+    assert found.told.count("shadowmmu:") == 1
+
+
+def test_a_32_bit_system_call_ends_the_program(compiled: Compiled, tmp_path: Path) -> None:
+    found = model(compiled("missing"), "int80", folder=tmp_path)
+    assert (found.output, found.status) == (b"", 139)
+    lines = [line for line in found.told.splitlines() if line.startswith("shadowmmu:")]
+    assert lines[0] == "shadowmmu: missing: 32-bit system calls (int 0x80) are not supported"
+    assert lines[1].startswith("shadowmmu: missing: killed by SIGSEGV; rip ")
+    assert len(lines) == 2

@@ -18,7 +18,7 @@ def pc() -> Callable[..., tuple[Pc, list[bytes]]]:
     from shadowmmu.guest.pc.image import read_image
     from shadowmmu.guest.pc.pc import memory_slots
     from shadowmmu.guest.svm.machine import SvmMachine
-    from shadowmmu.host.mapping import Backing
+    from shadowmmu.host.backing import Backing
 
     def make(
         data: bytes, line: str = "program", memory: int = 32 << 20, modules: Any = (), **options: Any

@@ -35,6 +35,8 @@ def written(word, *, op):
         base = [line for line in base if not line.startswith(("slot", "alloc", "tramp", "map"))]
     if word.name in ONCE:
         base = [line for line in base if not line.startswith(word.name)]
+    if word.name == "host":
+        base.insert(0, "vendor intel")
     if word.name == "mode":
         base.insert(0, word.example)
     elif word.name == "start":

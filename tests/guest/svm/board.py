@@ -14,7 +14,7 @@ import pytest
 from guest.svm.assembler import asm
 
 from shadowmmu.guest.svm.machine import Outcome, SvmMachine
-from shadowmmu.guest.svm.processor import Segment
+from shadowmmu.guest.svm.registers import Segment
 from shadowmmu.x86.bits import (
     CR0_NE,
     CR0_PE,

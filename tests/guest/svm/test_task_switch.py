@@ -24,7 +24,7 @@ from guest.svm.board import (
 )
 from guest.svm.invariants import check
 
-from shadowmmu.guest.svm.processor import Segment
+from shadowmmu.guest.svm.registers import Segment
 from shadowmmu.x86.bits import CR0_TS, P, U, W
 
 OTHER, OTHER_TSS, GATE, PLACE = 0x30, 0x7900, 0x38, 0x1800
@@ -234,7 +234,8 @@ def test_user_code_far_jumps_within_its_segment() -> None:
     assert board.get("rip") < USER_CODE + 0x20
 
 
-def test_a_far_pointer_on_a_device_leads_to_a_task() -> None:
+def test_kvm_does_not_emulate_a_far_pointer_to_a_task() -> None:
+    """Its emulator has far jumps to code segments only (X86_TRANSFER_CALL_JMP, emulate.c)."""
     board = Board("32")
     write_task(board, b"\xf4")
     pointer = (OTHER << 32).to_bytes(8, "little")
@@ -242,9 +243,12 @@ def test_a_far_pointer_on_a_device_leads_to_a_task() -> None:
         0x8000000, 8, read=lambda gpa, size: int.from_bytes(pointer[gpa & 7 :][:size], "little")
     )
     board.map(0x10000000, 0x8000000 | P | W)
-    execute(board, "jmp fword ptr [0x10000000]")
-    assert board.get("rip") == PLACE + 1
-    assert board.read_word(TSS + 0x20, 4) == CODE + 6
+    board.start("jmp fword ptr [0x10000000]\n vmmcall")
+    outcome = board.run()
+    assert (outcome.reason, str(outcome.detail)) == (
+        "emulation",
+        f"instruction at {CODE:#x} cannot be emulated",
+    )
 
 
 @pytest.mark.parametrize("mmu", MMUS)

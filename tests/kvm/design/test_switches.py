@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import shadowmmu
-from shadowmmu.host.address_space import HostSwitches
+from shadowmmu.host.switches import HostSwitches
 from shadowmmu.kvm.design.design import Design, design_of
 from shadowmmu.kvm.design.switches import (
     DEFAULT_KERNEL,

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from kvm.invariants import check_tlb
 from kvm.random_scenarios import DATA, HUGE, LOGGED, random_scenario
 from kvm.world import World
 
 import shadowmmu
-from shadowmmu.guest.scenario.ops import Access, Exec
 from shadowmmu.guest.scenario.parser import parse_scenario
 
 Seen = list[Any]
@@ -38,18 +36,6 @@ def play(text: str, design: Mapping[str, str], *, checked: bool) -> Seen:
 def by_default(text: str) -> Seen:
     """The same under the default design."""
     return play(text, {}, checked=False)
-
-
-def check_tlb_after_each(text: str, design: Mapping[str, str]) -> None:
-    """With a TLB: whatever is not about to be flushed is what the tables say."""
-    ops = parse_scenario(text).ops
-    gvas = sorted({op.gva & ~0xFFF for op in ops if isinstance(op, Access | Exec)})
-    world = World.of(text, tlb=True, design=design)
-    compared = 0
-    for op in ops:
-        world.play(op)
-        compared += check_tlb(world.audit, gvas)
-    assert compared
 
 
 class HugeGuest:
@@ -160,4 +146,4 @@ def huge_guest(mode: str, seed: int, count: int, *, initially_set: bool = False)
     return HugeGuest(mode, seed, initially_set=initially_set).text(count)
 
 
-__all__ = ["OPS", "by_default", "check_tlb_after_each", "huge_guest", "play", "random_scenario"]
+__all__ = ["OPS", "by_default", "huge_guest", "play", "random_scenario"]

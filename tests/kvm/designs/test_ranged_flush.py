@@ -1,8 +1,9 @@
 """Mail 001: flushes of a range of gfns, and where the one for a replaced huge SPTE begins."""
 
 import pytest
-from kvm.designs.guests import OPS, by_default, check_tlb_after_each, huge_guest, play, random_scenario
+from kvm.designs.guests import OPS, by_default, huge_guest, play, random_scenario
 from kvm.random_scenarios import MODES
+from kvm.tlb_audit import play_with_tlb
 from kvm.world import World
 
 from shadowmmu.kvm.spte.flush import kvm_flush_remote_tlbs_range
@@ -105,8 +106,8 @@ def test_the_wrong_range_hides_writes_to_a_table(design: dict[str, str], value: 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_tlbs_stay_right(mode: str) -> None:
-    check_tlb_after_each(random_scenario(mode, 75, OPS), RANGED)
-    check_tlb_after_each(huge_guest(mode, 75, OPS), {**RANGED, "eager_split": "all"})
+    play_with_tlb(random_scenario(mode, 75, OPS), design=RANGED)
+    play_with_tlb(huge_guest(mode, 75, OPS), design={**RANGED, "eager_split": "all"})
 
 
 @pytest.mark.parametrize("mode", MODES)

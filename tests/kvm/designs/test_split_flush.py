@@ -1,8 +1,9 @@
 """Mail 001: the flush when an eager split replaces a huge SPTE, and which huge SPTEs are split."""
 
 import pytest
-from kvm.designs.guests import OPS, by_default, check_tlb_after_each, huge_guest, play
+from kvm.designs.guests import OPS, by_default, huge_guest, play
 from kvm.random_scenarios import MODES
+from kvm.tlb_audit import play_with_tlb
 from kvm.world import World, names
 
 from shadowmmu.kvm.bits import ROLE_DIRECT, ROLE_LEVEL, SPTE_MMU_WRITABLE
@@ -257,4 +258,4 @@ def test_guests_do_not_notice(mode: str, design: dict[str, str], initially_set: 
 @pytest.mark.parametrize("design", DESIGNS[:3], ids=lambda design: design["split_flush"])
 @pytest.mark.parametrize("mode", MODES)
 def test_guests_with_a_tlb(mode: str, design: dict[str, str]) -> None:
-    check_tlb_after_each(huge_guest(mode, 74, OPS), design)
+    play_with_tlb(huge_guest(mode, 74, OPS), design=design)

@@ -5,7 +5,6 @@ from kvm.world import World, names
 
 from shadowmmu.kvm.bits import SPTE_EMPTY
 from shadowmmu.kvm.exits.track_write import (
-    detect_write_flooding,
     detect_write_misaligned,
     get_written_sptes,
     kvm_mmu_track_write,
@@ -64,13 +63,6 @@ def test_written_sptes(
 )
 def test_misaligned(offset: int, size: int, entry: int, misaligned: bool) -> None:
     assert detect_write_misaligned(page(1, four_byte=entry == 4), 0x5000 + offset, size) == misaligned
-
-
-def test_the_third_write_is_a_flood_but_never_to_a_leaf_table() -> None:
-    upper, leaf = page(2, four_byte=False), page(1, four_byte=False)
-    assert [detect_write_flooding(upper, 3) for _ in range(4)] == [False, False, True, True]
-    assert [detect_write_flooding(leaf, 3) for _ in range(4)] == [False] * 4
-    assert (upper.write_flooding_count, leaf.write_flooding_count) == (4, 0)
 
 
 @pytest.fixture

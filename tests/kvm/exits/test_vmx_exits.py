@@ -7,10 +7,12 @@ from kvm.ept_world import PAGE, ept_world, exits
 from kvm.tdp_world import PHYSICAL
 from kvm.world import World, names
 
+from shadowmmu.guest.play.machine import Machine
 from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError, resolve
 from shadowmmu.kvm.bits import ROLE_CR0_WP
+from shadowmmu.kvm.design.design import design_of
 from shadowmmu.kvm.exits.page_fault_exit import ept_violation_error_code
 from shadowmmu.kvm.exits.run import TripleFault
 from shadowmmu.kvm.exits.vmx_exits import shutdown_exit
@@ -41,8 +43,25 @@ FINAL, OF_A_TABLE = 1 << 32, 1 << 33
     ],
 )
 def test_the_error_code_of_an_exit_qualification(qualification: int, error_code: int, text: str) -> None:
-    assert ept_violation_error_code(qualification) == error_code
+    assert ept_violation_error_code(Machine().kvm, qualification) == error_code
     assert ept_violation_text(qualification) == text
+
+
+@pytest.mark.parametrize(
+    ("qualification", "error_code"),
+    [
+        (0x181, FINAL),
+        (0x781, FINAL | 4),
+        (0x782, FINAL | 6),
+        (0x584, FINAL | 0x10),
+        (0x784, FINAL | 0x14),
+        (0x7AA, FINAL | 7),
+        (0x083, OF_A_TABLE | 2),
+    ],
+)
+def test_since_7_3_u_is_a_user_address_and_no_read(qualification: int, error_code: int) -> None:
+    kvm = Machine(design=design_of("7.3.4")).kvm
+    assert ept_violation_error_code(kvm, qualification) == error_code
 
 
 def test_a_violation_is_traced_with_its_qualification() -> None:
@@ -347,3 +366,15 @@ def test_a_reserved_bit_in_a_pdpte_is_gp_when_it_is_loaded() -> None:
     world.ok("write 0x500008 0x4021")
     assert world.do("cr3 0x1000").result["vector"] == 13
     world.ok("read 0x40000000")
+
+
+@pytest.mark.parametrize(("loads", "vector"), [(True, 14), (False, None)])
+def test_whether_mov_to_cr0_loads_the_pdptes_is_the_processor_s(loads: bool, vector: int | None) -> None:
+    """By the manual only one that changes CD, NW or PG does; the processor of the recordings always."""
+    text = (
+        "vendor intel\nparam kvm_intel ept=1\nmode pae\nslot 0 0x0 16M\nalloc 0x2000\ntramp 0x1000\n"
+        "map 0x1000 0x500000 0x1000 0x67\nmap 0x1000 0x40000000 0x900000 0x67\nstart cr3=0x1000\n"
+    )
+    world = World.of(text, implementation=replace(INTEL, mov_cr0_loads_pdptes=loads))
+    world.ok("nop", "read 0x40000000", "write 0x500008 0", "cr0 0x80000033")
+    assert world.do("read 0x40000000").result.get("vector") == vector

@@ -8,14 +8,14 @@ from kvm.world import World, names
 
 from shadowmmu.kvm.bits import DIRTY_GFN_DIRTY, DIRTY_GFN_RESET
 from shadowmmu.kvm.guest_access.dirty_ring import DirtyRing, dirty_ring_of
-from shadowmmu.kvm.memory import dirty_log_ioctl
+from shadowmmu.kvm.memory import reset_dirty_rings
 from shadowmmu.kvm.memory.capabilities import (
     KVM_CAP_DIRTY_LOG_RING,
     KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
     kvm_vm_ioctl_enable_cap,
 )
-from shadowmmu.kvm.memory.dirty_log_ioctl import kvm_vm_ioctl_reset_dirty_pages
 from shadowmmu.kvm.memory.memory_region import RegionError
+from shadowmmu.kvm.memory.reset_dirty_rings import kvm_vm_ioctl_reset_dirty_pages
 from shadowmmu.kvm.tracepoints.host import DirtyRingPush
 from shadowmmu.x86.bits import W
 
@@ -118,7 +118,7 @@ def test_pages_that_are_close_are_protected_together(
     assert len(ring.harvest()) == len(pages)
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        dirty_log_ioctl,
+        reset_dirty_rings,
         "kvm_arch_mmu_enable_log_dirty_pt_masked",
         lambda kvm, slot, first, mask: seen.append((first, mask)),
     )

@@ -4,10 +4,12 @@ import pytest
 from kvm.world import World
 
 from shadowmmu.guest.play.machine import Machine
+from shadowmmu.guest.play.player import Player
 from shadowmmu.guest.scenario.parser import parse_scenario
 from shadowmmu.guest.scenario.setup import ScenarioError, resolve
 from shadowmmu.kvm.memory.capabilities import kvm_vm_ioctl_enable_cap
 from shadowmmu.kvm.memory.memory_region import RegionError
+from shadowmmu.trace.snapshot import snapshot
 from shadowmmu.x86.bits import NX, PS
 
 GVA, BIG = 0x40000000, 0x20000000
@@ -29,6 +31,8 @@ def world() -> World:
         (164, 9, None), (182, 5, None), (188, 0, None), (188, 7, None), (188, 8, "EINVAL"), (193, 2, None),
         (193, 3, "EINVAL"), (201, 0x1000, None), (201, 1, "EINVAL"), (204, 1, None), (204, 2, "EINVAL"),
         (218, 9, None), (168, 3, None), (168, 2, "EINVAL"), (121, 24, "EEXIST"), (128, 8, "EINVAL"),
+        (121, 4097, "EINVAL"), (128, 0, "EINVAL"), (128, 16384, None), (128, 16385, "EINVAL"),
+        (237, 0, "EINVAL"), (237, 1, "ENXIO"), (237, 0x10000, "ENXIO"), (237, 1 << 32, "EINVAL"),
         (192, 4096, "EINVAL"), (223, 4096, "EINVAL"), (225, 1, "EINVAL"), (220, 0, "EINVAL"),
         (212, 0, "EINVAL"),
         (197, 0, "EBADF"), (206, 1, "EBADF"), (0, 0, "EINVAL"), (244, 0, "EINVAL"), (99999, 0, "EINVAL"),
@@ -39,6 +43,35 @@ def test_what_kvm_answers_when_there_are_vcpus(
 ) -> None:
     expected = {"outcome": "ok"} if errno is None else {"outcome": "error", "errno": errno}
     assert world.do(f"cap {cap} {argument:#x}").result == expected
+
+
+@pytest.mark.parametrize(
+    ("kernel", "refused"),
+    [
+        ("6.1.176", {128: 16384, 129: 8, 237: 1}),
+        ("6.12.111", {128: 4096, 129: 8, 237: 1}),
+        ("7.3.4", {128: 4096, 143: 1, 237: 1}),
+    ],
+)
+def test_kernels_differ_in_what_they_accept_with_a_vcpu(kernel: str, refused: dict[int, int]) -> None:
+    world = World("long4", kernel=kernel)
+    arguments = ((128, 4096), (128, 16384), (129, 8), (143, 1), (237, 1))
+    answers = {(cap, argument): world.do(f"cap {cap} {argument}").result for cap, argument in arguments}
+    found = {cap: argument for (cap, argument), result in answers.items() if result["outcome"] != "ok"}
+    assert found == refused
+    assert answers[237, 1]["errno"] == ("EINVAL" if kernel == "6.1.176" else "ENXIO")
+
+
+def test_vcpu_numbers_are_limited_once() -> None:
+    world = World("long4", "cap 128 3")
+    for argument, answer in ((3, "ok"), (2, "error"), (16384, "error"), (0, "error")):
+        assert world.do(f"cap 128 {argument}").result["outcome"] == answer
+
+
+def test_more_vcpus_than_the_limit_are_an_error_of_the_scenario() -> None:
+    lines = ("mode long4", "vcpus 3", "cap 128 2", "slot 0 0x0 2M", "tramp 0x1000", "start cr3=0x1000", "nop")
+    with pytest.raises(ScenarioError, match="KVM refuses vCPU 2: EINVAL, capability 128 allows 2; change"):
+        Player(resolve(parse_scenario("\n".join(lines))), None, snapshot)
 
 
 @pytest.mark.parametrize(("kernel", "known"), [("6.12.111", 0x5FF), ("6.1.176", 0x7F)])

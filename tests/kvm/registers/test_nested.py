@@ -1,18 +1,17 @@
 """Nested SVM: VMRUN, #VMEXIT, what goes to L1 and what L0 settles by itself."""
 
-from itertools import pairwise
-
 import pytest
 from kvm.nested_world import (
     DATA,
     HUGE,
     L1_HUGE,
     L2_HUGE,
+    MODES,
     NPT,
-    WINDOW,
+    PT,
     nested_spte,
-    nested_text,
     nested_world,
+    pt,
     vmexit,
 )
 from kvm.world import World, names
@@ -23,33 +22,14 @@ from shadowmmu.kvm.bits import (
     INVALID_PAGE,
     REQ_MMU_SYNC,
     REQ_TLB_FLUSH_CURRENT,
-    ROLE_CR0_WP,
-    ROLE_DIRECT,
-    ROLE_GUEST_MODE,
-    ROLE_LEVEL,
-    ROLE_PASSTHROUGH,
-    SPTE_MMU_WRITABLE,
 )
 from shadowmmu.kvm.exits.svm_exits import TripleFault, shutdown_exit
-from shadowmmu.kvm.guest_access.guest_memory import write_guest
-from shadowmmu.kvm.guest_access.pdptrs import read_pdptrs, refresh_pdptrs
-from shadowmmu.kvm.pages.role import nested_npt_root_role, tdp_root_role
 from shadowmmu.kvm.registers.inject import kvm_inject_page_fault
 from shadowmmu.kvm.registers.nested import nested_svm_can_vmrun, nested_svm_check_permissions
 from shadowmmu.kvm.registers.regs import kvm_vcpu_reset
 from shadowmmu.x86.bits import NX, A, D, P, U, W
 
-MODES = ("long4", "long5", "pae", "32")
 NPF, FINAL = 0x400, 1 << 32
-SHUTDOWN = 8
-"""KVM_EXIT_SHUTDOWN"""
-PT = NPT + 0x3000
-"""L1's leaf table for DATA in mode long4."""
-
-
-def pt(page: int, value: int) -> str:
-    """L1 writes the entry of a page of DATA in its nested tables."""
-    return f"write {WINDOW + 0x3000 + 8 * page:#x} {value:#x}"
 
 
 # -- VMRUN and #VMEXIT -----------------------------------------------------------------------------------
@@ -300,264 +280,6 @@ def test_a_permission_fault_of_l2_syncs_its_spte_first() -> None:
     assert nested_spte(world, DATA) != spte
     assert not nested_spte(world, DATA) & W
     world.vcpu.mmu = world.vcpu.root_mmu
-
-
-# -- roots and roles -------------------------------------------------------------------------------------
-
-
-def test_roles_of_nested_roots() -> None:
-    assert nested_npt_root_role(0x704, 4) == 0x704
-    assert nested_npt_root_role(0x704, 5) == 0x705 | ROLE_PASSTHROUGH
-    assert nested_npt_root_role(0x705, 5) == 0x705
-    assert nested_npt_root_role(0x703, 4) == 0x704
-    assert nested_npt_root_role(0x712, 5) == 0x715
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_root_of_l2_is_a_page_of_its_own_role(mode: str) -> None:
-    world = nested_world(mode=mode)
-    l1_role = tdp_root_role(world.vcpu)
-    assert not l1_role & ROLE_GUEST_MODE
-    world.ok("l2nop")
-    mmu = world.vcpu.guest_mmu
-    assert mmu.root_role & ROLE_GUEST_MODE
-    assert not mmu.root_role & (ROLE_CR0_WP | ROLE_DIRECT), "CR0 counts as PG alone"
-    assert mmu.guest_level() == {"long4": 4, "long5": 5, "pae": 3, "32": 2}[mode]
-    assert mmu.shadow_level() == (5 if mode == "long5" else 4)
-    assert mmu.root_is_special() == (mode in ("pae", "32"))
-    assert world.vcpu.cpu.nested_root == mmu.root_hpa
-
-
-@pytest.mark.parametrize("host_la57", [False, True])
-@pytest.mark.parametrize("mode", ["pae", "32"])
-def test_special_roots(mode: str, host_la57: bool) -> None:
-    """Four directories under one or two more tables; never cached, and let go of with all in them."""
-    world = nested_world(mode=mode, host_la57=host_la57)
-    world.ok("l2write 0x800000 1")
-    mmu, read = world.vcpu.guest_mmu, world.kvm.read_spte
-    tables = [mmu.pml5_root, mmu.pml4_root, mmu.pae_root] if host_la57 else [mmu.pml4_root, mmu.pae_root]
-    assert mmu.root_hpa == tables[0]
-    assert bool(mmu.pml5_root) == host_la57
-    for table, below in pairwise(tables):
-        assert read(table) == below | P | W | U | A
-    entries = [read(mmu.pae_root + 8 * i) for i in range(4)]
-    expected = [True, True, mode == "32", True]
-    assert [bool(entry & P) for entry in entries] == expected
-    pages = [world.kvm.sptep_to_sp(entry & ~0xFFF) for entry in entries if entry & P]
-    assert [sp.root_count for sp in pages] == [1] * sum(expected)
-    assert all(sp.role & ROLE_LEVEL == 2 for sp in pages)
-    if mode == "32":
-        assert [sp.role >> 5 & 3 for sp in pages] == [0, 1, 2, 3]
-    world.do("l2exit")
-    assert all(hpa == INVALID_PAGE for _, hpa in (mmu.prev_root(i) for i in range(3)))
-    for vcpu in world.kvm.vcpus:
-        kvm_vcpu_reset(vcpu)
-    assert [sp.root_count for sp in pages] == [0] * len(pages)
-    assert [read(mmu.pae_root + 8 * i) for i in range(4)] == [0] * 4
-
-
-def test_special_tables_start_empty() -> None:
-    """A table that was a shadow page before: what it mapped must not be reached through the new root."""
-    world = nested_world(mode="32")
-    arena = world.kvm.arena
-    frames = [arena.alloc_table() for _ in range(100)]
-    for frame in frames:
-        for i in range(512):
-            arena.store(frame + 8 * i, 8, (1 << 64) - 1)
-        arena.free_table(frame)
-    world.ok("l2nop")
-    mmu = world.vcpu.guest_mmu
-    for table, used in ((mmu.pml4_root, 1), (mmu.pae_root, 4)):
-        assert not any(world.kvm.read_table(table)[used:])
-
-
-def test_passthrough_a_host_with_a_level_more_than_l1() -> None:
-    """The fifth level has no table of L1 behind it: same gfn, not tracked, its first entry the real root."""
-    world = nested_world(host_la57=True)
-    world.ok("l2write 0x800000 1")
-    mmu = world.vcpu.guest_mmu
-    root = world.kvm.sptep_to_sp(mmu.root_hpa)
-    assert root.role & ROLE_PASSTHROUGH
-    assert (root.gfn, root.role & ROLE_LEVEL, root.has_gptes()) == (NPT >> 12, 5, False)
-    child = world.kvm.sptep_to_sp(world.kvm.read_spte(root.hpa) & ~0xFFF & (1 << 51) - 1)
-    assert (child.gfn, child.role & ROLE_LEVEL, child.has_gptes()) == (NPT >> 12, 4, True)
-    assert not child.role & ROLE_PASSTHROUGH
-    assert dict(world.kvm.memslot_of(0).tracked())[NPT >> 12] == 1
-    world.do("l2exit")
-    world.ok(f"write {WINDOW:#x} 0", f"write {WINDOW:#x} {NPT + 0x1000 | 0x27:#x}", "l2read 0x800000")
-
-
-def test_roots_of_other_nested_cr3s_are_kept() -> None:
-    others = [0x30000, 0x31000, 0x32000, 0x33000]
-    entry = NPT + 0x1000 | 0x27
-    world = nested_world(*(f"npt pt {root:#x} 0 {entry:#x}" for root in others))
-    for root in others:
-        world.ok(f"ncr3 {root:#x}")
-        world.do("l2exit")
-    mmu = world.vcpu.guest_mmu
-    assert mmu.root_pgd == others[3]
-    assert [mmu.prev_root(i)[0] for i in range(3)] == [others[2], others[1], others[0]]
-    events = world.ok(f"ncr3 {others[1]:#x}")
-    assert "kvm_mmu_get_page" not in names(events)
-    assert world.vcpu.root_mmu.root_hpa != mmu.root_hpa
-
-
-def test_another_smep_of_l1_is_another_root_another_wp_is_not() -> None:
-    world = nested_world()
-    world.ok("l2nop")
-    mmu = world.vcpu.guest_mmu
-    first = mmu.root_hpa
-    for line, same in (("cr0 0x80000033", True), ("cr0 0x80010033", True), ("cr4 0x100020", False)):
-        world.do("l2exit")
-        world.ok(line, "l2nop")
-        assert (mmu.root_hpa == first) == same, line
-
-
-def test_pdptrs_are_those_in_memory_if_they_are_valid() -> None:
-    world = nested_world(mode="pae")
-    vcpu, kvm = world.vcpu, world.kvm
-    for i, value in enumerate((0x5001, 0x6000, 0x7001, 0x8001)):
-        write_guest(kvm, 0x30000 + 8 * i, 8, value)
-    assert read_pdptrs(vcpu, 0x30000) == [0x5001, 0x6000, 0x7001, 0x8001]
-    assert read_pdptrs(vcpu, 0x3001F) == [0x5001, 0x6000, 0x7001, 0x8001], "32 bytes"
-    assert read_pdptrs(vcpu, 0xD0000000) is None
-    vcpu.cr3 = 0x30000
-    refresh_pdptrs(vcpu, vcpu.root_mmu)
-    assert [vcpu.root_mmu.pdptr(i) for i in range(4)] == [0x5001, 0x6000, 0x7001, 0x8001]
-    for bad in (W, U, A, 0x80, 0x100, 1 << 40, 1 << 52, NX):
-        write_guest(kvm, 0x30008, 8, 0x6001 | bad)
-        assert read_pdptrs(vcpu, 0x30000) is None
-        refresh_pdptrs(vcpu, vcpu.root_mmu)
-        assert vcpu.root_mmu.pdptr(1) == 0x6000
-    write_guest(kvm, 0x30008, 8, 0x6000 | W | NX)
-    assert read_pdptrs(vcpu, 0x30000) is not None, "not present: nothing is reserved"
-    vcpu.cr3 = 0x1000
-
-
-@pytest.mark.parametrize(
-    ("value", "result"),
-    [
-        ("no", {"outcome": "vmexit", "code": "0x81", "info1": "0x0", "info2": "0x0"}),
-        ("yes", {"outcome": "exit", "reason": SHUTDOWN}),
-    ],
-)
-def test_an_exit_to_an_l1_without_valid_pdptes(value: str, result: dict[str, object]) -> None:
-    """The processor marked them accessed, which KVM refuses: from 7.3 on L1 is shut down."""
-    world = World.of(nested_text(mode="pae"), design={"invalid_l1_pdptes_shut_down": value})
-    world.ok("l2nop")
-    played = world.do("l2exit")
-    assert "kvm_nested_vmenter_failed" in names(played.events)
-    assert played.result == result
-
-
-@pytest.mark.parametrize(("value", "l2s"), [("no", False), ("yes", True)])
-def test_the_walker_after_an_exit_to_an_l1_without_valid_pdptes(value: str, l2s: bool) -> None:
-    """KVM stops before it makes the walker L1's: one that L1 shares with L2 is still L2's."""
-    world = World.of(nested_text(mode="pae"), design={"gva_walk_shared": value})
-    mmu = world.vcpu.root_mmu
-    world.ok("nop")
-    l1_role = mmu.cpu_role
-    world.ok("l2nop")
-    world.do("l2exit")
-    assert l1_role != world.vcpu.nested_mmu.cpu_role
-    assert mmu.cpu_role == (world.vcpu.nested_mmu.cpu_role if l2s else l1_role)
-
-
-# -- L1 writes its tables --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tdp_mmu", [0, 1])
-def test_l1_s_tables_are_write_protected_in_both_mmus(tdp_mmu: int) -> None:
-    """L1 reaches them through the TDP MMU (or direct shadow pages), L2 through an alias in its own tables."""
-    pd = NPT + 0x2000
-    world = nested_world(f"npt pt {PT:#x} 3 {pd | 0x67:#x}", tdp_mmu=tdp_mmu)
-    world.ok(f"write {WINDOW + 0x2800:#x} 0")
-    l1_spte = world.sptep(pd)
-    writable = W | SPTE_MMU_WRITABLE
-    assert world.kvm.read_spte(l1_spte) & writable == writable
-    world.ok("l2read 0x803000")
-    for spte in (world.kvm.read_spte(l1_spte), nested_spte(world, 0x803000)):
-        assert spte & P
-        assert not spte & writable
-    emulated = world.stats["insn_emulation"]
-    world.ok("l2write 0x803800 0x67")
-    assert world.stats["insn_emulation"] == emulated + 1
-    assert world.vcpu.guest_mode, "L2 may edit the tables it runs on, if L1 lets it"
-
-
-def test_a_synced_table_is_not_for_the_fast_path() -> None:
-    """The sync takes MMU-writable too: L1's next write tries the fast path in vain, then unsyncs again."""
-    world = nested_world()
-    world.ok("l2read 0x800000")
-    world.do("l2exit")
-    world.ok(pt(1, 0x801067))
-    sptep = world.sptep(PT)
-    assert world.kvm.read_spte(sptep) & (W | SPTE_MMU_WRITABLE) == W | SPTE_MMU_WRITABLE
-    assert world.page(PT >> 12, 1).unsync
-    world.ok("l2nop")
-    assert not world.page(PT >> 12, 1).unsync
-    assert not world.kvm.read_spte(sptep) & (W | SPTE_MMU_WRITABLE)
-    world.do("l2exit")
-    played = world.do(pt(1, 0x801067))
-    assert [event.fixed for event in played.events if event.name == "fast_page_fault"] == [False]
-    assert world.page(PT >> 12, 1).unsync
-
-
-def test_zapping_a_page_for_l2_takes_what_hung_below_it() -> None:
-    """Flooded, it goes with all that lose their last parent, recursively; a write alone leaves an orphan."""
-    world = nested_world()
-    world.ok("l2read 0x800000", f"l2read {L2_HUGE:#x}")
-    world.do("l2exit")
-    below = [sp for sp in world.pages() if sp.role & ROLE_GUEST_MODE and sp.gfn != NPT >> 12]
-    assert {(NPT >> 12) + n for n in (1, 2, 3)} <= {sp.gfn for sp in below}
-    zapped = world.stats["mmu_shadow_zapped"]
-    world.ok(f"write {WINDOW + 0x1000:#x} 0")
-    assert world.stats["mmu_shadow_zapped"] == zapped
-    assert not world.page((NPT >> 12) + 2, 2).parent_ptes
-    assert world.page((NPT >> 12) + 3, 1).parent_ptes
-    world.ok(f"write {WINDOW + 0x1000:#x} {NPT + 0x2000 | 0x27:#x}", "l2read 0x800000")
-    world.do("l2exit")
-    for _ in range(3):
-        world.ok(f"write {WINDOW + 0x1800:#x} 0")
-    assert world.stats["mmu_flooded"] == 1
-    assert {sp.gfn for sp in world.pages() if sp.role & ROLE_GUEST_MODE} == {NPT >> 12}
-    assert world.stats["mmu_shadow_zapped"] - zapped == len(below)
-
-
-def test_a_table_of_two_levels_is_zapped_once_by_a_write_flood() -> None:
-    """Its older page, of level 2, goes with the newer one, of level 3, below which it hangs: nothing zaps it
-    again when its turn comes.
-    """
-    table = NPT + 0x7000
-    world = nested_world(
-        f"npt pt {NPT + 0x1000:#x} 2 {table | 0x67:#x}",
-        f"npt pt 0x30000 0 {table | 0x67:#x}",
-        f"npt pt {table:#x} 0 {NPT + 0x2000 | 0x67:#x}",
-        f"npt pt {table:#x} 1 {table | 0x67:#x}",
-        f"npt pt {table:#x} 3 0xf010e067",
-    )
-    world.ok("l2read 0x80004000")
-    world.do("l2exit")
-    world.ok("ncr3 0x30000", "l2read 0x40004000")
-    world.do("l2exit")
-    world.ok(f"write {WINDOW + 0x1010:#x} 0")
-    assert [sp.level() for sp in world.kvm.hashed_pages(table >> 12) if sp.gfn == table >> 12] == [3, 2]
-    world.ok(*[f"write {WINDOW + 0x7048:#x} {value:#x}" for value in (0, 0x1000, 0)])
-    assert not [sp for sp in world.pages() if sp.gfn == table >> 12]
-    assert world.stats["mmu_flooded"] == 1
-    world.check()
-
-
-def test_a_page_with_another_parent_stays() -> None:
-    entry = NPT + 0x1000 | 0x27
-    world = nested_world(f"npt pt 0x30000 0 {entry:#x}")
-    world.ok("l2read 0x800000")
-    world.do("l2exit")
-    world.ok("ncr3 0x30000", "l2read 0x800000")
-    world.do("l2exit")
-    world.ok(f"write {WINDOW:#x} 0")
-    assert world.page((NPT >> 12) + 1, 3).parent_ptes
-    world.ok("l2read 0x800000")
 
 
 # -- execution, logging ----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from hypothesis import given, strategies as st
 from kvm.world import World, names
 
 from shadowmmu.guest.play.machine import Machine
-from shadowmmu.kvm.bits import GEN_UPDATE_IN_PROGRESS, SPTE_EMPTY, SPTE_MMU_PRESENT, SPTE_XU
+from shadowmmu.kvm.bits import GEN_UPDATE_IN_PROGRESS, SPTE_EMPTY, SPTE_MMU_PRESENT
 from shadowmmu.kvm.design.design import design_of
 from shadowmmu.kvm.spte.mmio import (
     check_mmio_spte,
@@ -19,6 +19,7 @@ from shadowmmu.kvm.spte.mmio import (
     vcpu_match_mmio_gpa,
     vcpu_match_mmio_gva,
 )
+from shadowmmu.x86.bits import EPT_XU
 
 GVA, HOLE = 0x400000, 0xD0000000
 KVM = Machine().kvm
@@ -78,7 +79,7 @@ def test_18_bits_of_the_generation_leave_bit_10_free(generation: int, spte: int)
     kvm.memslots_generation = generation
     assert make_mmio_spte(kvm, 0xFEE00, 7) == spte
     assert get_mmio_spte_generation(kvm, spte) == generation & 0x3FFFF
-    assert not spte & SPTE_XU
+    assert not spte & EPT_XU
 
 
 @pytest.mark.parametrize("spte", [0, SPTE_EMPTY, 1, 1 << 51, 0xE67 | 1 << 12])

@@ -6,6 +6,7 @@ from kvm.tdp_world import PHYSICAL, tdp_world
 from kvm.world import World
 
 from shadowmmu.kvm.bits import ROLE_AD_DISABLED, ROLE_LEVEL
+from shadowmmu.kvm.design.design import Design, design_of
 from shadowmmu.kvm.spte.mmio import get_mmio_spte_gfn, is_mmio_spte
 from shadowmmu.kvm.spte.spte import (
     is_access_track_spte,
@@ -90,11 +91,11 @@ def test_mmio() -> None:
 
 def test_masks_of_every_processor() -> None:
     """Where X alone is not known R is always set; the guest's PAT counts if KVM does not ignore it."""
-    masks = ept_masks(has_ad_bits=True, has_exec_only=False, suppress_ve=NO_VE, ignore_pat=False)
+    masks = ept_masks(Design(), has_ad_bits=True, has_exec_only=False, ignore_pat=False)
     assert masks.present == NO_VE | R
     assert masks.leaf_bits == NO_VE | R | PRESENT | WB
     assert (masks.young, masks.written, masks.flush) == (A, D, A | D)
-    without = ept_masks(has_ad_bits=False, has_exec_only=True, suppress_ve=0, ignore_pat=True)
+    without = ept_masks(design_of("6.1.176"), has_ad_bits=False, has_exec_only=True, ignore_pat=True)
     assert without.leaf_bits == NO_AD | PRESENT | WB | IPAT
     assert (without.young, without.written, without.flush) == (R | W | X, W, R | W)
     assert LEGACY_MASKS.acc_track == 0

@@ -21,7 +21,7 @@ from shadowmmu.kvm.tracepoints.mmu import (
     SyncPage,
 )
 from shadowmmu.kvm.tracepoints.tracer import TRACEPOINTS, EventLog
-from shadowmmu.x86.bits import ACC_U, ACC_W
+from shadowmmu.x86.bits import ACC_U, ACC_W, EPT_X
 
 TRACE = Path(__file__).with_name("trace-6.12.111.txt")
 """Lines of the kernel's trace file, some of each tracepoint."""
@@ -200,7 +200,7 @@ def test_repr_reads_as_a_call_with_what_the_words_mean() -> None:
         " created=1)"
     )
     assert repr(SetSpte(0x801, 0x801E67, 0x7008, 1)) == (
-        "kvm_mmu_set_spte(gfn=0x801, spte=0x801e67 (pfn 0x801 w), sptep=0x7008, level=1, ept=0)"
+        "kvm_mmu_set_spte(gfn=0x801, spte=0x801e67 (pfn 0x801 w), sptep=0x7008, level=1, x_mask=0x0)"
     )
     changed = TRACEPOINTS["kvm_tdp_mmu_spte_changed"].make(0, 1, 1, 1 << 63, 1 << 63 | 0x5A0)
     assert "old_spte=0x8000000000000000 (empty), new_spte=0x80000000000005a0 (frozen)" in repr(changed)
@@ -232,6 +232,6 @@ def test_fields_may_have_defaults_and_must_be_complete() -> None:
 
 
 def test_the_permissions_of_ept_are_read_too() -> None:
-    event = SetSpte(0x801, 0x801 << 12 | 0xE01, 0x7008, 1, ept=1)
+    event = SetSpte(0x801, 0x801 << 12 | 0xE01, 0x7008, 1, x_mask=EPT_X)
     assert "(r--u)" in event.text()
     assert SetSpte.from_text(event.text()) == event

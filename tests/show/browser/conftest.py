@@ -1,7 +1,7 @@
-"""Headless Chromium, operated by Playwright."""
+"""Pages of recordings, opened in the browser."""
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +10,27 @@ from show.recorded import recording
 
 from shadowmmu.show.browser.assemble import page
 from shadowmmu.show.history.timeline import recorded_timeline
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """The browser; tests are skipped where there is none.
-
-    Closed with its module: while it is open, Playwright has an event loop that no other test could have.
-    """
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip("needs a browser: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+from shadowmmu.show.reasons.change import Change
+from shadowmmu.show.reasons.history import reasons_of_recording
 
 
 @pytest.fixture(scope="session")
-def page_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def reasons_of_page() -> Callable[[str], Sequence[Change]]:
+    """The changes of a recording with their reasons."""
+    return cache(lambda name: reasons_of_recording(recording(name)).changes)
+
+
+@pytest.fixture(scope="session")
+def page_of(
+    tmp_path_factory: pytest.TempPathFactory, reasons_of_page: Callable[[str], Sequence[Change]]
+) -> Callable[[str], Path]:
     """The page of a recording, as a file."""
     folder = tmp_path_factory.mktemp("pages")
 
     def write(name: str) -> Path:
         path = folder / f"{name}.html"
         if not path.exists():
-            path.write_text(page(recorded_timeline(recording(name))))
+            path.write_text(page(recorded_timeline(recording(name)), reasons_of_page(name)))
         return path
 
     return write

@@ -2,10 +2,12 @@
 "says."""
 
 import pytest
+from show.accessibility import AA, NAMELESS, WORST_CONTRAST
 from show.recorded import recording
 
 from shadowmmu.show.history.timeline import recorded_timeline
 from shadowmmu.show.history.walk import translate
+from shadowmmu.show.reasons.report import led_there, reason_text
 
 SLOWEST_STEP = 0.05
 """Seconds of the browser's own time for a step."""
@@ -200,30 +202,7 @@ def test_a_step_takes_less_than_50_ms_of_the_processor(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_has_the_contrast_of_aa(opened, scheme):
     page = opened("n7-ncr3", "#op=7&gva=0x20000&vcpu=0.l2", color_scheme=scheme)
-    worst = page.page.evaluate(
-        """() => {
-            const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
-            const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
-                .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
-                .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-            const ground = (node) => {
-                for (; node; node = node.parentElement) {
-                    const colour = numbers(getComputedStyle(node).backgroundColor);
-                    if (colour.length < 4 || colour[3] > 0) return colour;
-                }
-                return [255, 255, 255];
-            };
-            const found = [...document.querySelectorAll("body *")].filter((node) =>
-                [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
-                && node.checkVisibility() && !node.matches("script, noscript, .skip, [disabled], option"));
-            return Math.min(...found.map((node) => {
-                const one = luminance(numbers(getComputedStyle(node).color));
-                const two = luminance(ground(node));
-                return (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
-            }));
-        }"""
-    )
-    assert worst >= 4.5
+    assert page.page.evaluate(WORST_CONTRAST) >= AA
 
 
 @pytest.mark.parametrize("width", [800, 1280])
@@ -234,11 +213,48 @@ def test_nothing_is_wider_than_the_window(opened, width):
 
 def test_everything_that_can_be_clicked_can_be_reached_by_tab_and_has_a_name(opened):
     page = opened("b-unsync", "#op=2")
-    nameless = page.page.evaluate(
-        """[...document.querySelectorAll("button, input, select, summary")].filter((node) =>
-            node.tabIndex < 0 || !(node.textContent.trim() || node.ariaLabel || node.labels?.length
-                || node.getAttribute("aria-labelledby"))).length"""
-    )
-    assert nameless == 0
+    assert page.page.evaluate(NAMELESS) == []
     key(page, "Tab", "Tab", "Tab")
     assert page.page.evaluate("document.activeElement.id") in ("slider", "next", "previous")
+
+
+def test_an_op_says_why_each_thing_changed(opened, reasons_of_page):
+    page = opened("b-unsync", "#op=1")
+    shown = page.page.locator("#op .why").inner_text()
+    of_op = [change for change in reasons_of_page("b-unsync") if change.op == 1]
+    assert {"spte", "page"} <= {change.kind for change in of_op}
+    for change in of_op:
+        assert change.effect in shown
+        assert f"because {reason_text(change)}" in shown
+        assert led_there(change) in shown
+
+
+@pytest.mark.parametrize("name", ["b-unsync", "n7-ncr3", "l-smp"])
+def test_flushes_and_zaps_have_their_reasons_too(opened, reasons_of_page, name):
+    page = opened(name)
+    for kind in ("flush", "zap"):
+        for change in [change for change in reasons_of_page(name) if change.kind == kind][:3]:
+            page.page.evaluate("op => go(op)", change.op)
+            shown = page.page.locator("#op .why").inner_text()
+            assert change.effect in shown
+            assert f"because {reason_text(change)}" in shown
+
+
+def test_an_op_that_changed_nothing_has_no_reasons(opened, reasons_of_page):
+    timeline = recorded_timeline(recording("b-unsync"))
+    changed = {change.op for change in reasons_of_page("b-unsync")}
+    quiet = next(moment.op for moment in timeline.moments if moment.op >= 0 and moment.op not in changed)
+    assert opened("b-unsync", f"#op={quiet}").page.locator("#op .why").count() == 0
+
+
+def test_many_changes_with_one_reason_are_folded(opened):
+    page = opened("fuzz-long4-9")
+    ops = page.page.evaluate(
+        "data.ops.filter((op) => (op.why || []).some(([all]) => all.length > 8)).map(({op}) => op)"
+    )
+    assert ops
+    page.page.evaluate("op => go(op)", ops[0])
+    more = page.page.locator("#op .why summary").first
+    assert more.inner_text().startswith("and ")
+    more.click()
+    assert page.page.locator("#op .why details[open] li").count() > 0

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 from show.recorded import last_states
 
+from shadowmmu.guest.scenario.host_processor import HostProcessor
 from shadowmmu.kvm.bits import FROZEN_BITS
 from shadowmmu.kvm.design.design import design_of
 from shadowmmu.show.decode import Decoded, WordError, decode_ept, decode_spte, parse_spte
@@ -21,7 +22,7 @@ def test_every_recorded_spte_is_one_that_kvm_makes() -> None:
         decode = decode_ept if recording.header["params"].get("kvm_intel.ept") == "Y" else decode_spte
         for page in state["sps"].values():
             for text in page["sptes"].values():
-                decoded = decode(parse_spte(text), level=page["level"], design=design, host_bits=40)
+                decoded = decode(parse_spte(text), level=page["level"], design=design, host=HostProcessor())
                 assert decoded.encoded() == decoded.word
                 assert all(field.name != "unused" for field in decoded.fields), text
                 assert "no SPTE of KVM" not in decoded.title, text
@@ -59,7 +60,17 @@ def test_a_leaf_says_what_the_next_access_meets(text: str, sentence: str) -> Non
 def test_an_mmio_spte_tells_its_frame_and_generation() -> None:
     decoded = spte("mmio:80000d0001017")
     assert decoded.title == "MMIO SPTE of gfn 0xd0001, memslot generation 0x2"
-    assert decode_spte(parse_spte("mmio:80000d0001017"), host_bits=36).encoded() == 0x80000D0001017
+    host = HostProcessor(maxphyaddr=36)
+    assert decode_spte(parse_spte("mmio:80000d0001017"), host=host).encoded() == 0x80000D0001017
+
+
+@pytest.mark.parametrize(("decode", "word"), [(decode_spte, 0x80F80D0000027), (decode_ept, 0xF80D0000026)])
+def test_an_mmio_spte_of_a_host_vulnerable_to_l1tf_has_its_frame_in_two_parts(decode, word) -> None:
+    decoded = decode(parse_spte(f"{word:#x}"), host=HostProcessor(l1tf=44))
+    assert decoded.title == "MMIO SPTE of gfn 0xd0000, memslot generation 0x4"
+    assert decoded.encoded() == word
+    assert {"frame, low", "L1TF", "frame, high"} <= {field.name for field in decoded.fields}
+    assert any("vulnerable to L1TF" in sentence for sentence in decoded.implies)
 
 
 def test_ept_mmio_is_an_entry_that_can_be_written_but_not_read() -> None:

@@ -31,8 +31,6 @@ __all__ = ["Changes", "Tables"]
 
 NO_SLOT, TDP = -1, -2
 """Stand in for a slot's id: no slot has the frame; the TDP MMU, which has no rmaps, maps it."""
-
-TABLE = 4096
 LOG_STEP = 8
 """Bytes of a dirty bitmap that are compared as one."""
 
@@ -79,7 +77,6 @@ class Tables:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.kvm = machine.kvm
-        self._memory = machine.arena.view().cast("B")
         self._host = HostWatcher()
         machine.host.notifiers.append(self._host)
         self.names = Names({}, self.kvm.design)
@@ -108,7 +105,7 @@ class Tables:
 
     def bytes_at(self, hpa: int) -> bytes:
         """Return the 4 KiB at hpa."""
-        return bytes(self._memory[hpa : hpa + TABLE])
+        return self.machine.arena.page_bytes(hpa)
 
     def spte(self, address: int) -> Spte | None:
         """Return the SPTE at an address; None if it is empty or in no table."""
@@ -157,7 +154,10 @@ class Tables:
         return (page.gfn << 12) + page.gpte_offset(index)[0]
 
     def slot(self, id: int) -> MemSlot | None:
-        return next((slot for slot in self.kvm.memslots if slot.id == id), None)
+        for slot in self.kvm.memslots:
+            if slot.id == id:
+                return slot
+        return None
 
     def valid_at(self, gfn: int) -> Iterator[Page]:
         """Yield the valid pages that shadow the guest table at gfn."""

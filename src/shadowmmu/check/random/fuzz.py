@@ -152,7 +152,7 @@ class _Episode:
         self.next_sweep = SWEEP
 
     def run(self) -> Violation | None:
-        """Play the episode; what is wrong, if anything."""
+        """Play the episode. Return what is wrong, or None."""
         user = 0 if self.ground.nested else 1
         size = 8 if self.ground.mode in ("long4", "long5") and not self.ground.nested else 4
         self._play_lines(self.ground.first_lines())
@@ -191,7 +191,7 @@ class _Episode:
         return Violation("coherence", predicate, what, self.ops, "", shows=shows)
 
     def _seldom(self) -> list[Violation]:
-        """Bring something that happens seldom; the storm has paused."""
+        """Play something that happens seldom; the storm has paused."""
         return self._play_lines(self.ground.slow()) if self.rng.random() < SLOW_SHARE else []
 
     def _play_lines(self, lines: list[str]) -> list[Violation]:
@@ -245,7 +245,7 @@ class _Episode:
 def episode(
     ground: Ground, ops: int, *, kernel: str | None = None, checked: bool = True
 ) -> tuple[int, Failure | None]:
-    """Play one guest for up to `ops` ops: how many were played, and what went wrong."""
+    """Play one guest for up to `ops` ops. Return how many were played, and what went wrong."""
     played = _Episode(ground, ops, kernel=kernel, checked=checked)
     violation = played.run()
     if violation is None:

@@ -67,7 +67,7 @@ class Ground(Machine):
     # -- operations ----------------------------------------------------------------------------------------
 
     def edit(self) -> list[Edit]:
-        """Writes of the guest that change one entry: two if its code cannot do it in one."""
+        """Return writes of the guest that change one entry: two if its code cannot do it in one."""
         level, table, index = self.place()
         value = self.new_entry(level, table, index)
         if self.hostile and self.random.random() < 0.05:
@@ -76,28 +76,28 @@ class Ground(Machine):
         return self.writes(table, index, value)
 
     def writes(self, table: int, index: int, value: int) -> list[Edit]:
-        """The writes that set one entry."""
+        """Return the writes that set one entry."""
         gva = self.window[table] + self.entry_size * index
         if self.mode != "pae" and not self.mixed:
             return [Edit(gva, self.entry_size, value)]
         return [Edit(gva, 4, value & 0xFFFFFFFF), Edit(gva + 4, 4, value >> 32)]
 
     def place(self) -> tuple[int, int, int]:
-        """Level, table and index of the entry to be changed."""
+        """Return level, table and index of the entry to be changed."""
         level, table = self.random.choice(self.edited)
         return level, table, self.index(level)
 
     def new_entry(self, level: int, table: int, index: int) -> int:
-        """What the guest writes to an entry of one of its tables."""
+        """Return what the guest writes to an entry of one of its tables."""
         return self.entry(level)
 
     def changes(self, at: str = "") -> list[str]:
-        """The lines of an edit, sometimes a locked one; `at` says by which vCPU."""
+        """Return the lines of an edit, sometimes a locked one; `at` says by which vCPU."""
         locked = self.random.random() < 0.15
         return [edit.line(at, locked=locked) for edit in self.edit()]
 
     def access(self) -> str:
-        """An access to data, as a line."""
+        """Return an access to data, as a line."""
         rng = self.random
         names = ("read", "write", "xchg", "add", "exec") if not self.nested else ("read", "write", "xchg")
         kind = rng.choices(names, (8, 6, 1, 1, 1)[: len(names)])[0]
@@ -108,7 +108,7 @@ class Ground(Machine):
         return f"{prefix}{kind} {self.address():#x}{value}"
 
     def control(self, cpu: int) -> list[str]:
-        """The guest's flushes, roots and modes."""
+        """Return lines that change the guest's roots and modes, or flush."""
         rng, chance = self.random, self.random.random()
         if self.mode == "nopaging":
             return []
@@ -137,7 +137,9 @@ class Ground(Machine):
         return self._switch_mode(cpu)
 
     def _switch_mode(self, cpu: int) -> list[str]:
-        """A hostile guest switches paging off and on, or to other tables, where its mode can."""
+        """Return lines of a hostile guest that switches paging off and on, or to other tables, where its mode
+        can.
+        """
         if not self.hostile or self.levels > 3:
             return ["nop"]
         if self.random.random() < 0.5:
@@ -145,7 +147,7 @@ class Ground(Machine):
         return [f"cr0 {self.cr0[cpu] ^ 1 << 31:#x}", "nop", f"cr0 {self.cr0[cpu]:#x}"]
 
     def host(self) -> list[str]:
-        """What the host does to the guest's memory."""
+        """Return lines of what the host does to the guest's memory."""
         rng = self.random
         page = rng.choice((*DATA, *LOGGED))
         choices: list[Callable[[], list[str]]] = [
@@ -187,19 +189,23 @@ class Ground(Machine):
         return [f"getdirty {slot}"]
 
     def ring_lines(self) -> list[str]:
-        """User space takes what is in the dirty rings and gives it back."""
+        """Return lines by which user space takes what is in the dirty rings and gives it back."""
         harvests = self.random.choice(
             (["harvestring"], ["@1 harvestring"], ["harvestring", "@1 harvestring"])
         )
         return [*harvests, "resetrings"] if self.random.random() < 0.8 else harvests
 
     def _age(self, page: int) -> list[str]:
-        """The host looks which pages are in use: one, those of a slot that may log, or huge ones."""
+        """Return lines by which the host asks which pages are in use: one, those of a slot that may log, or
+        huge ones.
+        """
         ranges = (f"{page:#x} 0x1000", f"{LOGGED[0]:#x} 0xc000", f"{HUGE:#x} 0x400000")
         return [f"age {self.random.choice(ranges)}{self.random.choice(('', '', ' flush'))}"]
 
     def _prefault(self, page: int) -> list[str]:
-        """User space has pages mapped that nobody has touched yet; KVM refuses it without nested paging."""
+        """Return lines by which user space lets pages be mapped that nobody has touched yet; KVM refuses it
+        without nested paging.
+        """
         ranges = (
             f"{page:#x} 0x1000",
             f"{LAZY[0]:#x} 0x3000",
@@ -226,7 +232,7 @@ class Ground(Machine):
         )
 
     def slow(self) -> list[str]:
-        """Lines of what happens seldom: the host's part, and the guest's control registers."""
+        """Return lines of what happens seldom: the host's part, and the guest's control registers."""
         cpu = self.random.choice((0, 0, 1))
         at = "@1 " if cpu else ""
         if self.random.random() < 0.5:
@@ -235,7 +241,7 @@ class Ground(Machine):
         return self._controls(cpu, at)
 
     def meanwhile(self) -> list[str]:
-        """Sometimes, what the guest does in the middle of the next op of the host."""
+        """Return what the guest sometimes does in the middle of the next op of the host."""
         rng = self.random
         if rng.random() < 0.7:
             return []
@@ -249,7 +255,9 @@ class Ground(Machine):
         return exits + [at + line for line in lines]
 
     def _acts(self, chance: float) -> list[str]:
-        """What the guest does by itself: an access below 0.6, an edit below 0.8, else something else."""
+        """Return lines of what the guest does by itself: an access if `chance` is below 0.6, an edit below
+        0.8, else something else.
+        """
         rng = self.random
         cpu = rng.choice((0, 0, 1))
         at = "@1 " if cpu else ""
@@ -264,7 +272,7 @@ class Ground(Machine):
         return self._controls(cpu, at)
 
     def lines(self) -> list[str]:
-        """The lines of the next op of any kind."""
+        """Return the lines of the next op of any kind."""
         if self.crowded and self.levels and self.random.random() < 0.15:
             return self._scan()
         chance = self.random.random()
@@ -272,7 +280,9 @@ class Ground(Machine):
         return self._acts(chance) if chance < often else self.slow()
 
     def _scan(self) -> list[str]:
-        """One vCPU reads a page through each of many leaf tables, of which the other has read one."""
+        """Return reads by one vCPU of a page through each of many leaf tables, of which the other has read
+        one.
+        """
         address, (one, other) = self.address(), self.random.choice((("", "@1 "), ("@1 ", "")))
         read = "l2read" if self.nested else "read"
         first = address & ~((16 * self.large) - 1) | address & self.large - 1

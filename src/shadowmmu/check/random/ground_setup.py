@@ -33,6 +33,8 @@ PAE_ROOT = 0x3F000
 """The page tables of a second vCPU in PAE mode."""
 PHYSBITS = (36, 39, 46, 52)
 HOSTBITS = (36, 43, 52)
+L1TF_BITS = (44, 46)
+USUAL_HOSTBITS = 40
 FOUR_LEVELS = 48
 """Bits that four levels of nested tables translate: KVM has no answer to an address beyond (to prefault 2^48
 maps 0), so that guests with nested tables use none.
@@ -79,6 +81,7 @@ class Machine:
         widest = 52 if mmu == "shadow" else FOUR_LEVELS
         self.physbits = min(rng.choice(PHYSBITS), widest) if rng.random() < 0.3 else 0
         self.hostbits = min(rng.choice(HOSTBITS), widest) if rng.random() < 0.2 else 0
+        self.l1tf = self._l1tf()
         self.rings = rng.random() < 0.15
         self.crowded = rng.random() < (0.4 if self.nested else 0.2)
         self.kind = self.choose_kind()
@@ -106,15 +109,26 @@ class Machine:
         self.in_l2 = [False, False]
         self.setup = self._setup()
 
+    def _l1tf(self) -> int:
+        """Bits that the L1 cache uses of a processor vulnerable to L1TF, as some of Intel's are; else 0.
+
+        It has dice of its own, so that a seed means the same guest on either vendor's processor.
+        """
+        dice = random.Random(f"l1tf {self.seed}")
+        least = self.hostbits or USUAL_HOSTBITS
+        if self.vendor != "intel" or least > L1TF_BITS[-1] or dice.random() < 0.7:
+            return 0
+        return dice.choice([least, *(bits for bits in L1TF_BITS if bits > least)])
+
     def choose_kind(self) -> str:
-        """The kind of memory that the tables are in."""
+        """Choose the kind of memory that the tables are in."""
         kinds = ("plain", "logged", "lazy", "read-only")
         return self.random.choice(kinds) if self.hostile else "plain"
 
     # -- pieces of tables ----------------------------------------------------------------------------------
 
     def index(self, level: int) -> int:
-        """One of the few entries of a table that are in use."""
+        """Choose one of the few entries of a table that are in use."""
         if self.mode == "pae" and level == 3:
             return self.random.choice((0, 1))
         if self.nested and level > 3:
@@ -126,13 +140,13 @@ class Machine:
         return self.random.choice(range(32) if self.crowded and level == 2 else (0, 1, 2))
 
     def _table_count(self, level: int) -> int:
-        """How many tables there are of a level."""
+        """Return how many tables there are of a level."""
         if self.crowded and level < min(self.levels, 3):
             return 80 if level == 1 else 8
         return 4 if level == 1 else 2
 
     def address(self) -> int:
-        """A linear address, or one of L2, that the tables may translate."""
+        """Choose a linear address, or one of L2, that the tables may translate."""
         rng = self.random
         if self.mode == "nopaging":
             return self.data() + 4 * rng.randrange(4)
@@ -158,7 +172,7 @@ class Machine:
         return flags | (maybe(1 << 63, 0.06) if self.entry_size == 8 else 0)
 
     def entry(self, level: int) -> int:
-        """An entry for a table of a level."""
+        """Make an entry for a table of a level."""
         rng, chance = self.random, self.random.random()
         if chance < 0.08:
             return rng.choice((0, 0, 0x20))
@@ -201,6 +215,7 @@ class Machine:
         lines += [f"param kvm nx_huge_pages={int(rng.random() < 0.2)}"]
         lines += [f"physbits {self.physbits}"] if self.physbits else []
         lines += [f"hostbits {self.hostbits}"] if self.hostbits else []
+        lines += [f"host l1tf={self.l1tf}"] if self.l1tf else []
         lines += [f"mode {self.mode}", "vcpus 2", *(["mode@1 pae"] if self.mixed else [])]
         lines += [*(["nested"] if self.nested else []), "slot 0 0x0 16M"]
         lines += [f"slot 1 {HUGE:#x} 8M {rng.choice(('huge2m', 'huge2m', 'thp', 'memfd'))}"]
@@ -264,7 +279,9 @@ class Machine:
         )
 
     def _pae_tables(self) -> list[str]:
-        """The own tables of a second vCPU that is in PAE mode, with the same windows."""
+        """Return the setup lines of the own tables of a second vCPU that is in PAE mode, with the same
+        windows.
+        """
         windows = [
             f"map@1 {PAE_ROOT:#x} {gva:#x} {table:#x} 0x67"
             for gva, table in ((window, table) for table, window in self.window.items())
@@ -274,5 +291,7 @@ class Machine:
         return [f"tramp@1 {PAE_ROOT:#x}", *windows, huge]
 
     def roots(self, cpu: int) -> list[int]:
-        """The nested roots of a vCPU: where the second one is in PAE mode, its PDPTEs are in these tables."""
+        """Return the nested roots of a vCPU: where the second one is in PAE mode, its PDPTEs are in these
+        tables.
+        """
         return self.tables[3 if self.mixed and cpu else self.levels]

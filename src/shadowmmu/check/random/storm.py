@@ -105,7 +105,7 @@ class Storm:
         return x * 0x2545F4914F6CDD1D & MASK64
 
     def run(self, count: u64, user: u32, size: u32) -> u64:
-        """Play up to `count` random ops; how many were.
+        """Play up to `count` random ops. Return how many were played.
 
         `user`: also at CPL 3, and fetches; `size`: bytes of an access. It stops early at a failure and at
         something seldom, which the caller has to think of.
@@ -352,7 +352,7 @@ class Storm:
         return 0
 
     def execute(self, number: u32, insn: Insn) -> bool:
-        """Run one instruction; whether it came to its end."""
+        """Run one instruction. Return whether it came to its end."""
         cpu: GuestCpu = self.cpus[number]
         try:
             return cpu.execute(Step(1, False, insn)) is None

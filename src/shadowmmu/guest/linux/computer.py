@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from ..svm.processor import Segment
+from ..svm.clock import Clock
+from ..svm.registers import Segment
 from .entry import Memory
 
 
@@ -23,6 +24,8 @@ class ProcessorState(Protocol):
 
 class Computer(Memory, Protocol):
     """What the kernel runs on (guest/svm/machine.py)."""
+
+    clock: Clock
 
     @property
     def processor(self) -> ProcessorState: ...

@@ -1,7 +1,6 @@
 """Signals: who gets them, and what they do."""
 
 import os
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -207,7 +206,7 @@ class Delivery:
         self.kernel.end_process(process, signal)
 
     def check_alarms(self) -> None:
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         for process in self.kernel.processes.values():
             if process.alarm is not None and now >= process.alarm:
                 process.alarm = now + process.interval if process.interval else None

@@ -48,7 +48,7 @@ class EventCalls(Calls):
         most = min(most, MOST_EVENTS)
         buffer = ctypes.create_string_buffer(EVENT_SIZE * most)
         found = result(libc.epoll_wait(file.fd, buffer, most, 0))
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         if task.started is None:
             task.started = float("inf") if milliseconds < 0 else now + milliseconds / 1000
         if found or now >= task.started:

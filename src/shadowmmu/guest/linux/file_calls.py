@@ -6,7 +6,6 @@ import os
 import select
 import stat
 import struct
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, NoReturn
 
@@ -98,11 +97,10 @@ class FileCalls(LockCalls):
             return file
         return self._with_writer(task, file, file.fifo)
 
-    @staticmethod
-    def _wait_for_reader(task: Task) -> NoReturn:
+    def _wait_for_reader(self, task: Task) -> NoReturn:
         if task.deliverable() is not None:
             raise OSError(errno.EINTR, "interrupted")
-        raise Blocked(deadline=time.monotonic() + FIFO_LOOKS, outside=True)
+        raise Blocked(deadline=self.kernel.clock.now() + FIFO_LOOKS, outside=True)
 
     def _with_writer(self, task: Task, file: OpenFile, fifo: tuple[int, int]) -> OpenFile:
         """Return a FIFO for reading, once somebody has opened it for writing. Raises OSError or Blocked."""

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .directory import reopened
 from .entry import Memory, Work
@@ -153,6 +153,33 @@ class Frames:
         self.files.clear()
 
 
+class CachedFile(Protocol):
+    """A file with pages in memory.
+
+    Attributes:
+        frames: Where the pages come from.
+        fd: The file's descriptor.
+        size: Bytes of the file when it was last looked at.
+        pages: Number of a page -> its guest-physical address.
+    """
+
+    frames: Frames
+    fd: int
+    size: int
+    pages: dict[int, int]
+
+
+def drop_beyond_end(file: CachedFile) -> int | None:
+    """Drop the pages beyond the end of a file that became shorter. Return the first of them, or None."""
+    before, file.size = file.size, os.fstat(file.fd).st_size
+    if file.size >= before:
+        return None
+    first = -(-file.size // PAGE)
+    for index in [index for index in file.pages if index >= first]:
+        file.frames.drop(file.pages.pop(index))
+    return first
+
+
 class FilePages:
     """A file's pages in memory, shared by all who map it."""
 
@@ -179,14 +206,11 @@ class FilePages:
         return self.pages.get(index)
 
     def cut(self) -> int | None:
-        """Give up the pages beyond an end that has come nearer; the first of them, or None."""
-        before, self.size = self.size, os.fstat(self.fd).st_size
-        if self.size >= before:
-            return None
-        first = -(-self.size // PAGE)
-        for index in [index for index in self.pages if index >= first]:
-            self.frames.drop(self.pages.pop(index))
-        if self.size % PAGE and first - 1 in self.pages:
+        """Drop the pages beyond the end of a file that became shorter, and clear what follows its end in the
+        last page. Return the first page dropped, or None if the file did not become shorter.
+        """
+        first = drop_beyond_end(self)
+        if first is not None and self.size % PAGE and first - 1 in self.pages:
             rest = PAGE - self.size % PAGE
             self.frames.memory.write(self.pages[first - 1] + PAGE - rest, bytes(rest))
         return first

@@ -2,7 +2,6 @@
 
 import errno
 import struct
-import time
 from typing import TYPE_CHECKING
 
 from .calls import Calls
@@ -109,7 +108,7 @@ class FutexCalls(Calls):
 
     def _futex_wait(self, task: Task, address: int, value: int, timeout: int, operation: int) -> int:
         key = self._futex(task, address)
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         if task.started is None:
             if task.process.mm.read_int(address) & 0xFFFFFFFF != value:
                 raise OSError(errno.EAGAIN, "changed")
@@ -117,7 +116,7 @@ class FutexCalls(Calls):
             if timeout:
                 delay = self.seconds(task, timeout)
                 if operation & FUTEX_COMMAND == FUTEX_WAIT_BITSET:
-                    delay -= time.time() if operation & 0x100 else now
+                    delay -= self.kernel.clock.time_ns() / 10**9 if operation & 0x100 else now
                 task.started = now + delay
             self._futexes.setdefault(key, []).append(task)
         queue = next((one for one in self._futexes.values() if task in one), None)

@@ -1,6 +1,5 @@
 """A Linux program as something to run: with limits, and an ending for a report."""
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +8,9 @@ from ..svm.machine import SvmMachine
 from .kernel import Kernel
 from .syscalls import SystemCalls
 
-__all__ = ["LinuxGuest"]
+__all__ = ["PLAIN_ENVIRONMENT", "LinuxGuest"]
+
+PLAIN_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
 class LinuxGuest:
@@ -29,8 +30,12 @@ class LinuxGuest:
         self._limits = NO_LIMITS
 
     def load(self, path: Path, arguments: Sequence[str]) -> None:
-        """Load the program; arguments[0] is its name. Raises NotExecutable, OSError or OutOfMemory."""
-        self.kernel.start(path, arguments)
+        """Load the program; arguments[0] is its name. Raises NotExecutable, OSError or OutOfMemory.
+
+        Its environment is that of this process; with a virtual clock PLAIN_ENVIRONMENT, which is the same in
+        every run.
+        """
+        self.kernel.start(path, arguments, PLAIN_ENVIRONMENT if self.machine.clock.virtual else None)
 
     @property
     def instructions(self) -> int:
@@ -45,16 +50,18 @@ class LinuxGuest:
     def _must_end(self) -> bool:
         """Return whether the run must end; called while all processes wait."""
         seconds = self._limits.seconds
-        return self._interrupted or (seconds is not None and time.monotonic() - self._started >= seconds)
+        return self._interrupted or (
+            seconds is not None and self.machine.clock.now() - self._started >= seconds
+        )
 
     def run(self, limits: Limits = NO_LIMITS, progress: Callable[[], None] = lambda: None) -> Ending:
         """Run until all processes have ended, or a limit is reached; `progress` is called twice a second."""
         self._limits = limits
-        self._started = time.monotonic()
+        self._started = self.machine.clock.now()
         try:
             while True:
                 ending = self._run_slice(limits)
-                self.seconds = time.monotonic() - self._started
+                self.seconds = self.machine.clock.now() - self._started
                 progress()
                 if ending is not None:
                     return ending

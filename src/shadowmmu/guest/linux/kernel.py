@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...x86.bits import MASK64
-from ..svm.processor import GDTR, Segment
+from ..svm.registers import GDTR, Segment
 from .computer import Computer
 from .delivery import RESTART, SEGV_ACCERR, SEGV_MAPERR, SI_KERNEL, Delivery
 from .directory import STEP, Directory
@@ -110,6 +110,7 @@ class Kernel:
             raise ValueError(f"a Linux program needs {LEAST_MEMORY >> 20} MiB of memory")
         self.machine = machine
         self.processor = machine.processor
+        self.clock = machine.clock
         self.warn = warn
         self.work = Work(machine)
         self.frames = Frames(machine, self.work, build_kernel_half(machine))

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import time
 from typing import NoReturn
 
 from .calls import int32
@@ -62,9 +61,8 @@ class LockCalls(PathCalls):
         self.kernel.locks.stop_waiting()
         raise Blocked(test=self.kernel.locks.wait(file, wanted, task))
 
-    @staticmethod
-    def _look_again() -> NoReturn:
-        raise Blocked(deadline=time.monotonic() + LOOKS, outside=True)
+    def _look_again(self) -> NoReturn:
+        raise Blocked(deadline=self.kernel.clock.now() + LOOKS, outside=True)
 
     def _lock_description(self, task: Task, file: OpenFile, command: int, address: int, data: bytes) -> int:
         """Let the host judge, which has an open file description for each of the guest's."""

@@ -6,7 +6,6 @@ import os
 import select
 import struct
 import termios
-import time
 
 from .calls import int32
 from .path_calls import PathCalls
@@ -80,7 +79,7 @@ class PollCalls(PathCalls):
             else:
                 got = found.get(files.open[fd].file.fd, 0)
                 results.append(got & (mask | select.POLLERR | select.POLLHUP))
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         if task.started is None:
             task.started = float("inf") if seconds is None else now + seconds
         if any(results) or now >= task.started:

@@ -1,13 +1,13 @@
 """The processor's registers: whose they are, and how a task gets them."""
 
-from ..svm.processor import CS, DS, ES, FS, GS, SS, Segment
+from ..svm.registers import CS, DS, ES, FS, GS, SS, Segment
 from .computer import Computer
 from .entry import ENTRY, FRAME_GPA, Work
 from .frames import Frames
 from .layout import DIRECT_MAP, KERNEL_CS, KERNEL_DS, PAGE
 from .memory import AddressSpace
 from .signals import FPU_SIZE, clean_fpu
-from .tasks import RFLAGS, RIP, Task
+from .tasks import RFLAGS, RIP, Process, Task
 
 KERNEL_CODE = Segment(KERNEL_CS, 0, 0xFFFFFFFF, 0xA09B00)
 KERNEL_DATA = Segment(KERNEL_DS, 0, 0xFFFFFFFF, 0xC09300)
@@ -27,6 +27,8 @@ class Registers:
         """Whose registers are in the processor."""
         self.fpu_owner: Task | None = None
         self.active_mm: AddressSpace | None = None
+        self.loads: dict[tuple[Process, int], int] = {}
+        """Each process that ran, and its CR3 -> how often its tables were loaded."""
         self._fpu_areas: list[int] = []
 
     def new_fpu(self) -> int:
@@ -110,6 +112,8 @@ class Registers:
             self.active_mm = mm
             mm.active = True
             work.cr3 = mm.pgd
+            who = (task.process, mm.pgd)
+            self.loads[who] = self.loads.get(who, 0) + 1
             work.addresses.clear()
             work.flush_all = False
         if self.fpu_owner is not task:

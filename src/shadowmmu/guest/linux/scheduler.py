@@ -1,7 +1,6 @@
 """What runs next: tasks that can run, and those whose calls wait."""
 
 import select
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ class Scheduler:
         """Make the waiting calls again whose time has come."""
         if not self.blocked:
             return
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         ready = self._ready_files([task for task in self.blocked if task.wait and task.wait.files], 0)
         for task in list(self.blocked):
             wait = task.wait
@@ -107,8 +106,9 @@ class Scheduler:
             raise NoProgress(f"all processes {what} ({names})")
         pause = 0.25
         if deadlines:
-            pause = min(pause, max(min(deadlines) - time.monotonic(), 0))
-        if waiting:
+            left = max(min(deadlines) - self.kernel.clock.now(), 0)
+            pause = left if self.kernel.clock.virtual else min(pause, left)
+        if waiting and not (self.kernel.clock.virtual and deadlines):
             self._ready_files(waiting, int(pause * 1000 + 0.999))
         else:
-            time.sleep(pause)
+            self.kernel.clock.sleep(pause)

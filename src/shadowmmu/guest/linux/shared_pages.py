@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 
 from .directory import reopened
-from .frames import Frames
+from .frames import Frames, drop_beyond_end
 from .layout import PAGE
 
 
@@ -65,14 +65,10 @@ class SharedFile(SharedPages):
         return gpa
 
     def cut(self) -> int | None:
-        """Give up the pages beyond an end that has come nearer; the first of them, or None."""
-        before, self.size = self.size, os.fstat(self.fd).st_size
-        if self.size >= before:
-            return None
-        first = -(-self.size // PAGE)
-        for index in [index for index in self.pages if index >= first]:
-            self.frames.drop(self.pages.pop(index))
-            del self._stored[index]
+        """Drop the pages beyond the end of a file that became shorter. Return the first of them, or None."""
+        first = drop_beyond_end(self)
+        if first is not None:
+            self._stored = {index: data for index, data in self._stored.items() if index < first}
         return first
 
     def store(self) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import struct
-import time
 
 from .calls import Calls, int32
 from .signals import FPU_SIZE, SIGINFO_SIZE, pack_info, pop_frame, read_info
@@ -87,7 +86,7 @@ class SignalCalls(Calls):
             if info:
                 mm.write(info, pack_info(signal, found))
             return signal
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         if task.started is None:
             task.started = now + self.seconds(task, timeout) if timeout else float("inf")
         if now >= task.started:

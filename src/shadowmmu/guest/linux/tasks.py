@@ -108,7 +108,7 @@ class Pending(dict[int, list[SignalInfo]]):
 
 
 class Blocked(Exception):
-    """A system call has to wait: for one of the files, a time (of time.monotonic), or until test() is true.
+    """A system call has to wait: for one of the files, a time (of the clock), or until test() is true.
 
     It is called again then, with the same arguments. `outside`: what it waits for may come from the host.
     """

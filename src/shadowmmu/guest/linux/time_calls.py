@@ -4,7 +4,6 @@ import errno
 import os
 import random
 import struct
-import time
 
 from ...x86.bits import MASK64
 from .calls import Calls, int32
@@ -30,8 +29,8 @@ class TimeCalls(Calls):
     def _clock(self, clock: int) -> int:
         """Return the nanoseconds of a clock. Raises OSError."""
         if clock & ~7 == -8 & ~7 or clock in (CLOCK_PROCESS, CLOCK_THREAD) or clock < 0:
-            return time.process_time_ns()
-        return time.clock_gettime_ns(clock)
+            return self.kernel.clock.used_ns()
+        return self.kernel.clock.clock_ns(clock)
 
     def sys_clock_gettime(self, task: Task, clock: int, address: int) -> int:
         task.process.mm.write(address, _TIME.pack(*divmod(self._clock(int32(clock)), NANOSECONDS)))
@@ -43,7 +42,7 @@ class TimeCalls(Calls):
         return 0
 
     def sys_gettimeofday(self, task: Task, address: int, zone: int) -> int:
-        seconds, nanoseconds = divmod(time.time_ns(), NANOSECONDS)
+        seconds, nanoseconds = divmod(self.kernel.clock.time_ns(), NANOSECONDS)
         if address:
             task.process.mm.write(address, _TIME.pack(seconds, nanoseconds // 1000))
         if zone:
@@ -51,13 +50,13 @@ class TimeCalls(Calls):
         return 0
 
     def sys_time(self, task: Task, address: int) -> int:
-        now = int(time.time())
+        now = self.kernel.clock.time_ns() // NANOSECONDS
         if address:
             task.process.mm.write(address, now.to_bytes(8, "little"))
         return now
 
     def _sleep(self, task: Task, duration: float, left: int) -> int:
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         if task.started is None:
             task.started = now + duration
         if now >= task.started:
@@ -81,7 +80,7 @@ class TimeCalls(Calls):
 
     def sys_alarm(self, task: Task, seconds: int) -> int:
         process = task.process
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         left = 0 if process.alarm is None else max(1, round(process.alarm - now))
         process.alarm = now + (seconds & 0xFFFFFFFF) if seconds else None
         process.interval = 0
@@ -95,7 +94,7 @@ class TimeCalls(Calls):
             self.kernel.warn_once(f"{task.process.name}: timers of processor time are not supported (EINVAL)")
             raise OSError(errno.EINVAL, "only ITIMER_REAL")
         process = task.process
-        now = time.monotonic()
+        now = self.kernel.clock.now()
         if old:
             left = 0.0 if process.alarm is None else max(process.alarm - now, 0.000001)
             values = [int(part) for value in (process.interval, left) for part in (value, value % 1 * 10**6)]
@@ -108,10 +107,10 @@ class TimeCalls(Calls):
         return 0
 
     def sys_times(self, task: Task, address: int) -> int:
-        used = int(time.process_time() * TICKS)
+        used = self.kernel.clock.used_ns() * TICKS // NANOSECONDS
         if address:
             task.process.mm.write(address, struct.pack("<4q", used, 0, 0, 0))
-        return int(time.monotonic() * TICKS)
+        return int(self.kernel.clock.now() * TICKS)
 
     def sys_getrusage(self, task: Task, who: int, address: int) -> int:
         task.process.mm.write(address, self.usage(task))
@@ -119,14 +118,14 @@ class TimeCalls(Calls):
 
     def usage(self, task: Task) -> bytes:
         """Return a struct rusage."""
-        seconds, rest = divmod(time.process_time_ns(), NANOSECONDS)
+        seconds, rest = divmod(self.kernel.clock.used_ns(), NANOSECONDS)
         return struct.pack("<16q", seconds, rest // 1000, 0, 0, task.process.mm.resident >> 10, *[0] * 11)
 
     def sys_sysinfo(self, task: Task, address: int) -> int:
         frames, processes = self.kernel.frames, len(self.kernel.processes)
         data = struct.pack(
             "<q3Q6QH6xQQI4x",
-            int(time.monotonic()),
+            int(self.kernel.clock.now()),
             0,
             0,
             0,

@@ -48,9 +48,10 @@ class FwCfg:
 
 
 class Cmos:
-    """The clock and its memory; the time is the host's."""
+    """The clock and its memory; `time_ns` gives the nanoseconds since 1970."""
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, time_ns: Callable[[], int] = time.time_ns) -> None:
+        self._time_ns = time_ns
         self._index = 0
         self._bytes = bytearray(128)
         extended = min(memory - (1 << 20) >> 10, 0xFFFF) if memory > 1 << 20 else 0
@@ -63,7 +64,7 @@ class Cmos:
     def read(self, port: int, size: int) -> int:
         if not port & 1:
             return 0xFF
-        now = time.gmtime()
+        now = time.gmtime(self._time_ns() // 10**9)
         clock = {
             0: now.tm_sec,
             2: now.tm_min,
@@ -231,7 +232,7 @@ class Pic:
 
 
 class Pit:
-    """The 8254: three counters that follow the host's clock, with port 0x61.
+    """The 8254: three counters that follow a clock, with port 0x61.
 
     `changed()` is called when the first one, whose output is an interrupt line, was programmed.
     """

@@ -1,12 +1,11 @@
 """The PC: devices wired to a machine, a boot loader, and the loop that runs it until the program is done."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 
-from ...host.mapping import HostError
+from ...host.backing import HostError
 from ...kvm.registers.msr import MSR_APIC_BASE, MSR_TSC
 from ...x86.bits import MASK64
 from ..svm.emulator import FetchFault
@@ -97,7 +96,8 @@ class Pc:
         self._ending: Ending | None = None
         self._interrupted = False
         self._shutdown = b""
-        self.tsc = Tsc()
+        clock = self.clock = machine.clock
+        self.tsc = Tsc(clock.now)
         self.io_apic = IoApic(
             lambda vector: self.apic.accept(vector), lambda vector: self.apic.accept(vector, level=True)
         )
@@ -106,10 +106,11 @@ class Pc:
             base=lambda: machine.vcpu.apic_base,
             served=self.io_apic.end_of_interrupt,
             nmi=machine.nmi,
+            clock=clock.now,
             tsc=self.tsc,
         )
         self.pic = Pic(self._changed)
-        self.pit = Pit(changed=self._changed)
+        self.pit = Pit(clock.now, self._changed)
         self.fw_cfg = FwCfg(memory, cpus=1)
         self._tsc_adjust = 0
         self._connect()
@@ -120,7 +121,7 @@ class Pc:
     def _connect(self) -> None:
         machine, pit = self.machine, self.pit
         serial = Serial(self._send, partial(self._set_line, SERIAL_LINE))
-        cmos, pci = Cmos(self.memory), Pci()
+        cmos, pci = Cmos(self.memory, self.clock.time_ns), Pci()
         test = TestDevice(self._set_line, self._flush_page)
         port = machine.on_port
         port(0x3F8, 0x3FF, read=serial.read, write=serial.write)
@@ -318,9 +319,9 @@ class Pc:
     def run(self, limits: Limits = NO_LIMITS, progress: Callable[[], None] = lambda: None) -> Ending:
         """Run until the program ends, or a limit is reached; `progress` is called twice a second."""
         while True:
-            started = time.monotonic()
+            started = self.clock.now()
             outcome = limits.run_slice(self.machine, self.seconds)
-            self.seconds += time.monotonic() - started
+            self.seconds += self.clock.now() - started
             progress()
             ending = self._ending_of(outcome, limits)
             if ending is not None:
@@ -360,17 +361,17 @@ class Pc:
         """Sleep until the timer is due (HLT)."""
         if not self.machine.get("rflags") & FLAG_IF:
             return Ending("halted", 0, "with interrupts disabled")
-        started = time.monotonic()
+        started = self.clock.now()
         while not self.machine.interrupts_pending:
             due = self._due()
             if due == inf:
                 return Ending("halted", 0, "with no interrupt to come")
-            time.sleep(min(max(due - time.monotonic(), 0), 0.1))
+            self.clock.sleep(min(max(due - self.clock.now(), 0), 0.1))
             self._tick()
-            waited = time.monotonic() - started
+            waited = self.clock.now() - started
             if self._interrupted:
                 return Ending("interrupted")
             if limits.seconds is not None and self.seconds + waited >= limits.seconds:
                 return Ending("seconds")
-        self.seconds += time.monotonic() - started
+        self.seconds += self.clock.now() - started
         return None

@@ -7,6 +7,7 @@ from cython import uint as u32, ulonglong as u64
 from ...kvm.bits import INVALID_PAGE, RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC
 from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, handle_page_fault
 from ...kvm.exits.run import vcpu_enter_guest
+from ...kvm.state.running_vcpu import loaded
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import NESTED_FAULT, PF_VECTOR
 
@@ -26,17 +27,18 @@ def run_accesses(vcpu: Vcpu, gvas: Sequence[int], kinds: Sequence[int], start: u
     exiting: u64 = NESTED_FAULT if nested else PF_VECTOR
     faults: u32 = 0
     endless: u32 = ENDLESS
-    while True:
-        if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
-            vcpu_enter_guest(vcpu)
-        reached: u64 = vcpu.cpu.run(gvas, kinds, i)
-        if reached == n or vcpu.cpu.fault_vector != exiting:
-            return reached
-        faults = faults + 1 if reached == i else 1
-        if faults > endless:
-            raise EndlessFaults(f"the access to {gvas[i]:#x} faults forever")
-        i = reached
-        address: u64 = vcpu.cpu.fault_gpa if nested else vcpu.cpu.fault_gva
-        result: u32 = handle_page_fault(vcpu, address, vcpu.cpu.fault_error_code, nested)
-        if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None:
-            return i
+    with loaded(vcpu):
+        while True:
+            if vcpu.requests or vcpu.mmu.root_hpa == INVALID_PAGE:
+                vcpu_enter_guest(vcpu)
+            reached: u64 = vcpu.cpu.run(gvas, kinds, i)
+            if reached == n or vcpu.cpu.fault_vector != exiting:
+                return reached
+            faults = faults + 1 if reached == i else 1
+            if faults > endless:
+                raise EndlessFaults(f"the access to {gvas[i]:#x} faults forever")
+            i = reached
+            address: u64 = vcpu.cpu.walker.nested_fault_gpa if nested else vcpu.cpu.fault_gva
+            result: u32 = handle_page_fault(vcpu, address, vcpu.cpu.fault_error_code, nested)
+            if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None:
+                return i

@@ -89,12 +89,12 @@ class GuestCpu:
     # -- running --------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """KVM_RUN has ended, after some exit: the next instruction starts with an entry."""
+        """Record that KVM_RUN ended after an exit: the next instruction starts with an entry."""
         self.in_guest = False
         vmx_flush_pml_buffer(self.vcpu)
 
     def execute(self, step: Step) -> Delivered | None:
-        """Run one instruction to its end; the exception it caused, once that is delivered, else None.
+        """Run one instruction to its end. Return the exception it caused, once that is delivered, else None.
 
         Raises LeftL2 if it was L2's and ended in L1.
         """
@@ -137,7 +137,8 @@ class GuestCpu:
         raise EndlessFaults(f"the instruction at {step.rip:#x} faults forever")
 
     def _insn_at(self, rip: int, expected: Insn) -> Insn:
-        """What is at rip: `expected`, or what small numbers come to, `add %al, (%rax)` or `add %eax, (%rax)`.
+        """Return the instruction at rip: `expected`, or what small numbers decode to, `add %al, (%rax)` or
+        `add %eax, (%rax)`.
 
         RAX is 0.
         """
@@ -166,7 +167,7 @@ class GuestCpu:
         self.cpu.eflags_ac = self.vcpu.eflags_ac
 
     def _interrupt(self, insn: Insn) -> Delivered:
-        """INT n. If its delivery faults, KVM injects it again."""
+        """Execute INT n. If its delivery faults, KVM injects it again."""
         vcpu = self.vcpu
         vcpu.soft_interrupt = None
         try:
@@ -199,7 +200,9 @@ class GuestCpu:
         return complete_page_fault(self.vcpu, self.emulator, insn, address)
 
     def _raise_in_guest(self, exception: QueuedException) -> None:
-        """An exception that does not exit; the third one on the way to a handler shuts the processor down."""
+        """Deliver an exception that does not exit; the third one on the way to a handler shuts the processor
+        down.
+        """
         vcpu = self.vcpu
         try:
             vcpu.exception = (
@@ -231,7 +234,7 @@ class GuestCpu:
         return True
 
     def _change_translation(self, insn: Insn) -> bool:
-        """INVLPG, or MOV to CR3, of a guest that owns its tables."""
+        """Execute INVLPG, or MOV to CR3, of a guest that owns its tables."""
         if insn.op is Op.INVLPG:
             self.cpu.flush_gva(insn.address)
             return True
@@ -269,14 +272,16 @@ class GuestCpu:
         return hpa
 
     def _system(self, gva: int, kind: int) -> None:
-        """An access that the processor makes for itself, with supervisor rights."""
+        """Make an access that the processor needs for itself, with supervisor rights."""
         if self.vcpu.implicit_obeys_ac and self.vcpu.cpl < 3:
             self._translate(gva, kind)
         elif self.cpu.implicit_access(gva, kind) == FAULT:
             raise AccessFault
 
     def _parts(self, gva: int, size: int, kind: int) -> list[tuple[int, int]]:
-        """(hpa, size) of an access, one or two pages; faults in address order before anything is done."""
+        """Return (hpa, size) for each page of an access, one or two; faults in address order before anything
+        is done.
+        """
         first = min(size, 0x1000 - (gva & 0xFFF))
         parts = [(self._translate(gva, kind), first)]
         if first < size:

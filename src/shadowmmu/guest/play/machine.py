@@ -3,9 +3,11 @@
 import errno
 from dataclasses import fields
 
-from ...host.address_space import AddressSpace, HostSwitches
-from ...host.mapping import Backing, HostError, Mapping
+from ...host.address_space import AddressSpace
+from ...host.backing import Backing, HostError
+from ...host.mapping import Mapping
 from ...host.memory import Arena
+from ...host.switches import HostSwitches
 from ...kvm.design.design import Design
 from ...kvm.guest_access.dirty_ring import kvm_dirty_ring_alloc
 from ...kvm.memory.memory_region import RegionError, kvm_set_memory_region
@@ -60,7 +62,7 @@ class Machine:
         self.nested = False
 
     def add_vcpu(self, maxphyaddr: int, *, la57: bool = True) -> Vcpu:
-        """A vCPU as it is after reset; maxphyaddr is the guest's; la57: it may have five-level tables."""
+        """Add a vCPU as it is after reset; maxphyaddr is the guest's; la57: it may have five-level tables."""
         cpu = Processor(self.arena.view(), tlb=self.tlb, implementation=self.implementation)
         vcpu = Vcpu(self.kvm, len(self.kvm.vcpus), cpu)
         kvm_dirty_ring_alloc(vcpu)
@@ -100,7 +102,7 @@ class Machine:
         self.set_region(id)
 
     def set_region(self, id: int) -> None:
-        """KVM_SET_USER_MEMORY_REGION for a slot as user space has it. Raises RegionError."""
+        """Call KVM_SET_USER_MEMORY_REGION for a slot as user space has it. Raises RegionError."""
         slot = self.slots[id]
         size = slot.size if slot.used else 0
         kvm_set_memory_region(self.kvm, id, slot.gpa, size, slot.flags, slot.mapping)
@@ -115,7 +117,7 @@ class Machine:
     # -- the host's own accesses to guest memory -----------------------------------------------------------
 
     def hva(self, gpa: int) -> int:
-        """Host address of a guest address. Raises HostError if no slot has it."""
+        """Return the host address of a guest address. Raises HostError if no slot has it."""
         for slot in self.slots.values():
             if slot.used and slot.gpa <= gpa < slot.gpa + slot.size:
                 return slot.mapping.hva + gpa - slot.gpa
@@ -132,7 +134,7 @@ class Machine:
         self.arena.store(self.host.touch(hva, write=True) | (hva & 0xFFF), size, value)
 
     def peek(self, gpa: int) -> bytes | None:
-        """The page at gpa; None if no slot has it. To read it is to fault it in, as for any user space."""
+        """Return the page at gpa; None if no slot has it. Reading faults it in, as for any user space."""
         try:
             hva = self.hva(gpa & ~0xFFF)
         except HostError:

@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from ...host.mapping import HostError
+from ...host.backing import HostError
 from ...kvm.exits.emulate import EmulationError, MmioAccess
 from ...kvm.exits.page_fault_exit import ENDLESS, EndlessFaults, KvmRunError
 from ...kvm.exits.run import DirtyRingFull, TripleFault
 from ...kvm.exits.svm_exits import EntryFailed
-from ...kvm.memory.dirty_log_ioctl import (
-    kvm_vm_ioctl_reset_dirty_pages,
-)
+from ...kvm.memory.reset_dirty_rings import kvm_vm_ioctl_reset_dirty_pages
 from ...kvm.pages.roots import NoShadowPages
 from ...kvm.state.oops import KernelOops
+from ...kvm.state.running_vcpu import loaded, none_loaded
 from ...kvm.tracepoints.event import Event
 from ...kvm.tracepoints.tracer import EventLog
 from ...x86.bits import PF_VECTOR
@@ -99,12 +98,12 @@ class Player(UserSpace):
     # -- playing -------------------------------------------------------------------------------------------
 
     def start(self) -> OpResult:
-        """The state before the first operation."""
+        """Return the state before the first operation."""
         self._heard()
         return OpResult(-1, "start", 0, {}, {}, [], [], self.snapshot(self.machine))
 
     def play(self, ops: Iterable[kinds.Op]) -> Iterator[OpResult]:
-        """Carry the operations out, one after the other."""
+        """Carry out the operations one after the other. Yield the result of each."""
         for op in ops:
             match op:
                 case kinds.SetAc():
@@ -142,7 +141,7 @@ class Player(UserSpace):
         return played
 
     def _with_others(self, op: kinds.Op) -> dict[str, Any]:
-        """Carry an operation out with others in its middle; `on_meanwhile` gets each before and after."""
+        """Carry out an operation with others in its middle; `on_meanwhile` gets each before and after."""
         waiting, self.waiting = self.waiting, []
         done: list[dict[str, Any]] = []
         drops = count(1)
@@ -153,7 +152,8 @@ class Player(UserSpace):
                 if other.drop == drop:
                     for tell in self.on_meanwhile:
                         tell(other.op, None)
-                    result = self._carry_out(other.op)
+                    with none_loaded(self.kvm):
+                        result = self._carry_out(other.op)
                     done.append({"do": other.op.text, **result})
                     for tell in self.on_meanwhile:
                         tell(other.op, result)
@@ -206,7 +206,7 @@ class Player(UserSpace):
     # -- the guest -------------------------------------------------------------------------------------------
 
     def _l2_steps(self, op: kinds.Op) -> list[Step] | None:
-        """What L2 runs in this op; None if it is one of L1's."""
+        """Return what L2 runs in this op; None if it is one of L1's."""
         stubs = self.l2_stubs
         match op:
             case kinds.Nop(l2=True):
@@ -225,8 +225,8 @@ class Player(UserSpace):
 
     def _in_l1(self, op: kinds.Op) -> None:
         if self.cpus[op.vcpu].vcpu.guest_mode:
-            where = f"{self.setup.path}:{op.line}"
-            raise ScenarioError(f"{where}: vCPU {op.vcpu} is in L2; put `l2exit` before `{op.text.strip()}`")
+            fix = f"put `l2exit` before `{op.text.strip()}`"
+            raise ScenarioError.at(self.setup.path, op.line, f"vCPU {op.vcpu} is in L2", fix)
 
     def _steps(self, op: kinds.Op) -> list[Step]:
         l2 = self._l2_steps(op)
@@ -276,6 +276,14 @@ class Player(UserSpace):
         cpu.vcpu.soft_interrupt = None
         if self.code and cpu.vcpu.cpl == 3:
             self._stay_in_user_mode(steps)
+        with loaded(cpu.vcpu):
+            outcome = self._run_vcpu(cpu, op, steps)
+        if self.mmio:
+            outcome = {"mmio": list(self.mmio), **outcome}
+        return outcome
+
+    def _run_vcpu(self, cpu: GuestCpu, op: kinds.Op, steps: list[Step]) -> dict[str, Any]:
+        """Run it until the op is done; how KVM_RUN ended."""
         try:
             outcome = self._run_to_exit(cpu, op, steps)
         except DirtyRingFull:
@@ -294,12 +302,10 @@ class Player(UserSpace):
             outcome = {"outcome": "exit", "reason": KVM_EXIT_INTERNAL_ERROR, "suberror": 1}
         finally:
             cpu.leave()
-        if self.mmio:
-            outcome = {"mmio": list(self.mmio), **outcome}
         return outcome
 
     def _stay_in_user_mode(self, steps: list[Step]) -> None:
-        """The last op ended at CPL 3, without any gate: what comes next runs there until it faults."""
+        """Stay at CPL 3, where the last op ended without a gate: what follows runs there until it faults."""
         for step in steps:
             step.user = True
             if step.insn.op is Op.IRET:
@@ -324,7 +330,9 @@ class Player(UserSpace):
         return {"outcome": "ok", **self._value(op, steps)}
 
     def _gate(self, cpu: GuestCpu, op: kinds.Op, delivered: Delivered, steps: list[Step]) -> dict[str, Any]:
-        """Run the gate of an exception or of the soft interrupt; how the op ended. Raises EndlessFaults."""
+        """Run the gate of an exception or of the soft interrupt. Return how the op ended. Raises
+        EndlessFaults.
+        """
         for _ in range(ENDLESS):
             again = cpu.execute(self._stubs(op).gate(delivered.vector))
             if again is None:
@@ -351,7 +359,7 @@ class Player(UserSpace):
 
 
 def _accumulator(insn: Insn, *, is64: bool) -> int:
-    """RAX after the instruction. 32-bit code cannot see its upper half and changes it with EAX only."""
+    """Return RAX after the instruction. 32-bit code cannot see its upper half, and changes it with EAX."""
     if not is64 and insn.result != insn.expected:
         return insn.result & 0xFFFFFFFF
     return insn.result

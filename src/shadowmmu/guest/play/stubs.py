@@ -116,7 +116,7 @@ class Stubs:
         return placed
 
     def routine(self, name: str, size: int, operands: Insn, *, user: bool) -> list[Step]:
-        """The instructions of a routine with these operands. Raises KeyError if there is none."""
+        """Return the instructions of a routine with these operands. Raises KeyError if there is none."""
         offset, body = (self._user if user else self._kernel)[name, size]
         steps = self._to_user() if user else []
         rip = self.tramp_gva + offset
@@ -129,7 +129,7 @@ class Stubs:
         return steps
 
     def vmrun(self, vmcb: int) -> Step:
-        """L1 starts its guest."""
+        """Return the step in which L1 starts its guest."""
         return Step(self.tramp_gva + self._vmrun, False, replace(_VMRUN, value=vmcb))
 
     def after_vmexit(self) -> Step:
@@ -137,20 +137,20 @@ class Stubs:
         return Step(self.tramp_gva + self._vmrun + len(_VMRUN.code), False, _OUT_VMEXIT)
 
     def invlpga(self, address: int, asid: int) -> list[Step]:
-        """L1 flushes an address of an ASID."""
+        """Return the steps in which L1 flushes an address of an ASID."""
         first = self.tramp_gva + self._invlpga
         insn = replace(_INVLPGA, value=address, count=asid)
         return [Step(first, False, insn), Step(first + len(insn.code), False, _OUT_DONE)]
 
     def jump(self, gva: int, *, user: bool) -> list[Step]:
-        """Go to gva, where the scenario put an `int $0x20`."""
+        """Return the steps to gva, where the scenario put an `int $0x20`."""
         return [*(self._to_user() if user else []), Step(gva, user, _INT, jump=True)]
 
     def _to_user(self) -> list[Step]:
         return [Step(self.tramp_gva + self._iret, False, self._iret_insn)]
 
     def gate(self, vector: int) -> Step:
-        """The handler of an exception or of the soft interrupt."""
+        """Return the handler of an exception or of the soft interrupt."""
         port = PORT_DONE if vector == SOFT_INTERRUPT else PORT_EXCEPTION + vector
         rip = self.tramp_gva + self._gates + 4 * vector
         return Step(rip, False, Insn(Op.OUT, bytes([0xE6, port]), value=port))
@@ -158,7 +158,7 @@ class Stubs:
     # -- what the processor itself reads and writes ----------------------------------------------------------
 
     def idt_entry(self, vector: int) -> int:
-        """Address of an entry of the interrupt descriptor table."""
+        """Return the address of an entry of the interrupt descriptor table."""
         return self.tramp_gva + IDT + (16 if self.is64 else 8) * vector
 
     def gdt_entry(self, selector: int) -> int:
@@ -226,7 +226,7 @@ class L2Stubs:
             offset += len(code)
 
     def routine(self, name: str, size: int, operands: Insn) -> list[Step]:
-        """The instructions of a routine with these operands. Raises KeyError if there is none."""
+        """Return the instructions of a routine with these operands. Raises KeyError if there is none."""
         offset, body = self._placed[name, size]
         steps = []
         for insn in body:
@@ -237,5 +237,5 @@ class L2Stubs:
         return steps
 
     def jump(self, address: int) -> list[Step]:
-        """Go to `address`, where the scenario put what ends an op."""
+        """Return the steps to `address`, where the scenario put what ends an op."""
         return [Step(address, False, _OUT_L2_DONE, jump=True)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ...host.backing import Backing, HostError
 from ...host.bits import PROT_NONE, PROT_READ, PROT_RW
 from ...host.lru_gen import lru_gen_age
 from ...host.madvise import NotModelled, madvise
-from ...host.mapping import Backing, HostError
 from ...host.memory import differing_words
 from ...kvm.design.design import design_of
 from ...kvm.exits.emulate import MmioAccess
@@ -18,13 +19,11 @@ from ...kvm.fault.pre_fault import kvm_vcpu_pre_fault_memory
 from ...kvm.guest_access.dirty_ring import dirty_ring_of
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.memory.capabilities import kvm_vm_ioctl_enable_cap
-from ...kvm.memory.dirty_log_ioctl import (
-    kvm_vm_ioctl_clear_dirty_log,
-    kvm_vm_ioctl_get_dirty_log,
-)
+from ...kvm.memory.dirty_bitmap import kvm_vm_ioctl_clear_dirty_log, kvm_vm_ioctl_get_dirty_log
 from ...kvm.memory.memory_region import RegionError, kvm_set_nr_mmu_pages
 from ...kvm.memory.nx_recovery import NxRecoveryWorker
 from ...kvm.registers.regs import set_sregs
+from ...kvm.state.running_vcpu import loaded
 from ...x86.implementation import INTEL, TCG, Implementation
 from ..scenario import ops as kinds, setup as statements
 from ..scenario.modes import MODES, Mode, trampolines_of
@@ -77,13 +76,16 @@ class UserSpace:
         self.modes = [MODES[name] for name in setup.modes]
         self.trampolines = trampolines_of(setup.modes)
         parameters = parameters_of(setup.params)
-        parameters.tdp_level = 5 if setup.host_la57 else 4
-        parameters.host_maxphyaddr = setup.host_maxphyaddr
+        parameters.tdp_level = 5 if setup.host.la57 else 4
+        parameters.host_maxphyaddr = setup.host.maxphyaddr
+        parameters.l1tf_cache_bits = setup.host.l1tf
+        parameters.mbec = parameters.mbec and setup.host.exit_info
+        recorded_on = replace(INTEL, ept_advanced_info=setup.host.exit_info) if parameters.vmx else TCG
         self.machine = Machine(
             parameters,
             design=design_of(setup.params["kernel"], setup.design),
             tlb=tlb,
-            implementation=implementation or (INTEL if parameters.vmx else TCG),
+            implementation=implementation or recorded_on,
         )
         self.machine.nested = setup.nested
         self.kvm = self.machine.kvm
@@ -146,16 +148,14 @@ class UserSpace:
     def _ask_kvm(
         self, action: statements.SlotSetup | statements.Cap, what: str, ioctl: Callable[[], None]
     ) -> None:
-        """An ioctl of the setup. Raises ScenarioError if KVM refuses it and did not when it was recorded."""
+        """Call an ioctl of the setup. Raises ScenarioError if KVM refuses what it accepted when recorded."""
         try:
             ioctl()
         except RegionError as error:
             if not action.result:
-                where = f"{self.setup.path}:{action.line}"
                 name = errno.errorcode[error.errno or 0]
-                raise ScenarioError(
-                    f"{where}: KVM refuses {what}: {name}, {error.strerror}; change or remove this line"
-                ) from None
+                refused = f"KVM refuses {what}: {name}, {error.strerror}", "change or remove this line"
+                raise ScenarioError.at(self.setup.path, action.line, *refused) from None
 
     def _write_bytes(self, gpa: int, data: bytes) -> None:
         for i, byte in enumerate(data):
@@ -195,6 +195,12 @@ class UserSpace:
         self.areas[slot.id] = (hva, slot.size, slot.gpa)
 
     def _add_vcpu(self, registers: statements.Vcpu) -> None:
+        limit = self.kvm.parameters.max_vcpu_ids
+        if limit and len(self.kvm.vcpus) >= limit:
+            raise ScenarioError(
+                f"{self.setup.path}: KVM refuses vCPU {limit}: EINVAL, capability 128 allows {limit}; change "
+                "`cap 128` or `vcpus`"
+            )
         la57 = any(mode.name == "long5" for mode in self.modes)
         vcpu = self.machine.add_vcpu(self.setup.maxphyaddr, la57=la57)
         set_sregs(vcpu, registers.cr0, registers.cr3, registers.cr4, registers.efer)
@@ -233,7 +239,7 @@ class UserSpace:
         return {"outcome": "ok"}
 
     def refuse(self, error: OSError) -> dict[str, Any]:
-        """Keep why an operation failed; return its result."""
+        """Keep why an operation failed. Return its result."""
         self.refused = error
         return errno_result(error.errno or 0)
 
@@ -249,7 +255,9 @@ class UserSpace:
         return self.machine.host.age(self.machine.hva(op.gpa), op.length, flush=op.flush)
 
     def harvest_ring(self, op: kinds.HarvestRing) -> dict[str, Any]:
-        """Take the dirty pages of a ring, as gpas. Without rings there is nothing to map: ENXIO."""
+        """Return the dirty pages of a ring, as gpas, and mark them as harvested. Without rings there is
+        nothing to map: ENXIO.
+        """
         if not self.kvm.parameters.dirty_ring_size:
             return errno_result(errno.ENXIO)
         found = dirty_ring_of(self.cpus[op.vcpu].vcpu).harvest()
@@ -264,7 +272,7 @@ class UserSpace:
         try:
             self._carry_out_host_op(op)
         except NotModelled as error:
-            raise ScenarioError(f"{self.setup.path}:{op.line}: {error}; leave this op out") from None
+            raise ScenarioError.at(self.setup.path, op.line, str(error), "leave this op out") from None
 
     def _carry_out_host_op(self, op: kinds.Op) -> None:
         machine, host = self.machine, self.machine.host
@@ -355,7 +363,9 @@ class UserSpace:
 
     def translate(self, op: kinds.Translate) -> dict[str, Any]:
         """Return the result of KVM_TRANSLATE."""
-        gpa = gva_to_gpa(self.cpus[op.vcpu].vcpu, op.gva, 0)
+        vcpu = self.cpus[op.vcpu].vcpu
+        with loaded(vcpu):
+            gpa = gva_to_gpa(vcpu, op.gva, 0)
         return {"outcome": "ok", "gpa": f"{gpa:#x}", "valid": int(gpa != INVALID_GPA)}
 
     # -- what changed ----------------------------------------------------------------------------------------

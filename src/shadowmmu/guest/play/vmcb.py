@@ -36,7 +36,7 @@ class Vmcb12:
         self.machine.host_write(self.gpa + offset, size, value)
 
     def change(self, ncr3: int | None, asid: int | None, tlb: int | None) -> None:
-        """Change the nested CR3, the ASID, the TLB control; None: not."""
+        """Change the nested CR3, the ASID and the TLB control; None leaves one as it is."""
         if ncr3 is not None:
             self._write(NESTED_CR3, ncr3)
         if asid is not None:
@@ -45,11 +45,11 @@ class Vmcb12:
             self._write(TLB_CONTROL, tlb, 1)
 
     def start_at(self, rip: int) -> None:
-        """Where the next VMRUN lets L2 begin."""
+        """Set where the next VMRUN lets L2 begin."""
         self._write(SAVE_RFLAGS, 2)
         self._write(SAVE_RIP, rip)
 
     def exit(self) -> dict[str, str]:
-        """Why L2's last run ended."""
+        """Return why L2's last run ended."""
         fields = {"code": EXIT_CODE, "info1": EXIT_INFO1, "info2": EXIT_INFO2}
         return {name: f"{self.machine.host_read(self.gpa + offset, 8):#x}" for name, offset in fields.items()}

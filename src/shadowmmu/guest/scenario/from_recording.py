@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from ...kvm.design.switches import DesignError, value_of
+from ...kvm.state.spte_masks import MOST_L1TF_BITS
 from ...x86.bits import MASK64
+from .host_processor import HostError, HostProcessor
 from .line import GPA_LIMIT, U32, Line, split_words
 from .modes import MODES, TRAMP_SIZE, Mode, trampolines_of
 from .module_params import (
@@ -22,7 +24,7 @@ from .ops import (
     SetGpte,
     WatchPage,
 )
-from .scenario import HOST_MAXPHYADDR, Scenario, any_long5, mode_names
+from .scenario import Scenario, any_long5, mode_names
 from .setup import (
     NESTED_GPA,
     NESTED_SIZE,
@@ -81,7 +83,7 @@ def rebuild_scenario(recording: RecordedRun, *, text: Scenario | None = None) ->
 
 
 def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
-    """`text` on the machine of the recording, after a check that it is what was recorded."""
+    """Return the scenario `text` on the machine of the recording. Raises if it is not what was recorded."""
 
     def differs(line: int, what: str) -> NoReturn:
         another = f"{what}: {rebuilt.path} was recorded from another scenario"
@@ -112,18 +114,17 @@ def _with_text(rebuilt: Scenario, text: Scenario) -> Scenario:
         text, setup=_with_results(text.setup, rebuilt.setup), name=rebuilt.name, title=rebuilt.title,
         kernel=rebuilt.kernel, params={**_not_recorded(text.params), **rebuilt.params},
         design=rebuilt.design,
-        maxphyaddr=rebuilt.maxphyaddr, host_maxphyaddr=rebuilt.host_maxphyaddr,
-        host_la57=rebuilt.host_la57, ops=tuple(ops),
+        maxphyaddr=rebuilt.maxphyaddr, host=rebuilt.host, ops=tuple(ops),
     )  # fmt: skip
 
 
 def _not_recorded(params: Mapping[str, str]) -> dict[str, str]:
-    """The parameters that the headers of real recordings do not have."""
+    """Return the parameters that the headers of real recordings do not have."""
     return {name: value for name, value in params.items() if name in MORE_PARAMS}
 
 
 def _with_results(written: Sequence[SetupLine], recorded: Sequence[SetupLine]) -> tuple[SetupLine, ...]:
-    """The setup as written, with what KVM answered to its slots and capabilities when it was recorded."""
+    """Return the setup as written, with the recorded answers of KVM to its slots and capabilities."""
     answers = iter([
         item.action.result
         for item in recorded
@@ -139,7 +140,7 @@ def _with_results(written: Sequence[SetupLine], recorded: Sequence[SetupLine]) -
 
 
 def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the first state has a root role of five levels: the host's own tables have as many."""
+    """Return whether the first state has a root role of five levels: the host's own tables have as many."""
     try:
         vcpus = rows[0]["delta"]["set"]["vcpus"].values()
         return any(int(vcpu["root_role"], 16) & 15 == 5 for vcpu in vcpus)
@@ -148,7 +149,7 @@ def _has_five_levels(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _within(value: Any, top: int, least: int = 0) -> int:
-    """An integer of a recording. Raises TypeError, ValueError."""
+    """Return an integer of a recording. Raises TypeError, ValueError."""
     if type(value) is not int:
         raise TypeError(f"{value!r} is not an integer")
     if not least <= value <= top:
@@ -162,7 +163,7 @@ def _result(entry: Mapping[str, Any]) -> int:
 
 
 def _hex(text: Any, top: int = MASK64) -> int:
-    """A number that a recording has as text. Raises TypeError, ValueError."""
+    """Return a number that a recording has as text. Raises TypeError, ValueError."""
     return _within(int(text, 16), top)
 
 
@@ -175,8 +176,8 @@ class _RecordingParser:
         self.setup: list[SetupLine] = []
         self.vcpus: list[Vcpu] = []
         self.vmcbs: list[Vmcb] = []
-        self.maxphyaddr = HOST_MAXPHYADDR
-        self.host_maxphyaddr = HOST_MAXPHYADDR
+        self.host = HostProcessor()
+        self.maxphyaddr = self.host.maxphyaddr
 
     def fail(self, line: int, what: str, fix: str) -> NoReturn:
         raise ScenarioError.at(self.path, line, what, fix)
@@ -202,13 +203,21 @@ class _RecordingParser:
             design=self._design(header.get("design", {})),
             modes=mode_names(self.ops_parser.modes, len(self.vcpus)),
             maxphyaddr=self.maxphyaddr,
-            host_maxphyaddr=self.host_maxphyaddr,
-            host_la57=any_long5(self.ops_parser.modes) or _has_five_levels(recording.rows),
+            host=self._host(recording),
             vcpus=tuple(self.vcpus),
             vmcbs=tuple(self.vmcbs),
             setup=tuple(self.setup),
             ops=tuple(self._ops(recording.rows)),
         )
+
+    def _host(self, recording: RecordedRun) -> HostProcessor:
+        la57 = any_long5(self.ops_parser.modes) or _has_five_levels(recording.rows)
+        host = replace(self.host, la57=la57)
+        try:
+            host.check(vmx="kvm_intel.ept" in recording.header["params"])
+        except HostError as error:
+            self.fail(1, error.what, "make the recording anew")
+        return host
 
     def _design(self, values: Mapping[str, str]) -> Mapping[str, str]:
         try:
@@ -227,7 +236,11 @@ class _RecordingParser:
                 return
             case "cpuid":
                 self.maxphyaddr = _within(entry["maxphyaddr"], 52, 32)
-                self.host_maxphyaddr = _within(entry.get("host", HOST_MAXPHYADDR), 52, 32)
+                self.host = HostProcessor(
+                    maxphyaddr=_within(entry.get("host", self.host.maxphyaddr), 52, 32),
+                    l1tf=_within(entry.get("l1tf", 0), MOST_L1TF_BITS),
+                    exit_info=bool(_within(entry.get("exit_info", 1), 1)),
+                )
                 return
             case "vcpu":
                 registers = (_hex(entry[name]) for name in ("cr0", "cr3", "cr4", "efer"))
@@ -260,7 +273,7 @@ class _RecordingParser:
         self.setup.append(SetupLine(1, "", statement))
 
     def _mode(self, mode: Mode, vcpu: int) -> None:
-        """The mode of the VM, or (later entries) of one of its vCPUs, which then follow one by one."""
+        """Return the mode of the VM, or (later entries) of one of its vCPUs, which then follow one by one."""
         before = self.ops_parser.modes if vcpu else []
         if vcpu != len(before):
             raise ValueError(f"mode of vCPU {vcpu}")

@@ -118,6 +118,13 @@ GROUPS: dict[str, tuple[Word, ...]] = {
             "Bits of a physical address of the host's processor, 32 to 52; 40 unless this is written.",
             "hostbits 52",
         ),
+        _setup(
+            "host [l1tf=BITS] [exitinfo=yes|no]",
+            "How else the host's processor differs, one of Intel's. l1tf: it is vulnerable to L1TF, and its "
+            "L1 cache uses BITS of a physical address (hostbits to 46). exitinfo: exit qualifications of EPT "
+            "violations have the rights of the linear address, as they have unless this is written.",
+            "host l1tf=44 exitinfo=no",
+        ),
         _anywhere(
             "cap CAP ARG",
             "Enable a capability of the VM by its number (KVM_ENABLE_CAP). Refused as an operation, it "

@@ -118,7 +118,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def split_words(path: str, number: int, raw: str) -> tuple[Line, list[str]]:
-    """The line as the recorder shows it, and its words.
+    """Return the line as the recorder shows it, and its words.
 
     Raises ScenarioError for quotes, backslashes and control characters.
     """

@@ -38,16 +38,16 @@ class Mode:
     efer: int
 
     def index(self, gva: int, level: int) -> int:
-        """Index of `gva` in a table of `level` (the PDPT of PAE has four entries)."""
+        """Return the index of `gva` in a table of `level` (the PDPT of PAE has four entries)."""
         mask = 3 if self.name == "pae" and level == 3 else (1 << self.index_bits) - 1
         return gva >> (12 + self.index_bits * (level - 1)) & mask
 
     def page_size(self, level: int) -> int:
-        """Bytes mapped by a leaf entry of `level`."""
+        """Return the bytes mapped by a leaf entry of `level`."""
         return 1 << (12 + self.index_bits * (level - 1))
 
     def nonleaf(self, table: int, level: int, flags: int) -> int:
-        """Entry of `level` that points to `table`; only P may be set in a PAE PDPTE."""
+        """Return the entry of `level` that points to `table`; only P may be set in a PAE PDPTE."""
         return table | (1 if self.name == "pae" and level == 3 else flags)
 
 
@@ -80,7 +80,7 @@ class Trampoline:
 
 
 def trampolines_of(modes: Sequence[str]) -> dict[str, Trampoline]:
-    """The trampoline of each mode, by the mode's name; `modes` are those of the vCPUs, in their order."""
+    """Return the trampoline of each mode, by the mode's name; `modes` are those of the vCPUs in order."""
     found: dict[str, Trampoline] = {}
     for number, name in enumerate(dict.fromkeys(modes)):
         slot = _SECOND_SLOT - number + 1 if number else TRAMP_SLOT

@@ -10,6 +10,7 @@ from ...kvm.state.vm import Parameters
 
 __all__ = [
     "DEFAULT_PARAMS",
+    "MORE_PARAMS",
     "VENDORS",
     "choices",
     "is_param",
@@ -19,6 +20,7 @@ __all__ = [
     "param_value",
     "parameters_of",
     "params_of_vendor",
+    "values_of_param",
     "yes_no",
 ]
 
@@ -44,6 +46,8 @@ DEFAULT_PARAMS: Mapping[str, str] = {
 """What the header of every recording has."""
 MORE_PARAMS: Mapping[str, str] = {"kvm.mmio_caching": "Y", _RATIO: "60", _PERIOD: "0"}
 """What a header has only if it was given."""
+MORE_OF_INTEL: Mapping[str, str] = {"kvm_intel.mbec": "Y"}
+"""The same, of Intel's module; since 7.3, without effect on other kernels."""
 
 _OTHERS = {
     "kvm": "enable_virt_at_load halt_poll_ns halt_poll_ns_grow halt_poll_ns_grow_start halt_poll_ns_shrink "
@@ -72,7 +76,7 @@ def params_of_vendor(params: Mapping[str, str], vendor: str) -> dict[str, str]:
     if next(iter(module)) in params:
         return dict(params)
     nested_paging = params[nested_paging_of(params)]
-    modules = {name for names in VENDORS.values() for name in names}
+    modules = {name for names in (*VENDORS.values(), MORE_OF_INTEL) for name in names}
     module[nested_paging_of(module)] = nested_paging
     return {**module, **{name: value for name, value in params.items() if name not in modules}}
 
@@ -91,12 +95,20 @@ def param_value(name: str, value: str) -> str | None:
 
 def known_params(params: Mapping[str, str]) -> list[str]:
     """Return the names that may be given, on the processor of these parameters."""
-    return [*(name for name in params if name != "thp" and name not in MORE_PARAMS), *MORE_PARAMS]
+    more = [*MORE_PARAMS, *(MORE_OF_INTEL if "kvm_intel.ept" in params else ())]
+    return [*(name for name in params if name != "thp" and name not in more), *more]
 
 
 def choices(name: str) -> str:
     """Return what a parameter can be, for a message."""
     return "a number of 32 bits" if name in (_RATIO, _PERIOD) else "Y or N"
+
+
+def values_of_param(name: str) -> list[str]:
+    """Return all values that a parameter can have, as headers show them; none if they are numbers."""
+    if name in (_RATIO, _PERIOD):
+        return []
+    return ["Y", "N", *(["never"] if name == "kvm.nx_huge_pages" else [])]
 
 
 def not_modelled(name: str) -> bool:
@@ -107,9 +119,8 @@ def not_modelled(name: str) -> bool:
 
 def is_param(name: str) -> bool:
     """Return whether KVM, of some kernel and vendor, has the parameter `module.name`."""
-    return any(name in names for names in (DEFAULT_PARAMS, MORE_PARAMS, VENDORS["intel"])) or not_modelled(
-        name
-    )
+    modelled = (DEFAULT_PARAMS, MORE_PARAMS, VENDORS["intel"], MORE_OF_INTEL)
+    return any(name in names for names in modelled) or not_modelled(name)
 
 
 def nested_paging_of(params: Mapping[str, str]) -> str:
@@ -119,12 +130,13 @@ def nested_paging_of(params: Mapping[str, str]) -> str:
 
 def parameters_of(params: Mapping[str, str]) -> Parameters:
     """Return KVM's parameters for these module parameters; those that are not given have their defaults."""
-    given = {**DEFAULT_PARAMS, **MORE_PARAMS, **VENDORS["intel"], **params}
+    given = {**DEFAULT_PARAMS, **MORE_PARAMS, **VENDORS["intel"], **MORE_OF_INTEL, **params}
     yes = {name for name, value in given.items() if value in ("Y", "1")}
     parameters = Parameters()
     parameters.vmx = "kvm_intel.ept" in params
     parameters.tdp_enabled = nested_paging_of(params) in yes
     parameters.ept_ad_bits = "kvm_intel.eptad" in yes
+    parameters.mbec = "kvm_intel.mbec" in yes
     parameters.cpu_dirty_log_size = cpu_dirty_log_size(
         vmx=parameters.vmx,
         ept=parameters.tdp_enabled,

@@ -136,7 +136,7 @@ class OpParser:
                 self._ops[prefix + kind] = partial(self._access, user=user)
 
     def allow_nested(self) -> None:
-        """From here on there are L2's operations, and L1's that concern it."""
+        """Accept operations of L2, and those of L1 that concern it, from here on."""
         self.nested = True
         self._ops["l2nop"] = partial(self._nop, user=False, l2=True)
         self._ops["l2exec"] = partial(self._exec, user=False, l2=True)
@@ -150,17 +150,17 @@ class OpParser:
         }
 
     def set_modes(self, modes: Sequence[Mode]) -> None:
-        """From here on the vCPUs have these modes, or all have the only one."""
+        """Set the modes of the vCPUs from here on, one for each or one for all."""
         self.modes = list(modes)
         self.code_slots = {tramp.slot for tramp in trampolines_of([mode.name for mode in modes]).values()}
         self.mode = self.modes[0]
 
     def about(self, vcpu: int) -> None:
-        """What follows is about this vCPU."""
+        """Set the vCPU that what follows is about."""
         self.mode = self.modes[vcpu if len(self.modes) > 1 else 0]
 
     def knows(self, word: str) -> bool:
-        """Whether there is an operation of this name."""
+        """Return whether there is an operation of this name."""
         return word in self._ops
 
     def op(self, line: Line, tokens: list[str]) -> Op:
@@ -228,11 +228,13 @@ class OpParser:
         return gpa, length
 
     def slot_spec(self, line: Line, rest: list[str], *, extra: Sequence[str] = ()) -> SlotSetup:
-        """`slot`'s arguments, in the setup and as an op; `line.flags` has its bare options afterwards."""
+        """Parse the arguments of `slot`, in the setup and as an op; `line.flags` has its bare options
+        afterwards.
+        """
         return slot_setup(line, rest, lambda slot: self._own_slot(line, slot), extra)
 
     def gpte(self, line: Line, rest: list[str]) -> Pt:
-        """`pt`'s arguments, in the setup and as an op."""
+        """Parse the arguments of `pt`, in the setup and as an op."""
         line.split(rest, least=3)
         entry_size = self.mode.entry_size
         table = line.num(0, "table", GPA_LIMIT - 1) & PDPT_MASK

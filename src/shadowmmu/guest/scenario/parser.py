@@ -8,10 +8,12 @@ guest or of the host (ops.py, parsed by op_parser.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ...kvm.design.switches import DEFAULT_KERNEL, DesignError, kernel_text, value_of
 from ...x86.bits import MASK64
+from .host_processor import HostError, HostProcessor
 from .line import GPA_LIMIT, U32, Line, split_words, suggestion
 from .modes import MODES, TRAMP_SIZE, Mode, Trampoline, trampolines_of
 from .module_params import (
@@ -29,7 +31,7 @@ from .ops import (
     Op,
     SetDump,
 )
-from .scenario import EFER_SVME, HOST_MAXPHYADDR, Scenario, any_long5, mode_names
+from .scenario import EFER_SVME, Scenario, any_long5, mode_names
 from .setup import (
     NESTED_GPA,
     NESTED_SIZE,
@@ -111,6 +113,8 @@ class ScenarioParser:
         self.design: dict[str, str] = {}
         self.physbits: int | None = None
         self.hostbits: int | None = None
+        self.host = HostProcessor()
+        self.host_line: Line | None = None
         self.nvcpus: int | None = None
         self.nested_line: Line | None = None
         self.setup: list[SetupLine] = []
@@ -122,6 +126,7 @@ class ScenarioParser:
             "vcpus": self._vcpus,
             "physbits": self._physbits,
             "hostbits": self._hostbits,
+            "host": self._host,
             "slot": self._slot,
             "cap": self._cap,
             "alloc": self._alloc,
@@ -186,6 +191,7 @@ class ScenarioParser:
             raise ScenarioError.at(self.path, len(lines), "no `start`", "end the setup with `start cr3=GPA`")
         if self.params[nested_paging_of(self.params)] == "N":
             self.params["kvm.tdp_mmu"] = "N"
+        host = self._whole_host()
         return Scenario(
             name=Path(self.path).stem,
             path=self.path,
@@ -194,9 +200,8 @@ class ScenarioParser:
             params={**self.params, "thp": "always [madvise] never"},
             design=self.design,
             modes=mode_names(self.ops_parser.modes, len(self.vcpus)),
-            maxphyaddr=self.physbits or self.hostbits or HOST_MAXPHYADDR,
-            host_maxphyaddr=self.hostbits or HOST_MAXPHYADDR,
-            host_la57=any_long5(self.ops_parser.modes),
+            maxphyaddr=self.physbits or host.maxphyaddr,
+            host=host,
             vcpus=self.vcpus,
             vmcbs=self.vmcbs,
             setup=tuple(self.setup),
@@ -249,7 +254,7 @@ class ScenarioParser:
             if word.startswith("@") or self.ops_parser.knows(word):
                 line.fail(f"`{word}` is an operation", "put it after `start`")
             line.fail(f"unknown word `{word}`", suggestion(word, [*self._setup_words, "title", "param"]))
-        if self.mode is None and word not in ("mode", "vcpus", "physbits", "hostbits"):
+        if self.mode is None and word not in ("mode", "vcpus", "physbits", "hostbits", "host"):
             line.fail(f"`{word}` comes before `mode`", "begin with `mode long4|long5|pae|32|nopaging`")
         self.ops_parser.about(vcpu)
         if vcpu and word == "mode":
@@ -260,7 +265,7 @@ class ScenarioParser:
             self.setup.append(SetupLine(line.number, line.text, statement, vcpu))
 
     def _word(self, line: Line, word: str) -> tuple[str, int]:
-        """A setup word and the vCPU whose mode it is about: `map@1`, or `map` for that of vCPU 0."""
+        """Return a setup word and the vCPU whose mode it is about: `map@1`, or `map` for that of vCPU 0."""
         name, at, digits = word.partition("@")
         if not at or not name:
             return word, 0
@@ -280,7 +285,7 @@ class ScenarioParser:
         self.ops_parser.set_modes([self.mode])
 
     def _own_mode(self, line: Line, rest: list[str], vcpu: int) -> None:
-        """A vCPU in another mode than vCPU 0, over the same memory."""
+        """Parse `mode@N`: a vCPU in another mode than vCPU 0, over the same memory."""
         line.split(rest, least=1)
         if self.mode is None:
             line.fail("`mode@N` comes before `mode`", "say the mode of vCPU 0 first")
@@ -307,6 +312,30 @@ class ScenarioParser:
     def _hostbits(self, line: Line, rest: list[str]) -> None:
         line.split(rest, least=1)
         self.hostbits = line.num(0, "MAXPHYADDR", 52, 32)
+
+    def _host(self, line: Line, rest: list[str]) -> None:
+        if not rest:
+            line.fail("`host` lacks an argument", line.usage())
+        for setting in rest:
+            name, equals, value = setting.partition("=")
+            if not equals:
+                line.fail(f"`{setting}` is not a setting", line.usage())
+            try:
+                self.host = self.host.with_settings({name: value})
+            except HostError as error:
+                line.fail(error.what, error.fix)
+        self.host_line = line
+
+    def _whole_host(self) -> HostProcessor:
+        """The host's processor by all lines about it."""
+        la57 = any_long5(self.ops_parser.modes)
+        host = replace(self.host, maxphyaddr=self.hostbits or self.host.maxphyaddr, la57=la57)
+        try:
+            host.check(vmx="kvm_intel.ept" in self.params)
+        except HostError as error:
+            assert self.host_line is not None
+            self.host_line.fail(error.what, error.fix)
+        return host
 
     def _trampolines(self) -> Mapping[str, Trampoline]:
         return trampolines_of([mode.name for mode in self.ops_parser.modes])
@@ -442,7 +471,7 @@ class ScenarioParser:
         self.ops_parser.about(0)
 
     def _vcpu(self, line: Line, number: int) -> Vcpu:
-        """A vCPU's registers; `cr0=`, `cr4=` and `efer=` are for the vCPUs that have the mode of vCPU 0."""
+        """Return a vCPU's registers; `cr0=`, `cr4=` and `efer=` are for vCPUs with the mode of vCPU 0."""
         first = self.ops_parser.modes[0]
         self.ops_parser.about(number)
         mode = self.ops_parser.mode

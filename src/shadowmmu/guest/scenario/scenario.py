@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...kvm.design.switches import kernel_text, value_of
+from .host_processor import HostError, HostProcessor
 from .modes import Mode
 from .module_params import (
     VENDORS,
@@ -31,11 +32,9 @@ from .setup import (
 )
 from .text import shown
 
-__all__ = ["HOST_MAXPHYADDR", "Scenario"]
+__all__ = ["Scenario"]
 
 EFER_SVME = 0x1000
-HOST_MAXPHYADDR = 40
-"""What the recorded kernels ran on, unless a scenario says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,8 @@ class Scenario:
     """The paging mode of each vCPU."""
     maxphyaddr: int
     """Bits of a physical address as the guest's CPUID has them."""
-    host_maxphyaddr: int
-    """The same of the host's processor."""
-    host_la57: bool
-    """The host has five-level page tables; a scenario's host has if its guest may."""
+    host: HostProcessor
+    """What it runs on; a scenario's host has five-level page tables if its guest may."""
     vcpus: tuple[Vcpu, ...]
     vmcbs: tuple[Vmcb, ...]
     """What each vCPU says about its L2; empty if the guest is no hypervisor."""
@@ -65,19 +62,32 @@ class Scenario:
     ops: tuple[Op, ...]
 
     def with_kernel(self, release: str) -> Scenario:
-        """The same on another kernel, `6.1.176` for example. Raises DesignError if that is not known."""
+        """Return the same scenario on another kernel, `6.1.176` for example. Raises DesignError if that is
+        not known.
+        """
         return replace(self, kernel=kernel_text(release))
 
     def with_vendor(self, vendor: str) -> Scenario:
-        """The same on a processor of a vendor, `intel` or `amd`. Raises ScenarioError if it cannot be."""
+        """Return the same scenario on a processor of a vendor, `intel` or `amd`. Raises ScenarioError if it
+        cannot be.
+        """
         if vendor not in VENDORS:
             raise ScenarioError(f"there is no vendor {vendor!r}; there are {', '.join(VENDORS)}")
         if vendor == "intel" and self.vmcbs:
             raise ScenarioError(f"{self.path}: a guest that is a hypervisor is modelled on AMD only")
-        return replace(self, params=params_of_vendor(self.params, vendor))
+        return replace(self, params=params_of_vendor(self.params, vendor)).with_host({})
+
+    def with_host(self, values: Mapping[str, str]) -> Scenario:
+        """The same on another host's processor, `l1tf` -> `44`. Raises ScenarioError if it cannot be."""
+        try:
+            host = self.host.with_settings(values)
+            host.check(vmx="kvm_intel.ept" in self.params)
+        except HostError as error:
+            raise ScenarioError(f"{self.path}: {error}") from None
+        return replace(self, host=host)
 
     def with_params(self, values: Mapping[str, str]) -> Scenario:
-        """The same with other module parameters, `kvm_intel.eptad` -> `0`.
+        """Return the same scenario with other module parameters, `kvm_intel.eptad` -> `0`.
 
         Nested paging that they turn on brings the TDP MMU, unless they say otherwise. Raises ScenarioError.
         """
@@ -104,7 +114,9 @@ class Scenario:
         return replace(self, params=params)
 
     def with_design(self, values: Mapping[str, str]) -> Scenario:
-        """The same with other values of switches, names both. Raises DesignError for what there is not."""
+        """Return the same scenario with other values of switches, names both. Raises DesignError for what
+        there is not.
+        """
         for name, value in values.items():
             value_of(name, value)
         return replace(self, design={**self.design, **values})
@@ -116,7 +128,7 @@ class Scenario:
 
 
 def mode_names(modes: Sequence[Mode], nvcpus: int) -> tuple[str, ...]:
-    """The name of each vCPU's mode; one may stand for all."""
+    """Return the name of each vCPU's mode; one may stand for all."""
     return tuple(mode.name for mode in (modes if len(modes) > 1 else [modes[0]] * nvcpus))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from ...x86.bits import MASK64
+from .host_processor import HostProcessor
 from .modes import MODES, TRAMP_SIZE, trampolines_of
 from .text import shown
 
@@ -75,12 +76,20 @@ PDPT_MASK = 0x000F_FFFF_FFFF_FFE0
 
 
 class ScenarioError(ValueError):
-    """A scenario that cannot be played; the text is `file:line: what is wrong; how to fix it`."""
+    """A scenario that cannot be played; the text is `file:line: what is wrong; how to fix it`.
+
+    Attributes:
+        line: Number of the line, or None where it is about no line.
+    """
+
+    line: int | None = None
 
     @classmethod
     def at(cls, path: str, line: int, what: str, fix: str) -> Self:
         """Return the error for a line of a file; what it quotes is shortened and printable."""
-        return cls(f"{path}:{line}: {shown(what)}; {shown(fix)}")
+        error = cls(f"{path}:{line}: {shown(what)}; {shown(fix)}")
+        error.line = line
+        return error
 
 
 # -- statements ----------------------------------------------------------------------------------------
@@ -248,13 +257,12 @@ class Setup:
     modes: tuple[str, ...]
     """The paging mode of each vCPU."""
     maxphyaddr: int
-    host_maxphyaddr: int
+    """Bits of a physical address as the guest's CPUID has them."""
+    host: HostProcessor
     params: Mapping[str, str]
     """Module parameters, and `kernel`."""
     design: Mapping[str, str]
     """Switches that are not as the kernel has them."""
-    host_la57: bool
-    """The host has five-level page tables."""
     actions: tuple[SetupAction, ...]
     """Slots, entries and capabilities as written; the vCPUs last."""
 
@@ -351,7 +359,9 @@ class _Builder:
         self.pt(leaves + mode.entry_size, base + PAGE | 0x67)
 
     def ntramp(self, ncr3: int) -> None:
-        """The last two tables are in slot 62, those above level 3 where they are missing from `alloc`."""
+        """Map L2's code page in L1's nested tables: the last two are in slot 62, those above level 3 come
+        from `alloc` where they are missing.
+        """
         mode, table = self.mode, ncr3
         own = NESTED_GPA + _MORE_L2_TABLES * self.trampolines[mode.name].number
         for level in range(mode.levels, 3, -1):
@@ -460,9 +470,8 @@ def resolve(scenario: Scenario) -> Setup:
         path=scenario.path,
         modes=scenario.modes,
         maxphyaddr=scenario.maxphyaddr,
-        host_maxphyaddr=scenario.host_maxphyaddr,
+        host=scenario.host,
         params={**scenario.params, "kernel": scenario.kernel},
         design=scenario.design,
-        host_la57=scenario.host_la57,
         actions=(*builder.actions, *_vcpus_with_vmcbs(scenario)),
     )

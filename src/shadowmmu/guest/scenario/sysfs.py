@@ -4,9 +4,9 @@ import errno
 import re
 from collections.abc import Callable
 
+from ...host.backing import HugePages
 from ...host.bits import THP_ALWAYS, THP_MADVISE, THP_NEVER
 from ...host.madvise import NotModelled
-from ...host.mapping import HugePages
 from ...kvm.memory.kstrtox import kstrtobool, kstrtouint
 from ...kvm.memory.memory_region import RegionError
 from ...kvm.memory.nx_recovery import set_nx_huge_pages
@@ -54,6 +54,8 @@ _ONLY_NEW = frozenset(
     )
 )  # fmt: skip
 """Parameters that exist with the switch `new_module_parameters`."""
+_REMOVED = frozenset({"kvm.kvmclock_periodic_sync", "kvm_amd.debug_swap"})
+"""Those that exist with the switch `old_module_parameters`."""
 _ONLY_OLD = frozenset({"kvm.lapic_timer_advance_ns"})
 """Those that exist without it."""
 
@@ -122,9 +124,11 @@ class SysFs:
             self._write_other_parameter(full, value)
 
     def _write_other_parameter(self, full: str, value: str) -> None:
-        """Those that are read-only, or not the same in all kernels."""
+        """Write a parameter that is read-only, or not the same in all kernels."""
         new = self.kvm.design.new_module_parameters
         missing = _ONLY_OLD if new else _ONLY_NEW
+        if not self.kvm.design.old_module_parameters:
+            missing |= _REMOVED
         other_vendor = "kvm_amd." if self.kvm.parameters.vmx else "kvm_intel."
         if not is_param(full) or full in missing or full.startswith(other_vendor):
             raise RegionError(errno.ENOENT, f"the parameter {full} does not exist")

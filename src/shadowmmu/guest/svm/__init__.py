@@ -28,6 +28,9 @@ the extra `shadowmmu[guest]`.
     undefined_opcodes
                                     instructions that exit
     devices, system_calls           ports and MMIO; SYSCALL, SYSENTER and VMMCALL
+
+What Unicorn's processor lacks: data breakpoints and #AC never come (KVM's emulator raises neither); RFLAGS.RF
+stays set after the IRET that set it, and shows in PUSHF; RCL and RCR lose the carry where their store faults.
 """
 
 EXTRA = "running machine code needs two more packages: pip install 'shadowmmu[guest]'"

@@ -1,11 +1,8 @@
-"""Arithmetic, logic, shifts and bits, with the flags that they set.
-
-RCL and RCR are missing: when their write faults, the processor has lost the carry that they rotate in.
-"""
+"""Arithmetic, logic, shifts and bits, with the flags that they set."""
 
 from ...x86.bits import MASK64
-from .operands import AF, CF, OF, PF, SF, ZF, Code, Context, Executor, mask
-from .processor import RAX, RBX, RCX, RDX
+from .operands import AF, ARITHMETIC, CF, OF, PF, SF, ZF, Code, Context, Executor, mask
+from .registers import RAX, RBX, RCX, RDX
 
 # -- flags -----------------------------------------------------------------------------------------------
 
@@ -43,7 +40,6 @@ def _difference_flags(a: int, b: int, difference: int, size: int) -> int:
 
 DE = 0
 """The divide error's vector."""
-ALL = CF | PF | AF | ZF | SF | OF
 
 
 def compute(name: str, a: int, b: int, size: int, carry: int) -> tuple[int, int]:
@@ -80,7 +76,7 @@ def _arithmetic(c: Context, code: Code) -> bool:
     result, flags = compute(code.name, a, b, target.size, c.processor.rflags & CF)
     if code.name not in ("cmp", "test"):
         c.put_back(code, target, result)
-    c.set_flags(ALL, flags)
+    c.set_flags(ARITHMETIC, flags)
     return True
 
 
@@ -90,7 +86,7 @@ def _xadd(c: Context, code: Code) -> bool:
     result, flags = compute("add", a, b, target.size, 0)
     c.put_back(code, target, result)
     c.put(code, source, a)
-    c.set_flags(ALL, flags)
+    c.set_flags(ARITHMETIC, flags)
     return True
 
 
@@ -98,7 +94,7 @@ def _inc_dec(c: Context, code: Code) -> bool:
     (target,) = code.operands
     result, flags = compute(code.name, c.get(code, target), 1, target.size, 0)
     c.put_back(code, target, result)
-    c.set_flags(ALL & ~CF, flags)
+    c.set_flags(ARITHMETIC & ~CF, flags)
     return True
 
 
@@ -112,7 +108,7 @@ def _neg(c: Context, code: Code) -> bool:
     (target,) = code.operands
     result, flags = compute("sub", 0, c.get(code, target), target.size, 0)
     c.put_back(code, target, result)
-    c.set_flags(ALL, flags)
+    c.set_flags(ARITHMETIC, flags)
     return True
 
 
@@ -140,7 +136,7 @@ def _shift(c: Context, code: Code) -> bool:
         overflow = 0
     c.put_back(code, target, result)
     flags = _result_flags(result & mask(size), size) | (CF if carry else 0) | (OF if overflow else 0)
-    c.set_flags(ALL, flags)
+    c.set_flags(ARITHMETIC, flags)
     return True
 
 
@@ -163,7 +159,7 @@ def _double_shift(c: Context, code: Code) -> bool:
     c.put_back(code, target, result)
     overflow = (before ^ result) >> bits - 1
     flags = _result_flags(result, target.size) | (CF if carry else 0) | (OF if overflow else 0)
-    c.set_flags(ALL, flags)
+    c.set_flags(ARITHMETIC, flags)
     return True
 
 
@@ -185,6 +181,23 @@ def _rotate(c: Context, code: Code) -> bool:
     return True
 
 
+def _rotate_through_carry(c: Context, code: Code) -> bool:
+    """Execute RCL and RCR of an operand whose load has faulted; where the store faults, the carry is lost."""
+    target, source = code.operands
+    bits = 8 * target.size
+    count = (c.get(code, source) & (63 if bits == 64 else 31)) % (bits + 1)
+    value = c.get(code, target)
+    chain = value | (c.processor.rflags & CF) << bits
+    turn = count if code.name == "rcl" else (bits + 1 - count) % (bits + 1)
+    turned = (chain << turn | chain >> bits + 1 - turn) & (1 << bits + 1) - 1
+    result, carry = turned & mask(target.size), turned >> bits
+    c.put_back(code, target, result)
+    if count:
+        overflow = (value ^ result) >> bits - 1
+        c.set_flags(CF | OF, (CF if carry else 0) | (OF if overflow else 0))
+    return True
+
+
 def _signed(value: int, size: int) -> int:
     half = 1 << 8 * size - 1
     return (value & mask(size) ^ half) - half
@@ -198,7 +211,7 @@ def _imul(c: Context, code: Code) -> bool:
     result = a * b & mask(size)
     c.put(code, target, result)
     lost = _signed(result, size) != a * b
-    c.set_flags(ALL, _result_flags(result, size) | (CF | OF if lost else 0))
+    c.set_flags(ARITHMETIC, _result_flags(result, size) | (CF | OF if lost else 0))
     return True
 
 
@@ -215,7 +228,7 @@ def _multiply(c: Context, code: Code) -> bool:
     _put_double(c, size, product)
     low = product & mask(size)
     lost = product != (_signed(low, size) if code.name == "imul" else low)
-    c.set_flags(ALL, _result_flags(low, size) | (CF | OF if lost else 0))
+    c.set_flags(ARITHMETIC, _result_flags(low, size) | (CF | OF if lost else 0))
     return True
 
 
@@ -259,7 +272,7 @@ def _scan(c: Context, code: Code) -> bool:
     if value:
         forward = code.name in ("bsf", "tzcnt")
         c.put(code, target, (value & -value if forward else value).bit_length() - 1)
-    c.set_flags(ALL, _result_flags(value, source.size))
+    c.set_flags(ARITHMETIC, _result_flags(value, source.size))
     return True
 
 
@@ -298,7 +311,7 @@ def _cmpxchg(c: Context, code: Code) -> bool:
     else:
         c.put_back(code, target, old)
         c.set_register(RAX, target.size, old)
-    c.set_flags(ALL, flags)
+    c.set_flags(ARITHMETIC, flags)
     return True
 
 
@@ -314,6 +327,7 @@ def _cmpxchg8b(c: Context, code: Code) -> bool:
     return True
 
 
+ROTATES_CARRY = frozenset(("rcl", "rcr"))
 EXECUTE: dict[str, Executor] = {
     **dict.fromkeys(("add", "adc", "sub", "sbb", "and", "or", "xor", "cmp", "test"), _arithmetic),
     "xadd": _xadd,
@@ -323,6 +337,7 @@ EXECUTE: dict[str, Executor] = {
     "neg": _neg,
     **dict.fromkeys(("shl", "sal", "shr", "sar"), _shift),
     **dict.fromkeys(("rol", "ror"), _rotate),
+    **dict.fromkeys(ROTATES_CARRY, _rotate_through_carry),
     **dict.fromkeys(("shld", "shrd"), _double_shift),
     **dict.fromkeys(("mul", "imul"), _multiply),
     **dict.fromkeys(("div", "idiv"), _divide),

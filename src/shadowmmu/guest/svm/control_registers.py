@@ -13,7 +13,7 @@ from ...kvm.state.vm import Kvm
 from ...x86.bits import ADDR, CR0_TS, CR4_PCIDE, CR4_UMIP, A
 from ...x86.insn import Insn, Op
 from ...x86.svm import SVM_EXIT_READ_CR0, SVM_EXIT_WRITE_CR0
-from .execution import Execution, ExitHandler
+from .execution import Execution, ExecutionPart, ExitHandler
 from .interrupts import GP
 from .operands import Code
 from .progress import Progress
@@ -31,7 +31,7 @@ class TaskPriority:
         self._value = value
 
 
-class ControlRegisters:
+class ControlRegisters(ExecutionPart):
     """Handles them; `written_cr3` is what the guest wrote to CR3 last, with bit 63."""
 
     def __init__(
@@ -43,10 +43,7 @@ class ControlRegisters:
         *,
         npt: bool,
     ) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.kvm = execution.kvm
         self.progress = progress
         self.task_priority = task_priority

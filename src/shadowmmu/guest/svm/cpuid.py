@@ -6,7 +6,8 @@ from ...kvm.registers.msr import APIC_ON
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import CR4_LA57, CR4_OSXSAVE, CR4_PKE
 from .layout import library
-from .processor import RAX, RBX, RCX, RDX, SvmProcessor
+from .processor import SvmProcessor
+from .registers import RAX, RBX, RCX, RDX
 
 HYPERVISOR, EXTENDED_RANGE = 0x40000000, 0x80000000
 KVM_SIGNATURE = 0x4B4D564B, 0x564B4D56, 0x4D

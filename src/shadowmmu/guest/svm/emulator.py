@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from ...kvm.bits import INVALID_PAGE
 from ...kvm.exits.emulate import Emulator, MmioAccess, OperandFault
-from ...kvm.guest_access.guest_memory import table_page
+from ...kvm.exits.page_fault_exit import EndlessFaults
+from ...kvm.guest_access.guest_memory import read_guest, table_page, write_guest
 from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.registers.invlpg import is_noncanonical
 from ...kvm.state.vcpu import QueuedException, Vcpu
@@ -12,7 +13,8 @@ from ...x86.bits import ADDR, GP_VECTOR, MASK64, PAGE_SIZE, PFERR_F, PFERR_U, PF
 from ...x86.insn import Insn
 from .instructions import LONGEST, Decoder
 from .operands import Code, CodeInsn, Context
-from .processor import CS, HF_CS32, SvmProcessor
+from .processor import SvmProcessor
+from .registers import CS, HF_CS32
 
 
 class FetchFault(Exception):
@@ -102,6 +104,68 @@ class CodeEmulator(Emulator):
             raise NonCanonical(address, 0)
         return super()._translate(address, access)
 
+    def write_in_turn(self, writes: list[tuple[int, int, int]]) -> None:
+        """Write several (address, size, value). Of those to devices user space gets only the last: each
+        replaces the one before (emulator_read_write, 6.12.111). Raises OperandFault.
+        """
+        device = self.mmio
+        kept: list[MmioAccess] = []
+        latest: list[MmioAccess] = []
+
+        def keep(access: MmioAccess) -> int:
+            latest.append(access)
+            return 0
+
+        self.mmio = keep
+        try:
+            for write in writes:
+                latest = []
+                self.write(*write)
+                kept = latest or kept
+        finally:
+            self.mmio = device
+        for access in kept:
+            device(access)
+
+    def read_memory(self, address: int, size: int) -> int:
+        """Return an operand of 1 to 8 bytes that KVM takes for memory (segmented_read_std, 6.12.111).
+
+        Raises OperandFault, and EndlessFaults for a device: KVM begins the instruction again.
+        """
+        value = 0
+        for part, length, offset in self._pieces(address, size):
+            gpa = self._translate(part, self._access_bits(write=False))
+            data = read_guest(self.vcpu.kvm, gpa, length)
+            if data is None:
+                raise self.endless(part)
+            value |= data << 8 * offset
+        return value
+
+    def write_memory(self, address: int, size: int, value: int) -> None:
+        """Write an operand that KVM takes for memory (segmented_write_std, 6.12.111): the MMU does
+        not learn of it.
+
+        Raises OperandFault, and EndlessFaults for a device: KVM begins the instruction again.
+        """
+        for part, length, offset in self._pieces(address, size):
+            gpa = self._translate(part, self._access_bits(write=True))
+            for first in range(0, length, 8):
+                count = min(8, length - first)
+                data = value >> 8 * (offset + first) & (1 << 8 * count) - 1
+                if not write_guest(self.vcpu.kvm, gpa + first, count, data):
+                    raise self.endless(part)
+            hpa = table_page(self.vcpu.kvm, gpa >> 12) & ADDR | gpa & 0xFFF
+            self.processor.invalidate_code(hpa, length)
+
+    def endless(self, address: int) -> EndlessFaults:
+        """Return the error of an instruction at RIP that KVM begins again and again: its operand is on a
+        device, and KVM takes it for memory.
+        """
+        return EndlessFaults(
+            f"the instruction at {self.vcpu.rip:#x} never ends: KVM takes its operand at {address:#x} for "
+            "memory, and it is a device"
+        )
+
     def inject(self, fault: OperandFault) -> None:
         """Queue #GP for an address that is not canonical, else #PF."""
         if isinstance(fault, NonCanonical):
@@ -122,6 +186,7 @@ class CodeEmulator(Emulator):
         return self._retry_on_failure(address, emulation_type)
 
     def _execute(self, insn: Insn) -> bool:
+        self.context.shadows_interrupts = False
         if isinstance(insn, CodeInsn) and insn.decoded is not None and insn.decoded.execute is not None:
             return insn.decoded.execute(self.context, insn.decoded)
         return super()._execute(insn)

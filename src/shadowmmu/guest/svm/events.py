@@ -14,8 +14,8 @@ from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_IRET, SVM_EXIT_PUSHF, SVM_EX
 from .execution import Execution, ExitHandler
 from .interrupts import BP, NMI, NO_FAULTS, OF, PF, WITH_ERROR_CODE, Delivery, TaskGate
 from .page_faults import as_hardware
-from .processor import FLAG_IF, FLAG_RF, HF_INHIBIT_IRQ
 from .progress import Progress
+from .registers import FLAG_IF, FLAG_RF, HF_INHIBIT_IRQ
 
 TaskSwitcher = Callable[[int, int, int | None], QueuedException | None]
 ExceptionCallback = Callable[[int, int | None, int], bool]

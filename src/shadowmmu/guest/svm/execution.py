@@ -10,7 +10,8 @@ from ...x86.insn import Insn
 from .emulator import CodeEmulator, FetchFault
 from .interrupts import DB, UD
 from .operands import Code
-from .processor import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ, SvmProcessor
+from .processor import SvmProcessor
+from .registers import DR6_BS, FLAG_TF, HF_INHIBIT_IRQ
 from .single_step import SingleStep
 
 ExitHandler = Callable[[int], None]
@@ -50,14 +51,28 @@ class Execution:
         except FetchFault:
             return None
 
-    def advance(self, length: int) -> None:
-        """Move RIP past an instruction that was completed for the guest."""
+    def traps(self) -> bool:
+        """Return whether the guest single-steps: a #DB follows the instruction."""
+        return bool(self.processor.system_flags & FLAG_TF) and self.step.current is None
+
+    def emulated(self, length: int, *, traps: bool) -> None:
+        """Move RIP past an instruction of KVM's emulator. `traps`: traps() was true before it."""
+        processor = self.processor
+        self.advance(length, traps=traps)
+        if self.emulator.context.shadows_interrupts:
+            processor.d[processor.hflags_word] |= HF_INHIBIT_IRQ
+
+    def advance(self, length: int, *, traps: bool | None = None) -> None:
+        """Move RIP past an instruction that was completed for the guest.
+
+        `traps`: a #DB follows; by default if the guest single-steps now.
+        """
         processor = self.processor
         rip = processor.rip + length
         processor.rip = rip & (MASK64 if processor.is_64bit else 0xFFFFFFFF)
         self.vcpu.rip = processor.rip
         processor.d[processor.hflags_word] &= ~HF_INHIBIT_IRQ
-        if processor.system_flags & FLAG_TF and self.step.current is None:
+        if self.traps() if traps is None else traps:
             processor.set_dr(6, processor.dr(6) | DR6_BS)
             self.vcpu.exception = QueuedException(DB, None, None)
 
@@ -65,3 +80,20 @@ class Execution:
         """Let KVM emulate it."""
         if self.emulator.emulate(insn):
             self.advance(code.length)
+
+
+class ExecutionPart:
+    """What carries out some instructions or exits, with what they work on at hand.
+
+    Attributes:
+        execution: What all parts share.
+        vcpu: The vCPU, the processor and the emulator of `execution`.
+        processor: See `vcpu`.
+        emulator: See `vcpu`.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.vcpu = execution.vcpu
+        self.processor = execution.processor
+        self.emulator = execution.emulator

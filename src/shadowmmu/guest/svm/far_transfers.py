@@ -1,45 +1,43 @@
 """Far JMP and CALL through gates and to TSSs, and IRET to another task, outside of long mode.
 
-The emulator refuses them with #GP (world_switch), or exits for IRET.
+The emulator refuses them with #GP (world_switch), or exits for IRET. Far JMP, CALL and RET whose operand or
+stack is not plain memory are those of KVM's emulator (em_jmp_far, em_call_far, em_ret_far, 6.12.111).
 """
 
 from collections.abc import Callable
 
-from ...kvm.exits.emulate import EmulationError, OperandFault
+from ...kvm.exits.emulate import OperandFault, UnhandleableError
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from .events import Events
-from .execution import Execution
+from .execution import Execution, ExecutionPart
 from .interrupts import CODE, CONFORMING, GP, NP, PRESENT, EventFault, segment_of
 from .operands import Code, mask
-from .processor import CS, FLAG_NT, FLAG_VM, HF_PE, RSP, SS, Segment
+from .registers import CS, FLAG_NT, FLAG_VM, HF_PE, RSP, SS, Segment
 from .segments import NOT_SYSTEM
+from .stack import drop, push_all, word_on_stack
 from .task_switch import Cause, TaskSwitch
 
 TSS16, TSS32, CALL_GATE16, TASK_GATE, CALL_GATE32 = 1, 9, 4, 5, 12
 
 
-class FarTransfers:
+class FarTransfers(ExecutionPart):
     """Carries them out."""
 
     def __init__(self, execution: Execution, events: Events, tasks: TaskSwitch) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.events = events
         self.tasks = tasks
         self.segments = tasks.segments
         self.emulator.context.load_segment = self.load_segment
-        self.emulator.context.far_transfer = self.from_memory
+        self.emulator.context.far_transfer = self.far_transfer
+        self.emulator.context.far_return = self.far_return
         events.switch_task = self.task_gate
         events.iret = self.iret
 
     def _is_legacy(self) -> bool:
         """Return whether the guest is in protected mode, and not in long mode."""
-        processor = self.processor
-        protected = processor.d[processor.hflags_word] & HF_PE and not processor.system_flags & FLAG_VM
-        return bool(protected) and not processor.long_mode
+        return self._is_protected() and not self.processor.long_mode
 
     def general_protection(self) -> bool:
         """Carry out the instruction that was refused; False for any other: a #GP of the guest."""
@@ -128,7 +126,8 @@ class FarTransfers:
 
     def _load_segment(self, register: int, selector: int) -> bool:
         processor = self.processor
-        if processor.d[processor.hflags_word] & HF_PE and not processor.system_flags & FLAG_VM:
+        self.emulator.context.shadows_interrupts = register == SS
+        if self._is_protected():
             self.segments.load(register, selector, processor.cpl, GP)
         else:
             flags = processor.segment(register).flags
@@ -136,23 +135,67 @@ class FarTransfers:
         processor.update_modes()
         return True
 
-    def from_memory(self, insn: Code) -> bool:
-        """Execute a far JMP or CALL whose pointer is not in plain memory; False after an exception."""
-        selector, offset = self._pointer(insn)
-        rip = self.processor.rip
-        if self._is_legacy() and self._guarded(lambda: self._far(insn, selector)):
-            if self.vcpu.exception is None:
-                self.processor.rip = self.processor.rip - insn.length & MASK64
-            return self.vcpu.exception is None
-        if insn.name == "call":
-            raise EmulationError(f"call at {rip:#x} cannot be emulated")
-        return self._guarded(lambda: self._jump_far(insn, selector, offset)) and self.vcpu.exception is None
+    def far_transfer(self, insn: Code) -> bool:
+        """Execute a far JMP or CALL to a code segment; False after an exception.
 
-    def _jump_far(self, insn: Code, selector: int, offset: int) -> bool:
-        processor, cpl = self.processor, self.processor.cpl
-        if not self._load_segment(CS, selector) or not self.emulator.context.jump(insn, offset):
+        Raises UnhandleableError for a gate and for a task, and OperandFault.
+        """
+        processor, context = self.processor, self.emulator.context
+        selector, offset = insn.target or self._pointer(insn)
+        following, old = processor.rip + insn.length, processor.segment(CS)
+        if not self._loads_code(insn, selector, offset):
+            return False
+        if insn.name == "call":
+            try:
+                push_all(context, insn.word, [old.selector, following])
+            except OperandFault:
+                self._restore(old, following - insn.length)
+                raise
+        return True
+
+    def far_return(self, insn: Code) -> bool:
+        """Execute a far RET to the same privilege; False after an exception.
+
+        Raises UnhandleableError for a return to another privilege, and OperandFault.
+        """
+        context = self.emulator.context
+        offset, selector = (word_on_stack(context, number, insn.word) for number in (0, 1))
+        if self._is_protected() and selector & 3 > self.processor.cpl:
+            raise UnhandleableError
+        if not self._loads_code(insn, selector & 0xFFFF, offset):
+            return False
+        drop(context, 2 * insn.word + (insn.operands[0].value if insn.operands else 0))
+        return True
+
+    def _is_protected(self) -> bool:
+        processor = self.processor
+        return bool(processor.d[processor.hflags_word] & HF_PE and not processor.system_flags & FLAG_VM)
+
+    def _loads_code(self, insn: Code, selector: int, offset: int) -> bool:
+        """Load CS and RIP. Return False, with both as before, after an exception."""
+        old, rip = self.processor.segment(CS), self.processor.rip
+        self._guarded(lambda: self._load_code(insn, selector, offset))
+        if self.vcpu.exception is None:
             return True
-        processor.set_segment(CS, processor.segment(CS)._replace(selector=selector & ~3 | cpl))
+        self._restore(old, rip)
+        return False
+
+    def _restore(self, code: Segment, rip: int) -> None:
+        self.processor.set_segment(CS, code)
+        self.processor.update_modes()
+        self.processor.rip = rip
+
+    def _load_code(self, insn: Code, selector: int, offset: int) -> bool:
+        protected = self._is_protected()
+        if protected and selector & 0xFFFC and not self.segments.descriptor(selector, GP) >> 32 & NOT_SYSTEM:
+            if insn.name == "retf":
+                raise EventFault(GP, selector & 0xFFFC)
+            raise UnhandleableError
+        self._load_segment(CS, selector)
+        if self.emulator.context.jump(insn, offset) and protected:
+            processor = self.processor
+            loaded = processor.segment(CS)._replace(selector=selector & ~3 | processor.cpl)
+            processor.set_segment(CS, loaded)
         return True
 
     def _call_gate(self, gate: int, following: int, *, call: bool) -> None:

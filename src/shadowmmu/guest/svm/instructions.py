@@ -11,7 +11,7 @@ from ...x86.insn import Op
 from . import arithmetic, moves, stack, strings
 from .layout import decoder_module
 from .operands import Code, Executor, Operand
-from .processor import CS, DS, ES, FS, GS, SS
+from .registers import CS, DS, ES, FS, GS, SS
 
 LONGEST = 15
 CACHED = 8192
@@ -30,6 +30,12 @@ _OPS = {
 """What KVM knows as an instruction that writes page tables is STORE, XCHG or CMPXCHG; strings and what has
 two operands in memory are STOS, for which the address of a nested fault is not a hint; the others are ADD."""
 _TWO_OPERANDS = ("stos", "movs", "lods", "cmps", "scas", "ins", "outs", "push", "pop", "call", "ret", "leave")
+_WORDS = {
+    **dict.fromkeys(("pusha", "pushad", "popa", "popad"), 8),
+    **dict.fromkeys(("pushf", "pushfd", "pushfq", "popf", "popfd", "popfq"), 1),
+    **dict.fromkeys(("call", "retf"), 2),
+}
+"""Words that instructions push or pop which do not name them; CALL only if it is far."""
 _IMPLICIT = ("stos", "movs", "lods", "cmps", "scas", "ins", "outs", "xlat")
 """Instructions whose memory operand is not among the decoded ones."""
 
@@ -83,16 +89,15 @@ class Decoder:
             if name.startswith(prefix):
                 execute = conditional
         known = [operand for operand in operands if operand is not None]
-        if len(known) != len(operands) and not name.startswith(_IMPLICIT):
+        is_far = insn.is_jmp_far or insn.is_call_far or insn.is_jmp_far_indirect or insn.is_call_far_indirect
+        if len(known) != len(operands) and not name.startswith(_IMPLICIT) and not is_far:
             execute = None
         if not self._is_executed(insn, name, known):
             execute = None
         code = Code(name, bytes(data[: insn.len]), known, _OPS.get(name, Op.ADD), execute)
         if name.startswith(_TWO_OPERANDS):
             code.op = Op.STOS
-        code.is_far = (
-            insn.is_jmp_far or insn.is_call_far or insn.is_jmp_far_indirect or insn.is_call_far_indirect
-        )
+        code.is_far = is_far
         self._memory(insn, code, bits)
         if insn.is_jmp_far or insn.is_call_far:
             wide = insn.op_kind(0) == self.iced.OpKind.FAR_BRANCH32
@@ -104,14 +109,10 @@ class Decoder:
 
     @staticmethod
     def _is_executed(insn: Any, name: str, operands: list[Operand]) -> bool:
-        """Return whether this form is executed: MOVQ of MMX, no POP of a segment
-        register, no nested ENTER.
-        """
+        """Return whether this form is executed: MOVQ of MMX, no nested ENTER."""
         if name == "movq":
             return any(operand.kind == "y" for operand in operands)
-        if name == "enter":
-            return not operands[1].value & 0x1F
-        return not (name == "pop" and operands and operands[0].kind == "s")
+        return not (name == "enter" and operands[1].value & 0x1F)
 
     def _is_xmm(self, insn: Any) -> bool:
         return any(insn.op_register(i) in self.xmm for i in range(insn.op_count) if insn.op_kind(i) == 0)
@@ -151,6 +152,9 @@ class Decoder:
             code.size = abs(insn.stack_pointer_increment)
         elif code.name == "ret":
             code.size = insn.stack_pointer_increment - (code.operands[0].value if code.operands else 0)
+        elif code.name in _WORDS:
+            dropped = code.operands[0].value if code.name == "retf" and code.operands else 0
+            code.word = (abs(insn.stack_pointer_increment) - dropped) // _WORDS[code.name]
         elif code.name in ("enter", "leave"):
             codes = self.iced.Code
             sizes = {codes.ENTERW_IMM16_IMM8: 2, codes.LEAVEW: 2, codes.ENTERD_IMM16_IMM8: 4, codes.LEAVED: 4}

@@ -1,6 +1,5 @@
 """Exits of single instructions: CPUID, HLT, RDTSC, MONITOR, MWAIT, XSETBV and those of SVM."""
 
-import time
 from collections.abc import Callable
 
 from ...kvm.state.vcpu import QueuedException
@@ -26,7 +25,7 @@ from .events import Events
 from .execution import Execution, ExitHandler
 from .interrupts import GP, UD
 from .msrs import MSR_TSC_AUX, Msrs
-from .processor import FLAG_IF
+from .registers import FLAG_IF
 from .run_loop import Outcome, RunLoop
 
 SVM = (
@@ -51,7 +50,8 @@ class Intercepts:
         self.msrs = msrs
         self.events = events
         self.loop = loop
-        self.read_tsc: Callable[[], int] = time.perf_counter_ns
+        clock = execution.processor.clock
+        self.read_tsc: Callable[[], int] = lambda: int(clock.now() * 1e9)
         msrs.watchers[MSR_TSC_AUX] = self.intercept_rdtsc
 
     def handlers(self) -> dict[int, ExitHandler]:

@@ -9,7 +9,8 @@ import struct
 from ...host.memory import Arena
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import CR0_PE, FAULT, MASK64, READ, WRITE
-from .processor import (
+from .processor import SvmProcessor
+from .registers import (
     CS,
     DS,
     ES,
@@ -28,7 +29,6 @@ from .processor import (
     SS,
     TR,
     Segment,
-    SvmProcessor,
 )
 
 DB, NMI, BP, OF, UD, NM = 1, 2, 3, 4, 6, 7

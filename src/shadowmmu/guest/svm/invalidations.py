@@ -6,20 +6,17 @@ from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import MASK64
 from ...x86.insn import Insn, Op
 from ...x86.svm import SVM_EXIT_INVLPG, SVM_EXIT_INVPCID
-from .execution import Execution, ExitHandler
+from .execution import Execution, ExecutionPart, ExitHandler
 from .interrupts import GP
 from .operands import Code
 from .progress import Progress
 
 
-class Invalidations:
+class Invalidations(ExecutionPart):
     """Handles them: KVM's own flushes, and under nested paging the processor's."""
 
     def __init__(self, execution: Execution, progress: Progress, *, npt: bool) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.progress = progress
         self.npt = npt
 

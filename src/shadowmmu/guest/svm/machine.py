@@ -30,7 +30,7 @@ again KVM's requests are served, and its flushes become flushes of the emulated 
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ...host.mapping import Backing
+from ...host.backing import Backing
 from ...kvm.design.design import design_of
 from ...kvm.design.switches import DEFAULT_KERNEL
 from ...kvm.exits.svm_exits import shutdown_exit
@@ -41,6 +41,7 @@ from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_SHUTDOWN, exit_reason
 from ..play.machine import Machine
 from ..scenario.module_params import parameters_of, yes_no
 from . import EmulatorError
+from .clock import HOST_CLOCK, Clock, VirtualClock
 from .control_registers import ControlRegisters
 from .cpuid import Cpuid
 from .debug_registers import DebugRegisters
@@ -86,6 +87,7 @@ class SvmMachine(GuestState):
     nx_huge_pages
                 the mitigation is on
     parameters  all of KVM's parameters, instead of npt, tdp_mmu and nx_huge_pages
+    clock       the time that the guest sees; a VirtualClock advances with what it executes
 
     `machine` is the model's (machine.kvm for events and statistics), `vcpu` its vCPU, `processor` the
     emulated one; `at_shutdown` the registers before a triple fault reset them, `written_cr3` what the guest
@@ -104,6 +106,7 @@ class SvmMachine(GuestState):
         backing: Backing = Backing.ANON,
         nx_huge_pages: bool = False,
         parameters: Parameters | None = None,
+        clock: Clock = HOST_CLOCK,
     ) -> None:
         if parameters is None:
             parameters = parameters_of(
@@ -120,11 +123,11 @@ class SvmMachine(GuestState):
             implementation=EPYC,
         )
         slots = [(0, memory)] if isinstance(memory, int) else list(memory)
-        super().__init__(machine, slots, backing, npt=npt, la57=la57)
+        super().__init__(machine, slots, backing, clock, npt=npt, la57=la57)
         self.at_shutdown: dict[str, int] | None = None
         self.cpuid = Cpuid(self.processor, la57=la57)
         self.vcpu.cr4_missing |= self.cpuid.cr4_missing
-        self.msrs = Msrs(self.vcpu)
+        self.msrs = Msrs(self.vcpu, clock)
         self.devices = MmioDevices()
         self.emulator = CodeEmulator(self.vcpu, self.processor, self.devices.access, self.memory)
         self.step = SingleStep(self.vcpu, self.processor, machine.arena)
@@ -135,6 +138,8 @@ class SvmMachine(GuestState):
         self.entry = Entry(self.events, self.switch, self.step)
         self.loop = RunLoop(self.entry)
         self.exits = self.loop.exits
+        if isinstance(clock, VirtualClock) and self.processor.code is not None:
+            clock.executed, clock.exits = self.processor.code.executed, self.exits.total
         self.ports = Ports(self.events, self.exits)
         self.system_calls = SystemCalls(self.execution, self.loop)
         self.intercepts = Intercepts(self.execution, self.cpuid, self.msrs, self.events, self.loop)
@@ -226,7 +231,7 @@ class SvmMachine(GuestState):
         self.loop.on_idle(callback, every)
 
     def wake_at(self, when: float) -> None:
-        """Call the callback of on_idle() at that time (time.monotonic()); instead of at an earlier one."""
+        """Call the callback of on_idle() at that time of the clock; instead of at an earlier one."""
         self.loop.wake_at(when)
 
     def on_cr8(self, read: Callable[[], int], write: Callable[[int], None]) -> None:

@@ -2,7 +2,7 @@
 
 from ...x86.bits import GP_VECTOR, MASK64
 from .operands import CF, OF, PF, SF, ZF, Code, Context, Executor, Operand, mask
-from .processor import DS, ES, FS, GDTR, GS, IDTR, LDTR, RAX, RBX, SS, TR
+from .registers import DS, ES, FS, GDTR, GS, IDTR, LDTR, RAX, RBX, SS, TR
 
 
 def _movsx(c: Context, code: Code) -> bool:
@@ -97,8 +97,13 @@ def _store_table(c: Context, code: Code) -> bool:
     """Execute SGDT and SIDT."""
     table, address = c.processor.segment(GDTR if code.name == "sgdt" else IDTR), c.linear(code)
     size = 8 if c.processor.is_64bit else 4
-    c.memory.write(address, 2, table.limit & 0xFFFF)
-    c.memory.write(address + 2 & MASK64, size, table.base & mask(size))
+    c.memory.write_memory(address, 2 + size, table.limit & 0xFFFF | (table.base & mask(size)) << 16)
+    return True
+
+
+def _store_x87(c: Context, code: Code) -> bool:
+    """Execute FNSTCW and FNSTSW."""
+    c.put(code, code.operands[0], c.processor.x87("FPCW" if code.name == "fnstcw" else "FPSW"))
     return True
 
 
@@ -140,6 +145,7 @@ EXECUTE: dict[str, Executor] = {
     "xlatb": _xlat,
     **dict.fromkeys(("sldt", "str"), _store_selector),
     **dict.fromkeys(("sgdt", "sidt"), _store_table),
+    **dict.fromkeys(("fnstcw", "fnstsw"), _store_x87),
     **dict.fromkeys(
         ("movq", "movaps", "movups", "movapd", "movupd", "movdqa", "movdqu", "movntdq", "movntps", "movntpd"),
         _wide,

@@ -8,7 +8,7 @@ from .execution import Execution, ExitHandler
 from .exit_codes import PASSED_MSRS
 from .interrupts import GP
 from .msrs import Msrs
-from .processor import FS, GS
+from .registers import FS, GS
 
 MSR_FIELDS = {
     0x175: "sysenter_esp",

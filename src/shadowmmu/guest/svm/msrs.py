@@ -5,7 +5,6 @@ EFER and what KVM checks are the model's (kvm/registers/msr.py), others are cons
 table here is unknown to KVM, or belongs to a feature that CPUID does not show: #GP.
 """
 
-import time
 from collections.abc import Callable
 
 from ...kvm.registers.msr import (
@@ -25,6 +24,7 @@ from ...kvm.registers.msr import (
 )
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import EFER_SVME, MASK64
+from .clock import HOST_CLOCK, Clock
 
 MSR_P5_MC_ADDR, MSR_P5_MC_TYPE, MSR_PLATFORM_ID = 0x00, 0x01, 0x17
 MSR_EBL_CR_POWERON, MSR_EBC_FREQUENCY_ID, MSR_SMI_COUNT, MSR_TSC_ADJUST = 0x2A, 0x2C, 0x34, 0x3B
@@ -142,7 +142,8 @@ class Msrs:
     `values` are those that were written or have a constant value, `watchers` are called after a write.
     """
 
-    def __init__(self, vcpu: Vcpu) -> None:
+    def __init__(self, vcpu: Vcpu, clock: Clock = HOST_CLOCK) -> None:
+        self.clock = clock
         self.vcpu = vcpu
         vcpu.apic_base = APIC_BASE_AFTER_RESET
         self.values = dict.fromkeys(CHECKED, 0) | CONSTANT
@@ -166,7 +167,7 @@ class Msrs:
         if index == MSR_APIC_BASE:
             return self.vcpu.apic_base
         if index == MSR_TSC:
-            return time.perf_counter_ns()
+            return int(self.clock.now() * 1e9)
         return self.values.get(index)
 
     def write(self, index: int, value: int) -> bool:

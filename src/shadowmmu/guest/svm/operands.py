@@ -8,9 +8,11 @@ from ...kvm.registers.invlpg import is_noncanonical
 from ...kvm.state.vcpu import QueuedException, Vcpu
 from ...x86.bits import GP_VECTOR, MASK64
 from ...x86.insn import Insn, Op
-from .processor import DS, FS, SvmProcessor
+from .processor import SvmProcessor
+from .registers import DS, FS
 
 CF, PF, AF, ZF, SF, OF = 1, 4, 0x10, 0x40, 0x80, 0x800
+ARITHMETIC = CF | PF | AF | ZF | SF | OF
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Code:
     """An instruction as decoded; `name` in lower case, `execute` None if it is not executed here.
 
     `is_far`: a far JMP or CALL, to `target` (selector, offset) or to what its memory operand holds.
+    `word`: bytes of each word on the stack, if it pushes or pops several or none of its operands.
 
     For the memory operand: registers by number (-1: none), displacement, segment, and whether RIP is added.
     """
@@ -54,6 +57,7 @@ class Code:
     has_memory: bool = False
     is_far: bool = False
     target: tuple[int, int] | None = None
+    word: int = 0
 
     @property
     def length(self) -> int:
@@ -74,6 +78,8 @@ class Memory(Protocol):
 
     def read(self, address: int, size: int) -> int: ...
     def write(self, address: int, size: int, value: int) -> bool: ...
+    def write_in_turn(self, writes: list[tuple[int, int, int]]) -> None: ...
+    def write_memory(self, address: int, size: int, value: int) -> None: ...
     def cmpxchg(self, address: int, size: int, value: int) -> None: ...
 
 
@@ -85,7 +91,8 @@ def mask(size: int) -> int:
 class Context:
     """The registers that an instruction works on, and memory.
 
-    `load_segment(register, selector)` and `far_transfer(code)` are somebody else's: False after an exception.
+    `load_segment(register, selector)`, `far_transfer(code)` and `far_return(code)` are somebody else's: False
+    after an exception. `shadows_interrupts`: the instruction has loaded SS; no interrupt follows it.
     """
 
     def __init__(self, processor: SvmProcessor, memory: Memory) -> None:
@@ -93,6 +100,8 @@ class Context:
         self.memory = memory
         self.load_segment: Callable[[int, int], bool] = lambda register, selector: False
         self.far_transfer: Callable[[Code], bool] = lambda code: False
+        self.far_return: Callable[[Code], bool] = lambda code: False
+        self.shadows_interrupts = False
 
     def register(self, number: int, size: int) -> int:
         return self.processor.q[number] & mask(size)

@@ -9,19 +9,22 @@ from ...kvm.guest_access.guest_walk import gva_to_gpa
 from ...kvm.state.vcpu import QueuedException
 from ...x86.bits import PFERR_F, PFERR_GUEST_FINAL, PFERR_P, PFERR_RSVD, PFERR_U, PFERR_W
 from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_NPF
+from .arithmetic import ROTATES_CARRY
 from .emulator import FetchFault
-from .execution import Execution, ExitHandler
+from .execution import Execution, ExecutionPart, ExitHandler
 from .interrupts import GP, PF, UD
 from .operands import Code
-from .processor import RSP, SS
 from .progress import Progress
+from .registers import RSP, SS
 
 FAR_RETURNS = frozenset(("iret", "iretd", "iretq", "retf"))
+OF_MEMORY_ONLY = frozenset(("fxsave", "fxsave64", "fxrstor", "fxrstor64"))
+"""What KVM's emulator does with memory only (em_fxsave, em_fxrstor, 6.12.111)."""
 LONGEST_FRAME = 0x10000 + 40
 """Bytes of stack that a far return reads, with what it drops."""
 
 
-class PageFaults:
+class PageFaults(ExecutionPart):
     """Handles them, and #GP; a fetch ahead of RIP is none until its turn comes.
 
     `transfer` carries out far transfers that the emulator refuses with #GP, and says whether it was one.
@@ -30,10 +33,7 @@ class PageFaults:
     def __init__(
         self, execution: Execution, progress: Progress, transfer: Callable[[], bool], *, npt: bool
     ) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.step = execution.step
         self.progress = progress
         self.transfer = transfer
@@ -50,6 +50,7 @@ class PageFaults:
     def _page_fault(self, code: int) -> None:
         processor, vcpu = self.processor, self.vcpu
         address, error_code = processor.exit_info2, processor.exit_info1
+        self._keep_carry(error_code)
         if self._may_be_ahead(address, error_code) and self._is_ahead(address):
             self.step.begin(self.execution.peek())
             return
@@ -86,8 +87,24 @@ class PageFaults:
         elif not self.transfer():
             self.vcpu.exception = QueuedException(GP, processor.exit_info1, None)
 
+    def _keep_carry(self, error_code: int) -> None:
+        """Repair the flags of an RCL or RCR whose load has faulted: the processor has computed them into
+        another form and then lost track of it.
+        """
+        if error_code & (PFERR_W | PFERR_F):
+            return
+        kvm = self.vcpu.kvm
+        tracing, kvm.tracing = kvm.tracing, False
+        try:
+            code = self.execution.peek()
+        finally:
+            kvm.tracing = tracing
+        if code is not None and code.name in ROTATES_CARRY:
+            self.processor.take_interim_flags()
+
     def _nested_page_fault(self, code: int) -> None:
         processor = self.processor
+        self._keep_carry(processor.exit_info1)
         self._handle_fault(processor.exit_info2, processor.exit_info1 | PFERR_GUEST_FINAL, nested=True)
 
     def _handle_fault(self, address: int, error_code: int, *, nested: bool = False) -> None:
@@ -95,7 +112,7 @@ class PageFaults:
         page_fault_exit(vcpu, address, error_code, nested)
         if must_emulate(vcpu, address):
             self.progress.repeats = 0
-            self._emulate(address, vcpu.emulation_type)
+            self._emulate(address, error_code, vcpu.emulation_type)
         elif vcpu.exception is None:
             self.progress.check(address)
 
@@ -125,22 +142,27 @@ class PageFaults:
             return False
         return self.emulator.decoder.decode(data, self.emulator.bits()) is not None
 
-    def _emulate(self, address: int, emulation_type: int) -> None:
+    def _emulate(self, address: int, error_code: int, emulation_type: int) -> None:
         """Emulate the instruction whose access to `address` KVM does not let through."""
-        code = self.execution.fetch()
+        code, traps = self.execution.fetch(), self.execution.traps()
         if code is None:
             return
-        if code.execute is None:
+        if code.execute is None or (code.name in ROTATES_CARRY and error_code & PFERR_W):
             if not self.emulator.retry_instead(address, emulation_type):
                 self._write_alone(code, address)
         elif self.emulator.emulate(self.emulator.insn(code), address, emulation_type):
-            self.execution.advance(code.length)
+            self.execution.emulated(code.length, traps=traps)
 
     def _write_alone(self, code: Code, address: int) -> None:
-        """Let an instruction that is not emulated write to a table; with a device it is #UD at CPL 3."""
+        """Let an instruction that is not emulated write to a table; with a device it is #UD at CPL 3.
+
+        Raises EndlessFaults for those that KVM never ends there.
+        """
         try:
             self.step.begin_writing(code, address)
         except EmulationError:
+            if code.name in OF_MEMORY_ONLY:
+                raise self.emulator.endless(address) from None
             self.vcpu.stat.insn_emulation_fail += 1
             if self.vcpu.cpl < 3:
                 raise

@@ -8,26 +8,19 @@ of the model's arena, mapped in place: what its page walker reads and writes are
 import ctypes
 import mmap
 import threading
-import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...host.memory import Arena
-from ...x86.bits import (
-    CR0_PE,
-    CR4_LA57,
-    CR4_OSFXSR,
-    CR4_SMAP,
-    MASK64,
-)
 from ...x86.svm import SVM_EXIT_INVLPG, SVM_EXIT_IRET
+from .clock import Clock
+from .code_counter import CodeCounter
 from .exit_codes import CR_ACCESSES, FIRST_INTERCEPT, INTERCEPTED, msr_permission_map
 from .layout import (
     HOST_BASE,
     HOST_SIZE,
     MSRPM,
     VMCB,
-    Layout,
     calibrated,
     cpu_address,
     first_exit,
@@ -36,78 +29,47 @@ from .layout import (
     prepare_vmrun,
     unicorn_module,
 )
+from .registers import SvmRegisters
 
-GPRS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
-RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
-ES, CS, SS, DS, FS, GS, LDTR, TR, GDTR, IDTR = range(10)
-SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
-
+LONGEST_TICK = 1e6
+"""Seconds of a virtual clock, at most, to the next tick."""
 LOOK = 0.005
 """Seconds after which a request to exit is made again: the guest may just have dropped it."""
 REQUEST_INTERRUPT, REQUEST_TICK = 0x02, 0x40
 """QEMU's requests for an external interrupt, and for an SMI, which nothing else here is."""
 EXIT_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 
-FLAG_TF, FLAG_IF, FLAG_DF = 1 << 8, 1 << 9, 1 << 10
-FLAG_NT, FLAG_RF, FLAG_VM, FLAG_AC = 1 << 14, 1 << 16, 1 << 17, 1 << 18
-FLAGS_ARITHMETIC = 0x8D5
-CC_OP_EFLAGS = 1
-HF_CPL, HF_INHIBIT_IRQ, HF_CS32, HF_SS32, HF_ADDSEG, HF_PE = 3, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7
-HF_MP_EM_TS_SHIFT, HF_LMA, HF_CS64 = 8, 1 << 14, 1 << 15
-HF_SVME, HF_GUEST, HF_OSFXSR, HF_SMAP, HF_IOBPT = 1 << 20, 1 << 21, 1 << 22, 1 << 23, 1 << 24
 DR7_G0, DR7_IO0, DR7_0 = 1 << 1, 2 << 16, 0xF0003
-CR0_MP_EM_TS = 0xE
-DESCRIPTOR_L, DESCRIPTOR_DB = 1 << 21, 1 << 22
-DR6_BS = 1 << 14
 
 
-class Segment(NamedTuple):
-    """A segment register; `flags` are bits 23:8 of its descriptor's second half (type, DPL, P, L, D, G)."""
-
-    selector: int
-    base: int
-    limit: int
-    flags: int
-
-    @property
-    def dpl(self) -> int:
-        return self.flags >> 13 & 3
-
-
-class SvmProcessor:
+class SvmProcessor(SvmRegisters):
     """An emulated processor on the frames of `arena`, in guest mode; with `npt` on nested tables.
 
     `on_exit(number)` is called for exits (EXIT + exit code); `on_in(port, size)`,
     `on_out(port, size, value)`, `on_syscall()` and `on_sysenter()` for instructions that do not exit.
-    `long_mode` is whether the guest is in long mode; outside of it `efer` has LMA too, for far transfers.
     `nmi_handled` is whether an NMI's handler runs, as far as its IRET matters.
+    `clock` is who says when ticks are due; a virtual one follows the code executed.
     Raises EmulatorError.
     """
 
-    def __init__(self, arena: Arena, *, npt: bool) -> None:
-        self.layout: Layout = calibrated()
-        self.library = library()
+    def __init__(self, arena: Arena, clock: Clock, *, npt: bool) -> None:
+        layout, functions = calibrated(), library()
         unicorn = unicorn_module()
         self.error_type: type[Exception] = unicorn.UcError
         self.npt = npt
-        self.uc: Any = new_emulator(self.library)
+        self.clock = clock
+        self.uc: Any = new_emulator(functions)
         self._map(arena)
         self.handle = self.uc._uch
-        self.cpu = cpu_address(self.library, self.uc)
-        self.state = self.cpu + self.layout.state
-        size = (max(self.layout.exception_intercepts, self.layout.nested_cr3) + 0x47) & ~7
-        state = memoryview((ctypes.c_ubyte * size).from_address(self.state)).cast("B")
-        self._requests = ctypes.c_uint32.from_address(self.cpu + self.layout.requests)
-        self._counter = ctypes.c_uint64.from_address(self.handle.value + self.layout.counter)
+        self.cpu = cpu_address(functions, self.uc)
+        super().__init__(layout, functions, self.cpu + layout.state)
+        self._requests = ctypes.c_uint32.from_address(self.cpu + layout.requests)
+        self._counter = ctypes.c_uint64.from_address(self.handle.value + layout.counter)
         self._counting, self._counted = False, 0
-        self._leave = ctypes.c_uint16.from_address(self.cpu + self.layout.leave)
-        self.bytes = state
-        self.q = state.cast("Q")
-        self.d = state.cast("I")
-        self._find_fields()
-        self.running = False
+        self._leave = ctypes.c_uint16.from_address(self.cpu + layout.leave)
+        self.code: CodeCounter | None = None
         self.window = False
-        self.long_mode = self.nmi_handled = False
+        self.nmi_handled = False
         self._debug_registers: tuple[int, int, int] | None = None
         self.tick_at = 0.0
         self._wake = threading.Event()
@@ -119,6 +81,8 @@ class SvmProcessor:
         self.on_sysenter: Callable[[], None] = lambda: None
         self._enter()
         self._hook()
+        if clock.virtual:
+            self._count_code()
 
     def _map(self, arena: Arena) -> None:
         """Let it see the arena and the hypervisor's own pages, which no guest address leads to."""
@@ -131,21 +95,6 @@ class SvmProcessor:
         size = min(arena.size, HOST_BASE)
         self.uc.mem_map_ptr(0, size, unicorn.UC_PROT_ALL, ctypes.addressof(self._arena))
         self.uc.mem_map_ptr(HOST_BASE, HOST_SIZE, unicorn.UC_PROT_ALL, ctypes.addressof(host))
-
-    def _find_fields(self) -> None:
-        layout = self.layout
-        self.rip_word = layout.rip >> 3
-        self.eflags_word = layout.eflags >> 3
-        self.hflags_word = layout.hflags >> 2
-        self.error_word = layout.error_code >> 2
-        self.cr_word = layout.cr >> 3
-        self._segment_offsets = (
-            *(layout.segments + 24 * n for n in range(6)),
-            layout.ldtr,
-            layout.tr,
-            layout.gdtr,
-            layout.idtr,
-        )
 
     def _enter(self) -> None:
         """Execute VMRUN, with an exit at once."""
@@ -191,6 +140,30 @@ class SvmProcessor:
         )
         add(unicorn.UC_HOOK_INSN, lambda uc, data: self.on_sysenter(), None, 1, 0, UC_X86_INS_SYSENTER)
 
+    def _count_code(self) -> None:
+        """Let ticks come after so much code, not at a time of the host."""
+        import unicorn
+
+        requests, leave = (self.cpu + offset for offset in (self.layout.requests, self.layout.leave))
+        self.code = CodeCounter(requests, leave)
+        self._block_hook = ctypes.c_size_t()
+        hook = ctypes.byref(self._block_hook)
+        callback, data = self.code.callback, self.code.data
+        self.library.hook_add(self.handle, hook, unicorn.UC_HOOK_BLOCK, callback, data, 1, 0)
+
+    def break_at(self, address: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the instruction at a linear address is about to be executed; before run()."""
+        import unicorn
+
+        def reached(uc: object, at: int, size: int, data: object) -> None:
+            try:
+                callback()
+            except BaseException as error:
+                self.error = error
+                self.stop()
+
+        self.uc.hook_add(unicorn.UC_HOOK_CODE, reached, None, address, address)
+
     def _exited(self, uc: object, number: int, data: object) -> None:
         if self.error is not None:
             self.stop()
@@ -206,23 +179,25 @@ class SvmProcessor:
     def run(self, tick_at: float, instructions: int = 0) -> None:
         """Go on at RIP until stop(), or until so many instructions were counted (slower) and a block ended.
 
-        SVM_EXIT_SMI comes at `tick_at` (time.monotonic()), and again until set_tick() says when the next is.
+        SVM_EXIT_SMI comes at `tick_at` (of the clock), and again until set_tick() says when the next is.
         """
         if bool(instructions) is not self._counting:
             self._counting = bool(instructions)
             self.uc.ctl_flush_tb()
         self._requests.value = REQUEST_INTERRUPT if self.window else 0
         self._wake.clear()
-        self.tick_at = tick_at
+        self._set_tick(tick_at)
         self.running = True
-        ticker = threading.Thread(target=self._tick, daemon=True)
-        ticker.start()
+        ticker = None if self.code else threading.Thread(target=self._tick, daemon=True)
+        if ticker is not None:
+            ticker.start()
         try:
             self.uc.emu_start(self.q[self.rip_word], 0, count=instructions)
         finally:
             self.running = False
             self._wake.set()
-            ticker.join()
+            if ticker is not None:
+                ticker.join()
             if instructions:
                 self._counted += self._counter.value
                 self._counter.value = 0
@@ -238,7 +213,7 @@ class SvmProcessor:
     def _tick(self) -> None:
         """Ask for an exit whenever it is time."""
         while self.running:
-            delay = self.tick_at - time.monotonic()
+            delay = self.tick_at - self.clock.now()
             if delay <= 0:
                 self.request_tick()
                 delay = LOOK
@@ -248,8 +223,13 @@ class SvmProcessor:
     def set_tick(self, tick_at: float) -> None:
         """Handle the tick that has come; the next one is to come at `tick_at`."""
         self._acknowledge(REQUEST_TICK)
-        self.tick_at = tick_at
+        self._set_tick(tick_at)
         self._wake.set()
+
+    def _set_tick(self, tick_at: float) -> None:
+        self.tick_at = tick_at
+        if self.code is not None:
+            self.code.tick_after(int(min(tick_at - self.clock.now(), LONGEST_TICK) * 1e9))
 
     def request_tick(self) -> None:
         """Let SVM_EXIT_SMI come between two blocks of code, soon: from any thread, at any time.
@@ -300,77 +280,7 @@ class SvmProcessor:
         """Of an exit for a page fault: the address."""
         return self.host[VMCB - HOST_BASE + 0x80 >> 3]
 
-    # -- registers ---------------------------------------------------------------------------------------
-
-    @property
-    def rip(self) -> int:
-        return self.q[self.rip_word]
-
-    @rip.setter
-    def rip(self, value: int) -> None:
-        self.q[self.rip_word] = value
-
-    @property
-    def cpl(self) -> int:
-        return self.d[self.hflags_word] & HF_CPL
-
-    @property
-    def is_64bit(self) -> bool:
-        """Whether the code that runs is of 64-bit mode."""
-        return bool(self.d[self.hflags_word] & HF_CS64)
-
-    @property
-    def stack_is_32bit(self) -> bool:
-        return bool(self.d[self.hflags_word] & HF_SS32)
-
-    @property
-    def address_bits(self) -> int:
-        """Of a linear address in long mode."""
-        return 57 if self.q[self.cr_word + 4] & CR4_LA57 else 48
-
-    @property
-    def rflags(self) -> int:
-        """All flags. Those of arithmetic are kept apart while it runs, between runs with the others."""
-        arithmetic: int = self.library.arithmetic_flags(self.state, self.d[self.layout.cc_op >> 2])
-        down = FLAG_DF if self.d[self.layout.df >> 2] != 1 else 0
-        return (
-            self.q[self.eflags_word] & ~(FLAGS_ARITHMETIC | FLAG_DF)
-            | arithmetic & FLAGS_ARITHMETIC
-            | down
-            | 2
-        )
-
-    @rflags.setter
-    def rflags(self, value: int) -> None:
-        self.q[self.layout.cc_src >> 3] = value & FLAGS_ARITHMETIC
-        self.d[self.layout.cc_op >> 2] = CC_OP_EFLAGS
-        self.d[self.layout.df >> 2] = 0xFFFFFFFF if value & FLAG_DF else 1
-        self.q[self.eflags_word] = value & ~(FLAGS_ARITHMETIC | FLAG_DF if self.running else 0) | 2
-
-    @property
-    def system_flags(self) -> int:
-        """RFLAGS without what arithmetic sets: cheaper."""
-        return self.q[self.eflags_word]
-
-    @system_flags.setter
-    def system_flags(self, value: int) -> None:
-        self.q[self.eflags_word] = value
-
-    def cr(self, number: int) -> int:
-        """Return a control register as the processor has it, not as the guest sees it."""
-        return self.q[self.cr_word + number]
-
-    def set_cr(self, number: int, value: int) -> None:
-        """Set a control register without any effect but the value."""
-        self.q[self.cr_word + number] = value & MASK64
-
-    @property
-    def efer(self) -> int:
-        return self.q[self.layout.efer >> 3]
-
-    @efer.setter
-    def efer(self, value: int) -> None:
-        self.q[self.layout.efer >> 3] = value
+    # -- intercepts --------------------------------------------------------------------------------------
 
     def intercept(self, *codes: int, wanted: bool) -> None:
         """Let these instructions exit, or not."""
@@ -385,20 +295,6 @@ class SvmProcessor:
     def intercept_debug_registers(self, reads: int, writes: int) -> None:
         """Let reads and writes of DRn exit whose bits n are set."""
         self.d[self.layout.cr_intercepts + 4 >> 2] = reads | writes << 16
-
-    @property
-    def nested_cr3(self) -> int:
-        return self.q[self.layout.nested_cr3 >> 3]
-
-    @nested_cr3.setter
-    def nested_cr3(self, value: int) -> None:
-        self.q[self.layout.nested_cr3 >> 3] = value
-
-    def dr(self, number: int) -> int:
-        return self.q[(self.layout.dr >> 3) + number]
-
-    def set_dr(self, number: int, value: int) -> None:
-        self.q[(self.layout.dr >> 3) + number] = value
 
     def break_behind_io(self, port: int) -> None:
         """Let #DB come after an OUT, from its callback, before the next instruction."""
@@ -415,90 +311,9 @@ class SvmProcessor:
         self._debug_registers = None
         return True
 
-    def field(self, name: str) -> int:
-        """Return a 64-bit field of the layout."""
-        offset: int = getattr(self.layout, name)
-        return self.q[offset >> 3]
+    def x87(self, register: str) -> int:
+        """Return "FPCW" or "FPSW", the control or status word of the x87 unit."""
+        from unicorn import x86_const
 
-    def set_field(self, name: str, value: int) -> None:
-        self.q[getattr(self.layout, name) >> 3] = value & MASK64
-
-    def mmx(self, number: int) -> int:
-        """Return an MMX register."""
-        return self.q[(self.layout.fp >> 3) + 2 * number]
-
-    def set_mmx(self, number: int, value: int) -> None:
-        """Write an MMX register: the exponent of its x87 register is all ones then."""
-        word = (self.layout.fp >> 3) + 2 * number
-        self.q[word], self.q[word + 1] = value, 0xFFFF
-
-    def xmm(self, number: int) -> int:
-        """Return the 128 bits of an XMM register."""
-        start = self.layout.xmm + self.layout.xmm_size * number
-        return int.from_bytes(self.bytes[start : start + 16], "little")
-
-    def set_xmm(self, number: int, value: int) -> None:
-        start = self.layout.xmm + self.layout.xmm_size * number
-        self.bytes[start : start + 16] = value.to_bytes(16, "little")
-
-    def segment_base(self, number: int) -> int:
-        return self.q[self._segment_offsets[number] + 8 >> 3]
-
-    def set_segment_base(self, number: int, base: int) -> None:
-        self.q[self._segment_offsets[number] + 8 >> 3] = base
-
-    def selector(self, number: int) -> int:
-        return self.d[self._segment_offsets[number] >> 2] & 0xFFFF
-
-    def segment(self, number: int) -> Segment:
-        offset = self._segment_offsets[number]
-        d = self.d
-        return Segment(
-            d[offset >> 2] & 0xFFFF, self.q[offset + 8 >> 3], d[offset + 16 >> 2], d[offset + 20 >> 2]
-        )
-
-    def table(self, number: int) -> tuple[int, int]:
-        """Return base and limit of a table register: cheaper than all of it."""
-        offset = self._segment_offsets[number]
-        return self.q[offset + 8 >> 3], self.d[offset + 16 >> 2]
-
-    def set_segment(self, number: int, segment: Segment) -> None:
-        """Load a segment register; update_modes() must follow."""
-        offset = self._segment_offsets[number]
-        self.d[offset >> 2] = segment.selector
-        self.q[offset + 8 >> 3] = segment.base
-        self.d[offset + 16 >> 2] = segment.limit
-        self.d[offset + 20 >> 2] = segment.flags
-
-    def update_modes(self, cpl: int | None = None) -> None:
-        """Compute what the processor derives from CR0, CR4, EFER, RFLAGS.VM and the segments (its hflags).
-
-        The CPL stays, or is the one given.
-        """
-        d, q = self.d, self.q
-        cr0, cr4 = q[self.cr_word], q[self.cr_word + 4]
-        old = d[self.hflags_word]
-        flags = HF_SVME | HF_GUEST | HF_IOBPT | (old & HF_CPL if cpl is None else cpl)
-        flags |= (cr0 & CR0_MP_EM_TS) << HF_MP_EM_TS_SHIFT
-        if cr4 & CR4_OSFXSR:
-            flags |= HF_OSFXSR
-        if cr4 & CR4_SMAP:
-            flags |= HF_SMAP
-        if cr0 & CR0_PE:
-            flags |= HF_PE
-        code = d[self._segment_offsets[CS] + 20 >> 2]
-        if self.long_mode:
-            flags |= HF_LMA
-        if self.long_mode and code & DESCRIPTOR_L:
-            flags |= HF_CS32 | HF_SS32 | HF_CS64
-        else:
-            flags |= HF_CS32 if code & DESCRIPTOR_DB else 0
-            flags |= HF_SS32 if d[self._segment_offsets[SS] + 20 >> 2] & DESCRIPTOR_DB else 0
-            if (
-                not cr0 & CR0_PE
-                or q[self.eflags_word] & FLAG_VM
-                or not code & DESCRIPTOR_DB
-                or any(self.segment_base(segment) for segment in (DS, ES, SS))
-            ):
-                flags |= HF_ADDSEG
-        d[self.hflags_word] = flags
+        value: int = self.uc.reg_read(getattr(x86_const, f"UC_X86_REG_{register}"))
+        return value

@@ -1,6 +1,5 @@
 """KVM_RUN again and again: exits to their handlers, limits, timers, and why it ended."""
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from ...kvm.exits.emulate import EmulationError
 from ...kvm.exits.page_fault_exit import EndlessFaults, KvmRunError
 from ...kvm.exits.run import DirtyRingFull, TripleFault
 from ...kvm.pages.roots import NoShadowPages
+from ...kvm.state.running_vcpu import loaded
 from ...x86.machine_check import MachineCheck
 from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_INTR, SVM_EXIT_IRET, SVM_EXIT_READ_DR0, SVM_EXIT_SMI
 from .entry import Entry
@@ -60,6 +60,7 @@ class RunLoop:
     def __init__(self, entry: Entry) -> None:
         self.vcpu = entry.vcpu
         self.processor = entry.processor
+        self.clock = entry.processor.clock
         self.switch = entry.switch
         self.step = entry.step
         self.entry = entry
@@ -84,16 +85,17 @@ class RunLoop:
         self.outcome = None
         self._exit_limit = None if exits is None else self.exits.total() + exits
         last = self.processor.instructions + instructions if instructions else 0
-        self._deadline = NEVER if seconds is None else time.monotonic() + seconds
-        self.guarded(self.entry.resume)
-        while self.outcome is None:
-            try:
-                self.processor.run(self._next_tick(), max(last - self.processor.instructions, 0))
-            except self.processor.error_type as error:
-                self.outcome = Outcome("processor", str(error))
-            if self.outcome is None and instructions:
-                self.outcome = Outcome("instructions")
-        return self.outcome
+        self._deadline = NEVER if seconds is None else self.clock.now() + seconds
+        with loaded(self.vcpu):
+            self.guarded(self.entry.resume)
+            while self.outcome is None:
+                try:
+                    self.processor.run(self._next_tick(), max(last - self.processor.instructions, 0))
+                except self.processor.error_type as error:
+                    self.outcome = Outcome("processor", str(error))
+                if self.outcome is None and instructions:
+                    self.outcome = Outcome("instructions")
+            return self.outcome
 
     def stop(self, reason: str = "stopped", detail: object = None) -> None:
         """Let run() return once this exit is dealt with, from a callback; after IN or OUT a few instructions
@@ -119,7 +121,7 @@ class RunLoop:
         self._schedule()
 
     def wake_at(self, when: float) -> None:
-        """Call the callback of on_idle() at that time (time.monotonic()); instead of at an earlier one."""
+        """Call the callback of on_idle() at that time of the clock; instead of at an earlier one."""
         self._wake_at = when
         self._schedule()
 
@@ -128,14 +130,14 @@ class RunLoop:
             self.processor.set_tick(self._next_tick())
 
     def _next_tick(self) -> float:
-        now = time.monotonic()
+        now = self.clock.now()
         return min(self._deadline, self._wake_at, now + min(self._idle_every, SLICE))
 
     def _tick(self) -> None:
         """Handle a tick, between two instructions at a time that was set: timers, limits,
         waiting interrupts.
         """
-        now = time.monotonic()
+        now = self.clock.now()
         if self.outcome is None and now >= self._deadline:
             self.outcome = Outcome("seconds")
         if self.outcome is None:

@@ -4,7 +4,8 @@ from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import MASK64
 from .emulator import CodeEmulator
 from .interrupts import BIG, CODE, CONFORMING, LONG, NP, PRESENT, SS_FAULT, EventFault, segment_of
-from .processor import CS, GDTR, LDTR, SS, Segment, SvmProcessor
+from .processor import SvmProcessor
+from .registers import CS, GDTR, LDTR, SS, Segment
 
 NOT_SYSTEM, ACCESSED, TYPE = 1 << 12, 1 << 8, 0xF
 IS_CODE, WRITABLE_OR_READABLE = 8, 2

@@ -16,7 +16,8 @@ from ...x86.bits import FAULT, PFERR_W, PS, WRITE, A, D, W
 from ...x86.svm import SVM_EXIT_EXCP_BASE, SVM_EXIT_IRET
 from .interrupts import DB
 from .operands import Code
-from .processor import DR6_BS, FLAG_TF, HF_SMAP, RSP, SS, SvmProcessor
+from .processor import SvmProcessor
+from .registers import DR6_BS, FLAG_TF, HF_SMAP, RSP, SS
 
 RESTORES_FLAGS = frozenset(("iret", "iretd", "iretq", "popf", "popfd", "popfq"))
 PUSHES_FLAGS = frozenset(("pushf", "pushfd", "pushfq"))

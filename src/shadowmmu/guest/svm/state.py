@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ...host.mapping import Backing
+from ...host.backing import Backing
 from ...kvm.registers.regs import kvm_set_cr0, kvm_set_cr3, kvm_set_cr4, set_efer, set_sregs
 from ...x86.bits import (
     CR0_ET,
@@ -19,9 +19,11 @@ from ...x86.bits import (
     MASK64,
 )
 from ..play.machine import Machine
+from .clock import Clock
 from .control_registers import TaskPriority
 from .layout import PHYSICAL_BITS
-from .processor import CS, DS, ES, FS, GDTR, GPRS, GS, IDTR, LDTR, SEGMENTS, SS, TR, Segment, SvmProcessor
+from .processor import SvmProcessor
+from .registers import CS, DS, ES, FS, GDTR, GPRS, GS, IDTR, LDTR, SEGMENTS, SS, TR, Segment
 from .world_switch import WorldSwitch
 
 FLAT_CODE32 = Segment(0x08, 0, 0xFFFFFFFF, 0xCF9B00 & 0xF0FF00)
@@ -37,16 +39,24 @@ class GuestState:
     """
 
     def __init__(
-        self, machine: Machine, slots: Sequence[tuple[int, int]], backing: Backing, *, npt: bool, la57: bool
+        self,
+        machine: Machine,
+        slots: Sequence[tuple[int, int]],
+        backing: Backing,
+        clock: Clock,
+        *,
+        npt: bool,
+        la57: bool,
     ) -> None:
         self.npt = npt
+        self.clock = clock
         self.machine = machine
         self.kvm = machine.kvm
         for number, (gpa, size) in enumerate(slots):
             machine.set_slot(number, gpa, size, kind=backing)
         self.size = max(gpa + size for gpa, size in slots)
         self.vcpu = machine.add_vcpu(PHYSICAL_BITS, la57=la57)
-        self.processor = SvmProcessor(machine.arena, npt=npt)
+        self.processor = SvmProcessor(machine.arena, clock, npt=npt)
         self.memory = machine.arena.view().cast("B")
         self.switch = WorldSwitch(self.vcpu, self.processor, npt=npt)
         self.task_priority = TaskPriority()

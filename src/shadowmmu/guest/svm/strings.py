@@ -1,8 +1,8 @@
 """String instructions, one iteration or many."""
 
-from .arithmetic import ALL, compute
-from .operands import ZF, Code, Context, Executor
-from .processor import ES, FLAG_DF, RAX, RCX, RDI, RDX, RSI
+from .arithmetic import compute
+from .operands import ARITHMETIC, ZF, Code, Context, Executor
+from .registers import ES, FLAG_DF, RAX, RCX, RDI, RDX, RSI
 
 REP_BATCH = 0x3FF
 """Iterations of a string instruction between two looks at the guest's events."""
@@ -47,7 +47,7 @@ def _iterate(c: Context, code: Code, name: str, size: int) -> bool:
         return False
     a = c.register(RAX, size) if name == "scas" else memory.read(source, size)
     b = memory.read(target, size)
-    c.set_flags(ALL, compute("cmp", a, b, size, 0)[1])
+    c.set_flags(ARITHMETIC, compute("cmp", a, b, size, 0)[1])
     return False
 
 

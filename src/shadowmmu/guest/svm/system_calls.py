@@ -7,7 +7,7 @@ from ...x86.bits import EFER_SCE, GP_VECTOR, MASK64
 from ...x86.svm import SVM_EXIT_VMMCALL
 from .execution import Execution, ExitHandler
 from .interrupts import UD
-from .processor import CS, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, RSP, SS, Segment
+from .registers import CS, FLAG_IF, FLAG_RF, FLAG_VM, RAX, RBX, RCX, RDX, RSI, RSP, SS, Segment
 from .run_loop import RunLoop
 
 KVM_HC_VAPIC_POLL_IRQ, KVM_HC_SEND_IPI = 1, 10

@@ -19,24 +19,21 @@ from ...x86.svm import (
     SVM_EXIT_TR_WRITE,
 )
 from .events import Events
-from .execution import Execution, ExitHandler
+from .execution import Execution, ExecutionPart, ExitHandler
 from .interrupts import GP, NP, PRESENT, AccessFault, EventFault, segment_of
 from .operands import Code
-from .processor import GDTR, IDTR, LDTR, TR, Segment
+from .registers import GDTR, IDTR, LDTR, TR, Segment
 from .world_switch import TABLE_REGISTER_READS
 
 LDT, AVAILABLE_TSS16, AVAILABLE_TSS, BUSY = 2, 1, 9, 2
 NULL_LDT = Segment(0, 0, 0, 0)
 
 
-class TableRegisters:
+class TableRegisters(ExecutionPart):
     """Handles them as KVM's emulator does."""
 
     def __init__(self, execution: Execution, events: Events) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.events = events
 
     def handlers(self) -> dict[int, ExitHandler]:
@@ -68,8 +65,8 @@ class TableRegisters:
                 table = processor.segment(GDTR if code == SVM_EXIT_GDTR_READ else IDTR)
                 size = 8 if processor.is_64bit else 4
                 address = context.linear(insn)
-                self.emulator.write(address, 2, table.limit & 0xFFFF)
-                self.emulator.write(address + 2 & MASK64, size, table.base & (1 << 8 * size) - 1)
+                base = table.base & (1 << 8 * size) - 1
+                self.emulator.write_memory(address, 2 + size, table.limit & 0xFFFF | base << 16)
         except OperandFault as fault:
             self.emulator.inject(fault)
             return
@@ -84,8 +81,8 @@ class TableRegisters:
             return
         processor, address = self.processor, self.emulator.context.linear(insn)
         try:
-            limit = self.emulator.read(address, 2)
-            base = self.emulator.read(address + 2 & MASK64, 8 if processor.is_64bit else 4)
+            limit = self.emulator.read_memory(address, 2)
+            base = self.emulator.read_memory(address + 2 & MASK64, 8 if processor.is_64bit else 4)
         except OperandFault as fault:
             self.emulator.inject(fault)
             return

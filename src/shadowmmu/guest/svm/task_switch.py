@@ -12,9 +12,9 @@ from ...x86.bits import CR0_TS
 from ...x86.svm import SVM_EXIT_TASK_SWITCH
 from .control_registers import clear_accessed_in_pdptes
 from .events import Events
-from .execution import Execution
+from .execution import Execution, ExecutionPart
 from .interrupts import GP, NP, PRESENT, TS, EventFault, segment_of
-from .processor import CS, DS, ES, FLAG_NT, FLAG_VM, FS, GS, LDTR, RSP, SS, TR, Segment
+from .registers import CS, DS, ES, FLAG_NT, FLAG_VM, FS, GS, LDTR, RSP, SS, TR, Segment
 from .segments import Segments
 
 AVAILABLE, WIDE, BUSY = 1, 8, 2
@@ -33,14 +33,11 @@ class Cause(Enum):
     GATE = "gate"
 
 
-class TaskSwitch:
+class TaskSwitch(ExecutionPart):
     """Switches tasks of one vCPU outside of long mode."""
 
     def __init__(self, execution: Execution, events: Events) -> None:
-        self.execution = execution
-        self.vcpu = execution.vcpu
-        self.processor = execution.processor
-        self.emulator = execution.emulator
+        super().__init__(execution)
         self.events = events
         self.segments = Segments(self.vcpu, self.processor, self.emulator)
 

@@ -18,7 +18,8 @@ from ...x86.bits import (
     EFER_SVME,
 )
 from ...x86.svm import SVM_EXIT_GDTR_READ, SVM_EXIT_IDTR_READ, SVM_EXIT_LDTR_READ, SVM_EXIT_TR_READ
-from .processor import FLAG_AC, HF_CPL, HF_CS64, SvmProcessor
+from .processor import SvmProcessor
+from .registers import FLAG_AC, HF_CPL, HF_CS64
 
 TABLE_REGISTER_READS = SVM_EXIT_IDTR_READ, SVM_EXIT_GDTR_READ, SVM_EXIT_LDTR_READ, SVM_EXIT_TR_READ
 

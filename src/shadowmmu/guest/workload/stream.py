@@ -86,7 +86,7 @@ def run_stream(
         if faults > endless:
             raise EndlessFaults(f"the access to {gvas[i]:#x} faults forever")
         i = reached
-        address: u64 = vcpu.cpu.fault_gpa if nested else vcpu.cpu.fault_gva
+        address: u64 = vcpu.cpu.walker.nested_fault_gpa if nested else vcpu.cpu.fault_gva
         result: u32 = handle_page_fault(vcpu, address, vcpu.cpu.fault_error_code, nested)
         if result in (RET_PF_EMULATE, RET_PF_EFAULT, RET_PF_ENOSPC) or vcpu.exception is not None:
             return i

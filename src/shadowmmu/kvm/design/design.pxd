@@ -16,5 +16,5 @@ cdef class Design:
     cdef public bint self_map_test_before_fetch, special_roots, stale_check_before_recycling
     cdef public bint sync_always_rebuilds, tdp_fault_splits, tdp_zap_reports_frozen, unsync
     cdef public bint flush_on_ad_cleared, prefetch_keeps_leaf, sync_sets_accessed, tdp_keeps_allowed_leaf
-    cdef public bint tdp_zap_traces_after, writable_spte_is_dirty, spte_bit_10_is_xu
+    cdef public bint tdp_zap_traces_after, writable_spte_is_dirty, spte_bit_10_is_xu, ept_read_is_user
     cdef public bint vcpu_mmio_cache, write_protected_is_emulate

@@ -41,9 +41,46 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         NO_YES,
         "no",
         "7.3: yes (shadow_xu_mask, FROZEN_SPTE, MMIO_SPTE_GEN_LOW_END); 6.12: no",
-        "bit 10 of an SPTE is EPT's right to execute for user addresses: frozen SPTEs have it clear, and "
-        "MMIO SPTEs keep seven bits of the generation at 9:3, not eight, so that it wraps at 18 bits",
+        "bit 10 of an SPTE is EPT's right to execute for user addresses, which executable ones have too: "
+        "frozen SPTEs have it clear, and MMIO SPTEs keep seven bits of the generation at 9:3, not eight, so "
+        "that it wraps at 18 bits",
         kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "ept_mbec",
+        NO_YES,
+        "no",
+        "7.3: yes (cr4_smep, kvm_calc_tdp_mmu_root_page_role); 6.12: it is not used",
+        "the processor's mode-based execute control is used (kvm_intel.mbec), and part of the roles of EPT",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "ept_software_bits",
+        {"6": 0, "7": 1},
+        "6",
+        "7.3: 7 (EPT_SPTE_HOST_WRITABLE, EPT_SPTE_MMU_WRITABLE, SPTE_TDP_AD_SHIFT); 6.12: 6",
+        "where SPTEs of EPT have what only KVM reads: 6: A/D type 53:52, saved R and X 54 and 56, "
+        "host-writable 57, MMU-writable 58; 7: saved R, X and XU 52, 54 and 62, host-writable 53, "
+        "MMU-writable 55, A/D type 61:60",
+        kernels={"7.3": "7"},
+    ),
+    Switch(
+        "ept_software_ad",
+        NO_YES,
+        "no",
+        "7.3: yes (kvm_mmu_set_ept_masks, kvm_ad_enabled); 6.12: no, both masks are 0",
+        "where the processor sets no Accessed and Dirty in EPT entries, KVM sets both itself, as software "
+        "bits",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "ept_read_is_user",
+        NO_YES,
+        "yes",
+        "7.3: no (__vmx_handle_ept_violation); 6.12: yes",
+        "the error code that stands for an EPT violation has U for a read; or for an access of user code, "
+        "if the processor says whose it is",
+        kernels={"7.3": "no"},
     ),
     Switch(
         "stat_mmu_shadow_pages",
@@ -182,6 +219,106 @@ KERNEL_7_SWITCHES: tuple[Switch, ...] = (
         "count: that wraps below 0, and a pass recovers too many pages of the TDP MMU and none, or all, of "
         "the other",
         kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "mapping_dirties_page",
+        NO_YES,
+        "no",
+        "7.3: yes (kvm_release_faultin_page, kvm_release_page_dirty); 6.12: no (kvm_set_pfn_dirty)",
+        "the host learns that a page is dirty as soon as KVM may map it writable, so that one freed by "
+        "MADV_FREE is kept; or once it was written",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "split_announces_twice",
+        NO_YES,
+        "yes",
+        "7.3: no (unmap_folio); 6.12: yes",
+        "where the host splits a huge page, each VMA announces all of it for the page table and then its own "
+        "part; or only its part",
+        kernels={"7.3": "no"},
+    ),
+    Switch(
+        "collapse_needs_writable",
+        NO_YES,
+        "yes",
+        "7.3: no (hpage_collapse_scan_pmd); 6.12: yes (SCAN_PAGE_RO)",
+        "MADV_COLLAPSE fails where no page of the 2 MiB is writable",
+        kernels={"7.3": "no"},
+    ),
+    Switch(
+        "collapse_refuses_parts",
+        NO_YES,
+        "yes",
+        "7.3: no (madvise_collapse); 6.12: yes",
+        "MADV_COLLAPSE fails for a range inside one 2 MiB that does not begin there; else nothing happens",
+        kernels={"7.3": "no"},
+    ),
+    Switch(
+        "dofork_refuses_hugetlb",
+        NO_YES,
+        "no",
+        "7.3: yes (madvise_vma_behavior); 6.12: no",
+        "MADV_DOFORK fails for memory of hugetlbfs",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "vma_hands_anon_vma_on",
+        NO_YES,
+        "no",
+        "7.3: yes (is_mergeable_anon_vma, mm/vma.c); 6.12: no",
+        "host memory that was touched merges, once its flags are alike, with a neighbour that was not: what "
+        "the host announces covers both",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "dontneed_frees_tables",
+        NO_YES,
+        "no",
+        "7.3: yes (CONFIG_PT_RECLAIM, try_get_and_clear_pmd); 6.12: no",
+        "MADV_DONTNEED of whole 2 MiB frees the host's page table: the next fault can map a huge page",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "lru_asks_by_folio",
+        NO_YES,
+        "no",
+        "7.3: yes (walk_pte_range, folio_pte_batch); 6.12: no",
+        "the host's LRU asks once about neighbouring small pages of one huge page; or about each",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "huge_zeros_become_huge",
+        NO_YES,
+        "no",
+        "7.3: yes (do_huge_zero_wp_pmd); 6.12: no",
+        "a write to the host's huge page of zeros maps a huge page in its place; else small pages of zeros, "
+        "one of which is replaced",
+        kernels={"7.3": "yes"},
+    ),
+    Switch(
+        "old_module_parameters",
+        NO_YES,
+        "yes",
+        "7.3: no; 6.12: yes",
+        "the modules have kvmclock_periodic_sync and debug_swap",
+        kernels={"7.3": "no"},
+    ),
+    Switch(
+        "x2apic_api_flags",
+        {"0x3": 0x3, "0xb": 0xB},
+        "0x3",
+        "7.3: 0xb, KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST; 6.12: 0x3 (KVM_X2APIC_API_VALID_FLAGS)",
+        "the argument of KVM_CAP_X2APIC_API (129), without an interrupt controller in the kernel",
+        kernels={"7.3": "0xb"},
+    ),
+    Switch(
+        "disable_exits_any_time",
+        NO_YES,
+        "yes",
+        "7.3: no (kvm_vm_ioctl_enable_cap); 6.12: yes",
+        "KVM_CAP_X86_DISABLE_EXITS is accepted when there are vCPUs",
+        kernels={"7.3": "no"},
     ),
     Switch(
         "age_flushes",

@@ -177,6 +177,22 @@ KERNEL_SWITCHES: tuple[Switch, ...] = (
         kernels={"6.1": "0x7f"},
     ),
     Switch(
+        "max_vcpu_ids",
+        {"4096": 4096, "16384": 16384},
+        "16384",
+        "6.12, 7.3: 16384; 6.1: 4096 (KVM_MAX_VCPU_IDS of Debian's kernels)",
+        "how many numbers vCPUs can have: the largest argument of KVM_CAP_MAX_VCPU_ID (128)",
+        kernels={"6.1": "4096"},
+    ),
+    Switch(
+        "cap_apic_bus_cycles",
+        NO_YES,
+        "yes",
+        "6.12: yes; 6.1: no (KVM_CAP_X86_APIC_BUS_CYCLES_NS)",
+        "capability 237 is known: ENXIO, since no interrupt controller is in the kernel",
+        kernels={"6.1": "no"},
+    ),
+    Switch(
         "nested_zap_spares_roots",
         NO_YES,
         "no",

@@ -49,8 +49,10 @@ class OperandFault(Exception):
         self.error_code = error_code
 
 
-class _UnhandleableError(Exception):
-    """The host refuses the memory of an atomic operand (X86EMUL_UNHANDLEABLE)."""
+class UnhandleableError(Exception):
+    """The instruction cannot be emulated as it is, say because the host refuses the memory of an atomic
+    operand (X86EMUL_UNHANDLEABLE).
+    """
 
 
 @dataclass(slots=True)
@@ -218,7 +220,7 @@ class Emulator:
     def cmpxchg(self, address: int, size: int, value: int) -> None:
         """Write back an operand that was read before, atomically; across pages and to MMIO plainly.
 
-        Raises OperandFault, and _UnhandleableError if the host does not let KVM write there.
+        Raises OperandFault, and UnhandleableError if the host does not let KVM write there.
         """
         kvm = self.vcpu.kvm
         gpa = gva_to_gpa(self.vcpu, address, self._access_bits(write=True))
@@ -228,7 +230,7 @@ class Emulator:
         elif self._exchange(gpa, size, value):
             self._wrote(gpa, size)
         elif (slot := kvm.visible_memslot(gpa >> 12)) is not None and slot.writable():
-            raise _UnhandleableError
+            raise UnhandleableError
         else:
             self.write(address, size, value)
 
@@ -387,7 +389,7 @@ class Emulator:
         except OperandFault as fault:
             self.inject(fault)
             return False
-        except _UnhandleableError:
+        except UnhandleableError:
             if not self._retry_on_failure(address, emulation_type):
                 self._fail()
             return False

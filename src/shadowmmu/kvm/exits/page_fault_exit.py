@@ -13,6 +13,7 @@ from ...x86.bits import (
     EPT_R,
     EPT_RWX,
     EPT_VIOLATION_GVA_TRANSLATED,
+    EPT_VIOLATION_GVA_USER,
     EPT_VIOLATION_GVA_VALID,
     EPT_VIOLATION_RWX_SHIFT,
     EPT_W,
@@ -33,6 +34,7 @@ from ..bits import RET_PF_EFAULT, RET_PF_EMULATE, RET_PF_ENOSPC, RET_PF_RETRY
 from ..fault.page_fault import kvm_mmu_page_fault
 from ..pages.unprotect import kvm_mmu_unprotect_page_virt
 from ..state.vcpu import QueuedException, Vcpu
+from ..state.vm import Kvm
 from .emulate import Emulator
 from .run import TripleFault
 from .svm_exits import record_exit
@@ -121,16 +123,18 @@ def _handle_ept_exit(vcpu: Vcpu, gpa: u64, qualification: u64) -> u32:
         return kvm_mmu_page_fault(vcpu, gpa, PFERR_RSVD)
     if vcpu.kvm.tracing:
         vcpu.kvm.tracer.kvm_page_fault(vcpu.id, vcpu.rip, gpa, qualification)
-    return kvm_mmu_page_fault(vcpu, gpa, ept_violation_error_code(qualification))
+    return kvm_mmu_page_fault(vcpu, gpa, ept_violation_error_code(vcpu.kvm, qualification))
 
 
-def ept_violation_error_code(qualification: u64) -> u64:
+def ept_violation_error_code(kvm: Kvm, qualification: u64) -> u64:
     """Return the error code that stands for an exit qualification (__vmx_handle_ept_violation).
 
-    U stands for a read; P is set if the tables grant anything.
+    U stands for a read, or since 7.3 for an access to a user address, where the processor says so; P is set
+    if the tables grant anything.
     """
     error_code: u64 = 0
-    if qualification & EPT_R:
+    user: u64 = EPT_R if kvm.design.ept_read_is_user else EPT_VIOLATION_GVA_USER
+    if qualification & user:
         error_code |= PFERR_U
     if qualification & EPT_W:
         error_code |= PFERR_W

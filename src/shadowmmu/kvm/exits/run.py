@@ -97,6 +97,7 @@ def _configure_nested_paging(vcpu: Vcpu) -> None:
             maxphyaddr=vcpu.host_maxphyaddr,
             ad=parameters.ept_ad_bits,
             execute_only=parameters.ept_exec_only,
+            mbec=vcpu.kvm.mbec,
         )
     else:
         vcpu.cpu.set_nested(levels=parameters.tdp_level, maxphyaddr=vcpu.host_maxphyaddr)
@@ -143,7 +144,6 @@ def vcpu_enter_guest(vcpu: Vcpu) -> None:
 
     Raises NoShadowPages, DirtyRingFull or TripleFault.
     """
-    vcpu.kvm.running_vcpu = vcpu
     while True:
         _prepare_entry(vcpu)
         if not vcpu.requests:

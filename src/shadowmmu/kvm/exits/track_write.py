@@ -10,6 +10,7 @@ from ..bits import (
 )
 from ..guest_access.guest_memory import read_guest
 from ..map.pte_update import flush_local_tlb, need_remote_flush, update_pte
+from ..pages.write_flooding import detect_write_flooding
 from ..pages.zap import kvm_mmu_prepare_zap_page, kvm_mmu_remote_flush_or_zap, mmu_page_zap_pte
 from ..spte.spte import is_shadow_present
 from ..state.shadow_page import ShadowPage
@@ -26,16 +27,6 @@ def detect_write_misaligned(sp: ShadowPage, gpa: int, size: int) -> bool:
     if offset % entry == 0 and size == 1:
         return False
     return bool((offset ^ (offset + size - 1)) & ~(entry - 1)) or size < 4
-
-
-def detect_write_flooding(sp: ShadowPage, limit: int) -> bool:
-    """Count a write to an upper-level table. Return whether it is write number `limit` since a walk last used
-    the table; limit 0: never.
-    """
-    if sp.level() == 1:
-        return False
-    sp.write_flooding_count += 1
-    return 0 < limit <= sp.write_flooding_count
 
 
 def get_written_sptes(sp: ShadowPage, gpa: int) -> list[int]:

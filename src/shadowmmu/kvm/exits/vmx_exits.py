@@ -93,10 +93,14 @@ def port_exit(vcpu: Vcpu, port: int, length: int) -> None:
 
 
 def set_cr0_in_guest(vcpu: Vcpu, value: int) -> bool:
-    """Execute a MOV to CR0 that changes only bits owned by the guest. Return False if it exits."""
+    """Execute a MOV to CR0 that changes only bits owned by the guest. Return False if it exits. Raises
+    PdpteFault.
+    """
     owned = CR0_TS | (CR0_WP if vcpu.kvm.parameters.tdp_enabled else 0)
     if (vcpu.cr0 ^ value) & ~owned & 0xFFFFFFFF:
         return False
+    if vcpu.cpu.walker.implementation.mov_cr0_loads_pdptes and vcpu.kvm.parameters.tdp_enabled:
+        load_pdptes(vcpu, vcpu.cr3)
     vcpu.cr0 = (vcpu.cr0 & ~owned) | (value & owned)
     configure_cpu(vcpu)
     return True

@@ -15,7 +15,7 @@ from ..bits import (
     SPTE_MMU_PRESENT,
 )
 from ..guest_access.mark_dirty import mark_page_dirty_in_slot
-from ..map.fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..spte.atomic import cmpxchg64
 from ..spte.spte import is_access_allowed, is_access_track_spte, is_last_spte, restore_acc_track_spte
 from ..state.fault import PageFault
@@ -46,7 +46,7 @@ def page_fault_can_be_fast(kvm: Kvm, fault: PageFault) -> bool:
     """Return whether a fault may be due to a cleared W or, where Accessed is not used, to access tracking."""
     if fault.rsvd:
         return False
-    return fault.write if fault.present else not kvm.shadow_accessed_mask
+    return fault.write if fault.present else not kvm.ad_enabled
 
 
 def fast_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:

@@ -3,23 +3,23 @@ from ..bits cimport *
 from ..map.direct_map cimport direct_map
 from .fast_fault cimport fast_page_fault, last_sptep_lockless
 from ..state.fault cimport GuestWalker, PageFault
-from ..map.fetch cimport fetch, shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..map.fetch cimport fetch
 from ..guest_access.guest_memory cimport fault_in_page
 from ..guest_access.guest_walk cimport walk_addr
+from ..guest_access.mark_dirty cimport kvm_release_page_dirty
 from ..spte.huge_page cimport pages_per_hpage
 from ..state.memslots cimport MemSlot
 from ..spte.mmio cimport (check_mmio_spte, get_mmio_spte_access, get_mmio_spte_gfn, is_mmio_spte, mmio_info_in_cache,
                     vcpu_cache_mmio_info)
 from ..state.mmu cimport KvmMmu
-from ..spte.spte cimport is_last_spte
 from ..tdp.map cimport kvm_tdp_mmu_map
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm
+from ..pages.write_flooding cimport shadow_page_table_clear_flood
 from ..pages.zap cimport make_mmu_pages_available
 
 cpdef u32 handle_mmio_page_fault(Vcpu vcpu, u64 addr) except? 77
 cdef bint _page_fault_handle_page_track(Kvm kvm, PageFault fault) except -1
-cdef void _shadow_page_table_clear_flood(Vcpu vcpu, u64 addr) except *
 cdef u64 _sign_extended(u64 seq) except? 0xdead
 cpdef bint mmu_invalidate_retry(Kvm kvm, PageFault fault) except -1
 cpdef u32 kvm_handle_noslot_fault(Vcpu vcpu, PageFault fault, u32 access) except? 0xdead

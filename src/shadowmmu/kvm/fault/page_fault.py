@@ -39,13 +39,14 @@ from ..bits import (
     RET_PF_SPURIOUS,
     RET_PF_WRITE_PROTECTED,
     ROLE_CR0_WP,
-    SPTE_MMU_PRESENT,
 )
 from ..guest_access.guest_memory import fault_in_page
 from ..guest_access.guest_walk import walk_addr
+from ..guest_access.mark_dirty import kvm_release_page_dirty
 from ..map.direct_map import direct_map
-from ..map.fetch import fetch, shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..map.fetch import fetch
 from ..pages.unprotect import kvm_mmu_unprotect_gfn, kvm_mmu_unprotect_gfn_and_retry
+from ..pages.write_flooding import shadow_page_table_clear_flood
 from ..pages.zap import make_mmu_pages_available
 from ..registers.inject import kvm_inject_page_fault
 from ..spte.huge_page import pages_per_hpage
@@ -57,7 +58,6 @@ from ..spte.mmio import (
     mmio_info_in_cache,
     vcpu_cache_mmio_info,
 )
-from ..spte.spte import is_last_spte
 from ..state.fault import GuestWalker, PageFault
 from ..state.memslots import MemSlot
 from ..state.mmu import KvmMmu
@@ -98,20 +98,6 @@ def _page_fault_handle_page_track(kvm: Kvm, fault: PageFault) -> bool:
     if fault.rsvd or not fault.present or not fault.write or fault.slot is None:
         return False
     return kvm.write_tracked(fault.slot, fault.gfn)
-
-
-def _shadow_page_table_clear_flood(vcpu: Vcpu, addr: u64) -> None:
-    """Reset the flood counters of the shadow pages on the walk for addr."""
-    kvm: Kvm = vcpu.kvm
-    table: u64 = shadow_walk_root(vcpu, addr)
-    level: u32 = shadow_walk_level(vcpu)
-    while table:
-        kvm.sptep_to_sp(table).write_flooding_count = 0
-        spte: u64 = kvm.words[shadow_walk_sptep(table, addr, level) >> 3]
-        if not spte & SPTE_MMU_PRESENT or is_last_spte(spte, level):
-            return
-        table = spte & ADDR
-        level -= 1
 
 
 SHORT_SEQ_SIGN = 1 << 3
@@ -280,7 +266,7 @@ def paging_page_fault(vcpu: Vcpu, fault: PageFault) -> u32:
     fault.max_level = w.level
     fault.slot = kvm.gfn_to_memslot(fault.gfn)
     if _page_fault_handle_page_track(kvm, fault):
-        _shadow_page_table_clear_flood(vcpu, fault.addr)
+        shadow_page_table_clear_flood(vcpu, fault.addr)
         return RET_PF_WRITE_PROTECTED
     mmu_topup_memory_caches(vcpu, 1)
     if kvm.design.self_map_test_before_fetch and _is_self_change_mapping(vcpu, fault, w):
@@ -307,6 +293,7 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32)
 
     `prefetch`: KVM maps the page ahead of an access (KVM_PRE_FAULT_MEMORY).
     """
+    result: u32
     fault: PageFault = vcpu.fault
     fault.addr = addr
     fault.error_code = error_code
@@ -329,9 +316,14 @@ def kvm_mmu_do_page_fault(vcpu: Vcpu, addr: u64, error_code: u64, prefetch: u32)
         fault.gfn = addr >> 12
         fault.slot = vcpu.kvm.gfn_to_memslot(fault.gfn)
         if vcpu.kvm.tdp_mmu_enabled():
-            return kvm_tdp_mmu_page_fault(vcpu, fault)
-        return direct_page_fault(vcpu, fault)
-    return paging_page_fault(vcpu, fault)
+            result = kvm_tdp_mmu_page_fault(vcpu, fault)
+        else:
+            result = direct_page_fault(vcpu, fault)
+    else:
+        result = paging_page_fault(vcpu, fault)
+    if fault.map_writable and result != RET_PF_RETRY and fault.slot is not None:
+        kvm_release_page_dirty(vcpu.kvm, fault.slot, fault.gfn)
+    return result
 
 
 def _was_retried(vcpu: Vcpu, addr: u64) -> bool:

@@ -13,6 +13,7 @@ from ..bits import (
 from ..memory.memory_region import RegionError
 from ..pages.roots import kvm_mmu_free_obsolete_roots, kvm_mmu_load
 from ..spte.huge_page import pages_per_hpage
+from ..state.running_vcpu import loaded
 from ..state.vcpu import Vcpu
 from .page_fault import kvm_mmu_do_page_fault
 
@@ -31,11 +32,11 @@ def kvm_vcpu_pre_fault_memory(vcpu: Vcpu, gpa: int, size: int) -> None:
         raise RegionError(
             errno.EINVAL, f"{size:#x} bytes at {gpa:#x}: must be whole 4 KiB pages, at least one, below 2^64"
         )
-    vcpu.kvm.running_vcpu = vcpu
     end, first = gpa + size, gpa
     try:
-        while gpa < end:
-            gpa = _map_page(vcpu, gpa)
+        with loaded(vcpu):
+            while gpa < end:
+                gpa = _map_page(vcpu, gpa)
     except RegionError:
         if gpa == first:
             raise

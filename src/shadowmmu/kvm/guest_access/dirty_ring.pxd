@@ -10,8 +10,8 @@ cdef class DirtyRing:
     cdef readonly u32 size, soft_limit, dirty_index
     cdef public u32 reset_index
     cdef readonly u64[::1] words
-    cpdef u32 used(self)
-    cpdef bint is_soft_full(self)
+    cpdef u32 used(self) noexcept
+    cpdef bint is_soft_full(self) noexcept
     cpdef u64 flags(self, u32 index) except? 77
     cpdef u64 slot(self, u32 index) except? 77
     cpdef u64 offset(self, u32 index) except? 77

@@ -27,3 +27,14 @@ def mark_page_dirty_in_slot(kvm: Kvm, slot: MemSlot, gfn: u64) -> int:
     else:
         slot.set_dirty_bit(gfn - slot.base_gfn)
     return 0
+
+
+def kvm_release_page_dirty(kvm: Kvm, slot: MemSlot, gfn: u64) -> int:
+    """Tell the host that a page is dirty, because it has been mapped, or may be made, writable.
+
+    Without the switch mapping_dirties_page the kernel waits until an SPTE was written (kvm_set_pfn_dirty).
+    Source: kvm_release_page_dirty, 7.3.
+    """
+    if slot.mapping.frees_lazily and kvm.design.mapping_dirties_page:
+        slot.mapping.written(slot.page_index(gfn))
+    return 0

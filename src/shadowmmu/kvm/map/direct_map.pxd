@@ -2,7 +2,7 @@ from ...x86.bits cimport *
 from ..bits cimport *
 from ..state.fault cimport PageFault
 from ..spte.huge_page cimport trace_spte_requested
-from .fetch cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..pages.shadow_walk cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..spte.huge_page cimport (disallowed_hugepage_adjust, gfn_round_for_level,
                          kvm_mmu_hugepage_adjust)
 from ..spte.nx_huge_page cimport account_nx_huge_page

@@ -7,6 +7,7 @@ from cython import uint as u32, ulonglong as u64
 from ...x86.bits import ACC_ALL
 from ..bits import RET_PF_SPURIOUS
 from ..pages.get_page import is_linked, kvm_mmu_get_child_sp, link_shadow_page
+from ..pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from ..spte.huge_page import (
     disallowed_hugepage_adjust,
     gfn_round_for_level,
@@ -18,7 +19,6 @@ from ..state.fault import PageFault
 from ..state.shadow_page import ShadowPage
 from ..state.vcpu import Vcpu
 from ..state.vm import Kvm
-from .fetch import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
 from .prefetch import direct_pte_prefetch
 from .prefetch_designs import direct_prefetch_around
 from .set_spte import mmu_set_spte

@@ -12,16 +12,13 @@ from .prefetch cimport pte_prefetch
 from .prefetch_designs cimport prefetch_around
 from .set_spte cimport mmu_set_spte
 from ..state.shadow_page cimport ShadowPage
-from ..pages.special_root cimport pdpte_changed, special_walk_level, special_walk_root
+from ..pages.shadow_walk cimport shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..pages.special_root cimport pdpte_changed
 from ..pages.sync cimport mmu_sync_children
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm
-from ..pages.walk_start cimport pae_directory
 from ..pages.zap cimport drop_parent_pte
 
-cpdef u64 shadow_walk_root(Vcpu vcpu, u64 addr) except? 1
-cpdef u32 shadow_walk_level(Vcpu vcpu) except? 0xdead
-cpdef u64 shadow_walk_sptep(u64 table, u64 addr, u32 level) except? 0xdead
 cdef void _validate_direct_spte(Kvm kvm, u64 sptep, u32 direct_access) except *
 cdef u32 _defective_rights(u32 defect, GuestWalker w) except? 77
 cpdef u32 fetch(Vcpu vcpu, PageFault fault, GuestWalker w) except? 77

@@ -20,9 +20,9 @@ from ..bits import (
 )
 from ..guest_access.guest_walk import gpte_changed
 from ..pages.get_page import is_linked, kvm_mmu_get_child_sp, link_shadow_page
-from ..pages.special_root import pdpte_changed, special_walk_level, special_walk_root
+from ..pages.shadow_walk import shadow_walk_level, shadow_walk_root, shadow_walk_sptep
+from ..pages.special_root import pdpte_changed
 from ..pages.sync import mmu_sync_children
-from ..pages.walk_start import pae_directory
 from ..pages.zap import drop_parent_pte
 from ..spte.flush import kvm_flush_remote_tlbs
 from ..spte.huge_page import (
@@ -40,29 +40,6 @@ from ..state.vm import Kvm
 from .prefetch import pte_prefetch
 from .prefetch_designs import prefetch_around
 from .set_spte import mmu_set_spte
-
-
-def shadow_walk_root(vcpu: Vcpu, addr: u64) -> u64:
-    """Return the address of the table where a walk of the shadow tables for addr starts; 0 if there is none.
-
-    With a three-level shadow that is one of the four directories in pae_root, or the special page above them.
-    """
-    mmu: KvmMmu = vcpu.mmu
-    if not mmu.root_is_special():
-        return special_walk_root(vcpu) if vcpu.kvm.design.special_roots else mmu.root_hpa
-    return pae_directory(vcpu.kvm, mmu, addr)
-
-
-def shadow_walk_level(vcpu: Vcpu) -> u32:
-    """Return the level of the table at shadow_walk_root."""
-    if vcpu.mmu.root_is_special():
-        return PT32_ROOT_LEVEL
-    return special_walk_level(vcpu.mmu) if vcpu.kvm.design.special_roots else vcpu.mmu.shadow_level()
-
-
-def shadow_walk_sptep(table: u64, addr: u64, level: u32) -> u64:
-    """Return the address of the SPTE for addr in a table of `level`."""
-    return table + ((addr >> (12 + 9 * (level - 1))) & 511) * 8
 
 
 def _validate_direct_spte(kvm: Kvm, sptep: u64, direct_access: u32) -> None:

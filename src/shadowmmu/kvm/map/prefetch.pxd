@@ -5,6 +5,7 @@ from ..state.memslots cimport MemSlot
 from .set_spte cimport mmu_set_spte
 from ..state.shadow_page cimport ShadowPage
 from ..spte.spte cimport page_gfn, spte_index
+from ..guest_access.mark_dirty cimport kvm_release_page_dirty
 from ..pages.sync cimport prefetch_invalid_gpte, shadowed_access
 from ..state.vcpu cimport Vcpu
 from ..state.vm cimport Kvm

@@ -20,6 +20,7 @@ from ..bits import (
     ROLE_LEVEL,
     SPTE_MMU_PRESENT,
 )
+from ..guest_access.mark_dirty import kvm_release_page_dirty
 from ..pages.sync import prefetch_invalid_gpte, shadowed_access
 from ..spte.spte import page_gfn, spte_index
 from ..state.fault import GuestWalker
@@ -66,6 +67,7 @@ def prefetch_gpte(vcpu: Vcpu, sp: ShadowPage, sptep: u64, gpte: u64, no_dirty_lo
     if page == 0:
         return False
     mmu_set_spte(vcpu, slot, sp, sptep, access, gfn, (page & ADDR) >> 12, None)
+    kvm_release_page_dirty(kvm, slot, gfn)
     return True
 
 
@@ -106,6 +108,7 @@ def direct_prefetch_run(vcpu: Vcpu, sp: ShadowPage, start: u64, end: u64) -> boo
     sptep: u64 = start
     while sptep < end and page:
         mmu_set_spte(vcpu, slot, sp, sptep, access, gfn, (page & ADDR) >> 12, None)
+        kvm_release_page_dirty(kvm, slot, gfn)
         gfn += 1
         sptep += 8
         if sptep < end:

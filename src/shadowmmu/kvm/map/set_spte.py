@@ -93,7 +93,7 @@ def mmu_set_spte(
     else:
         flush |= mmu_spte_update(kvm, sptep, leaf.spte)
         if kvm.tracing:
-            kvm.tracer.kvm_mmu_set_spte(gfn, leaf.spte, sptep, level, kvm.ept)
+            kvm.tracer.kvm_mmu_set_spte(gfn, leaf.spte, sptep, level, kvm.shadow_x_mask)
     if leaf.wrprot and fault is not None and fault.write:
         result = RET_PF_WRITE_PROTECTED
     if flush:

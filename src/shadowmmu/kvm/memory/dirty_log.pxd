@@ -27,7 +27,3 @@ cdef bint _zap_collapsible(Kvm kvm, MemSlot slot, u32 level, u64 index) except -
 cdef u32 _mapping_level(Kvm kvm, MemSlot slot, u64 gfn) except? 77
 cdef void _read_lpage_info_below(Kvm kvm, MemSlot slot, u64 gfn) except *
 cpdef void kvm_arch_mmu_enable_log_dirty_pt_masked(Kvm kvm, MemSlot slot, u64 first, u64 mask) except *
-@cython.locals(words=u64[::1])
-cpdef list kvm_get_dirty_log(Kvm kvm, MemSlot slot)
-@cython.locals(words=u64[::1], wanted=u64[::1])
-cpdef void kvm_clear_dirty_log(Kvm kvm, MemSlot slot, u64 first, memoryview bitmap) except *

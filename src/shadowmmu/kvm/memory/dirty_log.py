@@ -12,7 +12,6 @@ from ...x86.bits import PML_ENTRIES
 from ..bits import (
     DEFECT_HUGE_LOGGED,
     DEFECT_LOG_START_UNFLUSHED,
-    DEFECT_LOG_UNFLUSHED,
     ROLE_DIRECT,
     ROLE_LEVEL,
 )
@@ -206,52 +205,3 @@ def kvm_arch_mmu_enable_log_dirty_pt_masked(kvm: Kvm, slot: MemSlot, first: u64,
                 rmap_write_protect(kvm, head, 0)
             else:
                 _rmap_clear_dirty(kvm, head)
-
-
-def kvm_get_dirty_log(kvm: Kvm, slot: MemSlot) -> list[int]:
-    """Return the indices of the dirty pages in the bitmap. Without manual protection clear and
-    protect them.
-    """
-    words: memoryview = slot.log_words()
-    pages: list[int] = []
-    flush: u32 = 0
-    i: u64
-    bit: u64
-    one: u64 = 1
-    for i in range(len(words)):
-        mask: u64 = words[i]
-        if mask == 0:
-            continue
-        for bit in range(64):
-            if mask & (one << bit):
-                pages.append(i * 64 + bit)
-        if not kvm.parameters.manual_dirty_log_protect:
-            flush = kvm.design.defect != DEFECT_LOG_UNFLUSHED
-            words[i] = 0
-            kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, i * 64, mask)
-    mmu_lock_dropped(kvm)
-    if flush:
-        kvm_flush_remote_tlbs_memslot(kvm, slot)
-    return pages
-
-
-def kvm_clear_dirty_log(kvm: Kvm, slot: MemSlot, first: u64, bitmap: memoryview) -> None:
-    """Clear the bits that `bitmap` and the log have in common, and protect their pages again.
-
-    `bitmap`: u64 words, from page `first` (a multiple of 64) on.
-    """
-    words: memoryview = slot.log_words()
-    wanted: memoryview = bitmap
-    flush: u32 = 0
-    i: u64
-    for i in range(len(wanted)):
-        mask: u64 = wanted[i]
-        if mask:
-            mask &= words[(first >> 6) + i]
-        if mask:
-            flush = 1
-            words[(first >> 6) + i] &= ~mask
-            kvm_arch_mmu_enable_log_dirty_pt_masked(kvm, slot, first + i * 64, mask)
-    mmu_lock_dropped(kvm)
-    if flush:
-        kvm_flush_remote_tlbs_memslot(kvm, slot)

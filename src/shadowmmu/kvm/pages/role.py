@@ -97,7 +97,9 @@ def kvm_mmu_get_tdp_level(vcpu: Vcpu) -> int:
 def tdp_root_role(vcpu: Vcpu) -> int:
     """Return the root role of an MMU that maps guest-physical memory (kvm_calc_tdp_mmu_root_page_role)."""
     role = ROLE_ACCESS | ROLE_DIRECT | ROLE_CR0_WP | ROLE_EFER_NX | kvm_mmu_get_tdp_level(vcpu)
-    role |= 0 if vcpu.kvm.shadow_accessed_mask else ROLE_AD_DISABLED
+    role |= 0 if vcpu.kvm.ad_enabled else ROLE_AD_DISABLED
+    if vcpu.kvm.mbec:
+        role |= ROLE_SMEP
     return role | (ROLE_GUEST_MODE if vcpu.guest_mode else 0)
 
 

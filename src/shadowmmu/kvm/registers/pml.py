@@ -7,6 +7,7 @@ while any slot logs.
 from ...x86.bits import PML_ENTRIES
 from ..bits import MEM_LOG_DIRTY_PAGES, REQ_UPDATE_CPU_DIRTY_LOGGING
 from ..guest_access.mark_dirty import mark_page_dirty_in_slot
+from ..state.running_vcpu import loaded
 from ..state.vcpu import Vcpu
 from ..state.vm import Kvm
 
@@ -29,12 +30,12 @@ def vmx_flush_pml_buffer(vcpu: Vcpu) -> None:
     if ept.pml_index == PML_ENTRIES - 1:
         return
     first = 0 if ept.pml_index >= PML_ENTRIES else ept.pml_index + 1
-    kvm.running_vcpu = vcpu
-    for index in range(first, PML_ENTRIES):
-        gfn = kvm.read_spte(ept.pml_address + 8 * index) >> 12
-        slot = kvm.gfn_to_memslot(gfn)
-        if slot is not None:
-            mark_page_dirty_in_slot(kvm, slot, gfn)
+    with loaded(vcpu):
+        for index in range(first, PML_ENTRIES):
+            gfn = kvm.read_spte(ept.pml_address + 8 * index) >> 12
+            slot = kvm.gfn_to_memslot(gfn)
+            if slot is not None:
+                mark_page_dirty_in_slot(kvm, slot, gfn)
     ept.pml_index = PML_ENTRIES - 1
 
 

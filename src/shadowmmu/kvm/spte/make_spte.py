@@ -70,7 +70,7 @@ def make_spte(
             leaf.wrprot = True
         else:
             spte |= W | kvm.shadow_mmu_writable_mask | kvm.shadow_dirty_mask
-    if flags & MAKE_PREFETCH and not kvm.shadow_accessed_mask:
+    if flags & MAKE_PREFETCH and not kvm.ad_enabled:
         spte = mark_spte_for_access_track(kvm, spte)
     if spte & W:
         mark_page_dirty_in_slot(kvm, slot, gfn)

@@ -5,12 +5,22 @@ with RSVD and KVM can emulate the access without a walk; in EPT the processor re
 which says nothing about the access. It carries the memslot generation, 8 bits at 10:3 (since 7.3 7 bits at
 9:3) and 11 at 62:52, so that a change of the slots makes it stale; the generation is 0 in designs where such
 a change zaps all MMIO SPTEs (mmio_walk.py). (make_mmio_spte, check_mmio_spte, vcpu_cache_mmio_info, 6.12.111
-and 7.3.4; processors without L1TF.)
+and 7.3.4.)
+
+On a processor vulnerable to L1TF five bits of the frame are moved up and ones stand in their place: an entry
+that is not present then names no line of the L1 cache. Other SPTEs that are not present, empty or frozen,
+have no frame; access-tracked ones keep theirs, for which KVM relies on flushing the L1 cache.
 """
 
 from cython import uint as u32, ulonglong as u64
 
-from ..bits import BY_WALK, DEFECT_MMIO_CACHE_STALE, GEN_UPDATE_IN_PROGRESS, MMIO_GVA_ANY
+from ..bits import (
+    BY_WALK,
+    DEFECT_MMIO_CACHE_STALE,
+    GEN_UPDATE_IN_PROGRESS,
+    L1TF_BITS_MOVED,
+    MMIO_GVA_ANY,
+)
 from ..state.vcpu import Vcpu
 from ..state.vm import Kvm
 from .spte import mmu_spte_set
@@ -26,13 +36,16 @@ def make_mmio_spte(kvm: Kvm, gfn: u64, access: u32) -> u64:
     gen: u64 = mmio_generation(kvm)
     low: u32 = kvm.mmio_gen_low_bits
     one: u64 = 1
-    spte: u64 = ((gen & ((one << low) - 1)) << 3) | ((gen >> low) << 52) | (gfn << 12)
+    moved: u64 = kvm.shadow_nonpresent_or_rsvd_mask
+    spte: u64 = ((gen & ((one << low) - 1)) << 3) | ((gen >> low) << 52)
+    spte |= gfn << 12 | moved | ((gfn << 12) & moved) << L1TF_BITS_MOVED
     return spte | kvm.shadow_mmio_value | (access & kvm.shadow_mmio_access_mask)
 
 
 def get_mmio_spte_gfn(kvm: Kvm, spte: u64) -> u64:
-    """Return the frame in an MMIO SPTE: bits below the host's MAXPHYADDR."""
-    return (spte & kvm.shadow_mmio_gfn_mask) >> 12
+    """Return the frame in an MMIO SPTE: bits below the host's MAXPHYADDR, or below those of its cache."""
+    moved: u64 = (spte >> L1TF_BITS_MOVED) & kvm.shadow_nonpresent_or_rsvd_mask
+    return ((spte & kvm.shadow_mmio_gfn_mask) | moved) >> 12
 
 
 def get_mmio_spte_access(kvm: Kvm, spte: u64) -> u32:

@@ -317,7 +317,7 @@ def kvm_age_rmap(kvm: Kvm, slot: MemSlot, gfn: u64, level: u32, clear: u32) -> b
         spte: u64 = kvm.words[sptep >> 3]
         if spte & kvm.spte_young_mask:
             young = 1
-            if clear and kvm.shadow_accessed_mask:
+            if clear and kvm.ad_enabled:
                 fetch_andnot64(kvm, sptep, kvm.shadow_accessed_mask)
             elif clear:
                 xchg64(kvm, sptep, mark_spte_for_access_track(kvm, spte))

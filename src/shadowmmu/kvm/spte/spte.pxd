@@ -27,3 +27,4 @@ cpdef bint is_access_allowed(Kvm kvm, PageFault fault, u64 spte) except -1
 cpdef bint is_access_track_spte(Kvm kvm, u64 spte) except -1
 cpdef u64 mark_spte_for_access_track(Kvm kvm, u64 spte) except? 0xdead
 cpdef u64 restore_acc_track_spte(Kvm kvm, u64 spte) except? 0xdead
+cpdef u64 saved_rights(Kvm kvm, u64 spte) except? 0xdead

@@ -7,23 +7,23 @@ in state/spte_masks.py. `sptep` is the physical address of an SPTE. The processo
       The SPTE maps a page or points to a table. It is a fact of its own: an MMIO SPTE has the hardware's P
       and maps nothing, an access-tracked EPT SPTE grants nothing and maps a page. Set by make_spte and
       make_nonleaf_spte; cleared only by storing a non-present value.
-  HOST_WRITABLE (9; EPT 57)
+  HOST_WRITABLE (9; EPT 57, since 7.3 53)
       Host page and memslot may be written. Set by make_spte when it maps the page (MAKE_HOST_WRITABLE),
       constant while the SPTE is present: before the host takes the right away, a notifier zaps the SPTE.
       sync_spte takes it from the old SPTE, because it does not look up the host page.
-  MMU_WRITABLE (10; EPT 58)
+  MMU_WRITABLE (10; EPT 58, since 7.3 55)
       KVM lets the guest write: no page that must stay in sync shadows the gfn. Set by make_spte together
       with W; cleared together with W when the gfn is write-protected for shadowing. Dirty logging and
       access tracking clear W and leave it, which tells fast_page_fault that it may set W again without
       mmu_lock, and mmu_spte_update that write-protecting the SPTE needs a flush although W may be clear
       already.
-  A/D type (53:52; EPT only)
+  A/D type (53:52, since 7.3 61:60; EPT only)
       0: the processor sets Accessed and Dirty; 1 (SPTE_TDP_AD_DISABLED): it does not, then the next bits
-      are used. Set by make_spte and make_nonleaf_spte for the whole VM. KVM's type 2 (write-protect
-      although Dirty is set, for L2 with PML) is not in the SPTE here: tdp_mmu_need_write_protect asks the
-      root's role.
-  Saved R and X (54, 56; EPT without Accessed only)
-      An access-tracked SPTE: mark_spte_for_access_track moves R and X there and clears R, W and X, so that
+      are used, and since 7.3 KVM itself sets A and D, as software bits. Set by make_spte and
+      make_nonleaf_spte for the whole VM. KVM's type 2 (write-protect although Dirty is set, for L2 with PML)
+      is not in the SPTE here: tdp_mmu_need_write_protect asks the root's role.
+  Saved R and X (54, 56; since 7.3 52, 54 and XU 62; EPT without Accessed only)
+      An access-tracked SPTE: mark_spte_for_access_track moves R and X there and clears all rights, so that
       the next access faults; fast_page_fault moves them back (restore_acc_track_spte). W is not saved,
       MMU_WRITABLE says whether it may come back. 0 unless the SPTE is access-tracked.
 
@@ -56,8 +56,6 @@ from ..bits import (
     ROLE_ACCESS,
     ROLE_ACCESS_SHIFT,
     ROLE_LEVEL,
-    SHADOW_ACC_TRACK_SAVED_BITS,
-    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
     TRANSLATION_VALID,
 )
@@ -199,21 +197,28 @@ def is_access_allowed(kvm: Kvm, fault: PageFault, spte: u64) -> bool:
 
 def is_access_track_spte(kvm: Kvm, spte: u64) -> bool:
     """Return whether a present SPTE is access-tracked: R, W, X cleared so that the next access faults."""
-    return not kvm.shadow_accessed_mask and not spte & kvm.shadow_acc_track_mask
+    return not kvm.ad_enabled and not spte & kvm.shadow_acc_track_mask
 
 
 def mark_spte_for_access_track(kvm: Kvm, spte: u64) -> u64:
-    """Return the SPTE as not accessed: with Accessed clear or, where it is not used, access-tracked."""
-    if kvm.shadow_accessed_mask:
+    """Return the SPTE as not accessed: with Accessed clear or, where the processor does not set it,
+    access-tracked.
+    """
+    if kvm.ad_enabled:
         return spte & ~kvm.shadow_accessed_mask
     if is_access_track_spte(kvm, spte):
         return spte
-    spte |= (spte & SHADOW_ACC_TRACK_SAVED_BITS) << SHADOW_ACC_TRACK_SAVED_SHIFT
-    return spte & ~kvm.shadow_acc_track_mask
+    spte |= (spte & kvm.acc_track_saved_bits) << kvm.acc_track_saved_shift
+    return spte & ~(kvm.shadow_acc_track_mask | kvm.shadow_accessed_mask)
 
 
 def restore_acc_track_spte(kvm: Kvm, spte: u64) -> u64:
-    """Return an access-tracked SPTE with R and X restored from its saved bits."""
-    saved: u64 = (spte >> SHADOW_ACC_TRACK_SAVED_SHIFT) & SHADOW_ACC_TRACK_SAVED_BITS
-    kept_aside: u64 = SHADOW_ACC_TRACK_SAVED_BITS
-    return spte & ~kvm.shadow_acc_track_mask & ~(kept_aside << SHADOW_ACC_TRACK_SAVED_SHIFT) | saved
+    """Return an access-tracked SPTE with its rights restored from its saved bits, Accessed."""
+    saved: u64 = saved_rights(kvm, spte)
+    kept_aside: u64 = kvm.acc_track_saved_bits << kvm.acc_track_saved_shift
+    return spte & ~(kvm.shadow_acc_track_mask | kept_aside) | saved | kvm.shadow_accessed_mask
+
+
+def saved_rights(kvm: Kvm, spte: u64) -> u64:
+    """Return the rights that an access-tracked SPTE keeps for the next access, where they belong."""
+    return (spte >> kvm.acc_track_saved_shift) & kvm.acc_track_saved_bits

@@ -13,10 +13,10 @@ cdef class KvmMmu:
     cdef readonly u8 permissions[ACCESSES]
     cdef readonly u64 rsvd_bits[2 * PT64_ROOT_MAX_LEVEL]
     cdef readonly u64 pdptrs[PAE_PDPTES]
-    cpdef bint direct(self)
-    cpdef u32 guest_level(self)
-    cpdef u32 shadow_level(self)
-    cpdef bint cr0_wp(self)
-    cpdef bint efer_nx(self)
-    cpdef u64 special_root(self)
-    cpdef bint root_is_special(self)
+    cpdef bint direct(self) noexcept
+    cpdef u32 guest_level(self) noexcept
+    cpdef u32 shadow_level(self) noexcept
+    cpdef bint cr0_wp(self) noexcept
+    cpdef bint efer_nx(self) noexcept
+    cpdef u64 special_root(self) noexcept
+    cpdef bint root_is_special(self) noexcept

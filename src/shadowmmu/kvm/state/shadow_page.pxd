@@ -14,16 +14,16 @@ cdef class ShadowPage:
     cdef public u64 parent_ptes
     cdef readonly ShadowPage newer, older
     cdef readonly ShadowPage hash_next
-    cpdef u32 level(self)
-    cpdef bint direct(self)
-    cpdef bint has_gptes(self)
-    cpdef u64 parents(self)
+    cpdef u32 level(self) noexcept
+    cpdef bint direct(self) noexcept
+    cpdef bint has_gptes(self) noexcept
+    cpdef u64 parents(self) noexcept
 
 @cython.final
 cdef class PageList:
     cdef readonly ShadowPage newest, oldest
     cdef public u32 corrupted
-    cpdef void add(self, ShadowPage sp)
-    cpdef void add_oldest(self, ShadowPage sp)
-    cpdef void remove(self, ShadowPage sp)
+    cpdef void add(self, ShadowPage sp) noexcept
+    cpdef void add_oldest(self, ShadowPage sp) noexcept
+    cpdef void remove(self, ShadowPage sp) noexcept
     cpdef list pages(self)

@@ -19,4 +19,4 @@ cdef class TdpIter:
     cpdef void next(self) except *
     cdef bint _descend(self) except -1
     cdef void _advance(self) except *
-    cpdef bint should_yield(self)
+    cpdef bint should_yield(self) noexcept

@@ -39,12 +39,12 @@ cdef class Vcpu:
     cdef public u64 exit_code, exit_info1, exit_info2
     cdef public u64 mmio_gva, mmio_gfn, mmio_gen, last_retry_rip, last_retry_addr
     cdef public u32 mmio_access, emulation_type, last_result
-    cpdef bint is_paging(self)
-    cpdef bint is_pae(self)
-    cpdef bint is_long_mode(self)
-    cpdef bint is_64_bit_mode(self)
-    cpdef bint is_pae_paging(self)
-    cpdef bint mmu_is_nested(self)
-    cpdef u64 guest_pgd(self, KvmMmu mmu)
-    cpdef void make_request(self, u32 request)
-    cpdef bint needs_reinjection(self)
+    cpdef bint is_paging(self) noexcept
+    cpdef bint is_pae(self) noexcept
+    cpdef bint is_long_mode(self) noexcept
+    cpdef bint is_64_bit_mode(self) noexcept
+    cpdef bint is_pae_paging(self) noexcept
+    cpdef bint mmu_is_nested(self) noexcept
+    cpdef u64 guest_pgd(self, KvmMmu mmu) noexcept
+    cpdef void make_request(self, u32 request) noexcept
+    cpdef bint needs_reinjection(self) except -1

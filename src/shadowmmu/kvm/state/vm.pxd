@@ -9,12 +9,12 @@ from .stats cimport Tally, VmStat
 
 @cython.final
 cdef class Parameters:
-    cdef public bint vmx, ept_ad_bits, ept_exec_only, ignore_guest_pat
+    cdef public bint vmx, ept_ad_bits, ept_exec_only, ignore_guest_pat, mbec
     cdef public bint tdp_enabled, tdp_mmu, eager_page_split
     cdef public u32 tdp_level
     cdef public bint nx_huge_pages, flush_on_reuse, ignore_msrs, manual_dirty_log_protect, dirty_log_initially_set
     cdef public u32 nx_huge_pages_recovery_ratio, nx_huge_pages_recovery_period_ms, max_huge_page_level
-    cdef public u32 cpu_dirty_log_size, dirty_ring_size, host_maxphyaddr
+    cdef public u32 cpu_dirty_log_size, dirty_ring_size, host_maxphyaddr, max_vcpu_ids, l1tf_cache_bits
     cdef public bint mmio_caching, disable_nx_huge_pages, exit_on_emulation_error
     cdef public u64 disabled_quirks
 
@@ -46,6 +46,9 @@ cdef class Kvm:
     cdef readonly u64 shadow_user_mask, shadow_x_mask, shadow_nx_mask, shadow_accessed_mask, shadow_dirty_mask
     cdef readonly u64 shadow_acc_track_mask, shadow_host_writable_mask, shadow_mmu_writable_mask
     cdef readonly u64 shadow_mmio_value, shadow_mmio_mask, shadow_mmio_access_mask, shadow_mmio_gfn_mask
+    cdef readonly u64 shadow_nonpresent_or_rsvd_mask, acc_track_saved_bits
+    cdef readonly u32 acc_track_saved_shift
+    cdef readonly bint ad_enabled, mbec
     cdef readonly bint enable_mmio_caching
     cdef readonly u32 mmio_gen_low_bits
     cdef readonly u64 mmio_generation_mask
@@ -57,8 +60,8 @@ cdef class Kvm:
     cpdef MemSlot memslot_of(self, u64 gfn)
     cpdef MemSlot visible_memslot(self, u64 gfn)
     cpdef u64 mapped_page(self, u64 gfn) except? 1
-    cpdef u64 hash_bucket(self, u64 gfn)
-    cpdef bint is_obsolete(self, ShadowPage sp)
+    cpdef u64 hash_bucket(self, u64 gfn) noexcept
+    cpdef bint is_obsolete(self, ShadowPage sp) noexcept
     cpdef ShadowPage next_sp_with_gptes(self, ShadowPage sp, u64 gfn)
     cpdef ShadowPage first_sp_with_gptes(self, u64 gfn)
     cpdef u64 read_spte(self, u64 sptep) except? 0xdead
@@ -66,9 +69,9 @@ cdef class Kvm:
     cpdef ShadowPage sptep_to_sp(self, u64 sptep)
     cpdef ShadowPage page_at(self, u64 hpa)
     cpdef void set_owner(self, u64 spt, ShadowPage sp) except *
-    cpdef bint tdp_mmu_enabled(self)
-    cpdef bint have_rmaps(self)
+    cpdef bint tdp_mmu_enabled(self) noexcept
+    cpdef bint have_rmaps(self) noexcept
     cpdef bint write_tracked(self, MemSlot slot, u64 gfn) except -1
-    cpdef u64 max_gfn(self)
-    cpdef bint is_nx_huge_page_enabled(self)
-    cpdef u32 max_level(self)
+    cpdef u64 max_gfn(self) noexcept
+    cpdef bint is_nx_huge_page_enabled(self) noexcept
+    cpdef u32 max_level(self) noexcept

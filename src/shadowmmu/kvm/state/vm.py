@@ -26,8 +26,8 @@ from .spte_masks import (
     SpteMasks,
     ept_masks,
     frozen_bits,
+    mmio_frame,
     mmio_gen_low_bits,
-    mmio_gfn_mask,
     mmio_value_is_reserved,
 )
 from .stats import Tally, VmStat
@@ -43,6 +43,8 @@ class Parameters:
     Attributes:
         vmx: The processor is Intel's with VMX, not AMD's with SVM.
         ept_ad_bits: The processor sets Accessed and Dirty in EPT entries (kvm_intel.eptad).
+        mbec: With EPT the right to execute is one of user addresses and one of others, in kernels that know
+            it (kvm_intel.mbec, since 7.3).
         ept_exec_only: The processor knows EPT entries that allow execution only.
         ignore_guest_pat: Memory is write-back whatever the guest's PAT says (KVM_X86_QUIRK_IGNORE_GUEST_PAT).
         tdp_enabled: Two-dimensional paging is used (kvm_amd.npt or kvm_intel.ept; the kernel's tdp_enabled).
@@ -50,6 +52,8 @@ class Parameters:
         tdp_level: Levels of the nested tables, 4 or 5: with NPT those of the host's own tables, with EPT the
             maximum (the kernel's max_tdp_level).
         host_maxphyaddr: Bits of a physical address on the host, 32 to 52 (kvm_host.maxphyaddr).
+        l1tf_cache_bits: Bits of a physical address that the processor's L1 cache uses if it is vulnerable to
+            L1TF, host_maxphyaddr to 46 (boot_cpu_data.x86_cache_bits); 0: it is not vulnerable.
         mmio_caching: Addresses that no memslot backs get MMIO SPTEs (kvm.mmio_caching).
         disable_nx_huge_pages: The NX huge page mitigation is off for this VM
             (KVM_CAP_VM_DISABLE_NX_HUGE_PAGES, kvm_arch.disable_nx_huge_pages).
@@ -78,17 +82,21 @@ class Parameters:
             (kvm_x86_ops.cpu_dirty_log_size).
         dirty_ring_size: Bytes of each vCPU's dirty ring, 16 an entry; 0 while slots have bitmaps instead
             (KVM_CAP_DIRTY_LOG_RING_ACQ_REL, kvm.dirty_ring_size).
+        max_vcpu_ids: Numbers of vCPUs are below this; 0: nobody has said yet (KVM_CAP_MAX_VCPU_ID,
+            kvm_arch.max_vcpu_ids).
     """
 
     def __init__(self) -> None:
         self.vmx = False
         self.ept_ad_bits = True
+        self.mbec = True
         self.ept_exec_only = True
         self.ignore_guest_pat = True
         self.tdp_enabled = False
         self.tdp_mmu = False
         self.tdp_level = 4
         self.host_maxphyaddr = 46
+        self.l1tf_cache_bits = 0
         self.mmio_caching = True
         self.disable_nx_huge_pages = False
         self.disabled_quirks = 0
@@ -104,6 +112,7 @@ class Parameters:
         self.max_huge_page_level = 3
         self.cpu_dirty_log_size = 0
         self.dirty_ring_size = 0
+        self.max_vcpu_ids = 0
 
 
 class Kvm:
@@ -121,12 +130,17 @@ class Kvm:
             REMOVED_SPTE. Constant.
         ept: SPTEs have the format of EPT entries, else that of page-table entries (shadow paging, NPT).
             Constant.
+        mbec: With EPT bit 10 allows to execute user addresses, and bit 2 others (enable_mbec). Constant.
         shadow_user_mask: The SPTE's U bit; with EPT R, as all that the guest can read.
-        shadow_x_mask: Bits that allow execution: EPT's X, else 0.
+        shadow_x_mask: Bits that allow execution: EPT's X, since 7.3 also X for user addresses, else 0.
         shadow_nx_mask: Bits that forbid execution: NX, with EPT 0.
-        shadow_accessed_mask: The Accessed bit; 0 if EPT does not use it, then SPTEs are access-tracked.
-        shadow_dirty_mask: The Dirty bit; 0 if EPT does not use it, then W stands for it.
-        shadow_acc_track_mask: Bits that are cleared to make the next access fault: EPT's R, W and X, else 0.
+        ad_enabled: The processor sets Accessed and Dirty in SPTEs; else they are access-tracked, and W stands
+            for Dirty (kvm_ad_enabled).
+        shadow_accessed_mask: The Accessed bit; without ad_enabled 0, since 7.3 a bit that only KVM sets.
+        shadow_dirty_mask: The Dirty bit; without ad_enabled 0, since 7.3 a bit that only KVM sets.
+        shadow_acc_track_mask: Bits that are cleared to make the next access fault: EPT's rights, else 0.
+        acc_track_saved_bits: Rights that an access-tracked SPTE keeps for the next access.
+        acc_track_saved_shift: How many bits higher it has them.
         shadow_host_writable_mask: The HOST_WRITABLE bit, see kvm/spte/spte.py.
         shadow_mmu_writable_mask: The MMU_WRITABLE bit, see kvm/spte/spte.py.
         shadow_mmio_value: Bits of every MMIO SPTE; they make the processor fault or exit at each access
@@ -145,13 +159,15 @@ class Kvm:
         mmio_generation_mask: The bits of memslots_generation that an MMIO SPTE holds.
         enable_mmio_caching: MMIO SPTEs are used: parameters.mmio_caching, and the format has a value for
             them.
-        shadow_mmio_gfn_mask: Bits of an MMIO SPTE that hold its frame
+        shadow_mmio_gfn_mask: Bits of an MMIO SPTE that hold its frame in their own place
             (shadow_nonpresent_or_rsvd_lower_gfn_mask).
+        shadow_nonpresent_or_rsvd_mask: Bits of the frame that an MMIO SPTE has L1TF_BITS_MOVED higher, with
+            ones in their own place; 0 without L1TF.
         stat: The VM's statistics (struct kvm_vm_stat).
         tally: What studies count besides; no kernel has it.
         vcpus: All vCPUs, by id.
-        running_vcpu: The vCPU whose ioctl runs or ran last; None before the first (kvm_get_running_vcpu). Its
-            ring takes the pages that get dirty.
+        running_vcpu: The vCPU whose ioctl runs, or None (kvm_get_running_vcpu); set by `loaded`
+            (kvm/state/running_vcpu.py). Its ring takes the pages that get dirty.
         tracing: Somebody listens: the MMU calls `tracer`. False costs one load at each tracepoint.
         tracer: The tracepoints, and those who listen to them.
         memslots: The slots, sorted by base_gfn, disjoint; replaced as a whole (__kvm_memslots).
@@ -212,10 +228,13 @@ class Kvm:
         bits: int = min(self.design.mmio_generation_bits, self.mmio_gen_low_bits + MMIO_GEN_HIGH_BITS)
         self.mmio_generation_mask = (1 << bits) - 1
         self.ept = parameters.vmx and parameters.tdp_enabled
+        self.mbec = self.ept and parameters.mbec and bool(self.design.ept_mbec)
         self._set_masks(self._masks())
         reserved: bool = mmio_value_is_reserved(parameters.host_maxphyaddr, ept=self.ept)
         self.enable_mmio_caching = self.design.mmio_caching and parameters.mmio_caching and reserved
-        self.shadow_mmio_gfn_mask = mmio_gfn_mask(parameters.host_maxphyaddr)
+        frame = mmio_frame(parameters.host_maxphyaddr, parameters.l1tf_cache_bits)
+        self.shadow_mmio_gfn_mask = frame.lower
+        self.shadow_nonpresent_or_rsvd_mask = frame.moved
         self.stat = VmStat()
         self.tally = Tally()
         self.vcpus: list[Vcpu] = []
@@ -258,9 +277,9 @@ class Kvm:
         if not self.ept:
             return LEGACY_MASKS
         return ept_masks(
+            self.design,
             has_ad_bits=parameters.ept_ad_bits,
             has_exec_only=parameters.ept_exec_only,
-            suppress_ve=self.design.empty_spte,
             ignore_pat=parameters.ignore_guest_pat,
         )
 
@@ -271,7 +290,10 @@ class Kvm:
         self.shadow_nx_mask = masks.nx
         self.shadow_accessed_mask = masks.accessed
         self.shadow_dirty_mask = masks.dirty
+        self.ad_enabled = masks.ad_enabled
         self.shadow_acc_track_mask = masks.acc_track
+        self.acc_track_saved_bits = masks.saved
+        self.acc_track_saved_shift = masks.saved_shift
         self.shadow_host_writable_mask = masks.host_writable
         self.shadow_mmu_writable_mask = masks.mmu_writable
         self.shadow_mmio_value = masks.mmio_value

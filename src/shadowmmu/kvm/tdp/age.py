@@ -44,8 +44,8 @@ def _look(kvm: Kvm, start: u64, end: u64, clear: u32) -> bool:
 
 
 def _clear(kvm: Kvm, it: TdpIter) -> None:
-    """Clear Accessed in the current SPTE, or access-track it where Accessed is not used."""
-    if kvm.shadow_accessed_mask:
+    """Clear Accessed in the current SPTE, or access-track it where the processor does not set it."""
+    if kvm.ad_enabled:
         tdp_mmu_clear_spte_bits(kvm, it, kvm.shadow_accessed_mask)
         return
     new: u64 = mark_spte_for_access_track(kvm, it.old_spte)

@@ -113,7 +113,7 @@ def _map_target_level(vcpu: Vcpu, fault: PageFault, it: TdpIter) -> u32:
     if leaf.wrprot and fault.write:
         result = RET_PF_WRITE_PROTECTED
     if kvm.tracing:
-        kvm.tracer.kvm_mmu_set_spte(it.gfn, kvm.words[it.sptep >> 3], it.sptep, it.level, kvm.ept)
+        kvm.tracer.kvm_mmu_set_spte(it.gfn, kvm.words[it.sptep >> 3], it.sptep, it.level, kvm.shadow_x_mask)
     return result
 
 

@@ -6,7 +6,8 @@ An event's fields are annotated with these names; all are plain integers.
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from ..bits import FROZEN_BITS, SPTE_MMU_PRESENT, SPTE_XU
+from ...x86.bits import EPT_XU
+from ..bits import FROZEN_BITS, SPTE_MMU_PRESENT
 
 Word: TypeAlias = int
 """A hexadecimal word: error codes, registers, MSRs."""
@@ -42,7 +43,7 @@ def _spte(spte: int) -> str:
     if spte & SPTE_MMU_PRESENT:
         return f"{word} (pfn {(spte & 0x000F_FFFF_FFFF_F000) >> 12:#x}{' w' if spte & 2 else ''})"
     rest = spte & ~(1 << 63)
-    return f"{word} ({'empty' if not rest else 'frozen' if rest | SPTE_XU == FROZEN_BITS else 'not present'})"
+    return f"{word} ({'empty' if not rest else 'frozen' if rest | EPT_XU == FROZEN_BITS else 'not present'})"
 
 
 SHOWN: dict[str, Callable[[Any], str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self
 
-from ...x86.bits import ACC_U, ACC_W, ACC_X, EPT_R, EPT_W, EPT_X
+from ...x86.bits import ACC_U, ACC_W, ACC_X, EPT_R, EPT_W, EPT_X, EPT_XU
 from ..bits import (
     ROLE_4BYTE_GPTE,
     ROLE_ACCESS_SHIFT,
@@ -22,6 +22,7 @@ _SPTE_W = 1 << 1
 _SPTE_U = 1 << 2
 _SPTE_NX = 1 << 63
 EPT_SUPPRESS_VE = 1 << 63
+_X_MASKS = (0, EPT_X, EPT_X | EPT_XU)
 
 
 class ShadowPage(Protocol):
@@ -338,11 +339,11 @@ class FastPageFault(Event):
 class SetSpte(Event):
     """A leaf SPTE was installed with a changed value, by a fault or by prefetch.
 
-    gfn    guest frame that it maps
-    spte   its value
-    sptep  where it is
-    level  1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB
-    ept    1 if it has EPT's format
+    gfn     guest frame that it maps
+    spte    its value
+    sptep   where it is
+    level   1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB
+    x_mask  bits that allow execution in EPT's format, 0 in the legacy format
     """
 
     ftrace = "gfn {gfn:x} spte {spte:x} ({permissions:s}) level {level} at {sptep:x}"
@@ -351,19 +352,20 @@ class SetSpte(Event):
     spte: LeafSpte
     sptep: Sptep
     level: int
-    ept: int = 0
+    x_mask: Word = 0
 
     @property
     def permissions(self) -> str:
         """`rwxu` with `-` for what the SPTE does not allow.
 
         r always shows if shadow_present_mask is not 0, as it is but for EPT without suppress #VE (6.1); u is
-        R of EPT.
+        R of EPT, since 7.3 X for user addresses.
         """
         spte = self.spte
-        if self.ept:
+        if self.x_mask:
             always = spte & EPT_SUPPRESS_VE
-            rights = always or spte & EPT_R, spte & EPT_W, spte & EPT_X, spte & EPT_R
+            user = self.x_mask & EPT_XU or EPT_R
+            rights = always or spte & EPT_R, spte & EPT_W, spte & EPT_X, spte & user
         else:
             rights = 1, spte & _SPTE_W, not spte & _SPTE_NX, spte & _SPTE_U
         return "".join(name if right else "-" for name, right in zip("rwxu", rights, strict=True))
@@ -371,8 +373,10 @@ class SetSpte(Event):
     @classmethod
     def assemble(cls, shown: Mapping[str, Any]) -> Self:
         """Return the event in the format in which the SPTE has the permissions shown."""
-        event = super().assemble(shown)
-        return event if event.permissions == shown["permissions"] else super().assemble({**shown, "ept": 1})
+        assemble = super().assemble
+        formats = [assemble({**shown, "x_mask": mask}) for mask in _X_MASKS]
+        fitting = (event for event in formats if event.permissions == shown["permissions"])
+        return next(fitting, formats[-1])
 
 
 class SpteRequested(Event):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from shadowmmu.kvm.design.design import design_of
@@ -20,24 +20,29 @@ from shadowmmu.show.decode import (
 from shadowmmu.show.history.guest_memory import GuestMemory
 from shadowmmu.show.history.registers import Registers
 from shadowmmu.show.history.timeline import Moment, Timeline
+from shadowmmu.show.reasons.change import Change
 from shadowmmu.show.text.event_text import event_lines
 from shadowmmu.show.text.outcome import outcome_details
 from shadowmmu.x86.bits import ADDR, P
 
 from .reachable import reachable_entries
+from .reasons_data import ReasonsData
 
 __all__ = ["page_data"]
 
 Data = dict[str, Any]
 
 
-def page_data(timeline: Timeline) -> Data:
-    """Return what the page's script reads, as plain data for JSON."""
+def page_data(timeline: Timeline, changes: Sequence[Change] = ()) -> Data:
+    """Return what the page's script reads, as plain data for JSON; `changes` have reasons."""
     decoded = _DecodedWords(timeline)
+    reasons = ReasonsData(changes)
     ops = []
     before: Moment | None = None
     for moment in timeline.moments:
-        ops.append(_op(before, moment))
+        op = _op(before, moment)
+        why = reasons.of_op(moment.op)
+        ops.append({**op, "why": why} if why else op)
         decoded.learn(before, moment)
         before = moment
     return {
@@ -52,6 +57,7 @@ def page_data(timeline: Timeline) -> Data:
         "maxphyaddr": timeline.maxphyaddr,
         "memory": _memory(timeline.moments[0].guest),
         "ops": ops,
+        "reasons": reasons.sentences,
         "decoded": decoded.found,
     }
 
@@ -170,7 +176,7 @@ class _DecodedWords:
         key = f"{level}:|{bits}" if bits else f"{level}:{text}"
         if key not in self.found["spte"]:
             spte = parse_spte(f"|{bits}" if bits else text)
-            decoded = self._decode_spte(spte, level=level, host_bits=self._timeline.host_maxphyaddr)
+            decoded = self._decode_spte(spte, level=level, host=self._timeline.host)
             self.found["spte"][key] = _words(decoded)
 
 

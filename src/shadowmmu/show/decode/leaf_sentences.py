@@ -80,7 +80,7 @@ def _accessed_and_dirty(word: int, masks: SpteMasks) -> list[str]:
         said.append("Nobody accessed it yet: it was prefetched, or aged since.")
     if masks.dirty and word & masks.dirty and not word & W:
         said.append("Dirty is left from when it was writable.")
-    if masks.dirty and word & W and not word & masks.dirty:
+    if masks.dirty and masks.ad_enabled and word & W and not word & masks.dirty:
         said.append("Writable but clean: the processor sets Dirty on the first write.")
     return said
 

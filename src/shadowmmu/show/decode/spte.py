@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shadowmmu.kvm.bits import SPTE_MMU_PRESENT, SPTE_TDP_AD_DISABLED
+from shadowmmu.guest.scenario.host_processor import HostProcessor
+from shadowmmu.kvm.bits import SPTE_MMU_PRESENT
 from shadowmmu.kvm.design.design import Design
 from shadowmmu.kvm.state.spte_masks import (
     LEGACY_MASKS,
     SHADOW_MMIO_BIT,
+    MmioFrame,
     SpteMasks,
     ept_masks,
+    ept_software_bits,
     frozen_bits,
+    mmio_frame,
     mmio_gen_low_bits,
-    mmio_gfn_mask,
 )
 from shadowmmu.kvm.tracepoints.mmu import SetSpte
 from shadowmmu.x86.bits import ADDR, EPT_R, EPT_RWX, NX, PS, A, P
@@ -26,6 +29,7 @@ from .words import SpteText
 
 __all__ = ["decode_ept", "decode_spte"]
 
+_WIDEST = HostProcessor(maxphyaddr=52)
 _UNUSED = "KVM sets no such bit here"
 _SIZES = {1: "4 KiB", 2: "2 MiB", 3: "1 GiB"}
 
@@ -40,15 +44,27 @@ class _Spte:
     masks: SpteMasks
     design: Design
     level: int | None
-    host_bits: int
+    host: HostProcessor
 
     @property
     def ept(self) -> bool:
         return self.kind == "ept"
 
+    @property
+    def mmio_frame(self) -> MmioFrame:
+        bits = self.host.maxphyaddr if self.ept else min(self.host.maxphyaddr, SHADOW_MMIO_BIT)
+        return mmio_frame(bits, self.host.l1tf)
+
     def fields(self, *, leaf: bool) -> list[Field]:
         if self.ept:
-            return ept_fields(self.word, leaf=leaf, target=self.target, suppress_ve=self.design.empty_spte)
+            return ept_fields(
+                self.word,
+                self.masks,
+                ept_software_bits(self.design),
+                leaf=leaf,
+                target=self.target,
+                suppress_ve=self.design.empty_spte,
+            )
         return legacy_fields(self.word, leaf=leaf, target=self.target)
 
     def decoded(
@@ -60,29 +76,29 @@ class _Spte:
 
 
 def decode_spte(
-    text: SpteText, *, level: int | None = None, design: Design | None = None, host_bits: int = 52
+    text: SpteText, *, level: int | None = None, design: Design | None = None, host: HostProcessor = _WIDEST
 ) -> Decoded:
     """Return what an SPTE of shadow paging or NPT says; `level` is that of its table, if known.
 
-    `host_bits` is the host's MAXPHYADDR, which bounds the frame that an MMIO SPTE keeps.
+    `host` says where an MMIO SPTE keeps its frame.
     """
     design = design or Design()
-    return _decoded(_Spte("spte", _word(text, design), text.target, LEGACY_MASKS, design, level, host_bits))
+    return _decoded(_Spte("spte", _word(text, design), text.target, LEGACY_MASKS, design, level, host))
 
 
 def decode_ept(
-    text: SpteText, *, level: int | None = None, design: Design | None = None, host_bits: int = 52
+    text: SpteText, *, level: int | None = None, design: Design | None = None, host: HostProcessor = _WIDEST
 ) -> Decoded:
     """Return what an SPTE of EPT says; arguments as those of `decode_spte`."""
     design = design or Design()
     word = _word(text, design)
     masks = ept_masks(
-        has_ad_bits=not word & SPTE_TDP_AD_DISABLED,
+        design,
+        has_ad_bits=not word & ept_software_bits(design).ad_disabled,
         has_exec_only=True,
-        suppress_ve=design.empty_spte,
         ignore_pat=True,
     )
-    return _decoded(_Spte("ept", word, text.target, masks, design, level, host_bits))
+    return _decoded(_Spte("ept", word, text.target, masks, design, level, host))
 
 
 def _word(text: SpteText, design: Design) -> int:
@@ -97,11 +113,10 @@ def _decoded(spte: _Spte) -> Decoded:
         return _frozen(spte)
     if not word & SPTE_MMU_PRESENT:
         if word & masks.mmio == masks.mmio_value:
-            bits = spte.host_bits if spte.ept else min(spte.host_bits, SHADOW_MMIO_BIT)
-            gfn = (word & mmio_gfn_mask(bits)) >> 12
-            low = mmio_gen_low_bits(spte.design)
-            fields = mmio_fields(word, masks, gfn, low)
-            return spte.decoded(mmio_title(word, gfn, low), fields, "", mmio_sentences(masks))
+            frame, low = spte.mmio_frame, mmio_gen_low_bits(spte.design)
+            title = mmio_title(word, frame.gfn(word), low)
+            fields = mmio_fields(word, masks, frame, low)
+            return spte.decoded(title, fields, "", mmio_sentences(masks, frame))
         return _unknown_to_kvm(spte)
     if not spte.ept and spte.level in (None, 3) and word & ~(ADDR | A) == SPTE_MMU_PRESENT | P:
         return _pae_pdpte(spte)
@@ -166,7 +181,7 @@ def _pae_pdpte(spte: _Spte) -> Decoded:
 def _link(spte: _Spte) -> Decoded:
     where = spte.target or "a shadow page"
     said = ["It grants everything; what is allowed is decided by the SPTEs below."]
-    if spte.masks.accessed and not spte.word & spte.masks.accessed:
+    if spte.masks.ad_enabled and not spte.word & spte.masks.accessed:
         said.append("The processor has not walked through it since it was made.")
     title = f"non-leaf SPTE{_of_level(spte.level)}: points to {where}, a table"
     return spte.decoded(title, spte.fields(leaf=False), "", said)
@@ -175,7 +190,7 @@ def _link(spte: _Spte) -> Decoded:
 def _leaf(spte: _Spte) -> Decoded:
     word = spte.word
     level = spte.level or (2 if word & PS else 1)
-    printed = SetSpte(0, word, 0, level, int(spte.ept)).permissions
+    printed = SetSpte(0, word, 0, level, spte.masks.x).permissions
     if not word & PS:
         size = (
             "4 KiB"
@@ -186,7 +201,7 @@ def _leaf(spte: _Spte) -> Decoded:
         size = "a huge page (2 MiB at level 2, 1 GiB at level 3)"
     else:
         size = _SIZES.get(spte.level, f"a page of level {spte.level}, which is wrong,")
-    tracked = not spte.masks.accessed and not word & spte.masks.acc_track
+    tracked = not spte.masks.ad_enabled and not word & spte.masks.acc_track
     what = "access-tracked leaf SPTE" if tracked else "leaf SPTE"
     title = f"{what}{_of_level(spte.level)}: maps {size}" + (f" of {spte.target}" if spte.target else "")
     readable = bool(word & EPT_R) if spte.ept else bool(word & P)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from shadowmmu.kvm.bits import (
-    EPT_SPTE_HOST_WRITABLE,
-    EPT_SPTE_MMU_WRITABLE,
-    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_HOST_WRITABLE,
     SPTE_MMU_PRESENT,
     SPTE_MMU_WRITABLE,
-    SPTE_TDP_AD_DISABLED,
 )
+from shadowmmu.kvm.state.spte_masks import EptSoftwareBits, SpteMasks
 from shadowmmu.x86.bits import (
     ADDR,
     EPT_A,
@@ -20,6 +17,7 @@ from shadowmmu.x86.bits import (
     EPT_TYPE,
     EPT_W,
     EPT_X,
+    EPT_XU,
     NX,
     PS,
     A,
@@ -33,9 +31,6 @@ from .record import Field, field, flag
 
 __all__ = ["ept_fields", "legacy_fields"]
 
-_TRACKED_R = EPT_R << SHADOW_ACC_TRACK_SAVED_SHIFT
-_TRACKED_X = EPT_X << SHADOW_ACC_TRACK_SAVED_SHIFT
-_AD_TYPE = 3 << 52
 _TYPES = {0: "uncacheable", 1: "write-combining", 4: "write-through", 5: "write-protected", 6: "write-back"}
 _HOST_WRITABLE = "host-writable", "the host lets KVM write the page", "the host maps the page read-only"
 _MMU_WRITABLE = "MMU-writable", "KVM may make it writable", "KVM must not make it writable as it is"
@@ -64,14 +59,18 @@ def legacy_fields(word: int, *, leaf: bool, target: str) -> list[Field]:
     ]
 
 
-def ept_fields(word: int, *, leaf: bool, target: str, suppress_ve: int) -> list[Field]:
+def ept_fields(
+    word: int, masks: SpteMasks, software: EptSoftwareBits, *, leaf: bool, target: str, suppress_ve: int
+) -> list[Field]:
     """Return the bits of an SPTE of EPT; `suppress_ve` is the bit against #VE, 0 where there is none."""
-    has_ad = not word & SPTE_TDP_AD_DISABLED
+    by_whom = "" if masks.ad_enabled else " (a software bit)"
     fields = [
         flag(word, EPT_R, "R", "readable", "not readable"),
         flag(word, EPT_W, "W", "writable", "not writable"),
         flag(word, EPT_X, "X", "executable", "not executable"),
     ]
+    if masks.x & EPT_XU:
+        fields.append(flag(word, EPT_XU, "XU", "executable at user addresses", "not executable there"))
     if leaf:
         fields += [
             field(
@@ -80,24 +79,33 @@ def ept_fields(word: int, *, leaf: bool, target: str, suppress_ve: int) -> list[
             flag(word, EPT_IPAT, "ignore PAT", "the guest's PAT does not count", "the guest's PAT counts"),
             flag(word, PS, "PS", "maps a huge page", "no huge page"),
         ]
-    if has_ad:
-        fields.append(flag(word, EPT_A, "A", "accessed", "not accessed since it was made or aged"))
-        if leaf:
-            fields.append(flag(word, EPT_D, "D", "written", "not written since it was made or cleaned"))
+    if masks.ad_enabled or (masks.accessed and leaf):
+        unused = f"not accessed since it was made or aged{by_whom}"
+        fields.append(flag(word, EPT_A, "A", f"accessed{by_whom}", unused))
+    if masks.dirty and leaf:
+        unused = f"not written since it was made or cleaned{by_whom}"
+        fields.append(flag(word, EPT_D, "D", f"written{by_whom}", unused))
     fields += [
         _mmu_present(word),
         _frame(word, target, leaf=leaf),
-        field(word, _AD_TYPE, "A/D type", _ad_type(word)),
+        _ad_type(word, software.ad_type_shift),
     ]
     if leaf:
-        if not has_ad:
+        if not masks.ad_enabled:
             fields += [
-                flag(word, _TRACKED_R, "saved R", "R comes back with the next access", "nothing saved"),
-                flag(word, _TRACKED_X, "saved X", "X comes back with the next access", "nothing saved"),
+                flag(
+                    word,
+                    right << software.saved_shift,
+                    f"saved {name}",
+                    f"{name} comes back with the next access",
+                    "nothing saved",
+                )
+                for name, right in (("R", EPT_R), ("X", EPT_X), ("XU", EPT_XU))
+                if software.saved & right
             ]
         fields += [
-            flag(word, EPT_SPTE_HOST_WRITABLE, *_HOST_WRITABLE),
-            flag(word, EPT_SPTE_MMU_WRITABLE, *_MMU_WRITABLE),
+            flag(word, software.host_writable, *_HOST_WRITABLE),
+            flag(word, software.mmu_writable, *_MMU_WRITABLE),
         ]
     if suppress_ve:
         fields.append(
@@ -106,13 +114,13 @@ def ept_fields(word: int, *, leaf: bool, target: str, suppress_ve: int) -> list[
     return fields
 
 
-def _ad_type(word: int) -> str:
+def _ad_type(word: int, shift: int) -> Field:
     kinds = {
         0: "Accessed and Dirty are the processor's",
         1: "Accessed and Dirty are not used",
         2: "Dirty is not used: write protection finds writes",
     }
-    return kinds.get((word & _AD_TYPE) >> 52, "no type")
+    return field(word, 3 << shift, "A/D type", kinds.get(word >> shift & 3, "no type"))
 
 
 def _mmu_present(word: int) -> Field:

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from shadowmmu.show.history.timeline import Moment, Timeline
+from shadowmmu.show.html.table import table
 from shadowmmu.show.text.changes import change_lines
 from shadowmmu.show.text.event_text import event_lines
 from shadowmmu.show.text.outcome import outcome_details
@@ -75,6 +76,23 @@ class Difference:
     def differing(self) -> tuple[OpPair, ...]:
         """The ops that are not equal."""
         return tuple(pair for pair in self.ops if not pair.equal)
+
+    def _repr_html_(self) -> str:
+        """Return the tables that a notebook shows: the ops that differ side by side, then the totals."""
+        rows: list[tuple[str, str, str]] = []
+        marked = []
+        for pair in self.differing:
+            rows.append((f"{pair.op} {pair.text}", "", ""))
+            for left, right in pair.rows:
+                if left != right:
+                    marked.append(len(rows))
+                rows.append(("", left, right))
+        totals = [(pair.label, f"{pair.left:,}", f"{pair.right:,}") for pair in self.counters]
+        unequal = [n for n, pair in enumerate(self.counters) if pair.left != pair.right]
+        caption = f"{len(self.differing)} of {len(self.ops)} ops differ"
+        return table(caption, ("op", self.left, self.right), rows, marked=marked) + table(
+            "Totals", ("", self.left, self.right), totals, marked=unequal
+        )
 
 
 def compare_timelines(left: Timeline, right: Timeline, names: tuple[str, str]) -> Difference:

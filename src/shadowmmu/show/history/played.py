@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shadowmmu.guest.play.player import OpResult, Player
+    from shadowmmu.guest.scenario.ops import Op
     from shadowmmu.guest.scenario.scenario import Scenario
     from shadowmmu.trace.recorder import PlayedOp
     from shadowmmu.trace.recording import Row
@@ -14,9 +16,14 @@ __all__ = ["played_rows"]
 
 
 def played_rows(
-    scenario: Scenario, *, tlb: bool = False
+    scenario: Scenario,
+    *,
+    tlb: bool = False,
+    play: Callable[[Player, str, Iterable[Op]], Iterator[OpResult]] | None = None,
 ) -> Iterator[tuple[PlayedOp | None, Row, str | None]]:
     """Yield the header, then every op with its row, and why the value it read is stale, if so.
+
+    `play` carries the ops out, by default as Player.play: a watcher sees them begin and end.
 
     Raises ScenarioError for a scenario that cannot be played.
     """
@@ -34,5 +41,6 @@ def played_rows(
     yield None, recorder.header(), None
     start = player.start()
     yield start, recorder.row(start), None
-    for played in player.play(scenario.ops):
+    done = player.play(scenario.ops) if play is None else play(player, scenario.name, scenario.ops)
+    for played in done:
         yield played, recorder.row(played), stale.note(ops[played.op], played.result)

@@ -12,6 +12,7 @@ from typing import Any
 
 from shadowmmu.guest.scenario import ops as kinds
 from shadowmmu.guest.scenario.from_recording import rebuild_scenario
+from shadowmmu.guest.scenario.host_processor import HostProcessor
 from shadowmmu.guest.scenario.modes import MODES
 from shadowmmu.guest.scenario.module_params import nested_paging_of
 from shadowmmu.guest.scenario.scenario import Scenario
@@ -83,7 +84,7 @@ class Timeline:
     recorded: bool
     """Whether real KVM did all this, and not the model."""
     maxphyaddr: int
-    host_maxphyaddr: int
+    host: HostProcessor
     moments: Sequence[Moment]
 
     @property
@@ -142,7 +143,7 @@ def _timeline(scenario: Scenario, moments: Iterable[Moment], *, recorded: bool) 
         modes=scenario.modes,
         recorded=recorded,
         maxphyaddr=scenario.maxphyaddr,
-        host_maxphyaddr=scenario.host_maxphyaddr,
+        host=scenario.host,
         moments=tuple(moments),
     )
 

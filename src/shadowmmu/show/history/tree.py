@@ -157,7 +157,7 @@ def shadow_tree(timeline: Timeline, moment: Moment, before: State) -> tuple[Node
     decode = decode_ept if timeline.ept else decode_spte
 
     def decoded(text: str, level: int) -> Decoded:
-        return decode(parse_spte(text), level=level, host_bits=timeline.host_maxphyaddr)
+        return decode(parse_spte(text), level=level, host=timeline.host)
 
     pages = moment.state["sps"]
     seen: set[str] = set()

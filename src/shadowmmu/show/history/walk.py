@@ -135,7 +135,7 @@ def shadow_walk(timeline: Timeline, moment: Moment, mmu: Mapping[str, Any], addr
     def step(table: str, index: int, text: str | None) -> None:
         shown = text or "empty"
         spte = parse_spte(text or "0")
-        decoded = decode(spte, level=level, host_bits=timeline.host_maxphyaddr)
+        decoded = decode(spte, level=level, host=timeline.host)
         steps.append(Step(level, table, index, shown, decoded))
 
     if root in ("invalid", "dummy") or root.startswith("?"):

@@ -21,6 +21,7 @@ __all__ = [
     "led_there",
     "page_lines",
     "page_list",
+    "reason_text",
     "walk_lines",
     "zap_lines",
 ]
@@ -28,12 +29,17 @@ __all__ = [
 
 def change_text(change: Change) -> str:
     """Return a change as a sentence: effect; what happened: the kernel function."""
+    return f"{change.effect}; {reason_text(change)}"
+
+
+def reason_text(change: Change) -> str:
+    """Return why something changed: what happened: the kernel function."""
     if not change.causes:
-        return f"{change.effect}; the processor used the entry"
+        return "the processor used the entry"
     mechanism = change.mechanism
     if mechanism == UNEXPLAINED:
-        return f"{change.effect}; {mechanism.says}"
-    return f"{change.effect}; {mechanism.says or 'no words for it'}: {mechanism.function}"
+        return str(mechanism.says)
+    return f"{mechanism.says or 'no words for it'}: {mechanism.function}"
 
 
 def led_there(change: Change) -> str:

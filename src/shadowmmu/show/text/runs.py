@@ -1,16 +1,12 @@
-"""Long lists for people: entries and addresses in runs, and lines that fit on a screen."""
+"""Long lists for people: entries and addresses in runs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from textwrap import wrap
 
-import click
+__all__ = ["address_runs", "entry_runs", "runs"]
 
-__all__ = ["address_runs", "entry_runs", "fitting", "runs"]
-
-_WIDEST = 200
 _LEAST = 4
 """Shorter runs are listed one by one."""
 _MAPPED = re.compile(r"(gpa:)([0-9a-f]+)(\|[0-9a-f]+)")
@@ -41,15 +37,6 @@ def address_runs(addresses: Sequence[str]) -> list[str]:
         addresses[first] if first == last else f"{addresses[first]}..{addresses[last]}"
         for first, last, _ in runs(places, 1)
     ]
-
-
-def fitting(line: str, indent: int) -> str:
-    """Return a line, or several if it is too wide; their text is indented by more than `indent`."""
-    plain = click.unstyle(line)
-    if len(plain) <= _WIDEST:
-        return line
-    head = plain[: len(plain) - len(plain.lstrip())]
-    return "\n".join(wrap(plain.strip(), _WIDEST, initial_indent=head, subsequent_indent=" " * (indent + 4)))
 
 
 def _place(value: str) -> tuple[str, int]:

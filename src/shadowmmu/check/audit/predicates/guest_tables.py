@@ -79,7 +79,7 @@ def _shadow_of_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
         return
     gfn, page = (gpte & ADDR) >> 12, spte.page
     if not spte.present:
-        kept = gfn & t.kvm.shadow_mmio_gfn_mask >> 12
+        kept = gfn & (t.kvm.shadow_mmio_gfn_mask | t.kvm.shadow_nonpresent_or_rsvd_mask) >> 12
         mmio = get_mmio_spte_gfn(t.kvm, spte.value) if is_mmio_spte(t.kvm, spte.value) else kept
         if page.level == 1 and mmio != kept:
             yield of_spte(spte, f"{_shadows(t, spte, gpte)} but is an MMIO SPTE for gfn {mmio:x}")
@@ -172,15 +172,15 @@ def _mmio_is_no_memory(t: Tables, spte: Spte) -> Iterator[Finding]:
     "kvm_mmu_find_shadow_page",
 )
 def _unsync_is_leaf_table(t: Tables, page: Page) -> Iterator[Finding]:
-    name = t.page_name(page.hpa)
     if page.unsync and (page.level != 1 or not page.has_gptes):
-        yield of_page(page, f"{name} is unsync but does not shadow a leaf table")
+        yield of_page(page, f"{t.page_name(page.hpa)} is unsync but does not shadow a leaf table")
     if not page.valid or not page.has_gptes:
         return
     others = [other for other in t.valid_at(page.gfn) if page.unsync and other.level > 1]
     others += [other for other in t.valid_at(page.gfn) if page.level > 1 and other.unsync]
     if others:
-        says = f"{name} and {t.page_name(others[0].hpa)} shadow one gfn: one is unsync, one upper"
+        names = f"{t.page_name(page.hpa)} and {t.page_name(others[0].hpa)}"
+        says = f"{names} shadow one gfn: one is unsync, one upper"
         yield Finding(says, pages=(page.hpa, others[0].hpa))
 
 

@@ -12,10 +12,10 @@ from ....kvm.bits import (
     ROLE_LEVEL,
     ROLE_PASSTHROUGH,
     ROLE_QUADRANT,
-    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
 )
 from ....kvm.spte.rmap import pte_list
+from ....kvm.spte.spte import saved_rights
 from ....x86.bits import ACC_W, ACC_X, ADDR, A, P, U, W
 from ..predicate import Finding, Scope, of_spte, predicate
 from ..shadow_copy import Page, Spte
@@ -35,6 +35,8 @@ INHERITED = ~(ROLE_LEVEL | ROLE_ACCESS | ROLE_DIRECT | ROLE_QUADRANT | ROLE_INVA
 def _parents_are_links(t: Tables, page: Page) -> Iterator[Finding]:
     parents = pte_list(t.kvm, page.sp.parents())
     pointing = t.pointing.get(page.hpa, set())
+    if len(parents) == len(pointing) and pointing == set(parents):
+        return
     name = t.page_name(page.hpa)
     for address in sorted({sptep for sptep in parents if parents.count(sptep) > 1}):
         yield Finding(f"{name} has parent {t.spte_name(address)} twice", (address,), (page.hpa,))
@@ -145,11 +147,10 @@ def _leaf_within_role(t: Tables, spte: Spte) -> Iterator[Finding]:
     "is_writable_pte",
 )
 def _writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
-    value, name = spte.value, t.spte_name(spte.address)
-    if value & W and not spte.mmu_writable:
-        yield of_spte(spte, f"{name} is writable but not MMU-writable")
+    if spte.value & W and not spte.mmu_writable:
+        yield of_spte(spte, f"{t.spte_name(spte.address)} is writable but not MMU-writable")
     elif spte.mmu_writable and not spte.host_writable:
-        yield of_spte(spte, f"{name} is MMU-writable but not host-writable")
+        yield of_spte(spte, f"{t.spte_name(spte.address)} is MMU-writable but not host-writable")
 
 
 @predicate(
@@ -161,7 +162,7 @@ def _writable_chain(t: Tables, spte: Spte) -> Iterator[Finding]:
 )
 def _leaf_bits(t: Tables, spte: Spte) -> Iterator[Finding]:
     kept = t.kvm.spte_leaf_bits & ~t.kvm.shadow_acc_track_mask
-    readable = spte.value >> SHADOW_ACC_TRACK_SAVED_SHIFT if spte.is_tracked else spte.value
+    readable = saved_rights(t.kvm, spte.value) if spte.is_tracked else spte.value
     if spte.value & kept != kept or not readable & P:
         yield of_spte(spte, f"{t.spte_name(spte.address)} is not a leaf SPTE that the processor can use")
 

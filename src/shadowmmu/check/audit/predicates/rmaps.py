@@ -35,6 +35,8 @@ def _rmap_lists_the_leaves(t: Tables, frame: FrameKey) -> Iterator[Finding]:
         return
     leaves = t.mapping.get(frame, set())
     listed = pte_list(t.kvm, rmap_of(t, frame))
+    if len(listed) == len(leaves) and leaves == set(listed):
+        return
     where = f"the rmap of slot {id}, level {level}, gfn {gfn:x}"
     for address in sorted(leaves - set(listed)):
         yield Finding(f"{where} does not list {t.spte_name(address)}", (address,), frames=(frame,))
@@ -168,24 +170,28 @@ def _visible_slot(t: Tables, gfn: int) -> MemSlot | None:
     "kvm_mmu_max_mapping_level",
 )
 def _leaf_maps_its_frame(t: Tables, spte: Spte) -> Iterator[Finding]:
-    gfn, pages, name = spte.gfn, pages_at(spte.level), t.spte_name(spte.address)
+    wrong = _wrong_frame(t, spte)
+    if wrong:
+        yield of_spte(spte, f"{t.spte_name(spte.address)} {wrong}")
+
+
+def _wrong_frame(t: Tables, spte: Spte) -> str:
+    """Return what is wrong with the frames that a leaf SPTE maps, or ""."""
+    gfn, pages = spte.gfn, pages_at(spte.level)
     slot = _visible_slot(t, gfn)
     if slot is None:
-        yield of_spte(spte, f"{name} maps gfn {gfn:x}, which no slot has")
-        return
+        return f"maps gfn {gfn:x}, which no slot has"
     if gfn < slot.base_gfn or gfn + pages > slot.base_gfn + slot.npages:
-        yield of_spte(spte, f"{name} maps more than slot {slot.id} from gfn {gfn:x} on")
-        return
-    for n in sorted({0, pages // 2, pages - 1}):
+        return f"maps more than slot {slot.id} from gfn {gfn:x} on"
+    for n in (0, pages // 2, pages - 1) if pages > 1 else (0,):
         page = slot.mapping.page(slot.page_index(gfn + n))
         if page & ADDR != (spte.value & ADDR) + (n << 12):
             backed = f"frame {page >> 12:x}" if page else "nothing"
-            says = f"{name} maps gfn {gfn + n:x} to frame {(spte.value & ADDR) + (n << 12) >> 12:x}"
-            yield of_spte(spte, f"{says}; it is backed by {backed}")
-            return
+            frame = (spte.value & ADDR) + (n << 12) >> 12
+            return f"maps gfn {gfn + n:x} to frame {frame:x}; it is backed by {backed}"
         if spte.value & W and not page & HOST_PAGE_WRITABLE:
-            yield of_spte(spte, f"{name} allows writes to gfn {gfn + n:x}, which the host mapped read-only")
-            return
+            return f"allows writes to gfn {gfn + n:x}, which the host mapped read-only"
+    return ""
 
 
 @predicate(

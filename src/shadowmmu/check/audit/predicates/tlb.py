@@ -13,11 +13,9 @@ from ....kvm.bits import (
     REQ_TLB_FLUSH_CURRENT,
     REQ_TLB_FLUSH_GUEST,
     ROLE_CR0_WP,
-    SHADOW_ACC_TRACK_SAVED_BITS,
-    SHADOW_ACC_TRACK_SAVED_SHIFT,
     SPTE_MMU_PRESENT,
 )
-from ....kvm.spte.spte import is_access_track_spte
+from ....kvm.spte.spte import is_access_track_spte, saved_rights
 from ....kvm.state.mmu import KvmMmu
 from ....kvm.state.vcpu import Vcpu
 from ....x86.bits import (
@@ -186,8 +184,8 @@ class _Needs:
         if rights & ACC_W and not self.write and page is not None and not page.role & ROLE_CR0_WP:
             rights |= ACC_U
         if is_access_track_spte(kvm, spte):
-            rights = rights_of(kvm, spte | spte >> SHADOW_ACC_TRACK_SAVED_SHIFT & SHADOW_ACC_TRACK_SAVED_BITS)
-        if not kvm.shadow_accessed_mask and spte & kvm.shadow_mmu_writable_mask:
+            rights = rights_of(kvm, spte | saved_rights(kvm, spte))
+        if not kvm.ad_enabled and spte & kvm.shadow_mmu_writable_mask:
             rights |= ACC_W
         needed = (ACC_W if self.write else 0) | (ACC_X if self.execute else 0) | (ACC_U if self.user else 0)
         return bool(needed & ~rights)

@@ -11,7 +11,8 @@ from typing import Any
 from shadowmmu.kvm.bits import MEM_LOG_DIRTY_PAGES, SPTE_MMU_PRESENT
 from shadowmmu.kvm.fault import fast_fault, page_fault
 from shadowmmu.kvm.guest_access.mark_dirty import mark_page_dirty_in_slot
-from shadowmmu.kvm.memory.dirty_log import kvm_get_dirty_log, kvm_mmu_slot_enable_log
+from shadowmmu.kvm.memory.dirty_bitmap import kvm_get_dirty_log
+from shadowmmu.kvm.memory.dirty_log import kvm_mmu_slot_enable_log
 from shadowmmu.kvm.pages.write_protect import kvm_mmu_slot_gfn_write_protect
 from shadowmmu.kvm.pages.zap import kvm_mmu_start_zap_all_fast
 from shadowmmu.kvm.spte.split_spte import LocklessRead, SpteWrite

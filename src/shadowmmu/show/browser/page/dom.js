@@ -12,7 +12,7 @@ function element(tag, attributes, ...children) {
 }
 
 function replaceChildren(id, ...children) {
-  document.getElementById(id).replaceChildren(...children.flat().filter((child) => child));
+  document.getElementById(id).replaceChildren(...children.flat(Infinity).filter((child) => child));
 }
 
 function classes(...names) {

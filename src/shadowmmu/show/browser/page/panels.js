@@ -14,6 +14,7 @@ function opPanel(view) {
   for (const other of op.meanwhile || []) parts.push(element("p", {}, `Meanwhile ${other}`));
   const changed = summaryOfChanges(view.changes);
   if (changed.length) parts.push(element("h3", {}, "Changed"), element("ul", {}, changed.map((line) => element("li", {}, line))));
+  if (op.why) parts.push(element("h3", {}, "Why"), reasonsList(op.why));
   if (op.events) {
     parts.push(element("h3", {}, `Events (${op.events.length})`),
       element("ul", { class: "events", tabindex: "0", "aria-label": "Events" }, op.events.map((line) => element("li", {}, line))));
@@ -30,6 +31,20 @@ function summaryOfChanges(changes) {
   const sptes = [...changes.entries.keys()].filter((name) => !changes.made.has(name.split("[")[0]));
   if (sptes.length) lines.push(`SPTEs: ${sptes.slice(0, 12).join(", ")}${sptes.length > 12 ? ` and ${sptes.length - 12} more` : ""}`);
   return lines;
+}
+
+const MOST_CHANGES = 8;
+
+/* Groups of changes with one reason: [what changed, number of the sentence that says why, and of what led there]. */
+function reasonsList(groups) {
+  const said = (number, words) => number < 0 ? null : element("p", { class: "said" }, `${words} ${data.reasons[number]}`);
+  return element("ol", { class: "why", tabindex: "0", "aria-label": "Why" }, groups.map(([changes, reason, led]) => {
+    const more = changes.length - MOST_CHANGES;
+    const rest = more > 0 ? element("details", {}, element("summary", {}, `and ${more} more`),
+      element("ul", {}, changes.slice(MOST_CHANGES).map((text) => element("li", {}, text)))) : null;
+    return element("li", {}, element("ul", { class: "mono" }, changes.slice(0, MOST_CHANGES).map((text) => element("li", {}, text))),
+      rest, said(reason, "because"), said(led, "led there:"));
+  }));
 }
 
 /* -- what is selected -------------------------------------------------------------------------------------- */

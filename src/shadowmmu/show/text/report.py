@@ -5,45 +5,26 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from shadowmmu.show.text.changes import change_lines
-from shadowmmu.show.text.event_text import event_lines
-from shadowmmu.show.text.outcome import outcome_details
-from shadowmmu.show.text.runs import fitting
-from shadowmmu.show.text.summary import SUMMARY, count_op
+from .changes import change_lines
+from .event_text import event_lines
+from .outcome import outcome_details
+from .spans import Line, Role, Span, fitting
+from .summary import SUMMARY, count_op
 
 if TYPE_CHECKING:
     from shadowmmu.guest.scenario.scenario import Scenario
     from shadowmmu.trace.names import State
     from shadowmmu.trace.recording import Row
 
-__all__ = ["Report", "Shown", "outcome_line", "summary"]
+__all__ = ["EVERYTHING", "Report", "outcome_spans", "summary_lines"]
 
 _UNNAMED = re.compile(r"pfn\?[0-9a-f]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What of a scenario is shown."""
-
-    only: frozenset[str] = frozenset({"events", "changes"})
-    """What of an op besides its result: events, changes."""
-    first: int | None = None
-    last: int | None = None
-    quiet: bool = False
-
-    def has(self, row: Row) -> bool:
-        """Return whether a row is shown; the head of a scenario is, unless only totals are."""
-        if self.quiet:
-            return False
-        number = row.get("op", -1)
-        if number < 0:
-            return True
-        return (self.first is None or number >= self.first) and (self.last is None or number <= self.last)
+EVERYTHING = frozenset({"events", "changes"})
+"""What is shown of an op besides its result."""
 
 
 class Report:
@@ -74,41 +55,44 @@ class Report:
         for event in row["events"]:
             self._frames.update(_frame_of(event))
 
-    def text(self, row: Row, stale: str | None = None, only: frozenset[str] = Shown().only) -> str:
+    def lines(self, row: Row, stale: str | None = None, only: frozenset[str] = EVERYTHING) -> list[Line]:
         """Return what a reader should see of a row, after it was counted; `stale`: why its value is."""
         if "op" not in row:
             scenario = self._scenario
-            return click.style(
-                f"{scenario.name}: {scenario.title} ({_modes_line(scenario.modes)})", bold=True
-            )
+            title = f"{scenario.name}: {scenario.title} ({_modes_line(scenario.modes)})"
+            return [(Span(title, "title"),)]
         if "result" not in row:
             kvm = self._state["kvm"]
             count = len(self._state["vcpus"])
             vcpus = "1 vCPU" if count == 1 else f"{count} vCPUs"
-            return f"      started: {vcpus}, at most {kvm['max']} shadow pages"
-        head = f"{row['op']:5} {click.style(row['do'].strip(), bold=True)}"
-        lines = [f"{head}  {outcome_line(row['result'])}"]
+            return [(Span(f"      started: {vcpus}, at most {kvm['max']} shadow pages"),)]
+        head = Span(f"{row['op']:5} "), Span(row["do"].strip(), "op"), Span("  ")
+        lines: list[Line] = [(*head, *outcome_spans(row["result"]))]
         if stale is not None:
-            lines.append(f"      {click.style('stale', fg='yellow')}: {stale}")
+            lines.append((Span("      "), Span("stale", "warning"), Span(f": {stale}")))
         if "events" in only:
-            lines += (f"        {line}" for line in event_lines(row["events"]))
-        lines += (f"      {line}" for line in self._meanwhile(row))
+            lines += ((Span(f"        {line}"),) for line in event_lines(row["events"]))
+        lines += ((Span("      "), *line) for line in self._meanwhile(row))
         if "changes" in only:
-            lines += (
-                f"      {click.style(line, fg='cyan')}"
-                for line in change_lines(row["gptes"], row.get("delta", {}), self._known)
-            )
-        text = "\n".join(fitting(line, 6) for line in lines)
-        return _UNNAMED.sub(lambda match: self._frames.get(match[0], match[0]), text)
+            changes = change_lines(row["gptes"], row.get("delta", {}), self._known)
+            lines += ((Span("      "), Span(line, "change")) for line in changes)
+        return [self._named(part) for line in lines for part in fitting(line, 6)]
 
-    def _meanwhile(self, row: Row) -> Iterator[str]:
+    def _named(self, line: Line) -> Line:
+        """Return a line in which frames that backed a page only for a moment have the page's name."""
+        return tuple(
+            Span(_UNNAMED.sub(lambda match: self._frames.get(match[0], match[0]), span.text), span.role)
+            for span in line
+        )
+
+    def _meanwhile(self, row: Row) -> Iterator[Line]:
         """Yield what others did in the middle of the op, and what they would have done had it let them."""
         left = Counter(self._waiting.get(row["op"], ()))
         for done in row["result"].get("meanwhile", ()):
-            yield f"meanwhile {done['do'].strip()}  {outcome_line(done)}"
+            yield Span(f"meanwhile {done['do'].strip()}  "), *outcome_spans(done)
             left[done["do"].strip()] -= 1
         for text in (+left).elements():
-            yield f"meanwhile {text}  not played: the op does not let others run so often"
+            yield (Span(f"meanwhile {text}  not played: the op does not let others run so often"),)
 
 
 def _waiting(scenario: Scenario) -> dict[int, list[str]]:
@@ -137,21 +121,20 @@ def _modes_line(modes: Sequence[str]) -> str:
     return f"mode {modes[0]}" if len(set(modes)) == 1 else f"modes {', '.join(modes)}"
 
 
-def outcome_line(result: Mapping[str, Any]) -> str:
-    """Return an op's result in a few words, coloured by its kind."""
+def outcome_spans(result: Mapping[str, Any]) -> Line:
+    """Return an op's result in a few words, with a role by its kind."""
     outcome = result["outcome"]
-    colour = {"ok": "green", "exception": "yellow", "vmexit": "yellow"}.get(outcome, "red")
-    return " ".join([click.style(outcome, fg=colour), *outcome_details(result)])
+    roles: dict[str, Role] = {"ok": "good", "exception": "warning", "vmexit": "warning"}
+    details = "".join(f" {word}" for word in outcome_details(result))
+    return Span(outcome, roles.get(outcome, "bad")), Span(details)
 
 
-def summary(name: str, totals: Mapping[str, int]) -> str:
-    """Return the totals of a scenario, those that are not zero, one a line."""
+def summary_lines(name: str, totals: Mapping[str, int]) -> list[Line]:
+    """Return the totals of a scenario, those that are not zero, one a line, and an empty line."""
     outcomes = ", ".join(f"{n} {key[8:]}" for key, n in sorted(totals.items()) if key.startswith("outcome "))
-    lines = [click.style(f"{name}: {totals.get('ops', 0)} ops ({outcomes})", bold=True)]
-    lines += (f"  {label:<30}{totals[key]:>8}" for label, key in SUMMARY if totals.get(key))
+    lines: list[Line] = [(Span(f"{name}: {totals.get('ops', 0)} ops ({outcomes})", "title"),)]
+    lines += ((Span(f"  {label:<30}{totals[key]:>8}"),) for label, key in SUMMARY if totals.get(key))
     left = [f"{totals[key]} of {key}" for key in (f"level {n}" for n in range(5, 0, -1)) if totals.get(key)]
-    lines.append(
-        f"  {'shadow pages left':<30}{sum(totals.get(f'level {n}', 0) for n in range(6)):>8}"
-        f"  ({', '.join(left) or 'none'})"
-    )
-    return "\n".join([*lines, ""])
+    pages = sum(totals.get(f"level {n}", 0) for n in range(6))
+    lines.append((Span(f"  {'shadow pages left':<30}{pages:>8}  ({', '.join(left) or 'none'})"),))
+    return [*lines, ()]

@@ -1,0 +1,1 @@
+# Nothing has a C type here: compiled code is faster even so.

@@ -1,0 +1,1 @@
+"""HTML for notebooks: small tables, complete in themselves."""

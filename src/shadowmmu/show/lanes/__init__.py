@@ -1,0 +1,1 @@
+"""Pages with a lane for each CPU: schedules of races, and exhibits of the museum."""
