@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from shadowmmu.guest.observe.running import Running
 from shadowmmu.guest.play.guest_walk import levels_of
+from shadowmmu.guest.scenario.host_processor import HostProcessor
 from shadowmmu.guest.scenario.module_params import yes_no
 from shadowmmu.guest.svm.layout import PHYSICAL_BITS
 from shadowmmu.host.backing import HostError
@@ -57,7 +58,7 @@ def timeline_at(running: Running, name: str, kernel: str, design: Mapping[str, s
         modes=[_MODES[levels_of(vcpu)]],
         recorded=False,
         maxphyaddr=vcpu.maxphyaddr,
-        host_maxphyaddr=PHYSICAL_BITS,
+        host=HostProcessor(PHYSICAL_BITS),
         moments=(moment,),
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from shadowmmu.guest.observe.entry_history import EntryChange, EntryHistory, ShadowEntry, shadow_walk
 from shadowmmu.guest.play.guest_walk import GuestEntry, guest_walk, levels_of
+from shadowmmu.guest.scenario.host_processor import HostProcessor
 from shadowmmu.guest.svm.layout import PHYSICAL_BITS
 from shadowmmu.guest.svm.machine import SvmMachine
 from shadowmmu.kvm.spte.mmio import is_mmio_spte
@@ -94,7 +95,9 @@ def _guest_entry(machine: SvmMachine, history: EntryHistory, entry: GuestEntry) 
 
 def _shadow_entry(machine: SvmMachine, history: EntryHistory, entry: ShadowEntry) -> _Entry:
     text = _spte_name(machine, entry.value, entry.level)
-    short = decode_spte(parse_spte(f"{entry.value:x}"), level=entry.level, host_bits=PHYSICAL_BITS).short
+    short = decode_spte(
+        parse_spte(f"{entry.value:x}"), level=entry.level, host=HostProcessor(PHYSICAL_BITS)
+    ).short
     name = f"{entry.table:#x}[{entry.index}]"
     return _Entry(False, entry.level, name, f"{text} {short}".rstrip(), history.of(entry.sptep))
 
