@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shadowmmu.kvm.bits import REQ_TLB_FLUSH
-from shadowmmu.kvm.memory import dirty_log, split_huge_page
-from shadowmmu.kvm.memory.dirty_log import kvm_clear_dirty_log
+from shadowmmu.kvm.memory import dirty_bitmap, split_huge_page
+from shadowmmu.kvm.memory.dirty_bitmap import kvm_clear_dirty_log
 from shadowmmu.kvm.spte import flush
 from shadowmmu.x86.bits import ADDR, PFERR_U
 
@@ -60,7 +60,7 @@ class _Logged(ModelCase):
 
         return [
             (flush, "kvm_make_all_cpus_request", request),
-            (dirty_log, "mmu_lock_dropped", released),
+            (dirty_bitmap, "mmu_lock_dropped", released),
             (split_huge_page, "mmu_lock_dropped", dropped),
         ]
 
