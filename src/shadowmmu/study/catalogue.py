@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .workload import WORKLOADS, Workload, WorkloadError
-from .workloads import migration, patterns, processes  # noqa: F401  # they register themselves
+from .workloads import devices, migration, nested, patterns, processes, tables  # noqa: F401  # they register themselves
 
 __all__ = ["WORKLOADS", "named"]
 
