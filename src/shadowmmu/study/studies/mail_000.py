@@ -6,7 +6,7 @@ from ..configuration import Configuration
 from ..study import Alternative, Case, Results, Study
 from ..words import change, listed, ratio, time_change
 
-_LARGE = Configuration(memory="200G")
+_LARGE = Configuration(memory="52G")
 _BUCKETS = {
     "hash_64, 4096": {"hash_function": "hash_64", "hash_bits": "12"},
     "hash_64, 1024": {"hash_function": "hash_64", "hash_bits": "10"},
@@ -48,7 +48,6 @@ HASH = Study(
     cases=(
         Case("12 GiB, direct", "huge-memory", {"pages": 12 * _GIB}),
         Case("50 GiB, direct", "huge-memory", {"pages": 50 * _GIB}),
-        Case("12 GiB, tables", "many-tables", {"pages": 12 * 512}),
         Case("50 GiB, tables", "many-tables", {"pages": 50 * 512}),
     ),
     alternatives=tuple(Alternative(one, _LARGE.with_design(**design)) for one, design in _BUCKETS.items()),
@@ -94,7 +93,7 @@ UNSYNC_NESTED = Study(
     cases=(
         Case("64 neighbours", "nested-tables", {"rounds": 60, "taken": 64}),
         Case(
-            "64 pages, each in a table of its own",
+            "16 pages, each in a table of its own",
             "nested-tables",
             {"rounds": 60, "taken": 16, "spread": 512},
         ),
