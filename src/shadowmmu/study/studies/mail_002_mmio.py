@@ -170,9 +170,9 @@ def _word_verdict(results: Results) -> str:
             f"stores with 64 bits and {2 * written['32-bit stores']:,.0f} with 32"
         )
     return (
-        f"{'; '.join(parts)}. Faults, flushes and pages {'differ, too' if differ else 'are the same'}; the "
-        "price is a second store and a barrier for each SPTE, and one increment for each that is zapped, by which "
-        "readers without mmu_lock see that they must read again."
+        f"{'; '.join(parts)}. Faults, flushes and pages {'differ, too' if differ else 'are the same'}; "
+        "the price is a second store and a barrier for each SPTE, and one increment for each that is zapped, "
+        "by which readers without mmu_lock see that they must read again."
     )
 
 
