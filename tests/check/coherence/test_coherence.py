@@ -325,6 +325,18 @@ def test_every_mov_to_cr0_that_does_not_exit_loads_the_pdpte_registers_of_the_re
     assert not machine.look()
 
 
+@pytest.mark.parametrize("pdpte", [0x12001, 0])
+def test_translations_outlive_pdpte_registers_that_are_replaced_without_a_flush(pdpte: int) -> None:
+    machine = Machine("vendor intel", "param kvm_intel ept=1", setup=PDPTES)
+    address = 0x40000000
+    machine.fine("nop", f"read {address:#x}", f"write {WINDOW + 0x1008:#x} {pdpte:#x}")
+    machine.fine("cr0 0x80000033", f"read {address:#x}", f"read {address:#x}")
+    old = machine.coherence.memory.page(GPA >> 12, 0)
+    machine.fine(f"invlpg {address:#x}")
+    machine.vcpu.cpu.tlb.insert(address, 0, old | TLB_BITS, 1)
+    assert machine.predicates() == {"wrong-frame" if pdpte else "stale-translation"}
+
+
 @pytest.mark.parametrize("bit", [0x40000000, 0x20000000], ids=["CD", "NW with CD"])
 def test_cache_control_in_cr0_loads_the_pdpte_registers(bit: int) -> None:
     machine = Machine(setup=PDPTES)

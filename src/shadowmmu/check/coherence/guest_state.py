@@ -54,8 +54,6 @@ LOADING_PDPTRS = (
     MASK64,
 )
 """The same for the PDPTE registers of PAE (AMD APM vol. 2, 5.2.3; Intel SDM vol. 3, 4.4.1)."""
-NOTED_CR0 = CR0_PG | CR0_CD | CR0_NW | CR0_TS | CR0_WP
-"""Bits of CR0 among the numbers of `_registers_of`."""
 GUEST_MODE, NESTED_CR3 = 4, 5
 """Two of the numbers of `_registers_of`."""
 VMCB_NESTED_CR3 = 0xB0
@@ -160,7 +158,7 @@ class GuestState(Checker):
         pdptrs = [self.memory.word(base + 8 * i) for i in range(4)]
         held = self.pdptrs[vcpu.id]
         if pdptrs != held and not any(pdpte & P and pdpte & reserved for pdpte in pdptrs):
-            self.flushes[vcpu.id].pdptrs.append((self.clock, held))
+            self.flushes[vcpu.id].pdptrs.append((self.clock - 1, held))
             self.pdptrs[vcpu.id] = pdptrs
 
     def _note_flushes(self, op: Op, outcome: str) -> None:
@@ -185,7 +183,7 @@ class GuestState(Checker):
         does not exit.
         """
         loads = self.tdp and vcpu.cpu.walker.implementation.mov_cr0_loads_pdptes
-        if loads and not changed & NOTED_CR0 & ~(CR0_TS | CR0_WP) and vcpu.is_pae_paging():
+        if loads and not changed & LOW_HALF & ~(CR0_TS | CR0_WP) and vcpu.is_pae_paging():
             self._load_pdptrs(vcpu)
 
     def _note_registers(
@@ -314,7 +312,7 @@ class GuestState(Checker):
 
 def _registers_of(vcpu: Vcpu) -> tuple[int, ...]:
     nested = vcpu.nested_cr3 if vcpu.guest_mode else 0
-    return vcpu.cr0 & NOTED_CR0, vcpu.cr3, vcpu.cr4, vcpu.efer, int(vcpu.guest_mode), nested
+    return vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer, int(vcpu.guest_mode), nested
 
 
 def _pcid(vcpu: Vcpu) -> int:
