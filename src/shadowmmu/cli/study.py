@@ -113,7 +113,9 @@ def study(
     results = _measured(STUDIES[name], costs, tuple(dict.fromkeys(seeds)) or (0,), jobs)
     _write(results, costs, plot_file, html_file, csv_file)
     if as_json:
-        click.echo(json.dumps(_as_data(results)))
+        from shadowmmu.study.stored import as_data
+
+        click.echo(json.dumps(as_data(results)))
     else:
         _print(results)
 
@@ -184,19 +186,6 @@ def _write(
 
         with output(csv_file) as file:
             file.write(as_csv(as_rows(results)))
-
-
-def _as_data(results: Results) -> dict[str, object]:
-    from shadowmmu.study.study import verdict_of
-    from shadowmmu.study.table import as_rows
-
-    return {
-        "study": results.study.name,
-        "question": results.study.question,
-        "verdict": verdict_of(results),
-        "clean": results.clean,
-        "measurements": list(as_rows(results)),
-    }
 
 
 def _print(results: Results) -> None:
