@@ -35,13 +35,12 @@ def results() -> Results:
 
 def test_the_names_are_functions_whatever_was_imported_before() -> None:
     code = (
-        "import shadowmmu.study.measure, shadowmmu.study.study\nfrom shadowmmu.study import measure, study\n"
+        f"import sys; sys.path.insert(0, {str(Path(package.__file__).parents[2])!r})\n"
+        "import shadowmmu.study.measure, shadowmmu.study.study\n"
+        "from shadowmmu.study import measure, study\n"
+        "assert callable(measure) and callable(study)\n"
     )
-    source = str(Path(package.__file__).parents[2])
-    subprocess.run(
-        [sys.executable, "-c", f"import sys\nsys.path.insert(0, {source!r})\n{code}assert callable(measure) and callable(study)"],
-        check=True,
-    )  # fmt: skip
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_study_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +70,7 @@ def test_a_data_frame_has_a_row_for_each_measurement(results: Results) -> None:
         try:
             frame = getattr(results, f"to_{library}")()
         except ImportError as error:
-            assert str(error) == f"Results.to_{library}() needs {library}: pip install {library}"  # noqa: PT017
+            assert str(error) == f"Results.to_{library}() needs {library}: pip install {library}"
         else:
             assert list(frame["faults"]) == [row["faults"] for row in as_rows(results)]
             assert len(frame) == 6
