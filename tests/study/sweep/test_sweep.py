@@ -1,5 +1,6 @@
 """Sweeps: what is there is not run again, and the table is the same however it came about."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from shadowmmu.study.configuration import Configuration
 from shadowmmu.study.costs import Costs, default_costs
+from shadowmmu.study.sweep.cluster import ClusterError, results_from
 from shadowmmu.study.sweep.file import read_sweep
 from shadowmmu.study.sweep.processes import results_of
 from shadowmmu.study.sweep.run import Run, RunError, as_data, from_data, perform
@@ -109,3 +111,9 @@ def test_the_table_has_means_intervals_and_what_differs(small, tmp_path: Path) -
     assert first["faults"] == sum(faults) / 3
     assert first["faults_ci95"] == rows[0].half_width("faults") > 0
     assert first["n"] == 3
+
+
+def test_a_cluster_needs_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ClusterError, match=r'--scheduler needs Dask: pip install "shadowmmu\[sweep\]"'):
+        next(results_from("tcp://localhost:1", [], COSTS))
