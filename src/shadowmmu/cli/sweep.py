@@ -34,7 +34,7 @@ _WIDEST = 160
     statuses={"0": "All runs of the file are done."},
     examples={
         "shadowmmu sweep docs/examples/windows.toml": "Run what is missing, and show the table",
-        "shadowmmu sweep docs/examples/windows.toml --jobs 1 --runs all.jsonl --csv x.csv": "In one process, with CSV",
+        "shadowmmu sweep docs/examples/windows.toml --jobs 1 --runs all.jsonl --csv x.csv": "With a CSV",
         "shadowmmu sweep docs/examples/windows.toml --scheduler tcp://10.0.0.1:8786": "On a Dask cluster",
     },
     files={

@@ -11,7 +11,10 @@ __all__ = ["source_digest"]
 _PACKAGE = Path(__file__).parents[2]
 _ROOMS = ("x86", "host", "kvm", "guest", "trace", "vm", "study")
 _SUFFIXES = (".py", ".pxd", ".toml")
-_ONLY_SHOW = ("page.py", "plot.py", "table.py", "words.py")
+_ONLY_SHOW = (
+    *("interval.py", "named.py", "page.py", "plot.py", "results.py", "stored.py", "study.py", "table.py"),
+    "words.py",
+)
 _ONLY_ASK = ("studies", "sweep")
 """Files and folders of `study` that no measurement depends on."""
 
