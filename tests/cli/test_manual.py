@@ -23,6 +23,10 @@ NOT_RUN = {
     "shadowmmu show --tui tests/conformance/recordings/b-unsync.jsonl": "tests/show/tui operates it",
     "shadowmmu playground -o playground": "tests/show/playground builds it, where npm is",
     "shadowmmu playground -o playground --pyodide package": "tests/show/playground, too",
+    "shadowmmu study 003-prefetch-window": "tests/study runs a smaller one, and all of them small",
+    "shadowmmu study 002-zap-all --plot zap.png --html zap.html": "maps 4 GiB; tests/study draws small ones",
+    "shadowmmu sweep docs/examples/windows.toml": "leaves results in docs; run by the how-to without",
+    "shadowmmu sweep docs/examples/windows.toml --scheduler tcp://10.0.0.1:8786": "tests/study/sweep",
     "shadowmmu race --replay s.txt": "run below, with the example that writes the file",
 }
 BECAUSE_OF = {
