@@ -79,7 +79,7 @@ def _described(one: Workload) -> dict[str, object]:
     examples={
         "shadowmmu workload run random --set pages=4096": "Read random pages of a heap of 16 MiB",
         "shadowmmu workload run trace:sort --param kvm_amd.npt=1": "A recorded program, with nested paging",
-        "shadowmmu workload run fork-storm --set forks=4 --design unsync=never": "With another design",
+        "shadowmmu workload run mmap-loop --set rounds=4 --design unsync=never": "With another design",
         "shadowmmu workload run sort.parquet --paging pae": "A trace of yours, in a guest of another mode",
     },
 )

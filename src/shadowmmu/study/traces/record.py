@@ -15,7 +15,8 @@ from .source import Source
 
 __all__ = ["Recording", "record"]
 
-_PATIENCE = 5.0
+_PATIENCE = 0.5
+"""Seconds that a program has to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
