@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import IO
 
 from .accesses import KINDS, TraceError
-from .pages import PageTrace
+from .pages import PAGE_BITS, PageTrace
 
 __all__ = ["MAGIC", "as_parquet", "from_parquet", "require_polars"]
 
@@ -73,18 +73,15 @@ def from_parquet(name: str, file: IO[bytes]) -> PageTrace:
     for column in columns:
         if column.null_count():
             raise TraceError(f"{name}: column {column.name}: a value is missing; convert it again")
-    trace = PageTrace(*(array(code, column.to_list()) for code, column in zip("BQQ", columns, strict=True)))
-    _check(name, trace)
-    return trace
-
-
-def _check(name: str, trace: PageTrace) -> None:
-    for row, (page, repeat) in enumerate(zip(trace.pages, trace.repeats, strict=True)):
-        if page >> 52 or not repeat:
-            raise TraceError(
-                f"{name}: row {row}: page {page:#x}, repeat {repeat}: a page must be below 2^52, "
-                "a repeat at least 1"
-            )
+    _, pages, repeats = columns
+    wrong = ((pages >= 1 << PAGE_BITS) | (repeats == 0)).arg_true()
+    if len(wrong):
+        row = wrong[0]
+        raise TraceError(
+            f"{name}: row {row}: page {pages[row]:#x}, repeat {repeats[row]}: a page must be below "
+            f"2^{PAGE_BITS}, a repeat at least 1"
+        )
+    return PageTrace(*(array(code, column.to_list()) for code, column in zip("BQQ", columns, strict=True)))
 
 
 def _line(error: BaseException) -> str:

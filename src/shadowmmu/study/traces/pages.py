@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 
 from .accesses import KINDS, Block
 
-__all__ = ["PageTrace", "Reduction"]
+__all__ = ["PAGE_BITS", "PAGE_SHIFT", "PageTrace", "Reduction"]
 
 PAGE_SHIFT = 12
+PAGE_BITS = 64 - PAGE_SHIFT
+"""Bits of the number of a page."""
 
 
 @dataclass(slots=True)

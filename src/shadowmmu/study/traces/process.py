@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import compress
 
 from ...guest.workload.kernel import Area, Kind
 from .accesses import WRITE, TraceError
@@ -13,6 +14,7 @@ __all__ = ["areas_of", "moved"]
 
 REGION_SHIFT = 10
 """Log2 of the pages of a region, which keeps together when it moves: what a table of any mode maps."""
+_IS_WRITE = bytes(kind == WRITE for kind in range(256))
 
 
 def areas_of(trace: PageTrace, name: str) -> list[Area]:
@@ -20,10 +22,9 @@ def areas_of(trace: PageTrace, name: str) -> list[Area]:
 
     Pages that are written are private; those that are only fetched or read are of the file `name`.
     """
-    used = set(trace.pages)
-    written = {page for kind, page in zip(trace.kinds, trace.pages, strict=True) if kind == WRITE}
+    written = set(compress(trace.pages, trace.kinds.tobytes().translate(_IS_WRITE)))
     areas = []
-    for first, end in _runs(sorted(used), written):
+    for first, end in _runs(sorted(set(trace.pages)), written):
         if first in written:
             areas.append(Area(first, end, Kind.PRIVATE))
         else:
@@ -49,10 +50,10 @@ def moved(trace: PageTrace, limit: int) -> PageTrace:
 
     Raises TraceError if there are too many.
     """
+    if max(trace.pages, default=0) < limit:
+        return trace
     regions = sorted({page >> REGION_SHIFT for page in trace.pages})
     most = limit >> REGION_SHIFT
-    if not regions or regions[-1] < most:
-        return trace
     if len(regions) > most:
         raise TraceError(
             f"the trace uses {len(regions)} regions of 4 MiB, and a process of this paging mode has {most}; "

@@ -13,7 +13,7 @@ from ...x86.bits import U
 from ..configuration import Guest
 from ..traces.accesses import TraceError
 from ..traces.formats import load_trace
-from ..traces.pages import PageTrace
+from ..traces.pages import PAGE_SHIFT, PageTrace
 from ..traces.process import areas_of, moved
 from ..workload import WORKLOADS, Parameter, Workload, WorkloadError
 
@@ -21,8 +21,8 @@ __all__ = ["PREFIX", "workload_of_trace"]
 
 PREFIX = "trace:"
 """What the names of such workloads begin with."""
-PAGE_SHIFT = 12
-CHUNK = 1 << 18
+_AT_USER_LEVEL = bytes(kind | U for kind in range(256))
+CHUNK = 1 << 16
 """Rows of a trace that are a stream at a time."""
 _USER_BITS = {"long4": 47, "long5": 56}
 _SHIPPED = {
@@ -65,8 +65,15 @@ def _limit(guest: Guest) -> int:
 
 def _streams(trace: PageTrace) -> Iterator[tuple[array[int], array[int]]]:
     for first in range(0, len(trace), CHUNK):
-        kinds = array("B", [kind | U for kind in trace.kinds[first : first + CHUNK]])
-        yield kinds, array("Q", [page << PAGE_SHIFT for page in trace.pages[first : first + CHUNK]])
+        kinds = trace.kinds[first : first + CHUNK].tobytes().translate(_AT_USER_LEVEL)
+        yield array("B", kinds), _addresses(trace.pages[first : first + CHUNK])
+
+
+def _addresses(pages: array[int]) -> array[int]:
+    """Return the addresses of pages: all are shifted as one number, as none has bits that leave its word."""
+    data = pages.tobytes()
+    shifted = int.from_bytes(data, "little") << PAGE_SHIFT
+    return array("Q", shifted.to_bytes(len(data), "little"))
 
 
 def _workload(name: str, summary: str, path: Path) -> Workload:
