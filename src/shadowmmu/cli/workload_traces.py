@@ -47,8 +47,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 def record(*, out: Path, exact: bool, command: tuple[str, ...]) -> None:
     """Run PROGRAM under valgrind and write the pages that it accesses to FILE.
 
-    Write `--` before PROGRAM if it has options. It runs some hundred times slower than alone; what it starts
-    is not recorded. Reads, writes and fetches are three streams; of each the changes of the page are kept,
+    Write `--` before PROGRAM if it has options. About half a million accesses are recorded a second; what
+    PROGRAM starts is not recorded. Reads, writes and fetches are three streams; of each the changes of the page are kept,
     with the number of accesses in between.
     """
     from shadowmmu.study.traces.accesses import TraceError

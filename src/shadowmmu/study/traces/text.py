@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from .accesses import Block, TraceError
 from .source import Source
@@ -12,7 +14,13 @@ from .source import Source
 __all__ = ["TextFormat", "numbered_lines"]
 
 CHUNK = 1 << 20
+_MOST_KNOWN = 1 << 18
+"""Lines whose accesses are remembered, at most, before those of a chunk are added."""
 _SHOWN = 60
+
+
+Parsed = tuple[bytes, tuple[int, ...]]
+"""Kinds and addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +50,35 @@ class TextFormat:
 
     def blocks(self, source: Source) -> Iterator[Block]:
         """Return the accesses. Raises TraceError, OSError."""
-        matches, ignored, add = self.record.fullmatch, self.ignored.fullmatch, self.add
+        known: dict[bytes, Parsed] = {}
         for first, lines in numbered_lines(source):
-            block = Block()
-            for at, line in enumerate(lines):
-                found = matches(line)
-                if found is not None:
-                    add(block, found.groups())
-                elif not ignored(line):
+            if len(known) > _MOST_KNOWN:
+                known.clear()
+            for line in dict.fromkeys(lines):
+                if line in known:
+                    continue
+                parsed = self._parsed(line)
+                if parsed is None:
                     raise TraceError(
-                        f"{source.name}:{first + at}: {_shown(line)} is not a record of {self.name}; "
-                        f"{self.remedy}"
+                        f"{source.name}:{first + lines.index(line)}: {_shown(line)} is not a record of "
+                        f"{self.name}; {self.remedy}"
                     )
-            yield block
+                known[line] = parsed
+            found = [known[line] for line in lines]
+            yield Block(
+                array("B", b"".join([kinds for kinds, _ in found])),
+                array("Q", list(chain.from_iterable([addresses for _, addresses in found]))),
+            )
+
+    def _parsed(self, line: bytes) -> Parsed | None:
+        """Return the accesses of a line, which programs in loops repeat; None if it is not a record."""
+        block = Block()
+        found = self.record.fullmatch(line)
+        if found is not None:
+            self.add(block, found.groups())
+        elif not self.ignored.fullmatch(line):
+            return None
+        return block.kinds.tobytes(), tuple(block.addresses)
 
 
 def numbered_lines(source: Source) -> Iterator[tuple[int, list[bytes]]]:
