@@ -71,7 +71,7 @@ def test_a_bare_machine_stops_at_an_address(command, tmp_path):
         (("run", "--stop-at", "syscall:mmap", FEATURES), "only Linux programs"),
         (("run", "--stop-at", "12", STORM), "must be a point"),
         (("run", "--stop-at", "exit:1000000", STORM), "was not reached: it ended with status 0"),
-        (("run", "--stop-at", "main", "--top", "3", STORM), "leave --events and --top out"),
+        (("run", "--stop-at", "main", "--top", "3", STORM), "leave --events, --perfetto and --top out"),
         (("run", "--top", "3", "scenarios/mails/002-unsync.txt"), "are for programs"),
         (("why", STORM), "give --gva X"),
         (("why", "--flushes", STORM), "of a program give --gva X"),

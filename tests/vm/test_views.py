@@ -109,7 +109,7 @@ def test_a_trace_becomes_a_data_frame(vm, monkeypatch):
         vm.vcpus[0].write(0x400000, 42)
     assert events.rows()[0] | {"spte": 0} == {
         "n": 0, "name": "kvm_mmu_set_spte", "gfn": 0x800, "spte": 0, "sptep": events[0].sptep, "level": 1,
-        "ept": 0, "text": events[0].text(),
+        "x_mask": 0, "text": events[0].text(),
     }  # fmt: skip
     real = builtins.__import__
 

@@ -21,11 +21,12 @@ _KVM = (
 """Highest first; each imports only from those below."""
 _ABOVE = (
     ("cli", "the command"),
+    ("study", "workloads, costs, studies"),
     ("vm", "the public class Vm"),
     ("show", "decoded words, histories, differences, programs, pages for a browser"),
     ("check", "audit, coherence, random guests, museum, races"),
     ("trace", "events, recordings, ftrace"),
-    ("guest", "scenarios, player, SVM, PC, Linux, what is asked of them"),
+    ("guest", "scenarios, player, workloads, SVM, PC, Linux, what is asked of them"),
 )
 _BELOW = (("host", "the hypervisor's memory, VMAs, huge pages"), ("x86", "paging, TLB, hardware walker"))
 _ROW = 26

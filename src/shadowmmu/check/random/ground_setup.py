@@ -110,7 +110,7 @@ class Machine:
         self.setup = self._setup()
 
     def _l1tf(self) -> int:
-        """Bits that the L1 cache uses of a processor vulnerable to L1TF, as some of Intel's are; else 0.
+        """Return the bits that the L1 cache of a processor uses that is vulnerable to L1TF; else 0.
 
         It has dice of its own, so that a seed means the same guest on either vendor's processor.
         """

@@ -327,7 +327,7 @@ class ScenarioParser:
         self.host_line = line
 
     def _whole_host(self) -> HostProcessor:
-        """The host's processor by all lines about it."""
+        """Return the host's processor by all lines about it."""
         la57 = any_long5(self.ops_parser.modes)
         host = replace(self.host, maxphyaddr=self.hostbits or self.host.maxphyaddr, la57=la57)
         try:

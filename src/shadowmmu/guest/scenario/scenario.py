@@ -78,7 +78,7 @@ class Scenario:
         return replace(self, params=params_of_vendor(self.params, vendor)).with_host({})
 
     def with_host(self, values: Mapping[str, str]) -> Scenario:
-        """The same on another host's processor, `l1tf` -> `44`. Raises ScenarioError if it cannot be."""
+        """Return the same on another host, `l1tf` -> `44`. Raises ScenarioError if it cannot be."""
         try:
             host = self.host.with_settings(values)
             host.check(vmx="kvm_intel.ept" in self.params)

@@ -40,7 +40,6 @@ _ELSEWHERE = (
     "check/program.py",
     "show/tui",
     "show/diff",
-    "show/reasons",
 )
 """What the page does not use, or what needs more than WebAssembly has."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
