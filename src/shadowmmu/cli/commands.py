@@ -22,6 +22,7 @@ from shadowmmu.cli.show import show
 from shadowmmu.cli.study import study
 from shadowmmu.cli.sweep import sweep
 from shadowmmu.cli.why import why
+from shadowmmu.cli.workload import workload
 
 __all__ = ["cli"]
 
@@ -50,6 +51,7 @@ cli.add_command(kernels)
 cli.add_command(decode)
 cli.add_command(study)
 cli.add_command(sweep)
+cli.add_command(workload)
 cli.add_command(race)
 cli.add_command(fuzz)
 cli.add_command(museum)
