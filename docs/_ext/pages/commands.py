@@ -9,25 +9,23 @@ import click
 
 from marked import code, definitions, fence, prose, sentence
 from shadowmmu.cli.commands import cli
-from shadowmmu.cli.manual import Manual
+from shadowmmu.cli.manual import Manual, manuals
 
 
 def page() -> str:
     """Return the manual pages."""
     context = click.Context(cli, info_name="shadowmmu")
-    names = cli.list_commands(context)
-    return "\n\n".join(_command(cli.get_command(context, name), context) for name in names)
+    return "\n\n".join(_command(*one) for one in manuals(context))
 
 
-def _command(command: click.Command | None, parent: click.Context) -> str:
-    if not isinstance(command, Manual):
-        raise TypeError(f"{command} must be a Manual (cli/manual.py)")
-    context = click.Context(command, info_name=command.name, parent=parent)
+def _command(command: Manual, context: click.Context) -> str:
+    path = context.command_path
+    label = path.removeprefix("shadowmmu ").replace(" ", "-")
     usage = command.get_usage(context).removeprefix("Usage: ")
     options = [parameter for parameter in command.get_params(context) if isinstance(parameter, click.Option)]
     text = inspect.cleandoc(command.help or "").split("\n\n")
     parts = [
-        f"(command-{command.name})=\n## shadowmmu {command.name}",
+        f"(command-{label})=\n## {path}",
         fence(" ".join(usage.split())),
         *(prose(paragraph) for paragraph in text),
         "**Options**",

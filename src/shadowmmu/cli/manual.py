@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-__all__ = ["Manual"]
+__all__ = ["Manual", "manuals"]
 
 _ALWAYS = {
     "2": "The input, an option or a file cannot be used; one line on stderr says which and what helps.",
@@ -51,3 +51,20 @@ class Manual(click.Command):
         if self.files:
             with formatter.section("Files"):
                 formatter.write_dl(list(self.files.items()))
+
+
+def manuals(context: click.Context) -> Iterator[tuple[Manual, click.Context]]:
+    """Return the commands of a context's group, those of groups in it too, each with its own context.
+
+    Raises TypeError for one that has no manual page.
+    """
+    group = context.command
+    assert isinstance(group, click.Group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, Manual):
+            yield command, click.Context(command, info_name=name, parent=context)
+        elif isinstance(command, click.Group):
+            yield from manuals(click.Context(command, info_name=name, parent=context))
+        else:
+            raise TypeError(f"{name} must be a Manual (cli/manual.py)")

@@ -31,6 +31,10 @@ class Written(Protocol):
         """Append text. Raises OSError, with the output's name."""
         ...
 
+    def write_bytes(self, data: bytes, /) -> object:
+        """Append bytes. Raises OSError, with the output's name."""
+        ...
+
 
 @contextmanager
 def output(path: Path) -> Iterator[Written]:
@@ -60,6 +64,11 @@ class _Named:
     def write(self, text: str, /) -> object:
         with _naming(self._path):
             return self._file.write(text)
+
+    def write_bytes(self, data: bytes, /) -> object:
+        with _naming(self._path):
+            self._file.flush()
+            return self._file.buffer.write(data)
 
 
 @contextmanager
