@@ -124,7 +124,7 @@ def _fast_verdict(results: Results) -> str:
 
 FAST_PAGE_FAULT = Study(
     name="002-fast-page-fault",
-    question="How many faults of a migration can do without mmu_lock?",
+    question="How many faults of a migration can do without the lock?",
     about=(
         "Patch 5 documents the fast page fault: a write to an SPTE that is read-only only because of dirty "
         "logging is let through by one compare-and-exchange. A guest on nested page tables is migrated in "
