@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from shadowmmu.study import published
 from shadowmmu.study.configuration import Configuration
+from shadowmmu.study.published import Figure
 from shadowmmu.study.studies import STUDIES
 from shadowmmu.study.study import Alternative, Case, Study
 
@@ -30,7 +32,7 @@ def small(monkeypatch) -> Study:
 
 def test_all_studies_are_listed_with_their_questions(invoke):
     listed = invoke("study").output.splitlines()
-    assert [line.split()[0] for line in listed] == list(STUDIES)
+    assert [line.split()[0] for line in listed] == [*STUDIES, "published"]
     assert all(line.endswith("?") for line in listed)
     assert set(json.loads(invoke("study", "--json").output)) == set(STUDIES)
 
@@ -56,9 +58,21 @@ def test_costs_can_be_printed_edited_and_given(invoke, tmp_path: Path):
         assert after["seconds"] - before["seconds"] == pytest.approx(before["exits"] * 900 / 3e9)
 
 
+def test_published_figures_stand_beside_ours(invoke, monkeypatch):
+    figure = Figure("of two", "a mail", "exits", (3, 2), lambda costs: (6, 4), "nothing")
+    monkeypatch.setattr(published, "FIGURES", (figure,))
+    shown = invoke("study", "published").output
+    assert "published  3 : 2 (1.5)   a mail" in shown
+    assert "ours       6 : 4 (1.5)" in shown
+    assert "Of 1 figures 1 have the same direction, 1 are within 25%." in shown
+    (row,) = json.loads(invoke("study", "published", "--json").output)
+    assert (row["published"], row["ours"], row["close"]) == ([3, 2], [6, 4], True)
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
+        (["published", "--seed", "1"], "published takes no option but --costs and --json"),
         (["nonsense"], "no study 'nonsense'; there are: "),
         (["002-unsync", "--plot", "x.gif"], "--plot x.gif: name a file that ends with .png, .svg, .pdf"),
         (["002-unsync", "--costs", "none.toml"], "none.toml: No such file or directory"),

@@ -40,7 +40,10 @@ def smaller(study: Study, factor: int) -> Study:
         }
         fewer = {name: max(2, value // factor) for name, value in sized.items()}
         cases.append(Case(case.label, case.workload, {**case.parameters, **fewer}))
-    return replace(study, cases=tuple(cases))
+    alternatives = tuple(
+        replace(one, configuration=replace(one.configuration, memory="64M")) for one in study.alternatives
+    )
+    return replace(study, cases=tuple(cases), alternatives=alternatives, audited=True)
 
 
 @pytest.fixture(scope="module")

@@ -61,3 +61,12 @@ def test_the_scenarios_that_come_with_this(path):
     assert vm.check()
     assert vm.shadow_pages
     assert str(vm.walk(0x400000))
+
+
+def test_operations_are_those_of_the_guest_that_it_is() -> None:
+    nested = Vm(nested=True, params={"kvm_amd.npt": 1})
+    nested.nested.map(0x800000, 0x900000)
+    nested.host_write(0x900000, 7, 4)
+    assert nested.run_scenario("vmcb tlb=1\nl2read 0x800000")[1]["value"] == "0x7"
+    with pytest.raises(ScenarioError, match="size"):
+        Vm(paging="pae").run_scenario("write 0x400000 1 size=8")

@@ -14,6 +14,7 @@ import click
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import output, refuse_overwriting
 from shadowmmu.cli.progress import progress
+from shadowmmu.cli.published import PUBLISHED, QUESTION, print_published
 
 if TYPE_CHECKING:
     from shadowmmu.study.costs import Costs
@@ -89,7 +90,8 @@ def study(
 
     A study asks what a design choice costs: exits, faults, flushes, shadow pages, and the time that they come
     to by a table of costs. It ends with a verdict that its numbers support. The counters are exact and the
-    same in each run; the times are estimates.
+    same in each run; the times are estimates. `published` holds figures from mails, commits and a paper
+    against the model's.
     """
     from shadowmmu.study.studies import STUDIES
 
@@ -101,8 +103,13 @@ def study(
     if name is None:
         _list(as_json=as_json)
         return
+    if name == PUBLISHED:
+        if seeds or plot_file or html_file or csv_file:
+            raise click.UsageError(f"{PUBLISHED} takes no option but --costs and --json")
+        print_published(costs_of(costs_file), as_json=as_json)
+        return
     if name not in STUDIES:
-        raise click.ClickException(f"no study {name!r}; there are: {', '.join(STUDIES)}")
+        raise click.ClickException(f"no study {name!r}; there are: {', '.join(STUDIES)}, {PUBLISHED}")
     if plot_file is not None and plot_file.suffix not in _PICTURES:
         raise click.UsageError(f"--plot {plot_file}: name a file that ends with {', '.join(_PICTURES)}")
     if (plot_file or html_file) and not _can_draw():
@@ -131,6 +138,7 @@ def _list(*, as_json: bool) -> None:
     widest = max(map(len, STUDIES))
     for one in STUDIES.values():
         click.echo(f"{one.name:<{widest}}  {one.question}")
+    click.echo(f"{PUBLISHED:<{widest}}  {QUESTION}")
 
 
 def _can_draw() -> bool:

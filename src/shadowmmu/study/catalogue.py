@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .workload import WORKLOADS, Workload, WorkloadError
-from .workloads import migration, patterns, processes  # noqa: F401  # they register themselves
+from .workloads import devices, migration, nested, patterns, processes, tables  # noqa: F401  # registered
 from .workloads.recorded import PREFIX, workload_of_trace
 
 __all__ = ["WORKLOADS", "named"]

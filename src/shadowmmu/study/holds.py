@@ -1,4 +1,4 @@
-"""How long mmu_lock is held: by what was zapped between two places where a long operation drops it."""
+"""How long mmu_lock is held: by what is made and zapped between two places where long work drops it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class LockHolds:
     """Follows mmu_lock while the host's work on a guest is done (`with`), each such work from its start.
 
     A hold ends wherever the work lets others in (cond_resched_rwlock_write), and at its end. What was done in
-    it is counted in SPTEs and shadow pages zapped, and comes to seconds by the costs. `contended`: others
-    wait for the lock all the time, so that walks of the TDP MMU drop it whenever they can.
+    it is counted in SPTEs and shadow pages made and zapped, and comes to seconds by the costs. `contended`:
+    others wait for the lock all the time, so that walks of the TDP MMU drop it whenever they can.
 
     Attributes:
         seconds: Length of each hold.
@@ -27,9 +27,12 @@ class LockHolds:
         self._last = self._work()
 
     def _work(self) -> dict[str, int]:
+        tally = self._kvm.tally
         return {
-            "sptes_zapped": self._kvm.tally.leaves_zapped,
-            "shadow_pages_zapped": self._kvm.stat.mmu_shadow_zapped,
+            "sptes_made": tally.leaves_made,
+            "shadow_pages_made": self._kvm.stat.mmu_cache_miss + tally.tdp_tables_made,
+            "sptes_zapped": tally.leaves_zapped,
+            "shadow_pages_zapped": self._kvm.stat.mmu_shadow_zapped + tally.tdp_tables_zapped,
         }
 
     def _drop(self) -> None:
@@ -49,6 +52,10 @@ class LockHolds:
         self._kvm.meanwhile = None
         self._kvm.need_resched = False
         self._drop()
+
+    def forget(self) -> None:
+        """Forget the holds so far, which only prepared what is measured."""
+        self.seconds.clear()
 
     @property
     def longest(self) -> float:

@@ -60,8 +60,8 @@ class Results:
 
     @property
     def clean(self) -> bool:
-        """Return whether the audit found nothing in any measurement."""
-        return all(measured.clean for _, _, measured in self)
+        """Return whether the audit found nothing in any measurement that it looked at."""
+        return all(measured.clean is not False for _, _, measured in self)
 
     def to_polars(self) -> polars.DataFrame:
         """Return a polars data frame with a row for each measurement. Raises ImportError without polars."""

@@ -21,13 +21,22 @@ _HEADINGS = {
     "sptes_zapped": "SPTEs zapped",
     "unused": "never used",
     "walk_loads": "entries walked",
-    "remote_flushes": "flushes of all",
-    "local_flushes": "flushes of one",
+    "remote_flushes": "flushes of all vCPUs",
+    "local_flushes": "flushes of one vCPU",
     "emulated_stores": "emulated stores",
     "shadow_pages_made": "pages made",
     "shadow_pages_zapped": "pages zapped",
     "shadow_pages": "shadow pages",
     "guest_exceptions": "guest faults",
+    "locked": "faults with lock",
+    "fast": "faults without lock",
+    "guest_walks": "walks by KVM",
+    "mmio": "MMIO accesses",
+    "mmio_sptes": "MMIO SPTEs",
+    "hash_passed": "passed in hash",
+    "collisions": "longest search",
+    "prefetch_gptes": "gptes read",
+    "prefetch_lookups": "host lookups",
 }
 
 
@@ -51,7 +60,7 @@ def meaning(counter: str) -> str:
     """Return what a column's numbers are, in a line."""
     times = {
         "seconds": "Estimated time of the MMU's work, by the costs; the guest's own work is not in it",
-        "longest_hold": "Longest hold of mmu_lock, by the costs of what is zapped in it",
+        "longest_hold": "Longest hold of mmu_lock, by the costs of what is made and zapped in it",
         "hold_p99": "99 percent of the holds of mmu_lock are no longer",
     }
     return times.get(counter) or COUNTERS[counter]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["least", "listed", "ratio", "span"]
+__all__ = ["change", "least", "listed", "ratio", "span", "time_change"]
 
 
 def ratio(larger: float, smaller: float) -> str:
@@ -31,3 +31,22 @@ def least(values: Mapping[str, float]) -> str:
 def listed(words: list[str]) -> str:
     """Return words as a list in a sentence."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def change(new: float, old: float, *, same: str = "as many", less: str = "fewer", more: str = "more") -> str:
+    """Return how a number compares with another: "as many", "41% fewer", "12% more", "3.1 times as many"."""
+    if new == old:
+        return same
+    if not old:
+        return f"{more}, {new:,.0f} instead of none"
+    if not new:
+        return "none"
+    share = abs(new - old) / old
+    if new >= 2 * old:
+        return f"{ratio(new, old)} {same}"
+    return f"{share:.0%} {less if new < old else more}" if share >= 0.005 else f"practically {same}"
+
+
+def time_change(new: float, old: float) -> str:
+    """Return how a time compares with another, in the same way."""
+    return change(new, old, same="as much time", less="less time", more="more time")

@@ -137,7 +137,7 @@ class Vm(Operations):
             )
         except ScenarioError as error:
             raise ConfigurationError(str(error).partition(": ")[2].partition("; change")[0]) from None
-        self._ops = OpParser()
+        self._ops = _parser(self.player.setup, nested=nested)
         self._tables = None
         pages = TablePages(tables.next_table)
         if paging != "nopaging":
@@ -187,10 +187,6 @@ class Vm(Operations):
         parser = self._ops
         parser.slots = {id: (slot.gpa, slot.size) for id, slot in self.player.machine.slots.items()}
         parser.nvcpus = len(self.vcpus)
-        if not parser.modes:
-            parser.set_modes([MODES[name] for name in self.player.setup.modes])
-            if self.player.vmcbs:
-                parser.allow_nested()
         parsed = []
         for number, raw in enumerate(lines.split("\n"), 1):
             line, tokens = split_words("run_scenario", number, raw.partition("#")[0])

@@ -18,7 +18,7 @@ OTHERS = {
     "fast_page_fault": ("no",),
     "zap_all": ("walk",),
     "host_word": ("32",),
-    "unsync": ("never",),
+    "unsync": ("never", "not_nested"),
 }
 ALL = {name: values[0] for name, values in OTHERS.items()}
 CASES = [(name, value) for name in OTHERS for value in OTHERS[name]]

@@ -1,6 +1,7 @@
-"""Leaf tables that never get out of sync: the baseline for telling bugs of the MMU apart."""
+"""Leaf tables, or nested ones, that never get out of sync: the baseline for telling bugs apart."""
 
 import pytest
+from kvm.nested_world import DATA, nested_text, pt
 from kvm.world import World, names
 
 from shadowmmu.x86.bits import W
@@ -72,3 +73,14 @@ def test_upper_tables_are_tracked_in_both(unsync: str) -> None:
     tracked = {gfn for slot in world.kvm.memslots for gfn, _ in slot.tracked()}
     assert upper < shadowed.keys()
     assert tracked == (upper if unsync == "leaf" else shadowed.keys())
+
+
+def test_only_nested_tables_stay_write_protected() -> None:
+    assert "kvm_mmu_unsync_page" in names(edited("not_nested").ok(EDIT)), "the guest is no hypervisor"
+    for unsync, emulated in (("leaf", False), ("not_nested", True), ("never", True)):
+        world = World.of(nested_text(), design={"unsync": unsync})
+        world.ok("nop", f"l2read {DATA:#x}")
+        world.do("l2exit")
+        events = names(world.ok(pt(0, DATA + 0x1067)))
+        assert ("kvm_mmu_unsync_page" in events) != emulated
+        assert world.stats["mmu_pte_write"] == emulated

@@ -119,6 +119,10 @@ class GuestKernel:
         self._top = 2 if mode.name == "32" else mode.levels
         self._next_pid = 1
 
+    def direct_address(self, gpa: int) -> int:
+        """Return where the kernel has a guest-physical address mapped."""
+        return self._direct + gpa
+
     # -- streams -------------------------------------------------------------------------------------------
 
     def _set(self, stream: Stream, table: int, index: int, entry: int) -> None:

@@ -13,6 +13,9 @@ from ..bits import (
     SPLIT_FLUSH_IF_NOT_IDENTICAL,
     SPLIT_FLUSH_NEVER,
     SPLIT_FLUSH_STABLE,
+    UNSYNC_LEAF,
+    UNSYNC_NEVER,
+    UNSYNC_NOT_NESTED,
 )
 from .switch import NO_YES, Switch
 
@@ -262,11 +265,13 @@ MAIL_SWITCHES: tuple[Switch, ...] = (
     ),
     Switch(
         "unsync",
-        {"leaf": 1, "never": 0},
+        {"leaf": UNSYNC_LEAF, "not_nested": UNSYNC_NOT_NESTED, "never": UNSYNC_NEVER},
         "leaf",
-        "2.6.28 on: leaf (mail patch 3 says why only leaves); before: never",
+        "2.6.28 on: leaf (mail patch 3 says why only leaves); before: never; not_nested is what mail 000 "
+        "proposes for nested guests",
         "a leaf table that the guest writes becomes writable, and out of sync until the guest flushes; or "
-        "every shadowed table stays write-protected, and every write to one is emulated",
+        "shadowed tables stay write-protected, and every write to one is emulated: all, or only the nested "
+        "tables of a guest that is a hypervisor",
         mail="002_61aa16377bf62e9f",
     ),
 )

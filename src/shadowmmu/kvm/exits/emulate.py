@@ -188,10 +188,13 @@ class Emulator:
         return value
 
     def peek(self, address: int, size: int) -> int:
-        """Return what memory holds at an operand, without tracepoints, with no effect but Accessed bits; 0 if
-        it cannot be read.
+        """Return what memory holds at an operand, without tracepoints, uncounted, with no effect but Accessed
+        bits; 0 if it cannot be read.
         """
+        tally = self.vcpu.kvm.tally
+        walks = tally.gpte_walks
         gpa = gva_to_gpa(self.vcpu, address, 0)
+        tally.gpte_walks = walks
         return 0 if gpa == INVALID_PAGE else read_guest(self.vcpu.kvm, gpa, size) or 0
 
     def write(self, address: int, size: int, value: int) -> bool:

@@ -77,6 +77,7 @@ def page_fault_exit(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u
 def handle_page_fault(vcpu: Vcpu, address: u64, error_code: u64, nested: u32) -> u32:
     """Do the same for a vCPU without an exception to deliver: record the exit, give the fault to the MMU."""
     result: u32
+    vcpu.kvm.tally.page_fault_exits += 1
     if vcpu.kvm.parameters.vmx:
         result = _handle_vmx_exit(vcpu, address, error_code, nested)
     else:

@@ -154,6 +154,7 @@ def _walk_once(vcpu: Vcpu, mmu: KvmMmu, w: GuestWalker, addr: u64, access: u64) 
     if four_byte:
         pte &= 0xFFFFFFFF
     w.error_code = 0
+    kvm.tally.gpte_walks += 1
     if level == PT32E_ROOT_LEVEL:
         pte = get_pdptr(vcpu, mmu, (addr >> 30) & 3)
         if kvm.tracing:

@@ -4,10 +4,10 @@ them.
 account_shadowed, unaccount_shadowed, arch/x86/kvm/mmu/mmu.c, 6.12.111.
 """
 
-from cython import longlong as i64, ulonglong as u64
+from cython import longlong as i64, uint as u32, ulonglong as u64
 
 from ...x86.bits import MASK64
-from ..bits import ROLE_LEVEL
+from ..bits import ROLE_GUEST_MODE, ROLE_LEVEL, UNSYNC_LEAF, UNSYNC_NEVER
 from ..spte.flush import kvm_flush_remote_tlbs, kvm_flush_remote_tlbs_range
 from ..state.memslots import MemSlot
 from ..state.shadow_page import ShadowPage
@@ -19,11 +19,11 @@ def account_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
     """Write-protect the guest table that a new page shadows, and forbid huge pages over it (6.12.111).
 
     An upper-level table is write-tracked: every write to it is emulated from now on. A leaf table is only
-    write-protected; the first write makes it unsync. Without `unsync` it is tracked too.
+    write-protected; the first write makes it unsync. Where `unsync` forbids that it is tracked too.
     """
     kvm.indirect_shadow_pages += 1
     slot: MemSlot = kvm.memslot_of(sp.gfn)
-    if sp.role & ROLE_LEVEL > 1 or not kvm.design.unsync:
+    if not _may_unsync(kvm, sp):
         _write_track(slot, sp.gfn, 1)
     slot.count_disallow_lpage(sp.gfn, 1)
     if kvm_mmu_slot_gfn_write_protect(kvm, slot, sp.gfn, 1):
@@ -39,9 +39,17 @@ def unaccount_shadowed(kvm: Kvm, sp: ShadowPage) -> None:
     """
     kvm.indirect_shadow_pages -= 1
     slot: MemSlot = kvm.memslot_of(sp.gfn)
-    if sp.role & ROLE_LEVEL > 1 or not kvm.design.unsync:
+    if not _may_unsync(kvm, sp):
         _write_track(slot, sp.gfn, -1)
     slot.count_disallow_lpage(sp.gfn, -1)
+
+
+def _may_unsync(kvm: Kvm, sp: ShadowPage) -> bool:
+    """Return whether the guest may write the table that a page shadows, out of sync."""
+    rule: u32 = kvm.design.unsync
+    if sp.role & ROLE_LEVEL > 1 or rule == UNSYNC_NEVER:
+        return False
+    return rule == UNSYNC_LEAF or not sp.role & ROLE_GUEST_MODE
 
 
 def _write_track(slot: MemSlot, gfn: u64, delta: i64) -> None:

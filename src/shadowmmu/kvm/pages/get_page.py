@@ -80,6 +80,7 @@ def _find(kvm: Kvm, vcpu: Vcpu | None, gfn: u64, bucket: u64, role: u32) -> Shad
     if found is None:
         kvm.stat.mmu_cache_miss += 1
     kvm_mmu_commit_zap_page(kvm, invalid_list)
+    kvm.tally.hash_passed += collisions
     if collisions > kvm.stat.max_mmu_page_hash_collisions:
         kvm.stat.max_mmu_page_hash_collisions = collisions
     return found

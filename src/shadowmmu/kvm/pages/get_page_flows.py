@@ -58,6 +58,7 @@ class PageSearch:
 
     def count_collisions(self) -> None:
         """Raise max_mmu_page_hash_collisions to `collisions` if that is larger."""
+        self.kvm.tally.hash_passed += self.collisions
         if self.collisions > self.kvm.stat.max_mmu_page_hash_collisions:
             self.kvm.stat.max_mmu_page_hash_collisions = self.collisions
 

@@ -11,7 +11,7 @@ cdef class VmStat:
 
 @cython.final
 cdef class Tally:
-    cdef public i64 leaves_made, leaves_zapped, leaves_unused
+    cdef public i64 leaves_made, leaves_zapped, leaves_unused, hash_passed, tdp_tables_made, tdp_tables_zapped, page_fault_exits, gpte_walks
 
 @cython.final
 cdef class VcpuStat:

@@ -105,11 +105,21 @@ class Tally:
         leaves_made: Leaf SPTEs made.
         leaves_zapped: Leaf SPTEs emptied or replaced by a table.
         leaves_unused: Of these, those that nobody had used: Accessed was clear, or they were access-tracked.
+        hash_passed: Valid pages of other gfns that lookups passed in hash buckets, all in all.
+        tdp_tables_made: Tables below roots of the TDP MMU that were linked.
+        tdp_tables_zapped: Of these, those that were unlinked.
+        page_fault_exits: Exits for page faults, for known MMIO and for full logs of dirty pages.
+        gpte_walks: Walks of guest tables by KVM.
     """
 
     leaves_made: int = 0
     leaves_zapped: int = 0
     leaves_unused: int = 0
+    hash_passed: int = 0
+    tdp_tables_made: int = 0
+    tdp_tables_zapped: int = 0
+    page_fault_exits: int = 0
+    gpte_walks: int = 0
 
 
 VM_STATS = tuple(field.name for field in fields(VmStat))

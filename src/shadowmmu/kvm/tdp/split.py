@@ -27,6 +27,7 @@ def tdp_mmu_link_sp(kvm: Kvm, it: TdpIter, sp: ShadowPage, shared: u32) -> bool:
     elif not tdp_mmu_set_spte_atomic(kvm, it, make_nonleaf_spte(kvm, sp)):
         return False
     kvm.tdp_mmu_pages += 1
+    kvm.tally.tdp_tables_made += 1
     return True
 
 

@@ -132,6 +132,7 @@ def handle_removed_pt(kvm: Kvm, sp: ShadowPage, shared: u32) -> None:
     if kvm.tracing:
         kvm.tracer.kvm_mmu_prepare_zap_page(sp)
     kvm.tdp_mmu_pages -= 1
+    kvm.tally.tdp_tables_zapped += 1
     if sp.nx_huge_page_disallowed:
         unaccount_nx_huge_page(kvm, sp)
     level: u32 = sp.role & ROLE_LEVEL

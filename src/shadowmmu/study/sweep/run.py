@@ -36,6 +36,7 @@ class Run:
     parameters: Mapping[str, int]
     configuration: Configuration
     seed: int
+    audited: bool = True
 
     def description(self) -> dict[str, Any]:
         """Return all of it as data."""
@@ -45,6 +46,7 @@ class Run:
             "parameters": dict(self.parameters),
             "configuration": machine,
             "seed": self.seed,
+            "audited": self.audited,
         }
 
     def key(self, costs: Costs) -> str:
@@ -83,7 +85,14 @@ def _plain(value: object) -> object:
 def perform(run: Run, costs: Costs) -> Measurement:
     """Measure a run. Raises RunError."""
     try:
-        return measure(run.workload, run.configuration, costs, parameters=run.parameters, seed=run.seed)
+        return measure(
+            run.workload,
+            run.configuration,
+            costs,
+            parameters=run.parameters,
+            seed=run.seed,
+            audited=run.audited,
+        )
     except (ConfigurationError, WorkloadError, MemoryError) as error:
         raise RunError(f"{run}: {error or 'out of memory'}") from None
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 
+from ...guest.workload.stream_cpu import Stream
+from ...vm.slots import Backing
 from ..configuration import Guest
 from ..workload import workload
 from .patterns import gvas, mapped_process, user_reads, user_writes
 
-__all__: list[str] = []
+__all__ = ["after_direct_map", "beyond_memory"]
 
-PAGE, GIB = 4096, 1 << 30
+PAGE, HUGE, ALIGNED, GIB = 4096, 1 << 21, 1 << 22, 1 << 30
+READ, WRITE = 0, 1
 
 
-def _beyond_memory(guest: Guest) -> int:
+def beyond_memory(guest: Guest) -> int:
     """Return a guest-physical address where no slot is."""
     return -(-guest.vm.slots[0].size // GIB) * GIB
+
+
+def after_direct_map(guest: Guest) -> int:
+    """Return an address of the guest's kernel where nothing is mapped, aligned to its huge pages."""
+    return guest.kernel.direct_address(-(-guest.vm.slots[0].size // ALIGNED) * ALIGNED)
 
 
 @workload(
@@ -43,11 +52,38 @@ def migration(guest: Guest, pages: int = 8_192, rounds: int = 5, written: int = 
         slot.dirty_log = False
 
 
+@workload(
+    "huge-log-writes",
+    pages="pages of 2 MiB of the guest, which the host has in such pages, too",
+    written="percent of their 4 KiB pages that the guest writes; it reads the others",
+)
+def huge_log_writes(guest: Guest, pages: int = 64, written: int = 100) -> Iterator[None]:
+    """Dirty logging is on for huge pages, and the guest goes over them once, through its kernel's map."""
+    gpa = beyond_memory(guest)
+    slot = guest.vm.add_slot(gpa, pages * HUGE, id=1, backing=Backing.HUGE2M)
+    start = after_direct_map(guest)
+    guest.vm.map(start, gpa, pages * HUGE, page_size=guest.kernel.mode.page_size(2))
+    every = range(start, start + pages * HUGE, PAGE)
+    _run_kernel(guest, WRITE, every[::512])
+    with guest.host:
+        slot.dirty_log = True
+    chosen = set(guest.rng.sample(every, len(every) * min(written, 100) // 100))
+    kinds = array("B", [WRITE if address in chosen else READ for address in every])
+    yield
+    _run_kernel(guest, kinds, every)
+
+
+def _run_kernel(guest: Guest, kinds: array[int] | int, addresses: Iterable[int]) -> None:
+    stream = Stream()
+    stream.accesses(kinds, array("Q", addresses))
+    guest.cpus[0].run(stream)
+
+
 @workload("zap-all", pages="pages that are mapped when everything is zapped")
 def zap_all(guest: Guest, pages: int = 65_536) -> Iterator[None]:
     """A slot is deleted, for which KVM zaps all that it maps, and the guest runs on."""
     process = mapped_process(guest, pages)
-    slot = guest.vm.add_slot(_beyond_memory(guest), "1M", id=1)
+    slot = guest.vm.add_slot(beyond_memory(guest), "1M", id=1)
     user_reads(guest, process, range(pages))
     yield
     with guest.host:
@@ -60,7 +96,7 @@ def slot_churn(guest: Guest, pages: int = 4_096, rounds: int = 20) -> Iterator[N
     """A slot, such as that of a device's memory, is added and deleted while the guest runs."""
     process = mapped_process(guest, pages)
     user_reads(guest, process, range(pages))
-    gpa = _beyond_memory(guest)
+    gpa = beyond_memory(guest)
     yield
     for _ in range(rounds):
         with guest.host:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from ...guest.workload.kernel import Area, Kind, Process
+from ...guest.workload.stream import INVLPG, STORE4, STORE8
+from ...guest.workload.stream_cpu import Stream
 from ...x86.bits import U
 from ..configuration import Guest
 from ..workload import workload
@@ -55,6 +57,21 @@ def fork_storm(guest: Guest, pages: int = 2_048, forks: int = 32, touched: int =
         kernel.run_user(child, WRITE, written)
         kernel.exit(child)
         kernel.run_user(parent, WRITE, written)
+
+
+@workload("demand", pages="pages that the process writes for the first time")
+def demand(guest: Guest, pages: int = 1_024) -> Iterator[None]:
+    """A process writes memory that it never touched: a page fault of the guest for each page."""
+    kernel = guest.kernel
+    process = kernel.spawn(areas_of_program("demand", 16, pages))
+    frames = [kernel.frames.take() for _ in range(pages + pages // 64)]
+    stream = Stream()
+    stream.accesses(0, array("Q", map(kernel.direct_address, frames)))
+    guest.cpus[0].run(stream)
+    kernel.frames.drop(frames)
+    run_program(guest, process, text=16, heap=0)
+    yield
+    kernel.run_user(process, WRITE, gvas(range(pages)))
 
 
 @workload("mmap-loop", pages="pages of each mapping", rounds="mappings, one after the other")
@@ -146,3 +163,34 @@ def table_churn(guest: Guest, tables: int = 32, rounds: int = 50) -> Iterator[No
             kernel.run_user(process, WRITE, array("Q", [area.first << PAGE_SHIFT]))
         for area in areas:
             kernel.munmap(process, area)
+
+
+@workload(
+    "shared-tables",
+    processes="processes that share the leaf table of a mapping",
+    rounds="times that one of them writes a gpte in it and another looks the page up",
+)
+def shared_tables(guest: Guest, processes: int = 4, rounds: int = 100) -> Iterator[None]:
+    """Directory entries that lead to the same leaf table are used for the first time while it is unsync."""
+    kernel = guest.kernel
+    region = kernel.mode.page_size(2)
+    frame = kernel.frames.take()
+    start = MAPS << PAGE_SHIFT
+    guest.vm.map(start, frame)
+    table = guest.vm.gpte_address(start)
+    directory = guest.vm.gpte_address(start, 2)
+    entry = guest.vm.host_read(directory, kernel.mode.entry_size)
+    kernel_read = Stream()
+    kernel_read.add(0, start)
+    guest.cpus[0].run(kernel_read)
+    yield
+    kind = STORE8 if kernel.mode.entry_size == 8 else STORE4
+    for turn in range(rounds):
+        slot = 1 + turn % max(processes, 1)
+        stream = Stream()
+        stream.add(kind, kernel.direct_address(directory + slot * kernel.mode.entry_size), entry)
+        stream.add(kind, kernel.direct_address(table + 8 * kernel.mode.entry_size), 0)
+        stream.add(0, start + slot * region)
+        stream.add(kind, kernel.direct_address(directory + slot * kernel.mode.entry_size), 0)
+        stream.add(INVLPG, start + slot * region)
+        guest.cpus[0].run(stream)

@@ -3,7 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from ....kvm.bits import ROLE_4BYTE_GPTE, ROLE_CR0_WP, ROLE_GUEST_MODE, SPTE_MMU_PRESENT
+from ....kvm.bits import (
+    ROLE_4BYTE_GPTE,
+    ROLE_CR0_WP,
+    ROLE_GUEST_MODE,
+    SPTE_MMU_PRESENT,
+    UNSYNC_NEVER,
+    UNSYNC_NOT_NESTED,
+)
 from ....kvm.spte.mmio import get_mmio_spte_generation, get_mmio_spte_gfn, is_mmio_spte, mmio_generation
 from ....kvm.state.memslots import MemSlot
 from ....kvm.state.vm import Kvm
@@ -309,10 +316,12 @@ def _write_tracked(t: Tables, gfn: int) -> Iterator[Finding]:
 
 
 def _is_tracked(t: Tables, page: Page) -> bool:
-    """Return whether the guest table of a page is write-tracked: upper-level tables, and all if none may
+    """Return whether the guest table of a page is write-tracked: upper-level tables, and those that may not
     become unsync.
     """
-    return page.level > 1 or not t.kvm.design.unsync
+    rule = t.kvm.design.unsync
+    nested = bool(page.role & ROLE_GUEST_MODE)
+    return page.level > 1 or rule == UNSYNC_NEVER or (rule == UNSYNC_NOT_NESTED and nested)
 
 
 @predicate(
