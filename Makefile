@@ -1,6 +1,7 @@
 # make run    run the embedded default program            make build  compile in place, for iterating
 # make test   lint, types, tests compiled and interpreted  make wheel  dist/*.whl and the source archive
 # make docs   the documentation, build/docs/index.html
+# make studies     measure again what the documentation's pages of studies show
 # make programs    build anew what is committed as built: the default program (needs gcc for x86)
 # make clean  remove all that make made
 
@@ -17,7 +18,7 @@ MODULES = $(words $(filter-out $(CONSTANTS) %/types.pxd,$(filter %.pxd,$(SOURCES
 # what one process has compiled to bytecode, others need not: the tests start many
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test lint build docs wheel clean programs
+.PHONY: run test lint build docs wheel clean programs studies
 
 run: $(VENV)/.installed
 	@echo "running the tour: a guest kernel that tries each mechanism in every paging mode"
@@ -41,6 +42,9 @@ docs: $(VENV)/.dev
 
 wheel: $(VENV)/.dev
 	SHADOWMMU_REQUIRE_NATIVE=1 $(BIN)/python -m build
+
+studies: $(VENV)/.compiled
+	$(BIN)/python docs/_ext/stored_studies.py $(NAMES)
 
 programs:
 	$(MAKE) -C src/shadowmmu/guest/pc/programs/tour

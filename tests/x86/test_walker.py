@@ -363,3 +363,14 @@ def test_when_accessed_is_set_on_the_way_is_the_processor_s(at_end: bool, levels
     assert cpu.access(0, READ) == 0x8000
     assert all(words[table >> 3] & A for table in [*marked, tables[-1]])
     assert levels != 3 or not words[0x1000 >> 3] & A, "a PDPTE has no such bit"
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_accessed_is_set_in_both_entries_of_a_word_that_a_walk_uses(at_end: bool) -> None:
+    words = memoryview(bytearray(1 << 16)).cast("B").cast("Q")
+    words[0x1000 >> 3] = (0x8000 | P | W) << 32 | 0x1000 | P | W
+    cpu = Processor(words, implementation=replace(MANUAL, accessed_at_end=at_end))
+    cpu.set_paging(levels=2, cr0_wp=True, efer_nx=False, cr4_smep=False, cr4_smap=False, maxphyaddr=40)
+    cpu.root = 0x1000
+    assert cpu.access(0x1000, WRITE) == 0x8000
+    assert words[0x1000 >> 3] == (0x8000 | P | W | A | D) << 32 | 0x1000 | P | W | A

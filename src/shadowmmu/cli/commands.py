@@ -20,6 +20,7 @@ from shadowmmu.cli.race import race
 from shadowmmu.cli.run import run
 from shadowmmu.cli.show import show
 from shadowmmu.cli.study import study
+from shadowmmu.cli.sweep import sweep
 from shadowmmu.cli.why import why
 from shadowmmu.cli.workload import workload
 
@@ -49,6 +50,7 @@ cli.add_command(designs)
 cli.add_command(kernels)
 cli.add_command(decode)
 cli.add_command(study)
+cli.add_command(sweep)
 cli.add_command(workload)
 cli.add_command(race)
 cli.add_command(fuzz)

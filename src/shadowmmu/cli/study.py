@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shadowmmu.study.costs import Costs
     from shadowmmu.study.study import Results, Study
 
-__all__ = ["study"]
+__all__ = ["costs_of", "study"]
 
 _WIDEST = 100
 _PICTURES = (".png", ".svg", ".pdf")
@@ -38,6 +38,9 @@ _NEEDS = 'a picture needs matplotlib: pip install "shadowmmu[study]"'
     files={"costs.toml": "What things cost; print the default with --print-costs, give yours with --costs."},
 )
 @click.argument("name", required=False)
+@click.option(
+    "--jobs", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Processes at once."
+)
 @click.option("--costs", "costs_file", metavar="FILE", type=click.Path(path_type=Path), help="Costs to use.")
 @click.option(
     "--seed",
@@ -45,7 +48,7 @@ _NEEDS = 'a picture needs matplotlib: pip install "shadowmmu[study]"'
     metavar="N",
     multiple=True,
     type=click.IntRange(0),
-    help="Where chance begins. Repeatable: means are shown.",
+    help="Where chance begins. Repeatable: means are shown, with their 95 % confidence intervals.",
 )
 @click.option(
     "--plot",
@@ -73,6 +76,7 @@ _NEEDS = 'a picture needs matplotlib: pip install "shadowmmu[study]"'
 def study(
     *,
     name: str | None,
+    jobs: int,
     costs_file: Path | None,
     seeds: tuple[int, ...],
     plot_file: Path | None,
@@ -105,11 +109,13 @@ def study(
         raise click.ClickException(_NEEDS)
     outputs = {"--plot": plot_file, "--html": html_file, "--csv": csv_file}
     refuse_overwriting(outputs, [costs_file] if costs_file else [])
-    costs = _costs(costs_file)
-    results = _measured(STUDIES[name], costs, seeds or (0,))
+    costs = costs_of(costs_file)
+    results = _measured(STUDIES[name], costs, tuple(dict.fromkeys(seeds)) or (0,), jobs)
     _write(results, costs, plot_file, html_file, csv_file)
     if as_json:
-        click.echo(json.dumps(_as_data(results)))
+        from shadowmmu.study.stored import as_data
+
+        click.echo(json.dumps(as_data(results)))
     else:
         _print(results)
 
@@ -135,7 +141,8 @@ def _can_draw() -> bool:
     return True
 
 
-def _costs(path: Path | None) -> Costs:
+def costs_of(path: Path | None) -> Costs:
+    """Return the costs in a file, else the default. Raises ClickException, OSError."""
     from shadowmmu.study.costs import CostsError, default_costs, load_costs
 
     try:
@@ -144,13 +151,20 @@ def _costs(path: Path | None) -> Costs:
         raise click.ClickException(str(error)) from None
 
 
-def _measured(chosen: Study, costs: Costs, seeds: tuple[int, ...]) -> Results:
+def _measured(chosen: Study, costs: Costs, seeds: tuple[int, ...], jobs: int) -> Results:
     from shadowmmu.study.study import run_study
+    from shadowmmu.study.sweep.run import RunError
 
     try:
         return run_study(
-            chosen, costs, seeds=seeds, progress=lambda done, of: progress(f"{done} of {of} measurements")
+            chosen,
+            costs,
+            seeds=seeds,
+            jobs=jobs,
+            progress=lambda done, of: progress(f"{done} of {of} measurements"),
         )
+    except RunError as error:
+        raise click.ClickException(f"study {chosen.name}: {error}") from None
     finally:
         progress("")
 
@@ -174,25 +188,12 @@ def _write(
             file.write(as_csv(as_rows(results)))
 
 
-def _as_data(results: Results) -> dict[str, object]:
-    from shadowmmu.study.study import verdict_of
-    from shadowmmu.study.table import as_rows
-
-    return {
-        "study": results.study.name,
-        "question": results.study.question,
-        "verdict": verdict_of(results),
-        "clean": results.clean,
-        "measurements": list(as_rows(results)),
-    }
-
-
 def _print(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from shadowmmu.study.study import verdict_of
-    from shadowmmu.study.table import heading, shown
+    from shadowmmu.study.table import heading
 
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     console = Console(no_color=not coloured, highlight=False, width=None if sys.stdout.isatty() else _WIDEST)
@@ -206,7 +207,7 @@ def _print(results: Results) -> None:
         for counter in chosen.columns:
             table.add_column(heading(counter), justify="right")
         for one in chosen.alternatives:
-            values = [shown(c, results.value(case.label, one.label, c)) for c in chosen.columns]
+            values = [results.shown(case.label, one.label, c) for c in chosen.columns]
             table.add_row(f"{one.label} (unsafe)" if one.unsafe else one.label, *values)
         console.print()
         console.print(table)

@@ -6,11 +6,18 @@ too (lru_gen, walk_mm, mmu_notifier_clear_young; 6.12.111 and 7.3.4); in 6.1 nob
 
 from ..x86.bits import PAGE_SHIFT
 from .address_space import AddressSpace
-from .bits import PAGES_2M, PRESENT, VM_HUGETLB, VM_RAND_READ, VM_SEQ_READ, ZERO
+from .bits import PAGES_2M, PRESENT, PROT_MASK, VM_HUGETLB, VM_RAND_READ, VM_SEQ_READ, ZERO
 from .mapping import Mapping
+from .vma import Vma
 
 _SKIPPED = VM_HUGETLB | VM_SEQ_READ | VM_RAND_READ
-"""VMAs of which the LRU learns nothing (should_skip_vma)."""
+"""Flags of VMAs of which the LRU learns nothing."""
+
+
+HUGE_BATCH = 64
+"""Huge pages after the first that are looked at together (MIN_LRU_BATCH)."""
+REGIONS_1G = 512
+"""Huge pages below one page directory."""
 
 
 def lru_gen_age(space: AddressSpace) -> None:
@@ -18,24 +25,83 @@ def lru_gen_age(space: AddressSpace) -> None:
     if not space.switches.lru_asks_notifiers:
         return
     for mapping in sorted(space.mappings, key=lambda mapping: mapping.hva):
-        for vma in mapping.vmas:
-            if not vma.flags & _SKIPPED:
-                _walk(space, mapping, vma.first, vma.last)
+        _Walk(space, mapping).walk()
 
 
-def _walk(space: AddressSpace, mapping: Mapping, first: int, last: int) -> None:
-    """Ask about each entry of the page tables that maps a page; zeros are nobody's."""
-    index = first
-    while index < last:
+class _Walk:
+    """The walk over the page tables of a mapping.
+
+    Huge pages are looked at when the VMA or the page directory ends, or the batch is full (walk_pmd_range). A
+    page table is walked to its end, also through the next VMAs (walk_pte_range).
+
+    Attributes:
+        space: Whose memory it is.
+        mapping: The mapping.
+        huge: Regions of huge pages that are put off.
+    """
+
+    def __init__(self, space: AddressSpace, mapping: Mapping) -> None:
+        self.space = space
+        self.mapping = mapping
+        self.huge: list[int] = []
+
+    def walk(self) -> None:
+        """Ask about each entry that maps a page, VMA by VMA."""
+        last_region = -1
+        for vma in self.mapping.vmas:
+            if not _is_skipped(vma):
+                first, shared = vma.first, self.mapping.region_of(vma.first)
+                if self.huge and shared == last_region and not self.mapping.is_huge(shared):
+                    first = self._walk_region(vma.first, vma.last)
+                if first < vma.last:
+                    self._look_at_huge_pages()
+                while first < vma.last:
+                    first = self._walk_region(first, vma.last)
+                last_region = self.mapping.region_of(vma.last - 1)
+        self._look_at_huge_pages()
+
+    def _walk_region(self, index: int, last: int) -> int:
+        """Walk the entries of the region of page `index` from there to `last`. Return the page after."""
+        mapping = self.mapping
         region = mapping.region_of(index)
-        huge = mapping.is_huge(region)
-        pages = PAGES_2M if huge else 1
-        if space.switches.lru_asks_by_folio and not huge:
-            pages = _batch(mapping, index, last)
-        word = mapping.page(index)
-        if word & PRESENT and not word & ZERO and region not in mapping.zero_regions:
-            _ask(space, mapping, index, pages)
-        index += pages
+        if mapping.is_huge(region):
+            self._put_off(region)
+            return mapping.first_page(region) + PAGES_2M
+        while index < last and mapping.region_of(index) == region:
+            pages = _batch(mapping, index, last) if self.space.switches.lru_asks_by_folio else 1
+            if mapping.page(index) & PRESENT:
+                self._ask(index, pages)
+            index += pages
+        return index
+
+    def _put_off(self, region: int) -> None:
+        """Keep a huge page for the end of the batch."""
+        top = self.mapping.first_2m
+        if self.huge and (
+            region - self.huge[0] > HUGE_BATCH
+            or (top + region) // REGIONS_1G != (top + self.huge[0]) // REGIONS_1G
+        ):
+            self._look_at_huge_pages()
+        self.huge.append(region)
+
+    def _look_at_huge_pages(self) -> None:
+        for region in self.huge:
+            self._ask(self.mapping.first_page(region), PAGES_2M)
+        self.huge.clear()
+
+    def _ask(self, index: int, pages: int) -> None:
+        """Ask the notifiers about pages; zeros are nobody's."""
+        mapping = self.mapping
+        if mapping.page(index) & ZERO or mapping.region_of(index) in mapping.zero_regions:
+            return
+        start = mapping.hva + (index << PAGE_SHIFT)
+        for notifier in self.space.notifiers:
+            notifier.clear_young(start, start + (pages << PAGE_SHIFT))
+
+
+def _is_skipped(vma: Vma) -> bool:
+    """Return whether the LRU learns nothing of a VMA (should_skip_vma)."""
+    return not vma.flags & PROT_MASK or bool(vma.flags & _SKIPPED)
 
 
 def _batch(mapping: Mapping, index: int, last: int) -> int:
@@ -53,9 +119,3 @@ def _batch(mapping: Mapping, index: int, last: int) -> int:
     ):
         count += 1
     return count
-
-
-def _ask(space: AddressSpace, mapping: Mapping, index: int, pages: int) -> None:
-    start = mapping.hva + (index << PAGE_SHIFT)
-    for notifier in space.notifiers:
-        notifier.clear_young(start, start + (pages << PAGE_SHIFT))

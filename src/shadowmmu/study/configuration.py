@@ -23,6 +23,7 @@ FIRST_FRAME = 1 << 20
 TABLES = 16 << 20
 """Bytes at the top of guest memory for the tables that exist at the start."""
 MOST_MMU_PAGES = 1 << 20
+DIRECT_MAP_PAGES = ("2M", "4K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,10 @@ def build(configuration: Configuration, costs: Costs, seed: int) -> Guest:
     memory = bytes_of("memory", configuration.memory)
     if memory < 2 * TABLES:
         raise ConfigurationError(f"memory={configuration.memory!r} must be at least {2 * TABLES >> 20}M")
+    if configuration.direct_map not in DIRECT_MAP_PAGES:
+        raise ConfigurationError(
+            f"direct_map={configuration.direct_map!r} must be one of {', '.join(DIRECT_MAP_PAGES)}"
+        )
     vm = Vm(
         memory,
         configuration.paging,

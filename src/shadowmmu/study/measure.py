@@ -9,7 +9,7 @@ from typing import Any
 
 from .catalogue import named
 from .configuration import Configuration, build
-from .costs import Costs, Estimate
+from .costs import Costs, Estimate, default_costs
 from .counters import difference
 from .counting import counters_of
 from .workload import WorkloadError
@@ -66,6 +66,9 @@ class Measurement:
             "vcpus": configuration.vcpus,
             "memory": configuration.memory,
             "backing": configuration.backing.name,
+            "nested": configuration.nested,
+            "direct_map": configuration.direct_map,
+            "contended": configuration.contended,
             **{name: str(value) for name, value in configuration.params.items()},
             **dict(configuration.design),
             "seed": self.seed,
@@ -82,13 +85,18 @@ class Measurement:
 
 def measure(
     name: str,
-    configuration: Configuration,
-    costs: Costs,
+    configuration: Configuration | None = None,
+    costs: Costs | None = None,
     *,
     parameters: Mapping[str, int | str] | None = None,
     seed: int = 0,
 ) -> Measurement:
-    """Run a workload and count. Raises WorkloadError, ConfigurationError, OutOfFrames."""
+    """Run a workload, by its name, and count; on the plain machine and by the default costs unless given.
+
+    Raises WorkloadError, ConfigurationError, OutOfFrames.
+    """
+    configuration = configuration or Configuration()
+    costs = costs or default_costs()
     chosen = named(name)
     values = chosen.values(parameters or {})
     if chosen.nested and not configuration.nested:

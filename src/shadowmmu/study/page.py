@@ -6,8 +6,9 @@ from html import escape
 
 from .costs import Costs
 from .plot import svg
-from .study import Results, verdict_of
-from .table import heading, meaning, shown
+from .results import Results
+from .study import verdict_of
+from .table import heading, meaning
 
 __all__ = ["page"]
 
@@ -57,7 +58,7 @@ def _table(results: Results, case: str) -> str:
     head = "".join(f"<th>{escape(heading(one))}</th>" for one in study.columns)
     rows = "".join(
         f"<tr><td>{escape(one.label)}{' (unsafe)' if one.unsafe else ''}</td>"
-        + "".join(f"<td>{escape(shown(c, results.value(case, one.label, c)))}</td>" for c in study.columns)
+        + "".join(f"<td>{escape(results.shown(case, one.label, c))}</td>" for c in study.columns)
         + "</tr>"
         for one in study.alternatives
     )

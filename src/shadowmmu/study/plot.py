@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from .study import Results
-from .table import heading, shown
+from .table import heading, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .results import Results
 
 __all__ = ["draw", "svg"]
 
@@ -37,6 +38,7 @@ def draw(results: Results) -> Figure:
     for number, one in enumerate(study.alternatives):
         places = [place * (bars + 0.8) + number for place in range(len(study.cases))]
         values = [results.value(case.label, one.label, study.plotted) for case in study.cases]
+        widths = [results.half_width(case.label, one.label, study.plotted) for case in study.cases]
         label = f"{one.label} (unsafe)" if one.unsafe else one.label
         axes.barh(
             places,
@@ -47,11 +49,13 @@ def draw(results: Results) -> Figure:
             edgecolor="white",
             linewidth=0,
             label=label,
+            xerr=[width or 0 for width in widths] if any(widths) else None,
+            error_kw={"ecolor": "#222222", "elinewidth": 1},
         )
-        for place, value in zip(places, values, strict=True):
+        for place, value, width in zip(places, values, widths, strict=True):
             axes.annotate(
-                shown(study.plotted, value),
-                (value, place),
+                with_interval(study.plotted, value, width),
+                (value + (width or 0), place),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
@@ -68,7 +72,9 @@ def draw(results: Results) -> Figure:
     else:
         axes.set_xlim(0, highest * _ROOM or 1)
     axes.set_xlabel(heading(study.plotted) + (", logarithmic" if study.logarithmic else ""))
-    axes.xaxis.set_major_formatter(lambda value, _: shown(study.plotted, value) if value > 0 else "0")
+    axes.xaxis.set_major_formatter(
+        lambda value, _: with_interval(study.plotted, value, None) if value > 0 else "0"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.9 / height), ncols=min(bars, 4), frameon=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .catalogue import named
 from .configuration import Configuration
 from .costs import Costs
-from .measure import Measurement, measure
+from .results import Results
+from .sweep.processes import results_of
+from .sweep.run import Run
 
 __all__ = ["Alternative", "Case", "Results", "Study", "run_study", "verdict_of"]
 
@@ -42,39 +45,6 @@ class Case:
     parameters: Mapping[str, int] = field(default_factory=dict)
 
 
-class Results:
-    """Measurements of a study, by case and alternative; one for each seed."""
-
-    def __init__(self, study: Study, seeds: Sequence[int]) -> None:
-        self.study = study
-        self.seeds = tuple(seeds)
-        self._found: dict[tuple[str, str], list[Measurement]] = {}
-
-    def add(self, case: Case, alternative: Alternative, measured: Measurement) -> None:
-        """Take a measurement."""
-        self._found.setdefault((case.label, alternative.label), []).append(measured)
-
-    def of(self, case: str, alternative: str) -> list[Measurement]:
-        """Return the measurements of an alternative on a case, by their labels. Raises KeyError."""
-        return self._found[case, alternative]
-
-    def value(self, case: str, alternative: str, counter: str) -> float:
-        """Return the mean of a counter over the seeds. Raises KeyError."""
-        values = [one[counter] for one in self.of(case, alternative)]
-        return sum(values) / len(values)
-
-    def __iter__(self) -> Iterator[tuple[Case, Alternative, Measurement]]:
-        for case in self.study.cases:
-            for alternative in self.study.alternatives:
-                for measured in self._found.get((case.label, alternative.label), ()):
-                    yield case, alternative, measured
-
-    @property
-    def clean(self) -> bool:
-        """Return whether the audit found nothing in any measurement."""
-        return all(measured.clean for _, _, measured in self)
-
-
 @dataclass(frozen=True, slots=True)
 class Study:
     """A question with what answers it.
@@ -107,22 +77,26 @@ def run_study(
     costs: Costs,
     *,
     seeds: Sequence[int] = (0,),
+    jobs: int = 1,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Results:
-    """Measure all alternatives of a study on all its cases, with each seed."""
+    """Measure all alternatives of a study on all its cases, with each seed, by so many processes at once.
+
+    Raises RunError.
+    """
+    inputs = [(case, one, seed) for case in study.cases for one in study.alternatives for seed in seeds]
+    runs = [
+        Run(case.workload, named(case.workload).values(case.parameters), one.configuration, seed)
+        for case, one, seed in inputs
+    ]
+    progress(0, len(runs))
+    found = {}
+    for place, measured in results_of(runs, costs, jobs=jobs):
+        found[place] = measured
+        progress(len(found), len(runs))
     results = Results(study, seeds)
-    total = len(study.cases) * len(study.alternatives) * len(seeds)
-    done = 0
-    for case in study.cases:
-        for alternative in study.alternatives:
-            for seed in seeds:
-                progress(done, total)
-                measured = measure(
-                    case.workload, alternative.configuration, costs, parameters=case.parameters, seed=seed
-                )
-                results.add(case, alternative, measured)
-                done += 1
-    progress(total, total)
+    for place, (case, one, _) in enumerate(inputs):
+        results.add(case, one, found[place])
     return results
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .counters import COUNTERS
-from .study import Results
 from .words import span
 
-__all__ = ["as_csv", "as_rows", "heading", "shown"]
+if TYPE_CHECKING:
+    from .results import Results
 
-_TIMES = {"seconds": "MMU time", "longest_hold": "longest hold", "hold_p99": "hold, p99"}
+__all__ = ["TIMES", "as_csv", "as_rows", "heading", "meaning", "shown", "with_interval"]
+
+TIMES = {"seconds": "MMU time", "longest_hold": "longest hold", "hold_p99": "hold, p99"}
 _HEADINGS = {
     "sptes_made": "SPTEs made",
     "sptes_zapped": "SPTEs zapped",
@@ -31,12 +33,18 @@ _HEADINGS = {
 
 def heading(counter: str) -> str:
     """Return the heading of a counter's column."""
-    return _TIMES.get(counter) or _HEADINGS.get(counter, counter.replace("_", " "))
+    return TIMES.get(counter) or _HEADINGS.get(counter, counter.replace("_", " "))
 
 
 def shown(counter: str, value: float) -> str:
     """Return a counter's value for people."""
-    return span(value) if counter in _TIMES else f"{value:,.0f}"
+    return span(value) if counter in TIMES else f"{value:,.0f}"
+
+
+def with_interval(counter: str, value: float, half_width: float | None) -> str:
+    """Return a counter's mean for people, with its 95 % confidence interval if there is one: "512 ± 3"."""
+    mean = shown(counter, value)
+    return mean if half_width is None else f"{mean} \N{PLUS-MINUS SIGN} {shown(counter, half_width)}"
 
 
 def meaning(counter: str) -> str:

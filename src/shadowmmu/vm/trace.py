@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ..kvm.tracepoints.event import Event
 from ..show.html.table import table
+from ..trace.frames import pandas_frame, polars_frame
 
 if TYPE_CHECKING:
     import pandas
@@ -98,21 +99,11 @@ class Trace(Sequence[Event]):
 
     def to_polars(self) -> polars.DataFrame:
         """Return a polars data frame with a row for each event. Raises ImportError without polars."""
-        try:
-            import polars
-        except ImportError:
-            raise ImportError("Trace.to_polars() needs polars: pip install polars") from None
-        rows = self.rows()
-        columns = dict.fromkeys(name for row in rows for name in row)
-        return polars.DataFrame({name: [row.get(name) for row in rows] for name in columns}, strict=False)
+        return polars_frame(self.rows(), "Trace.to_polars()")
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a pandas data frame with a row for each event. Raises ImportError without pandas."""
-        try:
-            import pandas
-        except ImportError:
-            raise ImportError("Trace.to_pandas() needs pandas: pip install pandas") from None
-        return pandas.DataFrame(self.rows())
+        return pandas_frame(self.rows(), "Trace.to_pandas()")
 
     def __str__(self) -> str:
         return "\n".join(map(str, self._events))

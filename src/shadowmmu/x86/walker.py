@@ -300,8 +300,10 @@ class Walker:
         translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D | NESTED_W | NESTED_X
         if translation & self.need[mode] != self.need[mode] or translation & self.deny[mode]:
             return self.fault(PFERR_P, mode)
-        if unmarked and not self.mark_tables(first_table, first_level, gva, level):
-            return 0
+        if unmarked:
+            if not self.mark_tables(first_table, first_level, gva, level):
+                return 0
+            word = self.words[hpa >> 3]
         new: u64 = entry | A
         if mode & 3 == WRITE:
             new |= D

@@ -255,12 +255,15 @@ def test_what_the_processor_logged_is_not_lost() -> None:
     assert slot.log_words()[0] == 3
 
 
-def test_a_page_that_users_read_becomes_the_supervisor_s_without_a_flush() -> None:
+@pytest.mark.parametrize("kernel", ["6.12.111", "7.3.4"])
+@pytest.mark.parametrize("cr4", [0x20, 0x100020], ids=["no SMEP", "SMEP"])
+def test_a_page_that_users_read_becomes_the_supervisor_s_without_a_flush(cr4: int, kernel: str) -> None:
     """CR0.WP=0: another vCPU may still have the user's translation, which the guest's table grants."""
     text = TEXT.replace("mode long4", "mode long4\nvcpus 2").replace(
         "start cr3=0x1000", "map 0x1000 0x600000 0x900000 0x65\nstart cr3=0x1000 cr0=0x80000033"
     )
-    scenario = parse_scenario(text + "uread 0x600000\n@1 write 0x600000 1\n")
+    text += f"cr4 {cr4:#x}\n@1 cr4 {cr4:#x}\nuread 0x600000\n@1 write 0x600000 1\n"
+    scenario = parse_scenario(text).with_kernel(kernel)
     player = player_of(scenario)
     for op, _, found in play_checked(player, scenario.ops, [Audit(player, level=Level.STEP)]):
         assert not found, (op.text, texts(found))

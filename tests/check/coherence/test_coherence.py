@@ -300,6 +300,52 @@ def test_global_translations_outlive_the_pdpte_registers_that_they_came_through(
     assert machine.predicates() == {"wrong-frame"}
 
 
+PDPTES = [
+    "mode pae",
+    "slot 0 0x0 16M",
+    "alloc 0x2000",
+    "tramp 0x1000",
+    f"map 0x1000 {WINDOW:#x} 0x0 0x67 n=16",
+    "pt 0x1000 1 0x10001",
+    "pt 0x10000 0 0x11027",
+    f"pt 0x11000 0 {GPA | 0x67:#x}",
+    "pt 0x12000 0 0x13027",
+    "pt 0x13000 0 0x801067",
+    "start cr3=0x1000",
+]
+"""Two page directories, of which the guest's second PDPTE maps the first."""
+
+
+@pytest.mark.parametrize("value", [0x80000033, 0x80010033])
+def test_every_mov_to_cr0_that_does_not_exit_loads_the_pdpte_registers_of_the_recorded_processor(
+    value: int,
+) -> None:
+    machine = Machine("vendor intel", "param kvm_intel ept=1", setup=PDPTES)
+    machine.fine("nop", f"write {WINDOW + 0x1008:#x} 0x12001", f"cr0 {value:#x}", "read 0x40000000")
+    assert not machine.look()
+
+
+@pytest.mark.parametrize("pdpte", [0x12001, 0])
+def test_translations_outlive_pdpte_registers_that_are_replaced_without_a_flush(pdpte: int) -> None:
+    machine = Machine("vendor intel", "param kvm_intel ept=1", setup=PDPTES)
+    address = 0x40000000
+    machine.fine("nop", f"read {address:#x}", f"write {WINDOW + 0x1008:#x} {pdpte:#x}")
+    machine.fine("cr0 0x80000033", f"read {address:#x}", f"read {address:#x}")
+    old = machine.coherence.memory.page(GPA >> 12, 0)
+    machine.fine(f"invlpg {address:#x}")
+    machine.vcpu.cpu.tlb.insert(address, 0, old | TLB_BITS, 1)
+    assert machine.predicates() == {"wrong-frame" if pdpte else "stale-translation"}
+
+
+@pytest.mark.parametrize("bit", [0x40000000, 0x20000000], ids=["CD", "NW with CD"])
+def test_cache_control_in_cr0_loads_the_pdpte_registers(bit: int) -> None:
+    machine = Machine(setup=PDPTES)
+    machine.fine(
+        "nop", f"write {WINDOW + 0x1008:#x} 0x12001", f"cr0 {0xC0010033 | bit:#x}", "read 0x40000000"
+    )
+    assert not machine.look()
+
+
 PCIDS = [
     "vendor intel",
     *SETUP[:-1],

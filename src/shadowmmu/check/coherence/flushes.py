@@ -15,7 +15,7 @@ class Flushes:
     roots   the CR3s that it had since it flushed all: global translations found there stay usable
     kept    the CR3s that a PCID had since it was flushed: all translations found there stay usable
     pdptrs  the PDPTE registers that it had since it flushed all, with the time when each set was replaced:
-            global translations found through them stay usable
+            translations found through them stay usable until a flush, global ones until one of all
     """
 
     everything: int = -1

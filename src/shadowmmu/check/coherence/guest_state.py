@@ -13,7 +13,10 @@ from ...guest.scenario.ops import Op
 from ...kvm.guest_access.dirty_ring import dirty_ring_of
 from ...kvm.state.vcpu import Vcpu
 from ...x86.bits import (
+    CR0_CD,
+    CR0_NW,
     CR0_PG,
+    CR0_TS,
     CR0_WP,
     CR4_LA57,
     CR4_PAE,
@@ -42,7 +45,14 @@ FLUSHING = (
     MASK64,
 )
 """Bits of each number of `_registers_of` whose change empties the TLB."""
-LOADING_PDPTRS = (CR0_PG, MASK64, CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP, EFER_LMA, 1, MASK64)
+LOADING_PDPTRS = (
+    CR0_CD | CR0_NW | CR0_PG,
+    MASK64,
+    CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP,
+    EFER_LMA,
+    1,
+    MASK64,
+)
 """The same for the PDPTE registers of PAE (AMD APM vol. 2, 5.2.3; Intel SDM vol. 3, 4.4.1)."""
 GUEST_MODE, NESTED_CR3 = 4, 5
 """Two of the numbers of `_registers_of`."""
@@ -148,7 +158,7 @@ class GuestState(Checker):
         pdptrs = [self.memory.word(base + 8 * i) for i in range(4)]
         held = self.pdptrs[vcpu.id]
         if pdptrs != held and not any(pdpte & P and pdpte & reserved for pdpte in pdptrs):
-            self.flushes[vcpu.id].pdptrs.append((self.clock, held))
+            self.flushes[vcpu.id].pdptrs.append((self.clock - 1, held))
             self.pdptrs[vcpu.id] = pdptrs
 
     def _note_flushes(self, op: Op, outcome: str) -> None:
@@ -165,6 +175,16 @@ class GuestState(Checker):
                 self._load_pdptrs(vcpu)
             elif after != before:
                 self._note_registers(vcpu, flushes, before, after, time)
+            if mine and isinstance(op, kinds.WriteCr) and op.cr == 0 and outcome == "ok":
+                self._note_cr0(vcpu, before[0] ^ op.value)
+
+    def _note_cr0(self, vcpu: Vcpu, changed: int) -> None:
+        """Handle a MOV to CR0 after which some processors load the PDPTE registers whatever it changed, if it
+        does not exit.
+        """
+        loads = self.tdp and vcpu.cpu.walker.implementation.mov_cr0_loads_pdptes
+        if loads and not changed & LOW_HALF & ~(CR0_TS | CR0_WP) and vcpu.is_pae_paging():
+            self._load_pdptrs(vcpu)
 
     def _note_registers(
         self, vcpu: Vcpu, flushes: Flushes, before: Sequence[int], after: Sequence[int], time: int
@@ -292,7 +312,7 @@ class GuestState(Checker):
 
 def _registers_of(vcpu: Vcpu) -> tuple[int, ...]:
     nested = vcpu.nested_cr3 if vcpu.guest_mode else 0
-    return vcpu.cr0 & (CR0_PG | CR0_WP), vcpu.cr3, vcpu.cr4, vcpu.efer, int(vcpu.guest_mode), nested
+    return vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer, int(vcpu.guest_mode), nested
 
 
 def _pcid(vcpu: Vcpu) -> int:

@@ -88,22 +88,24 @@ class Judge(GuestState):
 
     def ways(self, regs: Registers, flushes: Flushes, address: int) -> list[tuple[int, int]]:
         """Return (gpa, rights) of every translation of an address that its last flush leaves."""
-        ways = self.memory.walk(regs, address, flushes.since(address), [])
-        current = regs.root
+        since = flushes.since(address)
+        ways = self.memory.walk(regs, address, since, [])
+        current, held = regs.root, regs.pdptrs
         for regs.root in flushes.kept.get(flushes.pcid, ()):
-            ways += self.memory.walk(regs, address, flushes.since(address), [])
+            ways += self.memory.walk(regs, address, since, [])
         regs.root = current
+        older = [] if held is None else flushes.pdptrs
+        for regs.pdptrs in [pdptrs for replaced, pdptrs in older if replaced > since]:
+            ways += self.memory.walk(regs, address, since, [])
+        regs.pdptrs = held
         if regs.pge:
             since = flushes.since_global(address)
             for regs.root in {current, *flushes.roots}:
                 self._add_global(ways, self.memory.walk(regs, address, since, []))
             regs.root = current
-            if regs.pdptrs is not None:
-                held = regs.pdptrs
-                for replaced, regs.pdptrs in flushes.pdptrs:
-                    if replaced > since:
-                        self._add_global(ways, self.memory.walk(regs, address, since, []))
-                regs.pdptrs = held
+            for regs.pdptrs in [pdptrs for replaced, pdptrs in older if replaced > since]:
+                self._add_global(ways, self.memory.walk(regs, address, since, []))
+            regs.pdptrs = held
         return ways
 
     @staticmethod

@@ -13,6 +13,7 @@ from ....kvm.bits import (
     REQ_TLB_FLUSH_CURRENT,
     REQ_TLB_FLUSH_GUEST,
     ROLE_CR0_WP,
+    ROLE_SMEP,
     SPTE_MMU_PRESENT,
 )
 from ....kvm.spte.spte import is_access_track_spte, saved_rights
@@ -176,13 +177,13 @@ class _Needs:
 
         Access tracking takes them without a flush, and W may stay away when it restores them: dirty logging
         flushes in any case, and write-protecting a table tests MMU_WRITABLE. A supervisor's write with
-        CR0.WP=0 is alike: a page that users may read becomes one that the supervisor may write, without a
-        flush.
+        CR0.WP=0 is alike: a page that users may read becomes one that the supervisor may write, and with SMEP
+        not execute, without a flush.
         """
         kvm, page = t.kvm, t.pages.get(sptep & ~0xFFF)
         rights = rights_of(kvm, spte)
         if rights & ACC_W and not self.write and page is not None and not page.role & ROLE_CR0_WP:
-            rights |= ACC_U
+            rights |= ACC_U | (ACC_X if page.role & ROLE_SMEP else 0)
         if is_access_track_spte(kvm, spte):
             rights = rights_of(kvm, spte | saved_rights(kvm, spte))
         if not kvm.ad_enabled and spte & kvm.shadow_mmu_writable_mask:

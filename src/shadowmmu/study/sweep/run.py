@@ -1,0 +1,100 @@
+"""One run of a sweep or a study: all that its result depends on, and the result as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from hashlib import sha256
+from typing import Any
+
+from ...vm.config import ConfigurationError
+from ..configuration import Configuration
+from ..costs import Costs, Estimate
+from ..measure import Measurement, measure
+from ..workload import WorkloadError
+from .source import source_digest
+
+__all__ = ["Run", "RunError", "as_data", "from_data", "perform"]
+
+_KEY = 32
+"""Hexadecimal digits of a run's key."""
+_OF_RUN = ("workload", "parameters", "configuration", "seed")
+"""Fields of a measurement that its run has, too."""
+
+
+class RunError(Exception):
+    """A run that cannot be; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A measurement that is to be made; the fields as those of `Measurement`."""
+
+    workload: str
+    parameters: Mapping[str, int]
+    configuration: Configuration
+    seed: int
+
+    def description(self) -> dict[str, Any]:
+        """Return all of it as data."""
+        machine = {one.name: _plain(getattr(self.configuration, one.name)) for one in fields(Configuration)}
+        return {
+            "workload": self.workload,
+            "parameters": dict(self.parameters),
+            "configuration": machine,
+            "seed": self.seed,
+        }
+
+    def key(self, costs: Costs) -> str:
+        """Return a name by content: of the run, the costs, and the model's source."""
+        content = {"run": self.description(), "costs": asdict(costs), "source": source_digest()}
+        return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY]
+
+    def __str__(self) -> str:
+        plain = Configuration()
+        machine = [
+            f"{one.name}={_plain(value)}"
+            for one in fields(Configuration)
+            if not isinstance(value := getattr(self.configuration, one.name), Mapping)
+            and value != getattr(plain, one.name)
+        ]
+        values = {**self.parameters, **self.configuration.params, **self.configuration.design}
+        return " ".join(
+            [
+                self.workload,
+                *machine,
+                *(f"{name}={value}" for name, value in values.items()),
+                f"seed={self.seed}",
+            ]
+        )
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Enum():
+            return value.name
+        case Mapping():
+            return dict(value)
+    return value
+
+
+def perform(run: Run, costs: Costs) -> Measurement:
+    """Measure a run. Raises RunError."""
+    try:
+        return measure(run.workload, run.configuration, costs, parameters=run.parameters, seed=run.seed)
+    except (ConfigurationError, WorkloadError, MemoryError) as error:
+        raise RunError(f"{run}: {error or 'out of memory'}") from None
+
+
+def as_data(measured: Measurement) -> dict[str, Any]:
+    """Return what a measurement has beyond its run, as data."""
+    found = {one.name: getattr(measured, one.name) for one in fields(Measurement) if one.name not in _OF_RUN}
+    return {**found, "counters": dict(measured.counters), "estimate": asdict(measured.estimate)}
+
+
+def from_data(run: Run, data: Mapping[str, Any]) -> Measurement:
+    """Return the measurement of a run from its data. Raises KeyError, TypeError."""
+    of_run = {name: getattr(run, name) for name in _OF_RUN}
+    return Measurement(**{**of_run, **data, "estimate": Estimate(**data["estimate"])})
