@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from .workload import WORKLOADS, Workload, WorkloadError
-from .workloads import devices, migration, nested, patterns, processes, tables  # noqa: F401  # registered
+from .workloads import (  # noqa: F401  # they register themselves
+    devices,
+    migration,
+    nested,
+    patterns,
+    processes,
+    tables,
+)
 from .workloads.recorded import PREFIX, workload_of_trace
 
 __all__ = ["WORKLOADS", "named"]

@@ -80,7 +80,7 @@ def _invalidation_verdict(results: Results) -> str:
 
 MMIO_INVALIDATION = Study(
     name="002-mmio-invalidation",
-    question="How does KVM forget where MMIO was when slots change?",
+    question="What does it cost to forget where MMIO was when slots change?",
     about=(
         "Patch 7 lets each MMIO SPTE carry the generation of the slots, so that old ones are stale at once. "
         "Before, all pages were searched for them and those that had one zapped. The time of that search is "
@@ -102,14 +102,15 @@ MMIO_INVALIDATION = Study(
 )
 
 _TDP = Configuration(memory="256M", params={"kvm_amd.npt": 1, "kvm.tdp_mmu": "Y"})
+_PATHS = {"yes": "with the fast path", "no": "without"}
 
 
 def _fast_verdict(results: Results) -> str:
     parts, seconds = [], []
     for case in results.study.cases:
-        fast, locked = (results.value(case.label, "yes", counter) for counter in ("fast", "locked"))
-        before = results.value(case.label, "no", "locked")
-        times = [results.value(case.label, one, "seconds") for one in ("yes", "no")]
+        fast, locked = (results.value(case.label, _PATHS["yes"], counter) for counter in ("fast", "locked"))
+        before = results.value(case.label, _PATHS["no"], "locked")
+        times = [results.value(case.label, one, "seconds") for one in _PATHS.values()]
         seconds.append(f"{case.label} {span(times[0])} against {span(times[1])}")
         parts.append(
             f"{case.label}: {fast:,.0f} of {fast + locked:,.0f} faults take no lock, and {locked:,.0f} "
@@ -133,7 +134,9 @@ FAST_PAGE_FAULT = Study(
         Case(f"{written} % written", "migration", {"rounds": 3, "pages": 8192, "written": written})
         for written in (5, 50, 100)
     ),
-    alternatives=tuple(Alternative(one, _TDP.with_design(fast_page_fault=one)) for one in ("yes", "no")),
+    alternatives=tuple(
+        Alternative(label, _TDP.with_design(fast_page_fault=one)) for one, label in _PATHS.items()
+    ),
     columns=("locked", "fast", "exits", "seconds"),
     plotted="locked",
     verdict=_fast_verdict,
@@ -143,9 +146,9 @@ _I386 = (
     Configuration(memory="256M", paging="pae").with_design(empty_spte="0").with_params({"kvm.tdp_mmu": "N"})
 )
 _WORDS = {
-    "64": ({}, ""),
-    "32": ({"host_word": "32"}, ""),
-    "32, no count": (
+    "64-bit stores": ({}, ""),
+    "32-bit stores": ({"host_word": "32"}, ""),
+    "32-bit, no count": (
         {"host_word": "32", "clear_spte_count": "no"},
         "a reader without mmu_lock can see half of one SPTE and half of the next",
     ),
@@ -160,16 +163,16 @@ def _word_verdict(results: Results) -> str:
             one: results.value(case.label, one, "sptes_made") + results.value(case.label, one, "sptes_zapped")
             for one in _WORDS
         }
-        times = [results.value(case.label, one, "seconds") for one in ("32", "64")]
-        differ |= times[0] != times[1] or written["32"] != written["64"]
+        times = [results.value(case.label, one, "seconds") for one in ("32-bit stores", "64-bit stores")]
+        differ |= times[0] != times[1] or written["32-bit stores"] != written["64-bit stores"]
         parts.append(
-            f"{case.label}: {written['64']:,.0f} leaf SPTEs are made or zapped, which is as many stores with "
-            f"64 bits and {2 * written['32']:,.0f} with 32"
+            f"{case.label}: {written['64-bit stores']:,.0f} leaf SPTEs are made or zapped, which is as many "
+            f"stores with 64 bits and {2 * written['32-bit stores']:,.0f} with 32"
         )
     return (
-        f"{'; '.join(parts)}. Faults, flushes and pages {'differ' if differ else 'are the same'}: the price "
-        "is a second store and a barrier for each SPTE, and one increment for each that is zapped, by which "
-        "readers without mmu_lock see that they must read again."
+        f"{'; '.join(parts)}. Faults, flushes and pages {'differ, too' if differ else 'are the same'}; "
+        "the price is a second store and a barrier for each SPTE, and one increment for each that is zapped, "
+        "by which readers without mmu_lock see that they must read again."
     )
 
 

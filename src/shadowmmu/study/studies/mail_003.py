@@ -115,7 +115,7 @@ def _above_verdict(results: Results) -> str:
     parts = []
     for case in results.study.cases:
         faults, seconds, unused = (
-            [results.value(case.label, one, counter) for one in ("yes", "no")]
+            [results.value(case.label, one, counter) for one in ("prefetched", "not prefetched")]
             for counter in ("faults", "seconds", "unused")
         )
         parts.append(
@@ -143,12 +143,12 @@ ABOVE_LEVEL_1 = Study(
     ),
     alternatives=tuple(
         Alternative(
-            one,
+            label,
             Configuration(memory="4G", backing=Backing.HUGE2M).with_design(
                 prefetch_above_level_1=one, prefetch_window="16_aligned"
             ),
         )
-        for one in ("no", "yes")
+        for one, label in (("no", "not prefetched"), ("yes", "prefetched"))
     ),
     columns=("faults", "sptes_made", "unused", "seconds"),
     plotted="faults",

@@ -50,7 +50,7 @@ SPECIAL_ROOTS = Study(
         for one in _ROOTS
     ),
     columns=("shadow_pages_made", "shadow_pages", "faults", "exits", "seconds"),
-    plotted="exits",
+    plotted="seconds",
     verdict=_roots_verdict,
 )
 

@@ -33,7 +33,10 @@ class RunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A measurement that is to be made; the fields as those of `Measurement`."""
+    """A measurement that is to be made; the fields as those of `Measurement`.
+
+    audited: the audit looks at its end.
+    """
 
     workload: str
     parameters: Mapping[str, int]
@@ -49,7 +52,7 @@ class Run:
             "parameters": dict(self.parameters),
             "configuration": machine,
             "seed": self.seed,
-            "audited": self.audited,
+            **({} if self.audited else {"audited": False}),
         }
 
     def key(self, costs: Costs) -> str:
