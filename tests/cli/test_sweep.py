@@ -53,12 +53,6 @@ def test_parquet_has_the_rows(invoke, file: Path, tmp_path: Path) -> None:
     assert list(frame["seed"]) == [0, 1]
 
 
-def test_workloads_are_listed(invoke) -> None:
-    listed = invoke("sweep", "--workloads").output
-    assert "random: Read random pages" in listed
-    assert "    reads = 4000: accesses, each to a random page" in listed
-
-
 def start(file: Path) -> subprocess.Popen[str]:
     """Start the sweep with two processes, in a group of its own as a shell does."""
     code = "from shadowmmu.cli.main import main; main()"
@@ -126,7 +120,7 @@ def test_a_sweep_that_was_stopped_and_killed_does_the_rest(invoke, file: Path, t
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "name a file, FILE.toml"),
+        ([], "Missing argument 'FILE.toml'"),
         (["none.toml"], "none.toml: No such file or directory"),
         (["FILE", "--jobs", "2", "--scheduler", "tcp://x:1"], "give one"),
         (["FILE", "--runs", "FILE"], "would overwrite the input"),

@@ -80,7 +80,7 @@ def test_a_trace_is_run_as_it_is_and_converted(invoke, din: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="no valgrind")
-def test_a_program_is_recorded_and_run(process, tmp_path: Path):
+def test_a_program_is_recorded_and_run(process, invoke, tmp_path: Path):
     pytest.importorskip("polars")
     out = tmp_path / "true.parquet"
     done = process("workload", "record", "-o", out, "--", "sh", "-c", "echo here; exit 3")
@@ -88,9 +88,9 @@ def test_a_program_is_recorded_and_run(process, tmp_path: Path):
     assert done.stdout == "here\n"
     assert done.stderr.splitlines()[-1].endswith(" pages; sh ended with status 3")
     assert done.stderr.startswith(f"{out}: ")
-    run = process("workload", "run", out, "--memory", "64M", "--json")
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["instructions"] > 10_000
+    run = invoke("workload", "run", out, "--memory", "64M", "--json")
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.output)["instructions"] > 10_000
 
 
 @pytest.mark.skipif(not shutil.which("valgrind"), reason="no valgrind")
@@ -111,18 +111,20 @@ def test_interrupted_nothing_is_half_written_and_nothing_runs_on(tmp_path: Path)
             "--",
             "sh",
             "-c",
-            "echo $$; while :; do :; done",
+            "echo $$; read x",
         ],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests of main ignore it afterwards
     )
     assert started.stdout is not None
     recorded = int(started.stdout.readline())
     started.send_signal(signal.SIGINT)
     _, complaint = started.communicate(timeout=60)
-    assert started.returncode == 130
+    assert started.returncode == 130, complaint
     assert complaint.splitlines()[-1] == "shadowmmu: interrupted"
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert out.read_text() == "what was there"

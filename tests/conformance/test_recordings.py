@@ -29,7 +29,7 @@ def test_there_are_recordings_of_every_mode() -> None:
 
 def test_every_scenario_has_a_recording() -> None:
     recorded = {path.stem for path in [*RECORDINGS, *OTHER_KERNELS]}
-    assert recorded == {path.stem for path in (HERE / "scenarios").glob("*.txt")}
+    assert recorded == {path.stem for path in (HERE / "scenarios").rglob("*.txt")}
 
 
 def test_there_are_recordings_of_every_kernel() -> None:

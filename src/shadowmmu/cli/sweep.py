@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ _WIDEST = 160
         ),
     },
 )
-@click.argument("file", metavar="FILE.toml", type=click.Path(path_type=Path), required=False)
+@click.argument("file", metavar="FILE.toml", type=click.Path(path_type=Path))
 @click.option(
     "--jobs", metavar="N", type=click.IntRange(1), help="Processes at once (default: as many as processors)."
 )
@@ -75,18 +76,16 @@ _WIDEST = 160
     type=click.Path(path_type=Path),
     help="The same in Parquet (needs polars).",
 )
-@click.option("--workloads", "list_workloads", is_flag=True, help="List the workloads and their parameters.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the table, and all runs.")
 def sweep(
     *,
-    file: Path | None,
+    file: Path,
     jobs: int | None,
     scheduler: str | None,
     store_file: Path | None,
     costs_file: Path | None,
     csv_file: Path | None,
     parquet_file: Path | None,
-    list_workloads: bool,
     as_json: bool,
 ) -> None:
     """Measure all combinations that FILE.toml lists, and show one table: means over the seeds, with their
@@ -96,11 +95,6 @@ def sweep(
     A run is done once for the same workload, machine, costs and version of the model. A value that is a list
     stands for each of its members.
     """
-    if list_workloads:
-        _list_workloads()
-        return
-    if file is None:
-        raise click.UsageError("name a file, FILE.toml; `shadowmmu sweep --help` says what is in it")
     if jobs is not None and scheduler is not None:
         raise click.UsageError(
             "--jobs is for processes of this machine, --scheduler for those of a cluster: give one"
@@ -117,15 +111,6 @@ def sweep(
     results = _performed(wanted, costs, store_file, jobs, scheduler)
     _write(results, csv_file, parquet_file)
     _show(wanted, results, as_json=as_json)
-
-
-def _list_workloads() -> None:
-    from shadowmmu.study.catalogue import WORKLOADS
-
-    for name, one in sorted(WORKLOADS.items()):
-        click.echo(f"{name}: {one.summary}")
-        for parameter in one.parameters.values():
-            click.echo(f"    {parameter.name} = {parameter.default}: {parameter.meaning}")
 
 
 def _has_polars() -> bool:
@@ -192,9 +177,10 @@ def _write(results: list[Measurement], csv_file: Path | None, parquet_file: Path
     if parquet_file is not None:
         from shadowmmu.trace.frames import polars_frame
 
-        unfinished = parquet_file.with_name(f".{parquet_file.name}.part")
-        polars_frame(rows, "--parquet").write_parquet(unfinished)
-        unfinished.replace(parquet_file)
+        data = BytesIO()
+        polars_frame(rows, "--parquet").write_parquet(data)
+        with output(parquet_file) as file:
+            file.write_bytes(data.getvalue())
 
 
 def _show(wanted: Sweep, results: list[Measurement], *, as_json: bool) -> None:

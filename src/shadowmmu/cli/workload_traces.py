@@ -48,8 +48,8 @@ def record(*, out: Path, exact: bool, command: tuple[str, ...]) -> None:
     """Run PROGRAM under valgrind and write the pages that it accesses to FILE.
 
     Write `--` before PROGRAM if it has options. About half a million accesses are recorded a second; what
-    PROGRAM starts is not recorded. Reads, writes and fetches are three streams; of each the changes of the page are kept,
-    with the number of accesses in between.
+    PROGRAM starts is not recorded. Reads, writes and fetches are three streams; of each the changes of the
+    page are kept, with the number of accesses in between.
     """
     from shadowmmu.study.traces.accesses import TraceError
     from shadowmmu.study.traces.compact import as_parquet, require_polars

@@ -70,12 +70,13 @@ def test_a_run_is_there_once(tmp_path: Path) -> None:
         ("[machine]\nkernel = ['6.1', '2.6']" + WORKLOAD, r"\[machine\] .*2\.6"),
         ("[params]\nx = 3" + WORKLOAD, r"\[params\] .*x"),
         ("[[designs]]\nunsync = 'maybe'" + WORKLOAD, r"\[\[designs\]\] .*unsync"),
-        ("[[workloads]]\npages = 3", r"\[\[workloads\]\] needs name = NAME; `shadowmmu sweep --workloads`"),
+        ("[[workloads]]\npages = 3", r"\[\[workloads\]\] needs name = NAME; `shadowmmu workload list`"),
         ("[[workloads]]\nname = 'none'", r"\[\[workloads\]\] no workload 'none'; there are: "),
         (
             "[[workloads]]\nname = 'random'\nsize = 3",
             r"\[\[workloads\]\] workload random has no parameter 'size'",
         ),
+        ("[[workloads]]\nname = 'trace:x.din'", r"\[\[workloads\]\] trace:x.din: there is no file x.din"),
         (f"seeds = 1000000\n[machine]\nvcpus = [1, 2]{WORKLOAD}", r"2,000,000 runs are more than 1,000,000"),
     ],
 )

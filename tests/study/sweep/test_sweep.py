@@ -84,6 +84,19 @@ def test_a_run_is_known_by_all_that_its_result_depends_on() -> None:
     assert replace(run).key(COSTS) == run.key(COSTS)
 
 
+def test_a_run_of_a_trace_is_known_by_what_is_in_its_file(tmp_path: Path) -> None:
+    trace = tmp_path / "x.din"
+    run = Run(f"trace:{trace}", {"runs": 1}, Configuration(), 0)
+    keys = set()
+    for text in ("0 400000\n", "1 400000\n", "0 400000\n"):
+        trace.write_text(text)
+        keys.add(run.key(COSTS))
+    assert len(keys) == 2
+    trace.unlink()
+    with pytest.raises(RunError, match=r"x\.din"):
+        perform(run, COSTS)
+
+
 def test_a_run_that_cannot_be_is_named() -> None:
     run = Run("random", {"pages": 100_000, "reads": 1}, Configuration(memory="64M"), 0)
     with pytest.raises(

@@ -18,7 +18,7 @@ from ..costs import Costs
 from ..counters import COUNTERS
 from ..table import TIMES
 from ..workload import WorkloadError
-from .run import Run
+from .run import Run, trace_of
 from .sweep import Sweep
 
 __all__ = ["SweepError", "read_sweep"]
@@ -172,9 +172,7 @@ class _Reader:
         for table in tables:
             names = table.get("name")
             if names is None:
-                raise self._wrong(
-                    "[[workloads]]", "needs name = NAME; `shadowmmu sweep --workloads` lists them"
-                )
+                raise self._wrong("[[workloads]]", "needs name = NAME; `shadowmmu workload list` has them")
             for values in _product(table):
                 name = values.pop("name")
                 try:
@@ -187,7 +185,10 @@ class _Reader:
                         "[[workloads]]",
                         f"{name} needs a guest that is a hypervisor: nested = true in [machine]",
                     )
-                yield chosen.name, parameters
+                trace = trace_of(str(name))
+                if trace is not None and not trace.is_file():
+                    raise self._wrong("[[workloads]]", f"{name}: there is no file {trace}")
+                yield str(name), parameters
 
 
 def _machine(values: dict[str, Any]) -> Configuration:

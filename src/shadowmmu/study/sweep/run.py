@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from ...vm.config import ConfigurationError
+from ..catalogue import WORKLOADS
 from ..configuration import Configuration
 from ..costs import Costs, Estimate
 from ..measure import Measurement, measure
 from ..workload import WorkloadError
+from ..workloads.recorded import PREFIX
 from .source import source_digest
 
-__all__ = ["Run", "RunError", "as_data", "from_data", "perform"]
+__all__ = ["Run", "RunError", "as_data", "from_data", "perform", "trace_of"]
 
 _KEY = 32
 """Hexadecimal digits of a run's key."""
@@ -53,8 +56,14 @@ class Run:
         }
 
     def key(self, costs: Costs) -> str:
-        """Return a name by content: of the run, the costs, and the model's source."""
-        content = {"run": self.description(), "costs": asdict(costs), "source": source_digest()}
+        """Return a name by content: of the run, its trace, the costs, the model's source. Raises OSError."""
+        trace = trace_of(self.workload)
+        content = {
+            "run": self.description(),
+            "costs": asdict(costs),
+            "source": source_digest(),
+            "trace": sha256(trace.read_bytes()).hexdigest() if trace else None,
+        }
         return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY]
 
     def __str__(self) -> str:
@@ -74,6 +83,13 @@ class Run:
                 f"seed={self.seed}",
             ]
         )
+
+
+def trace_of(workload: str) -> Path | None:
+    """Return the file of the trace that a workload is, unless it comes with the package; else None."""
+    if workload in WORKLOADS or not workload.startswith(PREFIX):
+        return None
+    return Path(workload.removeprefix(PREFIX))
 
 
 def _plain(value: object) -> object:
@@ -96,7 +112,7 @@ def perform(run: Run, costs: Costs) -> Measurement:
             seed=run.seed,
             audited=run.audited,
         )
-    except (ConfigurationError, WorkloadError, MemoryError) as error:
+    except (ConfigurationError, WorkloadError, MemoryError, OSError) as error:
         raise RunError(f"{run}: {error or 'out of memory'}") from None
 
 

@@ -10,7 +10,7 @@ __all__ = ["source_digest"]
 
 _PACKAGE = Path(__file__).parents[2]
 _ROOMS = ("x86", "host", "kvm", "guest", "trace", "vm", "study")
-_SUFFIXES = (".py", ".pxd", ".toml")
+_SUFFIXES = (".py", ".pxd", ".toml", ".parquet")
 _ONLY_SHOW = (
     *("interval.py", "named.py", "page.py", "plot.py", "results.py", "stored.py", "study.py", "table.py"),
     "words.py",
