@@ -255,9 +255,7 @@ class Walker:
                 return self.fault(0, mode)
             table = pdpte & ADDR
             level = 2
-        first_table: u64 = table
-        first_level: u64 = level
-        unmarked: u64 = 0
+        unmarked: u64 = 0  # table | level from which on Accessed is still to be set
         while True:
             shift: u64 = 12 + self.index_bits * (level - 1)
             hpa: u64 = table + (gva >> shift & (1 << self.index_bits) - 1) * self.entry_bytes
@@ -290,18 +288,19 @@ class Walker:
                     break
                 if not entry & A:
                     if self.accessed_at_end:
-                        unmarked = 1
+                        unmarked = unmarked or table | level
+                        use_caches = 0
                     elif not self.update(hpa, word | A << lane, table, gva, level):
                         return 0
             table = entry & ADDR
-            if use_caches and not unmarked:
+            if use_caches:
                 self.remember(level, gva, pcid, table | rights & (W | U) | nx | P)
             level -= 1
         translation: u64 = entry & self.global_bit | rights & (W | U) | nx | P | D | NESTED_W | NESTED_X
         if translation & self.need[mode] != self.need[mode] or translation & self.deny[mode]:
             return self.fault(PFERR_P, mode)
         if unmarked:
-            if not self.mark_tables(first_table, first_level, gva, level):
+            if not self.mark_tables(unmarked & ADDR, unmarked & 7, gva, level):
                 return 0
             word = self.words[hpa >> 3]
         new: u64 = entry | A
