@@ -15,12 +15,13 @@ from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import output, refuse_overwriting
 from shadowmmu.cli.progress import progress
 from shadowmmu.cli.published import PUBLISHED, QUESTION, print_published
+from shadowmmu.cli.study_options import costs_of, costs_option, csv_option, file_option
 
 if TYPE_CHECKING:
     from shadowmmu.study.costs import Costs
     from shadowmmu.study.study import Results, Study
 
-__all__ = ["costs_of", "study"]
+__all__ = ["study"]
 
 _WIDEST = 100
 _PICTURES = (".png", ".svg", ".pdf")
@@ -42,7 +43,7 @@ _NEEDS = 'a picture needs matplotlib: pip install "shadowmmu[study]"'
 @click.option(
     "--jobs", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="Processes at once."
 )
-@click.option("--costs", "costs_file", metavar="FILE", type=click.Path(path_type=Path), help="Costs to use.")
+@costs_option()
 @click.option(
     "--seed",
     "seeds",
@@ -51,27 +52,9 @@ _NEEDS = 'a picture needs matplotlib: pip install "shadowmmu[study]"'
     type=click.IntRange(0),
     help="Where chance begins. Repeatable: means are shown, with their 95 % confidence intervals.",
 )
-@click.option(
-    "--plot",
-    "plot_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Draw FILE.png, .svg or .pdf.",
-)
-@click.option(
-    "--html",
-    "html_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write a page that needs no network.",
-)
-@click.option(
-    "--csv",
-    "csv_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write all counters, a row for each measurement.",
-)
+@file_option("plot", "Draw FILE.png, .svg or .pdf.")
+@file_option("html", "Write a page that needs no network.")
+@csv_option()
 @click.option("--print-costs", is_flag=True, help="Print the default costs and their sources.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def study(
@@ -147,16 +130,6 @@ def _can_draw() -> bool:
     except ImportError:
         return False
     return True
-
-
-def costs_of(path: Path | None) -> Costs:
-    """Return the costs in a file, else the default. Raises ClickException, OSError."""
-    from shadowmmu.study.costs import CostsError, default_costs, load_costs
-
-    try:
-        return default_costs() if path is None else load_costs(path)
-    except CostsError as error:
-        raise click.ClickException(str(error)) from None
 
 
 def _measured(chosen: Study, costs: Costs, seeds: tuple[int, ...], jobs: int) -> Results:

@@ -16,7 +16,7 @@ import click
 from shadowmmu.cli.manual import Manual
 from shadowmmu.cli.outputs import is_stdout, output, refuse_overwriting
 from shadowmmu.cli.progress import progress
-from shadowmmu.cli.study import costs_of
+from shadowmmu.cli.study_options import costs_of, costs_option, csv_option, file_option
 
 if TYPE_CHECKING:
     from shadowmmu.study.costs import Costs
@@ -61,21 +61,9 @@ _WIDEST = 160
     type=click.Path(path_type=Path),
     help="Where results are kept (default: FILE.runs.jsonl beside FILE.toml).",
 )
-@click.option("--costs", "costs_file", metavar="FILE", type=click.Path(path_type=Path), help="Costs to use.")
-@click.option(
-    "--csv",
-    "csv_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Write all counters, a row for each run.",
-)
-@click.option(
-    "--parquet",
-    "parquet_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="The same in Parquet (needs polars).",
-)
+@costs_option()
+@csv_option()
+@file_option("parquet", "The same in Parquet (needs polars).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: the table, and all runs.")
 def sweep(
     *,

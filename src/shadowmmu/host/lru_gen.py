@@ -106,7 +106,7 @@ def _is_skipped(vma: Vma) -> bool:
 
 def _batch(mapping: Mapping, index: int, last: int) -> int:
     """Return the number of pages from `index` on, before `last`, that map one compound page in order; 1 if
-    page `index` is no part of one (folio_pte_batch).
+    page `index` does not belong to one (folio_pte_batch).
     """
     region, frame = mapping.region_of(index), mapping.page(index) >> PAGE_SHIFT
     count = 1

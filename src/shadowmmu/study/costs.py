@@ -64,12 +64,6 @@ class Costs:
         ]
         return Estimate(*ends)
 
-    def shares(self, counters: Mapping[str, float]) -> dict[str, float]:
-        """Return the seconds of each counter that has a cost, largest first."""
-        scale = 1e-9 / self.ghz
-        seconds = {name: counters.get(name, 0) * cost.cycles * scale for name, cost in self.of.items()}
-        return dict(sorted(seconds.items(), key=lambda item: -item[1]))
-
 
 def default_costs() -> Costs:
     """Return the profile that comes with the package."""

@@ -126,5 +126,5 @@ def measure(
 
 
 def _remote(counters: Mapping[str, int], configuration: Configuration) -> dict[str, float]:
-    """A request to flush costs as much again for each other vCPU."""
+    """Return the flushes requested of all vCPUs as often as there are vCPUs: each costs as much again."""
     return {"remote_flushes": counters["remote_flushes"] * configuration.vcpus}

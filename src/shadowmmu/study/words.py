@@ -8,7 +8,7 @@ __all__ = ["change", "least", "listed", "ratio", "span", "time_change"]
 
 
 def ratio(larger: float, smaller: float) -> str:
-    """Return how many times one number is another: "3.1 times", or "" if the second is 0."""
+    """Return how many times one number is another: "3.1 times"; in words if the second is 0."""
     if not smaller:
         return "infinitely many times" if larger else "as many"
     times = larger / smaller

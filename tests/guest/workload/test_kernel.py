@@ -3,10 +3,12 @@
 from array import array
 from itertools import product
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from shadowmmu.guest.workload.kernel import Area, GuestKernel, Kind, Process
+from shadowmmu.guest.workload.stream import MOV_CR3, STORE8
 from shadowmmu.study.configuration import Configuration, Guest, build
 from shadowmmu.study.costs import default_costs
 from shadowmmu.x86.bits import PS, D, W
@@ -178,3 +180,23 @@ def test_a_stale_translation_of_another_vcpu_is_flushed() -> None:
     kernel.run_user(process, WRITE, addresses(HEAP), 1)
     assert machine.cpus[1].counts.page_faults == before + 1, "the page is read-only since the fork"
     assert child.pages[HEAP] & ~0xFFF != process.pages[HEAP] & ~0xFFF
+
+
+@pytest.mark.parametrize("npt", [0, 1])
+def test_other_vcpus_flush_after_the_tables_have_changed(npt: int) -> None:
+    machine = guest(npt=npt, vcpus=2)
+    kernel = machine.kernel
+    process = kernel.spawn([heap(4)])
+    for cpu in (0, 1):
+        kernel.run_user(process, WRITE, addresses(HEAP), cpu)
+    order = []
+    for number, cpu in enumerate(machine.cpus):
+        run = cpu.run
+
+        def noted(stream, start=0, *, number=number, run=run):
+            order.append((number, STORE8 in bytes(stream.kinds), MOV_CR3 in bytes(stream.kinds)))
+            return run(stream, start)
+
+        machine.kernel.cpus[number] = SimpleNamespace(run=noted)
+    kernel.fork(process, 0)
+    assert order == [(0, True, True), (1, False, True)]

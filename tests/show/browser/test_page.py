@@ -1,5 +1,6 @@
-"""The page operated as a person would: slider, keys, address, deep links; what it shows is what Python "
-"says."""
+"""The page operated as a person would: slider, keys, address, deep links; what it shows is what Python
+says.
+"""
 
 import pytest
 from show.accessibility import AA, NAMELESS, WORST_CONTRAST

@@ -1,5 +1,6 @@
-"""Histories: the same states as the recordings, shared where nothing changed; registers and walks as the "
-"model's."""
+"""Histories: the same states as the recordings, shared where nothing changed; registers and walks as the
+model's.
+"""
 
 import random
 

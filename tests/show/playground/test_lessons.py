@@ -69,7 +69,7 @@ def test_the_write_that_lesson_11_says_is_lost_is_lost():
 
 def test_a_lesson_that_changes_a_line_that_is_not_there_is_refused():
     text = "# x\n```text\nnop\n```\n## Try\n<!-- replace: hlt => nop -->\n"
-    with pytest.raises(ValueError, match="'hlt' is no line"):
+    with pytest.raises(ValueError, match="'hlt' must be exactly one line"):
         _ = Lesson("x", text).changed
 
 

@@ -47,9 +47,9 @@ def test_one_sweep_at_a_time(path: Path) -> None:
     [
         (
             "[machine]\nvcpus = 3\n",
-            "line 1 is no run of a sweep; remove it, or name another file with --runs",
+            "line 1 is not a run of a sweep; remove it, or name another file with --runs",
         ),
-        ('{"key": "a", "result": {}}\n3\n', "line 2 is no run of a sweep"),
+        ('{"key": "a", "result": {}}\n3\n', "line 2 is not a run of a sweep"),
         ("dear diary", "holds no runs of a sweep; name another file with --runs"),
     ],
 )

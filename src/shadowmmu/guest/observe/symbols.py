@@ -43,7 +43,7 @@ class Symbols:
         return len(self._sorted)
 
     def address(self, name: str) -> int | None:
-        """Return the address of a symbol; None if there is none of this name."""
+        """Return the address of a symbol; None if no symbol has this name."""
         symbol = self._by_name.get(name)
         return None if symbol is None else symbol.address
 

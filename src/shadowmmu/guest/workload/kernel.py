@@ -118,6 +118,7 @@ class GuestKernel:
         self._store = STORE8 if mode.entry_size == 8 else STORE4
         self._top = 2 if mode.name == "32" else mode.levels
         self._next_pid = 1
+        self._interrupts: dict[int, Stream] = {}
 
     def direct_address(self, gpa: int) -> int:
         """Return where the kernel has a guest-physical address mapped."""
@@ -197,26 +198,33 @@ class GuestKernel:
             self.frames.drop([table])
 
     def _flush(self, stream: Stream, process: Process, pages: Sequence[int], cpu: int) -> None:
-        """Flush pages of a process on the vCPU that changed them; others that run it get an interrupt."""
+        """Flush pages of a process on the vCPU that changes them with `stream`.
+
+        Others that run it get an interrupt, once the stream has run.
+        """
         for number, running in enumerate(self.current):
             if running is not process:
                 continue
-            there = stream if number == cpu else Stream()
+            there = stream if number == cpu else self._interrupts.setdefault(number, Stream())
             if len(pages) <= FLUSH_CEILING:
                 for page in pages:
                     there.add(INVLPG, page << PAGE_SHIFT)
             else:
                 there.add(MOV_CR3, 0, process.root)
-            if number != cpu:
-                self._run(number, there)
 
     def _run(self, cpu: int, stream: Stream) -> None:
+        """Run code of the kernel, then what it has others do by interrupts."""
+        self._run_alone(cpu, stream)
+        interrupts, self._interrupts = self._interrupts, {}
+        for number, there in interrupts.items():
+            self._run_alone(number, there)
+
+    def _run_alone(self, cpu: int, stream: Stream) -> None:
         """Run code of the kernel, which has no page faults."""
         at, exception = self.cpus[cpu].run(stream)
         if exception is not None:
             raise KernelPanic(
-                f"exception {exception.vector} in the kernel at {stream.gvas[at]:#x} (kind "
-                f"{stream.kinds[at]})"
+                f"exception {exception.vector} in the kernel at {stream.gvas[at]:#x}, kind {stream.kinds[at]}"
             )
 
     # -- processes -----------------------------------------------------------------------------------------
@@ -249,9 +257,9 @@ class GuestKernel:
         self.current[cpu] = process
 
     def fork(self, parent: Process, cpu: int = 0) -> Process:
-        """Copy the address space of the process that runs on `cpu` (dup_mm): private pages become "
-        "read-only in
-        both, pages of files are left to the child's faults.
+        """Copy the address space of the process that runs on `cpu` (dup_mm).
+
+        Private pages become read-only in both, pages of files are left to the child's faults.
         """
         stream = Stream()
         child = self._new_process(stream)

@@ -52,7 +52,7 @@ class Switch:
 
     @property
     def safe(self) -> str:
-        """Return the name of a value that is not unsafe: the default, if it is none of these."""
+        """Return the name of a value that is not unsafe: the default, if it is safe."""
         return next(name for name in (self.default, *self.values) if name not in self.unsafe)
 
     def number_of(self, value: str) -> int:

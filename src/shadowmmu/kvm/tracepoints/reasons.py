@@ -23,7 +23,7 @@ def pferr_of(flags: str) -> int:
 
 
 def svm_exit_code(name: str) -> int | None:
-    """Return the SVM exit code of a name; None if SVM has none of this name."""
+    """Return the SVM exit code of a name; None if no exit of SVM has this name."""
     return _code_of(SVM_EXIT_REASONS, name)
 
 

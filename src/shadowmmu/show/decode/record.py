@@ -43,8 +43,9 @@ class Decoded:
     implies: tuple[str, ...]
     """What follows from it, one sentence each."""
     short: str = ""
-    """An entry's rights and other flags in a few letters, to stand beside it in a list; empty for other "
-    "words."""
+    """An entry's rights and other flags in a few letters, to stand beside it in a list; empty for other
+    words.
+    """
 
     def value_of(self, name: str) -> int:
         """Return the value of a field. Raises KeyError if the word has none of that name."""

@@ -22,8 +22,9 @@ _READ_FIRST = (
 )
 """Counters that cost time, and what one and several are called in a sentence."""
 _OF_DESIGNS = ("prefetch_gptes", "prefetch_lookups")
-"""Counted only where a switch of prefetching is not at its default: nothing can be said if one side has "
-"none."""
+"""Counted only where a switch of prefetching is not at its default: nothing can be said if one side has
+none.
+"""
 _MOST = 4
 
 

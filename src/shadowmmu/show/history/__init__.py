@@ -1,3 +1,3 @@
-"""What happened, op by op: guest tables, shadow pages, roots, statistics and events, and walks through "
-"them.
+"""What happened, op by op: guest tables, shadow pages, roots, statistics and events, and walks through
+them.
 """

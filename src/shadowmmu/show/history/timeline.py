@@ -94,8 +94,8 @@ class Timeline:
 
     @property
     def tdp(self) -> bool:
-        """Whether the processor walks nested tables: shadow pages, or the TDP MMU's, map guest-physical "
-        "memory.
+        """Whether the processor walks nested tables: shadow pages, or the TDP MMU's, map guest-physical
+        memory.
         """
         return self.params[nested_paging_of(self.params)] == "Y"
 
@@ -107,8 +107,8 @@ class Timeline:
 
 
 def is_recording(path: Path) -> bool:
-    """Return whether a file is a recording, not a scenario: it begins with an object of JSON. Raises "
-    "OSError.
+    """Return whether a file is a recording, not a scenario: it begins with an object of JSON. Raises
+    OSError.
     """
     return read_head(path, 1) == b"{"
 

@@ -67,7 +67,7 @@ class Lesson:
             if kind == "replace":
                 old, _, new = said.partition(" => ")
                 if text.count(f"{old}\n") != 1:
-                    raise ValueError(f"{self.name}: {old!r} is no line of the scenario, or of two")
+                    raise ValueError(f"{self.name}: {old!r} must be exactly one line of the scenario")
                 text = text.replace(f"{old}\n", new.replace(" \\ ", "\n") + "\n")
         return text
 

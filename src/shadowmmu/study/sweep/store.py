@@ -58,7 +58,7 @@ class Store:
                 found[one["key"]] = one["result"]
             except (ValueError, KeyError, TypeError):
                 raise StoreError(
-                    f"{self._path}: line {number} is no run of a sweep; "
+                    f"{self._path}: line {number} is not a run of a sweep; "
                     "remove it, or name another file with --runs"
                 ) from None
         if torn:
